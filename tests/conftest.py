@@ -1,0 +1,27 @@
+"""Strict JAX for every test: eight virtual CPU devices, and rank promotion raises."""
+
+import os
+
+# Before the backend starts: a test must not depend on the accelerator that happens to be there,
+# unless it says so by its marker (`-m gpu`, `-m tpu` are run with this variable set by hand).
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data and compiled programs go to a folder of this test run, never to the user's."""
+    os.environ["POLYCOM_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No implicit dtype promotion: round our own operations (optax's, for one, promote)."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
