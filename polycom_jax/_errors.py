@@ -1,0 +1,26 @@
+"""One voice for bad input: what was expected, what came, the likely fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something that came from outside is not usable; the message says what and how to mend it.
+
+    Programs print the message as one line and exit with a non-zero code. Any other exception is a
+    defect of ours and keeps its traceback.
+    """
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """Builds the error for a name outside a closed set: it lists the set and the nearest member."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `InputError` unless `condition` holds; `message` names field, value and rule."""
+    if not condition:
+        raise InputError(message)

@@ -1,0 +1,132 @@
+"""Meshes, and the rules that map logical axes to mesh axes.
+
+They decide where a computation runs, never what comes out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import jax
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array
+
+from polycom_jax._errors import InputError, require, unknown
+
+MESH_AXES = ("data", "fsdp", "tensor", "expert")
+"""`data`: replicas of the model. `fsdp`: parameters and optimiser state split too. `tensor`: heads,
+hidden width and vocabulary split. `expert`: experts split. The batch runs over all but tensor."""
+
+BATCH_AXES = ("data", "fsdp", "expert")
+
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Logical axis -> mesh axis (None: not split). A misspelt one is an error, not a replication.
+
+    `batch`, `seq` and `residual` name dimensions of activations only. A parameter's model width
+    (`embed`) is split over fsdp; that of the residual stream (`residual`) is not, since the batch
+    already is.
+    """
+
+    batch: MeshAxes = BATCH_AXES
+    seq: MeshAxes = None
+    residual: MeshAxes = None
+    embed: MeshAxes = "fsdp"
+    mlp: MeshAxes = "tensor"
+    heads: MeshAxes = "tensor"
+    kv_heads: MeshAxes = "tensor"
+    head_dim: MeshAxes = None
+    vocab: MeshAxes = "tensor"
+    expert: MeshAxes = "expert"
+    layers: MeshAxes = None
+
+    def partition(self, axes: Sequence[str | None]) -> PartitionSpec:
+        """The `PartitionSpec` of an array with these logical axes."""
+        known = {field.name for field in fields(self)}
+        entries: list[MeshAxes] = []
+        used: dict[str, str] = {}
+        for axis in axes:
+            if axis is not None and axis not in known:
+                raise unknown("logical axis", axis, known)
+            entry: MeshAxes = None if axis is None else getattr(self, axis)
+            for mesh_axis in _names(entry):
+                require(
+                    mesh_axis not in used,
+                    f"Logical axes {used.get(mesh_axis)!r} and {axis!r} both map to mesh axis"
+                    f" {mesh_axis!r}; an array can be split over a mesh axis once.",
+                )
+                used[mesh_axis] = str(axis)
+            entries.append(entry)
+        return PartitionSpec(*entries)
+
+    def check_divides(
+        self, name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh
+    ) -> None:
+        """Raises `InputError` with the nearest good sizes where a dimension does not divide."""
+        for size, axis, entry in zip(shape, axes, self.partition(axes), strict=True):
+            parts = math.prod(mesh.shape[a] for a in _names(entry))
+            if size % parts:
+                low, high = size // parts * parts, -(-size // parts) * parts
+                near = f"{low} or {high}" if low else f"{high}"
+                raise InputError(
+                    f"{name}: dimension {axis!r} of size {size} does not divide over mesh axis"
+                    f" {'x'.join(_names(entry))} of size {parts}; nearest sizes: {near}."
+                )
+
+
+def _names(entry: MeshAxes) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    expert: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh with the axes of `MESH_AXES`, all `AxisType.Auto`; one size may be -1: what is left.
+
+    Raises:
+        InputError: the sizes do not multiply to the number of devices.
+    """
+    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, expert), strict=True))
+    count = len(devices) if devices is not None else jax.device_count()
+    text = ", ".join(f"{k}={v}" for k, v in sizes.items())
+    free = [name for name, size in sizes.items() if size == -1]
+    require(len(free) <= 1, f"mesh {text}: at most one axis may be -1.")
+    for name, size in sizes.items():
+        require(
+            size >= 1 or size == -1,
+            f"mesh axis {name}={size} must be at least 1, or -1 for what is left.",
+        )
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free and count % fixed == 0:
+        sizes[free[0]] = count // fixed
+    require(
+        math.prod(sizes.values()) == count,
+        f"mesh {text} needs {'a multiple of ' if free else ''}{fixed} devices, and there are"
+        f" {count}; change the sizes so that they multiply to the device count.",
+    )
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        devices=devices,
+    )
+
+
+def constrain(x: Array, rules: Rules | None, *axes: str | None) -> Array:
+    """States the sharding of `x`, one logical axis a dimension, on the mesh of `jax.set_mesh`.
+
+    Without rules it returns `x`.
+    """
+    if rules is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, rules.partition(axes))
