@@ -1,0 +1,61 @@
+"""PolyCom in JAX: polynomial composition activations (arXiv 2411.03884) and what trains them.
+
+    >>> import jax.numpy as jnp
+    >>> import polycom_jax as pc
+    >>> pc.poly_norm(jnp.array([1.0, -1.0]), pc.init_coeffs(order=3)).round(3).tolist()
+    [1.0, -0.333]
+
+The names below are stable. Sub-packages are imported on first use: `pc.training`, `pc.data`,
+`pc.modules` and the others cost nothing until then.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from polycom_jax import models as models
+from polycom_jax import params as params
+from polycom_jax import sharding as sharding
+from polycom_jax._errors import InputError as InputError
+from polycom_jax.activations import init_coeffs as init_coeffs
+from polycom_jax.activations import polycom as polycom
+from polycom_jax.kernels.poly_norm import poly_norm as poly_norm
+from polycom_jax.kernels.poly_relu import poly_relu as poly_relu
+from polycom_jax.table import ACTIVATIONS as ACTIVATIONS
+from polycom_jax.table import ActivationOptions as ActivationOptions
+from polycom_jax.table import get_activation as get_activation
+
+if TYPE_CHECKING:
+    from polycom_jax import data as data
+    from polycom_jax import modules as modules
+    from polycom_jax import training as training
+
+_LAZY = ("data", "modules", "training")
+
+__version__ = "0.1.0"
+__all__ = [
+    "ACTIVATIONS",
+    "ActivationOptions",
+    "InputError",
+    "data",
+    "get_activation",
+    "init_coeffs",
+    "models",
+    "modules",
+    "params",
+    "poly_norm",
+    "poly_relu",
+    "polycom",
+    "sharding",
+    "training",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"polycom_jax.{name}")
+    raise AttributeError(f"module 'polycom_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

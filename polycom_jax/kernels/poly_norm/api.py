@@ -1,0 +1,112 @@
+"""PolyNorm, gated PolyNorm and PolyReLUNorm as users call them."""
+
+from jaxtyping import Array, ArrayLike, Float
+
+from polycom_jax.activations import learnable, polynomial
+from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
+from polycom_jax.kernels.dispatch import Implementation, Operation, Version
+from polycom_jax.kernels.poly_norm import xla
+
+_POLY_NORM = Operation(
+    "poly_norm",
+    {"reference": Version(polynomial.poly_norm), "xla": Version(xla.poly_norm)},
+)
+_POLY_RELU_NORM = Operation(
+    "poly_relu_norm",
+    {"reference": Version(learnable.poly_relu_norm), "xla": Version(xla.poly_relu_norm)},
+)
+_POLY_NORM_GLU = Operation(
+    "poly_norm_glu",
+    {"reference": Version(learnable.poly_norm_glu), "xla": Version(xla.poly_norm_glu)},
+)
+
+
+def poly_norm(
+    x: Float[ArrayLike, "*S F"],
+    coeffs: Float[ArrayLike, " R+1"],
+    *,
+    eps: float = EPS,
+    implementation: Implementation | None = None,
+) -> Float[Array, "*S F"]:
+    """PolyNorm: coeffs[0] + sum_{i>=1} coeffs[i] * norm(x^i), norm(u) = u / sqrt(mean(u^2) + eps).
+
+    The mean runs over the whole last axis, also where GSPMD splits that axis over devices; inside
+    `jax.shard_map` it sees the shard alone, so do not split the last axis there.
+
+    Args:
+        x: any shape of rank 1 or more, any floating dtype.
+        coeffs: [order + 1] of any order >= 1, ascending: coeffs[0] is the bias. Kept in float32 it
+            is used, and its gradient comes back, in float32 whatever the dtype of `x`.
+        eps: a Python number in `activations.inputs.EPS_RANGE`, under each root.
+        implementation: None for the backend's best, or one of `kernels.dispatch.IMPLEMENTATIONS`.
+
+    Returns:
+        The shape and dtype of `x`: computed in float32 (float64 for float64) on rows scaled by an
+        exact power of two, and rounded once. float32 values and gradients are within 2e-6 of exact
+        ones, relative to the terms before they cancel, and finite for every finite input (orders up
+        to 24, rows up to 65,536 wide). Inputs and powers under 1.2e-38 may count as 0: an absolute
+        error of up to 1.2e-38 |a_i| / sqrt(eps). Saved for the backward pass: `x` and `coeffs`.
+
+    Raises:
+        InputError: no floating array, no last axis or an empty one, coefficients that are no vector
+            of two or more, eps out of range, or an implementation that is unknown or cannot run
+            here.
+
+    Reference: Zhuo et al., arXiv 2411.03884, section 2 (type 2 with rho = normalisation), in the
+    form of its official code, whose weights run the other way: its weight is coeffs[:0:-1], its
+    bias coeffs[0].
+
+        >>> import jax.numpy as jnp
+        >>> poly_norm(jnp.array([1.0, -1.0]), jnp.array([0.5, 1.0, 1.0])).round(3).tolist()
+        [2.5, 0.5]
+    """
+    x, coeffs = check_row("x", x, eps), check_coeffs(coeffs)
+    return _POLY_NORM(x, coeffs, eps=eps, implementation=implementation)
+
+
+def poly_relu_norm(
+    x: Float[ArrayLike, "*S F"],
+    coeffs: Float[ArrayLike, " R+1"],
+    *,
+    eps: float = EPS,
+    implementation: Implementation | None = None,
+) -> Float[Array, "*S F"]:
+    """PolyReLUNorm: coeffs[0] + sum_{i>=1} coeffs[i] * norm(relu(x)^i), i.e. poly_norm(relu(x)).
+
+    Arguments, result, memory and errors are those of `poly_norm`; relu'(0) = 0.
+
+    Reference: named in arXiv 2411.03884, section 4.3; the formula is our reading of the name.
+    """
+    x, coeffs = check_row("x", x, eps), check_coeffs(coeffs)
+    return _POLY_RELU_NORM(x, coeffs, eps=eps, implementation=implementation)
+
+
+def poly_norm_glu(
+    gate: Float[ArrayLike, "*S F"],
+    up: Float[ArrayLike, "*S F"],
+    coeffs: Float[ArrayLike, " R+1"],
+    *,
+    eps: float = EPS,
+    implementation: Implementation | None = None,
+) -> Float[Array, "*S F"]:
+    """Gated PolyNorm: poly_norm(gate) * up, multiplied in float32 and rounded once.
+
+    Args:
+        gate: what PolyNorm is applied to.
+        up: the same shape and dtype.
+        coeffs: [order + 1], ascending.
+        eps: as in `poly_norm`.
+        implementation: as in `poly_norm`.
+
+    Returns:
+        The shape and dtype of `gate`. Saved for the backward pass: `gate`, `up` and `coeffs`.
+
+    Raises:
+        InputError: as `poly_norm`, and where `gate` and `up` differ in shape or dtype.
+
+    Reference: FusedMulPolyNorm of Motif-Technologies/activation, the Motif models' feed-forward.
+    """
+    gate, coeffs = check_row("gate", gate, eps), check_coeffs(coeffs)
+    return _POLY_NORM_GLU(
+        gate, check_gate(gate, up), coeffs, eps=eps, implementation=implementation
+    )

@@ -1,0 +1,249 @@
+"""The table of activations: a new one is a function in `activations` and a row here.
+
+Tests, models, Flax modules and programs all read this table; the contract test in
+`tests/test_table.py` takes a new row up by itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from polycom_jax import params as pm
+from polycom_jax._errors import require, unknown
+from polycom_jax.activations import classic
+from polycom_jax.activations.inputs import EPS, check_eps, check_order
+from polycom_jax.activations.learnable import INITIAL_SLOPE
+from polycom_jax.activations.polynomial import init_coeffs
+from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
+from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
+from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
+from polycom_jax.params import Params, ParamSpec
+
+
+@dataclass(frozen=True)
+class ActivationOptions:
+    """What can be chosen about an activation; options that a row does not read keep their default.
+
+    Attributes:
+        order: degree r >= 1 of the polynomial.
+        eps: under PolyNorm's roots.
+        implementation: None for the backend's best version, or a name of `kernels.dispatch`.
+    """
+
+    order: int = 3
+    eps: float = EPS
+    implementation: Implementation | None = None
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        check_eps(self.eps)
+        if self.implementation is not None and self.implementation not in IMPLEMENTATIONS:
+            raise unknown("implementation", self.implementation, IMPLEMENTATIONS)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One activation: function(*inputs, *parameters, **keywords).
+
+    Attributes:
+        function: takes the hidden array (or gate and up), then the parameters in order.
+        flops: (a, b), when the forward pass takes a * order + b operations on each element.
+        gated: whether it takes gate and up.
+        params: names in `_PARAMS`.
+        keywords: options handed to the function.
+    """
+
+    function: Callable[..., Array]
+    flops: tuple[int, int]
+    gated: bool = False
+    params: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The options that this row depends on."""
+        return (("order",) if "coeffs" in self.params else ()) + self.keywords
+
+
+def _coefficient_init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
+    del key  # they start the same in every layer
+    return init_coeffs(shape[0] - 1).astype(dtype)
+
+
+_VERSION = "implementation"
+
+_PARAMS: Mapping[str, Callable[[ActivationOptions], ParamSpec]] = {
+    "coeffs": lambda options: ParamSpec(
+        (options.order + 1,), (None,), _coefficient_init, "coefficient"
+    ),
+    "slope": lambda options: ParamSpec(
+        (), (), jax.nn.initializers.constant(INITIAL_SLOPE), "coefficient"
+    ),
+}
+
+# FLOPs: each arithmetic operation of the forward pass on a whole hidden array counts 1, be it a
+# product, a comparison, a power or exp; what happens once a row, and casts, count nothing. Horner's
+# scheme takes 2r, PolyNorm's means 2r (power, sum) and its scale 3 (abs, max, product).
+_ROWS: Mapping[str, _Row] = {
+    "poly_norm": _Row(poly_norm, (4, 3), params=("coeffs",), keywords=("eps", _VERSION)),
+    "poly_relu": _Row(poly_relu, (2, 1), params=("coeffs",), keywords=(_VERSION,)),
+    "poly_prelu": _Row(poly_prelu, (2, 3), params=("coeffs", "slope"), keywords=(_VERSION,)),
+    "poly_relu_norm": _Row(poly_relu_norm, (4, 4), params=("coeffs",), keywords=("eps", _VERSION)),
+    "poly_norm_glu": _Row(
+        poly_norm_glu, (4, 4), gated=True, params=("coeffs",), keywords=("eps", _VERSION)
+    ),
+    "relu": _Row(classic.relu, (0, 1)),
+    "relu2": _Row(classic.relu2, (0, 2)),
+    "gelu": _Row(classic.gelu, (0, 5)),
+    "gelu_tanh": _Row(classic.gelu_tanh, (0, 10)),
+    "silu": _Row(classic.silu, (0, 2)),
+    "tanh": _Row(classic.tanh, (0, 1)),
+    "swiglu": _Row(classic.swiglu, (0, 3), gated=True),
+    "geglu": _Row(classic.geglu, (0, 6), gated=True),
+    "reglu": _Row(classic.reglu, (0, 2), gated=True),
+}
+
+ACTIVATIONS: tuple[str, ...] = tuple(_ROWS)
+"""The names that `get_activation` knows."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A row of the table with its options chosen; hashable, so it may be a static argument.
+
+    Made by `get_activation`.
+
+    Attributes:
+        name: of the row.
+        options: those it reads may differ from the defaults.
+
+    Raises:
+        InputError: an unknown name, or an option that the row does not read.
+    """
+
+    name: str
+    options: ActivationOptions = ActivationOptions()
+
+    def __post_init__(self) -> None:
+        if self.name not in _ROWS:
+            raise unknown("activation", self.name, _ROWS)
+        reads = self._row.reads
+        for field in fields(ActivationOptions):
+            value = getattr(self.options, field.name)
+            require(
+                field.name in reads or value == field.default,
+                f"{field.name}={value!r}: activation {self.name!r} does not read this option"
+                f" (it reads {', '.join(reads) or 'none'}); leave it out.",
+            )
+
+    @property
+    def _row(self) -> _Row:
+        return _ROWS[self.name]
+
+    @property
+    def gated(self) -> bool:
+        """Whether it takes two hidden arrays, gate and up, from two projections."""
+        return self._row.gated
+
+    @property
+    def specs(self) -> dict[str, ParamSpec]:
+        """Its parameters: {} for a fixed function, `coeffs` [order + 1] float32 for PolyCom."""
+        return {name: _PARAMS[name](self.options) for name in self._row.params}
+
+    @property
+    def flops(self) -> int:
+        """Forward operations on each hidden element (see the comment at the table for what
+        counts).
+        """
+        each_order, always = self._row.flops
+        return each_order * self.options.order + always
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Initial parameters, {} for a fixed function."""
+        return pm.init(self.specs, key)
+
+    def apply(self, params: Params, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
+        """The activation: apply(params, x), or apply(params, gate, up) if gated.
+
+        Args:
+            params: as `init` gives them; one layer's, not a stack.
+            *hidden: one array, or two of equal shape and dtype.
+
+        Returns:
+            The shape and dtype of the first array; arithmetic in float32, one rounding.
+
+        Raises:
+            InputError: a wrong number of arrays, or parameters other than `specs` says.
+        """
+        wanted = ("gate", "up") if self.gated else ("x",)
+        require(
+            len(hidden) == len(wanted),
+            f"{self.name}: expected apply(params, {', '.join(wanted)}), came {len(hidden)} arrays.",
+        )
+        return self._row.function(
+            *hidden,
+            *self._parameters(params),
+            **{name: getattr(self.options, name) for name in self._row.keywords},
+        )
+
+    def _parameters(self, params: Params) -> list[Array]:
+        shapes = {name: jnp.shape(value) for name, value in params.items()}
+        wanted = {name: spec.shape for name, spec in self.specs.items()}
+        require(
+            shapes == wanted,
+            f"{self.name}: expected parameters of shapes {wanted}, came {shapes}.",
+        )
+        return [params[name] for name in wanted]
+
+    def width(self, gated_width: int) -> int:
+        """Hidden width of a block that has as many weights as a gated one of width `gated_width`.
+
+        A gated block has three matrices and the others two, so theirs is gated_width * 3/2: 8256
+        for the 5504 of the paper's 1B models (its official training script).
+
+        Raises:
+            InputError: the width would be fractional.
+        """
+        require(
+            self.gated or gated_width % 2 == 0,
+            f"gated_width={gated_width}: {self.name!r} is not gated and takes 3/2 of it, which is"
+            f" not whole; nearest: {gated_width - 1} or {gated_width + 1}.",
+        )
+        return gated_width if self.gated else gated_width * 3 // 2
+
+
+def get_activation(
+    name: str, options: ActivationOptions | None = None, **changes: Any
+) -> Activation:
+    """The activation of that name.
+
+    Args:
+        name: one of `ACTIVATIONS`.
+        options: what the row may be told; None for the defaults.
+        **changes: single options instead, or on top: `get_activation("poly_norm", order=4)`.
+
+    Returns:
+        The activation: `.apply`, `.init`, `.specs`, `.gated`, `.width`, `.flops`.
+
+    Raises:
+        InputError: an unknown name or option, an option out of range, or one that the row does not
+            read.
+
+        >>> import jax, jax.numpy as jnp
+        >>> act = get_activation("poly_norm")
+        >>> params = act.init(jax.random.key(0))
+        >>> act.apply(params, jnp.ones((2, 4))).shape
+        (2, 4)
+    """
+    known = {field.name for field in fields(ActivationOptions)}
+    for change in changes:
+        if change not in known:
+            raise unknown("activation option", change, known)
+    return Activation(name, replace(options or ActivationOptions(), **changes))
+
+
+__all__ = ["ACTIVATIONS", "Activation", "ActivationOptions", "get_activation"]

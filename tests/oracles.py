@@ -1,0 +1,134 @@
+"""float64 NumPy evaluations that the library is held against, written apart from it.
+
+`*_terms` give the size of what is added up before anything cancels: the scale of rounding errors.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Array = np.ndarray
+EPS = 1e-6
+
+
+def float64(*arrays) -> list[Array]:
+    return [np.asarray(a).astype(np.float64) for a in arrays]
+
+
+def _sum(terms: Sequence[Array]) -> Array:
+    return np.sum(np.stack(terms), axis=0)
+
+
+def _row(x: Array, order: int, eps: float) -> tuple[Array, Array, list[Array]]:
+    """z = x / m with m = max(1, max|x|), m, and s_1 ... s_r of the scaled row."""
+    m = np.maximum(1.0, np.max(np.abs(x), axis=-1, keepdims=True))
+    z = x / m
+    with np.errstate(over="ignore", under="ignore"):
+        gains = [
+            1 / np.sqrt(np.mean(z ** (2 * i), axis=-1, keepdims=True) + eps / m ** (2.0 * i))
+            for i in range(1, order + 1)
+        ]
+    return z, m, gains
+
+
+def poly_norm(x, coeffs, eps: float = EPS) -> tuple[Array, Array]:
+    """The value, and the sum of its terms' absolute values."""
+    x, c = float64(x, coeffs)
+    z, _, gains = _row(x, len(c) - 1, eps)
+    terms = [np.full_like(x, c[0])] + [c[i] * z**i * s for i, s in enumerate(gains, 1)]
+    return _sum(terms), _sum([np.abs(t) for t in terms])
+
+
+def poly_norm_gradients(x, coeffs, dy, eps: float = EPS) -> tuple[list[Array], list[Array]]:
+    """d<dy, y>/dx and /dcoeffs in closed form (paper.md 1.3), and the size of their terms."""
+    x, c, dy = float64(x, coeffs, dy)
+    z, m, gains = _row(x, len(c) - 1, eps)
+    dx, dx_size = np.zeros_like(x), np.zeros_like(x)
+    dc, dc_size = [dy.sum()], [np.abs(dy).sum()]
+    for i, s in enumerate(gains, 1):
+        moment = np.mean(dy * z**i, axis=-1, keepdims=True)
+        moment_size = np.mean(np.abs(dy * z**i), axis=-1, keepdims=True)
+        direct, pull = c[i] * i * s * z ** (i - 1), c[i] * i * s**3 * z ** (2 * i - 1)
+        dx += (direct * dy - pull * moment) / m
+        dx_size += (np.abs(direct * dy) + np.abs(pull) * moment_size) / m
+        dc.append((dy * z**i * s).sum())
+        dc_size.append(np.abs(dy * z**i * s).sum())
+    return [dx, np.array(dc)], [dx_size, np.array(dc_size)]
+
+
+def poly_relu(x, coeffs) -> tuple[Array, Array]:
+    x, c = float64(x, coeffs)
+    terms = [c[i] * np.maximum(x, 0) ** i for i in range(len(c))]
+    return _sum(terms), _sum([np.abs(t) for t in terms])
+
+
+def poly_relu_gradients(x, coeffs, dy) -> tuple[list[Array], list[Array]]:
+    x, c, dy = float64(x, coeffs, dy)
+    z = np.maximum(x, 0)
+    slopes = [i * c[i] * z ** (i - 1) * (x > 0) * dy for i in range(1, len(c))]
+    powers = [dy * z**i for i in range(len(c))]
+    return (
+        [_sum(slopes), np.array([p.sum() for p in powers])],
+        [_sum([np.abs(s) for s in slopes]), np.array([np.abs(p).sum() for p in powers])],
+    )
+
+
+_erf = np.vectorize(math.erf)
+
+
+def _gelu(x):
+    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def _gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def _prelu_polynomial(p, x):
+    z = np.where(x > 0, x, p["slope"] * x)
+    return np.polynomial.polynomial.polyval(z, p["coeffs"])
+
+
+# One row an activation: value(params, *hidden) of float64 arrays.
+ACTIVATIONS: dict[str, Callable[..., Array]] = {
+    "poly_norm": lambda p, x: poly_norm(x, p["coeffs"])[0],
+    "poly_relu": lambda p, x: poly_relu(x, p["coeffs"])[0],
+    "poly_prelu": _prelu_polynomial,
+    "poly_relu_norm": lambda p, x: poly_norm(np.maximum(x, 0), p["coeffs"])[0],
+    "poly_norm_glu": lambda p, gate, up: poly_norm(gate, p["coeffs"])[0] * up,
+    "relu": lambda _, x: np.maximum(x, 0),
+    "relu2": lambda _, x: np.maximum(x, 0) ** 2,
+    "gelu": lambda _, x: _gelu(x),
+    "gelu_tanh": lambda _, x: _gelu_tanh(x),
+    "silu": lambda _, x: _silu(x),
+    "tanh": lambda _, x: np.tanh(x),
+    "swiglu": lambda _, gate, up: _silu(gate) * up,
+    "geglu": lambda _, gate, up: _gelu(gate) * up,
+    "reglu": lambda _, gate, up: np.maximum(gate, 0) * up,
+}
+
+
+def numeric_gradients(f: Callable[..., float], arrays: Sequence[Array]) -> list[Array]:
+    """d f / d arrays by central differences of two steps, extrapolated: error about 1e-11."""
+
+    def slope(array: Array, at, step: float) -> float:
+        kept = array[at]
+        array[at] = kept + step
+        high = f(*arrays)
+        array[at] = kept - step
+        low = f(*arrays)
+        array[at] = kept
+        return (high - low) / (2 * step)
+
+    gradients = []
+    for array in arrays:
+        gradient = np.zeros_like(array)
+        for at in np.ndindex(array.shape):
+            gradient[at] = (4 * slope(array, at, 5e-4) - slope(array, at, 1e-3)) / 3
+        gradients.append(gradient)
+    return gradients

@@ -1,0 +1,108 @@
+"""What imports what, and what `import polycom_jax` costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import polycom_jax as pc
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each part may import those on lower levels.
+LEVELS = {
+    "_errors": 0,
+    "sharding": 1,
+    "params": 2,
+    "activations": 3,
+    "kernels": 4,
+    "table": 5,
+    "modules": 6,
+    "models": 6,
+    "training": 7,
+    "data": 7,
+    "experiments": 10,
+}
+
+
+def part_of(module: str) -> str | None:
+    names = module.split(".")
+    if names[0] == "experiments":
+        return "experiments"
+    return names[1] if names[0] == "polycom_jax" and len(names) > 1 else None
+
+
+def imports(path: Path) -> set[str]:
+    """Parts of the project that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {part for part in map(part_of, found) if part in LEVELS}
+
+
+FILES = [
+    path
+    for folder in ("polycom_jax", "experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if path != ROOT / "polycom_jax" / "__init__.py"
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path):
+    relative = path.relative_to(ROOT).with_suffix("")
+    own = part_of(".".join(relative.parts))
+    assert own in LEVELS, f"{own} has no place in the order of imports"
+    for other in imports(path) - {own}:
+        assert LEVELS[other] < LEVELS[own], f"{own} must not import {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_small(path: Path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_importing_the_library_pulls_in_nothing_heavy():
+    code = (
+        "import sys, polycom_jax\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'torch', 'matplotlib', 'orbax',"
+        " 'tokenizers', 'transformers', 'rich', 'tyro', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_are_these():
+    assert dir(pc) == [
+        "ACTIVATIONS",
+        "ActivationOptions",
+        "InputError",
+        "data",
+        "get_activation",
+        "init_coeffs",
+        "models",
+        "modules",
+        "params",
+        "poly_norm",
+        "poly_relu",
+        "polycom",
+        "sharding",
+        "training",
+    ]
+    for name in dir(pc):
+        assert getattr(pc, name) is not None
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pc.nothing  # pyright: ignore[reportAttributeAccessIssue]
