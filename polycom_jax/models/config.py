@@ -1,0 +1,110 @@
+"""What a transformer is: one frozen, validated dataclass."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.table import Activation, ActivationOptions, get_activation
+
+QkNorm = Literal["none", "head", "full"]
+Init = Literal["megatron", "olmo"]
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "dots", "full"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer: RMSNorm, RoPE, causal attention, PolyCom or another activation.
+
+    Attributes:
+        vocab_size: number of token ids; padding inside the model is not seen here.
+        num_layers: number of blocks.
+        embed_dim: width D of the residual stream.
+        num_heads: query heads H.
+        num_kv_heads: key and value heads K; H is a multiple of it (K = H: multi-head attention).
+        head_dim: width C of a head; even, because RoPE turns pairs.
+        gated_width: hidden width that a gated feed-forward block has; the others get 3/2 of it, so
+            that two and three matrices hold the same number of parameters (paper section 4.1:
+            SwiGLU 5504, others 8256).
+        ffn_width: the hidden width itself, taken literally; None: from `gated_width`.
+        activation: a row of `polycom_jax.ACTIVATIONS`.
+        activation_options: that row's options (order, eps, ...).
+        context_length: longest sequence that the model is trained on, in tokens.
+        qk_norm: RMSNorm of queries and keys: "none", per "head", or over the "full" width.
+        tie_embeddings: one matrix for embedding and unembedding.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: inside the root of every RMSNorm.
+        document_mask: attention stops at document boundaries (where `segment_ids` are given).
+        init: "megatron": normal of deviation sqrt(2 / 5D), output projections divided by
+            sqrt(2 num_layers); "olmo": normal of deviation 0.02, cut at three deviations.
+        dtype: of activations and matrix products; parameters are stored in float32.
+        remat: what the backward pass recomputes: "none"; "dots": all but matrix products of
+            parameters; "full": whole blocks.
+    """
+
+    vocab_size: int
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    gated_width: int
+    ffn_width: int | None = None
+    activation: str = "poly_norm"
+    activation_options: ActivationOptions = ActivationOptions()
+    context_length: int = 4096
+    qk_norm: QkNorm = "none"
+    tie_embeddings: bool = False
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    document_mask: bool = True
+    init: Init = "megatron"
+    dtype: Dtype = "float32"
+    remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "num_layers",
+            "embed_dim",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "gated_width",
+            "context_length",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"{name}={value} must be at least 1.")
+        if self.ffn_width is not None:
+            require(self.ffn_width >= 1, f"ffn_width={self.ffn_width} must be at least 1, or none.")
+        if self.num_heads % self.num_kv_heads:
+            near = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
+            near = sorted(near, key=lambda k: (abs(k - self.num_kv_heads), k))[:2]
+            raise InputError(
+                f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
+                f"{self.num_kv_heads}; nearest: num_kv_heads={' or '.join(map(str, sorted(near)))}."
+            )
+        require(
+            self.head_dim % 2 == 0,
+            f"head_dim={self.head_dim} must be even, because RoPE turns pairs; "
+            f"nearest: {self.head_dim + 1}.",
+        )
+        for name, kind in (("qk_norm", QkNorm), ("init", Init), ("dtype", Dtype), ("remat", Remat)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise unknown(name, value, get_args(kind))
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), f"{name}={value} must be positive and finite.")
+        _ = self.hidden_width  # an unknown activation or option, or a fractional width, fails here
+
+    @property
+    def row(self) -> Activation:
+        """The activation: its function, parameter specs, width rule and FLOPs."""
+        return get_activation(self.activation, self.activation_options)
+
+    @property
+    def hidden_width(self) -> int:
+        """Width F of the feed-forward block's hidden layer."""
+        row = self.row
+        return row.width(self.gated_width) if self.ffn_width is None else self.ffn_width

@@ -1,0 +1,108 @@
+"""Sampling from a model with a key-value cache."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from polycom_jax._errors import require
+from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.transformer import hidden, init_cache, unembed
+from polycom_jax.params import Params
+
+
+def sample(
+    logits: Float[Array, "B V"],
+    key: Key[Array, ""],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int[Array, " B"]:
+    """Draws one token a row.
+
+    `temperature` 0 is greedy. `top_k` keeps the k most probable tokens; `top_p` then keeps the
+    fewest whose probabilities (at this temperature) add up to at least p (Holtzman et al. 2020).
+    """
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        kth = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits < kth, -jnp.inf, logits)
+    if top_p is not None:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
+        last = jnp.sum(before < top_p, axis=-1, keepdims=True) - 1
+        threshold = jnp.take_along_axis(ordered, last, axis=-1)
+        logits = jnp.where(logits < threshold, -jnp.inf, logits)
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises `InputError` for settings that no distribution fits."""
+    require(
+        0 <= temperature < float("inf"),
+        f"temperature={temperature} must be 0 (greedy) or positive and finite.",
+    )
+    require(top_k is None or top_k >= 1, f"top_k={top_k} must be at least 1, or none.")
+    require(top_p is None or 0 < top_p <= 1, f"top_p={top_p} must be in (0, 1], or none.")
+
+
+def generate(
+    cfg: ModelConfig,
+    params: Params,
+    prompt: Int[Array, "B T"],
+    *,
+    key: Key[Array, ""],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_token: int | None = None,
+) -> Int[Array, "B M"]:
+    """Continues each prompt by `max_new_tokens` tokens; after `stop_token` a row repeats it.
+
+    The cache holds prompt and continuation, so attention sees all of both. The token at a place
+    depends on (key, place), not on `max_new_tokens`.
+
+    Raises:
+        InputError: an empty prompt, or sampling settings out of range.
+    """
+    check_sampling(temperature, top_k, top_p)
+    require(prompt.ndim == 2 and prompt.shape[1] >= 1, "prompt must hold at least one token.")
+    require(max_new_tokens >= 1, f"max_new_tokens={max_new_tokens} must be at least 1.")
+    return _generate(
+        cfg, max_new_tokens, temperature, top_k, top_p, stop_token, params, prompt, key
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _generate(
+    cfg: ModelConfig,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    stop_token: int | None,
+    params: Params,
+    prompt: Int[Array, "B T"],
+    key: Key[Array, ""],
+) -> Int[Array, "B M"]:
+    batch, length = prompt.shape
+    draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
+    x, _, cache = hidden(cfg, params, prompt, cache=init_cache(cfg, batch, length + max_new_tokens))
+    first = draw(unembed(cfg, params, x[:, -1]), jax.random.fold_in(key, 0))
+
+    def step(carry: tuple, place: Array) -> tuple:
+        token, cache = carry
+        x, _, cache = hidden(cfg, params, token[:, None], cache=cache)
+        new = draw(unembed(cfg, params, x[:, 0]), jax.random.fold_in(key, place))
+        if stop_token is not None:
+            new = jnp.where(token == stop_token, stop_token, new)
+        return (new, cache), new
+
+    _, rest = jax.lax.scan(step, (first, cache), jnp.arange(1, max_new_tokens))
+    return jnp.concatenate([first[:, None], rest.T], axis=1)

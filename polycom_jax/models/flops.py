@@ -1,0 +1,77 @@
+"""Floating-point operations of a model, for MFU and for comparisons at equal compute."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.transformer import count_params
+
+AttentionCount = Literal["full", "causal"]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Forward FLOPs a token by part; a multiplication and an addition count as two.
+
+    Attributes:
+        matmul: products with parameters, the unembedding included and the embedding look-up not.
+        attention: scores and weighted sum.
+        activation: the feed-forward activation, by its row's count an element.
+    """
+
+    matmul: int
+    attention: int
+    activation: int
+
+    @property
+    def forward(self) -> int:
+        """All parts."""
+        return self.matmul + self.attention + self.activation
+
+    @property
+    def train(self) -> int:
+        """Forward and backward (twice the forward), recomputation not counted."""
+        return 3 * self.forward
+
+
+def flops_per_token(cfg: ModelConfig, seq_len: int, *, attention: AttentionCount = "full") -> Flops:
+    """FLOPs a token at sequences of `seq_len`.
+
+    `attention="full"` counts every pair of positions, as PaLM's MFU does (Chowdhery et al. 2022,
+    appendix B); "causal" counts half of them, as MaxText does since July 2025. Norms, RoPE and
+    softmax are left out, as in both.
+    """
+    d, h, k, c, f = (
+        cfg.embed_dim,
+        cfg.num_heads,
+        cfg.num_kv_heads,
+        cfg.head_dim,
+        cfg.hidden_width,
+    )
+    block = d * c * (2 * h + 2 * k) + d * f * (3 if cfg.row.gated else 2)
+    pairs = seq_len if attention == "full" else seq_len / 2
+    return Flops(
+        matmul=2 * (cfg.num_layers * block + d * cfg.vocab_size),
+        attention=int(cfg.num_layers * 4 * h * c * pairs),
+        activation=cfg.num_layers * f * cfg.row.flops,
+    )
+
+
+def mfu(
+    cfg: ModelConfig,
+    tokens_per_second: float,
+    seq_len: int,
+    peak_flops: float,
+    *,
+    attention: AttentionCount = "full",
+) -> float:
+    """Share of `peak_flops` (FLOP/s of all devices) that training at this speed makes use of.
+
+    The activation's own FLOPs are not counted, as in both conventions: they do not run on the
+    matrix unit whose peak is meant.
+    """
+    count = flops_per_token(cfg, seq_len, attention=attention)
+    return 3 * (count.matmul + count.attention) * tokens_per_second / peak_flops
+
+
+__all__ = ["AttentionCount", "Flops", "count_params", "flops_per_token", "mfu"]

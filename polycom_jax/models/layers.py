@@ -1,0 +1,198 @@
+"""The parts of a transformer block as pure functions; shapes as in the annotations.
+
+B batch, T sequence, S keys, D model, F hidden, H query heads, K kv heads, C head width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from polycom_jax.models.config import ModelConfig
+from polycom_jax.params import Initializer, ParamSpec, Specs
+from polycom_jax.sharding import Rules, constrain
+
+
+def initializers(cfg: ModelConfig) -> tuple[Initializer, Initializer]:
+    """Initialisers of ordinary matrices and of the two projections that add to the residual."""
+    normal = jax.nn.initializers.normal
+    if cfg.init == "megatron":
+        # run_pretrain_megatron_llama.sh of BryceZhuo/PolyCom: 0.013975424859373685 at D = 2048,
+        # which is sqrt(2 / 5D), and Megatron's scaled initialisation of output projections.
+        std = (2 / (5 * cfg.embed_dim)) ** 0.5
+        return normal(std), normal(std / (2 * cfg.num_layers) ** 0.5)
+    # OLMoE-1B-7B-0924.yml of the same repository: every matrix, embeddings and router too.
+    truncated = _truncated_normal(0.02, cut=3.0)
+    return truncated, truncated
+
+
+def _truncated_normal(std: float, cut: float) -> Initializer:
+    # `jax.nn.initializers.truncated_normal` widens the normal so that `std` is what the cut leaves;
+    # PyTorch's `trunc_normal_`, which OLMoE uses, does not.
+    def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
+        draws = jax.random.truncated_normal(key, -cut, cut, shape, dtype)
+        return draws * jnp.asarray(std, dtype)
+
+    return init
+
+
+def norm_spec(width: int, axis: str | None = None) -> ParamSpec:
+    """The scale of an RMSNorm, one at the start."""
+    return ParamSpec((width,), (axis,), jax.nn.initializers.ones, "norm")
+
+
+def rms_norm(
+    x: Float[Array, "... D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "... D"]:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis; float32 inside, x.dtype out."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def rope(
+    x: Float[Array, "B T H C"], positions: Int[Array, "B T"], theta: float
+) -> Float[Array, "B T H C"]:
+    """Rotary embedding (Su et al. 2021): turns the pair (c, c + C/2) by position * theta^(-2c/C).
+
+    The halves convention of Llama's published weights, not the interleaved one. float32 inside.
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: Float[Array, "B T H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K C"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T H C"]:
+    """softmax(q k^T / sqrt(C)) v where `mask`; each kv head serves H/K neighbouring query heads.
+
+    Scores and softmax are float32. A row whose mask is empty gives the mean of v, not NaN.
+    """
+    batch, length, heads, width = q.shape
+    kv_heads = k.shape[2]
+    # Heads first: XLA's CPU backend runs these batched products about twice as fast as with the
+    # heads third, and transposes are fused elsewhere.
+    q = q.reshape(batch, length, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    scores = jnp.einsum("bkgtc,bksc->bkgts", q, k, preferred_element_type=jnp.float32)
+    scores = scores * (width**-0.5)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bkgts,bksc->bkgtc", weights, v)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def attention_specs(cfg: ModelConfig) -> Specs:
+    """Parameters of one attention block."""
+    ordinary, output = initializers(cfg)
+    d, h, k, c = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
+    specs = {
+        "norm": norm_spec(d),
+        "w_q": ParamSpec((d, h, c), ("embed", "heads", "head_dim"), ordinary, "matrix"),
+        "w_k": ParamSpec((d, k, c), ("embed", "kv_heads", "head_dim"), ordinary, "matrix"),
+        "w_v": ParamSpec((d, k, c), ("embed", "kv_heads", "head_dim"), ordinary, "matrix"),
+        "w_o": ParamSpec((h, c, d), ("heads", "head_dim", "embed"), output, "matrix"),
+    }
+    if cfg.qk_norm != "none":
+        full = cfg.qk_norm == "full"
+        specs["q_norm"] = norm_spec(h * c if full else c)
+        specs["k_norm"] = norm_spec(k * c if full else c)
+    return specs
+
+
+def attention(
+    cfg: ModelConfig,
+    params: Any,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Bool[Array, "B T S"],
+    cache: Any,
+    rules: Rules | None,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Pre-norm causal self-attention; with a cache, over the keys and values that it holds too."""
+    batch, length, _ = x.shape
+    y = _flat(rms_norm(x, params["norm"], cfg.norm_eps))
+
+    def project(name: str, logical: str) -> Array:
+        w = params[name]
+        heads = jnp.dot(y, w.reshape(w.shape[0], -1)).reshape(batch, length, *w.shape[1:])
+        return constrain(heads, rules, "batch", "seq", logical, "head_dim")
+
+    with jax.named_scope("qkv"):
+        q, k, v = project("w_q", "heads"), project("w_k", "kv_heads"), project("w_v", "kv_heads")
+        if cfg.qk_norm != "none":
+            q = _qk_norm(cfg, q, params["q_norm"])
+            k = _qk_norm(cfg, k, params["k_norm"])
+        q, k = rope(q, positions, cfg.rope_theta), rope(k, positions, cfg.rope_theta)
+    if cache is not None:
+        cache = {
+            "k": _append(cache["k"], k, cache["length"]),
+            "v": _append(cache["v"], v, cache["length"]),
+            "length": cache["length"],
+        }
+        k, v = cache["k"], cache["v"]
+    with jax.named_scope("attend"):
+        out = attend(q, k, v, mask)
+    with jax.named_scope("attention_out"):
+        w_o = params["w_o"]
+        out = jnp.dot(out.reshape(batch * length, -1), w_o.reshape(-1, w_o.shape[-1]))
+    return constrain(out.reshape(x.shape), rules, "batch", "seq", "residual"), cache
+
+
+def _flat(x: Float[Array, "B T D"]) -> Float[Array, "BT D"]:
+    # One matrix product over all tokens: XLA's CPU backend takes 1.6 times as long for the
+    # gradient of the same product with three-dimensional operands.
+    return x.reshape(-1, x.shape[-1])
+
+
+def _qk_norm(cfg: ModelConfig, x: Float[Array, "B T H C"], scale: Array) -> Array:
+    if cfg.qk_norm == "head":
+        return rms_norm(x, scale, cfg.norm_eps)
+    return rms_norm(x.reshape(*x.shape[:2], -1), scale, cfg.norm_eps).reshape(x.shape)
+
+
+def _append(
+    cached: Float[Array, "B S K C"], new: Float[Array, "B T K C"], start: Int[Array, " B"]
+) -> Float[Array, "B S K C"]:
+    def one(row: Array, update: Array, at: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=0)
+
+    return jax.vmap(one)(cached, new.astype(cached.dtype), start)
+
+
+def ffn_specs(cfg: ModelConfig) -> Specs:
+    """Parameters of one feed-forward block, the activation's own included."""
+    ordinary, output = initializers(cfg)
+    d, f = cfg.embed_dim, cfg.hidden_width
+    specs = {
+        "norm": norm_spec(d),
+        "w_up": ParamSpec((d, f), ("embed", "mlp"), ordinary, "matrix"),
+        "w_down": ParamSpec((f, d), ("mlp", "embed"), output, "matrix"),
+        "activation": dict(cfg.row.specs),
+    }
+    if cfg.row.gated:
+        specs["w_gate"] = ParamSpec((d, f), ("embed", "mlp"), ordinary, "matrix")
+    return specs
+
+
+def ffn(
+    cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
+) -> Float[Array, "B T D"]:
+    """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
+    y = _flat(rms_norm(x, params["norm"], cfg.norm_eps))
+    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+    with jax.named_scope("ffn_up"):
+        hidden = [constrain(jnp.dot(y, params[name]), rules, "batch", "mlp") for name in names]
+    with jax.named_scope("activation"):
+        h = constrain(cfg.row.apply(params["activation"], *hidden), rules, "batch", "mlp")
+    with jax.named_scope("ffn_down"):
+        out = jnp.dot(h, params["w_down"]).reshape(x.shape)
+    return constrain(out, rules, "batch", "seq", "residual")

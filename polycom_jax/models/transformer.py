@@ -1,0 +1,191 @@
+"""The dense transformer: `specs` declares it, `hidden` and `unembed` run it.
+
+All are pure functions of (config, parameters, tokens).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from polycom_jax import params as pm
+from polycom_jax._errors import InputError, require
+from polycom_jax.models import layers
+from polycom_jax.models.config import ModelConfig
+from polycom_jax.params import Params, ParamSpec, Specs
+from polycom_jax.sharding import Rules, constrain
+
+VOCAB_MULTIPLE = 128
+"""Embedding rows are padded to a multiple of this (times the tensor axis): a TPU's tile width."""
+
+_CHECKPOINT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def layer_specs(cfg: ModelConfig) -> Specs:
+    """Parameters of one block."""
+    return {"attention": layers.attention_specs(cfg), "ffn": layers.ffn_specs(cfg)}
+
+
+def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
+    """The declaration of every parameter, layers stacked; `tensor`: size of that mesh axis."""
+    ordinary, _ = layers.initializers(cfg)
+    multiple = VOCAB_MULTIPLE * tensor
+    rows = -(-cfg.vocab_size // multiple) * multiple
+    table = ParamSpec(
+        (rows, cfg.embed_dim), ("vocab", "embed"), ordinary, "embedding", rows=cfg.vocab_size
+    )
+    tree = {
+        "embed": table,
+        "layers": [pm.stack(layer_specs(cfg), cfg.num_layers)],
+        "final_norm": layers.norm_spec(cfg.embed_dim),
+    }
+    if not cfg.tie_embeddings:
+        tree["unembed"] = table
+    return tree
+
+
+def init(cfg: ModelConfig, key: Key[Array, ""], *, tensor: int = 1) -> Params:
+    """Initial float32 parameters; a value depends on key, name, layer and shape alone."""
+    return pm.init(specs(cfg, tensor=tensor), key)
+
+
+def count_params(cfg: ModelConfig) -> int:
+    """Number of parameters, vocabulary padding not counted."""
+    return pm.count(specs(cfg))
+
+
+def init_cache(cfg: ModelConfig, batch: int, length: int) -> Any:
+    """An empty key-value cache for `length` tokens a row; `length` [B] counts those written."""
+    shape = (cfg.num_layers, batch, length, cfg.num_kv_heads, cfg.head_dim)
+    zeros = jnp.zeros(shape, cfg.dtype)
+    return {"layers": [{"k": zeros, "v": zeros}], "length": jnp.zeros((batch,), jnp.int32)}
+
+
+def hidden(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    positions: Int[Array, "B T"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    rules: Rules | None = None,
+    cache: Any = None,
+) -> tuple[Float[Array, "B T D"], dict[str, Array], Any]:
+    """Runs all blocks and the final norm.
+
+    Args:
+        cfg: the model.
+        params: its parameters, as from `init`.
+        tokens: token ids below `cfg.vocab_size`.
+        positions: position of each token for RoPE; default 0..T-1, behind what is cached.
+        segment_ids: document of each token; attention is confined to equal ids. Not with a cache.
+        rules: how activations are split over the mesh of `jax.set_mesh`; None: not stated.
+        cache: from `init_cache`, or returned by an earlier call: these tokens are appended to it.
+
+    Returns:
+        The final hidden states in `cfg.dtype`, a dict of scalar losses and statistics (empty for a
+        dense model), and the extended cache (None without one).
+
+    Raises:
+        InputError: `segment_ids` together with a cache.
+    """
+    batch, length = tokens.shape
+    index = jnp.arange(length, dtype=jnp.int32)
+    start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
+    steps = start[:, None] + index[None, :]
+    if positions is None:
+        positions = steps
+    keys = length if cache is None else cache["layers"][0]["k"].shape[2]
+    mask = jnp.arange(keys, dtype=jnp.int32)[None, None, :] <= steps[:, :, None]
+    if segment_ids is not None:
+        require(cache is None, "segment_ids with a cache: decode one document a row instead.")
+        mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+
+    with jax.named_scope("embed"):
+        x = jnp.take(params["embed"], tokens, axis=0).astype(cfg.dtype)
+        x = constrain(x, rules, "batch", "seq", "residual")
+    new_groups = []
+    for group, stacked in enumerate(params["layers"]):
+        group_cache = None if cache is None else cache["layers"][group]
+        x, group_cache = _run_group(cfg, stacked, x, positions, mask, start, group_cache, rules)
+        new_groups.append(group_cache)
+    x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
+    if cache is not None:
+        cache = {"layers": new_groups, "length": start + length}
+    return x, {}, cache
+
+
+def _run_group(
+    cfg: ModelConfig,
+    stacked: Params,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Bool[Array, "B T S"],
+    start: Int[Array, " B"],
+    cache: Any,
+    rules: Rules | None,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """Scans the blocks of one stacked group; what is cached is scanned along with them."""
+    declared = layer_specs(cfg)
+
+    def block(x: Array, layer: Any) -> tuple[Array, Any]:
+        params, kv = layer
+        params = pm.cast(declared, params, cfg.dtype)
+        if kv is not None:
+            kv = {**kv, "length": start}
+        with jax.named_scope("attention"):
+            out, kv = layers.attention(cfg, params["attention"], x, positions, mask, kv, rules)
+            x = x + out
+        with jax.named_scope("ffn"):
+            x = x + layers.ffn(cfg, params["ffn"], x, rules)
+        return x, None if kv is None else {"k": kv["k"], "v": kv["v"]}
+
+    if cfg.remat != "none":
+        block = jax.checkpoint(block, policy=_CHECKPOINT_POLICIES[cfg.remat], prevent_cse=False)
+    return jax.lax.scan(block, x, (stacked, cache))
+
+
+def unembed(
+    cfg: ModelConfig, params: Params, x: Float[Array, "... D"], *, padded: bool = False
+) -> Float[Array, "... V"]:
+    """Logits in float32 from final hidden states.
+
+    With `padded`, the padding columns of the vocabulary stay, at the least finite float32: for
+    losses over a split vocabulary, where a softmax gives them exactly zero.
+    """
+    table = params["embed"] if cfg.tie_embeddings else params["unembed"]
+    flat = x.reshape(-1, x.shape[-1])
+    logits = jnp.dot(flat, table.astype(cfg.dtype).T, preferred_element_type=jnp.float32)
+    logits = logits.reshape(*x.shape[:-1], table.shape[0])
+    if not padded:
+        return logits[..., : cfg.vocab_size]
+    real = jnp.arange(table.shape[0]) < cfg.vocab_size
+    real = real.reshape((1,) * (logits.ndim - 1) + (-1,))
+    return jnp.where(real, logits, jnp.finfo(jnp.float32).min)
+
+
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    positions: Int[Array, "B T"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T V"]:
+    """Logits of the next token at every position: `unembed` of `hidden`."""
+    x, _, _ = hidden(cfg, params, tokens, positions=positions, segment_ids=segment_ids)
+    return unembed(cfg, params, x)
+
+
+def check_tokens(cfg: ModelConfig, tokens: Any) -> None:
+    """Raises `InputError` for ids outside the vocabulary; for host arrays, before they are sent."""
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= cfg.vocab_size:
+        raise InputError(
+            f"token ids run from {low} to {high}, outside 0 to {cfg.vocab_size - 1}; "
+            "was the text tokenised with another tokenizer than the model's?"
+        )

@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from polycom_jax import params as pm
+from polycom_jax.models import flops_per_token, forward, mfu, preset, specs
+
+
+def test_the_palm_count_of_the_paper_model():
+    # 6 N with N = parameters that are multiplied (no embedding, no norms), + 12 L D T.
+    cfg = preset("dense-1b", activation="swiglu")
+    n = 1_345_423_360 - 32_000 * 2048 - (2 * 24 + 1) * 2048
+    flops = flops_per_token(cfg, 4096)
+    assert 3 * flops.matmul == 6 * n
+    assert 3 * flops.attention == 12 * 24 * 2048 * 4096
+
+
+def test_the_causal_count_halves_attention_only():
+    cfg = preset("dense-1b")
+    full, causal = flops_per_token(cfg, 4096), flops_per_token(cfg, 4096, attention="causal")
+    assert causal.attention * 2 == full.attention
+    assert causal.matmul == full.matmul
+
+
+def test_gated_and_other_widths_cost_the_same_matmuls():
+    gated = flops_per_token(preset("dense-1b", activation="swiglu"), 4096)
+    other = flops_per_token(preset("dense-1b", activation="poly_norm"), 4096)
+    assert gated.matmul == other.matmul
+    # At D = 2048 PolyNorm's own operations are a fraction of a percent.
+    assert 0 < other.activation / other.matmul < 0.005
+
+
+def test_the_count_agrees_with_the_compiler():
+    cfg = preset("tiny", activation="relu", num_layers=1)
+    ids = jax.ShapeDtypeStruct((1, 256), jnp.int32)
+    compiled = (
+        jax.jit(lambda p, t: forward(cfg, p, t)).lower(pm.abstract(specs(cfg)), ids).compile()
+    )
+    counted = flops_per_token(cfg, 256)
+    # The compiler adds norms, RoPE and softmax, and multiplies the padding.
+    assert compiled.cost_analysis()["flops"] / 256 == pytest.approx(counted.forward, rel=0.05)
+
+
+def test_mfu_is_one_at_the_peak():
+    cfg = preset("tiny")
+    flops = flops_per_token(cfg, 256)
+    peak = 3.0 * (flops.matmul + flops.attention) * 1000
+    assert mfu(cfg, 1000, 256, peak) == pytest.approx(1)

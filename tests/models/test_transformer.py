@@ -1,0 +1,273 @@
+"""Causality, positions, documents, padding, caching: what changes, and what does not."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polycom_jax import ACTIVATIONS
+from polycom_jax import params as pm
+from polycom_jax.models import (
+    ModelConfig,
+    forward,
+    hidden,
+    init,
+    init_cache,
+    specs,
+    unembed,
+)
+from polycom_jax.models.layers import attend, rms_norm, rope
+from polycom_jax.sharding import Rules, make_mesh
+
+SMALL = ModelConfig(
+    vocab_size=50,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    gated_width=32,
+    context_length=16,
+)
+VARIANTS = {
+    "default": SMALL,
+    "mha": replace(SMALL, num_kv_heads=4),
+    "mqa": replace(SMALL, num_kv_heads=1),
+    "qk_head": replace(SMALL, qk_norm="head"),
+    "qk_full": replace(SMALL, qk_norm="full"),
+    "tied": replace(SMALL, tie_embeddings=True),
+    "olmo": replace(SMALL, init="olmo"),
+    "remat": replace(SMALL, remat="full"),
+    "remat_dots": replace(SMALL, remat="dots"),
+}
+
+
+def tokens(batch: int = 2) -> jax.Array:
+    return jax.random.randint(jax.random.key(0), (batch, 12), 0, SMALL.vocab_size)
+
+
+run = jax.jit(hidden, static_argnums=0)
+logits_of = jax.jit(forward, static_argnums=0)
+
+
+@cache
+def weights(cfg: ModelConfig, gain: float = 10.0) -> Any:
+    # Ten times the usual deviation: at initialisation attention is almost uniform, and a test that
+    # compares outputs would hardly see it.
+    params = jax.jit(lambda key: init(cfg, key))(jax.random.key(1))
+    scale = jax.tree.map(lambda m: gain if m else 1.0, pm.mask(specs(cfg), {"matrix"}))
+    return jax.tree.map(lambda p, s: p * s, params, scale)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_future_has_exactly_zero_gradient(name: str):
+    cfg = VARIANTS[name]
+    params, ids = weights(cfg), tokens()
+
+    def output_at(embedded: jax.Array, place: int) -> jax.Array:
+        # Inputs enter as embeddings, so that they have gradients: one embedding row a position.
+        own = {**params, "embed": embedded.reshape(-1, cfg.embed_dim)}
+        index = jnp.arange(embedded.shape[0] * embedded.shape[1]).reshape(embedded.shape[:2])
+        x, _, _ = hidden(cfg, own, index)
+        return x[:, place].sum()
+
+    embedded = jnp.take(params["embed"], ids, axis=0)
+    gradient = jax.jit(jax.grad(output_at), static_argnums=1)(embedded, 5)
+    assert np.all(np.asarray(gradient[:, 6:]) == 0)
+    assert np.all(np.abs(np.asarray(gradient[:, :6])).max(axis=-1) > 0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_cached_pass_equals_the_uncached_one(name: str):
+    cfg = VARIANTS[name]
+    params, ids = weights(cfg), tokens()
+    expected = logits_of(cfg, params, ids)
+    x1, _, kv = run(cfg, params, ids[:, :7], cache=init_cache(cfg, 2, 12))
+    x2, _, kv = run(cfg, params, ids[:, 7:8], cache=kv)
+    x3, _, kv = run(cfg, params, ids[:, 8:], cache=kv)
+    got = unembed(cfg, params, jnp.concatenate([x1, x2, x3], axis=1))
+    chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-4)
+    assert np.all(np.asarray(kv["length"]) == 12)
+
+
+def test_rows_of_a_cache_may_have_different_lengths():
+    params, ids = weights(SMALL), tokens()
+    expected = logits_of(SMALL, params, ids)
+    _, _, kv = run(SMALL, params, ids[:, :7], cache=init_cache(SMALL, 2, 12))
+    kv["length"] = jnp.array([3, 7], jnp.int32)  # row 0's prompt was padded from 3 to 7
+    following = jnp.stack([ids[0, 3:5], ids[1, 7:9]])
+    x, _, _ = run(SMALL, params, following, cache=kv)
+    got = unembed(SMALL, params, x)
+    chex.assert_trees_all_close(got[0], expected[0, 3:5], rtol=2e-4, atol=2e-4)
+    chex.assert_trees_all_close(got[1], expected[1, 7:9], rtol=2e-4, atol=2e-4)
+
+
+def test_shifting_all_positions_changes_nothing():
+    params, ids = weights(SMALL), tokens()
+    positions = jnp.broadcast_to(jnp.arange(12), (2, 12))
+    near = logits_of(SMALL, params, ids, positions=positions)
+    far = logits_of(SMALL, params, ids, positions=positions + 1000)
+    # Angles near 1000 carry float32's absolute error there, 1000 * 2^-24.
+    chex.assert_trees_all_close(near, far, rtol=0, atol=3e-3)
+    stretched = logits_of(SMALL, params, ids, positions=positions * 3)
+    assert float(jnp.abs(near - stretched).max()) > 0.1
+
+
+def test_a_document_does_not_see_the_one_before():
+    params, ids = weights(SMALL), tokens()
+    segments = jnp.broadcast_to(jnp.where(jnp.arange(12) < 5, 1, 2), (2, 12))
+    positions = jnp.broadcast_to(
+        jnp.where(jnp.arange(12) < 5, jnp.arange(12), jnp.arange(12) - 5), (2, 12)
+    )
+    packed = logits_of(SMALL, params, ids, segment_ids=segments, positions=positions)
+    alone = logits_of(SMALL, params, ids[:, 5:])
+    chex.assert_trees_all_close(packed[:, 5:], alone, rtol=2e-4, atol=2e-4)
+    assert float(jnp.abs(logits_of(SMALL, params, ids)[:, 5:] - alone).max()) > 0.1
+
+
+def test_rope_matches_complex_rotation():
+    x = np.random.default_rng(0).normal(size=(1, 6, 2, 8))
+    positions = np.array([[0, 1, 2, 5, 9, 70]])
+    z = x[..., :4] + 1j * x[..., 4:]
+    z = z * np.exp(1j * positions[..., None, None] * 10_000.0 ** (-np.arange(4) / 4))
+    expected = np.concatenate([z.real, z.imag], axis=-1)
+    got = rope(jnp.asarray(x, jnp.float32), jnp.asarray(positions), 10_000.0)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_attention_matches_numpy(strict_dtypes: None):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=s) for s in ((2, 5, 4, 8), (2, 7, 2, 8), (2, 7, 2, 8)))
+    mask = rng.random((2, 5, 7)) < 0.6
+    mask[:, :, 0] = True
+    scores = np.einsum("bthc,bshc->bhts", q, k.repeat(2, axis=2)) / np.sqrt(8)
+    scores = np.where(mask[:, None], scores, -np.inf)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("bhts,bshc->bthc", p / p.sum(-1, keepdims=True), v.repeat(2, axis=2))
+    got = attend(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)), jnp.asarray(mask))
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_attention_agrees_with_jax_nn():
+    key = jax.random.key(0)
+    q, k, v = (
+        jax.random.normal(jax.random.fold_in(key, i), (2, 6, h, 8)) for i, h in enumerate((4, 2, 2))
+    )
+    causal = jnp.broadcast_to(jnp.tril(jnp.ones((6, 6), bool)), (2, 6, 6))
+    expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    chex.assert_trees_all_close(attend(q, k, v, causal), expected, atol=2e-6)
+
+
+def test_rms_norm_is_computed_in_float32(strict_dtypes: None):
+    # In bfloat16 a running sum of ones stops at 256, and the result would be 4 times too large.
+    got = rms_norm(jnp.ones((3, 4096), jnp.bfloat16), jnp.full((4096,), 2.0), 1e-5)
+    assert got.dtype == jnp.bfloat16
+    chex.assert_trees_all_close(got.astype(jnp.float32), jnp.full((3, 4096), 2.0), rtol=2**-8)
+
+
+def test_matrices_are_cast_and_the_rest_stays_float32():
+    cfg = replace(SMALL, dtype="bfloat16")
+    params = weights(cfg, gain=1.0)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    x, _, _ = run(cfg, params, tokens())
+    assert x.dtype == jnp.bfloat16
+    logits = logits_of(cfg, params, tokens())
+    assert logits.dtype == jnp.float32
+    reference = logits_of(SMALL, params, tokens())
+    # A bfloat16 rounding is 2^-9 at most; some ten of them stand one behind the other.
+    error = float(jnp.linalg.norm(logits - reference) / jnp.linalg.norm(reference))
+    assert 2**-12 < error < 10 * 2**-9
+
+
+def test_padded_logits_are_masked_and_public_ones_are_not_padded():
+    params = weights(SMALL)
+    x, _, _ = run(SMALL, params, tokens())
+    assert unembed(SMALL, params, x).shape == (2, 12, 50)
+    padded = unembed(SMALL, params, x, padded=True)
+    assert padded.shape == (2, 12, 128)
+    probabilities = jax.nn.softmax(padded, axis=-1)
+    assert np.all(np.asarray(probabilities[..., 50:]) == 0)
+    assert np.all(np.asarray(params["embed"][50:]) == 0)
+
+
+def test_vocabulary_padding_depends_on_the_tensor_axis_and_values_do_not():
+    key = jax.random.key(0)
+    narrow, wide = init(SMALL, key), init(SMALL, key, tensor=4)
+    assert wide["embed"].shape == (512, 32)
+    chex.assert_trees_all_equal(narrow["embed"][:50], wide["embed"][:50])
+
+
+def test_equal_names_and_shapes_start_bit_identical_across_activations():
+    key = jax.random.key(7)
+    reference = init(replace(SMALL, activation="swiglu", ffn_width=48), key)
+    flat = dict(jax.tree_util.tree_leaves_with_path(reference))
+    for name in ACTIVATIONS:
+        other = init(replace(SMALL, activation=name, ffn_width=48), key)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(other):
+            if path in flat:
+                chex.assert_trees_all_equal(leaf, flat[path])
+
+
+def test_initial_deviations_follow_the_official_script():
+    cfg = replace(SMALL, embed_dim=128, num_layers=8, gated_width=256, vocab_size=2000)
+    params = init(cfg, jax.random.key(0))
+    std = (2 / (5 * 128)) ** 0.5
+    group = params["layers"][0]
+    assert float(params["unembed"][:2000].std()) == pytest.approx(std, rel=0.02)
+    assert float(group["ffn"]["w_up"].std()) == pytest.approx(std, rel=0.02)
+    assert float(group["ffn"]["w_down"].std()) == pytest.approx(std / 4, rel=0.02)
+    assert float(group["attention"]["w_o"].std()) == pytest.approx(std / 4, rel=0.05)
+    olmo = init(replace(cfg, init="olmo"), jax.random.key(0))["layers"][0]["ffn"]["w_up"]
+    assert float(jnp.abs(olmo).max()) <= 0.06 + 1e-7
+    # A normal cut at three deviations has 0.9866 of its deviation left.
+    assert float(olmo.std()) == pytest.approx(0.02 * 0.9866, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["poly_norm", "poly_norm_glu"])
+def test_logits_and_gradients_do_not_depend_on_the_mesh(name: str):
+    """The norms of PolyNorm run over a hidden axis that is split here; training has the others."""
+    cfg = replace(SMALL, activation=name)
+
+    def loss(params: Any, ids: jax.Array, rules: Rules | None) -> jax.Array:
+        x, _, _ = hidden(cfg, params, ids, rules=rules)
+        return jnp.square(unembed(cfg, params, x)).mean()
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=2)
+    params, ids = weights(cfg, gain=1.0), tokens(batch=8)
+    expected = gradient(params, ids, None)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
+        got = gradient(
+            jax.device_put(params, pm.shardings(specs(cfg), mesh, Rules())), ids, Rules()
+        )
+
+    def relative_error(a: jax.Array, b: jax.Array) -> float:
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+    errors = jax.tree.map(relative_error, jax.device_get(got), jax.device_get(expected))
+    # Sums in another order: some ten roundings of 2^-24, one behind the other.
+    assert max(jax.tree.leaves(errors)) < 10 * 2**-24 * 2
+
+
+def test_every_activation_has_a_forward_pass_over_its_own_spec_table():
+    for name in ACTIVATIONS:
+        cfg = replace(SMALL, activation=name)
+        shape = jax.eval_shape(
+            lambda p, ids, cfg=cfg: forward(cfg, p, ids), pm.abstract(specs(cfg)), tokens()
+        )
+        assert shape.shape == (2, 12, 50)
+
+
+def test_segments_with_a_cache_are_refused():
+    from polycom_jax import InputError
+
+    with pytest.raises(InputError, match="segment_ids with a cache"):
+        hidden(
+            SMALL, weights(SMALL), tokens(), segment_ids=tokens(), cache=init_cache(SMALL, 2, 12)
+        )
