@@ -1,0 +1,97 @@
+"""TFDS builders of the local corpora; importing this imports TFDS, but not TensorFlow.
+
+Examples are {"text": bytes, "path": name}, in the order of the files; splits are `train` and
+`heldout`, `documents.HELDOUT_SHARE` of the documents by content hash. They are written and read as
+ArrayRecord, whose random access needs no TensorFlow (`as_data_source`).
+"""
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import tensorflow_datasets as tfds
+
+from polycom_jax.data import documents
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TextConfig(tfds.core.BuilderConfig):
+    """Which files a `Text` builder reads, and how; see `documents.text_documents`."""
+
+    files: tuple[str, ...] = ()
+    text_field: str = "text"
+    document_bytes: int = 65_536
+
+
+class _LocalCorpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes raw documents as they come; holds out by content hash."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @abc.abstractmethod
+    def _documents(self) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes, the same on every call."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"text": tfds.features.Text(), "path": tfds.features.Text()}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager  # Nothing to download.
+        hashes = (documents.content_hash(raw) for _, raw in self._documents())
+        bound = documents.heldout_below(hashes, self.info.full_name)
+        return {
+            "train": self._generate_examples(bound, heldout=False),
+            "heldout": self._generate_examples(bound, heldout=True),
+        }
+
+    def _generate_examples(self, bound: int, *, heldout: bool) -> Iterator[tuple[int, Any]]:
+        for index, (name, raw) in enumerate(self._documents()):
+            if (documents.content_hash(raw) < bound) == heldout:
+                yield index, {"text": raw, "path": name}
+
+    # TFDS prints these two lines to stdout; a library says nothing.
+    def _log_download_bytes(self) -> None: ...
+
+    def _log_download_done(self) -> None: ...
+
+
+class Stdlib(_LocalCorpus):
+    """Source text of the running Python's standard library; see `documents.stdlib_documents`."""
+
+    def _documents(self) -> Iterator[tuple[str, bytes]]:
+        return documents.stdlib_documents()
+
+
+class Text(_LocalCorpus):
+    """Local .txt and .jsonl files, also .gz and .xz; give a `TextConfig`."""
+
+    def _documents(self) -> Iterator[tuple[str, bytes]]:
+        config = cast(TextConfig, self.builder_config)
+        return documents.text_documents(
+            map(Path, config.files),
+            text_field=config.text_field,
+            document_bytes=config.document_bytes,
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS from drawing bars and logging below errors; restores both at the block's end."""
+    from absl import logging
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    shown = tqdm_utils._active  # There is a public setter, but no getter.
+    verbosity = logging.get_verbosity()
+    tfds.display_progress_bar(enable=False)
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        tfds.display_progress_bar(enable=shown)
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,62 @@
+"""What a corpus is made of. Imports nothing heavy: command lines and tests read it alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from polycom_jax._errors import require
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the text comes from and how it becomes tokens.
+
+    Attributes:
+        source: "stdlib", the source text of the running Python's standard library; or a path or
+            glob of local files (.txt, .jsonl, either also as .gz or .xz); or a folder that TFDS
+            prepared; or a TFDS name ("c4/en", "lm1b", "huggingface:...").
+        tokenizer: "bytes" (256 values and an end-of-text token); "bpe", a byte-level BPE trained on
+            the train split; or the path of a Hugging Face `tokenizer.json`.
+        batch_size: sequences a step, over all hosts.
+        cache_dir: where prepared data live. None: the environment variable POLYCOM_CACHE, else the
+            platform's user cache folder.
+        text_field: the field of a JSON line or of a TFDS example that holds the text.
+        train_split: TFDS split to train on; slices as TFDS writes them ("train[:1%]").
+        heldout_split: TFDS split to evaluate on. None: the first of validation, valid, heldout,
+            test that exists, else a share of `train_split` by content hash.
+        undecodable: what happens to a document that is not UTF-8: its bad bytes are replaced by
+            U+FFFD, or it is skipped (both counted in `Corpus.summary`), or it is an error.
+        document_bytes: a .txt file longer than this is cut at line ends into documents of about
+            this size (a line stays whole), so that a single file has something to hold out.
+        bpe_train_bytes: a BPE is trained on at most about this many bytes of the train split, taken
+            as every k-th document.
+        lock_timeout_s: seconds to wait for another process that prepares the same data.
+    """
+
+    source: str = "stdlib"
+    tokenizer: str = "bpe"
+    batch_size: int = 16
+    cache_dir: str | None = None
+    text_field: str = "text"
+    train_split: str = "train"
+    heldout_split: str | None = None
+    undecodable: Literal["replace", "skip", "error"] = "replace"
+    document_bytes: int = 65_536
+    bpe_train_bytes: int = 12_000_000
+    lock_timeout_s: float = 1_800.0
+
+    def __post_init__(self) -> None:
+        for name in ("source", "tokenizer", "text_field", "train_split"):
+            require(
+                bool(getattr(self, name)), f"data.{name} is empty; leave it out for the default."
+            )
+        for name in ("batch_size", "document_bytes", "bpe_train_bytes"):
+            value = getattr(self, name)
+            require(value >= 1, f"data.{name}={value} must be at least 1.")
+        require(
+            self.undecodable in ("replace", "skip", "error"),
+            f"data.undecodable={self.undecodable!r} must be 'replace', 'skip' or 'error'.",
+        )
+        require(
+            self.lock_timeout_s > 0,
+            f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds.",
+        )

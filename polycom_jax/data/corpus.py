@@ -1,0 +1,136 @@
+"""`prepare`: from a data config to two token stores and a tokenizer, made once and kept."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polycom_jax.data.cache import Report, build_once, cache_folder, digest
+from polycom_jax.data.config import DataConfig
+from polycom_jax.data.sources import Documents, Source, resolve
+from polycom_jax.data.store import Cleaner, TokenStore, open_store, write_store
+from polycom_jax.data.tokenizers import (
+    BPE_PATTERN,
+    ByteTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    check_bpe_size,
+    train_bpe,
+)
+
+FORMAT = 1
+"""Version of what lies in the cache folder; raise it when the same input would give other files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Prepared data.
+
+    Attributes:
+        train: token store of the documents to train on.
+        heldout: token store of the documents to evaluate on.
+        tokenizer: what made them.
+        fingerprint: equal for equal tokens in both stores; keep it with a run and compare it on
+            resuming, and between hosts.
+        summary: for people and logs: source, tokenizer, vocab_size, and for each split the counts
+            of documents, bytes, tokens, empty and undecodable documents.
+    """
+
+    train: TokenStore
+    heldout: TokenStore
+    tokenizer: Tokenizer
+    fingerprint: str
+    summary: dict[str, Any]
+
+
+def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None) -> Corpus:
+    """Tokenises a corpus, or finds it in the cache folder.
+
+    Safe when several processes start at once: one prepares, the others wait for it.
+
+    Args:
+        cfg: which corpus and tokenizer.
+        vocab_size: of a BPE to train, an upper bound; other tokenizers state their own.
+        progress: takes a line at each stage's start and now and then within long ones.
+
+    Raises:
+        InputError: the source or tokenizer is not usable, or there is no text in it.
+    """
+    report: Report = progress or (lambda message: None)
+    if cfg.tokenizer == "bpe":
+        check_bpe_size(vocab_size)
+    given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg.tokenizer)
+    cache = cache_folder(cfg.cache_dir)
+    source = resolve(cfg, cache, report)
+    recipe = (
+        ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
+        if given is None
+        else [given.fingerprint]
+    )
+    key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable)
+
+    def build(folder: Path) -> None:
+        _build(folder, source, given, cfg, vocab_size, report)
+
+    folder = build_once(cache / "tokens" / key, build, timeout_s=cfg.lock_timeout_s, report=report)
+    tokenizer = given or FileTokenizer(folder / "tokenizer.json")
+    summary = json.loads((folder / "summary.json").read_text())
+    return Corpus(
+        train=open_store(folder / "train"),
+        heldout=open_store(folder / "heldout"),
+        tokenizer=tokenizer,
+        fingerprint=digest(key, tokenizer.fingerprint),
+        summary={**summary, "source": source.name, "tokenizer": cfg.tokenizer},
+    )
+
+
+def _given_tokenizer(name: str) -> Tokenizer:
+    return ByteTokenizer() if name == "bytes" else FileTokenizer(name)
+
+
+def _build(
+    folder: Path,
+    source: Source,
+    given: Tokenizer | None,
+    cfg: DataConfig,
+    vocab_size: int,
+    report: Report,
+) -> None:
+    train, heldout = source.open()
+    tokenizer = given
+    if tokenizer is None:
+        report(f"Training a BPE of {vocab_size} tokens on {source.name}")
+        _train_bpe(folder / "tokenizer.json", train, cfg, vocab_size)
+        tokenizer = FileTokenizer(folder / "tokenizer.json")
+    summary: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
+    for name, split in (("train", train), ("heldout", heldout)):
+        summary[name] = write_store(
+            folder / name,
+            split,
+            tokenizer,
+            undecodable=cfg.undecodable,
+            progress=_percent(report, f"Tokenising the {name} split", len(split)),
+        )
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def _percent(report: Report, what: str, total: int) -> Callable[[int], None]:
+    """Reports `what` at once, and again with the share done whenever the percentage moves."""
+    last = 0
+    report(what)
+
+    def tell(done: int) -> None:
+        nonlocal last
+        percent = 100 * done // total
+        if percent > last:
+            last = percent
+            report(f"{what}: {percent} %")
+
+    return tell
+
+
+def _train_bpe(path: Path, train: Documents, cfg: DataConfig, vocab_size: int) -> None:
+    """Trains on every k-th document, so that about `bpe_train_bytes` come from the whole corpus."""
+    stride = max(1, round(len(train) * train.mean_bytes() / cfg.bpe_train_bytes))
+    train_bpe(Cleaner(cfg.undecodable).texts(train.every(stride)), vocab_size, path)

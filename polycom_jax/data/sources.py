@@ -1,0 +1,256 @@
+"""From a config's `source` to the raw documents of its two splits, through TFDS."""
+
+import difflib
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.data import documents
+from polycom_jax.data.cache import Report, digest, locked
+from polycom_jax.data.config import DataConfig
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+_HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
+_GLOB_SIGNS = frozenset("*?[")
+_READ_AHEAD = 256
+
+
+class _Records(Protocol):
+    """The part of a TFDS data source that is used here."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Raw documents with random access: a TFDS data source, or the part of it at `indices`."""
+
+    records: _Records
+    text_field: str
+    indices: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.records) if self.indices is None else len(self.indices)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.every(1)
+
+    def every(self, stride: int) -> Iterator[bytes]:
+        """Every `stride`-th document from the first on."""
+        for start in range(0, len(self), _READ_AHEAD * stride):
+            wanted = range(start, min(start + _READ_AHEAD * stride, len(self)), stride)
+            if self.indices is not None:
+                wanted = self.indices[wanted].tolist()
+            for record in self.records.__getitems__(list(wanted)):
+                yield record[self.text_field]
+
+    def mean_bytes(self) -> float:
+        """Mean length of at most 256 documents, evenly spread: an estimate for the whole."""
+        stride = max(1, len(self) // 256)
+        return float(np.mean([len(raw) for raw in self.every(stride)]))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from.
+
+    Attributes:
+        name: for people.
+        fingerprint: equal where the documents and their splits are equal; known before anything is
+            written, so that what is prepared already need not be read again.
+        open: prepares if need be; returns the train and the held-out documents.
+    """
+
+    name: str
+    fingerprint: str
+    open: Callable[[], tuple[Documents, Documents]]
+
+
+def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
+    """The source that `cfg.source` names: "stdlib", local files, or TFDS.
+
+    Local files are read once here, for their fingerprint; a TFDS name is downloaded and prepared
+    here if it is not yet (TFDS shows its own bars then).
+
+    Raises:
+        InputError: no such file or name, or nothing usable in it.
+    """
+    if cfg.source == "stdlib":
+        return _stdlib(cfg, cache, report)
+    if _is_tfds_folder(cfg.source) or not _looks_like_files(cfg.source):
+        return _from_tfds(cfg, cache, report)
+    return _text(cfg, cache, report)
+
+
+def _is_tfds_folder(source: str) -> bool:
+    return (Path(source).expanduser() / "dataset_info.json").is_file()
+
+
+def _looks_like_files(source: str) -> bool:
+    path = Path(source).expanduser()
+    marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
+    return marked or path.exists() or path.suffix in (".txt", ".jsonl", ".gz", ".xz")
+
+
+def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
+    contents = [(name, documents.content_hash(raw)) for name, raw in documents.stdlib_documents()]
+    version = documents.stdlib_name()
+    fingerprint = digest("stdlib", version, documents.HELDOUT_SHARE, contents)
+
+    def make() -> "tfds.core.DatasetBuilder":
+        import tensorflow_datasets as tfds
+
+        from polycom_jax.data import builders
+
+        config = tfds.core.BuilderConfig(name=f"{version}-{fingerprint[:16]}")
+        return builders.Stdlib(config=config, data_dir=cache / "tfds")
+
+    name = f"the standard library of {version}"
+    return Source(name, fingerprint, lambda: _local(make, fingerprint, name, cfg, cache, report))
+
+
+def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
+    paths = documents.text_files(cfg.source)
+    options = {"text_field": cfg.text_field, "document_bytes": cfg.document_bytes}
+    contents = [(documents.text_kind(path), documents.file_digest(path)) for path in paths]
+    fingerprint = digest("text", documents.HELDOUT_SHARE, options, contents)
+
+    def make() -> "tfds.core.DatasetBuilder":
+        from polycom_jax.data import builders
+
+        files = tuple(str(path.absolute()) for path in paths)
+        config = builders.TextConfig(name=fingerprint, files=files, **options)
+        return builders.Text(config=config, data_dir=cache / "tfds")
+
+    return Source(
+        cfg.source, fingerprint, lambda: _local(make, fingerprint, cfg.source, cfg, cache, report)
+    )
+
+
+def _local(
+    make: Callable[[], "tfds.core.DatasetBuilder"],
+    fingerprint: str,
+    name: str,
+    cfg: DataConfig,
+    cache: Path,
+    report: Report,
+) -> tuple[Documents, Documents]:
+    from polycom_jax.data import builders
+
+    lock = cache / "tfds" / f"{fingerprint}.lock"
+    with locked(lock, timeout_s=cfg.lock_timeout_s, report=report), builders.quiet():
+        builder = make()
+        if not builder.is_prepared():
+            report(f"Writing {name} as ArrayRecord")
+            builder.download_and_prepare(file_format="array_record")
+        train, heldout = (_records(builder, split) for split in ("train", "heldout"))
+    return Documents(train, "text"), Documents(heldout, "text")
+
+
+def _records(builder: "tfds.core.DatasetBuilder", split: str) -> _Records:
+    read: Any = builder.as_data_source  # A decorator hides its signature.
+    return read(split)
+
+
+def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
+    builder = _find_builder(cfg.source)
+    name = builder.info.full_name
+    lock = cache / "tfds" / f"{digest(str(builder.data_dir))}.lock"
+    with locked(lock, timeout_s=cfg.lock_timeout_s, report=report):
+        if not builder.is_prepared():
+            report(f"Preparing {name} with TFDS in {builder.data_dir}")
+            _download(builder)
+    features: Any = builder.info.features
+    require(
+        cfg.text_field in features,
+        f"{name} has no field {cfg.text_field!r}; its fields: {', '.join(features)}."
+        " Name the one with the text by data.text_field.",
+    )
+    splits = builder.info.splits
+    heldout = cfg.heldout_split or next((s for s in _HELDOUT_SPLITS if s in splits), None)
+    about = [
+        (split, info.num_examples, info.num_bytes, info.shard_lengths)
+        for split, info in sorted(splits.items())
+    ]
+    choice = (cfg.text_field, cfg.train_split, heldout, documents.HELDOUT_SHARE)
+
+    def both() -> tuple[Documents, Documents]:
+        train = _read(builder, cfg.train_split, cfg.text_field)
+        if heldout:
+            return train, _read(builder, heldout, cfg.text_field)
+        report(f"Holding {documents.HELDOUT_SHARE:.0%} of {cfg.train_split} out by content hash")
+        return _hold_out(train, name)
+
+    return Source(name, digest("tfds", name, about, choice), both)
+
+
+def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # Registers the older corpora, c4 for one; else not found.
+
+    from polycom_jax.data import builders
+
+    try:
+        with builders.quiet():
+            if _is_tfds_folder(source):
+                return tfds.builder_from_directory(Path(source).expanduser())
+            return tfds.builder(source)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(source.split("/")[0], known, n=3)
+        raise InputError(
+            f"data.source={source!r} is neither a file nor a TFDS name."
+            f" Nearest names: {', '.join(near) or 'none'}."
+        ) from error
+    except Exception as error:  # As in `_download`.
+        raise InputError(f"data.source={source!r}: {_one_line(error)}") from error
+
+
+def _download(builder: "tfds.core.DatasetBuilder") -> None:
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # Code of a data set, or the network: nothing of ours.
+        raise InputError(
+            f"TFDS could not prepare {builder.info.full_name}: {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
+
+
+def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> Documents:
+    name = builder.info.full_name
+    try:
+        records = _records(builder, split)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{name} lies prepared in {builder.data_dir} in a format that only TensorFlow reads;"
+            " prepare it again with file_format='array_record'."
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise unknown("TFDS split", split, builder.info.splits) from error
+    require(len(records) > 0, f"{name}: split {split!r} is empty.")
+    kind = type(records.__getitems__([0])[0][text_field]).__name__
+    require(kind == "bytes", f"{name}: field {text_field!r} holds {kind}, not text.")
+    return Documents(records, text_field)
+
+
+def _hold_out(source: Documents, name: str) -> tuple[Documents, Documents]:
+    each = (documents.content_hash(raw) for raw in source)
+    hashes = np.fromiter(each, np.uint64, len(source))
+    bound = np.uint64(documents.heldout_below(map(int, hashes), name))
+    train, heldout = np.flatnonzero(hashes >= bound), np.flatnonzero(hashes < bound)
+    return (
+        Documents(source.records, source.text_field, train),
+        Documents(source.records, source.text_field, heldout),
+    )

@@ -1,0 +1,172 @@
+"""The token store: the documents of a split as one flat array of ids, and where each starts."""
+
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from polycom_jax._errors import InputError, require
+from polycom_jax.data.tokenizers import Tokenizer
+
+_BATCH_BYTES = 1 << 20
+_BLOCK_CHARACTERS = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """`EOT d1 EOT d2 ... EOT dn EOT`, mapped from disk.
+
+    One end-of-text token stands before each document and ends the one before, so every token of the
+    text, the first of a document too, is the successor (the target) of exactly one position.
+
+    Attributes:
+        tokens: uint16 or uint32 [n].
+        offsets: int64 [documents + 1]; document i is `tokens[offsets[i]:offsets[i + 1]]`, the
+            end-of-text token before it included, and `offsets[-1]` is the last token of all.
+        num_bytes: length of the text in UTF-8: what bits a byte are counted by.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    num_bytes: int
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_targets(self) -> int:
+        """Number of tokens that follow another: what a full evaluation predicts."""
+        return len(self.tokens) - 1
+
+
+class Cleaner:
+    """Raw documents to text, in one place for every source, counting what was not as it should be.
+
+    Empty documents are skipped; `undecodable` ("replace", "skip", "error") says what happens to
+    bytes that are not UTF-8.
+    """
+
+    def __init__(self, undecodable: str) -> None:
+        self._undecodable = undecodable
+        self.seen = 0
+        self.empty = 0
+        self.undecodable = 0
+
+    def texts(self, raws: Iterable[bytes]) -> Iterator[str]:
+        """The usable documents, in order."""
+        for raw in raws:
+            self.seen += 1
+            if not raw:
+                self.empty += 1
+                continue
+            try:
+                yield raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                self.undecodable += 1
+                if self._undecodable == "error":
+                    raise InputError(
+                        f"Document {self.seen} is not UTF-8 ({error.reason} at byte {error.start});"
+                        " data.undecodable='replace' or 'skip' would go on."
+                    ) from error
+                if self._undecodable == "replace":
+                    yield raw.decode("utf-8", "replace")
+
+
+def write_store(
+    folder: Path,
+    raws: Iterable[bytes],
+    tokenizer: Tokenizer,
+    *,
+    undecodable: str = "replace",
+    progress: Callable[[int], None] = lambda documents: None,
+) -> dict[str, int]:
+    """Tokenises documents into `folder`, holding about a megabyte of text at a time.
+
+    Args:
+        folder: where to write; made here.
+        raws: the documents.
+        tokenizer: how to encode them.
+        undecodable: see `Cleaner`.
+        progress: called now and then with the number of documents read.
+
+    Returns:
+        The counts: documents, bytes, tokens, empty, undecodable.
+
+    Raises:
+        InputError: no usable document.
+    """
+    folder.mkdir(parents=True)
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    cleaner = Cleaner(undecodable)
+    eot = np.array([tokenizer.eot], dtype)
+    offsets, num_tokens, num_bytes = array("q"), 0, 0
+    with open(folder / "tokens.bin", "wb") as file:
+        for texts in _batches(cleaner.texts(raws)):
+            for document in _encode(texts, tokenizer):
+                offsets.append(num_tokens)
+                num_tokens += 1 + len(document)
+                file.write(eot.tobytes() + document.astype(dtype).tobytes())
+            num_bytes += sum(len(text.encode()) for text in texts)
+            progress(cleaner.seen)
+        file.write(eot.tobytes())
+    require(
+        bool(offsets),
+        f"No usable text among the {cleaner.seen} documents of the {folder.name} split"
+        f" ({cleaner.empty} empty, {cleaner.undecodable} not UTF-8); give more text.",
+    )
+    counts = {
+        "documents": len(offsets),
+        "bytes": num_bytes,
+        "tokens": num_tokens + 1,
+        "empty": cleaner.empty,
+        "undecodable": cleaner.undecodable,
+    }
+    offsets.append(num_tokens)
+    np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
+    (folder / "store.json").write_text(json.dumps({"dtype": dtype.name, **counts}))
+    return counts
+
+
+def open_store(folder: Path) -> TokenStore:
+    """Maps what `write_store` wrote; nothing is read until it is used."""
+    about = json.loads((folder / "store.json").read_text())
+    return TokenStore(
+        tokens=np.memmap(folder / "tokens.bin", np.dtype(about["dtype"]), "r"),
+        offsets=np.load(folder / "offsets.npy", mmap_mode="r"),
+        num_bytes=about["bytes"],
+    )
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    held, size = [], 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if size >= _BATCH_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The ids of each text; a long one is encoded in blocks, since memory goes with the length."""
+    blocks = [_blocks(text) for text in texts]
+    found = iter(tokenizer.encode_batch([block for parts in blocks for block in parts]))
+    for parts in blocks:
+        yield np.concatenate([next(found) for _ in parts])
+
+
+def _blocks(text: str) -> list[str]:
+    blocks, start = [], 0
+    while len(text) - start > _BLOCK_CHARACTERS:
+        end = text.rfind("\n", start, start + _BLOCK_CHARACTERS) + 1
+        end = end if end > start else start + _BLOCK_CHARACTERS
+        blocks.append(text[start:end])
+        start = end
+    return [*blocks, text[start:]]

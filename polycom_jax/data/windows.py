@@ -1,0 +1,154 @@
+"""Batches of windows of a token store, with Grain: a batch is a pure function of (seed, step)."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from polycom_jax._errors import require
+from polycom_jax.data.store import TokenStore
+
+Batch = dict[str, np.ndarray]
+"""tokens, targets: int32 [B, T], `targets[b, t]` follows `tokens[b, t]`; mask: bool [B, T], False
+where there is no target; segment_ids: int32 [B, T], the document within the window, from 1 (0:
+padding); positions: int32 [B, T], from 0 at the window's start and at each document's."""
+
+_PREFETCH = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+"""Threads, not processes: a batch is a gather from mapped memory, and a bounded few wait ready."""
+
+
+def train_batches(
+    store: TokenStore,
+    *,
+    batch_size: int,
+    seq_len: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """An endless iterator over training batches from `start_step` on; this host's rows of each.
+
+    Window w is `tokens[w * T : w * T + T + 1]`: T inputs and their T targets, whatever documents it
+    cuts through; the tail shorter than a window is left out. Row b of step s is entry
+    `s * batch_size + b` of the windows in an order shuffled anew each epoch, so any step is reached
+    at the same cost, hosts take contiguous shares of the rows, and a corpus with fewer windows than
+    a batch repeats within it.
+
+    Args:
+        store: of the train split.
+        batch_size: rows of the global batch.
+        seq_len: T.
+        seed: of the order.
+        start_step: first step to give.
+        process_index: which host this is.
+        process_count: number of hosts.
+
+    Raises:
+        InputError: the store is shorter than a window, `batch_size` does not divide over the hosts,
+            or `start_step` is negative.
+    """
+    rows = _host_rows(batch_size, process_index, process_count)
+    require(start_step >= 0, f"start_step={start_step} must be at least 0.")
+    num_windows = store.num_targets // _checked(seq_len)
+    require(
+        num_windows >= 1,
+        f"The training text has {store.num_targets} targets, less than one window of"
+        f" seq_len={seq_len}; give more text or a seq_len of at most {store.num_targets}.",
+    )
+    order = grain.MapDataset.range(num_windows).seed(_checked_seed(seed)).shuffle().repeat()
+
+    def batch(step: int) -> Batch:
+        entries = [order[step * batch_size + row] for row in rows]
+        return gather(store, np.array(entries, np.int64), seq_len)
+
+    steps = grain.MapDataset.range(start_step, sys.maxsize // batch_size)
+    return iter(steps.map(batch).to_iter_dataset(_PREFETCH))
+
+
+def eval_batches(
+    store: TokenStore,
+    *,
+    batch_size: int,
+    seq_len: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "EvalBatches":
+    """A sized iterable over all windows in order; every target of the store counts exactly once.
+
+    The last window is padded, and so are the last rows: there the mask is False. Every host gets as
+    many batches.
+
+    Raises:
+        InputError: `batch_size` does not divide over the hosts.
+    """
+    rows = _host_rows(batch_size, process_index, process_count)
+    return EvalBatches(store, batch_size, _checked(seq_len), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class EvalBatches:
+    """What `eval_batches` returns: `len` batches, as often as it is iterated over."""
+
+    store: TokenStore
+    batch_size: int
+    seq_len: int
+    rows: range
+
+    def __len__(self) -> int:
+        num_windows = -(-self.store.num_targets // self.seq_len)
+        return -(-num_windows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        steps = grain.MapDataset.range(len(self))
+        return iter(steps.map(self._batch).to_iter_dataset(_PREFETCH))
+
+    def _batch(self, step: int) -> Batch:
+        windows = step * self.batch_size + np.array(self.rows, np.int64)
+        return gather(self.store, windows, self.seq_len)
+
+
+def gather(store: TokenStore, windows: Int[np.ndarray, "B"], seq_len: int) -> Batch:
+    """The batch of these windows; positions past the store's end are padding."""
+    start = windows[:, None] * seq_len
+    place = start + np.arange(seq_len)
+    mask = place < store.num_targets
+    place = np.minimum(place, store.num_targets - 1)
+    document = np.searchsorted(store.offsets, place, side="right") - 1
+    begins = np.maximum(store.offsets[document], start)
+    batch = {
+        "tokens": store.tokens[place],
+        "targets": store.tokens[place + 1],
+        "segment_ids": document - document[:, :1] + 1,
+        "positions": place - begins,
+    }
+    padded = {name: np.where(mask, x, 0).astype(np.int32) for name, x in batch.items()}
+    return {**padded, "mask": mask}
+
+
+def _host_rows(batch_size: int, process_index: int, process_count: int) -> range:
+    require(
+        0 <= process_index < process_count,
+        f"process_index={process_index} must be in [0, process_count={process_count}).",
+    )
+    low = batch_size // process_count * process_count
+    near = f"{low} or {low + process_count}" if low else f"{process_count}"
+    require(
+        batch_size >= 1 and batch_size % process_count == 0,
+        f"batch_size={batch_size} does not divide over {process_count} hosts; nearest: {near}.",
+    )
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def _checked(seq_len: int) -> int:
+    require(seq_len >= 1, f"seq_len={seq_len} must be at least 1.")
+    return seq_len
+
+
+def _checked_seed(seed: int) -> int:
+    require(0 <= seed < 2**32, f"seed={seed} must be in [0, 2**32).")
+    return seed

@@ -1,0 +1,150 @@
+"""Reading local files, and which documents are held out."""
+
+import gzip
+import json
+import lzma
+import sys
+from pathlib import Path
+
+import pytest
+
+from polycom_jax import InputError
+from polycom_jax.data import documents
+
+
+def read(*paths: Path, text_field: str = "text", document_bytes: int = 1 << 16) -> list[bytes]:
+    found = documents.text_documents(paths, text_field=text_field, document_bytes=document_bytes)
+    return [raw for _, raw in found]
+
+
+def jsonl(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_the_standard_library_is_sorted_and_holds_neither_tests_nor_installed_packages():
+    names = [name for name, _ in documents.stdlib_documents()]
+    assert names == sorted(names)
+    assert {"json/decoder.py", "collections/__init__.py"} <= set(names)
+    parts = {part for name in names for part in name.split("/")[:-1]}
+    assert not parts & {"test", "tests", "site-packages", "idlelib", "encodings", "__pycache__"}
+    assert not any("_sysconfigdata" in name for name in names)
+
+
+def test_the_name_of_the_standard_library_tells_the_python_version():
+    assert documents.stdlib_name().endswith(sys.version.split()[0].rstrip("+"))
+
+
+def test_a_plain_file_keeps_every_byte(tmp_path: Path):
+    raw = "a\tb\r\n\r\n  naïve 🙂\n\x00end".encode() + b"\xff"
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert read(tmp_path / "a.txt") == [raw]
+
+
+def test_a_byte_order_mark_is_dropped_at_the_start_only(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo")
+    assert read(tmp_path / "a.txt") == [b"one\n\xef\xbb\xbftwo"]
+
+
+def test_a_long_plain_file_is_cut_at_line_ends_without_losing_a_byte(tmp_path: Path):
+    raw = b"".join(b"line %d\n" % i for i in range(1000)) + b"no line end"
+    (tmp_path / "a.txt").write_bytes(raw)
+    parts = read(tmp_path / "a.txt", document_bytes=100)
+    assert b"".join(parts) == raw
+    assert all(100 <= len(part) < 120 and part.endswith(b"\n") for part in parts[:-1])
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+def test_json_lines_are_read_plain_and_packed(tmp_path: Path, suffix: str):
+    path = tmp_path / f"a.jsonl{suffix}"
+    lines = b'{"text": "one\\r\\n"}\n\n{"text": "zwei \xc3\xb6"}\n'
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
+    path.write_bytes(pack(lines))
+    assert read(path) == [b"one\r\n", "zwei ö".encode()]
+
+
+def test_bytes_that_are_not_utf8_come_through_json_lines_unchanged(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a\xffb"}\n{"text": "\\ud800"}\n')
+    first, second = read(path)
+    assert first == b"a\xffb"
+    with pytest.raises(UnicodeDecodeError):
+        second.decode()
+
+
+def test_another_field_can_hold_the_text(tmp_path: Path):
+    assert read(jsonl(tmp_path / "a.jsonl", {"body": "x"}), text_field="body") == [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"body": "x"}', ["line 2", "'text' is missing", "'body'", "data.text_field"]),
+        ('{"text": 3}', ["line 2", "'text' is of type int", "expected text"]),
+        ("[1]", ["line 2", "list", "expected a JSON object"]),
+        ('{"text": ', ["line 2", "not JSON"]),
+    ],
+)
+def test_a_wrong_json_line_is_named(tmp_path: Path, line: str, words: list[str]):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(InputError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in ["a.jsonl", *words]), message
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"not packed" + b])
+def test_a_damaged_packed_file_is_named(tmp_path: Path, suffix: str, pack, damage):
+    text = b"".join(b'{"text": "%d"}\n' % (i * 7919) for i in range(5000))
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(damage(pack(text)))
+    with pytest.raises(InputError, match="damaged or cut short"):
+        read(path)
+
+
+def test_a_glob_gives_its_files_sorted(tmp_path: Path):
+    for name in ("b.txt", "a.txt", "sub/c.txt", "d.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = documents.text_files(str(tmp_path / "**" / "*.txt"))
+    assert [p.relative_to(tmp_path).as_posix() for p in found] == ["a.txt", "b.txt", "sub/c.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("absent.txt", "no such file"), ("*.gone", "no such file"), ("a.bin", "neither .txt nor")],
+)
+def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str, match: str):
+    (tmp_path / "a.bin").write_text("x")
+    with pytest.raises(InputError, match=match):
+        documents.text_files(str(tmp_path / name))
+
+
+def test_a_folder_is_refused_with_the_glob_that_would_do(tmp_path: Path):
+    with pytest.raises(InputError, match=r"is a folder.*\*\*/\*\.txt"):
+        documents.text_files(str(tmp_path))
+
+
+def test_about_the_stated_share_is_held_out():
+    hashes = [documents.content_hash(b"document %d" % i) for i in range(20_000)]
+    bound = documents.heldout_below(hashes, "test")
+    share = sum(h < bound for h in hashes) / len(hashes)
+    assert share == pytest.approx(documents.HELDOUT_SHARE, abs=0.005)
+
+
+def test_both_sides_have_a_document_however_few_there_are():
+    for seed in range(200):
+        hashes = [documents.content_hash(b"%d %d" % (seed, i)) for i in range(2)]
+        bound = documents.heldout_below(hashes, "test")
+        assert min(hashes) < bound <= max(hashes)
+
+
+@pytest.mark.parametrize(
+    ("raws", "match"), [([], "empty"), ([b"", b""], "empty"), ([b"one", b"one"], "single document")]
+)
+def test_a_corpus_that_cannot_be_split_is_refused(raws: list[bytes], match: str):
+    with pytest.raises(InputError, match=match):
+        documents.heldout_below(map(documents.content_hash, raws), "test")

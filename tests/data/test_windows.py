@@ -1,0 +1,177 @@
+"""Batches against a plain Python reading of what they should hold."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from polycom_jax import InputError
+from polycom_jax.data import windows
+from polycom_jax.data.store import TokenStore
+from polycom_jax.data.windows import Batch, eval_batches, train_batches
+
+EOT = 999
+
+
+def make_store(lengths: list[int]) -> TokenStore:
+    tokens, offsets, value = [], [], 0
+    for length in lengths:
+        offsets.append(len(tokens))
+        tokens += [EOT, *range(value, value + length)]
+        value += length
+    offsets.append(len(tokens))
+    stream = np.array([*tokens, EOT], np.uint16)
+    return TokenStore(stream, np.array(offsets, np.int64), num_bytes=sum(lengths))
+
+
+STORE = make_store([3, 11, 1, 1, 26, 5, 2])
+
+
+def expected_row(store: TokenStore, window: int, seq_len: int) -> dict[str, list[int]]:
+    row: dict[str, list[int]] = {name: [] for name in windows.gather(store, np.array([0]), 1)}
+    stream, segment, position = store.tokens.tolist(), 1, 0
+    for place in range(window * seq_len, (window + 1) * seq_len):
+        if place + 1 >= len(stream):
+            values = {"tokens": 0, "targets": 0, "segment_ids": 0, "positions": 0, "mask": False}
+        else:
+            if stream[place] == EOT and place > window * seq_len:
+                segment, position = segment + 1, 0
+            values = {"tokens": stream[place], "targets": stream[place + 1], "mask": True}
+            values |= {"segment_ids": segment, "positions": position}
+            position += 1
+        for name, value in values.items():
+            row[name].append(value)
+    return row
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    return list(islice(batches, count))
+
+
+@pytest.mark.parametrize("seq_len", [1, 4, 7, 100])
+def test_a_window_is_what_a_plain_loop_makes_of_it(seq_len: int):
+    count = -(-STORE.num_targets // seq_len) + 1
+    batch = windows.gather(STORE, np.arange(count), seq_len)
+    for window in range(count):
+        for name, values in expected_row(STORE, window, seq_len).items():
+            assert batch[name][window].tolist() == values, (window, name)
+    assert {name: x.dtype for name, x in batch.items()} == {
+        **dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), np.dtype(np.int32)),
+        "mask": np.dtype(bool),
+    }
+
+
+def test_a_document_longer_than_the_window_goes_on_in_the_next():
+    batch = windows.gather(make_store([20]), np.array([0, 1]), 8)
+    assert batch["tokens"].tolist() == [[EOT, *range(7)], list(range(7, 15))]
+    assert batch["segment_ids"].tolist() == [[1] * 8] * 2
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+@pytest.mark.parametrize("seq_len", [4, 7, 100])
+def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, process_count: int):
+    hosts = [
+        eval_batches(
+            STORE, batch_size=4, seq_len=seq_len, process_index=i, process_count=process_count
+        )
+        for i in range(process_count)
+    ]
+    assert len({len(host) for host in hosts}) == 1
+    seen = []
+    for parts in zip(*hosts, strict=True):
+        for part in parts:
+            assert part["tokens"].shape == (4 // process_count, seq_len)
+            seen += part["targets"][part["mask"]].tolist()
+    assert seen == STORE.tokens[1:].tolist()
+    assert sum(1 for _ in hosts[0]) == len(hosts[0])  # and it can be read again
+
+
+def test_starting_at_a_step_equals_iterating_to_it():
+    start = {"batch_size": 4, "seq_len": 5, "seed": 3}
+    through = take(train_batches(STORE, **start), 60)  # many epochs of eleven windows
+    for step in (1, 2, 17, 55):
+        for a, b in zip(
+            take(train_batches(STORE, **start, start_step=step), 3), through[step:], strict=False
+        ):
+            assert_same(a, b)
+
+
+def test_starting_late_costs_no_batch_before_it(monkeypatch: pytest.MonkeyPatch):
+    calls, plain = [], windows.gather
+    monkeypatch.setattr(windows, "gather", lambda *a: calls.append(1) or plain(*a))
+    late = take(train_batches(STORE, batch_size=4, seq_len=5, seed=3, start_step=100_000), 4)
+    assert len(calls) < 30  # four, and what is read ahead
+    monkeypatch.undo()
+    before = train_batches(STORE, batch_size=4, seq_len=5, seed=3, start_step=99_900)
+    for a, b in zip(late, take(before, 104)[100:], strict=True):
+        assert_same(a, b)
+
+
+def test_an_epoch_holds_every_window_once_and_the_next_another_order():
+    num_windows = STORE.num_targets // 5
+    batches = train_batches(STORE, batch_size=1, seq_len=5, seed=0)
+    firsts = [int(b["targets"][0, 0]) for b in take(batches, 2 * num_windows)]
+    expected = sorted(int(STORE.tokens[5 * w + 1]) for w in range(num_windows))
+    assert sorted(firsts[:num_windows]) == sorted(firsts[num_windows:]) == expected
+    assert firsts[:num_windows] != firsts[num_windows:]
+
+
+def test_another_seed_gives_another_order():
+    a, b = (
+        [
+            x["tokens"].tolist()
+            for x in take(train_batches(STORE, batch_size=2, seq_len=5, seed=s), 5)
+        ]
+        for s in (0, 1)
+    )
+    assert a != b
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_the_hosts_rows_together_are_the_batch_of_one_host(process_count: int):
+    shape = {"batch_size": 4, "seq_len": 5, "seed": 1, "start_step": 6}
+    whole = take(train_batches(STORE, **shape), 5)
+    hosts = [
+        take(train_batches(STORE, **shape, process_index=i, process_count=process_count), 5)
+        for i in range(process_count)
+    ]
+    for step, batch in enumerate(whole):
+        joined = {k: np.concatenate([host[step][k] for host in hosts]) for k in batch}
+        assert_same(joined, batch)
+
+
+def test_fewer_windows_than_a_batch_repeat():
+    batch = next(train_batches(STORE, batch_size=64, seq_len=5, seed=0))
+    assert batch["tokens"].shape == (64, 5)
+    assert batch["mask"].all()
+
+
+@pytest.mark.parametrize("make", [train_batches, eval_batches])
+def test_a_batch_that_does_not_divide_over_the_hosts_is_refused(make):
+    seed = {"seed": 0} if make is train_batches else {}
+    with pytest.raises(InputError, match=r"batch_size=6 .* 4 hosts; nearest: 4 or 8"):
+        make(STORE, batch_size=6, seq_len=5, process_index=0, process_count=4, **seed)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"seq_len": 57}, r"56 targets.*seq_len=57.*at most 56"),
+        ({"seq_len": 0}, "seq_len=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"start_step": -1}, "start_step=-1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"process_index": 2, "process_count": 2}, "process_index=2"),
+    ],
+)
+def test_what_cannot_be_batched_is_refused(change: dict[str, int], match: str):
+    options = {"batch_size": 2, "seq_len": 5, "seed": 0, **change}
+    with pytest.raises(InputError, match=match):
+        train_batches(STORE, **options)
