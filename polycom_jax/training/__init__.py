@@ -1,0 +1,19 @@
+"""Training: loss, optimiser, state, step, evaluation, checkpoints, recipes."""
+
+from polycom_jax.training.checkpoint import Checkpoints as Checkpoints
+from polycom_jax.training.checkpoint import latest_step as latest_step
+from polycom_jax.training.evaluate import evaluate as evaluate
+from polycom_jax.training.evaluate import make_eval_step as make_eval_step
+from polycom_jax.training.loss import token_nats as token_nats
+from polycom_jax.training.optimizer import OptimConfig as OptimConfig
+from polycom_jax.training.optimizer import make_optimizer as make_optimizer
+from polycom_jax.training.optimizer import make_schedule as make_schedule
+from polycom_jax.training.recipes import RECIPES as RECIPES
+from polycom_jax.training.recipes import Recipe as Recipe
+from polycom_jax.training.recipes import recipe as recipe
+from polycom_jax.training.state import TrainState as TrainState
+from polycom_jax.training.state import abstract_state as abstract_state
+from polycom_jax.training.state import make_state as make_state
+from polycom_jax.training.state import model_specs as model_specs
+from polycom_jax.training.step import make_train_step as make_train_step
+from polycom_jax.training.step import put_batch as put_batch

@@ -1,0 +1,89 @@
+"""How each preset is trained: numbers, and where they are from."""
+
+from dataclasses import dataclass
+
+from polycom_jax import models
+from polycom_jax._errors import require, unknown
+from polycom_jax.models import ModelConfig
+from polycom_jax.training.optimizer import OptimConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model and its training run.
+
+    Attributes:
+        model: the preset.
+        optim: how it is updated.
+        batch_size: sequences of `model.context_length` a step, over all hosts.
+        steps: updates.
+    """
+
+    model: ModelConfig
+    optim: OptimConfig
+    batch_size: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name}={value} must be at least 1.")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens a step."""
+        return self.batch_size * self.model.context_length
+
+
+_RECIPES: dict[str, Recipe] = {
+    # Ours, for two CPU cores and some minutes on 12 MB of Python. So short a run wants a high rate
+    # and a short warm-up; it ends at a tenth of the peak so that a longer --steps has use of it.
+    "tiny": Recipe(
+        models.preset("tiny"),
+        OptimConfig(peak_learning_rate=3e-3, warmup_steps=50),
+        batch_size=16,
+        steps=800,
+    ),
+    # Ours: rate and tokens a step of GPT-3 Small (Brown et al. 2020, table 2.1: 125M parameters,
+    # 6e-4, 0.5M tokens); 20 tokens a parameter (Hoffmann et al. 2022) make 2.2B tokens, 4,200
+    # steps; a twentieth of them warms up.
+    "dense-110m": Recipe(
+        models.preset("dense-110m"),
+        OptimConfig(peak_learning_rate=6e-4, warmup_steps=210),
+        batch_size=512,
+        steps=4_200,
+    ),
+    # The paper's dense model: the official script has 3e-4 to 3e-5, warm-up over 620M tokens, 64
+    # sequences of 4096 (run_pretrain.sh); the model cards say 250B tokens of RedPajama. The batch
+    # of the published runs is not confirmed (`paper.md` 3.1). Decay as Megatron: by dimensions, so
+    # norms and PolyCom coefficients are exempt.
+    "dense-1b": Recipe(
+        models.preset("dense-1b"),
+        OptimConfig(peak_learning_rate=3e-4, warmup_steps=2_365),
+        batch_size=64,
+        steps=953_674,
+    ),
+    # Llama-2 7B (Touvron et al. 2023, arXiv 2307.09288, section 2.2): AdamW 0.9/0.95 with eps 1e-5,
+    # 3e-4 to a tenth of it after 2,000 steps of warm-up, decay 0.1, clip 1.0, 4M tokens a step,
+    # 2.0T in all.
+    "llama-7b": Recipe(
+        models.preset("llama-7b"),
+        OptimConfig(peak_learning_rate=3e-4, warmup_steps=2_000, eps=1e-5),
+        batch_size=1_024,
+        steps=476_837,
+    ),
+}
+
+RECIPES: tuple[str, ...] = tuple(_RECIPES)
+"""The names that `recipe` knows: one for each preset."""
+
+
+def recipe(name: str) -> Recipe:
+    """The training run of the preset called `name`.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    if name not in _RECIPES:
+        raise unknown("recipe", name, _RECIPES)
+    return _RECIPES[name]

@@ -1,0 +1,180 @@
+"""One optimiser update as one compiled function."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+from polycom_jax._errors import InputError
+from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params
+from polycom_jax.sharding import Rules, constrain
+from polycom_jax.training.loss import Batch, batch_nats
+from polycom_jax.training.optimizer import OptimConfig, make_optimizer, make_schedule
+from polycom_jax.training.state import TrainState, abstract_state, model_specs, split_count
+
+
+@dataclass(frozen=True)
+class OnMesh:
+    """A jitted function that is traced, lowered and called under its mesh.
+
+    `constrain` names mesh axes alone, so the mesh has to be in force while the function is traced.
+    """
+
+    jitted: Any
+    mesh: Mesh
+
+    def __call__(self, *args: Any) -> Any:
+        """Calls the function."""
+        with jax.set_mesh(self.mesh):
+            return self.jitted(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Lowers it for arguments, or `jax.ShapeDtypeStruct` in their place."""
+        with jax.set_mesh(self.mesh):
+            return self.jitted.lower(*args)
+
+
+def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """How the arrays of a batch lie on the mesh."""
+    return NamedSharding(mesh, rules.partition(("batch", "seq")))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rules: Rules | None = None) -> Batch:
+    """Makes global arrays of this host's rows; hosts hold equal, consecutive shares of the batch.
+
+    Raises:
+        InputError: the batch does not divide over the devices.
+    """
+    rules = rules or Rules()
+    parts = split_count(mesh, rules, "batch")
+    rows = len(batch["tokens"]) * jax.process_count()
+    if rows % parts:
+        raise InputError(
+            f"batch_size={rows} does not divide over {parts} devices; "
+            f"nearest: {' or '.join(str(n) for n in _near(rows, parts))}."
+        )
+    sharding = batch_sharding(mesh, rules)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def make_train_step(
+    cfg: ModelConfig,
+    optim: OptimConfig,
+    steps: int,
+    mesh: Mesh,
+    rules: Rules | None = None,
+) -> OnMesh:
+    """Builds `step(state, batch) -> (state, metrics)`, which donates `state`.
+
+    The loss is sum(-log p) over the batch's unmasked targets / their number, both over all
+    micro-batches and hosts, so neither the mesh nor `accumulation_steps` changes it. A model's
+    `aux` is averaged over micro-batches and reported; its entry `auxiliary_loss`, if any, is added
+    to what is minimised.
+
+    Args:
+        cfg: the model.
+        optim: how it is updated.
+        steps: length of the run, for the schedule.
+        mesh: where it runs.
+        rules: how it is split there.
+
+    Returns:
+        A function of a `TrainState` and a batch from `put_batch`, compiled at its first call.
+        Metrics are float32 scalars: `loss` in nats a token, `grad_norm` before clipping and
+        `param_norm`, all of the state that came in; `learning_rate` of this update; `tokens`,
+        the number of targets; the `aux`.
+
+    Raises:
+        InputError: when it is first called, a batch that does not divide into micro-batches.
+    """
+    rules = rules or Rules()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(cfg, optim, mesh, rules))
+    optimizer = make_optimizer(optim, model_specs(cfg, mesh, rules), steps)
+    schedule = make_schedule(optim, steps)
+
+    def objective(params: Params, micro: Batch, count: Array) -> tuple[Array, Any]:
+        nats, aux = batch_nats(cfg, params, micro, rules)
+        loss = nats / count
+        aux = {name: value / optim.accumulation_steps for name, value in aux.items()}
+        return loss + aux.get("auxiliary_loss", 0.0), {"loss": loss, **aux}
+
+    def gradients(params: Params, micro: Batch, count: Array) -> tuple[Params, Any]:
+        grads, metrics = jax.grad(objective, has_aux=True)(params, micro, count)
+        return jax.lax.with_sharding_constraint(grads, shardings.params), metrics
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        tokens = jnp.sum(batch["mask"], dtype=jnp.float32)
+        count = jnp.maximum(tokens, 1.0)
+        if optim.accumulation_steps == 1:
+            grads, metrics = gradients(state.params, batch, count)
+        else:
+            micro = split_batch(batch, optim.accumulation_steps, mesh, rules)
+            grads, metrics = _sum_over(lambda part: gradients(state.params, part, count), micro)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics |= {
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(state.params),
+            "learning_rate": schedule(state.step),
+            "tokens": tokens,
+        }
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    jitted = jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh, rules)),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        donate_argnums=0,
+    )
+    return OnMesh(jitted, mesh)
+
+
+def split_batch(batch: Batch, parts: int, mesh: Mesh, rules: Rules) -> Batch:
+    """[B, T] -> [parts, B / parts, T], each micro-batch made of rows that lie on every device.
+
+    Consecutive rows would lie on a few devices only, and would have to travel.
+
+    Raises:
+        InputError: B is no multiple of parts x devices of the batch.
+    """
+    devices = split_count(mesh, rules, "batch")
+
+    def one(x: Shaped[Array, "B T"]) -> Shaped[Array, "M b T"]:
+        rows, length = x.shape
+        if rows % (devices * parts):
+            raise InputError(
+                f"batch_size={rows} does not divide into accumulation_steps={parts} over {devices}"
+                f" devices; nearest: {' or '.join(str(n) for n in _near(rows, devices * parts))}."
+            )
+        x = x.reshape(devices, parts, rows // (devices * parts), length)
+        x = x.swapaxes(0, 1).reshape(parts, rows // parts, length)
+        return constrain(x, rules, None, "batch", "seq")
+
+    return jax.tree.map(one, batch)
+
+
+def _sum_over(f: Callable[[Batch], Any], micro: Batch) -> Any:
+    """The sum of `f` over micro-batches, one at a time."""
+    first = jax.tree.map(lambda x: x[0], micro)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, first))
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, f(part)), None
+
+    total, _ = jax.lax.scan(add, zeros, micro)
+    return total
+
+
+def _near(value: int, multiple: int) -> list[int]:
+    """The positive multiples next to `value`."""
+    low = value // multiple * multiple
+    return [n for n in (low, low + multiple) if n > 0]

@@ -1,0 +1,175 @@
+import functools
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from polycom_jax import ACTIVATIONS, InputError, models
+from polycom_jax.sharding import Rules
+from polycom_jax.training import OptimConfig, abstract_state, make_state, make_train_step, put_batch
+from polycom_jax.training.loss import token_nats
+from polycom_jax.training.step import split_batch
+
+OPTIM = OptimConfig(
+    peak_learning_rate=1e-2, final_learning_rate_fraction=0.5, warmup_steps=2, weight_decay=0.0
+)
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def trained(model, meshes, make_batch):
+    """Losses and last metrics of a short run, its last state, and the step that made it."""
+
+    @functools.cache  # compiling is what takes the time
+    def run(activation="poly_norm", mesh="one device", accumulation_steps=1):
+        cfg = model(activation=activation)
+        optim = replace(OPTIM, accumulation_steps=accumulation_steps)
+        step = make_train_step(cfg, optim, STEPS, meshes[mesh])
+        state = make_state(cfg, optim, jax.random.key(3), meshes[mesh])
+        losses, metrics = [], {}
+        for seed in range(STEPS):
+            state, metrics = step(state, put_batch(make_batch(seed), meshes[mesh]))
+            losses.append(float(metrics["loss"]))
+        assert step.jitted._cache_size() == 1
+        return losses, {name: float(value) for name, value in metrics.items()}, state, step
+
+    return run
+
+
+def assert_same_run(one, other):
+    """Equal but for the order of float32 sums.
+
+    A loss of 4.6 is rounded to 2.4e-7 of itself. Adam turns a gradient's relative error into the
+    same relative error of an update of at most 1e-2, save where the gradient is nearly nothing,
+    so each step adds some 1e-6 to what weights of 0.1 to 1 are off: 5e-6 after four.
+    """
+    np.testing.assert_allclose(one[0], other[0], rtol=5e-6)
+    for name, value in one[1].items():
+        assert value == pytest.approx(other[1][name], rel=5e-5), name
+
+
+@pytest.mark.parametrize(
+    "mesh", ["data 8", "fsdp 8", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2"]
+)
+def test_poly_norm_loses_the_same_on_every_mesh(trained, mesh):
+    assert_same_run(trained(), trained(mesh=mesh))
+
+
+@pytest.mark.parametrize("activation", ["poly_relu", "swiglu"])
+def test_others_lose_the_same_with_a_split_hidden_axis(trained, activation):
+    split = trained(activation, "data 2, fsdp 2, tensor 2")
+    assert_same_run(trained(activation), split)
+    assert abs(split[0][-1] - trained()[0][-1]) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data 8", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_loses_the_same_on_every_mesh(trained, activation, mesh):
+    assert_same_run(trained(activation), trained(activation, mesh))
+
+
+def test_accumulation_over_uneven_masks_changes_nothing(trained):
+    whole = trained()
+    parts = trained(mesh="data 2, fsdp 2, tensor 2", accumulation_steps=4)
+    assert_same_run(whole, parts)
+    one, other = (np.asarray(run[2].params["final_norm"]) for run in (whole, parts))
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_all_unmasked_targets(model, make_batch, initial, trained):
+    cfg, batch = model(), make_batch(0)
+    params = initial("one device").params
+    where = {name: batch[name] for name in ("segment_ids", "positions")}
+    logits = models.forward(cfg, params, batch["tokens"], **where)
+    nats = np.asarray(token_nats(logits, batch["targets"]), np.float64)
+    assert trained()[0][0] == pytest.approx(nats[batch["mask"]].mean(), rel=1e-6)
+
+
+def test_metrics_are_of_the_update_just_done(trained, make_batch):
+    _, metrics, state, _ = trained()
+    assert int(state.step) == STEPS
+    assert metrics["tokens"] == make_batch(STEPS - 1)["mask"].sum()
+    assert metrics["learning_rate"] == pytest.approx(5e-3)  # the last: half of the peak
+    assert metrics["grad_norm"] > 0
+    assert set(metrics) == {"loss", "grad_norm", "learning_rate", "param_norm", "tokens"}
+
+
+def test_padding_rows_stay_zero(trained):
+    for name in ("embed", "unembed"):
+        table = np.asarray(trained()[2].params[name])
+        assert not table[100:].any()
+        assert table[:100].any(axis=1).all()
+
+
+def test_the_state_is_donated_and_a_batch_can_be_learned(model, meshes, make_batch, trained):
+    mesh, step = meshes["one device"], trained()[3]
+    state = first = make_state(model(), OPTIM, jax.random.key(1), mesh)
+    batch = put_batch(make_batch(), mesh)
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_batch_without_targets_has_no_loss_and_moves_nothing(model, meshes, make_batch, trained):
+    mesh, step = meshes["one device"], trained()[3]
+    state = make_state(model(), OPTIM, jax.random.key(1), mesh)
+    before = jax.tree.map(np.array, state.params)
+    empty = make_batch() | {"mask": np.zeros((16, 8), bool)}
+    state, metrics = step(state, put_batch(empty, mesh))
+    assert (float(metrics["loss"]), float(metrics["tokens"])) == (0.0, 0.0)
+    jax.tree.map(np.testing.assert_array_equal, before, state.params)
+
+
+def test_what_a_model_adds_to_its_loss_is_minimised_and_reported(
+    monkeypatch, model, meshes, make_batch
+):
+    """A mixture of experts will: here the model asks for a smaller final norm."""
+    plain = models.hidden
+
+    def hidden(cfg, params, tokens, **options):
+        x, _, cache = plain(cfg, params, tokens, **options)
+        penalty = 100.0 * (params["final_norm"] ** 2).mean()
+        return x, {"auxiliary_loss": penalty, "share": penalty / 50}, cache
+
+    monkeypatch.setattr(models, "hidden", hidden)
+    cfg, mesh = model(), meshes["one device"]
+    optim = OptimConfig(peak_learning_rate=1e-2, accumulation_steps=2)
+    step = make_train_step(cfg, optim, 10, mesh)
+    state, metrics = step(
+        make_state(cfg, optim, jax.random.key(0), mesh), put_batch(make_batch(), mesh)
+    )
+    assert float(metrics["auxiliary_loss"]) == pytest.approx(100)
+    assert float(metrics["share"]) == pytest.approx(2)
+    assert float(metrics["loss"]) == pytest.approx(np.log(100), rel=0.05)
+    assert (np.asarray(state.params["final_norm"]) < 0.995).all()
+
+
+def test_micro_batches_take_their_rows_from_every_device(meshes):
+    mesh = meshes["data 8"]
+    batch = put_batch({"tokens": np.arange(32, dtype=np.int32)[:, None]}, mesh)
+    with jax.set_mesh(mesh):
+        micro = jax.jit(lambda b: split_batch(b, 2, mesh, Rules()))(batch)["tokens"]
+    rows = np.asarray(micro)[:, :, 0]
+    np.testing.assert_array_equal(np.sort(rows.ravel()), np.arange(32))
+    np.testing.assert_array_equal(rows[0], np.arange(32).reshape(8, 2, 2)[:, 0].ravel())
+    for shard in micro.addressable_shards:
+        here = next(s for s in batch["tokens"].addressable_shards if s.device == shard.device)
+        assert set(np.ravel(shard.data)) == set(np.ravel(here.data))
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes(meshes, make_batch):
+    with pytest.raises(InputError, match=r"batch_size=12 .* 8 devices; nearest: 8 or 16"):
+        put_batch(make_batch(rows=12), meshes["data 8"])
+
+
+def test_a_batch_too_small_for_its_accumulation_is_refused(model, meshes, make_batch):
+    cfg, mesh = model(), meshes["data 8"]
+    optim = OptimConfig(accumulation_steps=4)
+    step = make_train_step(cfg, optim, 10, mesh)
+    with pytest.raises(InputError, match=r"accumulation_steps=4 over 8 devices; nearest: 32"):
+        step.lower(abstract_state(cfg, optim, mesh), make_batch())
