@@ -1,0 +1,233 @@
+"""Command lines: tyro flags over a YAML file over defaults, with errors of one line."""
+
+import contextlib
+import difflib
+import functools
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import tyro
+import yaml
+
+from polycom_jax._errors import InputError, require
+
+C = TypeVar("C")
+Aliases = Mapping[str, str]
+
+RECORD = "record"
+"""Section of a run's own config.yaml that says how it came about; it sets nothing."""
+
+
+class Stop(Exception):
+    """The end of a program before its task is done, by no defect: a message and an exit code."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Program(Protocol):
+    """A command line to an exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Runs with these words, or with the process's own."""
+        ...
+
+
+def program(main: Callable[[Sequence[str]], int]) -> Program:
+    """Makes `main(argv)` a program: bad input is one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(sys.argv[1:] if argv is None else argv)
+        except (InputError, Stop) as end:
+            print(
+                "error:" if isinstance(end, InputError) else "ended:", _line(end), file=sys.stderr
+            )
+            return end.code if isinstance(end, Stop) else 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except SystemExit as end:  # tyro, after --help
+            return end.code if isinstance(end.code, int) else 1
+
+    return run
+
+
+def _line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field that was set: its dotted name, and its values as command-line words."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def tokens(self) -> list[str]:
+        """As tyro reads it; the `=` lets a value begin with a dash."""
+        flag = flag_name(self.name)
+        return [f"{flag}={self.words[0]}"] if len(self.words) == 1 else [flag, *self.words]
+
+
+def flag_name(name: str) -> str:
+    """`optim.clip_norm` -> `--optim.clip-norm`."""
+    return "--" + name.replace("_", "-")
+
+
+def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> list[Setting]:
+    """Splits a command line into settings, short names replaced by the fields they stand for.
+
+    Raises:
+        InputError: an unknown flag (names the nearest), or a word that belongs to none.
+    """
+    known = set(known)
+    settings: list[Setting] = []
+    for word in argv:
+        if word in ("-h", "--help"):
+            settings.append(Setting("help", ()))
+        elif word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            name = flag[2:].replace("-", "_")
+            name = aliases.get(name, name)
+            if name not in known:
+                raise _unknown("flag", flag, map(flag_name, {*known, *aliases}))
+            settings.append(Setting(name, (value,) if equals else ()))
+        else:
+            require(bool(settings), f"{word!r} belongs to no flag; --help lists the flags.")
+            last = settings.pop()
+            settings.append(Setting(last.name, (*last.words, word)))
+    return settings
+
+
+def read_yaml(path: Path, base: Mapping[str, Any], aliases: Aliases) -> list[Setting]:
+    """Reads the settings of a YAML file with the nested shape of the config.
+
+    Args:
+        path: the file.
+        base: dotted name -> default value of every field that may be set.
+        aliases: short name -> dotted name.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key (names the nearest), a key twice.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path} is not valid YAML: {error}.") from error
+    tree = {} if tree is None else tree
+    require(
+        isinstance(tree, dict),
+        f"--config {path} must hold sections such as `optim:`, not a {type(tree).__name__}.",
+    )
+    tree.pop(RECORD, None)
+    settings: dict[str, Setting] = {}
+    for key, value in _leaves(tree):
+        name = aliases.get(key, key)
+        if name not in base:
+            raise _unknown(f"key in {path}:", key, {*base, *aliases})
+        require(name not in settings, f"{path} sets {name} twice.")
+        settings[name] = Setting(name, _words(f"{path}: {key}", value, base[name]))
+    return list(settings.values())
+
+
+def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _words(where: str, value: Any, default: Any) -> tuple[str, ...]:
+    if isinstance(value, list | tuple):
+        require(isinstance(default, tuple), f"{where} takes one value, not the list {value}.")
+        return tuple(map(str, value))
+    require(not isinstance(value, dict), f"{where} takes a value, not a section.")
+    require(  # Elsewhere tyro tells; in a text field, None would be the text "None".
+        value is not None or not isinstance(default, str),
+        f"{where} is empty; leave the key out to keep its default.",
+    )
+    return (str(value),)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    # A run has some seventy flags: the nearest helps, the whole list would not.
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    last = {other.lstrip("-").rpartition(".")[2]: other for other in names}
+    tail = difflib.get_close_matches(name.lstrip("-").rpartition(".")[2], last, n=1, cutoff=0.75)
+    hint = near or [last[part] for part in tail]
+    return InputError(
+        f"Unknown {kind} {name!r}. "
+        + (f"Did you mean {hint[0]!r}? " if hint else "")
+        + "--help lists all."
+    )
+
+
+def parse(default: C, settings: Sequence[Setting], *, prog: str, about: str) -> C:
+    """The default with `settings` applied, later ones winning; tyro converts the values.
+
+    A bool may stand alone for True: `--greedy`.
+
+    Raises:
+        InputError: a value that its field's type, or the config it belongs to, refuses.
+        SystemExit: after printing the help, where `--help` is among the settings.
+    """
+    values = flatten(default)
+    settings = [
+        Setting(setting.name, ("True",))
+        if not setting.words and isinstance(values.get(setting.name), bool)
+        else setting
+        for setting in settings
+    ]
+    with _one_line_errors():
+        return tyro.cli(
+            type(default),
+            default=default,
+            args=[token for setting in settings for token in setting.tokens()],
+            prog=prog,
+            description=about,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns tyro's boxed message and exit into an `InputError` of the message alone."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(_boxed(text.getvalue())) from end
+
+
+def _boxed(text: str) -> str:
+    rows = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    rule = next((i for i, row in enumerate(rows) if row.startswith("─")), len(rows))
+    message = " ".join(rows[:rule]) or text
+    where, colon, what = message.removeprefix("Error parsing ").partition(": ")
+    # What a config refuses names the field itself; a value of the wrong kind needs the flag.
+    return (
+        what if colon and " " not in where and not where.startswith("--") else where + colon + what
+    )
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted field name -> value, for every leaf of a tree of dataclasses."""
+    leaves: dict[str, Any] = {}
+    for field in fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        leaves |= flatten(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return leaves

@@ -1,0 +1,229 @@
+"""What a pretraining run is: five frozen dataclasses, and where their values come from.
+
+Defaults come from the recipe of the model preset; a YAML file replaces some, flags replace more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+from polycom_jax._errors import require
+from polycom_jax.data import DataConfig
+from polycom_jax.models import ModelConfig
+from polycom_jax.training import OptimConfig
+from polycom_jax.training.recipes import recipe
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged; the result does not depend on it. One size may be -1: the rest.
+
+    Attributes:
+        data: replicas of the model, each with its share of the batch.
+        fsdp: parts that parameters and optimiser state are split into, the batch too.
+        tensor: parts that heads, hidden width and vocabulary are split into.
+        expert: parts that experts are split into.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    expert: int = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long a run is, what it writes and when.
+
+    Attributes:
+        steps: optimiser steps in all.
+        seed: of the initial parameters, the order of the data and the sample.
+        log_every: steps between two lines of metrics.jsonl.
+        eval_every: steps between two evaluations on all held-out text; the last step has one too.
+        checkpoint_every: steps between two checkpoints; the last step has one too.
+        keep_last: newest checkpoints to keep, beside the best one.
+        sample_prompt: beginning of the text that the finished model continues.
+        sample_tokens: tokens of that sample.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int = 250
+    checkpoint_every: int = 250
+    keep_last: int = 2
+    sample_prompt: str = "def "
+    sample_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep_last",
+            "sample_tokens",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"run.{name}={value} must be at least 1.")
+        # A seed travels as uint32 through threefry, NumPy and Grain alike.
+        require(0 <= self.seed < 2**32, f"run.seed={self.seed} must be in [0, 2**32).")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run.
+
+    Attributes:
+        model: the transformer; from the preset.
+        optim: optimiser and schedule; from the preset's recipe.
+        data: text, tokenizer and batch.
+        mesh: arrangement of the devices.
+        run: length, periods, seed.
+        preset: model preset whose recipe gives the defaults.
+        workdir: folder of the run; default: runs/PRESET-ACTIVATION.
+    """
+
+    model: ModelConfig
+    optim: OptimConfig
+    data: DataConfig
+    mesh: MeshConfig
+    run: RunConfig
+    preset: str
+    workdir: str | None = None
+
+
+ALIASES: Mapping[str, str] = {
+    "model": "preset",
+    "model.preset": "preset",
+    "activation": "model.activation",
+    "seq_len": "model.context_length",
+    "data": "data.source",
+    "batch_size": "data.batch_size",
+    "steps": "run.steps",
+    "seed": "run.seed",
+    "log_every": "run.log_every",
+    "eval_every": "run.eval_every",
+    "checkpoint_every": "run.checkpoint_every",
+}
+"""Short name -> field, the same for flags and YAML keys."""
+
+DEFAULT_PRESET = "tiny"
+
+_SHORT_NAMES = (
+    "--config FILE.yaml sets any of these; flags win over it. Short names:\n"
+    + "\n".join(
+        f"  {cli.flag_name(short):<20} {cli.flag_name(field)}"
+        for short, field in ALIASES.items()
+        if "." not in short
+    )
+)
+
+PERIODS = frozenset({"run.steps", "run.log_every", "run.eval_every", "run.checkpoint_every"})
+"""Fields that may change when a run is resumed."""
+
+_PLACES = frozenset({"workdir", "preset", "data.cache_dir", "data.lock_timeout_s"})
+"""Fields that say where things lie and where values came from, and change no number of a run."""
+
+
+def default_config(preset: str) -> PretrainConfig:
+    """The preset's recipe.
+
+    Raises:
+        InputError: no such preset.
+    """
+    chosen = recipe(preset)
+    return PretrainConfig(
+        model=chosen.model,
+        optim=chosen.optim,
+        data=DataConfig(batch_size=chosen.batch_size),
+        mesh=MeshConfig(),
+        run=RunConfig(steps=chosen.steps),
+        preset=preset,
+    )
+
+
+def from_command(
+    argv: Sequence[str], *, prog: str, about: str
+) -> tuple[PretrainConfig, frozenset[str]]:
+    """Reads a command line: the preset's recipe, then the YAML file of `--config`, then flags.
+
+    Returns:
+        The config, and the names of the fields that file or flags set.
+
+    Raises:
+        InputError: an unknown flag or key, a value of the wrong kind, a file that is none.
+        SystemExit: after `--help`.
+    """
+    base = cli.flatten(default_config(DEFAULT_PRESET))
+    flags = cli.read_flags(argv, {*base, "config"}, ALIASES)
+    files = [Path(word) for flag in flags if flag.name == "config" for word in flag.words]
+    require(len(files) <= 1, f"--config takes one file, not {len(files)}.")
+    settings = cli.read_yaml(files[0], base, ALIASES) if files else []
+    settings += [flag for flag in flags if flag.name != "config"]
+    presets = [word for setting in settings if setting.name == "preset" for word in setting.words]
+    default = default_config(presets[-1] if presets else DEFAULT_PRESET)
+    config = cli.parse(default, settings, prog=prog, about=f"{about}\n\n{_SHORT_NAMES}")
+    if config.workdir is None:
+        config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
+    return config, frozenset(setting.name for setting in settings)
+
+
+def from_file(path: Path) -> PretrainConfig:
+    """The config that a run's own config.yaml holds."""
+    return from_command(["--config", str(path)], prog="", about="")[0]
+
+
+def nested(config: PretrainConfig) -> dict[str, Any]:
+    """The shape that YAML files have: sections, and the preset's name within `model`."""
+    tree = {name: asdict(getattr(config, name)) for name in ("optim", "data", "mesh", "run")}
+    return {"model": {"preset": config.preset, **asdict(config.model)}, **tree}
+
+
+def resolve(config: PretrainConfig, given: frozenset[str], *, vocab_size: int) -> PretrainConfig:
+    """Fills what only the data and the run's length tell.
+
+    The vocabulary is the tokenizer's, unless one was given; the schedule ends at the last step,
+    unless told otherwise.
+
+    Raises:
+        InputError: a given vocabulary that does not hold the tokenizer's.
+    """
+    if "model.vocab_size" in given:
+        require(
+            config.model.vocab_size >= vocab_size,
+            f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's"
+            f" {vocab_size}; leave it out, or give at least {vocab_size}.",
+        )
+        vocab_size = config.model.vocab_size
+    horizon = config.optim.decay_steps
+    if horizon is None:  # A run shorter than its warm-up never gets to where the rate falls.
+        horizon = max(config.run.steps, config.optim.warmup_steps + 1)
+    return replace(
+        config,
+        model=replace(config.model, vocab_size=vocab_size),
+        optim=replace(config.optim, decay_steps=horizon),
+    )
+
+
+def inherit(
+    config: PretrainConfig, given: frozenset[str], stored: PretrainConfig
+) -> PretrainConfig:
+    """The command's config, with what `resolve` had filled taken from the run that it resumes."""
+    model, optim = config.model, config.optim
+    if "model.vocab_size" not in given:
+        model = replace(model, vocab_size=stored.model.vocab_size)
+    if optim.decay_steps is None:
+        optim = replace(optim, decay_steps=stored.optim.decay_steps)
+    return replace(config, model=model, optim=optim)
+
+
+def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Field -> (stored, now), for all that must not change when a run is resumed."""
+    before, now = cli.flatten(stored), cli.flatten(config)
+    compared = before.keys() - PERIODS - _PLACES
+    return {
+        name: (before[name], now[name]) for name in sorted(compared) if before[name] != now[name]
+    }

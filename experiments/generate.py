@@ -1,0 +1,66 @@
+"""Writes text with a trained model: `python -m experiments.generate --help`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments import cli
+from experiments.sampling import Sampling, complete
+from experiments.trained import load_trained
+from experiments.workdir import Workdir
+from polycom_jax._errors import require
+
+ABOUT = "Continue a prompt with the model of a run."
+
+
+@dataclass(frozen=True)
+class GenerateConfig(Sampling):
+    """What to write, with which model.
+
+    Attributes:
+        workdir: folder of the run, as given to `experiments.pretrain`.
+        checkpoint: "latest", "best" (lowest held-out loss), or a step.
+        prompt: text to continue; may be empty.
+        num_samples: how many continuations.
+        greedy: always the most probable token, as temperature 0.
+    """
+
+    workdir: str = "runs/tiny-poly_norm"
+    checkpoint: str = "latest"
+    prompt: str = "def "
+    num_samples: int = 1
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_samples >= 1, f"num_samples={self.num_samples} must be at least 1.")
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Prints the continuations, each with its prompt."""
+    default = GenerateConfig()
+    settings = cli.read_flags(argv, cli.flatten(default), {})
+    config = cli.parse(default, settings, prog="python -m experiments.generate", about=ABOUT)
+    trained = load_trained(Workdir(Path(config.workdir)), config.checkpoint)
+    length = 1 + len(trained.tokenizer.encode(config.prompt)) + config.max_new_tokens
+    if length > (limit := trained.config.model.context_length):
+        print(
+            f"note: {length} tokens are longer than the {limit} that the model was trained on.",
+            file=sys.stderr,
+        )
+    texts = complete(
+        trained.config.model,
+        trained.params,
+        trained.tokenizer,
+        config.prompt,
+        replace(config, temperature=0.0) if config.greedy else config,
+        count=config.num_samples,
+    )
+    print(f"\n{'-' * 40}\n".join(texts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Numbers of a run: metrics.jsonl, which survives kills exactly, and TensorBoard files."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from polycom_jax._errors import InputError
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; a torn last line (a kill amid writing) is left out.
+
+    Raises:
+        InputError: another line that is not a JSON object with a step.
+    """
+    return [record for _, record in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                return
+            raise InputError(
+                f"{path}, line {number} is not a JSON object with a step; was the file edited?"
+            ) from error
+        if line.endswith(b"\n"):
+            yield line, record
+
+
+class MetricsFile:
+    """Appends records to metrics.jsonl; floats are written in full, so that runs can be compared.
+
+    Opening cuts the file back to the steps up to `step`: what a killed run logged after its last
+    checkpoint is logged again, with the same values, by the run that resumes there.
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        kept = b"".join(line for line, record in _lines(path) if record["step"] <= step)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line, {"step": step, **values}."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Returns once all lines are on the disk; called before a checkpoint refers to them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Logs:
+    """Where numbers go: metrics.jsonl and TensorBoard. On hosts other than the first, nowhere."""
+
+    def __init__(self, metrics: Path, tensorboard: Path, *, step: int, active: bool) -> None:
+        self._metrics = self._events = None
+        if active:
+            from tensorboardX import SummaryWriter
+
+            self._metrics = MetricsFile(metrics, step=step)
+            # Events of steps that a killed run had logged after its checkpoint are hidden.
+            self._events = SummaryWriter(str(tensorboard), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the numbers of one step."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.write(step, values)
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Returns once what was written is on the disk."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.sync()
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.close()
+            self._events.close()

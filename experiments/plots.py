@@ -1,0 +1,113 @@
+"""Figures of a run, as PNG to look at and PDF to print. Matplotlib is imported on first use."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3 fonts
+    "savefig.dpi": 200,
+}
+# Okabe and Ito's palette: distinct to colour-blind eyes and in grey.
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
+
+
+@contextlib.contextmanager
+def _figure(path: Path, width: float = 5.2, height: float = 3.4) -> Iterator["Axes"]:
+    """One pair of axes, saved as `path`.png and `path`.pdf; `path` has no suffix."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(_STYLE):
+        # Without pyplot: no window, no global figure, no backend to choose.
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure.add_subplot()
+        figure.savefig(path.with_suffix(".png"))
+        figure.savefig(path.with_suffix(".pdf"))
+
+
+def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Training and held-out loss over steps, in nats a token."""
+    from matplotlib.ticker import MaxNLocator
+
+    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    heldout = [(r["step"], r["heldout_loss"]) for r in records if "heldout_loss" in r]
+    with _figure(path) as axes:
+        if train:
+            axes.plot(*zip(*train, strict=True), color=_BLUE, label="training, single batches")
+        if heldout:
+            axes.plot(
+                *zip(*heldout, strict=True),
+                color=_ORANGE,
+                marker="o",
+                markersize=4,
+                label=f"held-out, all of it (last: {heldout[-1][1]:.3f})",
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss (nats a token)")
+        axes.set_title(title)
+        if train or heldout:
+            axes.legend()
+
+
+def plot_shapes(
+    path: Path,
+    x: np.ndarray,
+    start: np.ndarray,
+    layers: Sequence[np.ndarray],
+    *,
+    title: str,
+    note: str,
+) -> None:
+    """The activation's output over its input, at the start (dashed) and in each trained layer.
+
+    Args:
+        path: without a suffix.
+        x: input values, ascending, [P].
+        start: output at initialisation, [P].
+        layers: outputs of the trained layers, first to last, each [P].
+        title: above the axes.
+        note: what was applied to what, below them.
+    """
+    import matplotlib as mpl
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colours = mpl.colormaps["viridis"]
+    scale = Normalize(vmin=0, vmax=max(len(layers) - 1, 1) / 0.9)  # its last tenth is too pale
+    with _figure(path, height=3.8) as axes:
+        axes.axhline(0, color="0.7", linewidth=0.8)
+        axes.axvline(0, color="0.7", linewidth=0.8)
+        for layer, y in enumerate(layers):
+            label = f"layer {layer}" if len(layers) <= 8 else None
+            axes.plot(x, y, color=colours(scale(layer)), label=label)
+        axes.plot(x, start, color="0.25", linestyle="--", linewidth=1.1, label="at the start")
+        if len(layers) > 8 and axes.figure is not None:
+            bar = axes.figure.colorbar(ScalarMappable(scale, colours), ax=axes, label="layer")
+            bar.ax.set_ylim(0, len(layers) - 1)
+        axes.set_xlim(x[0], x[-1])
+        axes.set_xlabel(f"input x\n{note}")
+        axes.set_ylabel("activation")
+        axes.set_title(title)
+        axes.legend()

@@ -1,0 +1,235 @@
+"""Pretrains a transformer: `python -m experiments.pretrain --help`.
+
+Without flags: the preset "tiny" with PolyNorm, on the source text of Python's standard library.
+The same command again resumes a run where its last checkpoint stands.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from experiments import STARTED, cli
+from experiments.config import PretrainConfig, from_command, resolve
+from experiments.logs import Logs
+from experiments.meter import Meter
+from experiments.progress import Display
+from experiments.report import report
+from experiments.signals import StopRequest, stop_request
+from experiments.workdir import Workdir, resumed, versions
+from polycom_jax import models
+from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
+from polycom_jax.data.cache import cache_folder
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import (
+    Checkpoints,
+    TrainState,
+    abstract_state,
+    evaluate,
+    latest_step,
+    make_eval_step,
+    make_state,
+    make_train_step,
+    model_specs,
+    put_batch,
+)
+from polycom_jax.training.loss import Batch
+
+ABOUT = "Pretrain a transformer. The same command again resumes the run."
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Runs, resumes, or says that there is nothing left to do."""
+    config, given = from_command(argv, prog="python -m experiments.pretrain", about=ABOUT)
+    workdir = Workdir(Path(config.workdir or "."))
+    first_host = is_first_host()
+    with workdir.locked(active=first_host), Display(active=first_host) as display:
+        done = latest_step(workdir.checkpoints)
+        if done is not None:
+            config = resumed(workdir, config, given)
+            if done >= config.run.steps:
+                display.note(
+                    f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
+                )
+                return 0
+        train(config, given, workdir, display, resuming=done is not None)
+    return 0
+
+
+def train(
+    config: PretrainConfig,
+    given: frozenset[str],
+    workdir: Workdir,
+    display: Display,
+    *,
+    resuming: bool,
+) -> None:
+    """Trains to the last step, from the last checkpoint or from the beginning, and reports.
+
+    Raises:
+        InputError: settings that fit neither each other, nor the data, nor the devices.
+        cli.Stop: a signal asked for it (the state is saved), or the loss is no number any more.
+    """
+    cache = cache_folder(config.data.cache_dir)
+    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    mesh = make_mesh(**asdict(config.mesh))
+    config, corpus = load(config, given, workdir, display, resuming=resuming)
+    display.note(describe(config, corpus))
+
+    with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
+        if resuming:
+            specs = model_specs(config.model, mesh)
+            abstract = abstract_state(config.model, config.optim, mesh)
+            state = checkpoints.restore(abstract, specs=specs)
+            display.note(f"resumed from the checkpoint of step {int(state.step)}")
+        else:
+            state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
+        first = int(state.step)
+        logs = Logs(workdir.metrics, workdir.tensorboard, step=first, active=is_first_host())
+        with closing(logs), stop_request() as stop:
+            state = run_steps(config, corpus, mesh, state, checkpoints, logs, display, stop)
+        # While the last checkpoint is being written.
+        report(
+            display.console,
+            workdir,
+            config,
+            state.params,
+            corpus.tokenizer,
+            active=is_first_host(),
+        )
+
+
+def load(
+    config: PretrainConfig,
+    given: frozenset[str],
+    workdir: Workdir,
+    display: Display,
+    *,
+    resuming: bool,
+) -> tuple[PretrainConfig, Corpus]:
+    """Prepares the data, and completes the config by what only they tell."""
+    clock = time.perf_counter()
+    # A BPE may come out smaller than asked for; asking for less would be another preparation.
+    record = workdir.record() if resuming else {"vocab_size_asked": config.model.vocab_size}
+    asked = record.get("vocab_size_asked", config.model.vocab_size)
+    corpus = prepare(config.data, vocab_size=asked, progress=display.busy)
+    display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
+    if resuming:
+        workdir.check_data(corpus.fingerprint)
+    else:
+        config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
+        record |= {
+            **versions(),
+            "data_fingerprint": corpus.fingerprint,
+            "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+            "data": corpus.summary,
+        }
+    if is_first_host():
+        workdir.write_config(config, record)
+    return config, corpus
+
+
+def run_steps(
+    config: PretrainConfig,
+    corpus: Corpus,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    logs: Logs,
+    display: Display,
+    stop: StopRequest,
+) -> TrainState:
+    """The loop: step, log, evaluate, save."""
+    run, first = config.run, int(state.step)
+    shape = batch_shape(config)
+    batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
+    batch = put_batch(next(batches), mesh)
+    display.start(first, run.steps)
+    train_step = compile_step(config, mesh, state, batch, display)
+    eval_step = make_eval_step(config.model, mesh)
+
+    meter = Meter(run, logs, display)
+    display.doing("train")
+    for step in range(first + 1, run.steps + 1):
+        last = step == run.steps
+        state, metrics = train_step(state, batch)
+        # The device is busy with this step while the host reads the numbers of the one before it
+        # and fetches the next batch.
+        meter.push(step, metrics)
+        if not last:
+            batch = put_batch(next(batches), mesh)
+        if step == first + 1:
+            meter.flush()
+            display.note(f"first step done {time.perf_counter() - STARTED:.1f} s after the start")
+
+        score = None
+        if last or step % run.eval_every == 0:
+            meter.flush()
+            display.doing("evaluate")
+            heldout = (put_batch(rows, mesh) for rows in eval_batches(corpus.heldout, **shape))
+            result = evaluate(eval_step, state.params, heldout, corpus.heldout.num_bytes)
+            score, bits = result["loss"], result["bits_per_byte"]
+            logs.write(step, {"heldout_loss": score, "bits_per_byte": bits})
+            display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
+            meter.pause()
+            display.doing("train")
+        if last or stop or step % run.checkpoint_every == 0:
+            meter.flush()
+            # Lines first: a checkpoint must not be ahead of what is logged.
+            logs.sync()
+            checkpoints.save(step, state, score=score)
+            meter.pause()
+        if stop and not last:
+            raise stop.reached(step)
+    display.stop()
+    return state
+
+
+def compile_step(
+    config: PretrainConfig, mesh: Mesh, state: TrainState, batch: Batch, display: Display
+) -> jax.stages.Compiled:
+    """Compiles the training step ahead of the first one, so that its time is seen."""
+    clock = time.perf_counter()
+    display.doing("compile")
+    step = make_train_step(config.model, config.optim, config.run.steps, mesh)
+    compiled = step.lower(state, batch).compile()
+    display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
+    return compiled
+
+
+def batch_shape(config: PretrainConfig) -> dict[str, int]:
+    """What training and evaluation batches have in common, this host's part of them included."""
+    return {
+        "batch_size": config.data.batch_size,
+        "seq_len": config.model.context_length,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def is_first_host() -> bool:
+    """Is this the host that writes files and shows progress?"""
+    return jax.process_index() == 0
+
+
+def describe(config: PretrainConfig, corpus: Corpus) -> str:
+    """One line on model, data, length and devices."""
+    model, run = config.model, config.run
+    return (
+        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters,"
+        f" vocabulary {model.vocab_size:,}; {len(corpus.train.tokens):,} training tokens;"
+        f" {run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens,"
+        f" learning rate falling until step {config.optim.decay_steps:,};"
+        f" {jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Text from a model: prompt in, continuations out."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from polycom_jax._errors import require
+from polycom_jax.data import Tokenizer
+from polycom_jax.models import ModelConfig, generate
+from polycom_jax.models.decode import check_sampling
+from polycom_jax.params import Params
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        max_new_tokens: tokens to write behind the prompt, unless the document ends before.
+        temperature: of the distribution: below 1 is more cautious, 0 is greedy.
+        top_k: keep the k most probable tokens only; None: all.
+        top_p: keep the most probable tokens that together have this probability; None: all.
+        seed: of the draws.
+    """
+
+    max_new_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_new_tokens >= 1, f"max_new_tokens={self.max_new_tokens} must be at least 1."
+        )
+        require(0 <= self.seed < 2**32, f"seed={self.seed} must be in [0, 2**32).")
+        check_sampling(self.temperature, self.top_k, self.top_p)
+
+
+def complete(
+    model: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompt: str,
+    how: Sampling,
+    *,
+    count: int = 1,
+) -> list[str]:
+    """`count` texts that begin with `prompt`, each up to the end of its document.
+
+    The end-of-text token goes before the prompt, as before every document in training.
+    """
+    tokens = [tokenizer.eot, *tokenizer.encode(prompt).tolist()]
+    new = generate(
+        model,
+        params,
+        jnp.tile(jnp.array(tokens, jnp.int32), (count, 1)),
+        key=jax.random.key(how.seed),
+        max_new_tokens=how.max_new_tokens,
+        temperature=how.temperature,
+        top_k=how.top_k,
+        top_p=how.top_p,
+        stop_token=tokenizer.eot,
+    )
+    texts = []
+    for row in jax.device_get(new).tolist():
+        end = row.index(tokenizer.eot) if tokenizer.eot in row else len(row)
+        texts.append(tokenizer.decode(tokens[1:] + row[:end]))
+    return texts

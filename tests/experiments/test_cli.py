@@ -1,0 +1,180 @@
+"""Command lines: settings, their order, and errors of one line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from experiments import cli
+from polycom_jax import InputError
+from polycom_jax._errors import require
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section.
+
+    Attributes:
+        width: a number.
+        kind: one of two.
+        names: several.
+        limit: a number or none.
+        quick: yes or no.
+    """
+
+    width: int = 4
+    kind: Literal["plain", "fancy"] = "plain"
+    names: tuple[str, ...] = ("a", "b")
+    limit: int | None = 3
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1, f"width={self.width} must be at least 1, {'and so on ' * 20}.")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Everything."""
+
+    part: Part = field(default_factory=Part)
+    rate: float = 0.1
+    text: str = ""
+
+
+ALIASES = {"wide": "part.width"}
+
+
+def parse(words: list[str], path: Path | None = None) -> Whole:
+    base = cli.flatten(Whole())
+    settings = cli.read_yaml(path, base, ALIASES) if path else []
+    settings += cli.read_flags(words, base, ALIASES)
+    return cli.parse(Whole(), settings, prog="prog", about="about")
+
+
+def yaml_file(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_set_nested_fields_of_every_kind():
+    line = "--part.kind fancy --part.names x y z --part.limit None --rate=1e-3 --wide 7"
+    whole = parse([*line.split(), "--part.quick", "--text", "-x -- y"])
+    assert whole == Whole(Part(7, "fancy", ("x", "y", "z"), None, True), 1e-3, "-x -- y")
+
+
+def test_underscores_and_dashes_are_one():
+    base = {"one_two": 1}
+    words = [cli.read_flags([flag, "1"], base, {}) for flag in ("--one_two", "--one-two")]
+    assert words[0] == words[1]
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path):
+    path = yaml_file(tmp_path, "part: {width: 5, limit: 9}\nrate: 1e-2\n")
+    assert parse(["--wide", "6"], path) == Whole(Part(width=6, limit=9), rate=0.01)
+
+
+def test_files_hold_lists_none_and_bools(tmp_path: Path):
+    path = yaml_file(tmp_path, "part:\n  names: [x]\n  limit: null\n  quick: true\n")
+    assert parse([], path).part == Part(names=("x",), limit=None, quick=True)
+    path = yaml_file(tmp_path, "part: {names: []}\n")
+    assert parse([], path).part.names == ()
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path):
+    assert parse([], yaml_file(tmp_path, "# nothing\n")) == Whole()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--part.widht", "3"], r"Unknown flag '--part.widht'. Did you mean '--part.width'\?"),
+        (["--limit", "3"], r"Did you mean '--part.limit'\?"),
+        (["--wode", "3"], r"Did you mean '--wide'\?"),
+        (["--nothing-at-all-alike", "3"], r"Unknown flag '--nothing-at-all-alike'. --help lists"),
+        (["stray"], "'stray' belongs to no flag"),
+        (["--wide", "x"], "^--part.width: .*'x'"),
+        (["--wide"], "--part.width"),
+        (["--wide", "3", "4"], "4"),
+        (["--part.kind", "odd"], "'odd'.*plain.*fancy"),
+        (["--part.quick", "maybe"], "'maybe'.*True.*False"),
+    ],
+)
+def test_a_bad_flag_is_an_error_that_names_it(words: list[str], message: str):
+    with pytest.raises(InputError, match=message):
+        parse(words)
+
+
+def test_what_a_config_refuses_comes_through_whole():
+    with pytest.raises(InputError, match=r"^width=0 must be at least 1, (and so on ){20}\."):
+        parse(["--wide", "0"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("part: {widht: 3}", r"Unknown key in .*: 'part.widht'. Did you mean 'part.width'\?"),
+        ("part: 3", "Unknown key in .*: 'part'"),
+        ("rate: {a: 1}", r"Unknown key in .*: 'rate.a'"),
+        ("rate: {}", "rate takes a value, not a section"),
+        ("rate: [1, 2]", r"rate takes one value, not the list \[1, 2\]"),
+        ("text:", "text is empty"),
+        ("wide: 3\npart: {width: 3}", "sets part.width twice"),
+        ("- 1\n- 2", "must hold sections such as `optim:`, not a list"),
+        ("part: {width: 3", "not valid YAML"),
+        ("part: {width: abc}", "--part.width.*'abc'"),
+        ("rate:", "--rate.*'None'"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_says_where(tmp_path: Path, text: str, message: str):
+    with pytest.raises(InputError, match=message):
+        parse([], yaml_file(tmp_path, text))
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path):
+    with pytest.raises(InputError, match=r"none\.yaml cannot be read"):
+        parse([], tmp_path / "none.yaml")
+
+
+def test_a_program_prints_one_line_for_bad_input_and_exits_with_two(
+    capsys: pytest.CaptureFixture[str],
+):
+    @cli.program
+    def main(argv):
+        raise InputError(f"several\n  lines {argv}")
+
+    assert main(["x"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: several lines ['x']\n"
+    assert captured.out == ""
+
+
+def test_a_program_that_stops_gives_its_own_code(capsys: pytest.CaptureFixture[str]):
+    @cli.program
+    def main(argv):
+        raise cli.Stop("enough", code=143)
+
+    assert main([]) == 143
+    assert capsys.readouterr().err == "ended: enough\n"
+
+
+def test_defects_keep_their_traceback():
+    @cli.program
+    def main(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main([])
+
+
+def test_help_lists_the_fields_and_ends_well(capsys: pytest.CaptureFixture[str]):
+    @cli.program
+    def main(argv):
+        parse(list(argv))
+        return 5
+
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("--part.width", "a number.", "(default: 4)", "about"):
+        assert text in shown

@@ -1,0 +1,77 @@
+"""metrics.jsonl: what it keeps when a run is killed and resumed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.logs import Logs, MetricsFile, read_metrics
+from polycom_jax import InputError
+
+
+def write(path: Path, steps: range, *, step: int = 0) -> None:
+    file = MetricsFile(path, step=step)
+    for number in steps:
+        file.write(number, {"loss": number / 7})
+    file.sync()
+    file.close()
+
+
+def test_floats_are_written_in_full(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    values = {"loss": float(np.float32(0.1)), "rate": 1 / 3, "tiny": 5e-324}
+    file = MetricsFile(path, step=0)
+    file.write(1, values)
+    file.close()
+    assert read_metrics(path) == [{"step": 1, **values}]
+
+
+def test_resuming_cuts_lines_behind_the_checkpoint(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 8))
+    write(path, range(4, 8), step=3)
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4, 5, 6, 7]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_starting_anew_empties_the_file(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 8))
+    MetricsFile(path, step=0).close()
+    assert read_metrics(path) == []
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3, "lo', '{"step": 3}', "{", '{"step"'])
+def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 3))
+    with path.open("a") as file:
+        file.write(torn)
+    assert [r["step"] for r in read_metrics(path)] == [1, 2]
+    write(path, range(3, 4), step=5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\nbroken\n{"step": 3}\n')
+    with pytest.raises(InputError, match="line 2 is not a JSON object with a step"):
+        read_metrics(path)
+
+
+def test_logs_write_both_kinds_of_files(tmp_path: Path):
+    logs = Logs(tmp_path / "metrics.jsonl", tmp_path / "events", step=0, active=True)
+    logs.write(1, {"loss": 2.0})
+    logs.sync()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+    assert list((tmp_path / "events").glob("*tfevents*"))
+    logs.close()
+
+
+def test_logs_of_other_hosts_write_nothing(tmp_path: Path):
+    logs = Logs(tmp_path / "metrics.jsonl", tmp_path / "events", step=0, active=False)
+    logs.write(1, {"loss": 2.0})
+    logs.sync()
+    logs.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,249 @@
+"""`experiments.pretrain` from end to end: whole runs, killed runs, resumed ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from experiments import generate, pretrain
+from experiments.logs import read_metrics
+from experiments.meter import Meter
+from experiments.workdir import Workdir
+from polycom_jax.data import ByteTokenizer
+from polycom_jax.training import latest_step
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
+Run = Callable[..., int]
+
+
+def numbers(workdir: Path) -> list[dict[str, Any]]:
+    """What must be equal digit for digit: the lines of metrics.jsonl without their times."""
+    records = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k in COMPARED} for record in records]
+
+
+@pytest.fixture(scope="session")
+def run(settings: Path) -> Run:
+    """Runs the program in this process; returns its exit code."""
+
+    def program(workdir: Path, *words: str) -> int:
+        return pretrain.main(["--config", str(settings), "--workdir", str(workdir), *words])
+
+    return program
+
+
+@pytest.fixture(scope="session")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert run(workdir) == 0
+    return workdir
+
+
+def test_a_run_leaves_its_files(whole: Path):
+    names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
+    assert {
+        *("config.yaml", "metrics.jsonl", "sample.txt"),
+        *("plots/loss.png", "plots/loss.pdf", "plots/activations.png", "plots/activations.pdf"),
+    } <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    assert latest_step(whole / "checkpoints") == 6
+    sample = (whole / "sample.txt").read_text()
+    assert sample.startswith("def ")
+
+
+def test_metrics_have_a_line_each_logged_step_and_each_evaluation(whole: Path):
+    records = read_metrics(whole / "metrics.jsonl")
+    train = [r for r in records if "loss" in r]
+    assert [r["step"] for r in train] == [1, 2, 4, 6]
+    for record in train:
+        assert {"learning_rate", "grad_norm", "tokens_per_second"} <= set(record)
+    heldout = [r for r in records if "heldout_loss" in r]
+    assert [r["step"] for r in heldout] == [3, 6]
+    # Bits a byte count every held-out byte; a byte-level model has a token more a document.
+    data = Workdir(whole).record()["data"]["heldout"]
+    last = heldout[-1]
+    bits = last["heldout_loss"] / np.log(2) * (data["tokens"] - 1) / data["bytes"]
+    assert last["bits_per_byte"] == pytest.approx(bits, rel=1e-12)
+    assert train[-1]["loss"] < train[0]["loss"]
+
+
+def test_the_config_says_what_really_ran(whole: Path):
+    tree = yaml.safe_load((whole / "config.yaml").read_text())
+    assert tree["model"]["vocab_size"] == ByteTokenizer.vocab_size
+    assert tree["optim"]["decay_steps"] == 6
+    assert tree["record"]["jax"] == jax.__version__
+    assert tree["record"]["data_fingerprint"]
+
+
+def test_a_finished_run_says_so_and_touches_nothing(
+    run: Run, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    monkeypatch.setattr(pretrain, "prepare", None)  # a call of it would fail
+    assert run(whole) == 0
+    assert "Finished" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    assert after | {whole / ".lock": 0} == before | {whole / ".lock": 0}
+
+
+def test_other_settings_are_refused_and_touch_nothing(
+    run: Run, whole: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert run(whole, "--seed", "7", "--steps", "9") == 2
+    error = capsys.readouterr().err
+    assert "run.seed: 0 there, 7 now" in error
+    assert error.count("\n") == 1
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(
+    settings: Path, whole: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # The process dies while step 5 is logged: the checkpoint of step 2 is complete by then (that
+    # of step 4 waits for it), and lines of later steps are in the file.
+    code = f"""
+        import os, signal, sys
+        import jax
+        jax.config.update("jax_num_cpu_devices", {jax.device_count()})
+        from experiments import pretrain
+        from experiments.meter import Meter
+        read = Meter._read
+        def die(self, step, values):
+            read(self, step, values)
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+        Meter._read = die
+        pretrain.main(sys.argv[1:])
+    """
+    command = ["--config", str(settings), "--workdir", str(tmp_path / "w")]
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    workdir = tmp_path / "w"
+    reached = latest_step(workdir / "checkpoints")
+    assert reached in (2, 4)
+    assert numbers(workdir)[-1]["step"] == 4
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # as a kill amid writing leaves it
+    assert run(workdir) == 0
+    assert f"resumed from the checkpoint of step {reached}" in capsys.readouterr().out
+    assert numbers(workdir) == numbers(whole)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    whole: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    read = Meter._read
+
+    def interrupt(self: Meter, step: int, values: dict[str, float]) -> None:
+        read(self, step, values)
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "_read", interrupt)
+        assert run(tmp_path) == 130
+    assert "stopped by SIGINT, saved at step 3" in capsys.readouterr().err
+    assert latest_step(tmp_path / "checkpoints") == 3
+    assert run(tmp_path) == 0
+    assert numbers(tmp_path) == numbers(whole)
+
+
+def test_a_longer_run_goes_on_and_keeps_the_end_of_the_schedule(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # So little text gives a smaller BPE than is asked for: it has to be found again.
+    bpe = ("--data.tokenizer", "bpe")
+    assert run(tmp_path, *bpe, "--steps", "4") == 0
+    assert run(tmp_path, *bpe, "--steps", "6", "--log-every", "1") == 0
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert [r["step"] for r in records] == [1, 2, 4, 5, 6]
+    assert records[-1]["learning_rate"] == records[-3]["learning_rate"]
+    config = Workdir(tmp_path).read_config()
+    assert (config.run.steps, config.optim.decay_steps) == (6, 4)
+    assert config.model.vocab_size < Workdir(tmp_path).record()["vocab_size_asked"]
+    assert "learning rate falling until step 4" in capsys.readouterr().out
+
+
+def test_a_folder_without_checkpoints_is_begun_anew(run: Run, whole: Path, tmp_path: Path):
+    Workdir(tmp_path).write_config(Workdir(whole).read_config(), {})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n')
+    assert run(tmp_path, "--seed", "5") == 0
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 6, 6]
+    assert Workdir(tmp_path).read_config().run.seed == 5
+
+
+@pytest.mark.slow
+def test_the_mesh_changes_no_number_beyond_rounding(run: Run, whole: Path, tmp_path: Path):
+    assert run(tmp_path, "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2") == 0
+    for ours, theirs in zip(numbers(tmp_path), numbers(whole), strict=True):
+        # Six updates of a float32 model; each may amplify the rounding of sums a little.
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_generate_writes_and_repeats_itself(whole: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--workdir", str(whole), "--prompt", "The ", "--max-new-tokens", "8"]
+    outputs = []
+    for extra in ([], [], ["--seed", "1"], ["--checkpoint", "best"]):
+        assert generate.main([*words, *extra]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert all(output.startswith("The ") for output in outputs)
+    assert outputs[0] == outputs[1] == outputs[3]
+    assert outputs[0] != outputs[2]
+
+
+def test_greedy_samples_are_all_alike(whole: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--workdir", str(whole), "--max-new-tokens", "8", "--greedy"]
+    assert generate.main([*words, "--num-samples", "3"]) == 0
+    texts = capsys.readouterr().out.split(f"\n{'-' * 40}\n")
+    assert len(texts) == 3
+    assert len({text.strip() for text in texts}) == 1
+
+
+def test_generate_says_when_a_text_is_longer_than_the_models_context(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--workdir", str(whole), "--prompt", "x" * 30, "--max-new-tokens", "8", "--greedy"]
+    assert generate.main(words) == 0
+    assert "39 tokens are longer than the 32 that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--workdir", "nowhere"], "There is no run in nowhere"),
+        (["--checkpoint", "5"], "no checkpoint of step 5"),
+        (["--checkpoint", "newest"], "must be 'latest', 'best' or a step"),
+        (["--temperature", "-1"], "temperature=-1.0"),
+        (["--max-new-tokens", "0"], "max_new_tokens=0 must be at least 1"),
+        (["--promt", "x"], "Did you mean '--prompt'"),
+    ],
+)
+def test_generate_tells_what_is_wrong_in_one_line(
+    whole: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert generate.main(["--workdir", str(whole), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
