@@ -51,8 +51,8 @@ class RunConfig:
     steps: int = 1000
     seed: int = 0
     log_every: int = 10
-    eval_every: int = 250
-    checkpoint_every: int = 250
+    eval_every: int = 200
+    checkpoint_every: int = 100
     keep_last: int = 2
     sample_prompt: str = "def "
     sample_tokens: int = 200

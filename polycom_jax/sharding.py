@@ -6,6 +6,7 @@ They decide where a computation runs, never what comes out.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
@@ -13,7 +14,7 @@ from jaxtyping import Array
 
 from polycom_jax._errors import InputError, require, unknown
 
-MESH_AXES = ("data", "fsdp", "tensor", "expert")
+MESH_AXES: tuple[str, ...] = ("data", "fsdp", "tensor", "expert")
 """`data`: replicas of the model. `fsdp`: parameters and optimiser state split too. `tensor`: heads,
 hidden width and vocabulary split. `expert`: experts split. The batch runs over all but tensor."""
 
@@ -89,14 +90,14 @@ def make_mesh(
     tensor: int = 1,
     expert: int = 1,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh with the axes of `MESH_AXES`, all `AxisType.Auto`; one size may be -1: what is left.
 
     Raises:
         InputError: the sizes do not multiply to the number of devices.
     """
-    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, expert), strict=True))
+    sizes: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, tensor, expert), strict=True))
     count = len(devices) if devices is not None else jax.device_count()
     text = ", ".join(f"{k}={v}" for k, v in sizes.items())
     free = [name for name, size in sizes.items() if size == -1]

@@ -41,7 +41,7 @@ def poly_norm(x, coeffs, eps: float = EPS) -> tuple[Array, Array]:
 
 
 def poly_norm_gradients(x, coeffs, dy, eps: float = EPS) -> tuple[list[Array], list[Array]]:
-    """d<dy, y>/dx and /dcoeffs in closed form (paper.md 1.3), and the size of their terms."""
+    """d<dy, y>/dx and /dcoeffs in closed form, and the size of their terms."""
     x, c, dy = float64(x, coeffs, dy)
     z, m, gains = _row(x, len(c) - 1, eps)
     dx, dx_size = np.zeros_like(x), np.zeros_like(x)

@@ -97,8 +97,7 @@ def hidden(
     index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
     steps = start[:, None] + index[None, :]
-    if positions is None:
-        positions = steps
+    places = steps if positions is None else positions
     keys = length if cache is None else cache["layers"][0]["k"].shape[2]
     mask = jnp.arange(keys, dtype=jnp.int32)[None, None, :] <= steps[:, :, None]
     if segment_ids is not None:
@@ -111,7 +110,7 @@ def hidden(
     new_groups = []
     for group, stacked in enumerate(params["layers"]):
         group_cache = None if cache is None else cache["layers"][group]
-        x, group_cache = _run_group(cfg, stacked, x, positions, mask, start, group_cache, rules)
+        x, group_cache = _run_group(cfg, stacked, x, places, mask, start, group_cache, rules)
         new_groups.append(group_cache)
     x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
     if cache is not None:

@@ -4,6 +4,7 @@ Orbax is imported on first use.
 """
 
 import contextlib
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from polycom_jax._errors import InputError, require
 from polycom_jax.params import Params, Specs
 from polycom_jax.training import restore
 from polycom_jax.training.checksums import checksums
-from polycom_jax.training.quiet import collect_quietly, quietly, silence
+from polycom_jax.training.quiet import Silence, collect_quietly, quietly
 from polycom_jax.training.state import TrainState
 
 Tree = TypeVar("Tree")
@@ -103,7 +104,6 @@ class Checkpoints:
             return
         if self._writer is None:
             self._writer = self._open_writer()
-        writer = self._writer
         items = {
             restore.STATE: ocp.args.PyTreeSave(state),
             restore.CHECKSUMS: ocp.args.JsonSave(checksums(state)),
@@ -112,9 +112,8 @@ class Checkpoints:
         if score is not None and math.isfinite(score):
             metrics["score"] = float(score)
         self._saving = step
-        self._finish(
-            lambda: writer.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
-        )
+        args = ocp.args.Composite(**items)
+        self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
         self._current = step
 
     def restore(
@@ -173,7 +172,7 @@ class Checkpoints:
             SaveError: it failed.
         """
         if self._writer is not None:
-            self._finish(self._writer.wait_until_finished)
+            self._call(lambda writer: writer.wait_until_finished())
 
     def close(self) -> None:
         """Waits for the save under way and ends all threads.
@@ -182,9 +181,9 @@ class Checkpoints:
             SaveError: it failed.
         """
         if self._writer is not None:
-            self._finish(self._writer.close)
+            self._call(lambda writer: writer.close())
             self._writer = None
-            self._hush.close()
+        self._hush.close()
 
     def __enter__(self) -> Self:
         return self
@@ -227,14 +226,14 @@ class Checkpoints:
             "move the folder away or take another one."
         )
 
-    def _finish(self, call: Callable[[], Any]) -> None:
+    def _call(self, method: Callable[[Any], Any]) -> None:
         """Calls the writer; if it fails, the next save opens a new one, which reads the folder."""
-        _, failure = quietly(call)
+        _, failure = quietly(lambda: method(self._writer))
         if failure is None:
             return
-        quietly(self._writer.close)
+        quietly(lambda: self._writer.close())
         self._writer, self._current = None, self.latest_step()
-        collect_quietly()
+        collect_quietly()  # nothing refers to the writer now
         self._hush.close()
         raise SaveError(
             f"The checkpoint of step {self._saving} could not be saved in {self.folder}: {failure}"
@@ -245,14 +244,15 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-        for step in (steps := self.all_steps()):
-            if self._current is None:
-                raise InputError(
-                    f"{self.folder} holds checkpoints up to step {steps[-1]} that this run did not "
-                    "start from: restore one first, or take another folder."
-                )
-            if step > self._current or not self._score_is_readable(step):
-                self._set_aside(step)
+        steps, current = self.all_steps(), self._current
+        if steps and current is None:
+            raise InputError(
+                f"{self.folder} holds checkpoints up to step {steps[-1]} that this run did not "
+                "start from: restore one first, or take another folder."
+            )
+        later = [step for step in steps if current is not None and step > current]
+        torn = [step for step in steps if not self._score_is_readable(step)]
+        self._set_aside(sorted({*later, *torn}))
         last, best, every = self._keep
         policies = [
             keep.LatestN(last),
@@ -267,7 +267,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
-        self._hush.enter_context(silence())
+        self._hush.enter_context(Silence())
         return ocp.CheckpointManager(self.folder, options=options)
 
     def _score_is_readable(self, step: int) -> bool:
@@ -277,17 +277,23 @@ class Checkpoints:
             return False
         return True
 
-    def _set_aside(self, step: int) -> None:
-        """Moves a checkpoint that is damaged, or of a future that this run will not have."""
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints that are damaged, or of a future that this run will not have."""
+        _wait_for_hosts("checkpoints listed")  # or a slower host would find fewer
         if jax.process_index() == 0:
-            aside = self.folder / "set-aside"
-            aside.mkdir(exist_ok=True)
-            free = next(n for n in range(1, 10**6) if not (aside / f"{step}-{n}").exists())
-            (self.folder / str(step)).rename(aside / f"{step}-{free}")
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
+            for step in steps:
+                aside = self.folder / "set-aside"
+                aside.mkdir(exist_ok=True)
+                free = next(n for n in itertools.count(1) if not (aside / f"{step}-{n}").exists())
+                (self.folder / str(step)).rename(aside / f"{step}-{free}")
+        _wait_for_hosts("checkpoints set aside")
 
-            multihost_utils.sync_global_devices(f"set aside checkpoint {step}")
+
+def _wait_for_hosts(what: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
 
 
 def _score_or_worst(metrics: dict[str, float] | None) -> float:

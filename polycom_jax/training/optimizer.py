@@ -27,8 +27,8 @@ class OptimConfig:
         b2: decay of the mean of squared gradients.
         eps: added to the root of that mean.
         weight_decay: decoupled: each update also subtracts learning rate x this x the parameter.
-        decay_roles: roles of the parameters that decay. Not norms and PolyCom coefficients, as in
-            both official code bases (`paper.md` 1.2).
+        decay_roles: roles of the parameters that decay. Not PolyCom coefficients, as in both
+            official code bases, nor norms, as in the dense one.
         clip_norm: gradients of a greater global norm are scaled to it; None: never.
         accumulation_steps: the batch is processed in this many parts; the result is the same.
         coefficient_multiplier: learning rate of PolyCom coefficients, relative to the others'.

@@ -1,13 +1,12 @@
 """Calls into Orbax whose failures come back as one line instead of on the terminal."""
 
-import contextlib
 import gc
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 
@@ -19,21 +18,21 @@ def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
 
     What is not about files goes through: bad input, a lack of memory, errors of the device.
     """
-    with silence() as reports:
+    with Silence() as silence:
         try:
             return f(), None
         except (InputError, MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # Orbax raises bare `Exception` for what it cannot read
             failure = " ".join(str(error).split())[:240] or repr(error)
-        _collect(reports)
+        _collect(silence.reports)
         return None, failure
 
 
 def collect_quietly() -> None:
     """Deletes what failed calls have left, once it is no longer referred to."""
-    with silence() as reports:
-        _collect(reports)
+    with Silence() as silence:
+        _collect(silence.reports)
 
 
 def _collect(reports: list[str]) -> None:
@@ -51,32 +50,38 @@ def _collect(reports: list[str]) -> None:
             gc.collect()
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[list[str]]:
+class Silence:
     """Keeps off the terminal what Orbax says in its log and, cut off, by `sys.unraisablehook`.
 
-    Yields the reports held back of the latter; everybody else's go where they went before.
+    `reports` are those held back of the latter; everybody else's go where they went before. A class
+    and no generator, which would be finished, too late, when the interpreter ends.
     """
-    hook, reports = sys.unraisablehook, []
 
-    def of_others(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+    def __init__(self) -> None:
+        self.reports: list[str] = []
+        self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+        self._hook = sys.unraisablehook
 
-    def filtered(unraisable: Any) -> None:
+    def __enter__(self) -> Self:
+        self._hook = sys.unraisablehook
+        for logger in self._loggers:
+            logger.addFilter(self._is_of_others)
+        sys.unraisablehook = self._hold_back
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        sys.unraisablehook = self._hook
+        for logger in self._loggers:
+            logger.removeFilter(self._is_of_others)
+
+    def _is_of_others(self, record: logging.LogRecord) -> bool:
+        text = record.pathname + logging.Formatter().format(record)  # with its traceback
+        return not any(name in text.lower() for name in ("orbax", "tensorstore", "ocdbt"))
+
+    def _hold_back(self, unraisable: Any) -> None:
         code = getattr(unraisable.object, "cr_code", None)
         cut_off = code is not None and "orbax" in code.co_filename
         if cut_off or "Event loop is closed" in str(unraisable.exc_value):
-            reports.append(str(unraisable.exc_value))
+            self.reports.append(str(unraisable.exc_value))
         else:
-            hook(unraisable)
-
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    for logger in loggers:
-        logger.addFilter(of_others)
-    sys.unraisablehook = filtered
-    try:
-        yield reports
-    finally:
-        sys.unraisablehook = hook
-        for logger in loggers:
-            logger.removeFilter(of_others)
+            self._hook(unraisable)

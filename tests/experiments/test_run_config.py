@@ -24,6 +24,7 @@ from polycom_jax.models import preset
 from polycom_jax.training import recipe
 
 NOTHING: frozenset[str] = frozenset()
+TINY = recipe("tiny")
 
 
 def read(command: str = "") -> tuple[PretrainConfig, frozenset[str]]:
@@ -32,9 +33,8 @@ def read(command: str = "") -> tuple[PretrainConfig, frozenset[str]]:
 
 def test_without_flags_it_is_the_recipe_of_tiny():
     config, given = read()
-    chosen = recipe("tiny")
-    assert (config.model, config.optim) == (chosen.model, chosen.optim)
-    assert (config.data.batch_size, config.run.steps) == (chosen.batch_size, chosen.steps)
+    assert (config.model, config.optim) == (TINY.model, TINY.optim)
+    assert (config.data.batch_size, config.run.steps) == (TINY.batch_size, TINY.steps)
     assert config.workdir == "runs/tiny-poly_norm"
     assert given == NOTHING
 
@@ -130,7 +130,7 @@ def test_resuming_keeps_what_data_and_length_had_filled_in(stored: Workdir):
     config = resumed(stored, *read("--steps 9000 --log-every 3"))
     assert (config.run.steps, config.run.log_every) == (9000, 3)
     assert config.model.vocab_size == 300
-    assert config.optim.decay_steps == recipe("tiny").steps
+    assert config.optim.decay_steps == TINY.steps
 
 
 def test_resuming_with_its_own_config_changes_nothing(stored: Workdir):
@@ -144,8 +144,11 @@ def test_resuming_with_its_own_config_changes_nothing(stored: Workdir):
         ("--seed 5", "run.seed: 0 there, 5 now"),
         ("--activation swiglu", "model.activation: 'poly_norm' there, 'swiglu' now"),
         ("--model.vocab-size 400", "model.vocab_size: 300 there, 400 now"),
-        ("--optim.decay-steps 70", "optim.decay_steps: 800 there, 70 now"),
-        ("--data a.txt --batch-size 1", "batch_size: 16 .* 'stdlib' there, 'a.txt' now"),
+        ("--optim.decay-steps 70", f"optim.decay_steps: {TINY.steps} there, 70 now"),
+        (
+            "--data a.txt --batch-size 1",
+            f"batch_size: {TINY.batch_size} .* 'stdlib' there, 'a.txt' now",
+        ),
         ("--mesh.fsdp 2", "mesh.fsdp: 1 there, 2 now"),
     ],
 )

@@ -123,7 +123,7 @@ def test_float64_is_computed_in_float64(implementation):
 
 
 def test_the_official_formula_is_matched_when_its_weights_are_reversed():
-    # BryceZhuo/PolyCom, dense_model: weight[0] is the cubic coefficient (paper.md 1.2).
+    # BryceZhuo/PolyCom, dense_model: weight[0] is the cubic coefficient.
     x = np.random.default_rng(1).standard_normal((5, 40))
     weight, bias = np.array([0.2, -0.5, 0.9]), 0.1
 

@@ -149,7 +149,8 @@ def test_attention_matches_numpy(strict_dtypes: None):
     scores = np.where(mask[:, None], scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     expected = np.einsum("bhts,bshc->bthc", p / p.sum(-1, keepdims=True), v.repeat(2, axis=2))
-    got = attend(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)), jnp.asarray(mask))
+    q32, k32, v32 = (jnp.asarray(a, jnp.float32) for a in (q, k, v))
+    got = attend(q32, k32, v32, jnp.asarray(mask))
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
@@ -247,8 +248,7 @@ def test_logits_and_gradients_do_not_depend_on_the_mesh(name: str):
         )
 
     def relative_error(a: jax.Array, b: jax.Array) -> float:
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        return float(np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / np.linalg.norm(b))
 
     errors = jax.tree.map(relative_error, jax.device_get(got), jax.device_get(expected))
     # Sums in another order: some ten roundings of 2^-24, one behind the other.

@@ -80,6 +80,12 @@ def test_several_updates_are_those_of_adamw_in_float64(specs, initial):
     params = initial("one device").params
     optimizer = make_optimizer(optim, specs, 6)
     state = optimizer.init(params)
+
+    @jax.jit
+    def update(grads, state, params):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
     flat_specs = jax.tree.leaves(specs, is_leaf=pm.is_spec)
     expected = [np.asarray(p, np.float64) for p in jax.tree.leaves(params)]
     mean = [np.zeros_like(p) for p in expected]
@@ -87,8 +93,7 @@ def test_several_updates_are_those_of_adamw_in_float64(specs, initial):
     for step in range(5):
         key = jax.random.key(step)
         grads = jax.tree.map(lambda p, key=key: jax.random.normal(key, p.shape), params)
-        updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = update(grads, state, params)
         t = step + 1
         rate = 1e-2 * (t / 2 if t <= 2 else 0.1 + 0.9 * (1 + math.cos(math.pi * (t - 2) / 4)) / 2)
         for i, (spec, grad) in enumerate(zip(flat_specs, jax.tree.leaves(grads), strict=True)):
