@@ -113,7 +113,8 @@ def test_the_schedule_ends_with_the_run_unless_told_otherwise():
     config = default_config("tiny")
     assert resolve(config, NOTHING, vocab_size=9).optim.decay_steps == config.run.steps
     short = replace(config, run=RunConfig(steps=3))
-    assert resolve(short, NOTHING, vocab_size=9).optim.decay_steps == 51
+    warmup = TINY.optim.warmup_steps
+    assert resolve(short, NOTHING, vocab_size=9).optim.decay_steps == warmup + 1
     told = replace(config, optim=replace(config.optim, decay_steps=77))
     assert resolve(told, NOTHING, vocab_size=9).optim.decay_steps == 77
 
