@@ -51,7 +51,7 @@ class RunConfig:
     steps: int = 1000
     seed: int = 0
     log_every: int = 10
-    eval_every: int = 200
+    eval_every: int = 100
     checkpoint_every: int = 100
     keep_last: int = 2
     sample_prompt: str = "def "

@@ -105,7 +105,10 @@ def hidden(
         mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
 
     with jax.named_scope("embed"):
-        x = jnp.take(params["embed"], tokens, axis=0).astype(cfg.dtype)
+        # Gathered over fsdp first, as each weight is before its use: rows that come back split
+        # along `embed` can reach the batch's sharding only by way of a full copy.
+        table = constrain(params["embed"], rules, "vocab", None)
+        x = jnp.take(table, tokens, axis=0).astype(cfg.dtype)
         x = constrain(x, rules, "batch", "seq", "residual")
     new_groups = []
     for group, stacked in enumerate(params["layers"]):

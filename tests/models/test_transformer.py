@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from polycom_jax import ACTIVATIONS
 from polycom_jax import params as pm
@@ -241,11 +242,11 @@ def test_logits_and_gradients_do_not_depend_on_the_mesh(name: str):
     gradient = jax.jit(jax.grad(loss), static_argnums=2)
     params, ids = weights(cfg, gain=1.0), tokens(batch=8)
     expected = gradient(params, ids, None)
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    mesh = make_mesh(fsdp=4, tensor=2)
     with jax.set_mesh(mesh):
-        got = gradient(
-            jax.device_put(params, pm.shardings(specs(cfg), mesh, Rules())), ids, Rules()
-        )
+        split_ids = jax.device_put(ids, NamedSharding(mesh, Rules().partition(("batch", "seq"))))
+        split_params = jax.device_put(params, pm.shardings(specs(cfg), mesh, Rules()))
+        got = gradient(split_params, split_ids, Rules())
 
     def relative_error(a: jax.Array, b: jax.Array) -> float:
         return float(np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / np.linalg.norm(b))
