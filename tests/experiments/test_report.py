@@ -82,7 +82,8 @@ def test_an_empty_log_gives_an_empty_figure(tmp_path: Path):
 
 def test_the_next_commands_can_be_pasted(tmp_path: Path):
     workdir = Workdir(tmp_path / "a folder")
-    shown = report.next_commands(workdir, default_config("tiny"))
+    config = default_config("tiny")
+    shown = report.next_commands(workdir, config)
     assert f"--workdir '{workdir.root}' --prompt 'def '" in shown
     assert "--activation swiglu" in shown
-    assert "--steps 1600" in shown
+    assert f"--steps {2 * config.run.steps}" in shown
