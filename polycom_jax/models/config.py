@@ -34,7 +34,9 @@ class ModelConfig:
         tie_embeddings: one matrix for embedding and unembedding.
         rope_theta: base of the rotary frequencies.
         norm_eps: inside the root of every RMSNorm.
-        document_mask: attention stops at document boundaries (where `segment_ids` are given).
+        document_mask: trained with attention that stops at document boundaries and positions that
+            restart there: the training loss hands `segment_ids` and `positions` to the model if
+            this is set, and neither if not.
         init: "megatron": normal of deviation sqrt(2 / 5D), output projections divided by
             sqrt(2 num_layers); "olmo": normal of deviation 0.02, cut at three deviations.
         dtype: of activations and matrix products; parameters are stored in float32.

@@ -24,21 +24,22 @@ def sample(
 
     `temperature` 0 is greedy. `top_k` keeps the k most probable tokens; `top_p` then keeps the
     fewest whose probabilities (at this temperature) add up to at least p (Holtzman et al. 2020).
+    Of equally probable tokens both prefer the lower ids.
     """
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        kth = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
-    if top_p is not None:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
+    # The largest becomes 0 first: a tiny temperature must not turn several into infinity.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
+    if top_k is None and (top_p is None or top_p == 1):
+        return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+    # Sorted, a cut is a cut by rank, and ties are no matter.
+    ordered, ids = jax.lax.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
+    if top_p is not None and top_p < 1:
         probabilities = jax.nn.softmax(ordered, axis=-1)
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
-        last = jnp.sum(before < top_p, axis=-1, keepdims=True) - 1
-        threshold = jnp.take_along_axis(ordered, last, axis=-1)
-        logits = jnp.where(logits < threshold, -jnp.inf, logits)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+        ordered = jnp.where(before < top_p, ordered, -jnp.inf)
+    choice = jax.random.categorical(key, ordered, axis=-1)
+    return jnp.take_along_axis(ids, choice[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

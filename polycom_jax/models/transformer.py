@@ -85,13 +85,14 @@ def hidden(
         segment_ids: document of each token; attention is confined to equal ids. Not with a cache.
         rules: how activations are split over the mesh of `jax.set_mesh`; None: not stated.
         cache: from `init_cache`, or returned by an earlier call: these tokens are appended to it.
+            It must have room for them; when it has not depends on data, so nothing can tell.
 
     Returns:
         The final hidden states in `cfg.dtype`, a dict of scalar losses and statistics (empty for a
         dense model), and the extended cache (None without one).
 
     Raises:
-        InputError: `segment_ids` together with a cache.
+        InputError: `segment_ids` together with a cache, or more tokens than a whole cache holds.
     """
     batch, length = tokens.shape
     index = jnp.arange(length, dtype=jnp.int32)
@@ -99,6 +100,7 @@ def hidden(
     steps = start[:, None] + index[None, :]
     places = steps if positions is None else positions
     keys = length if cache is None else cache["layers"][0]["k"].shape[2]
+    require(length <= keys, f"{length} tokens do not fit a cache for {keys}; make a longer one.")
     mask = jnp.arange(keys, dtype=jnp.int32)[None, None, :] <= steps[:, :, None]
     if segment_ids is not None:
         require(cache is None, "segment_ids with a cache: decode one document a row instead.")

@@ -50,19 +50,31 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rules: Rules | None =
     """Makes global arrays of this host's rows; hosts hold equal, consecutive shares of the batch.
 
     Raises:
-        InputError: the batch does not divide over the devices.
+        InputError: the batch does not divide over the devices, or a host's devices are to hold
+            rows that another host has.
     """
     rules = rules or Rules()
     parts = split_count(mesh, rules, "batch")
-    rows = len(batch["tokens"]) * jax.process_count()
+    own, hosts = len(batch["tokens"]), jax.process_count()
+    rows = own * hosts
     if rows % parts:
         raise InputError(
             f"batch_size={rows} does not divide over {parts} devices; "
             f"nearest: {' or '.join(str(n) for n in _near(rows, parts))}."
         )
     sharding = batch_sharding(mesh, rules)
+    first = own * jax.process_index()
+    for index in sharding.addressable_devices_indices_map((rows, 1)).values():
+        start, stop, _ = (index or (slice(None),))[0].indices(rows)
+        if start < first or stop > first + own:
+            raise InputError(
+                f"{parts} parts of the batch do not follow {hosts} hosts: a host would hold rows"
+                f" of another. Make data x fsdp x expert a multiple of {hosts}, and tensor small"
+                " enough to stay within a host."
+            )
     return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+        name: jax.make_array_from_process_local_data(sharding, local, (rows, *local.shape[1:]))
+        for name, local in batch.items()
     }
 
 

@@ -72,6 +72,14 @@ def test_sampling_follows_the_stated_distribution():
     np.testing.assert_allclose(probabilities(np.log(p), top_p=1.0, top_k=99), p, **close)
 
 
+def test_ties_and_extremes_do_not_widen_the_choice():
+    ties = np.zeros(10)
+    assert list(probabilities(ties, top_k=1).nonzero()[0]) == [0]
+    assert list(probabilities(ties, top_p=0.1).nonzero()[0]) == [0]
+    assert list(probabilities(ties, top_p=0.25).nonzero()[0]) == [0, 1, 2]
+    assert probabilities(np.array([5.0, 9, 1, 8]), temperature=1e-38)[1] == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from polycom_jax import ACTIVATIONS
+from polycom_jax import ACTIVATIONS, InputError
 from polycom_jax import params as pm
 from polycom_jax.models import (
     ModelConfig,
@@ -265,9 +265,12 @@ def test_every_activation_has_a_forward_pass_over_its_own_spec_table():
         assert shape.shape == (2, 12, 50)
 
 
-def test_segments_with_a_cache_are_refused():
-    from polycom_jax import InputError
+def test_more_tokens_than_a_cache_holds_are_refused():
+    with pytest.raises(InputError, match="12 tokens do not fit a cache for 8"):
+        hidden(SMALL, weights(SMALL), tokens(), cache=init_cache(SMALL, 2, 8))
 
+
+def test_segments_with_a_cache_are_refused():
     with pytest.raises(InputError, match="segment_ids with a cache"):
         hidden(
             SMALL, weights(SMALL), tokens(), segment_ids=tokens(), cache=init_cache(SMALL, 2, 12)

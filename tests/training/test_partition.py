@@ -11,7 +11,7 @@ from polycom_jax.training import OptimConfig, abstract_state, make_train_step
 
 def test_a_split_step_compiles_without_full_copies(capfd: pytest.CaptureFixture[str]):
     # Wide enough that the compiler has a choice: in a smaller model it copies nothing anyway.
-    cfg = preset("tiny", num_layers=1, num_heads=4, num_kv_heads=4, head_dim=48)
+    cfg = preset("tiny", num_layers=1)
     mesh, optim = make_mesh(fsdp=4, tensor=2), OptimConfig()
     rows = jax.ShapeDtypeStruct((8, 256), jnp.int32)
     batch = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), rows)
