@@ -2,8 +2,8 @@
 
     >>> import jax.numpy as jnp
     >>> import polycom_jax as pc
-    >>> pc.poly_norm(jnp.array([1.0, -1.0]), pc.init_coeffs(order=3)).round(3).tolist()
-    [1.0, -0.333]
+    >>> pc.poly_relu(jnp.array([2.0, -2.0]), jnp.array([0.5, 1.0, 1.0])).tolist()
+    [6.5, 0.5]
 
 The names below are stable. Sub-packages are imported on first use: `pc.training`, `pc.data`,
 `pc.modules` and the others cost nothing until then.
