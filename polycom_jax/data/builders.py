@@ -1,14 +1,15 @@
 """TFDS builders of the local corpora; importing this imports TFDS, but not TensorFlow.
 
-Examples are {"text": bytes, "path": name}, in the order of the files; splits are `train` and
-`heldout`, `documents.HELDOUT_SHARE` of the documents by content hash. They are written and read as
+Examples are {"text": bytes, "path": where}, in the order of the files; splits are `train` and
+`heldout`, which is `documents.HELDOUT_SHARE` of the documents by content hash, or files of its own.
+A config's `description` is what messages call the corpus. The examples are written and read as
 ArrayRecord, whose random access needs no TensorFlow (`as_data_source`).
 """
 
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,14 @@ from polycom_jax.data import documents
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TextConfig(tfds.core.BuilderConfig):
-    """Which files a `Text` builder reads, and how; see `documents.text_documents`."""
+    """Which files a `Text` builder reads, and how; see `documents.text_documents`.
+
+    With `heldout_files`, named `heldout` in messages, nothing of `files` is held out.
+    """
 
     files: tuple[str, ...] = ()
+    heldout_files: tuple[str, ...] = ()
+    heldout: str = ""
     text_field: str = "text"
     document_bytes: int = 65_536
 
@@ -44,16 +50,20 @@ class _LocalCorpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # Nothing to download.
         hashes = (documents.content_hash(raw) for _, raw in self._documents())
-        bound = documents.heldout_below(hashes, self.info.full_name)
+        bound = documents.heldout_below(hashes, cast(Any, self.builder_config).description)
         return {
-            "train": self._generate_examples(bound, heldout=False),
-            "heldout": self._generate_examples(bound, heldout=True),
+            "train": self._generate_examples(self._side(bound, heldout=False)),
+            "heldout": self._generate_examples(self._side(bound, heldout=True)),
         }
 
-    def _generate_examples(self, bound: int, *, heldout: bool) -> Iterator[tuple[int, Any]]:
-        for index, (name, raw) in enumerate(self._documents()):
+    def _side(self, bound: int, *, heldout: bool) -> Iterator[tuple[str, bytes]]:
+        for name, raw in self._documents():
             if (documents.content_hash(raw) < bound) == heldout:
-                yield index, {"text": raw, "path": name}
+                yield name, raw
+
+    def _generate_examples(self, found: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, Any]]:
+        for index, (name, raw) in enumerate(found):
+            yield index, {"text": raw, "path": name}
 
     # TFDS prints these two lines to stdout; a library says nothing.
     def _log_download_bytes(self) -> None: ...
@@ -71,13 +81,32 @@ class Stdlib(_LocalCorpus):
 class Text(_LocalCorpus):
     """Local .txt and .jsonl files, also .gz and .xz; give a `TextConfig`."""
 
+    @property
+    def _config(self) -> TextConfig:
+        return cast(TextConfig, self.builder_config)
+
     def _documents(self) -> Iterator[tuple[str, bytes]]:
-        config = cast(TextConfig, self.builder_config)
+        return self._read(self._config.files)
+
+    def _read(self, files: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         return documents.text_documents(
-            map(Path, config.files),
-            text_field=config.text_field,
-            document_bytes=config.document_bytes,
+            map(Path, files),
+            text_field=self._config.text_field,
+            document_bytes=self._config.document_bytes,
         )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        config = self._config
+        if not config.heldout_files:
+            return super()._split_generators(dl_manager)
+        sides = {
+            "train": (config.files, cast(str, config.description)),
+            "heldout": (config.heldout_files, config.heldout),
+        }
+        return {
+            split: self._generate_examples(documents.some_text(self._read(files), name))
+            for split, (files, name) in sides.items()
+        }
 
 
 @contextlib.contextmanager

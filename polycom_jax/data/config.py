@@ -21,14 +21,17 @@ class DataConfig:
             platform's user cache folder.
         text_field: the field of a JSON line or of a TFDS example that holds the text.
         train_split: TFDS split to train on; slices as TFDS writes them ("train[:1%]").
-        heldout_split: TFDS split to evaluate on. None: the first of validation, valid, heldout,
-            test that exists, else a share of `train_split` by content hash.
+        heldout: what to evaluate on. For local files: the path or glob of others, which are then
+            all that is held out (that none of their text is in `source` too is the caller's care).
+            For TFDS: a split. None: of TFDS the first of validation, valid, heldout, test that
+            exists; else a share of the documents to train on, by content hash.
         undecodable: what happens to a document that is not UTF-8: its bad bytes are replaced by
             U+FFFD, or it is skipped (both counted in `Corpus.summary`), or it is an error.
         document_bytes: a .txt file longer than this is cut at line ends into documents of about
-            this size (a line stays whole), so that a single file has something to hold out.
+            this size (a line longer than that within, between two characters), so that a single
+            file has something to hold out.
         bpe_train_bytes: a BPE is trained on at most about this many bytes of the train split, taken
-            as every k-th document.
+            as every k-th document, and of none more than an eighth of them.
         lock_timeout_s: seconds to wait for another process that prepares the same data.
     """
 
@@ -38,7 +41,7 @@ class DataConfig:
     cache_dir: str | None = None
     text_field: str = "text"
     train_split: str = "train"
-    heldout_split: str | None = None
+    heldout: str | None = None
     undecodable: Literal["replace", "skip", "error"] = "replace"
     document_bytes: int = 65_536
     bpe_train_bytes: int = 12_000_000
@@ -52,6 +55,12 @@ class DataConfig:
         for name in ("batch_size", "document_bytes", "bpe_train_bytes"):
             value = getattr(self, name)
             require(value >= 1, f"data.{name}={value} must be at least 1.")
+        require(self.heldout != "", "data.heldout is empty; leave it out for the default.")
+        require(
+            self.heldout is None or self.source != "stdlib",
+            f"data.heldout={self.heldout!r} does not go with data.source='stdlib', which has no"
+            " split of its own; leave it out, or name files or a TFDS name as data.source.",
+        )
         require(
             self.undecodable in ("replace", "skip", "error"),
             f"data.undecodable={self.undecodable!r} must be 'replace', 'skip' or 'error'.",

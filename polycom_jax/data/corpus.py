@@ -8,6 +8,7 @@ from typing import Any
 
 from polycom_jax.data.cache import Report, build_once, cache_folder, digest
 from polycom_jax.data.config import DataConfig
+from polycom_jax.data.documents import whole_characters
 from polycom_jax.data.sources import Documents, Source, resolve
 from polycom_jax.data.store import Cleaner, TokenStore, open_store, write_store
 from polycom_jax.data.tokenizers import (
@@ -22,6 +23,12 @@ from polycom_jax.data.tokenizers import (
 FORMAT = 1
 """Version of what lies in the cache folder; raise it when the same input would give other files."""
 
+_TREATMENTS = {
+    "replace": "{} with undecodable bytes replaced",
+    "skip": "{} not in UTF-8 left out",
+    "error": "{} not in UTF-8",  # There is none: preparing would have ended.
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
@@ -34,7 +41,8 @@ class Corpus:
         fingerprint: equal for equal tokens in both stores; keep it with a run and compare it on
             resuming, and between hosts.
         summary: for people and logs: source, tokenizer, vocab_size, and for each split the counts
-            of documents, bytes, tokens, empty and undecodable documents.
+            of documents, bytes, tokens, empty and undecodable documents, and what was done with
+            the last.
     """
 
     train: TokenStore
@@ -42,6 +50,20 @@ class Corpus:
     tokenizer: Tokenizer
     fingerprint: str
     summary: dict[str, Any]
+
+    @property
+    def treated(self) -> str:
+        """What was not taken as it came, in a line for people; "" where there is nothing to say.
+
+        For instance "2 empty documents left out, 1 document with undecodable bytes replaced".
+        """
+        treatment = _TREATMENTS[self.summary["undecodable"]]
+        parts = []
+        for kind, words in (("empty", "empty {} left out"), ("undecodable", treatment)):
+            count = sum(self.summary[split][kind] for split in ("train", "heldout"))
+            if count:
+                parts.append(f"{count} " + words.format("document" if count == 1 else "documents"))
+        return ", ".join(parts)
 
 
 def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None) -> Corpus:
@@ -81,7 +103,12 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
         heldout=open_store(folder / "heldout"),
         tokenizer=tokenizer,
         fingerprint=digest(key, tokenizer.fingerprint),
-        summary={**summary, "source": source.name, "tokenizer": cfg.tokenizer},
+        summary={
+            **summary,
+            "source": source.name,
+            "tokenizer": cfg.tokenizer,
+            "undecodable": cfg.undecodable,
+        },
     )
 
 
@@ -110,6 +137,7 @@ def _build(
             split,
             tokenizer,
             undecodable=cfg.undecodable,
+            where=split.where,
             progress=_percent(report, f"Tokenising the {name} split", len(split)),
         )
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -131,6 +159,16 @@ def _percent(report: Report, what: str, total: int) -> Callable[[int], None]:
 
 
 def _train_bpe(path: Path, train: Documents, cfg: DataConfig, vocab_size: int) -> None:
-    """Trains on every k-th document, so that about `bpe_train_bytes` come from the whole corpus."""
-    stride = max(1, round(len(train) * train.mean_bytes() / cfg.bpe_train_bytes))
-    train_bpe(Cleaner(cfg.undecodable).texts(train.every(stride)), vocab_size, path)
+    """Trains on every k-th document, so that about `bpe_train_bytes` come from the whole corpus.
+
+    A long document is cut: it would outweigh the others, and a trainer holds what it is given.
+    """
+    most = -(-cfg.bpe_train_bytes // 8)
+    stride = max(1, round(len(train) * train.mean_bytes(most) / cfg.bpe_train_bytes))
+    cut = (raw if len(raw) <= most else _beginning(raw, most) for raw in train.every(stride))
+    cleaner = Cleaner(cfg.undecodable, lambda index: train.where(index * stride))
+    train_bpe(cleaner.texts(cut), vocab_size, path)
+
+
+def _beginning(raw: bytes, size: int) -> bytes:
+    return raw[: whole_characters(raw[:size])]

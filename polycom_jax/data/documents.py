@@ -4,6 +4,7 @@ A document is a name and its bytes, exactly as they stand in the file; decoding 
 place for every source (`store.py`).
 """
 
+import codecs
 import glob
 import gzip
 import hashlib
@@ -32,6 +33,7 @@ and `encodings`, an eighth of the bytes, generated tables of code points: nothin
 _PACKED = (".gz", ".xz")
 _KINDS = (".txt", ".jsonl")
 _BOM = b"\xef\xbb\xbf"
+_File = BinaryIO | gzip.GzipFile | lzma.LZMAFile
 
 
 def stdlib_name() -> str:
@@ -69,8 +71,8 @@ def text_kind(path: str | Path) -> str | None:
     return suffix if suffix in _KINDS else None
 
 
-def text_files(pattern: str) -> tuple[Path, ...]:
-    """The files that a path or glob (`**` too) names, sorted.
+def text_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
+    """The files that a path or glob (`**` too) names, sorted; messages say which `field` it was.
 
     Raises:
         InputError: no such file, or one that is neither .txt nor .jsonl.
@@ -81,12 +83,10 @@ def text_files(pattern: str) -> tuple[Path, ...]:
     paths = tuple(Path(n) for n in sorted(names) if os.path.isfile(n))
     require(
         not exact.is_dir(),
-        f"data.source={pattern!r} is a folder; name files, with a glob for instance:"
+        f"{field}={pattern!r} is a folder; name files, with a glob for instance:"
         f" '{pattern.rstrip('/')}/**/*.txt'.",
     )
-    require(
-        bool(paths), f"data.source={pattern!r}: no such file, and no file matches it as a glob."
-    )
+    require(bool(paths), f"{field}={pattern!r}: no such file, and no file matches it as a glob.")
     for path in paths:
         require(
             text_kind(path) is not None,
@@ -99,11 +99,12 @@ def text_files(pattern: str) -> tuple[Path, ...]:
 def text_documents(
     paths: Iterable[Path], *, text_field: str, document_bytes: int
 ) -> Iterator[tuple[str, bytes]]:
-    """The documents of text files, in order.
+    """The documents of text files, in order, and where each stands ("a.jsonl, line 3").
 
     A .jsonl file has one a line (blank lines are passed over), the string in `text_field`; a .txt
-    file is one, or several cut at line ends once `document_bytes` are reached. A byte-order mark at
-    a file's start is dropped.
+    file is one, or several cut at line ends once `document_bytes` are reached. A line longer than
+    that is cut too, between two UTF-8 characters, so a document has fewer than twice as many bytes
+    (and three, where a character would be cut). A byte-order mark at a file's start is dropped.
 
     Raises:
         InputError: a file that cannot be read to its end, a line that is no JSON object or has no
@@ -112,11 +113,12 @@ def text_documents(
     for path in paths:
         try:
             with _open(path) as file:
-                lines = _without_bom(file)
+                if file.read(len(_BOM)) != _BOM:
+                    file.seek(0)
                 if text_kind(path) == ".jsonl":
-                    yield from _json_documents(path, lines, text_field)
+                    yield from _json_documents(path, file, text_field)
                 else:
-                    yield from _plain_documents(path, lines, document_bytes)
+                    yield from _plain_documents(path, file, document_bytes)
         except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
             raise InputError(
                 f"{path} is damaged or cut short ({error}); fetch or compress it again."
@@ -125,15 +127,10 @@ def text_documents(
             raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
+def _open(path: Path) -> _File:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     return lzma.open(path, "rb") if path.suffix == ".xz" else open(path, "rb")
-
-
-def _without_bom(file: Iterable[bytes]) -> Iterator[bytes]:
-    for number, line in enumerate(file):
-        yield line.removeprefix(_BOM) if number == 0 else line
 
 
 def _json_documents(
@@ -159,7 +156,7 @@ def _json_documents(
                 f"{path}, line {number}: field {text_field!r} {got}; expected text. Fields there:"
                 f" {have}. Name the right one with data.text_field."
             )
-        yield f"{path.name}:{number}", _encode(text)
+        yield f"{path.name}, line {number}", _encode(text)
 
 
 def _encode(text: str) -> bytes:
@@ -170,18 +167,44 @@ def _encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _plain_documents(
-    path: Path, lines: Iterable[bytes], document_bytes: int
-) -> Iterator[tuple[str, bytes]]:
-    part, size, held = 0, 0, []
-    for line in lines:
-        held.append(line)
-        size += len(line)
+def _plain_documents(path: Path, file: _File, document_bytes: int) -> Iterator[tuple[str, bytes]]:
+    start, size, held = 0, 0, []
+    for piece in _pieces(file, document_bytes):
+        held.append(piece)
+        size += len(piece)
         if size >= document_bytes:
-            yield f"{path.name}:{part}", b"".join(held)
-            part, size, held = part + 1, 0, []
+            yield f"{path.name}, from byte {start}", b"".join(held)
+            start, size, held = start + size, 0, []
     if held:
-        yield f"{path.name}:{part}", b"".join(held)
+        yield f"{path.name}, from byte {start}", b"".join(held)
+
+
+def _pieces(file: _File, size: int) -> Iterator[bytes]:
+    """The lines; one longer than `size` in pieces, so that it is never held whole."""
+    rest = b""
+    while got := file.readline(size):
+        piece = rest + got
+        end = whole_characters(piece)
+        yield piece[:end]
+        rest = piece[end:]
+    if rest:
+        yield rest
+
+
+def whole_characters(raw: bytes) -> int:
+    """The length of `raw` without the UTF-8 character that is only begun at its end, if any."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(raw[-4:])
+    return len(raw) - len(decoder.getstate()[0])
+
+
+def some_text(found: Iterable[tuple[str, bytes]], source: str) -> Iterator[tuple[str, bytes]]:
+    """The same documents; at their end `InputError`, naming `source`, if all of them were empty."""
+    any_text = False
+    for name, raw in found:
+        any_text |= bool(raw)
+        yield name, raw
+    require(any_text, f"{source}: no text in it; the corpus is empty.")
 
 
 def file_digest(path: Path) -> str:
@@ -223,7 +246,8 @@ def heldout_below(hashes: Iterable[int], source: str) -> int:
     require(high >= 0, f"{source}: no text in it; the corpus is empty.")
     require(
         low < high,
-        f"{source}: a single document, so nothing can be held out; give more text, or lower"
-        " data.document_bytes, the size that a .txt file is cut at (a .jsonl file has one a line).",
+        f"{source}: a single document, so nothing can be held out; give more text, or other files"
+        " by data.heldout, or lower data.document_bytes, the size that a .txt file is cut at (a"
+        " .jsonl file has one a line).",
     )
     return min(max(int(HELDOUT_SHARE * 2**64), low + 1), high)

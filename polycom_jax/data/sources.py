@@ -37,6 +37,8 @@ class Documents:
     records: _Records
     text_field: str
     indices: np.ndarray | None = None
+    place_field: str | None = None
+    """The field that tells where a document stands, where there is one."""
 
     def __len__(self) -> int:
         return len(self.records) if self.indices is None else len(self.indices)
@@ -53,10 +55,17 @@ class Documents:
             for record in self.records.__getitems__(list(wanted)):
                 yield record[self.text_field]
 
-    def mean_bytes(self) -> float:
-        """Mean length of at most 256 documents, evenly spread: an estimate for the whole."""
+    def where(self, index: int) -> str:
+        """Names a document for a message: where it stands, else its number."""
+        if self.place_field is None:
+            return f"Document {index + 1}"
+        place = index if self.indices is None else int(self.indices[index])
+        return self.records.__getitems__([place])[0][self.place_field].decode()
+
+    def mean_bytes(self, most: int) -> float:
+        """Mean length of at most 256 documents, evenly spread, none counted as more than `most`."""
         stride = max(1, len(self) // 256)
-        return float(np.mean([len(raw) for raw in self.every(stride)]))
+        return float(np.mean([min(len(raw), most) for raw in self.every(stride)]))
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
 
         from polycom_jax.data import builders
 
-        config = tfds.core.BuilderConfig(name=f"{version}-{fingerprint[:16]}")
+        config = tfds.core.BuilderConfig(name=f"{version}-{fingerprint[:16]}", description=name)
         return builders.Stdlib(config=config, data_dir=cache / "tfds")
 
     name = f"the standard library of {version}"
@@ -120,15 +129,25 @@ def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
 
 def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
     paths = documents.text_files(cfg.source)
+    apart = documents.text_files(cfg.heldout, "data.heldout") if cfg.heldout else ()
     options = {"text_field": cfg.text_field, "document_bytes": cfg.document_bytes}
-    contents = [(documents.text_kind(path), documents.file_digest(path)) for path in paths]
+    contents = [
+        [(documents.text_kind(path), documents.file_digest(path)) for path in side]
+        for side in (paths, apart)
+    ]
     fingerprint = digest("text", documents.HELDOUT_SHARE, options, contents)
 
     def make() -> "tfds.core.DatasetBuilder":
         from polycom_jax.data import builders
 
-        files = tuple(str(path.absolute()) for path in paths)
-        config = builders.TextConfig(name=fingerprint, files=files, **options)
+        config = builders.TextConfig(
+            name=fingerprint,
+            description=cfg.source,
+            files=tuple(str(path.absolute()) for path in paths),
+            heldout_files=tuple(str(path.absolute()) for path in apart),
+            heldout=cfg.heldout or "",
+            **options,
+        )
         return builders.Text(config=config, data_dir=cache / "tfds")
 
     return Source(
@@ -152,8 +171,11 @@ def _local(
         if not builder.is_prepared():
             report(f"Writing {name} as ArrayRecord")
             builder.download_and_prepare(file_format="array_record")
-        train, heldout = (_records(builder, split) for split in ("train", "heldout"))
-    return Documents(train, "text"), Documents(heldout, "text")
+        train, heldout = (
+            Documents(_records(builder, split), "text", place_field="path")
+            for split in ("train", "heldout")
+        )
+    return train, heldout
 
 
 def _records(builder: "tfds.core.DatasetBuilder", split: str) -> _Records:
@@ -176,7 +198,7 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
         " Name the one with the text by data.text_field.",
     )
     splits = builder.info.splits
-    heldout = cfg.heldout_split or next((s for s in _HELDOUT_SPLITS if s in splits), None)
+    heldout = cfg.heldout or next((s for s in _HELDOUT_SPLITS if s in splits), None)
     about = [
         (split, info.num_examples, info.num_bytes, info.shard_lengths)
         for split, info in sorted(splits.items())
@@ -211,8 +233,29 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
             f"data.source={source!r} is neither a file nor a TFDS name."
             f" Nearest names: {', '.join(near) or 'none'}."
         ) from error
+    except ValueError as error:
+        hint = _nearest_configs(source)
+        raise InputError(hint or f"data.source={source!r}: {_one_line(error)}") from error
     except Exception as error:  # As in `_download`.
         raise InputError(f"data.source={source!r}: {_one_line(error)}") from error
+
+
+def _nearest_configs(source: str) -> str | None:
+    """What to say where a TFDS name is right and its config is not; TFDS's list comes out empty."""
+    import tensorflow_datasets as tfds
+
+    name, _, config = source.partition("/")
+    try:
+        known = list(tfds.builder_cls(name).builder_configs)
+    except Exception:  # It is something else; the first error tells.
+        return None
+    if not config or config.partition(":")[0].partition("/")[0] in known:
+        return None
+    near = difflib.get_close_matches(config, known, n=5, cutoff=0.4) or known[:5]
+    return (
+        f"data.source={source!r}: {name} has no config {config!r}; nearest of its {len(known)}:"
+        f" {', '.join(near)}."
+    )
 
 
 def _download(builder: "tfds.core.DatasetBuilder") -> None:
@@ -225,7 +268,19 @@ def _download(builder: "tfds.core.DatasetBuilder") -> None:
 
 
 def _one_line(error: Exception) -> str:
+    missing = _missing_module(error)
+    if missing:
+        return f"it needs the package {missing}, which is not installed; `pip install {missing}`."
     return textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The package that was not found: TFDS imports some late, and wraps what that raises."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0].replace("_", "-")
+        error = error.__cause__
+    return None
 
 
 def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> Documents:
@@ -235,7 +290,9 @@ def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> D
     except NotImplementedError as error:
         raise InputError(
             f"{name} lies prepared in {builder.data_dir} in a format that only TensorFlow reads;"
-            " prepare it again with file_format='array_record'."
+            " `pip install tensorflow apache-beam mlcroissant` (an environment of its own will do)"
+            " and `tfds convert_format --out_file_format=array_record"
+            f" --dataset_version_dir={builder.data_dir}` add one that is read without it."
         ) from error
     except (KeyError, ValueError) as error:
         raise unknown("TFDS split", split, builder.info.splits) from error

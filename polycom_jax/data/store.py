@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,13 @@ from polycom_jax.data.tokenizers import Tokenizer
 
 _BATCH_BYTES = 1 << 20
 _BLOCK_CHARACTERS = 1 << 18
+
+Where = Callable[[int], str]
+"""Names the document with this index, at the start of a message."""
+
+
+def _numbered(index: int) -> str:
+    return f"Document {index + 1}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +51,24 @@ class TokenStore:
         """Number of tokens that follow another: what a full evaluation predicts."""
         return len(self.tokens) - 1
 
+    def documents_longer_than(self, tokens: int) -> int:
+        """Number of documents of more than `tokens` tokens, end of text not counted.
+
+        With a context's length: no window holds such a document whole.
+        """
+        return int(np.count_nonzero(np.diff(self.offsets) - 1 > tokens))
+
 
 class Cleaner:
     """Raw documents to text, in one place for every source, counting what was not as it should be.
 
     Empty documents are skipped; `undecodable` ("replace", "skip", "error") says what happens to
-    bytes that are not UTF-8.
+    bytes that are not UTF-8, and `where` names the document with this index for the error.
     """
 
-    def __init__(self, undecodable: str) -> None:
+    def __init__(self, undecodable: str, where: Where = _numbered) -> None:
         self._undecodable = undecodable
+        self._where = where
         self.seen = 0
         self.empty = 0
         self.undecodable = 0
@@ -70,8 +86,8 @@ class Cleaner:
                 self.undecodable += 1
                 if self._undecodable == "error":
                     raise InputError(
-                        f"Document {self.seen} is not UTF-8 ({error.reason} at byte {error.start});"
-                        " data.undecodable='replace' or 'skip' would go on."
+                        f"{self._where(self.seen - 1)} is not UTF-8 ({error.reason} at byte"
+                        f" {error.start}); data.undecodable='replace' or 'skip' would go on."
                     ) from error
                 if self._undecodable == "replace":
                     yield raw.decode("utf-8", "replace")
@@ -83,15 +99,17 @@ def write_store(
     tokenizer: Tokenizer,
     *,
     undecodable: str = "replace",
+    where: Where = _numbered,
     progress: Callable[[int], None] = lambda documents: None,
 ) -> dict[str, int]:
-    """Tokenises documents into `folder`, holding about a megabyte of text at a time.
+    """Tokenises documents into `folder`, about a megabyte of text at a time, however long one is.
 
     Args:
         folder: where to write; made here.
         raws: the documents.
         tokenizer: how to encode them.
         undecodable: see `Cleaner`.
+        where: see `Cleaner`.
         progress: called now and then with the number of documents read.
 
     Returns:
@@ -102,16 +120,20 @@ def write_store(
     """
     folder.mkdir(parents=True)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    cleaner = Cleaner(undecodable)
+    cleaner = Cleaner(undecodable, where)
     eot = np.array([tokenizer.eot], dtype)
     offsets, num_tokens, num_bytes = array("q"), 0, 0
     with open(folder / "tokens.bin", "wb") as file:
-        for texts in _batches(cleaner.texts(raws)):
-            for document in _encode(texts, tokenizer):
-                offsets.append(num_tokens)
-                num_tokens += 1 + len(document)
-                file.write(eot.tobytes() + document.astype(dtype).tobytes())
-            num_bytes += sum(len(text.encode()) for text in texts)
+        for blocks in _batches(_blocks(cleaner.texts(raws))):
+            encoded = tokenizer.encode_batch([block.text for block in blocks])
+            for block, ids in zip(blocks, encoded, strict=True):
+                if block.first:
+                    offsets.append(num_tokens)
+                    num_tokens += len(eot)
+                    file.write(eot.tobytes())
+                num_tokens += len(ids)
+                num_bytes += len(block.text.encode())
+                file.write(ids.astype(dtype).tobytes())
             progress(cleaner.seen)
         file.write(eot.tobytes())
     require(
@@ -142,31 +164,32 @@ def open_store(folder: Path) -> TokenStore:
     )
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    held, size = [], 0
+class _Block(NamedTuple):
+    """A piece of a document; a tokenizer's memory goes with the length of what it is given."""
+
+    text: str
+    first: bool
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[_Block]:
+    """The documents in pieces, each up to the last line end that leaves it short enough."""
     for text in texts:
-        held.append(text)
-        size += len(text)
+        start = 0
+        while len(text) - start > _BLOCK_CHARACTERS:
+            end = text.rfind("\n", start, start + _BLOCK_CHARACTERS) + 1
+            end = end if end > start else start + _BLOCK_CHARACTERS
+            yield _Block(text[start:end], first=start == 0)
+            start = end
+        yield _Block(text[start:], first=start == 0)
+
+
+def _batches(blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
+    held, size = [], 0
+    for block in blocks:
+        held.append(block)
+        size += len(block.text)
         if size >= _BATCH_BYTES:
             yield held
             held, size = [], 0
     if held:
         yield held
-
-
-def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The ids of each text; a long one is encoded in blocks, since memory goes with the length."""
-    blocks = [_blocks(text) for text in texts]
-    found = iter(tokenizer.encode_batch([block for parts in blocks for block in parts]))
-    for parts in blocks:
-        yield np.concatenate([next(found) for _ in parts])
-
-
-def _blocks(text: str) -> list[str]:
-    blocks, start = [], 0
-    while len(text) - start > _BLOCK_CHARACTERS:
-        end = text.rfind("\n", start, start + _BLOCK_CHARACTERS) + 1
-        end = end if end > start else start + _BLOCK_CHARACTERS
-        blocks.append(text[start:end])
-        start = end
-    return [*blocks, text[start:]]

@@ -5,6 +5,7 @@ The first two give any text back exactly. Text is only ever text: where it spell
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +60,14 @@ class Tokenizer(Protocol):
         """The text; special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
         ...
 
+    def save(self, path: Path) -> None:
+        """Writes all of it to one JSON file, for `load_tokenizer`."""
+        ...
+
+
+_BYTES = {"type": "bytes"}
+"""What stands in the file of a `ByteTokenizer`."""
+
 
 class ByteTokenizer:
     """The 256 values of a byte and, as id 256, the end of a text."""
@@ -78,6 +87,10 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text whose bytes these are."""
         return bytes(i for i in map(int, ids) if i < 256).decode("utf-8", "replace")
+
+    def save(self, path: Path) -> None:
+        """Writes that the tokens are bytes; there is nothing more to tell."""
+        path.write_text(json.dumps(_BYTES) + "\n", encoding="utf-8")
 
 
 class FileTokenizer:
@@ -108,7 +121,7 @@ class FileTokenizer:
         model.no_padding()
         model.no_truncation()
         model.encode_special_tokens = True  # i.e. encode their spelling as text
-        self._model = model
+        self._text, self._model = text, model
         self.vocab_size = max(vocabulary.values()) + 1
         self.eot: int = vocabulary[names[0]]
         self.fingerprint = hashlib.sha256(text).hexdigest()[:32]
@@ -125,6 +138,23 @@ class FileTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids."""
         return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, path: Path) -> None:
+        """Writes the `tokenizer.json` as it was read, byte for byte."""
+        path.write_bytes(self._text)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer that `Tokenizer.save` wrote to `path`; its fingerprint is the same.
+
+    Raises:
+        InputError: no such file, or neither ours nor a Hugging Face `tokenizer.json`.
+    """
+    try:
+        is_bytes = json.loads(path.read_bytes()) == _BYTES
+    except (OSError, ValueError):
+        is_bytes = False  # Then it is for the other to say what is wrong with the file.
+    return ByteTokenizer() if is_bytes else FileTokenizer(path)
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.data import DataConfig, prepare
+from polycom_jax.data import DataConfig, prepare, tokenizers
 from polycom_jax.data.store import TokenStore
 from polycom_jax.data.tokenizers import Tokenizer
 
@@ -120,7 +120,7 @@ def test_undecodable_documents_can_be_an_error(tmp_path: Path, source: str, toke
     with open(source, "ab") as file:
         file.write(b'{"text": "bad \xff"}\n')
     cfg = DataConfig(source=source, tokenizer=tokenizer, undecodable="error")
-    with pytest.raises(InputError, match="is not UTF-8"):
+    with pytest.raises(InputError, match=r"^texts\.jsonl, line 201 is not UTF-8 .*at byte 4"):
         prepare(replace(cfg, cache_dir=str(tmp_path / "cache")), vocab_size=300)
 
 
@@ -135,10 +135,110 @@ def test_undecodable_and_empty_documents_are_counted_in_the_summary(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("bad", "undecodable", "said"),
+    [
+        (b"", "replace", ""),
+        (b'{"text": ""}\n' * 2, "replace", "2 empty documents left out"),
+        (b'{"text": "\xff"}\n', "replace", "1 document with undecodable bytes replaced"),
+        (b'{"text": "\xff"}\n', "error", None),
+        (
+            b'{"text": ""}\n{"text": "\xff"}\n{"text": "b\xff"}\n',
+            "skip",
+            "1 empty document left out, 2 documents not in UTF-8 left out",
+        ),
+    ],
+)
+def test_what_was_not_taken_as_it_came_is_said_in_a_line(
+    tmp_path: Path, source: str, bad: bytes, undecodable: Any, said: str | None
+):
+    with open(source, "ab") as file:
+        file.write(bad)
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"), undecodable=undecodable)
+    if said is None:
+        with pytest.raises(InputError, match="not UTF-8"):
+            prepare(cfg, vocab_size=300)
+    else:
+        assert prepare(cfg, vocab_size=300).treated == said
+
+
+def test_other_files_can_be_held_out(tmp_path: Path, source: str, texts: list[str]):
+    paths = [tmp_path / "v1.jsonl", tmp_path / "v2.jsonl"]
+    for path in paths:
+        path.write_text(json.dumps({"text": f"held out in {path.name}"}) + "\n")
+    usual = DataConfig(source, "bytes", cache_dir=str(tmp_path / "cache"))
+    corpora = [
+        prepare(replace(usual, heldout=heldout), vocab_size=300)
+        for heldout in (str(tmp_path / "v?.jsonl"), str(paths[0]), None)
+    ]
+    assert documents(corpora[0].train, corpora[0].tokenizer) == texts
+    assert documents(corpora[0].heldout, corpora[0].tokenizer) == [
+        "held out in v1.jsonl",
+        "held out in v2.jsonl",
+    ]
+    assert corpora[1].heldout.num_documents == 1
+    assert corpora[2].train.num_documents < len(texts)
+    assert len({corpus.fingerprint for corpus in corpora}) == 3
+
+
+@pytest.mark.parametrize(
+    ("heldout", "match"),
+    [
+        ("absent.jsonl", r"data\.heldout='.*absent\.jsonl': no such file"),
+        ("empty.jsonl", r"empty\.jsonl: no text in it"),
+    ],
+)
+def test_a_held_out_file_of_no_use_is_named(tmp_path: Path, source: str, heldout: str, match: str):
+    (tmp_path / "empty.jsonl").write_text("")
+    cfg = DataConfig(source, heldout=str(tmp_path / heldout), cache_dir=str(tmp_path / "c"))
+    with pytest.raises(InputError, match=match):
+        prepare(cfg, vocab_size=300)
+
+
+def test_the_standard_library_has_no_other_text_to_hold_out():
+    with pytest.raises(InputError, match=r"data\.heldout='test' does not go with .*stdlib"):
+        DataConfig(heldout="test")
+
+
+def test_a_plain_file_without_line_ends_has_something_to_hold_out(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text(" ".join(f"naïve {i}" for i in range(30_000)))
+    cfg = DataConfig(str(path), "bytes", cache_dir=str(tmp_path / "cache"))
+    corpus = prepare(cfg, vocab_size=300)
+    assert corpus.train.num_bytes + corpus.heldout.num_bytes == path.stat().st_size
+    assert corpus.treated == ""
+
+
+def test_a_bpe_is_trained_on_no_more_of_a_long_document_than_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[str] = []
+    train = tokenizers.train_bpe
+
+    def noting(texts, vocab_size: int, path: Path) -> None:
+        given.extend(texts)
+        train(iter(given), vocab_size, path)
+
+    monkeypatch.setattr("polycom_jax.data.corpus.train_bpe", noting)
+    path = tmp_path / "a.jsonl"
+    contents = ["é" * 50_000, *(f"short {i}" for i in range(100))]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in contents))
+    (tmp_path / "v.jsonl").write_text('{"text": "held out"}\n')
+    cfg = DataConfig(
+        str(path),
+        heldout=str(tmp_path / "v.jsonl"),
+        bpe_train_bytes=8_008,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    prepare(cfg, vocab_size=300)
+    assert given[0] == "é" * 500  # 1,001 bytes, but for half a character
+    assert given[1:] == contents[1:]
+
+
+@pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("", "corpus is empty"),
-        ('{"text": ""}\n', "corpus is empty"),
+        ("", r"a\.jsonl: no text in it; the corpus is empty"),
+        ('{"text": ""}\n', r"a\.jsonl: no text in it; the corpus is empty"),
         ('{"text": "x"}\n', "single document"),
         ('{"text": "x"}\n{"other": "y"}\n', "line 2: field 'text' is missing"),
     ],

@@ -11,6 +11,8 @@ import pytest
 from polycom_jax import InputError
 from polycom_jax.data import documents
 
+PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
+
 
 def read(*paths: Path, text_field: str = "text", document_bytes: int = 1 << 16) -> list[bytes]:
     found = documents.text_documents(paths, text_field=text_field, document_bytes=document_bytes)
@@ -55,11 +57,37 @@ def test_a_long_plain_file_is_cut_at_line_ends_without_losing_a_byte(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_a_line_that_is_too_long_is_cut_between_characters(tmp_path: Path, size: int, suffix: str):
+    text = "aé🙂\u20ac" * 50 + "\nshort\n" + "🙂" * 90
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(PACK[suffix](text.encode()))
+    parts = read(path, document_bytes=size)
+    assert "".join(part.decode() for part in parts) == text
+    assert len(parts) > 5
+    assert all(size <= len(part) < 2 * size + 3 for part in parts[:-1])
+
+
+@pytest.mark.parametrize("raw", [b"\x80" * 50, b"a" * 19 + b"\xf0\x9f", b"\xff\xf0" * 30])
+def test_bytes_that_are_not_utf8_are_kept_where_a_line_is_cut(tmp_path: Path, raw: bytes):
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert b"".join(read(tmp_path / "a.txt", document_bytes=10)) == raw
+
+
+def test_documents_know_where_they_stand(tmp_path: Path):
+    plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    plain.write_bytes(b"0123\n56\n")
+    lines.write_bytes(b'{"text": "x"}\n\n{"text": "y"}\n')
+    found = documents.text_documents([plain, lines], text_field="text", document_bytes=5)
+    names = ["a.txt, from byte 0", "a.txt, from byte 5", "b.jsonl, line 1", "b.jsonl, line 3"]
+    assert [name for name, _ in found] == names
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
 def test_json_lines_are_read_plain_and_packed(tmp_path: Path, suffix: str):
     path = tmp_path / f"a.jsonl{suffix}"
     lines = b'{"text": "one\\r\\n"}\n\n{"text": "zwei \xc3\xb6"}\n'
-    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
-    path.write_bytes(pack(lines))
+    path.write_bytes(PACK[suffix](lines))
     assert read(path) == [b"one\r\n", "zwei ö".encode()]
 
 

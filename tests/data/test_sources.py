@@ -1,5 +1,6 @@
 """TFDS names: with and without a split to evaluate on, and what is said where one is of no use."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ SPLITS = {
     "with_validation": {"train": 40, "validation": 10},
     "train_only": {"train": 2_000},
     "broken": {},
+    "needs_a_package": {},
+    "needs_a_package_late": {},
 }
 
 
@@ -41,6 +44,13 @@ class PolycomTestText(tfds.core.GeneratorBasedBuilder):
         config: Any = self.builder_config
         if config.name == "broken":
             raise ConnectionError("the network is away\nfor today")
+        if config.name == "needs_a_package":
+            importlib.import_module("polycom_absent.io")
+        if config.name == "needs_a_package_late":  # as TFDS does it
+            try:
+                importlib.import_module("polycom_absent.io")
+            except ModuleNotFoundError as error:
+                raise RuntimeError("a long story") from error
         sizes = SPLITS[config.name]
         return {split: self._generate_examples(split, size) for split, size in sizes.items()}
 
@@ -75,7 +85,7 @@ def test_a_tfds_name_gives_its_train_and_validation_splits(tmp_path: Path):
 def test_splits_can_be_named_and_sliced(tmp_path: Path):
     name = "polycom_test_text/with_validation"
     train, heldout = open_source(
-        tmp_path, name, train_split="train[:50%]", heldout_split="train[50%:]"
+        tmp_path, name, train_split="train[:50%]", heldout="train[50%:]"
     ).open()
     assert texts(train) + texts(heldout) == [f"train sentence number {i}" for i in range(40)]
 
@@ -109,7 +119,7 @@ def test_the_fingerprint_follows_the_splits_and_the_field(tmp_path: Path):
     sources = [
         open_source(tmp_path, name),
         open_source(tmp_path, name, train_split="train[:50%]"),
-        open_source(tmp_path, name, heldout_split="train"),
+        open_source(tmp_path, name, heldout="train"),
         open_source(tmp_path, "polycom_test_text/train_only"),
     ]
     assert len({source.fingerprint for source in sources}) == 4
@@ -135,8 +145,10 @@ def test_the_well_known_text_corpora_are_found(name: str, capfd: pytest.CaptureF
     [
         ("polycom_test_texts", {}, ["neither a file nor a TFDS name", "polycom_test_text"]),
         ("polycom_test_text/absent", {}, ["absent"]),
-        ("c4/em", {}, ["em not found"]),
+        ("c4/em", {}, ["no config 'em'", "nearest of its 5: en"]),
         ("polycom_test_text/broken", {}, ["ConnectionError", "the network is away"]),
+        ("polycom_test_text/needs_a_package", {}, ["`pip install polycom-absent`"]),
+        ("polycom_test_text/needs_a_package_late", {}, ["`pip install polycom-absent`"]),
         ("polycom_test_text/train_only", {"text_field": "body"}, ["'body'", "text", "label"]),
         ("polycom_test_text/train_only", {"text_field": "label"}, ["'label'", "not text"]),
         ("polycom_test_text/train_only", {"train_split": "trian"}, ["'trian'", "'train'"]),
@@ -151,3 +163,19 @@ def test_what_tfds_cannot_give_is_said_in_a_line(
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_data_that_only_tensorflow_reads_come_with_the_command_that_converts_them(tmp_path: Path):
+    builder: Any = PolycomTestText(config="with_validation")
+    builder.download_and_prepare(file_format="array_record")
+    about = Path(builder.data_dir, "dataset_info.json")
+    about.write_text(about.read_text().replace("array_record", "tfrecord"))  # as if written so
+    with pytest.raises(InputError) as caught:
+        open_source(tmp_path, builder.data_dir).open()
+    command = "tfds convert_format --out_file_format=array_record --dataset_version_dir="
+    assert f"`{command}{builder.data_dir}`" in str(caught.value)
+
+
+def test_a_document_of_tfds_is_named_by_its_number(tmp_path: Path):
+    _, heldout = open_source(tmp_path, "polycom_test_text/with_validation").open()
+    assert heldout.where(3) == "Document 4"

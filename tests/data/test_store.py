@@ -71,3 +71,30 @@ def test_documents_that_are_not_utf8_can_be_an_error(tmp_path: Path):
 def test_a_split_without_text_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"No usable text among the 2 documents of the s split"):
         store.write_store(tmp_path / "s", [b"", b"\xff"], BYTES, undecodable="skip")
+
+
+@pytest.mark.parametrize(
+    "texts", [["line\n" * 400], ["x" * 2_000], ["ab\n"] * 700], ids=["lines", "one line", "many"]
+)
+def test_a_tokenizer_is_given_about_a_batch_of_text_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+):
+    monkeypatch.setattr(store, "_BATCH_BYTES", 100)
+    monkeypatch.setattr(store, "_BLOCK_CHARACTERS", 20)
+    sizes: list[int] = []
+
+    class Noting(tokenizers.ByteTokenizer):
+        def encode_batch(self, texts):
+            sizes.append(sum(map(len, texts)))
+            return super().encode_batch(texts)
+
+    store.write_store(tmp_path / "s", [text.encode() for text in texts], Noting())
+    assert sum(sizes) == sum(map(len, texts))
+    assert max(sizes) < 100 + 20
+    assert len(sizes) > 10
+
+
+def test_documents_longer_than_a_context_are_counted(tmp_path: Path):
+    store.write_store(tmp_path / "s", [b"a", b"abc", b"abcd", b"abcd"], BYTES)
+    held = store.open_store(tmp_path / "s")
+    assert [held.documents_longer_than(n) for n in (0, 1, 2, 3, 4)] == [4, 3, 3, 2, 0]
