@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,6 +15,7 @@ import tyro
 import yaml
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.training.checkpoint import SaveError
 
 C = TypeVar("C")
 Aliases = Mapping[str, str]
@@ -39,17 +41,27 @@ class Program(Protocol):
 
 
 def program(main: Callable[[Sequence[str]], int]) -> Program:
-    """Makes `main(argv)` a program: bad input is one line on stderr and exit code 2."""
+    """Makes `main(argv)` a program that ends in one line on stderr where no defect of ours is met.
+
+    Exit codes: 2 for bad input, 1 for what the machine refuses (a full disk, a file that may not
+    be written, a closed pipe). Defects keep their traceback.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            return main(sys.argv[1:] if argv is None else argv)
-        except (InputError, Stop) as end:
-            print(
-                "error:" if isinstance(end, InputError) else "ended:", _line(end), file=sys.stderr
-            )
-            return end.code if isinstance(end, Stop) else 2
+            code = main(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
+            return code
+        except InputError as error:
+            return _end("error:", error, code=2)
+        except Stop as end:
+            return _end("ended:", end, code=end.code)
+        except BrokenPipeError:
+            discard_stdout()
+            return _end("error:", "stdout was closed before all was written.", code=1)
+        except (SaveError, OSError) as error:
+            return _end("error:", error, code=1)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -59,8 +71,17 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     return run
 
 
-def _line(message: object) -> str:
-    return " ".join(str(message).split())
+def _end(kind: str, message: object, *, code: int) -> int:
+    with contextlib.suppress(OSError):  # stderr may be closed, too
+        print(kind, " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def discard_stdout() -> None:
+    """Sends what is still written to stdout nowhere: its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,20 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
     return settings
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types, and no key twice: PyYAML lets the last one win, whole sections too."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key.value in [other.value for other in keys[:index]]:
+                raise yaml.MarkedYAMLError(
+                    problem=f"it has the key {key.value!r} twice", problem_mark=key.start_mark
+                )
+        return node
+
+
 def read_yaml(path: Path, base: Mapping[str, Any], aliases: Aliases) -> list[Setting]:
     """Reads the settings of a YAML file with the nested shape of the config.
 
@@ -118,7 +153,7 @@ def read_yaml(path: Path, base: Mapping[str, Any], aliases: Aliases) -> list[Set
         InputError: no such file, no YAML, an unknown key (names the nearest), a key twice.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:

@@ -6,14 +6,16 @@ Defaults come from the recipe of the model preset; a YAML file replaces some, fl
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from experiments import cli
 from polycom_jax._errors import require
 from polycom_jax.data import DataConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
-from polycom_jax.training.recipes import recipe
+from polycom_jax.training.recipes import RECIPES, recipe
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,10 @@ class RunConfig:
     Attributes:
         steps: optimiser steps in all.
         seed: of the initial parameters, the order of the data and the sample.
-        log_every: steps between two lines of metrics.jsonl.
+        log_every: steps between two lines of metrics.jsonl; steps that are evaluated have one, too.
         eval_every: steps between two evaluations on all held-out text; the last step has one too.
-        checkpoint_every: steps between two checkpoints; the last step has one too.
+        checkpoint_every: steps between two checkpoints; the last step has one too. The best one
+            is the best of those saved at a step that is evaluated, too.
         keep_last: newest checkpoints to keep, beside the best one.
         sample_prompt: beginning of the text that the finished model continues.
         sample_tokens: tokens of that sample.
@@ -91,7 +94,7 @@ class PretrainConfig:
     data: DataConfig
     mesh: MeshConfig
     run: RunConfig
-    preset: str
+    preset: Annotated[str, arg(metavar="|".join(RECIPES))]
     workdir: str | None = None
 
 
@@ -159,16 +162,32 @@ def from_command(
     """
     base = cli.flatten(default_config(DEFAULT_PRESET))
     flags = cli.read_flags(argv, {*base, "config"}, ALIASES)
-    files = [Path(word) for flag in flags if flag.name == "config" for word in flag.words]
-    require(len(files) <= 1, f"--config takes one file, not {len(files)}.")
-    settings = cli.read_yaml(files[0], base, ALIASES) if files else []
-    settings += [flag for flag in flags if flag.name != "config"]
-    presets = [word for setting in settings if setting.name == "preset" for word in setting.words]
-    default = default_config(presets[-1] if presets else DEFAULT_PRESET)
+    files = [flag.words for flag in flags if flag.name == "config"]
+    words = [word for given in files for word in given]
+    require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
+    flags = [flag for flag in flags if flag.name != "config"]
+    stored = cli.read_yaml(Path(words[0]), base, ALIASES) if words else []
+    settings = stored + flags
+    default = default_config(_preset(stored, flags))
     config = cli.parse(default, settings, prog=prog, about=f"{about}\n\n{_SHORT_NAMES}")
     if config.workdir is None:
         config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
     return config, frozenset(setting.name for setting in settings)
+
+
+def _preset(stored: Sequence[cli.Setting], flags: Sequence[cli.Setting]) -> str:
+    """The preset to start from; a file made from one would undo the choice of another."""
+    in_file, in_flags = (
+        [word for setting in settings if setting.name == "preset" for word in setting.words][-1:]
+        for settings in (stored, flags)
+    )
+    require(
+        not in_file or not in_flags or in_file == in_flags,
+        f"--model {' '.join(in_flags)} asks for another preset than the file of --config, whose"
+        f" model is made from {' '.join(in_file)!r}: drop the flag, or the model and optim sections"
+        " of the file.",
+    )
+    return [DEFAULT_PRESET, *in_file, *in_flags][-1]
 
 
 def from_file(path: Path) -> PretrainConfig:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.cli import Stop
@@ -33,22 +33,39 @@ class Meter:
         self.flush()
         self._pending = (step, metrics)
 
-    def flush(self) -> None:
+    def flush(
+        self, evaluate: Callable[[], Mapping[str, float]] | None = None
+    ) -> Mapping[str, float]:
         """Reads what is outstanding; afterwards every step that was pushed is logged.
+
+        Args:
+            evaluate: gives further numbers of the step, which then is logged in any case. It runs
+                when the step's own are read, and takes none of the time they count.
+
+        Returns:
+            The numbers of the step that was outstanding; empty if none was.
 
         Raises:
             Stop: the loss or the gradient was not finite.
         """
-        if self._pending is not None:
-            (step, metrics), self._pending = self._pending, None
-            self._read(step, {name: float(value) for name, value in metrics.items()})
+        if self._pending is None:
+            return {}
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in metrics.items()}
+        self._read(step, values, evaluate)
+        return values
 
     def pause(self) -> None:
         """Something other than training took time since the last line: it does not count."""
         self._tokens, self._steps = 0.0, 0
         self._since = time.perf_counter()
 
-    def _read(self, step: int, values: dict[str, float]) -> None:
+    def _read(
+        self,
+        step: int,
+        values: dict[str, float],
+        evaluate: Callable[[], Mapping[str, float]] | None,
+    ) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(values[name]):
                 raise Stop(
@@ -61,10 +78,11 @@ class Meter:
         self._steps += 1
         self._display.step(step)
         run = self._run
-        if step == 1 or step == run.steps or step % run.log_every == 0:
+        if evaluate or step == 1 or step == run.steps or step % run.log_every == 0:
             elapsed = time.perf_counter() - self._since
             values["tokens_per_second"] = self._tokens / elapsed
             values["step_time_s"] = elapsed / self._steps
+            values |= evaluate() if evaluate else {}
             self._logs.write(step, values)
             self._display.numbers(step, values, (run.steps - step) * values["step_time_s"])
             self.pause()

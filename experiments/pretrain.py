@@ -6,9 +6,10 @@ The same command again resumes a run where its last checkpoint stands.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,10 +22,12 @@ from experiments.meter import Meter
 from experiments.progress import Display
 from experiments.report import report
 from experiments.signals import StopRequest, stop_request
+from experiments.trained import load_trained
 from experiments.workdir import Workdir, resumed, versions
 from polycom_jax import models
 from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
+from polycom_jax.params import Params
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import (
     Checkpoints,
@@ -57,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
                 display.note(
                     f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
                 )
+                if not workdir.sample.exists():
+                    report_again(config, workdir, display)
                 return 0
         train(config, given, workdir, display, resuming=done is not None)
     return 0
@@ -81,7 +86,11 @@ def train(
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     mesh = make_mesh(**asdict(config.mesh))
     config, corpus = load(config, given, workdir, display, resuming=resuming)
+    if is_first_host():
+        workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
     display.note(describe(config, corpus))
+    if treated := treatment(config, corpus):
+        display.note(treated)
 
     with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
         if resuming:
@@ -106,6 +115,19 @@ def train(
         )
 
 
+def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> None:
+    """The report of a finished run whose own was cut short, from its folder alone."""
+    trained = load_trained(workdir, mesh=make_mesh(**asdict(config.mesh)))
+    report(
+        display.console,
+        workdir,
+        trained.config,
+        trained.params,
+        trained.tokenizer,
+        active=is_first_host(),
+    )
+
+
 def load(
     config: PretrainConfig,
     given: frozenset[str],
@@ -124,14 +146,17 @@ def load(
     if resuming:
         workdir.check_data(corpus.fingerprint)
     else:
+        horizon_given = config.optim.decay_steps is not None
         config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
         record |= {
+            **({} if horizon_given else {"decay_steps": config.optim.decay_steps}),
             **versions(),
             "data_fingerprint": corpus.fingerprint,
             "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
             "data": corpus.summary,
         }
     if is_first_host():
+        workdir.write_tokenizer(corpus.tokenizer)
         workdir.write_config(config, record)
     return config, corpus
 
@@ -153,7 +178,7 @@ def run_steps(
     batch = put_batch(next(batches), mesh)
     display.start(first, run.steps)
     train_step = compile_step(config, mesh, state, batch, display)
-    eval_step = make_eval_step(config.model, mesh)
+    heldout_numbers = make_evaluation(config, corpus, mesh)
 
     meter = Meter(run, logs, display)
     display.doing("train")
@@ -166,19 +191,17 @@ def run_steps(
         if not last:
             batch = put_batch(next(batches), mesh)
         if step == first + 1:
-            meter.flush()
+            jax.block_until_ready(metrics)
             display.note(f"first step done {time.perf_counter() - STARTED:.1f} s after the start")
 
         score = None
         if last or step % run.eval_every == 0:
-            meter.flush()
             display.doing("evaluate")
-            heldout = (put_batch(rows, mesh) for rows in eval_batches(corpus.heldout, **shape))
-            result = evaluate(eval_step, state.params, heldout, corpus.heldout.num_bytes)
-            score, bits = result["loss"], result["bits_per_byte"]
-            logs.write(step, {"heldout_loss": score, "bits_per_byte": bits})
-            display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
-            meter.pause()
+            line = meter.flush(partial(heldout_numbers, state.params))
+            score = line["heldout_loss"]
+            display.note(
+                f"step {step}: held-out loss {score:.4f}, {line['bits_per_byte']:.4f} bits a byte"
+            )
             display.doing("train")
         if last or stop or step % run.checkpoint_every == 0:
             meter.flush()
@@ -204,6 +227,21 @@ def compile_step(
     return compiled
 
 
+def make_evaluation(
+    config: PretrainConfig, corpus: Corpus, mesh: Mesh
+) -> Callable[[Params], dict[str, float]]:
+    """Builds the function from parameters to their numbers on all held-out text."""
+    eval_step = make_eval_step(config.model, mesh)
+    heldout, shape = corpus.heldout, batch_shape(config)
+
+    def heldout_numbers(params: Params) -> dict[str, float]:
+        batches = (put_batch(rows, mesh) for rows in eval_batches(heldout, **shape))
+        result = evaluate(eval_step, params, batches, heldout.num_bytes)
+        return {"heldout_loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
+
+    return heldout_numbers
+
+
 def batch_shape(config: PretrainConfig) -> dict[str, int]:
     """What training and evaluation batches have in common, this host's part of them included."""
     return {
@@ -217,6 +255,16 @@ def batch_shape(config: PretrainConfig) -> dict[str, int]:
 def is_first_host() -> bool:
     """Is this the host that writes files and shows progress?"""
     return jax.process_index() == 0
+
+
+def treatment(config: PretrainConfig, corpus: Corpus) -> str:
+    """One line on documents that were not simply taken as they are."""
+    long = corpus.train.documents_longer_than(config.model.context_length)
+    split = (
+        f"{long:,} of {corpus.train.num_documents:,} training documents are longer than the context"
+        f" of {config.model.context_length} and run over several windows"
+    )
+    return "; ".join(filter(None, [split if long else "", corpus.treated]))
 
 
 def describe(config: PretrainConfig, corpus: Corpus) -> str:

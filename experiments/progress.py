@@ -1,5 +1,7 @@
 """What a person sees while a run runs: a rich progress bar, or plain lines without a terminal."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -9,8 +11,21 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 
+from experiments.cli import discard_stdout
+
 PLAIN_EVERY_S = 10.0
 """Without a terminal, at least this long between two lines on training."""
+
+
+class Screen(Console):
+    """A console whose reader may go away (`| head -1`) without ending the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Goes on in silence; rich would leave the program, as silently."""
+        self.quiet = True
+        discard_stdout()
+        with contextlib.suppress(OSError):
+            print("stdout was closed: going on without display.", file=sys.stderr)
 
 
 class Display:
@@ -20,7 +35,7 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None, *, active: bool = True) -> None:
-        self.console = console or Console(quiet=not active, highlight=False)
+        self.console = console or Screen(quiet=not active, highlight=False)
         self._last_plain = time.monotonic()
         self._bar: Progress | None = None
         self._status: Status | None = None

@@ -39,10 +39,10 @@ def report(
     learned = activation_parameters(params)
     if not active:
         return
-    workdir.sample.write_text(text + "\n", encoding="utf-8")
     title = f"{config.preset}, {config.model.activation}"
     plots.plot_loss(workdir.plots / "loss", read_metrics(workdir.metrics), title)
     draw_shapes(workdir.plots / "activations", config.model.row, learned, title)
+    workdir.write_sample(text)  # Last: it says that all the rest is there.
     if any(learned):
         console.print(coefficient_table(config.model.activation, learned))
     console.rule("sample")

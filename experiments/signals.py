@@ -1,14 +1,18 @@
-"""Stopping between two steps: a first Ctrl-C, or SIGTERM, asks; a second Ctrl-C insists."""
+"""Stopping between two steps: a first Ctrl-C or SIGTERM asks, a second one insists."""
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import jax
 
 from experiments.cli import Stop
+
+SHOW_CURSOR = "\x1b[?25h"
+"""To a terminal: the progress bar hides the cursor; a second signal leaves no time to undo that."""
 
 
 class StopRequest:
@@ -28,9 +32,9 @@ class StopRequest:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catches SIGINT and SIGTERM while the block runs.
+    """Catches SIGINT and SIGTERM while the block runs: the first one says so and is noted.
 
     With several hosts signals keep their usual effect: one host that leaves the loop alone would
     leave the others waiting for it in a collective.
@@ -44,7 +48,14 @@ def stop_request() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.number = signal.Signals(number)
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        # The system's own action: KeyboardInterrupt would wait for the device and for checkpoints.
+        # One that is cut short does not count, so nothing is lost that was saved.
+        for caught_number in caught:
+            signal.signal(caught_number, signal.SIG_DFL)
+        # Past Python's buffers: the signal may have come amid a write to them.
+        with contextlib.suppress(OSError):
+            text = "\nstopping after this step; again to end at once\n"
+            os.write(2, (SHOW_CURSOR * os.isatty(2) + text).encode())
 
     try:
         for number in caught:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import jax
+from jax.sharding import Mesh
 
 from experiments.config import PretrainConfig
 from experiments.workdir import Workdir
 from polycom_jax import params as pm
-from polycom_jax._errors import InputError, require
-from polycom_jax.data import Tokenizer, prepare
+from polycom_jax._errors import InputError
+from polycom_jax.data import Tokenizer
 from polycom_jax.params import Params
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import Checkpoints, model_specs
@@ -31,38 +32,26 @@ class Trained:
     tokenizer: Tokenizer
 
 
-def load_trained(workdir: Workdir, checkpoint: str = "latest") -> Trained:
-    """Reads a run's parameters (the optimiser's state stays on the disk) onto one device.
+def load_trained(
+    workdir: Workdir, checkpoint: str = "latest", *, mesh: Mesh | None = None
+) -> Trained:
+    """Reads a run's parameters; the optimiser's state stays on the disk, and data are not needed.
 
     Args:
         workdir: of the run.
         checkpoint: "latest", "best" (lowest held-out loss) or a step.
+        mesh: devices to read them onto; None: one.
 
     Raises:
-        InputError: no run there, no such checkpoint, or the data that its tokenizer came from are
-            not the same any more.
+        InputError: no run there, no such checkpoint, or not the run's own tokenizer.
     """
     config = workdir.read_config()
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
     specs = model_specs(config.model, mesh)
     with Checkpoints(workdir.checkpoints) as checkpoints:
         step = _step(checkpoints, checkpoint)
         found, params = checkpoints.restore_params(pm.abstract(specs, mesh), step=step, specs=specs)
-    return Trained(config, found, params, load_tokenizer(workdir, config))
-
-
-def load_tokenizer(workdir: Workdir, config: PretrainConfig) -> Tokenizer:
-    """The run's tokenizer, from the cache of prepared data, prepared again if need be."""
-    record = workdir.record()
-    asked = record.get("vocab_size_asked", config.model.vocab_size)
-    tokenizer = prepare(config.data, vocab_size=asked).tokenizer
-    require(
-        tokenizer.fingerprint == record.get("tokenizer_fingerprint"),
-        f"{workdir.root} was trained with another tokenizer than data.source="
-        f"{config.data.source!r} and data.tokenizer={config.data.tokenizer!r} give now; bring the"
-        " old data (or, for stdlib, the old Python) back.",
-    )
-    return tokenizer
+    return Trained(config, found, params, workdir.read_tokenizer())
 
 
 def _step(checkpoints: Checkpoints, name: str) -> int | None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import polycom_jax
 from experiments import cli
 from experiments.config import PretrainConfig, differences, from_file, inherit, nested
 from polycom_jax._errors import InputError, require
+from polycom_jax.data import Tokenizer
+from polycom_jax.data.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,13 @@ class Workdir:
         return self.root / "config.yaml"
 
     @property
+    def tokenizer(self) -> Path:
+        """The tokenizer; with it, model and text need nothing from outside the folder."""
+        return self.root / "tokenizer.json"
+
+    @property
     def metrics(self) -> Path:
-        """One JSON object a logged step or evaluation."""
+        """One JSON object a logged step, with the evaluation of that step if it had one."""
         return self.root / "metrics.jsonl"
 
     @property
@@ -55,7 +62,7 @@ class Workdir:
 
     @property
     def sample(self) -> Path:
-        """Text that the finished model wrote."""
+        """Text that the finished model wrote; the last file of a run: with it, all is there."""
         return self.root / "sample.txt"
 
     @contextlib.contextmanager
@@ -98,10 +105,13 @@ class Workdir:
             f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
             f" --workdir {self.root}` makes one.",
         )
-        return from_file(self.config)
+        config, horizon = from_file(self.config), self.record().get("decay_steps")
+        if config.optim.decay_steps is not None or horizon is None:
+            return config
+        return replace(config, optim=replace(config.optim, decay_steps=horizon))
 
     def record(self) -> dict[str, Any]:
-        """How the run came about: versions, device, fingerprint of its data."""
+        """How the run came about: versions, device, fingerprint of its data, schedule's end."""
         tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         return tree.get(cli.RECORD, {})
 
@@ -116,16 +126,52 @@ class Workdir:
         )
 
     def write_config(self, config: PretrainConfig, record: Mapping[str, Any]) -> None:
-        """Writes config.yaml; it appears whole or not at all."""
+        """Writes config.yaml.
+
+        A `decay_steps` in the record is one that nobody gave. It stands there alone: a new run with
+        this file and other `steps` finds its own.
+        """
         header = (
             f"# What `python -m experiments.pretrain --workdir {self.root}` ran with.\n"
             f"# Resume: the same command again.  Anew: --config {self.config} --workdir OTHER\n"
         )
+        if "decay_steps" in record:
+            config = replace(config, optim=replace(config.optim, decay_steps=None))
         tree = nested(config) | {cli.RECORD: dict(record)}
-        text = header + yaml.safe_dump(_plain(tree), sort_keys=False)
-        temporary = self.config.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.config)
+        with whole(self.config) as file:
+            file.write_text(header + yaml.safe_dump(_plain(tree), sort_keys=False), "utf-8")
+
+    def write_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Writes tokenizer.json."""
+        with whole(self.tokenizer) as file:
+            tokenizer.save(file)
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer that the run's text went through.
+
+        Raises:
+            InputError: there is none, or another one.
+        """
+        tokenizer = load_tokenizer(self.tokenizer)
+        require(
+            tokenizer.fingerprint == self.record().get("tokenizer_fingerprint"),
+            f"{self.tokenizer} is not the tokenizer that the run in {self.root} began with; the"
+            " model would read and write nonsense with it. Bring the old file back.",
+        )
+        return tokenizer
+
+    def write_sample(self, text: str) -> None:
+        """Writes sample.txt."""
+        with whole(self.sample) as file:
+            file.write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write instead of `path`, which it then replaces: whole, or not at all."""
+    temporary = path.with_suffix(".tmp")
+    yield temporary
+    os.replace(temporary, path)
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,9 @@
 """Command lines: settings, their order, and errors of one line."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +13,9 @@ import pytest
 from experiments import cli
 from polycom_jax import InputError
 from polycom_jax._errors import require
+from polycom_jax.training.checkpoint import SaveError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,8 @@ def test_what_a_config_refuses_comes_through_whole():
         ("wide: 3\npart: {width: 3}", "sets part.width twice"),
         ("- 1\n- 2", "must hold sections such as `optim:`, not a list"),
         ("part: {width: 3", "not valid YAML"),
+        ("part: {width: 3}\nrate: 1\npart: {limit: 3}", "it has the key 'part' twice"),
+        ("part:\n  width: 3\n  width: 3", "'width' twice"),
         ("part: {width: abc}", "--part.width.*'abc'"),
         ("rate:", "--rate.*'None'"),
     ],
@@ -157,6 +166,48 @@ def test_a_program_that_stops_gives_its_own_code(capsys: pytest.CaptureFixture[s
 
     assert main([]) == 143
     assert capsys.readouterr().err == "ended: enough\n"
+
+
+@pytest.mark.parametrize(
+    "error", [SaveError("not saved"), PermissionError(13, "Permission denied", "w/a.txt")]
+)
+def test_what_the_machine_refuses_is_one_line_and_exit_code_one(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+):
+    @cli.program
+    def main(argv):
+        raise error
+
+    assert main([]) == 1
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_closed_pipe_is_one_line_and_exit_code_one():
+    code = """
+        import sys
+        from experiments import cli
+        @cli.program
+        def main(argv):
+            print("text")  # lies in a buffer until the end
+            return 0
+        sys.exit(main([]))
+    """
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=buffered,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(write)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: stdout was closed before all was written.\n"
 
 
 def test_defects_keep_their_traceback():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +73,31 @@ def test_speed_is_that_of_all_steps_since_the_last_line(meter: Meter, logs: Coll
         meter.push(step, metrics(1.0))
     _, values = logs.records[1]
     assert values["tokens_per_second"] * values["step_time_s"] == pytest.approx(100.0)
+
+
+def test_an_evaluated_step_is_logged_with_its_evaluation_which_takes_none_of_its_time(
+    meter: Meter, logs: Collected, monkeypatch: pytest.MonkeyPatch
+):
+    clock = [0.0]
+    monkeypatch.setattr("experiments.meter.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    meter.pause()
+
+    def evaluate() -> dict[str, float]:
+        clock[0] += 1000.0
+        return {"heldout_loss": 4.5}
+
+    for step in (1, 2, 3):
+        meter.push(step, metrics(float(step)))
+        clock[0] += 1.0
+        line = meter.flush(evaluate if step == 2 else None)
+        assert line == logs.records[-1][1]
+    assert meter.flush() == {}
+    assert [values.pop("step_time_s") for _, values in logs.records] == [1.0, 1.0, 1.0]
+    assert [(s, v["loss"], v.get("heldout_loss")) for s, v in logs.records] == [
+        (1, 1.0, None),
+        (2, 2.0, 4.5),
+        (3, 3.0, None),
+    ]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -1,6 +1,8 @@
 """`experiments.pretrain` from end to end: whole runs, killed runs, resumed ones."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,11 @@ import pytest
 import yaml
 
 from experiments import generate, pretrain
-from experiments.logs import read_metrics
+from experiments.logs import MetricsFile, read_metrics
 from experiments.meter import Meter
 from experiments.workdir import Workdir
 from polycom_jax.data import ByteTokenizer
+from polycom_jax.data.tokenizers import train_bpe
 from polycom_jax.training import latest_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +56,7 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_its_files(whole: Path):
     names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
     assert {
-        *("config.yaml", "metrics.jsonl", "sample.txt"),
+        *("config.yaml", "tokenizer.json", "metrics.jsonl", "sample.txt"),
         *("plots/loss.png", "plots/loss.pdf", "plots/activations.png", "plots/activations.pdf"),
     } <= names
     assert any(name.startswith("tensorboard/events") for name in names)
@@ -62,12 +65,11 @@ def test_a_run_leaves_its_files(whole: Path):
     assert sample.startswith("def ")
 
 
-def test_metrics_have_a_line_each_logged_step_and_each_evaluation(whole: Path):
+def test_metrics_have_one_line_a_step_with_its_evaluation_if_it_had_one(whole: Path):
     records = read_metrics(whole / "metrics.jsonl")
-    train = [r for r in records if "loss" in r]
-    assert [r["step"] for r in train] == [1, 2, 4, 6]
-    for record in train:
-        assert {"learning_rate", "grad_norm", "tokens_per_second"} <= set(record)
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 6]
+    for record in records:
+        assert {"loss", "learning_rate", "grad_norm", "tokens_per_second"} <= set(record)
     heldout = [r for r in records if "heldout_loss" in r]
     assert [r["step"] for r in heldout] == [3, 6]
     # Bits a byte count every held-out byte; a byte-level model has a token more a document.
@@ -75,13 +77,14 @@ def test_metrics_have_a_line_each_logged_step_and_each_evaluation(whole: Path):
     last = heldout[-1]
     bits = last["heldout_loss"] / np.log(2) * (data["tokens"] - 1) / data["bytes"]
     assert last["bits_per_byte"] == pytest.approx(bits, rel=1e-12)
-    assert train[-1]["loss"] < train[0]["loss"]
+    assert records[-1]["loss"] < records[0]["loss"]
 
 
 def test_the_config_says_what_really_ran(whole: Path):
     tree = yaml.safe_load((whole / "config.yaml").read_text())
     assert tree["model"]["vocab_size"] == ByteTokenizer.vocab_size
-    assert tree["optim"]["decay_steps"] == 6
+    assert tree["optim"]["decay_steps"] is None
+    assert tree["record"]["decay_steps"] == 6
     assert tree["record"]["jax"] == jax.__version__
     assert tree["record"]["data_fingerprint"]
 
@@ -95,6 +98,55 @@ def test_a_finished_run_says_so_and_touches_nothing(
     assert "Finished" in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     assert after | {whole / ".lock": 0} == before | {whole / ".lock": 0}
+
+
+def copied(whole: Path, folder: Path) -> Path:
+    """A copy of the run, which a test may harm, of text that is not there any more."""
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(".lock"))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("little.txt", "gone.txt"))
+    return folder
+
+
+def test_a_report_that_was_cut_short_is_made_again_from_the_folder_alone(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    workdir = copied(whole, tmp_path / "w")
+    for path in (workdir / "sample.txt", *(workdir / "plots").iterdir()):
+        path.unlink()
+    monkeypatch.setattr(pretrain, "prepare", None)  # a call of it would fail
+    monkeypatch.setattr(pretrain, "make_train_step", None)
+    words = ["--config", str(workdir / "config.yaml"), "--workdir", str(workdir)]
+    assert pretrain.main(words) == 0
+    assert (workdir / "sample.txt").read_bytes() == (whole / "sample.txt").read_bytes()
+    names = {path.name for path in (workdir / "plots").iterdir()}
+    assert names == {path.name for path in (whole / "plots").iterdir()}
+
+
+def test_the_sample_is_the_last_file_and_goes_when_training_goes_on(
+    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    workdir = Workdir(tmp_path / "w")
+    shutil.copytree(whole, workdir.root)
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("experiments.report.draw_shapes", killed)
+    with pytest.raises(ZeroDivisionError):
+        run(workdir.root, "--steps", "7")
+    assert not workdir.sample.exists()
+
+
+def test_a_full_disk_ends_the_run_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MetricsFile, "write", full)
+    assert run(tmp_path) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 def test_other_settings_are_refused_and_touch_nothing(
@@ -120,8 +172,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(
         from experiments import pretrain
         from experiments.meter import Meter
         read = Meter._read
-        def die(self, step, values):
-            read(self, step, values)
+        def die(self, step, *rest):
+            read(self, step, *rest)
             if step == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
         Meter._read = die
@@ -156,8 +208,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 ):
     read = Meter._read
 
-    def interrupt(self: Meter, step: int, values: dict[str, float]) -> None:
-        read(self, step, values)
+    def interrupt(self: Meter, step: int, *rest: Any) -> None:
+        read(self, step, *rest)
         if step == 3:
             signal.raise_signal(signal.SIGINT)
 
@@ -171,18 +223,24 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 
 
 def test_a_longer_run_goes_on_and_keeps_the_end_of_the_schedule(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     # So little text gives a smaller BPE than is asked for: it has to be found again.
     bpe = ("--data.tokenizer", "bpe")
     assert run(tmp_path, *bpe, "--steps", "4") == 0
     assert run(tmp_path, *bpe, "--steps", "6", "--log-every", "1") == 0
     records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "loss" in r]
-    assert [r["step"] for r in records] == [1, 2, 4, 5, 6]
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     assert records[-1]["learning_rate"] == records[-3]["learning_rate"]
     config = Workdir(tmp_path).read_config()
     assert (config.run.steps, config.optim.decay_steps) == (6, 4)
     assert config.model.vocab_size < Workdir(tmp_path).record()["vocab_size_asked"]
+    # The BPE lies in the folder: writing needs nothing else.
+    monkeypatch.setenv("POLYCOM_CACHE", "/dev/null")
+    assert generate.main(["--workdir", str(tmp_path), "--max-new-tokens", "3"]) == 0
     assert "learning rate falling until step 4" in capsys.readouterr().out
 
 
@@ -190,7 +248,7 @@ def test_a_folder_without_checkpoints_is_begun_anew(run: Run, whole: Path, tmp_p
     Workdir(tmp_path).write_config(Workdir(whole).read_config(), {})
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0}\n')
     assert run(tmp_path, "--seed", "5") == 0
-    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 6, 6]
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 6]
     assert Workdir(tmp_path).read_config().run.seed == 5
 
 
@@ -198,8 +256,10 @@ def test_a_folder_without_checkpoints_is_begun_anew(run: Run, whole: Path, tmp_p
 def test_the_mesh_changes_no_number_beyond_rounding(run: Run, whole: Path, tmp_path: Path):
     assert run(tmp_path, "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2") == 0
     for ours, theirs in zip(numbers(tmp_path), numbers(whole), strict=True):
-        # Six updates of a float32 model; each may amplify the rounding of sums a little.
-        assert ours == pytest.approx(theirs, rel=1e-4)
+        # A float32 loss is rounded to 1e-7 of itself. Adam turns a gradient's relative error into
+        # the same one of an update of at most 5e-3, save where the gradient is nearly nothing: each
+        # of six steps adds below 1e-6 to what weights of 0.1 to 1, and thus all these, are off.
+        assert ours == pytest.approx(theirs, rel=5e-6)
 
 
 def test_generate_writes_and_repeats_itself(whole: Path, capsys: pytest.CaptureFixture[str]):
@@ -211,6 +271,40 @@ def test_generate_writes_and_repeats_itself(whole: Path, capsys: pytest.CaptureF
     assert all(output.startswith("The ") for output in outputs)
     assert outputs[0] == outputs[1] == outputs[3]
     assert outputs[0] != outputs[2]
+
+
+def test_generate_needs_neither_the_text_nor_the_cache(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("POLYCOM_CACHE", "/dev/null")
+    words = ["--workdir", str(copied(whole, tmp_path / "w")), "--max-new-tokens", "3"]
+    assert generate.main([*words, "--prompt", "The "]) == 0
+    assert capsys.readouterr().out.startswith("The ")
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"type": "bits"}'])
+def test_generate_refuses_another_tokenizer(
+    whole: Path, tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+):
+    workdir = copied(whole, tmp_path / "w")
+    file = workdir / "tokenizer.json"
+    file.unlink() if text is None else file.write_text(text)
+    assert generate.main(["--workdir", str(workdir)]) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert error.count("\n") == 1
+
+
+def test_generate_refuses_a_tokenizer_of_another_run(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    workdir = copied(whole, tmp_path / "w")
+    train_bpe(iter(["some text"]), 300, workdir / "tokenizer.json")
+    assert generate.main(["--workdir", str(workdir)]) == 2
+    assert "is not the tokenizer that the run in" in capsys.readouterr().err
 
 
 def test_greedy_samples_are_all_alike(whole: Path, capsys: pytest.CaptureFixture[str]):

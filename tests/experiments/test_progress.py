@@ -1,12 +1,18 @@
 """What people see with and without a terminal."""
 
 import io
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from experiments.progress import Display
 
+ROOT = Path(__file__).resolve().parents[2]
 VALUES = {"loss": 2.5, "tokens_per_second": 12345.0}
 
 
@@ -59,6 +65,26 @@ def test_the_plain_lines_say_the_time_left(monkeypatch: pytest.MonkeyPatch):
         display.numbers(2, VALUES, 65.0)
     assert "1:02:05 left" in text.getvalue()
     assert "1:05 left" in text.getvalue()
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run():
+    code = """
+        import sys
+        from experiments.progress import Display
+        with Display() as display:
+            for _ in range(3):
+                display.note("text")
+        sys.exit(7)
+    """
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(
+        command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write)
+    assert ended.returncode == 7
+    assert ended.stderr == "stdout was closed: going on without display.\n"
 
 
 def test_other_hosts_show_nothing(capsys: pytest.CaptureFixture[str]):

@@ -21,7 +21,7 @@ from experiments.config import (
 from experiments.workdir import Workdir, resumed
 from polycom_jax import InputError
 from polycom_jax.models import preset
-from polycom_jax.training import recipe
+from polycom_jax.training import RECIPES, recipe
 
 NOTHING: frozenset[str] = frozenset()
 TINY = recipe("tiny")
@@ -62,8 +62,16 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path):
     assert (config.run.steps, config.run.seed) == (6, 9)
     assert config.optim == recipe("dense-110m").optim
     assert given == {"preset", "model.num_layers", "run.steps", "run.seed"}
-    config, _ = read(f"--config {path} --model tiny")
-    assert config.model == preset("tiny", num_layers=3)
+
+
+def test_a_flag_and_a_file_may_not_name_different_presets(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {preset: dense-110m, num_layers: 3}\n")
+    with pytest.raises(InputError, match=r"--model tiny .* is made from 'dense-110m': drop the"):
+        read(f"--config {path} --model tiny")
+    assert read(f"--config {path} --model dense-110m")[0].model.num_layers == 3
+    path.write_text("model: {num_layers: 3}\n")
+    assert read(f"--config {path} --model tiny")[0].model == preset("tiny", num_layers=3)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,9 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path):
         ("--seed -1", "run.seed=-1"),
         ("--steps 1.5", "--run.steps.*'1.5'"),
         ("--config a --config b", "--config takes one file, not 2"),
+        ("--config a b", "--config takes one file, not 2"),
+        ("--config --steps 3", "--config takes one file, not 0"),
+        ("--config a.yaml --config", "--config takes one file, not 1"),
         ("--config none.yaml", r"none\.yaml cannot be read"),
     ],
 )
@@ -123,8 +134,36 @@ def test_the_schedule_ends_with_the_run_unless_told_otherwise():
 def stored(tmp_path: Path) -> Workdir:
     """The folder of a run of `tiny` whose tokenizer had 300 ids."""
     workdir = Workdir(tmp_path)
-    workdir.write_config(resolve(read()[0], NOTHING, vocab_size=300), {})
+    config = resolve(read()[0], NOTHING, vocab_size=300)
+    workdir.write_config(config, {"decay_steps": config.optim.decay_steps})
     return workdir
+
+
+def test_a_new_run_with_the_config_of_another_finds_the_end_of_its_own_schedule(stored: Workdir):
+    assert stored.read_config().optim.decay_steps == TINY.steps
+    config, given = read(f"--config {stored.config} --steps 9000 --workdir other")
+    assert resolve(config, given, vocab_size=300).optim.decay_steps == 9000
+
+
+def test_a_given_end_of_the_schedule_is_passed_on(tmp_path: Path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config(read("--optim.decay-steps 70")[0], {})
+    assert workdir.read_config().optim.decay_steps == 70
+    assert read(f"--config {workdir.config} --steps 9000")[0].optim.decay_steps == 70
+
+
+def test_resuming_writes_the_same_config_again(stored: Workdir):
+    before = stored.config.read_bytes()
+    stored.write_config(resumed(stored, *read()), stored.record())
+    assert stored.config.read_bytes() == before
+
+
+def test_the_help_names_the_presets(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        read("--help")
+    shown = capsys.readouterr().out
+    for name in RECIPES:
+        assert name in shown
 
 
 def test_resuming_keeps_what_data_and_length_had_filled_in(stored: Workdir):
