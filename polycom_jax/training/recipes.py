@@ -43,7 +43,7 @@ _RECIPES: dict[str, Recipe] = {
         models.preset("tiny"),
         OptimConfig(peak_learning_rate=5e-3, warmup_steps=40),
         batch_size=8,
-        steps=500,
+        steps=400,
     ),
     # Ours: rate and tokens a step of GPT-3 Small (Brown et al. 2020, table 2.1: 125M parameters,
     # 6e-4, 0.5M tokens); 20 tokens a parameter (Hoffmann et al. 2022) make 2.2B tokens, 4,200
