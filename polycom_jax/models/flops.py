@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycom_jax.models.config import ModelConfig
-from polycom_jax.models.transformer import count_params
 
 AttentionCount = Literal["full", "causal"]
 
@@ -72,6 +71,3 @@ def mfu(
     """
     count = flops_per_token(cfg, seq_len, attention=attention)
     return 3 * (count.matmul + count.attention) * tokens_per_second / peak_flops
-
-
-__all__ = ["AttentionCount", "Flops", "count_params", "flops_per_token", "mfu"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from polycom_jax import params as pm
-from polycom_jax._errors import InputError, require
+from polycom_jax._errors import require
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Params, ParamSpec, Specs
@@ -183,13 +183,3 @@ def forward(
     """Logits of the next token at every position: `unembed` of `hidden`."""
     x, _, _ = hidden(cfg, params, tokens, positions=positions, segment_ids=segment_ids)
     return unembed(cfg, params, x)
-
-
-def check_tokens(cfg: ModelConfig, tokens: Any) -> None:
-    """Raises `InputError` for ids outside the vocabulary; for host arrays, before they are sent."""
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= cfg.vocab_size:
-        raise InputError(
-            f"token ids run from {low} to {high}, outside 0 to {cfg.vocab_size - 1}; "
-            "was the text tokenised with another tokenizer than the model's?"
-        )
