@@ -49,6 +49,8 @@ class RunConfig:
         keep_last: newest checkpoints to keep, beside the best one.
         sample_prompt: beginning of the text that the finished model continues.
         sample_tokens: tokens of that sample.
+        compile_cache: keep compiled programs in the cache folder (`compiled/` beside the prepared
+            data), so that the next start reads them.
     """
 
     steps: int = 1000
@@ -59,6 +61,7 @@ class RunConfig:
     keep_last: int = 2
     sample_prompt: str = "def "
     sample_tokens: int = 200
+    compile_cache: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -127,7 +130,9 @@ _SHORT_NAMES = (
 PERIODS = frozenset({"run.steps", "run.log_every", "run.eval_every", "run.checkpoint_every"})
 """Fields that may change when a run is resumed."""
 
-_PLACES = frozenset({"workdir", "preset", "data.cache_dir", "data.lock_timeout_s"})
+_PLACES = frozenset(
+    {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
+)
 """Fields that say where things lie and where values came from, and change no number of a run."""
 
 

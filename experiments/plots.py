@@ -111,3 +111,42 @@ def plot_shapes(
         axes.set_ylabel("activation")
         axes.set_title(title)
         axes.legend()
+
+
+def plot_ratios(
+    path: Path,
+    ratios: Mapping[str, tuple[float, float, float]],
+    *,
+    title: str,
+    label: str,
+) -> None:
+    """A bar for each name, its quartiles as a whisker, and a line at 1.
+
+    Args:
+        path: without a suffix.
+        ratios: name -> (lower quartile, median, upper quartile), drawn from the top down.
+        title: above the axes.
+        label: what the ratio is of.
+    """
+    names = list(ratios)
+    low, median, high = (np.array([ratios[name][i] for name in names]) for i in range(3))
+    with _figure(path, height=1.2 + 0.26 * len(names)) as axes:
+        axes.barh(names, median, color=_BLUE, height=0.62)
+        whiskers = np.stack([median - low, high - median])
+        axes.errorbar(median, names, xerr=whiskers, fmt="none", ecolor="0.25", capsize=2)
+        axes.axvline(1, color=_ORANGE, linewidth=1.1)
+        if median.max() > 10:
+            axes.set_xscale("log")
+        for name, value in zip(names, median, strict=True):
+            axes.annotate(
+                f" {value:.3g}",
+                (value, name),
+                xytext=(4, 6),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+        axes.set_title(title)

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -42,6 +43,9 @@ from polycom_jax.training import (
     put_batch,
 )
 from polycom_jax.training.loss import Batch
+
+MIN_COMPILE_S = 0.1
+"""Programs that took less to compile are not kept: reading them would take as long."""
 
 ABOUT = "Pretrain a transformer. The same command again resumes the run."
 
@@ -81,9 +85,7 @@ def train(
         InputError: settings that fit neither each other, nor the data, nor the devices.
         cli.Stop: a signal asked for it (the state is saved), or the loss is no number any more.
     """
-    cache = cache_folder(config.data.cache_dir)
-    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    keep_compiled(config)
     mesh = make_mesh(**asdict(config.mesh))
     config, corpus = load(config, given, workdir, display, resuming=resuming)
     if is_first_host():
@@ -113,6 +115,16 @@ def train(
             corpus.tokenizer,
             active=is_first_host(),
         )
+
+
+def keep_compiled(config: PretrainConfig) -> None:
+    """Lets JAX read compiled programs from the cache folder, and write them there."""
+    folder = None
+    if config.run.compile_cache:
+        folder = str(cache_folder(config.data.cache_dir) / "compiled")
+        # JAX's own threshold, a second, would leave out most of what a CPU compiles.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> None:
@@ -233,10 +245,18 @@ def make_evaluation(
     """Builds the function from parameters to their numbers on all held-out text."""
     eval_step = make_eval_step(config.model, mesh)
     heldout, shape = corpus.heldout, batch_shape(config)
+    # Compiled once, as the training step is: batches of another shape are an error that names both
+    # shapes, and no program is compiled again while the run goes on.
+    compiled: jax.stages.Compiled | None = None
+
+    def once(params: Params, batch: Batch) -> dict[str, Any]:
+        nonlocal compiled
+        compiled = compiled or eval_step.lower(params, batch).compile()
+        return compiled(params, batch)
 
     def heldout_numbers(params: Params) -> dict[str, float]:
         batches = (put_batch(rows, mesh) for rows in eval_batches(heldout, **shape))
-        result = evaluate(eval_step, params, batches, heldout.num_bytes)
+        result = evaluate(once, params, batches, heldout.num_bytes)
         return {"heldout_loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
 
     return heldout_numbers

@@ -20,6 +20,7 @@ from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.activations.polynomial import init_coeffs
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
+from polycom_jax.kernels.poly_norm.rows import AxisName
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
 from polycom_jax.params import Params, ParamSpec
 
@@ -62,6 +63,11 @@ class _Row:
     gated: bool = False
     params: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether it takes means over rows, and is not element-wise."""
+        return "eps" in self.keywords
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -166,12 +172,16 @@ class Activation:
         """Initial parameters, {} for a fixed function."""
         return pm.init(self.specs, key)
 
-    def apply(self, params: Params, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
+    def apply(
+        self, params: Params, *hidden: Float[Array, "*S F"], axis_name: AxisName = None
+    ) -> Float[Array, "*S F"]:
         """The activation: apply(params, x), or apply(params, gate, up) if gated.
 
         Args:
             params: as `init` gives them; one layer's, not a stack.
             *hidden: one array, or two of equal shape and dtype.
+            axis_name: inside `jax.shard_map`, the mesh axis that splits rows (see `poly_norm`);
+                rows of the table that are element-wise do not need it.
 
         Returns:
             The shape and dtype of the first array; arithmetic in float32, one rounding.
@@ -184,11 +194,10 @@ class Activation:
             len(hidden) == len(wanted),
             f"{self.name}: expected apply(params, {', '.join(wanted)}), came {len(hidden)} arrays.",
         )
-        return self._row.function(
-            *hidden,
-            *self._parameters(params),
-            **{name: getattr(self.options, name) for name in self._row.keywords},
-        )
+        keywords = {name: getattr(self.options, name) for name in self._row.keywords}
+        if self._row.over_rows:
+            keywords["axis_name"] = axis_name
+        return self._row.function(*hidden, *self._parameters(params), **keywords)
 
     def _parameters(self, params: Params) -> list[Array]:
         shapes = {name: jnp.shape(value) for name, value in params.items()}

@@ -23,6 +23,7 @@ LEVELS = {
     "models": 6,
     "training": 7,
     "data": 7,
+    "aot": 8,
     "experiments": 10,
 }
 

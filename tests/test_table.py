@@ -233,8 +233,10 @@ def operations(jaxpr, size: int) -> list[str]:
 
 @each_row
 def test_flops_count_the_operations_of_the_traced_program(name):
-    for order in [1, 2, 3, 5] if "coeffs" in get_activation(name).specs else [3]:
-        row = get_activation(name, order=order)
+    polynomial = "coeffs" in get_activation(name).specs
+    options = [{"order": r, "implementation": "xla"} for r in (1, 2, 3, 5)] if polynomial else [{}]
+    for chosen in options:
+        row = get_activation(name, **chosen)
         x = jnp.ones(SHAPE)
         traced = jax.make_jaxpr(row.apply)(row.init(jax.random.key(0)), *[x] * (1 + row.gated))
         assert row.flops == len(operations(traced.jaxpr, x.size))

@@ -1,6 +1,7 @@
 """Shapes that the hot operations are tested and measured at: one list for both.
 
-Tags: "ci" quick ones that every test run covers; "primary" what a benchmark reports.
+Tags: "ci" quick ones that every test run covers; "primary" what a benchmark reports; "tpu" what is
+compiled ahead of time for TPUs, one a kind of row: a register wide, ragged, usual, wide.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from polycom_jax._errors import unknown
 from polycom_jax.activations.polynomial import init_coeffs
 
-Tag = Literal["ci", "primary"]
+Tag = Literal["ci", "primary", "tpu"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ArgSpec:
 
 
 _PRIMARY: frozenset[Tag] = frozenset({"primary"})
+_TPU: frozenset[Tag] = frozenset({"tpu"})
 
 ARG_SPECS: tuple[ArgSpec, ...] = (
     ArgSpec("vector", (7,), jnp.float32),
@@ -59,14 +61,19 @@ ARG_SPECS: tuple[ArgSpec, ...] = (
     ArgSpec("bf16", (3, 5, 250), jnp.bfloat16),
     ArgSpec("bf16_wide", (2, 32_768), jnp.bfloat16),
     ArgSpec("f16", (7, 512), jnp.float16),
-    # A laptop's feed-forward block, then bfloat16 shapes of accelerators: Liger-Kernel's published
+    # Two of a laptop's size, then bfloat16 shapes of accelerators: Liger-Kernel's published
     # benchmark, the paper's dense 1B model, an OLMoE expert, and the widths where others break.
     ArgSpec("cpu_2048x4096", (2048, 4096), jnp.float32, tags=_PRIMARY),
+    ArgSpec("cpu_8192x1024", (8192, 1024), jnp.float32, tags=_PRIMARY),
     ArgSpec("liger_8192x4096", (8192, 4096), jnp.bfloat16, tags=_PRIMARY),
-    ArgSpec("dense_1b", (8192, 8256), jnp.bfloat16, tags=_PRIMARY),
+    ArgSpec("dense_1b", (8192, 8256), jnp.bfloat16, tags=_PRIMARY | _TPU),
     ArgSpec("moe_expert", (32_768, 1536), jnp.bfloat16, tags=_PRIMARY),
     ArgSpec("wide_2048x32768", (2048, 32_768), jnp.bfloat16, tags=_PRIMARY),
-    ArgSpec("wide_1024x65536", (1024, 65_536), jnp.bfloat16, tags=_PRIMARY),
+    ArgSpec("wide_2048x65536", (2048, 65_536), jnp.bfloat16, tags=_PRIMARY | _TPU),
+    ArgSpec("tpu_128", (8192, 128), jnp.bfloat16, tags=_TPU),
+    ArgSpec("tpu_1000", (8192, 1000), jnp.bfloat16, tags=_TPU),
+    ArgSpec("tpu_2048", (8192, 2048), jnp.bfloat16, tags=_TPU),
+    ArgSpec("tpu_16384", (8192, 16_384), jnp.bfloat16, tags=_TPU),
 )
 
 

@@ -1,27 +1,32 @@
 """Derivative rules that keep nothing but the arguments for the backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 from jaxtyping import Array
 
-from polycom_jax.activations.inputs import in_work_dtype
+from polycom_jax.activations.inputs import in_work_dtype, work_dtype
+from polycom_jax.kernels.linear import linear_map
 
 Value = Callable[..., Array]
 """value(*arrays, **static) in the work dtype."""
 Tangent = Callable[..., Array]
 """tangent(primals, tangents, **static) in the work dtype: what `value` changes by, linearly."""
+Gradient = Callable[..., Sequence[Array]]
+"""gradient(primals, cotangent, **static) in the work dtype: the transpose of `tangent`."""
 
 
-def recomputed(value: Value, tangent: Tangent) -> Callable[..., Array]:
+def recomputed(
+    value: Value, tangent: Tangent, gradient: Gradient | None = None
+) -> Callable[..., Array]:
     """`value` with derivative `tangent`; both recompute what they need from the arguments.
 
-    It is a `jax.custom_jvp` whose rule runs under `jax.checkpoint` with nothing saveable: forward
-    mode differentiates it directly, reverse mode transposes it, and both can be differentiated
-    again. Each argument enters, and is saved, in its own dtype; the result has the dtype of the
-    first one.
+    It is a `jax.custom_jvp`, so forward mode differentiates it directly, reverse mode transposes
+    its tangent, and both can be differentiated again. The transpose is `gradient`, or JAX's own
+    under `jax.checkpoint` with nothing saveable. Each argument enters, and is saved, in its own
+    dtype; the result has the dtype of the first one.
 
     Returns:
         f(*arrays, **static), compiled also when called eagerly; `static` must be hashable.
@@ -37,16 +42,16 @@ def recomputed(value: Value, tangent: Tangent) -> Callable[..., Array]:
         primals: tuple[Array, ...],
         tangents: tuple[Array, ...],
     ) -> tuple[Array, Array]:
-        def split(*both: Array) -> Array:
-            return tangent(both[: len(primals)], both[len(primals) :], **dict(static))
-
-        # Inside one program XLA may merge the recomputation with what is alive anyway: no barrier.
-        lean = jax.checkpoint(
-            partial(in_work_dtype, split),
-            policy=jax.checkpoint_policies.nothing_saveable,
-            prevent_cse=False,
-        )
-        return function(static, *primals), lean(*primals, *tangents)
+        out = function(static, *primals)
+        along = _along(tangent, dict(static))
+        if gradient is None:
+            # Inside one program XLA may merge the recomputation with what is alive anyway: no
+            # barrier.
+            lean = jax.checkpoint(
+                along, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False
+            )
+            return out, lean(primals, tangents)
+        return out, linear_map(along, _against(gradient, dict(static)), primals, tangents)
 
     @partial(jax.jit, static_argnums=0)
     def compiled(static: tuple[tuple[str, Any], ...], *arrays: Array) -> Array:
@@ -56,3 +61,27 @@ def recomputed(value: Value, tangent: Tangent) -> Callable[..., Array]:
         return compiled(tuple(sorted(static.items())), *arrays)
 
     return call
+
+
+def _along(tangent: Tangent, static: dict[str, Any]) -> Callable[..., Array]:
+    """`tangent` of arrays in their own dtypes."""
+
+    def along(primals: Sequence[Array], tangents: Sequence[Array]) -> Array:
+        def split(*both: Array) -> Array:
+            return tangent(both[: len(primals)], both[len(primals) :], **static)
+
+        return in_work_dtype(split, *primals, *tangents)
+
+    return along
+
+
+def _against(gradient: Gradient, static: dict[str, Any]) -> Callable[..., Sequence[Array]]:
+    """`gradient` of arrays in their own dtypes; each comes back in that of its argument."""
+
+    def against(primals: Sequence[Array], cotangent: Array) -> Sequence[Array]:
+        dtype = work_dtype(primals[0].dtype)
+        wide = tuple(p.astype(dtype) for p in primals)
+        grads = gradient(wide, cotangent.astype(dtype), **static)
+        return [g.astype(p.dtype) for g, p in zip(grads, primals, strict=True)]
+
+    return against

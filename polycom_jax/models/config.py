@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.kernels.dispatch import AttentionImplementation
 from polycom_jax.table import Activation, ActivationOptions, get_activation
 
 QkNorm = Literal["none", "head", "full"]
@@ -39,9 +40,15 @@ class ModelConfig:
             this is set, and neither if not.
         init: "megatron": normal of deviation sqrt(2 / 5D), output projections divided by
             sqrt(2 num_layers); "olmo": normal of deviation 0.02, cut at three deviations.
+        attention: how it is computed, see `kernels.attention.attention`; None: by backend. A cache
+            is always read by "xla".
         dtype: of activations and matrix products; parameters are stored in float32.
+        loss_chunk: the loss is taken over at most so many tokens a device at a time, so that logits
+            are never all in memory; gradients are those of the whole. None: over all at once.
         remat: what the backward pass recomputes: "none"; "dots": all but matrix products of
             parameters; "full": whole blocks.
+        unroll: layers that one step of the scan over layers runs; None: all of them on a CPU where
+            they are few, else one. More layers take longer to compile.
     """
 
     vocab_size: int
@@ -61,8 +68,11 @@ class ModelConfig:
     norm_eps: float = 1e-5
     document_mask: bool = True
     init: Init = "megatron"
+    attention: AttentionImplementation | None = None
     dtype: Dtype = "float32"
     remat: Remat = "none"
+    unroll: int | None = None
+    loss_chunk: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -79,6 +89,9 @@ class ModelConfig:
             require(value >= 1, f"{name}={value} must be at least 1.")
         if self.ffn_width is not None:
             require(self.ffn_width >= 1, f"ffn_width={self.ffn_width} must be at least 1, or none.")
+        for name in ("loss_chunk", "unroll"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
         if self.num_heads % self.num_kv_heads:
             near = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
             near = sorted(near, key=lambda k: (abs(k - self.num_kv_heads), k))[:2]
@@ -95,6 +108,8 @@ class ModelConfig:
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise unknown(name, value, get_args(kind))
+        if self.attention is not None and self.attention not in get_args(AttentionImplementation):
+            raise unknown("attention", self.attention, get_args(AttentionImplementation))
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)
             require(0 < value < float("inf"), f"{name}={value} must be positive and finite.")

@@ -3,12 +3,15 @@
 B batch, T sequence, S keys, D model, F hidden, H query heads, K kv heads, C head width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.attention import attention as attend
+from polycom_jax.kernels.sharded import over_mesh
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
@@ -66,30 +69,6 @@ def rope(
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def attend(
-    q: Float[Array, "B T H C"],
-    k: Float[Array, "B S K C"],
-    v: Float[Array, "B S K C"],
-    mask: Bool[Array, "B T S"],
-) -> Float[Array, "B T H C"]:
-    """softmax(q k^T / sqrt(C)) v where `mask`; each kv head serves H/K neighbouring query heads.
-
-    Scores and softmax are float32. A row whose mask is empty gives the mean of v, not NaN.
-    """
-    batch, length, heads, width = q.shape
-    kv_heads = k.shape[2]
-    # Heads first: XLA's CPU backend runs these batched products about twice as fast as with the
-    # heads third, and transposes are fused elsewhere.
-    q = q.reshape(batch, length, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
-    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    scores = jnp.einsum("bkgtc,bksc->bkgts", q, k, preferred_element_type=jnp.float32)
-    scores = scores * (width**-0.5)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bksc->bkgtc", weights, v)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
-
-
 def attention_specs(cfg: ModelConfig) -> Specs:
     """Parameters of one attention block."""
     ordinary, output = initializers(cfg)
@@ -113,7 +92,7 @@ def attention(
     params: Any,
     x: Float[Array, "B T D"],
     positions: Int[Array, "B T"],
-    mask: Bool[Array, "B T S"],
+    segment_ids: Int[Array, "B T"] | None,
     cache: Any,
     rules: Rules | None,
 ) -> tuple[Float[Array, "B T D"], Any]:
@@ -139,8 +118,15 @@ def attention(
             "length": cache["length"],
         }
         k, v = cache["k"], cache["v"]
-    with jax.named_scope("attend"):
-        out = attend(q, k, v, mask)
+    out = attend(
+        q,
+        k,
+        v,
+        start=None if cache is None else cache["length"],
+        segment_ids=segment_ids,
+        rules=rules,
+        implementation=cfg.attention if cache is None else "xla",
+    )
     with jax.named_scope("attention_out"):
         w_o = params["w_o"]
         out = jnp.dot(out.reshape(batch * length, -1), w_o.reshape(-1, w_o.shape[-1]))
@@ -191,8 +177,24 @@ def ffn(
     names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
     with jax.named_scope("ffn_up"):
         hidden = [constrain(jnp.dot(y, params[name]), rules, "batch", "mlp") for name in names]
-    with jax.named_scope("activation"):
-        h = constrain(cfg.row.apply(params["activation"], *hidden), rules, "batch", "mlp")
-    with jax.named_scope("ffn_down"):
-        out = jnp.dot(h, params["w_down"]).reshape(x.shape)
+
+    def down(activation: Any, w_down: Array, *hidden: Array) -> Array:
+        with jax.named_scope("activation"):
+            h = constrain(_activate(cfg, activation, hidden, rules), rules, "batch", "mlp")
+        with jax.named_scope("ffn_down"):
+            return jnp.dot(h, w_down)
+
+    if cfg.remat == "none":
+        # The pre-activations are kept and h is not: the gradient of w_down computes it again.
+        policy = jax.checkpoint_policies.nothing_saveable
+        down = jax.checkpoint(down, policy=policy, prevent_cse=False)
+    out = down(params["activation"], params["w_down"], *hidden).reshape(x.shape)
     return constrain(out, rules, "batch", "seq", "residual")
+
+
+def _activate(
+    cfg: ModelConfig, params: Any, hidden: Sequence[Float[Array, "BT F"]], rules: Rules | None
+) -> Float[Array, "BT F"]:
+    if cfg.row.options.implementation == "pallas_tpu":
+        return over_mesh(cfg.row.apply, rules, params, *hidden)
+    return cfg.row.apply(params, *hidden)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require
@@ -18,6 +18,9 @@ from polycom_jax.sharding import Rules, constrain
 
 VOCAB_MULTIPLE = 128
 """Embedding rows are padded to a multiple of this (times the tensor axis): a TPU's tile width."""
+
+UNROLLED_ON_CPU = 8
+"""Up to so many layers are unrolled on CPUs: compiling takes longer with each."""
 
 _CHECKPOINT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -101,10 +104,10 @@ def hidden(
     places = steps if positions is None else positions
     keys = length if cache is None else cache["layers"][0]["k"].shape[2]
     require(length <= keys, f"{length} tokens do not fit a cache for {keys}; make a longer one.")
-    mask = jnp.arange(keys, dtype=jnp.int32)[None, None, :] <= steps[:, :, None]
-    if segment_ids is not None:
-        require(cache is None, "segment_ids with a cache: decode one document a row instead.")
-        mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    require(
+        cache is None or segment_ids is None,
+        "segment_ids with a cache: decode one document a row instead.",
+    )
 
     with jax.named_scope("embed"):
         # Gathered over fsdp first, as each weight is before its use: rows that come back split
@@ -115,7 +118,7 @@ def hidden(
     new_groups = []
     for group, stacked in enumerate(params["layers"]):
         group_cache = None if cache is None else cache["layers"][group]
-        x, group_cache = _run_group(cfg, stacked, x, places, mask, start, group_cache, rules)
+        x, group_cache = _run_group(cfg, stacked, x, places, segment_ids, start, group_cache, rules)
         new_groups.append(group_cache)
     x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
     if cache is not None:
@@ -128,7 +131,7 @@ def _run_group(
     stacked: Params,
     x: Float[Array, "B T D"],
     positions: Int[Array, "B T"],
-    mask: Bool[Array, "B T S"],
+    segment_ids: Int[Array, "B T"] | None,
     start: Int[Array, " B"],
     cache: Any,
     rules: Rules | None,
@@ -142,7 +145,9 @@ def _run_group(
         if kv is not None:
             kv = {**kv, "length": start}
         with jax.named_scope("attention"):
-            out, kv = layers.attention(cfg, params["attention"], x, positions, mask, kv, rules)
+            out, kv = layers.attention(
+                cfg, params["attention"], x, positions, segment_ids, kv, rules
+            )
             x = x + out
         with jax.named_scope("ffn"):
             x = x + layers.ffn(cfg, params["ffn"], x, rules)
@@ -150,7 +155,15 @@ def _run_group(
 
     if cfg.remat != "none":
         block = jax.checkpoint(block, policy=_CHECKPOINT_POLICIES[cfg.remat], prevent_cse=False)
-    return jax.lax.scan(block, x, (stacked, cache))
+    return jax.lax.scan(block, x, (stacked, cache), unroll=_unroll(cfg))
+
+
+def _unroll(cfg: ModelConfig) -> int:
+    """Layers a scanned step: XLA's CPU backend runs what is element-wise in a loop on one core."""
+    if cfg.unroll is not None:
+        return min(cfg.unroll, cfg.num_layers)
+    few = cfg.num_layers <= UNROLLED_ON_CPU
+    return cfg.num_layers if few and jax.default_backend() == "cpu" else 1
 
 
 def unembed(

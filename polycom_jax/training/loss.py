@@ -1,8 +1,12 @@
 """Cross entropy of the next token, as a sum: the caller divides by the global number of targets."""
 
+import math
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax import models
 from polycom_jax.models import ModelConfig
@@ -14,15 +18,40 @@ Batch = dict[str, Array]
 there is no target."""
 
 
+@jax.custom_jvp
 def token_nats(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     """-log softmax(logits)[target], in float32 whatever the logits' dtype.
 
-    The target is picked by comparison, not by a gather, which would collect a vocabulary that is
-    split over devices.
+    Confident tokens keep their small loss and slope, both with float32's relative error: the
+    probability of all other tokens is summed as such, and is not what 1 - p leaves.
     """
-    logp = jax.nn.log_softmax(logits.astype(jnp.float32))
-    ids = jax.lax.broadcasted_iota(targets.dtype, logp.shape, logp.ndim - 1)
-    return -jnp.sum(jnp.where(ids == targets[..., None], logp, 0.0), axis=-1)
+    return _nats_and_slope(logits, targets)[0]
+
+
+@token_nats.defjvp
+def _token_nats_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    nats, slope = _nats_and_slope(*primals)
+    return nats, jnp.sum(slope * tangents[0].astype(jnp.float32), axis=-1)
+
+
+def _nats_and_slope(
+    logits: Float[Array, "... V"], targets: Int[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "... V"]]:
+    """`token_nats`, and its derivative softmax(logits) - one_hot(target)."""
+    logits = logits.astype(jnp.float32)
+    # The target is picked by comparison, not by a gather, which would collect a vocabulary that is
+    # split over devices.
+    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    chosen = ids == targets[..., None]
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    powers = jnp.exp(logits - top)
+    others = jnp.sum(jnp.where(chosen, 0.0, powers), axis=-1, keepdims=True)
+    gap = top - jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1, keepdims=True)
+    # The sum of powers less one: where the target is the largest, its own power is that one.
+    rest = others + jnp.expm1(-gap)
+    nats = gap + jnp.log1p(rest)
+    slope = jnp.where(chosen, -others, powers) / (1 + rest)
+    return nats[..., 0], slope
 
 
 def batch_nats(
@@ -31,13 +60,129 @@ def batch_nats(
     """The sum of `token_nats` over the batch's unmasked targets, and the model's `aux`.
 
     Attention stops at document boundaries, and positions restart there, iff `cfg.document_mask`.
+    With `cfg.loss_chunk`, logits of that many tokens a device exist at a time.
     """
     documents = {}
     if cfg.document_mask:
         documents = {name: batch[name] for name in ("segment_ids", "positions")}
     x, aux, _ = models.hidden(cfg, params, batch["tokens"], rules=rules, **documents)
+    return hidden_nats(cfg, params, x, batch, rules), aux
+
+
+def hidden_nats(
+    cfg: ModelConfig,
+    params: Params,
+    x: Float[Array, "B T D"],
+    batch: Batch,
+    rules: Rules | None = None,
+) -> Float[Array, ""]:
+    """`batch_nats` from final hidden states on; of `params` it reads the unembedding alone."""
     with jax.named_scope("loss"):
+        if cfg.loss_chunk is not None:
+            table = params["embed"] if cfg.tie_embeddings else params["unembed"]
+            parts = _by_device((x, batch["targets"], batch["mask"]), cfg.loss_chunk, rules)
+            return _chunked_nats(cfg, rules, table, *parts)
         logits = models.unembed(cfg, params, x, padded=True)
         logits = constrain(logits, rules, "batch", "seq", "vocab")
         nats = token_nats(logits, batch["targets"])
-        return jnp.sum(jnp.where(batch["mask"], nats, 0.0)), aux
+        return jnp.sum(jnp.where(batch["mask"], nats, 0.0))
+
+
+def _by_device(arrays: tuple[Array, ...], chunk: int, rules: Rules | None) -> tuple[Array, ...]:
+    """[B, T, ...] -> [chunks, devices, tokens, ...]: each chunk has tokens of every device.
+
+    Consecutive tokens would lie on a few devices, and would have to travel. Chunks are of one size,
+    at most `chunk`; the last is filled up with zeros, i.e. with masked tokens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1
+    if rules is not None and not mesh.empty:
+        entry = rules.partition(("batch",))[0]
+        names = (entry,) if isinstance(entry, str) else tuple(entry or ())
+        devices = math.prod(mesh.shape[name] for name in names)
+    tokens = arrays[0].shape[0] * arrays[0].shape[1] // devices
+    chunks = -(-tokens // chunk)
+    size = -(-tokens // chunks)
+
+    def split(x: Array) -> Array:
+        x = x.reshape(devices, tokens, *x.shape[2:])
+        x = jnp.pad(x, [(0, 0), (0, chunks * size - tokens)] + [(0, 0)] * (x.ndim - 2))
+        x = x.reshape(devices, chunks, size, *x.shape[2:]).swapaxes(0, 1)
+        return constrain(x, rules, None, "batch", *[None] * (x.ndim - 2))
+
+    return tuple(map(split, arrays))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked_nats(
+    cfg: ModelConfig,
+    rules: Rules | None,
+    table: Float[Array, "V D"],
+    x: Float[Array, "N G C D"],
+    targets: Int[Array, "N G C"],
+    mask: Bool[Array, "N G C"],
+) -> Float[Array, ""]:
+    """The sum of `token_nats` over chunks (N) of tokens (C) of every device (G)."""
+    gathered = _gathered(cfg, rules, table)
+
+    def add(total: Array, part: Any) -> tuple[Array, None]:
+        x, targets, mask = part
+        nats = token_nats(_logits(cfg, rules, gathered, x), targets)
+        return total + jnp.sum(jnp.where(mask, nats, 0.0)), None
+
+    return jax.lax.scan(add, jnp.zeros((), jnp.float32), (x, targets, mask))[0]
+
+
+def _chunked_forward(
+    cfg: ModelConfig, rules: Rules | None, table: Array, x: Array, targets: Array, mask: Array
+) -> tuple[Array, Any]:
+    """The sum and its gradients: while a chunk's logits are there, so is all that these need.
+
+    Three products a chunk; recomputing the logits in the backward pass would be a fourth.
+    """
+    gathered = _gathered(cfg, rules, table)
+
+    def add(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
+        total, d_table = carry
+        x, targets, mask = part
+        nats, slope = _nats_and_slope(_logits(cfg, rules, gathered, x), targets)
+        # A masked token counts as zero; in the model's dtype the products run at full speed.
+        slope = jnp.where(mask[..., None], slope, 0.0).astype(x.dtype)
+        dx = jnp.einsum("gcv,vd->gcd", slope, gathered, preferred_element_type=jnp.float32)
+        # Each device adds up its own tokens; the devices' sums are added once, in the end.
+        own = jnp.einsum("gcv,gcd->gvd", slope, x, preferred_element_type=jnp.float32)
+        d_table = constrain(d_table + own, rules, "batch", "vocab", None)
+        total = total + jnp.sum(jnp.where(mask, nats, 0.0))
+        return (total, d_table), dx.astype(x.dtype)
+
+    zeros = constrain(jnp.zeros((x.shape[1], *table.shape)), rules, "batch", "vocab", None)
+    carry = (jnp.zeros((), jnp.float32), zeros)
+    (total, d_table), dx = jax.lax.scan(add, carry, (x, targets, mask))
+    d_table = constrain(jnp.sum(d_table, axis=0), rules, "vocab", "embed")
+    return total, (d_table.astype(table.dtype), dx)
+
+
+def _chunked_backward(
+    cfg: ModelConfig, rules: Rules | None, kept: Any, weight: Array
+) -> tuple[Array, Array, None, None]:
+    del cfg, rules
+    d_table, dx = kept
+    return d_table * weight, (dx * weight).astype(dx.dtype), None, None
+
+
+_chunked_nats.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _gathered(cfg: ModelConfig, rules: Rules | None, table: Array) -> Array:
+    # Once, before the loop over chunks.
+    return constrain(table.astype(cfg.dtype), rules, "vocab", None)
+
+
+def _logits(
+    cfg: ModelConfig, rules: Rules | None, table: Float[Array, "V D"], x: Float[Array, "G C D"]
+) -> Float[Array, "G C V"]:
+    """As `models.unembed` with padding columns."""
+    logits = jnp.einsum("gcd,vd->gcv", x, table, preferred_element_type=jnp.float32)
+    real = jnp.arange(table.shape[0])[None, None, :] < cfg.vocab_size
+    logits = jnp.where(real, logits, jnp.finfo(jnp.float32).min)
+    return constrain(logits, rules, "batch", None, "vocab")

@@ -10,7 +10,7 @@ from polycom_jax.kernels.arg_specs import ARG_SPECS, make_arguments, select
 
 def test_names_are_unique_and_every_spec_has_a_use():
     assert len({spec.name for spec in ARG_SPECS}) == len(ARG_SPECS)
-    assert set(ARG_SPECS) == {*select("ci"), *select("primary")}
+    assert set(ARG_SPECS) == {*select("ci"), *select("primary"), *select("tpu")}
 
 
 @pytest.mark.parametrize("spec", select("ci"), ids=lambda spec: spec.name)
@@ -34,5 +34,5 @@ def test_quick_specs_are_quick():
 
 
 def test_an_unknown_tag_lists_the_known_ones():
-    with pytest.raises(InputError, match="Known: ci, primary"):
+    with pytest.raises(InputError, match="Known: ci, primary, tpu"):
         select("primry")  # pyright: ignore[reportArgumentType]

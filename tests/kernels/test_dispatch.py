@@ -5,7 +5,7 @@ import pytest
 
 from polycom_jax._errors import InputError
 from polycom_jax.kernels import dispatch
-from polycom_jax.kernels.dispatch import Operation, Version
+from polycom_jax.kernels.dispatch import Operation, Version, Where
 
 
 def refuse(x, **_):
@@ -47,12 +47,21 @@ def test_none_takes_the_first_preferred_version_that_can_run():
     assert OPERATION(jnp.ones(5)).tolist() == [1] * 5
 
 
+def test_a_preference_may_be_for_some_shapes_only(monkeypatch):
+    wide = Where("narrow", lambda shape: shape[-1] >= 3)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(dispatch, "PREFERENCE", {"cpu": (wide, "xla")})
+    assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
+    assert OPERATION(jnp.ones(3)).tolist() == [101] * 3
+
+
 def test_an_unlisted_backend_takes_xla(monkeypatch):
     monkeypatch.setattr(dispatch, "PREFERENCE", {})
     assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
 
 
 def test_every_preference_ends_with_the_version_that_takes_everything():
-    for names in dispatch.PREFERENCE.values():
-        assert set(names) <= set(dispatch.IMPLEMENTATIONS)
+    for entries in dispatch.PREFERENCE.values():
+        names = [e.implementation if isinstance(e, Where) else e for e in entries]
+        known = {*dispatch.IMPLEMENTATIONS, *dispatch.ATTENTION_IMPLEMENTATIONS}
+        assert set(names) <= known
         assert names[-1] == "xla"

@@ -45,6 +45,8 @@ def test_presets_match_gated_and_other_parameter_counts(name: str):
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
         ({"qk_norm": "heads"}, "Did you mean 'head'"),
         ({"activation": "polynorm"}, "Did you mean 'poly_norm'"),
+        ({"loss_chunk": 0}, "loss_chunk=0 must be at least 1"),
+        ({"attention": "splosh"}, "Did you mean 'splash'"),
         ({"dtype": "float16"}, "Known: bfloat16, float32"),
         ({"gated_width": 5, "activation": "gelu"}, "5"),
         ({"norm_eps": 0.0}, "norm_eps=0.0 must be positive"),

@@ -22,7 +22,7 @@ from polycom_jax.models import (
     specs,
     unembed,
 )
-from polycom_jax.models.layers import attend, rms_norm, rope
+from polycom_jax.models.layers import rms_norm, rope
 from polycom_jax.sharding import Rules, make_mesh
 
 SMALL = ModelConfig(
@@ -139,30 +139,6 @@ def test_rope_matches_complex_rotation():
     expected = np.concatenate([z.real, z.imag], axis=-1)
     got = rope(jnp.asarray(x, jnp.float32), jnp.asarray(positions), 10_000.0)
     np.testing.assert_allclose(got, expected, atol=2e-5)
-
-
-def test_attention_matches_numpy(strict_dtypes: None):
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.normal(size=s) for s in ((2, 5, 4, 8), (2, 7, 2, 8), (2, 7, 2, 8)))
-    mask = rng.random((2, 5, 7)) < 0.6
-    mask[:, :, 0] = True
-    scores = np.einsum("bthc,bshc->bhts", q, k.repeat(2, axis=2)) / np.sqrt(8)
-    scores = np.where(mask[:, None], scores, -np.inf)
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    expected = np.einsum("bhts,bshc->bthc", p / p.sum(-1, keepdims=True), v.repeat(2, axis=2))
-    q32, k32, v32 = (jnp.asarray(a, jnp.float32) for a in (q, k, v))
-    got = attend(q32, k32, v32, jnp.asarray(mask))
-    np.testing.assert_allclose(got, expected, atol=2e-6)
-
-
-def test_attention_agrees_with_jax_nn():
-    key = jax.random.key(0)
-    q, k, v = (
-        jax.random.normal(jax.random.fold_in(key, i), (2, 6, h, 8)) for i, h in enumerate((4, 2, 2))
-    )
-    causal = jnp.broadcast_to(jnp.tril(jnp.ones((6, 6), bool)), (2, 6, 6))
-    expected = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    chex.assert_trees_all_close(attend(q, k, v, causal), expected, atol=2e-6)
 
 
 def test_rms_norm_is_computed_in_float32(strict_dtypes: None):

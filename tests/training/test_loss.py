@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from polycom_jax import models
-from polycom_jax.training.loss import batch_nats, token_nats
+from polycom_jax import params as pm
+from polycom_jax.sharding import Rules
+from polycom_jax.training import put_batch
+from polycom_jax.training.loss import _by_device, _chunked_nats, batch_nats, token_nats
 
 
 def reference(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -27,11 +30,26 @@ def test_token_nats_agree_with_float64(scale, dtype):
     np.testing.assert_allclose(nats, expected, rtol=1e-6, atol=8 * scale * 2**-23)
 
 
-def test_a_confident_token_keeps_its_small_loss():
-    logits = jnp.array([[20.0, 0.0, 0.0]])
-    assert float(token_nats(logits, jnp.array([0]))[0]) == pytest.approx(
-        float(np.log1p(2 * np.exp(-20.0))), abs=2**-24
-    )
+@pytest.mark.parametrize("margin", [20.0, 50.0, 80.0])
+def test_confident_tokens_keep_their_small_loss_and_slope(margin):
+    logits = jnp.array([[margin, 0.0, 0.0]])
+
+    def total(logits):
+        return token_nats(logits, jnp.array([0])).sum()
+
+    nats, slope = jax.value_and_grad(total)(logits)
+    other = np.exp(-margin)
+    np.testing.assert_allclose(nats, np.log1p(2 * other), rtol=2**-20)
+    expected = np.array([[-2 * other, other, other]]) / (1 + 2 * other)
+    np.testing.assert_allclose(slope, expected, rtol=2**-20)
+
+
+def test_second_derivatives_are_those_of_the_softmax():
+    logits = jnp.array([0.5, 2.0, -1.0, 0.0])
+    p = np.asarray(jax.nn.softmax(logits), np.float64)
+    for target in range(4):
+        hessian = jax.hessian(lambda z, t=target: token_nats(z, jnp.array(t)))(logits)
+        np.testing.assert_allclose(hessian, np.diag(p) - np.outer(p, p), atol=1e-6)
 
 
 def test_padding_columns_change_nothing_and_get_no_gradient():
@@ -83,3 +101,93 @@ def test_document_boundaries_count_iff_the_model_says_so(model, make_batch, init
     split, _ = batch_nats(cfg, params, batch)
     joined, _ = batch_nats(cfg, params, whole)
     assert (float(split) != float(joined)) == document_mask
+
+
+def total_and_gradients(cfg, params, batch, rules=None):
+    """The sum over the batch, and its gradient for all parameters."""
+
+    def total(params, batch):
+        return batch_nats(cfg, params, batch, rules)[0]
+
+    return jax.jit(jax.value_and_grad(total))(params, batch)
+
+
+def largest_relative_error(got, expected) -> float:
+    def error(a, b):
+        return np.linalg.norm(np.subtract(a, b, dtype=np.float64)) / np.linalg.norm(b)
+
+    return max(jax.tree.leaves(jax.tree.map(error, jax.device_get(got), jax.device_get(expected))))
+
+
+# 128 tokens: three chunks of 43, and one.
+@pytest.mark.parametrize(("chunk", "tied"), [(43, True), (1000, False)])
+def test_chunks_change_neither_loss_nor_gradients(model, make_batch, initial, chunk, tied):
+    whole, batch = model(tie_embeddings=tied), make_batch()
+    params = dict(initial("one device").params)
+    if tied:
+        del params["unembed"]
+    expected = total_and_gradients(whole, params, batch)
+    got = total_and_gradients(model(tie_embeddings=tied, loss_chunk=chunk), params, batch)
+    # Sums in another order, as between meshes: some twenty roundings of 2^-24.
+    assert largest_relative_error(got, expected) < 20 * 2**-24
+
+
+def test_chunks_of_a_mesh_take_tokens_of_every_device(model, meshes, initial, make_batch):
+    mesh, batch, rules = "data 2, fsdp 2, tensor 2", make_batch(), Rules()
+    expected = total_and_gradients(model(), initial("one device").params, batch)
+    with jax.set_mesh(meshes[mesh]):
+        placed = put_batch(batch, meshes[mesh])
+        params = initial(mesh).params
+        got = total_and_gradients(model(loss_chunk=5), params, placed, rules)
+
+        def loss(x, table):
+            parts = _by_device((x, placed["targets"], placed["mask"]), 5, rules)
+            return _chunked_nats(model(), rules, table, *parts)
+
+        x = jax.device_put(np.ones((16, 8, 16), np.float32), placed["mask"].sharding)
+        table = params["unembed"]
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, table).compile()
+    got_rows = jax.tree.map(lambda a, b: a[: b.shape[0]], got[1]["unembed"], expected[1]["unembed"])
+    np.testing.assert_allclose(got_rows, expected[1]["unembed"], atol=2e-5)
+    assert float(got[0]) == pytest.approx(float(expected[0]), rel=1e-6)
+    layers = (got[1]["layers"], expected[1]["layers"])
+    assert largest_relative_error(*layers) < 20 * 2**-24
+    for moved in ("all-to-all", "collective-permute"):
+        assert moved not in str(compiled.as_text())
+
+
+def test_the_gradient_of_a_bfloat16_model_is_added_up_in_float32(model):
+    # 4,096 equal tokens: in bfloat16 a running sum of equal terms stops after 256 of them.
+    cfg = model(dtype="bfloat16", tie_embeddings=False)
+    table = jax.random.normal(jax.random.key(0), (128, 16)) / 4
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (16,)), (4096, 1, 1, 16))
+    targets = jnp.zeros((4096, 1, 1), jnp.int32)
+    mask = jnp.ones((4096, 1, 1), bool)
+
+    def gradient(x, table, cfg):
+        return jax.grad(_chunked_nats, argnums=2)(cfg, None, table, x, targets, mask)
+
+    got = jax.jit(gradient, static_argnums=2)(x.astype(jnp.bfloat16), table, cfg)
+    assert got.dtype == jnp.float32
+    one = jax.jit(gradient, static_argnums=2)(x.astype(jnp.bfloat16), table, model())
+    np.testing.assert_allclose(got, one, rtol=2**-6, atol=2**-8 * float(jnp.abs(one).max()))
+
+
+def test_logits_of_one_chunk_are_in_memory_at_a_time(model):
+    shape = {"vocab_size": 4096, "context_length": 512}
+    ids = jax.ShapeDtypeStruct((8, 512), jnp.int32)
+    names = ("tokens", "targets", "segment_ids", "positions")
+    batch = {**dict.fromkeys(names, ids), "mask": jax.ShapeDtypeStruct((8, 512), jnp.bool_)}
+    logits = 4 * 8 * 512 * 4096
+
+    def temporaries(cfg) -> int:
+        params = pm.abstract(models.specs(cfg))
+        step = jax.grad(lambda params, batch: batch_nats(cfg, params, batch)[0])
+        compiled = jax.jit(step).lower(params, batch).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    assert temporaries(model(**shape)) > logits
+    # Logits and slope of 128 tokens, and what the layer needs.
+    assert temporaries(model(**shape, loss_chunk=128)) < logits / 4

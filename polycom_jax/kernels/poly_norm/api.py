@@ -1,24 +1,53 @@
 """PolyNorm, gated PolyNorm and PolyReLUNorm as users call them."""
 
+from collections.abc import Callable
+from typing import Any
+
 from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
 from polycom_jax.kernels.dispatch import Implementation, Operation, Version
-from polycom_jax.kernels.poly_norm import xla
+from polycom_jax.kernels.platform import why_not_on_tpu
+from polycom_jax.kernels.poly_norm import cpu, split, xla
+from polycom_jax.kernels.poly_norm.rows import AxisName
+from polycom_jax.kernels.sharded import check_axis
 
-_POLY_NORM = Operation(
-    "poly_norm",
-    {"reference": Version(polynomial.poly_norm), "xla": Version(xla.poly_norm)},
-)
-_POLY_RELU_NORM = Operation(
-    "poly_relu_norm",
-    {"reference": Version(learnable.poly_relu_norm), "xla": Version(xla.poly_relu_norm)},
-)
-_POLY_NORM_GLU = Operation(
-    "poly_norm_glu",
-    {"reference": Version(learnable.poly_norm_glu), "xla": Version(xla.poly_norm_glu)},
-)
+Run = Callable[..., Array]
+
+
+class _Rows:
+    """An operation on rows, and the same where a mesh axis splits them.
+
+    Each module of this folder has its versions of the operations, by the same names.
+    """
+
+    def __init__(self, name: str, reference: Run) -> None:
+        def kernel(*arrays: Array, **static: Any) -> Array:
+            # Pallas takes a third of a second to import.
+            from polycom_jax.kernels.poly_norm import pallas_tpu
+
+            return getattr(pallas_tpu, name)(*arrays, **static)
+
+        tpu = Version(kernel, why_not_on_tpu)
+        whole = {"reference": reference, "xla": getattr(xla, name), "cpu": getattr(cpu, name)}
+        self.whole = Operation(
+            name, {key: Version(run) for key, run in whole.items()} | {"pallas_tpu": tpu}
+        )
+        self.split = Operation(
+            f"{name} over shards", {"xla": Version(getattr(split, name)), "pallas_tpu": tpu}
+        )
+
+    def __call__(self, *arrays: Array, axis_name: AxisName, **options: Any) -> Array:
+        if axis_name is None:
+            return self.whole(*arrays, **options)
+        check_axis(axis_name)
+        return self.split(*arrays, axis_name=axis_name, **options)
+
+
+_POLY_NORM = _Rows("poly_norm", polynomial.poly_norm)
+_POLY_RELU_NORM = _Rows("poly_relu_norm", learnable.poly_relu_norm)
+_POLY_NORM_GLU = _Rows("poly_norm_glu", learnable.poly_norm_glu)
 
 
 def poly_norm(
@@ -26,18 +55,22 @@ def poly_norm(
     coeffs: Float[ArrayLike, " R+1"],
     *,
     eps: float = EPS,
+    axis_name: AxisName = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
     """PolyNorm: coeffs[0] + sum_{i>=1} coeffs[i] * norm(x^i), norm(u) = u / sqrt(mean(u^2) + eps).
 
-    The mean runs over the whole last axis, also where GSPMD splits that axis over devices; inside
-    `jax.shard_map` it sees the shard alone, so do not split the last axis there.
+    The mean runs over the whole last axis, also where GSPMD splits that axis over devices. Inside
+    `jax.shard_map` an array is one shard: where the last axis is split, say over what by
+    `axis_name`, and value and gradients are those of the whole rows.
 
     Args:
         x: any shape of rank 1 or more, any floating dtype.
         coeffs: [order + 1] of any order >= 1, ascending: coeffs[0] is the bias. Kept in float32 it
             is used, and its gradient comes back, in float32 whatever the dtype of `x`.
         eps: a Python number in `activations.inputs.EPS_RANGE`, under each root.
+        axis_name: inside `jax.shard_map`, the mesh axis (or axes) that splits the last axis; None:
+            rows are whole. Shards exchange a few numbers a row. "reference" has no such form.
         implementation: None for the backend's best, or one of `kernels.dispatch.IMPLEMENTATIONS`.
 
     Returns:
@@ -49,8 +82,8 @@ def poly_norm(
 
     Raises:
         InputError: no floating array, no last axis or an empty one, coefficients that are no vector
-            of two or more, eps out of range, or an implementation that is unknown or cannot run
-            here.
+            of two or more, eps out of range, an axis name outside its `jax.shard_map`, or an
+            implementation that is unknown or cannot run here.
 
     Reference: Zhuo et al., arXiv 2411.03884, section 2 (type 2 with rho = normalisation), in the
     form of its official code, whose weights run the other way: its weight is coeffs[:0:-1], its
@@ -61,7 +94,7 @@ def poly_norm(
         [2.5, 0.5]
     """
     x, coeffs = check_row("x", x, eps), check_coeffs(coeffs)
-    return _POLY_NORM(x, coeffs, eps=eps, implementation=implementation)
+    return _POLY_NORM(x, coeffs, eps=eps, axis_name=axis_name, implementation=implementation)
 
 
 def poly_relu_norm(
@@ -69,6 +102,7 @@ def poly_relu_norm(
     coeffs: Float[ArrayLike, " R+1"],
     *,
     eps: float = EPS,
+    axis_name: AxisName = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
     """PolyReLUNorm: coeffs[0] + sum_{i>=1} coeffs[i] * norm(relu(x)^i), i.e. poly_norm(relu(x)).
@@ -78,7 +112,7 @@ def poly_relu_norm(
     Reference: named in arXiv 2411.03884, section 4.3; the formula is our reading of the name.
     """
     x, coeffs = check_row("x", x, eps), check_coeffs(coeffs)
-    return _POLY_RELU_NORM(x, coeffs, eps=eps, implementation=implementation)
+    return _POLY_RELU_NORM(x, coeffs, eps=eps, axis_name=axis_name, implementation=implementation)
 
 
 def poly_norm_glu(
@@ -87,6 +121,7 @@ def poly_norm_glu(
     coeffs: Float[ArrayLike, " R+1"],
     *,
     eps: float = EPS,
+    axis_name: AxisName = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
     """Gated PolyNorm: poly_norm(gate) * up, multiplied in float32 and rounded once.
@@ -96,6 +131,7 @@ def poly_norm_glu(
         up: the same shape and dtype.
         coeffs: [order + 1], ascending.
         eps: as in `poly_norm`.
+        axis_name: as in `poly_norm`.
         implementation: as in `poly_norm`.
 
     Returns:
@@ -108,5 +144,10 @@ def poly_norm_glu(
     """
     gate, coeffs = check_row("gate", gate, eps), check_coeffs(coeffs)
     return _POLY_NORM_GLU(
-        gate, check_gate(gate, up), coeffs, eps=eps, implementation=implementation
+        gate,
+        check_gate(gate, up),
+        coeffs,
+        eps=eps,
+        axis_name=axis_name,
+        implementation=implementation,
     )

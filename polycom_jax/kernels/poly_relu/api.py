@@ -5,15 +5,33 @@ from jaxtyping import Array, ArrayLike, Float
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import check_coeffs, check_floating, check_slope
 from polycom_jax.kernels.dispatch import Implementation, Operation, Version
-from polycom_jax.kernels.poly_relu import xla
+from polycom_jax.kernels.platform import why_not_on_tpu
+from polycom_jax.kernels.poly_relu import cpu, xla
+
+
+def _kernel(x: Array, coeffs: Array) -> Array:
+    # Pallas takes a third of a second to import.
+    from polycom_jax.kernels.poly_relu import pallas_tpu
+
+    return pallas_tpu.poly_relu(x, coeffs)
+
 
 _POLY_RELU = Operation(
     "poly_relu",
-    {"reference": Version(polynomial.poly_relu), "xla": Version(xla.poly_relu)},
+    {
+        "reference": Version(polynomial.poly_relu),
+        "xla": Version(xla.poly_relu),
+        "cpu": Version(cpu.poly_relu),
+        "pallas_tpu": Version(_kernel, why_not_on_tpu),
+    },
 )
 _POLY_PRELU = Operation(
     "poly_prelu",
-    {"reference": Version(learnable.poly_prelu), "xla": Version(xla.poly_prelu)},
+    {
+        "reference": Version(learnable.poly_prelu),
+        "xla": Version(xla.poly_prelu),
+        "cpu": Version(cpu.poly_prelu),
+    },
 )
 
 

@@ -20,24 +20,28 @@ def _derivative(z: Array, coeffs: Array, dz: Array, dcoeffs: Array) -> Array:
     return horner(z, slopes) * dz + horner(z, dcoeffs)
 
 
-def _relu_value(x: Array, coeffs: Array) -> Array:
+def relu_value(x: Array, coeffs: Array) -> Array:
+    """The value, elements of any shape."""
     return horner(jax.nn.relu(x), coeffs)
 
 
-def _relu_tangent(primals: Any, tangents: Any) -> Array:
+def relu_tangent(primals: Any, tangents: Any) -> Array:
+    """Its change along (dx, dcoeffs)."""
     (x, coeffs), (dx, dcoeffs) = primals, tangents
     return _derivative(jax.nn.relu(x), coeffs, jnp.where(x > 0, dx, 0), dcoeffs)
 
 
-def _prelu_value(x: Array, coeffs: Array, slope: Array) -> Array:
+def prelu_value(x: Array, coeffs: Array, slope: Array) -> Array:
+    """The value, elements of any shape."""
     return horner(prelu(x, slope), coeffs)
 
 
-def _prelu_tangent(primals: Any, tangents: Any) -> Array:
+def prelu_tangent(primals: Any, tangents: Any) -> Array:
+    """Its change along (dx, dcoeffs, dslope)."""
     (x, coeffs, slope), (dx, dcoeffs, dslope) = primals, tangents
     dz = jnp.where(x > 0, dx, slope * dx + x * dslope)
     return _derivative(prelu(x, slope), coeffs, dz, dcoeffs)
 
 
-poly_relu = recomputed(_relu_value, _relu_tangent)
-poly_prelu = recomputed(_prelu_value, _prelu_tangent)
+poly_relu = recomputed(relu_value, relu_tangent)
+poly_prelu = recomputed(prelu_value, prelu_tangent)

@@ -1,0 +1,1 @@
+"""Speed and memory beside every peer: `python -m experiments.benchmark --help`."""

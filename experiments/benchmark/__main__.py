@@ -1,0 +1,98 @@
+"""Speed and memory beside every peer: `python -m experiments.benchmark --help`.
+
+    python -m experiments.benchmark ops --shapes cpu_2048x4096
+    python -m experiments.benchmark ops ffn attention loss train data --out runs/benchmark
+
+Ratios come first: contestants are timed in strict alternation in one process, and a ratio is the
+median of the rounds' own ratios. What a peer computes is compared with ours before it is timed.
+"""
+
+import importlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import cli
+from experiments.benchmark.options import SUITES, Options
+from experiments.benchmark.report import Report, tables
+from experiments.benchmark.results import Case, Result
+from experiments.progress import Display
+
+ABOUT = (
+    "Measure our operations, blocks and training steps beside their peers. Suites may stand first:"
+    " python -m experiments.benchmark ops ffn"
+)
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Runs the suites, prints a table a case, writes results.json, results.md and plots."""
+    default = Options()
+    settings = cli.read_flags(with_suites(argv), cli.flatten(default), {})
+    options = cli.parse(default, settings, prog="python -m experiments.benchmark", about=ABOUT)
+    # On a GPU, JAX would take three quarters of its memory at once and leave the peers none.
+    os.environ.setdefault(PREALLOCATE, "false")
+    command = shlex.join(["python", "-m", "experiments.benchmark", *argv])
+    report = Report(Path(options.out), command, {PREALLOCATE: os.environ[PREALLOCATE]})
+    with Display() as display:
+        run(every_case(options), report, display)
+        display.note(f"Numbers: {report.numbers}   Tables: {report.tables}   Plots: {report.plots}")
+        display.note(f"Next:\n  {next_command(options)}")
+    return 0
+
+
+def with_suites(argv: Sequence[str]) -> list[str]:
+    """The leading words that are no flags, as `--suites`."""
+    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    leading = ["--suites", *argv[:first]] if first else []
+    return [*leading, *argv[first:]]
+
+
+def every_case(options: Options) -> list[Case]:
+    """The cases of all suites, in the order asked for."""
+    return [
+        case
+        for suite in dict.fromkeys(options.suites)
+        for case in importlib.import_module(f"experiments.benchmark.{suite}").cases(options)
+    ]
+
+
+def run(cases: Sequence[Case], report: Report, display: Display) -> None:
+    """Runs the cases; what one found is printed and written before the next one begins."""
+    results: list[Result] = []
+    began = time.perf_counter()
+    display.start(0, len(cases))
+    for index, case in enumerate(cases):
+        title = f"{case.suite}: {case.name}"
+        result = case.run(lambda doing, title=title: display.doing(f"{title}: {doing}"))
+        results.append(result)
+        report.write(results)
+        report.draw(result)
+        elapsed = time.perf_counter() - began
+        left = elapsed / (index + 1) * (len(cases) - index - 1)
+        for drawn in tables(result, display.console.width):
+            display.console.print(drawn)
+        for name, reason in result.left_out.items():
+            display.note(f"  left out: {name}: {reason}")
+        for note in result.notes:
+            display.note(f"  {note}")
+        display.note(f"[{index + 1}/{len(cases)}] {elapsed:.0f} s, about {left:.0f} s left")
+        display.step(index + 1)
+    display.stop()
+
+
+def next_command(options: Options) -> str:
+    """The suites that this run left out, or the longest look at one of them."""
+    command, out = "python -m experiments.benchmark", shlex.quote(options.out)
+    rest = [suite for suite in SUITES if suite not in options.suites]
+    if rest:
+        return f"{command} {' '.join(rest)} --out {out}-more"
+    return f"{command} ops --rounds 25 --out {out}-long"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

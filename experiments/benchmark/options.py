@@ -1,0 +1,103 @@
+"""What to measure: the flags of `python -m experiments.benchmark`."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.benchmark.peers import PEERS
+from polycom_jax._errors import require, unknown
+from polycom_jax.kernels.arg_specs import ARG_SPECS
+from polycom_jax.models import PRESETS
+from polycom_jax.models.config import Remat
+from polycom_jax.table import ACTIVATIONS
+
+SUITES: tuple[str, ...] = ("ops", "ffn", "attention", "loss", "train", "data", "tpu")
+
+Pass = Literal["forward", "backward", "both"]
+"""The value; the gradients alone, given what the forward pass kept; value and gradients."""
+PASSES: tuple[str, ...] = ("forward", "backward", "both")
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[str, ...] = ("float32", "bfloat16", "float16")
+
+SMALL = "small-5m"
+"""Name of a model for two CPU cores; see `experiments.benchmark.shapes`."""
+MODELS: tuple[str, ...] = (SMALL, *PRESETS)
+
+CHIPS: tuple[str, ...] = ("v4", "v5e", "v5p", "v6e")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A benchmark.
+
+    Attributes:
+        suites: what to measure, of: ops (an activation alone), ffn (the whole feed-forward block),
+            attention, loss, train (whole steps), data (the input pipeline), tpu (predicted by
+            compiling for TPUs that are not there). They may stand first, without the flag.
+        peers: whom to measure beside us, of: implementations, yardsticks, copy, torch-eager,
+            torch-checkpoint, torch-compile, liger, hf-llama, torch-loader. One that cannot run here
+            is listed with the reason.
+        activations: whose operation or block to measure; the first one is the reference.
+        shapes: of the suite ops, by name from polycom_jax/kernels/arg_specs.py; none: those for
+            this backend.
+        passes: forward, backward (given what forward kept), both.
+        dtype: of the arrays; none: the shape's or the model's own.
+        model: whose shapes the other suites take: small-5m or a preset; none: small-5m on CPU,
+            else dense-1b.
+        batch_size: sequences a step; none: the model's own here.
+        seq_len: tokens a sequence; none: the model's context.
+        remat: what training recomputes: none, dots, full; left out: the model's own.
+        loss_chunk: tokens a chunk of the loss; none: 512 in the suite loss, the model's own in
+            training.
+        implementation: of the activation in the suites ffn and train; none: this backend's best.
+        rounds: of the alternation; each contestant is measured once in each.
+        sample_seconds: how long a contestant is called in each round, about.
+        fresh: the suite train also starts every contestant in a process of its own, for its time to
+            the first step and its peak memory.
+        chips: of the suite tpu: v4, v5e, v5p, v6e.
+        out: folder for results.json, results.md and plots.
+    """
+
+    suites: tuple[str, ...] = ("ops",)
+    peers: tuple[str, ...] = tuple(PEERS)
+    activations: tuple[str, ...] = ()
+    shapes: tuple[str, ...] = ()
+    passes: tuple[str, ...] = PASSES
+    dtype: Dtype | None = None
+    model: str | None = None
+    batch_size: int | None = None
+    seq_len: int | None = None
+    remat: Remat | None = None
+    loss_chunk: int | None = None
+    implementation: str | None = None
+    rounds: int = 7
+    sample_seconds: float = 0.2
+    fresh: bool = True
+    chips: tuple[str, ...] = CHIPS
+    out: str = "runs/benchmark"
+
+    def __post_init__(self) -> None:
+        known = {
+            "suites": ("suite", SUITES),
+            "peers": ("peer", tuple(PEERS)),
+            "activations": ("activation", ACTIVATIONS),
+            "shapes": ("shape", tuple(spec.name for spec in ARG_SPECS)),
+            "passes": ("pass", PASSES),
+            "chips": ("chip", CHIPS),
+        }
+        for name, (kind, values) in known.items():
+            for value in getattr(self, name):
+                if value not in values:
+                    raise unknown(kind, value, values)
+        for name in ("suites", "passes", "chips"):
+            require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")
+        if self.model is not None and self.model not in MODELS:
+            raise unknown("model", self.model, MODELS)
+        for name in ("batch_size", "seq_len", "loss_chunk", "rounds"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}={value} must be at least 1.")
+        require(
+            0 < self.sample_seconds < math.inf,
+            f"sample_seconds={self.sample_seconds} must be positive and finite.",
+        )

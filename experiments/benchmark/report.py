@@ -1,0 +1,224 @@
+"""Results as tables on the terminal, as JSON, as Markdown, and as plots; ratios first."""
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import plots
+from experiments.benchmark.results import Result, Row, Spread
+from experiments.workdir import versions, whole
+
+PACKAGES = ("torch", "triton", "transformers", "liger-kernel", "libtpu", "numpy", "flax", "optax")
+"""Whose versions are recorded where they are installed, beside jax and Python."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files of a benchmark.
+
+    Attributes:
+        out: their folder.
+        command: that the numbers come from.
+        settings: what else was set for them, by name.
+    """
+
+    out: Path
+    command: str
+    settings: Mapping[str, str]
+
+    @property
+    def numbers(self) -> Path:
+        """Everything, as JSON: every round of every contestant."""
+        return self.out / "results.json"
+
+    @property
+    def tables(self) -> Path:
+        """The tables in Markdown."""
+        return self.out / "results.md"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of figures."""
+        return self.out / "plots"
+
+    def write(self, results: Sequence[Result]) -> None:
+        """Writes numbers and tables; files that are there are replaced, whole."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        about = {"command": self.command, **versions(), **_circumstances(), **self.settings}
+        record = {"about": about, "results": [asdict(result) for result in results]}
+        with whole(self.numbers) as file:
+            file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with whole(self.tables) as file:
+            file.write_text(markdown(about, results), encoding="utf-8")
+
+    def draw(self, result: Result) -> None:
+        """Bars of the ratios to the first reference, with their spread; nothing without one."""
+        if len(result.rows) < 2 or not result.references:
+            return
+        first = result.references[0]
+        rows = [row for row in result.rows if first in row.ratios]
+        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{result.suite}-{result.case}").strip("-")
+        plots.plot_ratios(
+            self.plots / name,
+            {row.name: _triple(row.ratios[first]) for row in rows},
+            title=f"{result.suite}: {result.case}",
+            label=f"time / {first}'s",
+        )
+
+
+@functools.cache
+def _circumstances() -> dict[str, Any]:
+    found: dict[str, Any] = {"platform": platform.platform(), "processor": _processor()}
+    found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    if "torch" in sys.modules:
+        found["torch threads"] = sys.modules["torch"].get_num_threads()
+    return {**found, "backend": jax.default_backend(), "commit": _commit()}
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1] if match else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit that this file is of, marked where the checkout differs from it."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def tables(result: Result, width: int) -> list[Table]:
+    """One row a contestant: its time as a multiple of each reference's, then all the rest.
+
+    Columns that do not fit into `width` go to a further table, with the contestants again. The
+    spread of what has none here is in the Markdown table.
+    """
+    first, *others = list(
+        zip(_headings(result), *(_brief(result, row) for row in result.rows), strict=True)
+    )
+    room = width - _column_width(first)
+    groups: list[list[tuple[str, ...]]] = [[]]
+    left = room
+    for column in others:
+        if groups[-1] and _column_width(column) > left:
+            groups.append([])
+            left = room
+        groups[-1].append(column)
+        left -= _column_width(column)
+    predicted = " (predicted)" if result.kind == "predicted" else ""
+    title = escape(f"{result.suite}: {result.case}{predicted}")
+    return [
+        _draw_table(title if index == 0 else None, [first, *group])
+        for index, group in enumerate(groups)
+    ]
+
+
+def _column_width(cells: Sequence[str]) -> int:
+    return max(map(len, cells)) + 2
+
+
+def _draw_table(title: str | None, columns: Sequence[Sequence[str]]) -> Table:
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, (heading, *_cells) in enumerate(columns):
+        drawn.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    for cells in list(zip(*columns, strict=True))[1:]:
+        drawn.add_row(*map(escape, cells))
+    return drawn
+
+
+def _brief(result: Result, row: Row) -> list[str]:
+    first, *rest = (row.ratios.get(name) for name in result.references or ("",))
+    ratios = [ratio_text(first), *map(_median_text, rest)][: len(result.references)]
+    return [row.name, *ratios, number_text(1e3 * row.seconds.median), *_numbers(result, row)]
+
+
+def _headings(result: Result) -> list[str]:
+    times = [f"/ {name}" for name in result.references]
+    return ["contestant", *times, "ms", *result.columns]
+
+
+def _cells(result: Result, row: Row) -> list[str]:
+    ratios = [ratio_text(row.ratios.get(name)) for name in result.references]
+    return [row.name, *ratios, _milliseconds(row.seconds), *_numbers(result, row)]
+
+
+def _numbers(result: Result, row: Row) -> list[str]:
+    return [number_text(row.numbers.get(name)) for name in result.columns]
+
+
+def _median_text(ratio: Spread | None) -> str:
+    return "" if ratio is None else number_text(ratio.median)
+
+
+def ratio_text(ratio: Spread | None) -> str:
+    """1.023 [1.01-1.04]: the median and the quartiles."""
+    if ratio is None:
+        return ""
+    if ratio.low == ratio.high:
+        return f"{ratio.median:.3f}"
+    digits = 2 if ratio.median < 10 else 1
+    return f"{ratio.median:.{digits + 1}f} [{ratio.low:.{digits}f}-{ratio.high:.{digits}f}]"
+
+
+def number_text(number: float | None) -> str:
+    """Four digits, or all before the point."""
+    if number is None:
+        return ""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def _milliseconds(seconds: Spread) -> str:
+    low, median, high = (number_text(1e3 * s) for s in (seconds.low, seconds.median, seconds.high))
+    return median if low == high else f"{median} [{low}-{high}]"
+
+
+def markdown(about: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """The same tables in Markdown, behind what they were measured with."""
+    lines = ["# Benchmark", "", f"    {about['command']}", ""]
+    lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
+    lines += ["", "Times are medians over rounds, with quartiles. `/ x` is the time as a multiple"]
+    lines += ["of x's: the median of the rounds' own ratios, below 1 where it is faster than x."]
+    for result in results:
+        headings = _headings(result)
+        lines += ["", f"## {result.suite}: {result.case} ({result.kind})", ""]
+        lines += [_line(headings), _line(["---"] + ["---:"] * (len(headings) - 1))]
+        lines += [_line(_cells(result, row)) for row in result.rows]
+        lines += [""] if result.left_out or result.notes else []
+        lines += [f"- left out: {name}: {reason}" for name, reason in result.left_out.items()]
+        lines += [f"- {note}" for note in result.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _triple(spread: Spread) -> tuple[float, float, float]:
+    return spread.low, spread.median, spread.high

@@ -1,0 +1,133 @@
+"""What a benchmark found: spreads, rows (one a contestant), results (one a case)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Tell = Callable[[str], None]
+"""Takes a few words on what is being done."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of repeated readings.
+
+    Attributes:
+        median: of the readings.
+        low: a quarter of them lie below.
+        high: a quarter of them lie above.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, readings: Sequence[float]) -> "Spread":
+        """The spread of at least one reading; between two readings it is interpolated."""
+        low, median, high = (float(q) for q in np.quantile(readings, (0.25, 0.5, 0.75)))
+        return cls(median, low, high)
+
+    @classmethod
+    def exact(cls, value: float) -> "Spread":
+        """A number that does not vary: a count or a prediction."""
+        return cls(value, value, value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant of a case.
+
+    Attributes:
+        name: of the contestant.
+        seconds: of one call.
+        ratios: reference contestant -> this one's time / the reference's, of paired rounds: above 1
+            is slower than the reference.
+        numbers: what else is known, with its unit in the name ("GB/s", "tokens/s", "MiB").
+        rounds: the reading of every round in seconds, in order; empty where nothing was measured.
+    """
+
+    name: str
+    seconds: Spread
+    ratios: Mapping[str, Spread] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    rounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case: contestants that did the same work, or work that is to be compared.
+
+    Attributes:
+        suite: it belongs to.
+        case: operation, shape, pass.
+        rows: fastest first or in the order of the contest, the references among them.
+        left_out: contestant -> why it did not run here.
+        notes: what a reader of the numbers must know.
+        kind: "measured" on this machine, or "predicted" for another.
+    """
+
+    suite: str
+    case: str
+    rows: tuple[Row, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    kind: Literal["measured", "predicted"] = "measured"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The contestants that others are compared with."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.ratios))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all numbers that some row has."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.numbers))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to find out; nothing is allocated before it runs.
+
+    A suite is a module with a function `cases(options) -> list[Case]`.
+
+    Attributes:
+        suite: it belongs to.
+        name: operation, shape, pass.
+        run: finds it out.
+    """
+
+    suite: str
+    name: str
+    run: Callable[[Tell], Result]
+
+
+def rows_from_seconds(
+    seconds: Mapping[str, Sequence[float]],
+    references: Sequence[str],
+    numbers: Callable[[str, float], Mapping[str, float]] = lambda name, seconds: {},
+) -> tuple[Row, ...]:
+    """Rows from the readings of alternating rounds.
+
+    Args:
+        seconds: contestant -> its reading in each round; all have as many.
+        references: contestants to give ratios to; those that are not among `seconds` are passed
+            over.
+        numbers: (contestant, median seconds) -> its other numbers.
+
+    Returns:
+        One row a contestant, in the given order. A ratio is the spread of the rounds' own ratios:
+        what slows the whole machine for a while drops out of it.
+    """
+    there = [name for name in references if name in seconds]
+    rows = []
+    for name, readings in seconds.items():
+        spread = Spread.of(readings)
+        ratios = {
+            other: Spread.of([a / b for a, b in zip(readings, seconds[other], strict=True)])
+            for other in there
+        }
+        rows.append(Row(name, spread, ratios, numbers(name, spread.median), tuple(readings)))
+    return tuple(rows)

@@ -1,0 +1,143 @@
+"""What is known of each TPU generation: one table, with the source of every number."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polycom_jax._errors import unknown
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One TPU chip; a JAX device is a whole chip, both cores of v4 and v5p together (megacore).
+
+    Attributes:
+        name: as in topologies, "v5e".
+        device_kind: what `jax.Device.device_kind` says.
+        dimensions: of its torus, 2 or 3.
+        smallest: a topology of a single host, "2x2".
+        chips_per_host: of slices of several hosts.
+        tensor_cores: on a chip.
+        peak_flops: bfloat16, a second.
+        hbm_bytes: on a chip.
+        hbm_bandwidth: bytes a second.
+        ici_bandwidth: bytes a second that leave a chip over all of its links, one direction.
+        clock: cycles a second, of what the compiler estimates.
+        topology_options: what else `get_topology_desc` wants.
+        compiler_options: XLA's, that make training blocks faster by its own estimate; never taken
+            by itself: hand them to `compile`.
+    """
+
+    name: str
+    device_kind: str
+    dimensions: int
+    smallest: str
+    chips_per_host: int
+    tensor_cores: int
+    peak_flops: float
+    hbm_bytes: int
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    clock: float
+    topology_options: Mapping[str, Any]
+    compiler_options: Mapping[str, str]
+
+
+# The default, 16 MiB, makes matrix products with fused activations take small windows. With 32, a
+# feed-forward block of 8192 tokens, D = 2048, forward and VJP, takes (Mcycles, libtpu 0.0.51):
+# on v5e squared ReLU 14.36 -> 14.23, PolyNorm 15.48 -> 14.36, PolyReLU 15.53 -> 14.41, SwiGLU
+# 15.21 -> 14.27; on v5p squared ReLU 7.60 -> 7.15, PolyNorm 8.31 -> 7.74, PolyReLU 7.83 -> 7.22.
+_MORE_VMEM: Mapping[str, str] = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
+
+# Peak, HBM, hosts and interconnect: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of
+# docs.cloud.google.com/tpu/docs, read November 2026. They give the interconnect in both directions
+# (v5e 400, v5p 1200, v6e 800 GB/s; older editions one direction in Gbit/s: v4 2400, v5e 1600,
+# v5p 4800), so half of it stands here. HBM bandwidth of v5e and v6e has been given as 800 and 819,
+# 1600 and 1640 GB/s; v4 as 1200.
+# Clock: peak over the multiply-adds of a cycle, 2 x cores x 4 units x 128^2 for v4, v5e and v5p.
+# v6e's documentation names 2 units of 256^2 in one edition and 4 in another; the compiler's own
+# estimates decide for 4: its matrix products exceed 2, and with 1.75 GHz its copies reach 81 % of
+# HBM bandwidth, as they do on v5e.
+_CHIPS = (
+    Chip(
+        name="v4",
+        device_kind="TPU v4",
+        dimensions=3,
+        smallest="2x2x1",
+        chips_per_host=4,
+        tensor_cores=2,
+        peak_flops=275e12,
+        hbm_bytes=32 * GIB,
+        hbm_bandwidth=1.2e12,
+        ici_bandwidth=300e9,
+        clock=1.05e9,
+        # Otherwise each core would be a device of its own, as JAX on a real v4 never shows it.
+        topology_options={"chip_config_name": "megacore"},
+        compiler_options={},
+    ),
+    Chip(
+        name="v5e",
+        device_kind="TPU v5 lite",
+        dimensions=2,
+        smallest="2x2",
+        chips_per_host=4,
+        tensor_cores=1,
+        peak_flops=197e12,
+        hbm_bytes=16 * GIB,
+        hbm_bandwidth=819e9,
+        ici_bandwidth=200e9,
+        clock=1.5e9,
+        topology_options={},
+        compiler_options=_MORE_VMEM,
+    ),
+    Chip(
+        name="v5p",
+        device_kind="TPU v5",
+        dimensions=3,
+        smallest="2x2x1",
+        chips_per_host=4,
+        tensor_cores=2,
+        peak_flops=459e12,
+        hbm_bytes=95 * GIB,
+        hbm_bandwidth=2.765e12,
+        ici_bandwidth=600e9,
+        clock=1.75e9,
+        topology_options={},
+        compiler_options=_MORE_VMEM,
+    ),
+    Chip(
+        name="v6e",
+        device_kind="TPU v6 lite",
+        dimensions=2,
+        smallest="2x2",
+        chips_per_host=4,
+        tensor_cores=1,
+        peak_flops=918e12,
+        hbm_bytes=32 * GIB,
+        hbm_bandwidth=1.64e12,
+        ici_bandwidth=400e9,
+        clock=1.75e9,
+        topology_options={},
+        compiler_options={},
+    ),
+)
+
+CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in _CHIPS}
+"""The generations that can be compiled for, by name."""
+
+
+def chip_named(name: str) -> Chip:
+    """The chip of that name; raises `InputError` where there is none."""
+    if name not in CHIPS:
+        raise unknown("TPU chip", name, CHIPS)
+    return CHIPS[name]
+
+
+def chip_of_kind(device_kind: str) -> Chip:
+    """The chip behind `jax.Device.device_kind`; raises `InputError` where there is none."""
+    for chip in _CHIPS:
+        if chip.device_kind == device_kind:
+            return chip
+    raise unknown("TPU device kind", device_kind, (chip.device_kind for chip in _CHIPS))

@@ -1,0 +1,62 @@
+"""How many bytes a collective sends out of each chip."""
+
+import math
+import re
+
+from polycom_jax.aot.hlo import Computation, Instruction, Module, size
+
+# Bytes that leave a chip of a group of n, of the bytes of the largest operand or result: what a
+# ring, or several over the torus, cannot go under.
+_SHARE = {
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "ragged-all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1.0,
+    "collective-broadcast": lambda n: 1.0,
+}
+
+
+def leaving_bytes(module: Module, where: Computation, instruction: Instruction) -> float | None:
+    """Bytes that one run sends out of each chip; None for what is no collective.
+
+    A fusion round a collective, as libtpu makes of a reduce-scatter, counts as the collective.
+    """
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode == "fusion" and instruction.cycles is None:
+        parts = [
+            (inner, module.computations[name])
+            for name in instruction.calls
+            if name in module.computations
+            for inner in module.computations[name].instructions.values()
+        ]
+        found = [leaving_bytes(module, computation, inner) for inner, computation in parts]
+        sent = [n for n in found if n is not None]
+        return sum(sent) if sent else None
+    if opcode not in _SHARE:
+        return None
+    whole = max(
+        [size(instruction.type), *(size(where.instructions[n].type) for n in instruction.operands)]
+    )
+    if instruction.opcode.endswith("-start"):
+        whole = max(whole - sum(size(where.instructions[n].type) for n in instruction.operands), 0)
+    return whole * _SHARE[opcode](group_size(instruction))
+
+
+def group_size(instruction: Instruction) -> int:
+    """Chips that take part together, from any of the three ways in which groups are printed.
+
+    Lists {{0,1},{2,3}}; an iota [groups,size]<=[...]; axes of a mesh, mesh['x'=4] {'x'}.
+    """
+    listed = instruction.attribute(r"replica_groups=\{\{([\d,]+)\}")
+    if listed:
+        return len(listed.split(","))
+    iota = instruction.attribute(r"replica_groups=\[\d+,(\d+)\]<=")
+    if iota:
+        return int(iota)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", instruction.attributes)
+    if mesh:
+        sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        return math.prod(sizes.get(name, 1) for name in re.findall(r"'([^']+)'", mesh[2]))
+    return 2

@@ -1,0 +1,76 @@
+"""Causal attention as the models call it."""
+
+from jaxtyping import Array, Float, Int
+
+from polycom_jax._errors import require
+from polycom_jax.kernels.attention import blocks, cudnn, splash, xla
+from polycom_jax.kernels.dispatch import AttentionImplementation, Operation, Version
+from polycom_jax.sharding import Rules
+
+ATTENTION = Operation(
+    "attention",
+    {
+        "xla": Version(xla.attention),
+        "blocks": Version(blocks.attention, blocks.why_not),
+        "splash": Version(splash.attention, splash.why_not),
+        "cudnn": Version(cudnn.attention, cudnn.why_not),
+    },
+)
+
+
+def attention(
+    q: Float[Array, "B T H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K C"],
+    *,
+    start: Int[Array, " B"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    rules: Rules | None = None,
+    implementation: AttentionImplementation | None = None,
+) -> Float[Array, "B T H C"]:
+    """softmax(q k^T / sqrt(C)) v over the keys that a query sees: its own and earlier ones.
+
+    Args:
+        q: queries; query head h goes with kv head h // (H / K).
+        k: keys, as many as queries; more only with `start`.
+        v: values.
+        start: with a cache: row b's queries stand behind its first start[b] keys.
+        segment_ids: document of each token; a query sees keys of its own alone. Not with `start`.
+        rules: how the arrays are split over the mesh of `jax.set_mesh`; None: not stated.
+        implementation: None for the backend's best, or
+            "xla": plain operations; T x S scores a head; every kind of differentiation;
+            "blocks": for CPUs, scores of a few heads at a time, saves q, k, v, the result and one
+            number a row and head; no forward mode by itself, but forward over reverse mode, so that
+            Hessian-vector products work (name "xla" for `jax.jvp` of a model);
+            "splash": TPU kernels, T a multiple of 128; first derivatives in reverse mode only;
+            "cudnn": GPU kernels, bfloat16 or float16, T a multiple of 128; likewise.
+
+    Returns:
+        The shape and dtype of `q`; scores and softmax are float32.
+
+    Raises:
+        InputError: heads that do not divide, more keys than queries without a cache, both `start`
+            and `segment_ids`, or an implementation that is unknown or cannot run here.
+    """
+    heads, kv_heads = q.shape[2], k.shape[2]
+    require(
+        heads % kv_heads == 0,
+        f"{heads} query heads are no multiple of {kv_heads} key and value heads.",
+    )
+    require(
+        start is not None or q.shape[1] == k.shape[1],
+        f"{q.shape[1]} queries and {k.shape[1]} keys: without `start` there must be as many.",
+    )
+    require(
+        start is None or segment_ids is None,
+        "segment_ids with a cache: decode one document a row instead.",
+    )
+    return ATTENTION(
+        q,
+        k,
+        v,
+        start=start,
+        segment_ids=segment_ids,
+        rules=rules,
+        implementation=implementation,
+    )

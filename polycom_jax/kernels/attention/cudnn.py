@@ -1,0 +1,65 @@
+"""Causal attention by cuDNN's fused kernels, as `jax.nn.dot_product_attention` offers them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
+from polycom_jax.sharding import Rules
+
+MULTIPLE = 128
+"""Lengths must be a multiple of this: at others the backward kernels have known defects (NaN at
+length % 128 == 64 with a mask, pytorch issue 196678; at length 1, cudnn-frontend issue 1072)."""
+
+WIDEST_HEAD = 128
+"""Heads up to this width run on every GPU that has the kernels; wider ones need Hopper."""
+
+
+def attention(
+    q: Float[Array, "B T H C"],
+    k: Float[Array, "B T K C"],
+    v: Float[Array, "B T K C"],
+    *,
+    start: Int[Array, " B"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    rules: Rules | None = None,
+) -> Float[Array, "B T H C"]:
+    """Causal attention; see `api.attention`, and `why_not` for what it takes.
+
+    With `segment_ids` it reads a mask of T x T a row from memory, and computes all pairs.
+    """
+    del start
+    return over_mesh(_attention, rules, q, k, v, segment_ids)
+
+
+def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
+    mask = None
+    if segment_ids is not None:
+        mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
+
+
+def why_not(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    start: Array | None = None,
+    rules: Rules | None = None,
+    **_other: Any,
+) -> str | None:
+    """A reason against, or None."""
+    length, width = q.shape[1], q.shape[3]
+    if jax.default_backend() != "gpu":
+        return "it needs a CUDA GPU"  # it asks the GPU for its kind while it is traced
+    if start is not None or length != k.shape[1]:
+        return "it takes whole sequences, no cache"
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it takes bfloat16 and float16, not {q.dtype}"
+    if length % MULTIPLE:
+        return f"sequence length {length} is no multiple of {MULTIPLE}"
+    if width % 8 or width > WIDEST_HEAD:
+        return f"head width {width} is no multiple of 8 up to {WIDEST_HEAD}"
+    return why_not_split(q, k, rules)

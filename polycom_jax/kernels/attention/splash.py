@@ -1,0 +1,93 @@
+"""Causal attention on TPUs by JAX's splash kernels, which skip the blocks that no query sees."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
+from polycom_jax.sharding import Rules
+
+LANES = 128
+"""Sequences are cut into blocks of a multiple of this."""
+
+BLOCKS = (512, 256, LANES)
+"""Block lengths, best first: of the kernels' own choices 128 is the default, and 512 what MaxText
+sets for all of them (`sa_block_q` to `sa_block_kv_dq` in its base.yml)."""
+
+
+def attention(
+    q: Float[Array, "B T H C"],
+    k: Float[Array, "B T K C"],
+    v: Float[Array, "B T K C"],
+    *,
+    start: Int[Array, " B"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    rules: Rules | None = None,
+    interpret: bool = False,
+) -> Float[Array, "B T H C"]:
+    """Causal attention; see `api.attention`, and `why_not` for what it takes.
+
+    `interpret` runs the kernels as plain operations on any backend, for tests.
+    """
+    del start
+    return over_mesh(partial(_attention, interpret=interpret), rules, q, k, v, segment_ids)
+
+
+def _attention(
+    q: Array, k: Array, v: Array, segment_ids: Array | None, *, interpret: bool
+) -> Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    length, heads, width = q.shape[1:]
+    block = next(b for b in BLOCKS if length % b == 0)
+    kernel = splash.make_splash_mha(
+        splash.MultiHeadMask([splash.CausalMask((length, length))] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    # The kernels do not scale the scores.
+    q = (q.astype(jnp.float32) * width**-0.5).astype(q.dtype)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    ids = None
+    if segment_ids is not None:
+        ids = splash.SegmentIds(q=segment_ids, kv=segment_ids)
+
+    def row(q: Array, k: Array, v: Array, ids: Any) -> Array:
+        out = kernel(q, k, v, ids)
+        assert isinstance(out, jax.Array)  # residuals come with it only where asked for
+        return out
+
+    out = jax.vmap(row)(q, k, v, ids)
+    return jnp.swapaxes(out, 1, 2).astype(q.dtype)
+
+
+def why_not(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    start: Array | None = None,
+    rules: Rules | None = None,
+    **_other: Any,
+) -> str | None:
+    """A reason against, or None."""
+    length = q.shape[1]
+    if start is not None or length != k.shape[1]:
+        return "it takes whole sequences, no cache"
+    if q.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"it takes bfloat16 and float32, not {q.dtype}"
+    if length % LANES:
+        return f"sequence length {length} is no multiple of {LANES}"
+    return why_not_split(q, k, rules)

@@ -1,0 +1,157 @@
+"""PolyNorm and its two relatives as TPU kernels (Pallas, lowered by Mosaic).
+
+A block of whole rows is read once and written once; inside, scale, moments and the polynomial are
+three passes over VMEM. Rows that do not fit VMEM, and rows split over devices, take two kernels
+each way: sums of a tile, united in XLA over tiles and devices, then the polynomial; x (and dy) are
+read twice there. `tpu_plan` holds the block shapes, and counts bytes from them.
+
+A `custom_vjp` that saves the inputs: for forward mode or second derivatives take
+`implementation="xla"`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polycom_jax.kernels.poly_norm import rows, tpu_kernels
+from polycom_jax.kernels.poly_norm.tpu_kernels import Form
+from polycom_jax.kernels.poly_norm.tpu_plan import Plan
+from polycom_jax.kernels.sharded import alike
+from polycom_jax.kernels.tpu_call import LANES, in_lanes
+
+
+@dataclass(frozen=True)
+class _Static:
+    form: Form
+    axis_name: rows.AxisName
+    interpret: bool
+
+
+def poly_norm(
+    x: Float[Array, "*S F"],
+    coeffs: Float[Array, " R+1"],
+    *,
+    eps: float,
+    axis_name: rows.AxisName = None,
+    interpret: bool = False,
+) -> Float[Array, "*S F"]:
+    """`kernels.poly_norm.poly_norm`; `interpret` runs the kernels as XLA operations, for tests."""
+    return _run(Form(coeffs.size - 1, eps), axis_name, interpret, coeffs, x)
+
+
+def poly_relu_norm(
+    x: Float[Array, "*S F"],
+    coeffs: Float[Array, " R+1"],
+    *,
+    eps: float,
+    axis_name: rows.AxisName = None,
+    interpret: bool = False,
+) -> Float[Array, "*S F"]:
+    """`kernels.poly_norm.poly_relu_norm`."""
+    return _run(Form(coeffs.size - 1, eps, relu=True), axis_name, interpret, coeffs, x)
+
+
+def poly_norm_glu(
+    gate: Float[Array, "*S F"],
+    up: Float[Array, "*S F"],
+    coeffs: Float[Array, " R+1"],
+    *,
+    eps: float,
+    axis_name: rows.AxisName = None,
+    interpret: bool = False,
+) -> Float[Array, "*S F"]:
+    """`kernels.poly_norm.poly_norm_glu`."""
+    return _run(Form(coeffs.size - 1, eps, gated=True), axis_name, interpret, coeffs, gate, up)
+
+
+def _run(
+    form: Form, axis_name: rows.AxisName, interpret: bool, coeffs: Array, *inputs: Array
+) -> Array:
+    shape = inputs[0].shape
+    flat = [x.reshape(-1, shape[-1]) for x in inputs]
+    return _compiled(_Static(form, axis_name, interpret), *alike(coeffs, *flat)).reshape(shape)
+
+
+def _value(static: _Static, coeffs: Array, *inputs: Float[Array, "N F"]) -> Float[Array, "N F"]:
+    if inputs[0].shape[0] == 0:
+        return inputs[0]
+    plan = Plan.of(static.form, inputs[0])
+    whole = plan.whole_forward()
+    if whole is not None and static.axis_name is None:
+        body = partial(tpu_kernels.whole_forward, static.form, plan.width)
+        return whole(body, in_lanes(coeffs), *inputs, interpret=static.interpret)[0]
+    _, sums = _sums(static, plan, inputs[:1], backward=False)
+    gain = rows.gains(sums, rows.full_width(plan.width, static.axis_name), static.form.eps)
+    numbers = _numbers(sums.scale, rows.value_terms(gain, _scalars(coeffs)))
+    body = partial(tpu_kernels.part_forward, static.form)
+    return plan.part_forward()(body, numbers, *inputs, interpret=static.interpret)[0]
+
+
+def _forward(static: _Static, coeffs: Array, *inputs: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _value(static, coeffs, *inputs), (coeffs, *inputs)
+
+
+def _backward(static: _Static, saved: Sequence[Array], dy: Array) -> tuple[Array, ...]:
+    coeffs, *inputs = saved
+    if dy.shape[0] == 0:
+        return jnp.zeros_like(coeffs), *(dy for _ in inputs)
+    plan = Plan.of(static.form, dy)
+    split = static.axis_name is not None or plan.whole_backward() is None
+    rule = _parts_backward if split else _whole_backward
+    dcoeffs, *grads = rule(static, plan, coeffs, dy, *inputs)
+    return dcoeffs.astype(coeffs.dtype), *grads
+
+
+_rows = jax.custom_vjp(_value, nondiff_argnums=(0,))
+_rows.defvjp(_forward, _backward)
+_compiled = jax.jit(_rows, static_argnums=0)
+
+
+def _whole_backward(
+    static: _Static, plan: Plan, coeffs: Array, *arrays: Array
+) -> tuple[Array, ...]:
+    call = plan.whole_backward()
+    assert call is not None
+    body = partial(tpu_kernels.whole_backward, static.form, plan.count, plan.width)
+    *grads, by_block = call(body, in_lanes(coeffs), *arrays, interpret=static.interpret)
+    return jnp.sum(by_block[:, : coeffs.size, 0], axis=0), *grads
+
+
+def _parts_backward(
+    static: _Static, plan: Plan, coeffs: Array, *arrays: Array
+) -> tuple[Array, ...]:
+    own, sums = _sums(static, plan, arrays, backward=True)
+    width = rows.full_width(plan.width, static.axis_name)
+    gain = rows.gains(sums, width, static.form.eps)
+    slopes, shrink = rows.slope_terms(gain, _scalars(coeffs), sums, width)
+    values = rows.value_terms(gain, _scalars(coeffs)) if static.form.gated else []
+    numbers = _numbers(sums.scale, [*slopes, *shrink, *values])
+    body = partial(tpu_kernels.part_backward, static.form)
+    grads = plan.part_backward()(body, numbers, *arrays, interpret=static.interpret)
+    # This shard's part of the coefficients' gradient: where they enter it, parts are added up.
+    return jnp.stack([jnp.sum(c) for c in rows.coefficient_terms(gain, own)]), *grads
+
+
+def _sums(
+    static: _Static, plan: Plan, arrays: Sequence[Array], *, backward: bool
+) -> tuple[rows.Sums, rows.Sums]:
+    """Sums over this shard's part of each row, and over whole rows; both at the rows' scale."""
+    body = partial(tpu_kernels.part_sums, static.form, plan.width, backward)
+    (packed,) = plan.part_sums(backward=backward)(body, *arrays, interpret=static.interpret)
+    own = rows.united(rows.Sums.unpacked(packed, static.form.order, backward=backward))
+    return rows.over_shards(own, static.axis_name)
+
+
+def _scalars(coeffs: Array) -> list[Array]:
+    return list(coeffs.astype(jnp.float32))
+
+
+def _numbers(scale: Float[Array, "N 1"], terms: Sequence[Array]) -> Float[Array, "N K"]:
+    """scale and terms, a lane each, padded to whole registers."""
+    columns = [scale, *(jnp.broadcast_to(t, scale.shape) for t in terms)]
+    columns += [jnp.zeros((scale.shape[0], -len(columns) % LANES), jnp.float32)]
+    return jnp.concatenate(columns, axis=1)

@@ -1,0 +1,53 @@
+"""PolyReLU and PolyPReLU with all gradients of coefficients in one pass, for XLA's CPU backend.
+
+dx = g p'(z) z'(x), da_i = sum g z^i: the transpose of the tangent in `xla.py`, with z = rho(x).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from polycom_jax.activations.learnable import prelu
+from polycom_jax.activations.polynomial import horner
+from polycom_jax.kernels.poly_relu import xla
+from polycom_jax.kernels.recompute import recomputed
+from polycom_jax.kernels.row_sums import row_sums
+
+
+def _slope(z: Array, coeffs: Array) -> Array:
+    return horner(z, [i * coeffs[i] for i in range(1, coeffs.size)])
+
+
+def _coefficient_terms(z: Array, g: Array, order: int) -> list[Array]:
+    # From the left, so that where g = 0 no power meets an infinity.
+    terms = [g]
+    for _ in range(order):
+        terms.append(terms[-1] * z)
+    return terms
+
+
+def _totals(terms: Sequence[Array]) -> list[Array]:
+    return [jnp.sum(rows) for rows in row_sums([jnp.atleast_1d(t) for t in terms])]
+
+
+def _relu_gradient(primals: Any, g: Array) -> tuple[Array, Array]:
+    x, coeffs = primals
+    z = jax.nn.relu(x)
+    dx = jnp.where(x > 0, g * _slope(z, coeffs), 0)
+    return dx, jnp.stack(_totals(_coefficient_terms(z, g, coeffs.size - 1)))
+
+
+def _prelu_gradient(primals: Any, g: Array) -> tuple[Array, Array, Array]:
+    x, coeffs, slope = primals
+    z = prelu(x, slope)
+    dz = g * _slope(z, coeffs)
+    terms = _coefficient_terms(z, g, coeffs.size - 1)
+    *dcoeffs, dslope = _totals([*terms, jnp.where(x > 0, 0, dz * x)])
+    return jnp.where(x > 0, dz, slope * dz), jnp.stack(dcoeffs), dslope
+
+
+poly_relu = recomputed(xla.relu_value, xla.relu_tangent, _relu_gradient)
+poly_prelu = recomputed(xla.prelu_value, xla.prelu_tangent, _prelu_gradient)

@@ -1,0 +1,81 @@
+"""Kernels inside programs that run over a mesh: a kernel sees what one device holds."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from polycom_jax._errors import InputError
+from polycom_jax.sharding import Rules
+
+_HIDDEN = ("batch", "mlp")
+
+
+def over_mesh(
+    f: Callable[..., Array], rules: Rules | None, params: Any, *hidden: Float[Array, "N F"]
+) -> Float[Array, "N F"]:
+    """f(params, *hidden, axis_name=...) on each device's part of `hidden`.
+
+    GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. The
+    parameters are whole on every device, and their gradients are added up over all of them.
+
+    Args:
+        f: of parameters and arrays of one shape; `axis_name` is the mesh axis (or axes) that splits
+            their last dimension, None where none does.
+        rules: where the logical axes "batch" and "mlp" lie on the mesh of `jax.set_mesh`. Without
+            rules, or on a mesh of one device, it is a plain call.
+        params: any tree of arrays.
+        *hidden: tokens by hidden width.
+
+    Raises:
+        InputError: a dimension that does not divide over its mesh axes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty or mesh.size == 1:
+        return f(params, *hidden, axis_name=None)
+    for x in hidden:
+        rules.check_divides("hidden", x.shape, _HIDDEN, mesh)  # pyright: ignore[reportArgumentType]
+    spec = rules.partition(_HIDDEN)
+    split = jax.shard_map(
+        partial(f, axis_name=_larger_than_one(mesh, spec[1])),
+        in_specs=(PartitionSpec(), *[spec] * len(hidden)),
+        out_specs=spec,
+        check_vma=False,  # kernels that are interpreted, in tests, do not pass the check
+    )
+    return split(params, *hidden)
+
+
+def _larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:
+    names = (entry,) if isinstance(entry, str) else tuple(entry or ())
+    return tuple(name for name in names if mesh.shape[name] > 1) or None
+
+
+def check_axis(axis_name: str | tuple[str, ...]) -> None:
+    """Raises `InputError` unless a surrounding `jax.shard_map` (or vmap) has that axis."""
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError as error:
+        raise InputError(
+            f"axis_name={axis_name!r} is no axis here: it names a mesh axis of the surrounding"
+            " jax.shard_map; outside of one leave it out."
+        ) from error
+
+
+def alike(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays, all varying over the mesh axes that any of them varies over.
+
+    Inside `jax.shard_map` a kernel's operands must agree in this. The transpose adds up the
+    cotangents of an array that was the same on every shard, such as the coefficients'. Elsewhere,
+    and with `check_vma=False`, it does nothing.
+    """
+    varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
+    every = frozenset().union(*varying)
+
+    def cast(array: Array, own: frozenset[Any]) -> Array:
+        missing = tuple(sorted(every - own))
+        return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+    return tuple(cast(a, own) for a, own in zip(arrays, varying, strict=True))

@@ -1,0 +1,150 @@
+"""Programs in tests/aot/hlo are written by hand in the form of libtpu's scheduled programs."""
+
+from pathlib import Path
+
+import pytest
+
+from polycom_jax._errors import InputError
+from polycom_jax.aot.chips import CHIPS, chip_of_kind
+from polycom_jax.aot.hlo import parse
+from polycom_jax.aot.predict import predict_text
+from polycom_jax.aot.traffic import hbm_traffic
+
+V5E = CHIPS["v5e"]
+MIB = 2**20
+CYCLES = 'backend_config={"window_config":{"kernel_window_bounds":[],"estimated_cycles":"%d"}}'
+
+
+def program(name: str) -> str:
+    return (Path(__file__).parent / "hlo" / f"{name}.hlo").read_text()
+
+
+def nested(limit: str, inner: int = 1000) -> str:
+    # A counter goes from 0 to `limit`; inside it, another one from 2 to 8 in steps of 3.
+    return program("nested_loops").replace("INNER", CYCLES % inner).replace("LIMIT", limit)
+
+
+def test_nested_loops_multiply():
+    # The inner one takes two steps; the outer bound is carried along unchanged.
+    prediction = predict_text(nested("constant(7)"), V5E)
+    assert prediction.cycles == pytest.approx(7 * 2 * 1000)
+    assert [(row.scope, row.times) for row in prediction.rows] == [
+        ("while/body/while/body/(deep)/mul", 14)
+    ]
+    assert prediction.not_estimated == ()
+    assert prediction.seconds == pytest.approx(14_000 / 1.5e9)
+
+
+def test_a_loop_that_depends_on_data_counts_once_and_is_reported():
+    prediction = predict_text(nested("convert(%a)"), V5E)
+    assert prediction.cycles == pytest.approx(2 * 1000)
+    assert prediction.not_estimated == ("how often the loop while runs; counted once",)
+
+
+def test_a_counter_that_starts_past_its_bound_runs_nothing():
+    assert predict_text(nested("constant(-3)"), V5E).cycles == 0
+
+
+@pytest.mark.parametrize(
+    ("compare", "trips"),
+    [
+        ("%i.1, %eight), direction=LE", 3),
+        ("%eight, %i.1), direction=GE", 3),
+        ("%i.1, %eight), direction=NE", 2),
+        ("%i.1, %eight), direction=GT", None),
+    ],
+)
+def test_every_direction_of_the_condition_is_read(compare: str, trips: int | None):
+    text = nested("constant(1)").replace("%i.1, %eight), direction=LT", compare)
+    prediction = predict_text(text, V5E)
+    assert prediction.cycles == pytest.approx(1000 * (1 if trips is None else trips))
+    assert len(prediction.not_estimated) == (trips is None)
+
+
+def test_a_trip_count_that_the_compiler_wrote_down_is_taken():
+    known = ', backend_config={"known_trip_count":{"n":"11"}}'
+    text = nested("convert(%a)").replace(
+        'op_name="jit(f)/while"}', 'op_name="jit(f)/while"}' + known
+    )
+    assert predict_text(text, V5E).cycles == pytest.approx(11 * 2 * 1000)
+
+
+def test_the_longest_branch_of_a_conditional_counts():
+    text = program("conditional").replace("CHEAP", CYCLES % 10).replace("DEAR", CYCLES % 500)
+    prediction = predict_text(text, V5E)
+    assert prediction.cycles == pytest.approx(500)
+    assert [row.scope for row in prediction.rows] == ["cond/dear"]
+
+
+def without_estimates(flops: float = 0, groups: str = "{{0,1,2,3}}") -> str:
+    # A kernel that reads 8 MiB and writes 4, a gather to 1 MiB over four chips, a permutation that
+    # XLA overlaps, a scatter without an estimate, and an array that stays in VMEM.
+    text = program("without_estimates").replace("FLOPS", str(int(flops))).replace("GROUPS", groups)
+    return text.replace("CYCLES", CYCLES % 3000)
+
+
+def test_a_kernel_takes_its_bytes_or_its_declared_flops():
+    by_bytes = predict_text(without_estimates(), V5E)
+    assert by_bytes.kernel_seconds == pytest.approx((8 + 4) * MIB / V5E.hbm_bandwidth)
+    by_flops = predict_text(without_estimates(flops=10**12), V5E)
+    assert by_flops.kernel_seconds == pytest.approx(10**12 / V5E.peak_flops)
+
+
+@pytest.mark.parametrize(
+    "groups", ["{{0,1,2,3}}", "{{0,2,1,3},{4,6,5,7}}", "[2,4]<=[8]", "mesh['x'=4,'y'=2] {'x'}"]
+)
+def test_a_collective_takes_what_leaves_a_chip(groups: str):
+    prediction = predict_text(without_estimates(groups=groups), V5E)
+    assert prediction.collective_seconds == pytest.approx(MIB * 3 / 4 / V5E.ici_bandwidth)
+    assert prediction.asynchronous_seconds == pytest.approx(MIB / V5E.ici_bandwidth)
+    parts = prediction.cycles / V5E.clock + prediction.kernel_seconds
+    assert prediction.seconds == pytest.approx(parts + prediction.collective_seconds)
+
+
+def test_what_has_no_estimate_is_named():
+    prediction = predict_text(without_estimates(), V5E)
+    assert prediction.not_estimated == (f"1 x scatter, {4 * MIB:,} bytes in all",)
+    report = prediction.report()
+    assert "not estimated: 1 x scatter" in report
+    assert "libtpu unknown" in report
+    assert "pallas_call" in report
+
+
+def test_arrays_in_vmem_are_no_hbm_traffic():
+    module = parse(without_estimates())
+    main = module.computations["main"]
+    assert hbm_traffic(module, main, main.instructions["fast"]) == MIB
+
+
+def test_a_slice_counts_as_what_is_taken_of_it():
+    module = parse(program("slices"))
+    main = module.computations["main"]
+    part = 256 * 1024 * 2
+    assert hbm_traffic(module, main, main.instructions["taken"]) == 2 * part + 4
+    assert hbm_traffic(module, main, main.instructions["written"]) == 2 * part + 4
+
+
+def test_a_text_without_a_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        predict_text("HloModule empty\n", V5E)
+
+
+def test_unknown_sizes_are_refused():
+    with pytest.raises(InputError, match="temp_bytes"):
+        predict_text(nested("constant(1)"), V5E, temp_bytes=1)
+
+
+def test_chips_are_found_by_what_jax_calls_them():
+    assert {name: chip_of_kind(chip.device_kind).name for name, chip in CHIPS.items()} == {
+        name: name for name in CHIPS
+    }
+    with pytest.raises(InputError, match="TPU v5 lite"):
+        chip_of_kind("TPU v5 lit")
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
+def test_the_clock_goes_with_the_peak(chip):
+    """Peak FLOP/s is a whole number of 128 x 128 multiply-add units, all busy each cycle."""
+    units = chip.peak_flops / chip.clock / (2 * 128 * 128)
+    assert units == pytest.approx(round(units), rel=0.01)
+    assert round(units) == {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 16}[chip.name]

@@ -1,0 +1,120 @@
+"""What the real compiler says; it needs the libtpu wheel, and no TPU."""
+
+from functools import partial
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import pallas as pl
+
+from polycom_jax import aot
+from polycom_jax.aot.compiler import ENVIRONMENT
+
+pytestmark = [
+    pytest.mark.tpu_backend,
+    pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the libtpu wheel"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+def predicted(chip, function, *shapes, dtype=jnp.bfloat16, **options):
+    device = aot.devices(chip)[0]
+    args = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    return aot.predict(aot.compile(function, *aot.place(args, device), **options))
+
+
+@pytest.mark.parametrize("name", aot.CHIPS)
+def test_devices_are_whole_chips(name):
+    chip = aot.CHIPS[name]
+    devices = aot.devices(name)
+    assert len(devices) == 4
+    assert {device.device_kind for device in devices} == {chip.device_kind}
+    assert {device.num_cores for device in devices} == {chip.tensor_cores}
+
+
+def test_larger_slices_have_several_hosts():
+    devices = aot.devices("v5e", "4x4")
+    assert len(devices) == 16
+    assert len({device.process_index for device in devices}) == 16 // 4
+
+
+@pytest.mark.parametrize("name", aot.CHIPS)
+def test_a_large_matrix_product_comes_near_the_peak(name):
+    n = 4096
+    prediction = predicted(name, jnp.dot, (n, n), (n, n))
+    share = 2 * n**3 / prediction.chip.peak_flops / prediction.seconds
+    assert 0.5 < share <= 1.0
+    assert prediction.bytes_accessed >= 3 * n * n * 2
+    assert prediction.libtpu == aot.libtpu_version()
+
+
+@pytest.mark.parametrize("name", aot.CHIPS)
+def test_a_large_copy_comes_near_the_bandwidth(name):
+    # The compiler expects passes over bfloat16 to reach half as much.
+    prediction = predicted(name, lambda x: 2 * x + 1, (2**15, 4096), dtype=jnp.float32)
+    floor = 2 * 2**15 * 4096 * 4
+    assert prediction.bytes_accessed == floor
+    assert 0.6 < floor / prediction.chip.hbm_bandwidth / prediction.seconds <= 1.0
+
+
+def test_a_scan_takes_as_long_as_its_steps():
+    def steps(n, x, w):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=n)[0]
+
+    once, often = (predicted("v5e", partial(steps, n), (1024, 1024), (1024, 1024)) for n in (2, 50))
+    assert often.not_estimated == once.not_estimated
+    assert 0.8 < often.seconds / once.seconds / 25 < 1.25
+
+
+def test_a_kernel_counts_by_its_bytes():
+    def double(x_ref, y_ref):
+        y_ref[...] = x_ref[...] * 2
+
+    def kernel(x):
+        spec = pl.BlockSpec((256, 1024), lambda i: (i, 0))
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        call = pl.pallas_call(
+            double, shape, grid=(x.shape[0] // 256,), in_specs=[spec], out_specs=spec
+        )
+        return call(x)
+
+    prediction = predicted("v5e", kernel, (16_384, 1024), dtype=jnp.float32)
+    moved = 2 * 16_384 * 1024 * 4
+    assert prediction.kernel_seconds == pytest.approx(moved / prediction.chip.hbm_bandwidth)
+    assert prediction.bytes_accessed == moved
+
+
+def test_too_large_a_program_says_how_much_it_needs():
+    with pytest.raises(aot.DoesNotFit) as caught:
+        predicted("v5e", lambda x: jnp.sort(x @ x.T), (2**18, 1024), dtype=jnp.float32)
+    error = caught.value
+    assert error.memory == "HBM"
+    assert error.needed is not None
+    assert error.needed >= 2**36 * 4
+    assert error.available is not None
+    assert error.available == pytest.approx(aot.CHIPS["v5e"].hbm_bytes, rel=0.05)
+    assert "RESOURCE_EXHAUSTED" in str(error.__cause__)
+
+
+def test_too_large_a_block_says_how_much_it_needs():
+    def double(x_ref, y_ref):
+        y_ref[...] = x_ref[...] * 2
+
+    with pytest.raises(aot.DoesNotFit) as caught:
+        predicted(
+            "v5e",
+            lambda x: pl.pallas_call(double, jax.ShapeDtypeStruct(x.shape, x.dtype))(x),
+            (8192, 8192),
+            dtype=jnp.float32,
+        )
+    assert caught.value.memory == "VMEM"
+    assert caught.value.needed is not None
+    assert caught.value.needed >= 8192 * 8192 * 4

@@ -1,0 +1,144 @@
+"""TPU kernels through the TPU's own compiler, for chips that are not there."""
+
+import importlib.util
+import math
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from polycom_jax import aot
+from polycom_jax._errors import InputError
+from polycom_jax.kernels.arg_specs import select
+from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
+from polycom_jax.kernels.poly_relu import poly_relu
+from polycom_jax.sharding import make_mesh
+
+pytestmark = [
+    pytest.mark.tpu_backend,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="the libtpu wheel is not installed"
+    ),
+]
+
+CHIPS = ("v4", "v5e", "v5p", "v6e")
+NORM = partial(poly_norm, implementation="pallas_tpu")
+RELU = partial(poly_relu, implementation="pallas_tpu")
+GLU = partial(poly_norm_glu, implementation="pallas_tpu")
+RELU_NORM = partial(poly_relu_norm, implementation="pallas_tpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tpu_here():
+    aot.without_tpu()
+
+
+def program(f, *arguments) -> str:
+    """The text of the compiled program."""
+    text = aot.compile(jax.jit(f), *arguments).as_text()
+    assert text is not None
+    return text
+
+
+def both_ways(f, chip, shape, dtype, inputs=1) -> str:
+    """Forward and backward in one program."""
+
+    def both(dy, coeffs, *hidden):
+        y, vjp = jax.vjp(f, *hidden, coeffs)
+        return y, vjp(dy)
+
+    x, coeffs = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct((4,), jnp.float32)
+    arguments = aot.place((x, coeffs, *[x] * inputs), aot.devices(chip)[0])
+    return program(both, *arguments)
+
+
+def large_instructions(text: str, size: int) -> list[str]:
+    """What the entry computation makes of at least `size` bytes by other means than kernels."""
+    entry = text[text.index("ENTRY ") :]
+    found = []
+    for line in entry.splitlines():
+        match = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (\(?.*?\)?) ([\w-]+)\(", line)
+        if match is None or match[2] in ("parameter", "custom-call", "tuple", "get-tuple-element"):
+            continue
+        made = sum(
+            math.prod(int(n) for n in dims.split(",") if n) * {"bf16": 2, "f32": 4}[dtype]
+            for dtype, dims in re.findall(r"(bf16|f32)\[([\d,]*)\]", match[1])
+        )
+        # Into VMEM ahead of time, for kernels that then need not read HBM.
+        prefetch = match[2] in ("copy-start", "copy-done") and "S(1)" in match[1]
+        if made >= size and match[2] != "bitcast" and not prefetch:
+            found.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("spec", select("tpu"), ids=lambda spec: spec.name)
+def test_poly_norm_compiles_both_ways(chip, spec):
+    text = both_ways(NORM, chip, spec.shape, spec.dtype)
+    assert "poly_norm_forward" in text
+    assert "poly_norm_backward" in text
+    if spec.shape[-1] % 128 == 0:
+        # No copy of a large array round the kernels: what they move is all that moves.
+        assert large_instructions(text, spec.bytes) == []
+
+
+@pytest.mark.parametrize(
+    ("f", "chip", "shape", "dtype", "inputs"),
+    [
+        (NORM, "v4", (1001, 1000), jnp.float32, 1),
+        (NORM, "v5e", (3, 7), jnp.bfloat16, 1),
+        (NORM, "v5p", (64, 65_536), jnp.float32, 1),
+        (NORM, "v4", (64, 200_000), jnp.bfloat16, 1),
+        (GLU, "v4", (512, 8256), jnp.bfloat16, 2),
+        (GLU, "v6e", (64, 65_536), jnp.float32, 2),
+        (RELU_NORM, "v5e", (512, 2048), jnp.float32, 1),
+        (RELU, "v4", (512, 8256), jnp.bfloat16, 1),
+        (RELU, "v5e", (2, 3, 100), jnp.float32, 1),
+        (RELU, "v5p", (64, 65_536), jnp.bfloat16, 1),
+        (RELU, "v6e", (4096,), jnp.float32, 1),
+    ],
+)
+def test_other_shapes_dtypes_and_relatives_compile(f, chip, shape, dtype, inputs):
+    text = both_ways(f, chip, shape, dtype, inputs)
+    assert text.count('custom_call_target="tpu_custom_call"') in (2, 3, 4)
+
+
+def test_experts_with_coefficients_of_their_own_compile():
+    x, c = jax.ShapeDtypeStruct((4, 100, 1536), jnp.bfloat16), jnp.zeros((4, 4), jnp.float32)
+
+    def loss(x, c):
+        return jnp.sum(jax.vmap(NORM)(x, c).astype(jnp.float32))
+
+    arguments = aot.place((x, c), aot.devices("v5e")[0])
+    assert "tpu_custom_call" in program(jax.grad(loss, (0, 1)), *arguments)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_split_rows_compile_over_a_mesh(check):
+    mesh = make_mesh(data=2, tensor=2, devices=aot.devices("v5e"))
+    spec = P("data", "tensor")
+    f = jax.shard_map(
+        partial(NORM, axis_name="tensor"),
+        mesh=mesh, in_specs=(spec, P()), out_specs=spec, check_vma=check,
+    )  # fmt: skip
+
+    def loss(x, c):
+        return jnp.sum(f(x, c).astype(jnp.float32) ** 2)
+
+    x = jax.ShapeDtypeStruct((1024, 8192), jnp.bfloat16, sharding=NamedSharding(mesh, spec))
+    c = jax.ShapeDtypeStruct((4,), jnp.float32, sharding=NamedSharding(mesh, P()))
+    text = program(jax.grad(loss, (0, 1)), x, c)
+    assert "poly_norm_sums" in text
+    assert "poly_norm_apply_transposed" in text
+    assert "all-gather" in text
+
+
+def test_a_program_split_without_shard_map_is_refused_by_its_name():
+    mesh = make_mesh(data=4, devices=aot.devices("v5e"))
+    x = jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16, sharding=NamedSharding(mesh, P("data")))
+    with jax.set_mesh(mesh), pytest.raises(InputError, match="over_mesh"):
+        jax.jit(lambda x: NORM(x, jnp.ones(4))).lower(x)

@@ -1,0 +1,95 @@
+"""What is kept for the backward pass: of the hidden width nothing but pre-activations."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polycom_jax as pc
+from polycom_jax import params as pm
+from polycom_jax.kernels.poly_norm import poly_norm_glu
+from polycom_jax.models import ModelConfig, hidden, layers, specs
+
+BATCH, LENGTH, WIDTH = 2, 12, 40
+"""The hidden width is that of nothing else here."""
+
+SMALL = ModelConfig(
+    vocab_size=50,
+    num_layers=3,
+    embed_dim=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    gated_width=WIDTH,
+    ffn_width=WIDTH,
+)
+
+
+def kept(f: Any, *args: Any) -> list[jax.ShapeDtypeStruct]:
+    """Arrays that `jax.vjp` keeps of f(*args): the leaves of the function it returns."""
+    return jax.tree.leaves(jax.eval_shape(lambda *a: jax.vjp(f, *a)[1], *args))
+
+
+def shapes(arrays: list[Any]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(a.shape) for a in arrays)
+
+
+ROWS = jax.ShapeDtypeStruct((6, WIDTH), jnp.bfloat16)
+COEFFS = jax.ShapeDtypeStruct((4,), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("operation", "rows"), [(pc.poly_norm, 1), (pc.poly_relu, 1), (poly_norm_glu, 2)]
+)
+def test_an_operation_keeps_its_arguments_and_nothing_else(operation: Any, rows: int):
+    arrays = kept(operation, *[ROWS] * rows, COEFFS)
+    assert shapes(arrays) == {(6, WIDTH): rows, (4,): 1}
+    # In their own dtypes.
+    assert {a.dtype for a in arrays if a.ndim == 2} == {jnp.dtype(jnp.bfloat16)}
+
+
+def block_of(cfg: ModelConfig) -> tuple[Any, Any, Any]:
+    tree = pm.abstract(layers.ffn_specs(cfg))
+    x = jax.ShapeDtypeStruct((BATCH, LENGTH, cfg.embed_dim), jnp.float32)
+    return (lambda params, x: layers.ffn(cfg, params, x, None)), tree, x
+
+
+@pytest.mark.parametrize("activation", ["poly_norm", "poly_relu", "poly_norm_glu", "relu2"])
+def test_a_feed_forward_block_keeps_its_pre_activations(activation: str):
+    cfg = replace(SMALL, activation=activation)
+    found = shapes(kept(*block_of(cfg)))
+    tokens = BATCH * LENGTH
+    wide = {shape: n for shape, n in found.items() if shape[-1] == WIDTH and shape[0] == tokens}
+    assert wide == {(tokens, WIDTH): 2 if cfg.row.gated else 1}
+    assert not [shape for shape in found if len(shape) == 3 and shape[-1] == WIDTH]
+
+
+@pytest.mark.parametrize(
+    ("remat", "activation"),
+    [("none", "poly_norm"), ("none", "swiglu"), ("dots", "poly_norm"), ("full", "poly_norm")],
+)
+def test_between_layers_the_model_keeps_pre_activations_or_inputs(remat: Any, activation: str):
+    cfg = replace(SMALL, activation=activation, remat=remat)
+    rng = np.random.default_rng(0)
+    draw = lambda spec: rng.normal(size=spec.shape).astype(spec.dtype)  # noqa: E731
+    params = jax.tree.map(draw, pm.abstract(specs(cfg)))
+    ids = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 0, cfg.vocab_size)
+    found = jax.tree.leaves(
+        jax.jit(lambda p, ids: jax.vjp(lambda p: hidden(cfg, p, ids)[0], p)[1])(params, ids)
+    )
+    wide = [x for x in found if x.shape == (cfg.num_layers, BATCH * LENGTH, WIDTH)]
+    distinct = {np.asarray(x).tobytes() for x in wide}
+    pre_activations = 2 if cfg.row.gated else 1
+    assert len(distinct) == (0 if remat == "full" else pre_activations)
+    if remat == "none":
+        # Under "dots" JAX hands the one array that PolyNorm needs on to its backward pass twice.
+        assert len(wide) == pre_activations
+    if remat == "full":
+        lead = (cfg.num_layers, BATCH, LENGTH)
+        of_layers = [x.shape for x in found if x.shape[:3] == lead]
+        assert of_layers == [(*lead, cfg.embed_dim)]
+        assert not [x.shape for x in found if x.shape[:2] == (cfg.num_layers, BATCH * LENGTH)]
