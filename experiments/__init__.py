@@ -7,4 +7,5 @@ from experiments.host_memory import keep_freed_memory
 STARTED = time.perf_counter()
 """When the program began; its imports come after this one, and count for whoever waits."""
 
-keep_freed_memory()  # before any program imports JAX
+KEEPS_FREED_MEMORY = keep_freed_memory()  # before any program imports JAX
+"""Whether it took effect; it bears on all times and memory measured in this process."""

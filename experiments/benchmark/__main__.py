@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import cli
+from experiments import KEEPS_FREED_MEMORY, cli
 from experiments.benchmark.options import SUITES, Options
 from experiments.benchmark.report import Report, tables
 from experiments.benchmark.results import Case, Result
@@ -37,7 +37,11 @@ def main(argv: Sequence[str]) -> int:
     # On a GPU, JAX would take three quarters of its memory at once and leave the peers none.
     os.environ.setdefault(PREALLOCATE, "false")
     command = shlex.join(["python", "-m", "experiments.benchmark", *argv])
-    report = Report(Path(options.out), command, {PREALLOCATE: os.environ[PREALLOCATE]})
+    about = {
+        PREALLOCATE: os.environ[PREALLOCATE],
+        "freed memory is kept": str(KEEPS_FREED_MEMORY),  # of all contestants, the peers' too
+    }
+    report = Report(Path(options.out), command, about)
     with Display() as display:
         run(every_case(options), report, display)
         display.note(f"Numbers: {report.numbers}   Tables: {report.tables}   Plots: {report.plots}")

@@ -16,6 +16,7 @@ from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Spread, Tell
 from polycom_jax import get_activation
+from polycom_jax._errors import require
 from polycom_jax.kernels.arg_specs import ARG_SPECS, ArgSpec, make_arguments, select
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS
 
@@ -30,7 +31,17 @@ COPY = "copy of x"
 
 
 def cases(options: Options) -> list[Case]:
-    """One for each shape, activation and pass."""
+    """One for each shape, activation and pass.
+
+    Raises:
+        InputError: an activation that has not the coefficients of a PolyCom one, and these alone.
+    """
+    for name in options.activations:
+        require(
+            list(get_activation(name).specs) == ["coeffs"],
+            f"activations {name!r}: the suite ops measures PolyCom activations, and others as their"
+            f" yardsticks; take {', '.join(ACTIVATIONS)}, or the suite ffn.",
+        )
     return [
         Case(
             "ops",

@@ -32,25 +32,26 @@ class Options:
     """A benchmark.
 
     Attributes:
-        suites: what to measure, of: ops (an activation alone), ffn (the whole feed-forward block),
-            attention, loss, train (whole steps), data (the input pipeline), tpu (predicted by
-            compiling for TPUs that are not there). They may stand first, without the flag.
+        suites: what to measure, of: ops (a PolyCom activation alone), ffn (the whole feed-forward
+            block), attention, loss, train (whole steps), data (the input pipeline), tpu (predicted
+            by compiling for TPUs that are not there). They may stand first, without the flag.
         peers: whom to measure beside us, of: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, torch-loader. One that cannot run here
             is listed with the reason.
         activations: whose operation or block to measure; the first one is the reference.
-        shapes: of the suite ops, by name from polycom_jax/kernels/arg_specs.py; none: those for
-            this backend.
+        shapes: of the operations in ops and tpu, by name from polycom_jax/kernels/arg_specs.py;
+            none: those for this backend, dense_1b in tpu.
         passes: forward, backward (given what forward kept), both.
         dtype: of the arrays; none: the shape's or the model's own.
         model: whose shapes the other suites take: small-5m or a preset; none: small-5m on CPU,
-            else dense-1b.
-        batch_size: sequences a step; none: the model's own here.
+            else dense-1b, as always in tpu.
+        batch_size: sequences a step; none: the model's own here, and 8,192 tokens in tpu.
         seq_len: tokens a sequence; none: the model's context.
         remat: what training recomputes: none, dots, full; left out: the model's own.
         loss_chunk: tokens a chunk of the loss; none: 512 in the suite loss, the model's own in
             training.
-        implementation: of the activation in the suites ffn and train; none: this backend's best.
+        implementation: of the activation in the suites ffn, train and tpu; none: the backend's
+            best.
         rounds: of the alternation; each contestant is measured once in each.
         sample_seconds: how long a contestant is called in each round, about.
         fresh: the suite train also starts every contestant in a process of its own, for its time to

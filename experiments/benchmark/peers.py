@@ -46,7 +46,7 @@ def _installed(module: str) -> Callable[[], str | None]:
     def reason() -> str | None:
         if importlib.util.find_spec(module) is not None:
             return None
-        return f"{module} is not installed (extra bench)"
+        return f"{module} is not installed; see the extra bench, or pip install {module}"
 
     return reason
 

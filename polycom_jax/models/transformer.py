@@ -153,9 +153,13 @@ def _run_group(
             x = x + layers.ffn(cfg, params["ffn"], x, rules)
         return x, None if kv is None else {"k": kv["k"], "v": kv["v"]}
 
+    unroll = _unroll(cfg)
     if cfg.remat != "none":
-        block = jax.checkpoint(block, policy=_CHECKPOINT_POLICIES[cfg.remat], prevent_cse=False)
-    return jax.lax.scan(block, x, (stacked, cache), unroll=_unroll(cfg))
+        # A loop keeps forward and backward apart; unrolled, XLA would merge what is recomputed
+        # with what it was to replace.
+        policy, looped = _CHECKPOINT_POLICIES[cfg.remat], unroll < cfg.num_layers
+        block = jax.checkpoint(block, policy=policy, prevent_cse=not looped)
+    return jax.lax.scan(block, x, (stacked, cache), unroll=unroll)
 
 
 def _unroll(cfg: ModelConfig) -> int:

@@ -27,20 +27,25 @@ def test_sums_are_those_of_float64(width):
 def test_no_term_is_written_to_memory():
     x = jnp.ones((64, 4096))
     compiled = jax.jit(lambda x: row_sums([x * x, x * x * x, x])).lower(x).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < x.nbytes
+    used = compiled.memory_analysis()
+    assert used is not None
+    assert used.temp_size_in_bytes < x.nbytes
 
 
 def test_derivatives_of_both_modes_and_orders():
     x = jax.random.normal(jax.random.key(0), (2, 130))
 
     def f(x):
-        return sum(jnp.sum(s**2) for s in row_sums([x, x**3]))
+        once, cubed = row_sums([x, x**3])
+        return jnp.sum(once**2) + jnp.sum(cubed**2)
 
     def plain(x):
-        return sum(jnp.sum(jnp.sum(t, axis=-1) ** 2) for t in (x, x**3))
+        return jnp.sum(jnp.sum(x, axis=-1) ** 2) + jnp.sum(jnp.sum(x**3, axis=-1) ** 2)
 
-    tolerance = dict(rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(jax.grad(f)(x), jax.grad(plain)(x), **tolerance)
-    np.testing.assert_allclose(jax.jvp(f, (x,), (x,))[1], jax.jvp(plain, (x,), (x,))[1], rtol=1e-5)
-    np.testing.assert_allclose(jax.hessian(f)(x[:, :3]), jax.hessian(plain)(x[:, :3]), **tolerance)
-    np.testing.assert_allclose(jax.vmap(f)(x[None]), f(x)[None], rtol=1e-6)
+    def close(got, wanted):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+
+    close(jax.grad(f)(x), jax.grad(plain)(x))
+    close(jax.jvp(f, (x,), (x,))[1], jax.jvp(plain, (x,), (x,))[1])
+    close(jax.hessian(f)(x[:, :3]), jax.hessian(plain)(x[:, :3]))
+    close(jax.vmap(f)(x[None])[0], f(x))

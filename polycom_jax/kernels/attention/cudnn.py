@@ -13,6 +13,9 @@ MULTIPLE = 128
 """Lengths must be a multiple of this: at others the backward kernels have known defects (NaN at
 length % 128 == 64 with a mask, pytorch issue 196678; at length 1, cudnn-frontend issue 1072)."""
 
+OLDEST = 8.0
+"""Compute capability from which cuDNN's fused attention runs: Ampere (JAX's own check)."""
+
 WIDEST_HEAD = 128
 """Heads up to this width run on every GPU that has the kernels; wider ones need Hopper."""
 
@@ -54,6 +57,9 @@ def why_not(
     length, width = q.shape[1], q.shape[3]
     if jax.default_backend() != "gpu":
         return "it needs a CUDA GPU"  # it asks the GPU for its kind while it is traced
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    if not capability[:1].isdigit() or float(capability) < OLDEST:
+        return f"it needs a GPU of compute capability {OLDEST}, not {capability or 'another make'}"
     if start is not None or length != k.shape[1]:
         return "it takes whole sequences, no cache"
     if q.dtype not in (jnp.bfloat16, jnp.float16):

@@ -21,9 +21,10 @@ from polycom_jax.kernels.poly_norm import xla
 from polycom_jax.kernels.recompute import recomputed
 from polycom_jax.kernels.row_sums import row_sums
 
-LARGEST = 2.0**48
-"""Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^24, and nothing overflows
-that would not with the row scaled, unless the cotangent itself is beyond 1e30."""
+LARGEST = 2.0**80
+"""Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^40 (|x| <= 10,321 at order
+3), and no sum overflows unless the cotangent is beyond 1e26. What is larger costs two more passes,
+on one core."""
 
 Rows = list[Float[Array, "*S 1"]]
 
