@@ -224,7 +224,9 @@ def test_a_peer_that_is_not_there_has_a_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     chosen, left_out = peers.split(("copy", "torch-eager", "hf-llama"), ("copy", "torch-eager"))
     assert chosen == ["copy"]
-    assert left_out == {"torch-eager": "torch is not installed; see the extra bench, or pip install torch"}
+    assert left_out == {
+        "torch-eager": "torch is not installed; see the extra bench, or pip install torch"
+    }
 
 
 def test_a_cpu_peer_is_not_compared_with_a_tpu(monkeypatch: pytest.MonkeyPatch):
