@@ -51,7 +51,7 @@ class MetricsFile:
         os.replace(temporary, path)
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         """Appends one line, {"step": step, **values}."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
@@ -77,12 +77,13 @@ class Logs:
             # Events of steps that a killed run had logged after its checkpoint are hidden.
             self._events = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs the numbers of one step."""
+    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+        """Logs the numbers of one step; lists go to metrics.jsonl alone."""
         if self._metrics is not None and self._events is not None:
             self._metrics.write(step, values)
             for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+                if not isinstance(value, list):
+                    self._events.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Returns once what was written is on the disk."""

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from experiments.cli import Stop
 from experiments.config import RunConfig
 from experiments.logs import Logs
@@ -33,9 +35,7 @@ class Meter:
         self.flush()
         self._pending = (step, metrics)
 
-    def flush(
-        self, evaluate: Callable[[], Mapping[str, float]] | None = None
-    ) -> Mapping[str, float]:
+    def flush(self, evaluate: Callable[[], Mapping[str, float]] | None = None) -> Mapping[str, Any]:
         """Reads what is outstanding; afterwards every step that was pushed is logged.
 
         Args:
@@ -51,7 +51,7 @@ class Meter:
         if self._pending is None:
             return {}
         (step, metrics), self._pending = self._pending, None
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: np.asarray(value).tolist() for name, value in metrics.items()}
         self._read(step, values, evaluate)
         return values
 
@@ -63,7 +63,7 @@ class Meter:
     def _read(
         self,
         step: int,
-        values: dict[str, float],
+        values: dict[str, Any],
         evaluate: Callable[[], Mapping[str, float]] | None,
     ) -> None:
         for name in ("loss", "grad_norm"):

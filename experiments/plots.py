@@ -71,6 +71,21 @@ def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
             axes.legend()
 
 
+def plot_load(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Each expert's load over steps, one line an expert; 1 is even."""
+    loads = [(r["step"], r["expert_load"]) for r in records if "expert_load" in r]
+    with _figure(path) as axes:
+        axes.axhline(1, color=_ORANGE, linewidth=1.1, label="even")
+        if loads:
+            steps, shares = zip(*loads, strict=True)
+            axes.plot(steps, np.array(shares), color=_BLUE, alpha=0.5, linewidth=0.8)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.set_ylabel("load of an expert (mean over layers, 1 is even)")
+        axes.set_title(title)
+        axes.legend()
+
+
 def plot_shapes(
     path: Path,
     x: np.ndarray,

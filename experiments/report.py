@@ -17,6 +17,7 @@ from experiments.logs import read_metrics
 from experiments.sampling import Sampling, complete
 from experiments.workdir import Workdir
 from polycom_jax.data import Tokenizer
+from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.table import Activation
 
@@ -36,11 +37,14 @@ def report(
     """Prints and writes all of it; every host calls it, the `active` one writes."""
     how = Sampling(max_new_tokens=config.run.sample_tokens, seed=config.run.seed)
     text = complete(config.model, params, tokenizer, config.run.sample_prompt, how)[0]
-    learned = activation_parameters(params)
+    learned = activation_parameters(config.model, params)
     if not active:
         return
     title = f"{config.preset}, {config.model.activation}"
-    plots.plot_loss(workdir.plots / "loss", read_metrics(workdir.metrics), title)
+    records = read_metrics(workdir.metrics)
+    plots.plot_loss(workdir.plots / "loss", records, title)
+    if config.model.is_moe:
+        plots.plot_load(workdir.plots / "experts", records, title)
     draw_shapes(workdir.plots / "activations", config.model.row, learned, title)
     workdir.write_sample(text)  # Last: it says that all the rest is there.
     if any(learned):
@@ -51,12 +55,19 @@ def report(
     console.print(next_commands(workdir, config), markup=False, soft_wrap=True)
 
 
-def activation_parameters(params: Params) -> list[dict[str, np.ndarray]]:
-    """Each layer's learned activation parameters by name, first layer first."""
+def activation_parameters(config: ModelConfig, params: Params) -> list[dict[str, np.ndarray]]:
+    """Each layer's learned activation parameters by name, first layer first.
+
+    Where each expert has its own, their mean over a layer's experts.
+    """
     layers = []
     for group in params["layers"]:
-        stacked = jax.device_get(group["ffn"]["activation"])
-        depth = len(group["ffn"]["norm"])
+        block = group["moe"] if config.is_moe else group["ffn"]
+        stacked = block["activation"]
+        if config.is_moe and config.moe.coefficients == "expert":
+            stacked = jax.tree.map(lambda value: jnp.mean(value, axis=1), stacked)
+        stacked = jax.device_get(stacked)
+        depth = len(block["norm"])
         layers += [{name: value[i] for name, value in stacked.items()} for i in range(depth)]
     return layers
 

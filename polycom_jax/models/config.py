@@ -11,6 +11,51 @@ QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
+Coefficients = Literal["layer", "expert"]
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """A mixture of experts in place of each feed-forward block; without experts, none.
+
+    Attributes:
+        num_experts: experts E in a layer; 0: the model is dense.
+        top_k: experts that each token goes to, those of the greatest router probability.
+        normalize_top_k: divide a token's k probabilities by their sum; OLMoE does not.
+        coefficients: PolyCom coefficients that a "layer"'s experts share, or one set an "expert".
+        capacity_factor: rows that one device takes from others, in units of what even routing
+            brings; what is above is dropped, and counted. None: nothing is dropped, and buffers are
+            for the worst case. Without an expert axis it has no meaning.
+        load_balance_weight: of the load-balance loss in what is minimised.
+        router_z_weight: of the router z-loss.
+    """
+
+    num_experts: int = 0
+    top_k: int = 8
+    normalize_top_k: bool = False
+    coefficients: Coefficients = "layer"
+    capacity_factor: float | None = None
+    load_balance_weight: float = 0.01
+    router_z_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        require(self.num_experts >= 0, f"moe.num_experts={self.num_experts} must be at least 0.")
+        require(self.top_k >= 1, f"moe.top_k={self.top_k} must be at least 1.")
+        require(
+            self.num_experts == 0 or self.top_k <= self.num_experts,
+            f"moe.top_k={self.top_k} is more than moe.num_experts={self.num_experts}: a token goes"
+            " to an expert once.",
+        )
+        if self.coefficients not in get_args(Coefficients):
+            raise unknown("moe.coefficients", self.coefficients, get_args(Coefficients))
+        capacity = self.capacity_factor
+        require(
+            capacity is None or 0 < capacity < float("inf"),
+            f"moe.capacity_factor={capacity} must be positive and finite; or none, to drop nothing.",
+        )
+        for name in ("load_balance_weight", "router_z_weight"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"moe.{name}={value} must be at least 0 and finite.")
 
 
 @dataclass(frozen=True)
@@ -30,6 +75,7 @@ class ModelConfig:
         ffn_width: the hidden width itself, taken literally; None: from `gated_width`.
         activation: a row of `polycom_jax.ACTIVATIONS`.
         activation_options: that row's options (order, eps, ...).
+        moe: a mixture of experts instead of each feed-forward block, widths being an expert's.
         context_length: longest sequence that the model is trained on, in tokens.
         qk_norm: RMSNorm of queries and keys: "none", per "head", or over the "full" width.
         tie_embeddings: one matrix for embedding and unembedding.
@@ -61,6 +107,7 @@ class ModelConfig:
     ffn_width: int | None = None
     activation: str = "poly_norm"
     activation_options: ActivationOptions = ActivationOptions()
+    moe: MoEConfig = MoEConfig()
     context_length: int = 4096
     qk_norm: QkNorm = "none"
     tie_embeddings: bool = False
@@ -122,6 +169,11 @@ class ModelConfig:
 
     @property
     def hidden_width(self) -> int:
-        """Width F of the feed-forward block's hidden layer."""
+        """Width F of the feed-forward block's hidden layer, or of one expert's."""
         row = self.row
         return row.width(self.gated_width) if self.ffn_width is None else self.ffn_width
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether its feed-forward blocks are mixtures of experts."""
+        return self.moe.num_experts > 0

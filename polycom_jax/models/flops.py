@@ -13,7 +13,8 @@ class Flops:
     """Forward FLOPs a token by part; a multiplication and an addition count as two.
 
     Attributes:
-        matmul: products with parameters, the unembedding included and the embedding look-up not.
+        matmul: products with parameters, the unembedding included and the embedding look-up not;
+            of a mixture of experts the router's, and those of the experts that a token goes to.
         attention: scores and weighted sum.
         activation: the feed-forward activation, by its row's count an element.
     """
@@ -47,12 +48,14 @@ def flops_per_token(cfg: ModelConfig, seq_len: int, *, attention: AttentionCount
         cfg.head_dim,
         cfg.hidden_width,
     )
-    block = d * c * (2 * h + 2 * k) + d * f * (3 if cfg.row.gated else 2)
+    experts = cfg.moe.top_k if cfg.is_moe else 1
+    ffn = experts * d * f * (3 if cfg.row.gated else 2) + d * cfg.moe.num_experts
+    block = d * c * (2 * h + 2 * k) + ffn
     pairs = seq_len if attention == "full" else seq_len / 2
     return Flops(
         matmul=2 * (cfg.num_layers * block + d * cfg.vocab_size),
         attention=int(cfg.num_layers * 4 * h * c * pairs),
-        activation=cfg.num_layers * f * cfg.row.flops,
+        activation=cfg.num_layers * experts * f * cfg.row.flops,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from polycom_jax._errors import unknown
-from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.config import ModelConfig, MoEConfig
 
 _PRESETS: dict[str, ModelConfig] = {
     # Ours: learns Python's syntax on two CPU cores in minutes. Wide rather than deep, since small
@@ -58,6 +58,40 @@ _PRESETS: dict[str, ModelConfig] = {
         gated_width=11_008,
         activation="swiglu",
         document_mask=False,
+        dtype="bfloat16",
+        remat="full",
+    ),
+    # Ours: "tiny" with eight experts of half its width, of which a token goes to two: the same
+    # active parameters, on two CPU cores.
+    "moe-tiny": ModelConfig(
+        vocab_size=2048,
+        num_layers=4,
+        embed_dim=192,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=48,
+        gated_width=256,
+        moe=MoEConfig(num_experts=8, top_k=2),
+        context_length=256,
+        qk_norm="full",
+        tie_embeddings=True,
+        init="olmo",
+    ),
+    # The paper's mixture: OLMoE 1B-7B (Muennighoff et al. 2024) with experts of width 1536 in place
+    # of 1024 gated (OLMoE-1B-7B-0924_PolyNorm.yml of BryceZhuo/PolyCom). Documents are packed
+    # without a boundary.
+    "moe-1b-7b": ModelConfig(
+        vocab_size=50_280,
+        num_layers=16,
+        embed_dim=2048,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=128,
+        gated_width=1024,
+        moe=MoEConfig(num_experts=64, top_k=8),
+        qk_norm="full",
+        document_mask=False,
+        init="olmo",
         dtype="bfloat16",
         remat="full",
     ),

@@ -1,4 +1,4 @@
-"""The dense transformer: `specs` declares it, `hidden` and `unembed` run it.
+"""The transformer, dense or a mixture of experts: `specs` declares it, `hidden` and `unembed` run it.
 
 All are pure functions of (config, parameters, tokens).
 """
@@ -13,6 +13,7 @@ from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.moe import moe, moe_specs, summary
 from polycom_jax.params import Params, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
 
@@ -30,7 +31,8 @@ _CHECKPOINT_POLICIES = {
 
 def layer_specs(cfg: ModelConfig) -> Specs:
     """Parameters of one block."""
-    return {"attention": layers.attention_specs(cfg), "ffn": layers.ffn_specs(cfg)}
+    ffn = {"moe": moe_specs(cfg)} if cfg.is_moe else {"ffn": layers.ffn_specs(cfg)}
+    return {"attention": layers.attention_specs(cfg), **ffn}
 
 
 def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
@@ -59,6 +61,20 @@ def init(cfg: ModelConfig, key: Key[Array, ""], *, tensor: int = 1) -> Params:
 def count_params(cfg: ModelConfig) -> int:
     """Number of parameters, vocabulary padding not counted."""
     return pm.count(specs(cfg))
+
+
+def count_active_params(cfg: ModelConfig) -> int:
+    """Number of parameters that one token meets: of a layer's experts those that it goes to."""
+    idle = 0
+    if cfg.is_moe:
+        each = {
+            name: spec for name, spec in moe_specs(cfg).items() if name not in ("norm", "router")
+        }
+        if cfg.moe.coefficients == "layer":
+            del each["activation"]
+        share = pm.count(each) // cfg.moe.num_experts
+        idle = cfg.num_layers * (cfg.moe.num_experts - cfg.moe.top_k) * share
+    return count_params(cfg) - idle
 
 
 def init_cache(cfg: ModelConfig, batch: int, length: int) -> Any:
@@ -91,8 +107,8 @@ def hidden(
             It must have room for them; when it has not depends on data, so nothing can tell.
 
     Returns:
-        The final hidden states in `cfg.dtype`, a dict of scalar losses and statistics (empty for a
-        dense model), and the extended cache (None without one).
+        The final hidden states in `cfg.dtype`, a dict of losses and statistics (see `moe.summary`;
+        empty for a dense model), and the extended cache (None without one).
 
     Raises:
         InputError: `segment_ids` together with a cache, or more tokens than a whole cache holds.
@@ -115,15 +131,21 @@ def hidden(
         table = constrain(params["embed"], rules, "vocab", None)
         x = jnp.take(table, tokens, axis=0).astype(cfg.dtype)
         x = constrain(x, rules, "batch", "seq", "residual")
-    new_groups = []
+    new_groups, statistics = [], []
     for group, stacked in enumerate(params["layers"]):
         group_cache = None if cache is None else cache["layers"][group]
-        x, group_cache = _run_group(cfg, stacked, x, places, segment_ids, start, group_cache, rules)
+        x, (group_cache, group_statistics) = _run_group(
+            cfg, stacked, x, places, segment_ids, start, group_cache, rules
+        )
         new_groups.append(group_cache)
+        statistics.append(group_statistics)
     x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
     if cache is not None:
         cache = {"layers": new_groups, "length": start + length}
-    return x, {}, cache
+    aux = {}
+    if cfg.is_moe:
+        aux = summary(cfg, jax.tree.map(lambda *groups: jnp.concatenate(groups), *statistics))
+    return x, aux, cache
 
 
 def _run_group(
@@ -136,7 +158,10 @@ def _run_group(
     cache: Any,
     rules: Rules | None,
 ) -> tuple[Float[Array, "B T D"], Any]:
-    """Scans the blocks of one stacked group; what is cached is scanned along with them."""
+    """Scans the blocks of one stacked group; what is cached is scanned along with them.
+
+    Returns the residual stream, and a pair: the cache, and the statistics of a mixture of experts.
+    """
     declared = layer_specs(cfg)
 
     def block(x: Array, layer: Any) -> tuple[Array, Any]:
@@ -149,9 +174,16 @@ def _run_group(
                 cfg, params["attention"], x, positions, segment_ids, kv, rules
             )
             x = x + out
-        with jax.named_scope("ffn"):
-            x = x + layers.ffn(cfg, params["ffn"], x, rules)
-        return x, None if kv is None else {"k": kv["k"], "v": kv["v"]}
+        statistics = None
+        if cfg.is_moe:
+            with jax.named_scope("moe"):
+                out, statistics = moe(cfg, params["moe"], x, rules)
+        else:
+            with jax.named_scope("ffn"):
+                out = layers.ffn(cfg, params["ffn"], x, rules)
+        x = x + out
+        kept = None if kv is None else {"k": kv["k"], "v": kv["v"]}
+        return x, (kept, statistics)
 
     unroll = _unroll(cfg)
     if cfg.remat != "none":

@@ -74,6 +74,27 @@ _RECIPES: dict[str, Recipe] = {
         batch_size=1_024,
         steps=476_837,
     ),
+    # Ours: as "tiny".
+    "moe-tiny": Recipe(
+        models.preset("moe-tiny"),
+        OptimConfig(peak_learning_rate=5e-3, warmup_steps=40),
+        batch_size=8,
+        steps=400,
+    ),
+    # OLMoE-1B-7B-0924_PolyNorm.yml: 4e-4, 1,024 sequences of 4096, warm-up over 10.5B tokens, a
+    # cosine to a tenth over 5T of which the published runs saw 200B (README, "200B tokens"); norms
+    # decay too, PolyCom coefficients do not.
+    "moe-1b-7b": Recipe(
+        models.preset("moe-1b-7b"),
+        OptimConfig(
+            peak_learning_rate=4e-4,
+            warmup_steps=2_500,
+            decay_steps=1_192_092,
+            decay_roles=("matrix", "embedding", "router", "norm"),
+        ),
+        batch_size=1_024,
+        steps=47_684,
+    ),
 }
 
 RECIPES: tuple[str, ...] = tuple(_RECIPES)

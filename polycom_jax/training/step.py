@@ -101,9 +101,9 @@ def make_train_step(
 
     Returns:
         A function of a `TrainState` and a batch from `put_batch`, compiled at its first call.
-        Metrics are float32 scalars: `loss` in nats a token, `grad_norm` before clipping and
-        `param_norm`, all of the state that came in; `learning_rate` of this update; `tokens`,
-        the number of targets; the `aux`.
+        Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token,
+        `grad_norm` before clipping and `param_norm`, all of the state that came in;
+        `learning_rate` of this update; `tokens`, the number of targets; the `aux`.
 
     Raises:
         InputError: when it is first called, a batch that does not divide into micro-batches.

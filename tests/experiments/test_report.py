@@ -1,6 +1,7 @@
 """Figures, tables and hints at the end of a run."""
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ INIT = jax.jit(models.init, static_argnums=0)
 
 def printed(activation: str) -> str:
     cfg = models.preset("tiny", activation=activation, num_layers=3, embed_dim=8, vocab_size=8)
-    layers = report.activation_parameters(INIT(cfg, jax.random.key(0)))
+    layers = report.activation_parameters(cfg, INIT(cfg, jax.random.key(0)))
     assert len(layers) == 3
     console = Console(width=100)
     with console.capture() as capture:
@@ -37,6 +38,16 @@ def test_the_table_has_a_row_a_layer_and_names_the_powers():
 
 def test_the_table_shows_other_learned_numbers_too():
     assert "slope" in printed("poly_prelu")
+
+
+def test_coefficients_of_experts_are_shown_as_their_mean():
+    cfg = models.preset("moe-tiny", num_layers=2, embed_dim=8, vocab_size=8)
+    cfg = replace(cfg, moe=replace(cfg.moe, coefficients="expert"))
+    params = INIT(cfg, jax.random.key(0))
+    own = params["layers"][0]["moe"]["activation"]
+    own["coeffs"] = own["coeffs"].at[1, 3].add(8.0)  # of one of eight experts
+    first, second = report.activation_parameters(cfg, params)
+    np.testing.assert_allclose(second["coeffs"] - first["coeffs"], np.ones(4), atol=1e-6)
 
 
 def test_the_row_of_the_shapes_is_a_standard_normal_one():
@@ -70,7 +81,8 @@ def test_figures_are_written_for_the_screen_and_for_print(tmp_path: Path, depth:
     plots.plot_shapes(tmp_path / "deep" / "shapes", x, x, layers, title="t", note="n")
     records = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "heldout_loss": 2.5}]
     plots.plot_loss(tmp_path / "loss", records, "t")
-    for name in ("deep/shapes", "loss"):
+    plots.plot_load(tmp_path / "experts", [{"step": 1, "expert_load": [0.5, 1.5]}, *records], "t")
+    for name in ("deep/shapes", "loss", "experts"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 

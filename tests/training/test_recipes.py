@@ -41,3 +41,20 @@ def test_dense_110m_sees_twenty_tokens_a_parameter():
 def test_a_recipe_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="dense-1b"):
         recipe("dense-2b")
+
+
+def test_the_paper_mixture_is_trained_as_in_its_configuration():
+    run = recipe("moe-1b-7b")
+    optim = run.optim
+    assert run.batch_tokens == 2**22
+    assert run.steps * run.batch_tokens == pytest.approx(200e9, rel=1e-4)
+    assert optim.warmup_steps * run.batch_tokens == 10_485_760_000
+    assert (optim.decay_steps or 0) * run.batch_tokens == pytest.approx(5e12, rel=1e-6)
+    assert optim.peak_learning_rate == 4e-4
+    assert "norm" in optim.decay_roles
+    assert "coefficient" not in optim.decay_roles
+    moe = run.model.moe
+    assert (moe.num_experts, moe.top_k, moe.normalize_top_k) == (64, 8, False)
+    assert (moe.load_balance_weight, moe.router_z_weight) == (0.01, 0.001)
+    assert run.model.qk_norm == "full"
+    assert run.model.init == "olmo"

@@ -1,0 +1,133 @@
+"""A mixture of experts in the place of a feed-forward block: parameters, router, losses.
+
+Where the experts lie and how tokens get to them stands in `experts.py`. Shapes: B batch, T sequence,
+N = B T tokens, D model, F hidden width of an expert, E experts, K choices of a token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.experts import run_experts
+from polycom_jax.models.layers import flat, initializers, norm_spec, rms_norm
+from polycom_jax.params import ParamSpec, Specs
+from polycom_jax.sharding import Rules, constrain
+
+
+class Routing(NamedTuple):
+    """Where each token goes, and what follows for the losses.
+
+    Attributes:
+        weights: of the chosen experts' outputs, float32.
+        chosen: their indices, the most probable first.
+        statistics: float32 numbers of the layer, see `summary`.
+    """
+
+    weights: Float[Array, "N K"]
+    chosen: Int[Array, "N K"]
+    statistics: dict[str, Array]
+
+
+def moe_specs(cfg: ModelConfig) -> Specs:
+    """Parameters of one layer's experts and their router."""
+    ordinary, output = initializers(cfg)
+    d, f, e = cfg.embed_dim, cfg.hidden_width, cfg.moe.num_experts
+    into, out = ("expert", "embed", "mlp"), ("expert", "mlp", "embed")
+    specs = {
+        "norm": norm_spec(d),
+        "router": ParamSpec((d, e), ("embed", None), ordinary, "router"),
+        "w_up": ParamSpec((e, d, f), into, ordinary, "matrix"),
+        "w_down": ParamSpec((e, f, d), out, output, "matrix"),
+        "activation": dict(cfg.row.specs),
+    }
+    if cfg.row.gated:
+        specs["w_gate"] = ParamSpec((e, d, f), into, ordinary, "matrix")
+    if cfg.moe.coefficients == "expert":
+        specs["activation"] = {k: _one_each(e, v) for k, v in specs["activation"].items()}
+    return specs
+
+
+def _one_each(experts: int, spec: ParamSpec) -> ParamSpec:
+    def init(key: Any, shape: Sequence[int], dtype: Any) -> Array:
+        keys = jax.random.split(key, shape[0])
+        return jax.vmap(lambda own: spec.init(own, shape[1:], dtype))(keys)
+
+    shape, axes = (experts, *spec.shape), ("expert", *spec.axes)
+    return replace(spec, shape=shape, axes=axes, init=init)
+
+
+def moe(
+    cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
+) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+    """Pre-norm mixture: sum over the K experts of a token of its weight times their output.
+
+    Returns:
+        What is added to the residual stream, and the layer's statistics.
+    """
+    y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
+    with jax.named_scope("router"):
+        routing = route(cfg, params["router"], y)
+    experts = {name: params[name] for name in params if name not in ("norm", "router")}
+    out, dropped = run_experts(cfg, experts, y, routing.weights, routing.chosen, rules)
+    share = dropped.astype(jnp.float32) / routing.chosen.size
+    out = constrain(out.reshape(x.shape), rules, "batch", "seq", "residual")
+    return out, {**routing.statistics, "dropped": share}
+
+
+def route(cfg: ModelConfig, router: Float[Array, "D E"], y: Float[Array, "N D"]) -> Routing:
+    """The K experts of the greatest softmax(y router), with these probabilities as weights.
+
+    All in float32. Losses as in OLMoE (Muennighoff et al. 2024, section 2): load balance, E times
+    the sum over experts of (share of all choices) x (mean probability), which is 1 where either is
+    even (Shazeer et al. 2017; shares as in megablocks, not HF's K times as much), and the z-loss,
+    the mean square of logsumexp (Zoph et al. 2022). Means run over all tokens of the (micro-)batch,
+    over all devices.
+    """
+    experts, k = cfg.moe.num_experts, cfg.moe.top_k
+    # Three passes of bfloat16 on a TPU, whose default of one would let the choice depend on
+    # rounding; a percent of an expert's own products.
+    logits = jnp.dot(y.astype(jnp.float32), router, precision=jax.lax.Precision.HIGH)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    p = jnp.exp(log_p)
+    weights, chosen = jax.lax.top_k(p, k)
+    if cfg.moe.normalize_top_k:
+        weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    ids = jnp.arange(experts, dtype=chosen.dtype)
+    counts = jnp.sum(chosen[:, :, None] == ids[None, None, :], axis=(0, 1), dtype=jnp.int32)
+    load = counts.astype(jnp.float32) * (experts / chosen.size)
+    z = jax.nn.logsumexp(logits, axis=-1)
+    statistics = {
+        "load": load,
+        "load_balance_loss": jnp.sum(load * jnp.mean(p, axis=0)),
+        "router_z_loss": jnp.mean(jnp.square(z)),
+        "entropy": jax.lax.stop_gradient(-jnp.mean(jnp.sum(p * log_p, axis=-1))),
+    }
+    return Routing(weights, chosen, statistics)
+
+
+def summary(cfg: ModelConfig, layers: dict[str, Float[Array, "L ..."]]) -> dict[str, Array]:
+    """The model's `aux` from its layers' statistics.
+
+    Returns:
+        `auxiliary_loss`, the weighted sum of `load_balance_loss` and `router_z_loss`, both means
+        over layers; `router_entropy` in nats, at most log E; `expert_load` [E], the mean over
+        layers of each expert's share of the choices times E, and `expert_load_min` and
+        `expert_load_max` over all experts of all layers; `dropped_share` of all choices.
+    """
+    load = layers["load"]
+    balance, z = jnp.mean(layers["load_balance_loss"]), jnp.mean(layers["router_z_loss"])
+    return {
+        "auxiliary_loss": cfg.moe.load_balance_weight * balance + cfg.moe.router_z_weight * z,
+        "load_balance_loss": balance,
+        "router_z_loss": z,
+        "router_entropy": jnp.mean(layers["entropy"]),
+        "expert_load": jnp.mean(load, axis=0),
+        "expert_load_min": jnp.min(load),
+        "expert_load_max": jnp.max(load),
+        "dropped_share": jnp.mean(layers["dropped"]),
+    }
