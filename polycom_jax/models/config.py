@@ -51,7 +51,7 @@ class MoEConfig:
         capacity = self.capacity_factor
         require(
             capacity is None or 0 < capacity < float("inf"),
-            f"moe.capacity_factor={capacity} must be positive and finite; or none, to drop nothing.",
+            f"moe.capacity_factor={capacity} must be positive and finite; none drops nothing.",
         )
         for name in ("load_balance_weight", "router_z_weight"):
             value = getattr(self, name)

@@ -1,6 +1,6 @@
 """A mixture of experts in the place of a feed-forward block: parameters, router, losses.
 
-Where the experts lie and how tokens get to them stands in `experts.py`. Shapes: B batch, T sequence,
+Where the experts lie and how tokens get to them stands in `experts.py`. B batch, T sequence,
 N = B T tokens, D model, F hidden width of an expert, E experts, K choices of a token.
 """
 

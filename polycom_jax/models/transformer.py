@@ -1,6 +1,6 @@
-"""The transformer, dense or a mixture of experts: `specs` declares it, `hidden` and `unembed` run it.
+"""The transformer: `specs` declares it, `hidden` and `unembed` run it.
 
-All are pure functions of (config, parameters, tokens).
+Dense or a mixture of experts (`moe.py`). All are pure functions of (config, parameters, tokens).
 """
 
 from typing import Any

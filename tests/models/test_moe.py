@@ -1,4 +1,4 @@
-"""Router, losses and statistics of a mixture of experts, against NumPy; and its place in a model."""
+"""Router, losses and statistics of a mixture of experts against NumPy, and its place in a model."""
 
 from dataclasses import replace
 from typing import Any
