@@ -18,6 +18,7 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, Specs
 from polycom_jax.sharding import Rules
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer
+from polycom_jax.training.watch import Watch
 
 
 @flax.struct.dataclass
@@ -27,14 +28,16 @@ class TrainState:
     There is no random state: whatever is random in a run is a function of (seed, step).
 
     Attributes:
-        step: number of updates done, int32.
+        step: number of updates done, those that were skipped included, int32.
         params: the model's parameters.
         opt_state: of `make_optimizer`; moments lie on the mesh as their parameters do.
+        watch: updates that were skipped, and the losses that a spike stands out from.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
+    watch: Watch
 
 
 def split_count(mesh: Mesh, rules: Rules, axis: str) -> int:
@@ -121,4 +124,4 @@ def _init(specs: Specs, optim: OptimConfig, key: Key[Array, ""]) -> TrainState:
     params = pm.init(specs, key)
     # The run's length sets the schedule, which the initial state does not depend on.
     optimizer = make_optimizer(optim, specs, steps=1)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Watch.start())

@@ -103,7 +103,9 @@ def make_train_step(
         A function of a `TrainState` and a batch from `put_batch`, compiled at its first call.
         Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token,
         `grad_norm` before clipping and `param_norm`, all of the state that came in;
-        `learning_rate` of this update; `tokens`, the number of targets; the `aux`.
+        `learning_rate` of this update; `tokens`, the number of targets; `skipped`, 1 where the loss
+        or a gradient was not finite: the update then is left out, parameters and optimiser stay as
+        they were; `spike`, 1 where the loss stands far above those before (see `Watch`); the `aux`.
 
     Raises:
         InputError: when it is first called, a batch that does not divide into micro-batches.
@@ -132,14 +134,23 @@ def make_train_step(
             micro = split_batch(batch, optim.accumulation_steps, mesh, rules)
             grads, metrics = _sum_over(lambda part: gradients(state.params, part, count), micro)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        grad_norm = optax.tree.norm(grads)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        watch, spike = state.watch.after(metrics["loss"], good)
         metrics |= {
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
-            "learning_rate": schedule(state.step),
+            # A skipped update is none: the optimiser's own count of them sets the schedule.
+            "learning_rate": schedule(state.step - state.watch.skipped),
             "tokens": tokens,
+            "skipped": 1.0 - good.astype(jnp.float32),
+            "spike": spike.astype(jnp.float32),
         }
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        # Selected where they are written, inside the update's own fusions.
+        old = (state.params, state.opt_state)
+        new = (optax.apply_updates(state.params, updates), opt_state)
+        params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        return TrainState(state.step + 1, params, opt_state, watch), metrics
 
     jitted = jax.jit(
         step,

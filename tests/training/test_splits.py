@@ -6,6 +6,7 @@ model taking turns, is among the longer tests.
 
 import functools
 import itertools
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ ACTIVATIONS = ("poly_norm", "poly_relu", "poly_prelu", "poly_relu_norm", "poly_n
 MODELS = {"dense": MoEConfig(), "moe": MoEConfig(num_experts=8, top_k=2)}
 
 
-def name(split: dict[str, int]) -> str:
+def name(split: Mapping[str, int]) -> str:
     return " ".join(f"{axis}{size}" for axis, size in split.items() if size > 1)
 
 

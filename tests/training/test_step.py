@@ -93,7 +93,10 @@ def test_metrics_are_of_the_update_just_done(trained, make_batch):
     assert metrics["tokens"] == make_batch(STEPS - 1)["mask"].sum()
     assert metrics["learning_rate"] == pytest.approx(5e-3)  # the last: half of the peak
     assert metrics["grad_norm"] > 0
-    assert set(metrics) == {"loss", "grad_norm", "learning_rate", "param_norm", "tokens"}
+    assert set(metrics) == {
+        *("loss", "grad_norm", "learning_rate", "param_norm", "tokens"),
+        *("skipped", "spike"),
+    }
 
 
 def test_padding_rows_stay_zero(trained):

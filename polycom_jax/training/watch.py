@@ -1,0 +1,63 @@
+"""What a training run remembers of its losses: updates that were skipped, and spikes."""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+HORIZON = 100
+"""Steps that the running mean of losses looks back on."""
+SPIKE_DEVIATIONS = 7
+"""A loss so many standard deviations above the mean is a spike, as OLMo 2 counts them
+(Walsh et al. 2024, arXiv 2501.00656, section 3: seven, over the last 1,000 values)."""
+SETTLED = 20
+"""Steps before anything is called a spike."""
+
+
+@flax.struct.dataclass
+class Watch:
+    """Part of the train state, so that a resumed run goes on as if it had not stopped.
+
+    Attributes:
+        skipped: updates left out, since loss or gradient were not finite.
+        in_a_row: of these, the last ones without a good one since.
+        seen: finite losses.
+        mean: their running mean.
+        variance: their running variance about it.
+    """
+
+    skipped: Int[Array, ""]
+    in_a_row: Int[Array, ""]
+    seen: Int[Array, ""]
+    mean: Float[Array, ""]
+    variance: Float[Array, ""]
+
+    @classmethod
+    def start(cls) -> "Watch":
+        """Before the first step."""
+        count, number = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+        return cls(count, count, count, number, number)
+
+    def after(
+        self, loss: Float[Array, ""], good: Bool[Array, ""]
+    ) -> tuple["Watch", Bool[Array, ""]]:
+        """What is remembered after a step with this loss, and whether the loss was a spike.
+
+        Args:
+            loss: of the step, finite if `good`.
+            good: whether the step's update was made.
+        """
+        gap = jnp.where(good, loss, self.mean) - self.mean
+        limit = SPIKE_DEVIATIONS * jnp.sqrt(self.variance)
+        spike = good & (self.seen >= SETTLED) & (gap > limit)
+        # A plain mean at first, one that forgets from `HORIZON` on.
+        weight = 1 / jnp.minimum(self.seen + 1, HORIZON).astype(jnp.float32)
+        weight = jnp.where(good, weight, 0)
+        bad = (~good).astype(jnp.int32)
+        watch = Watch(
+            skipped=self.skipped + bad,
+            in_a_row=(self.in_a_row + bad) * bad,
+            seen=self.seen + 1 - bad,
+            mean=self.mean + weight * gap,
+            variance=(1 - weight) * (self.variance + weight * jnp.square(gap)),
+        )
+        return watch, spike
