@@ -18,6 +18,7 @@ from polycom_jax.activations import classic
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.activations.polynomial import init_coeffs
+from polycom_jax.activations.stability import effective_coeffs
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_norm.rows import AxisName
@@ -33,17 +34,29 @@ class ActivationOptions:
         order: degree r >= 1 of the polynomial.
         eps: under PolyNorm's roots.
         implementation: None for the backend's best version, or a name of `kernels.dispatch`.
+        sigmoid: pass a_1 ... a_r through the logistic function.
+        bound: clip coefficients to [-bound, bound]; None: not.
+        output_scale: what PolyCom's output is multiplied by.
     """
 
     order: int = 3
     eps: float = EPS
     implementation: Implementation | None = None
+    sigmoid: bool = False
+    bound: float | None = None
+    output_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_order(self.order)
         check_eps(self.eps)
         if self.implementation is not None and self.implementation not in IMPLEMENTATIONS:
             raise unknown("implementation", self.implementation, IMPLEMENTATIONS)
+        for name in ("bound", "output_scale"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < float("inf"),
+                f"{name}={value} must be positive and finite.",
+            )
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class _Row:
     @property
     def reads(self) -> tuple[str, ...]:
         """The options that this row depends on."""
-        return (("order",) if "coeffs" in self.params else ()) + self.keywords
+        return (("order", *_STABILITY) if "coeffs" in self.params else ()) + self.keywords
 
 
 def _coefficient_init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
@@ -81,6 +94,7 @@ def _coefficient_init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> 
 
 
 _VERSION = "implementation"
+_STABILITY = ("sigmoid", "bound", "output_scale")
 
 _PARAMS: Mapping[str, Callable[[ActivationOptions], ParamSpec]] = {
     "coeffs": lambda options: ParamSpec(
@@ -206,7 +220,11 @@ class Activation:
             shapes == wanted,
             f"{self.name}: expected parameters of shapes {wanted}, came {shapes}.",
         )
-        return [params[name] for name in wanted]
+        held = {name: getattr(self.options, name) for name in _STABILITY}
+        return [
+            effective_coeffs(params[name], **held) if name == "coeffs" else params[name]
+            for name in wanted
+        ]
 
     def width(self, gated_width: int) -> int:
         """Hidden width of a block that has as many weights as a gated one of width `gated_width`.

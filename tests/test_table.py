@@ -278,6 +278,36 @@ def test_activations_are_hashable_values():
     assert len({get_activation("poly_norm", order=n) for n in (3, 3, 4)}) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "effective"),
+    [
+        ({"output_scale": 0.5}, lambda c: c / 2),
+        ({"bound": 0.3}, lambda c: np.clip(c, -0.3, 0.3)),
+        ({"sigmoid": True}, lambda c: np.append(c[:1], 1 / (1 + np.exp(-c[1:])))),
+        (
+            {"sigmoid": True, "bound": 0.5, "output_scale": 0.5},
+            lambda c: np.clip(np.append(c[:1], 1 / (1 + np.exp(-c[1:]))), -0.5, 0.5) / 2,
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if "coeffs" in get_activation(n).specs])
+def test_coefficients_can_be_held_in_bounds(name, options, effective):
+    plain, params, hidden, _ = arguments(name)
+    params["coeffs"] = jnp.array([-0.7, 0.2, -0.9, 0.4], jnp.float32)
+    held = get_activation(name, **options).apply(params, *hidden)
+    stated = effective(np.asarray(params["coeffs"], np.float64)).astype(np.float32)
+    wanted = plain.apply(params | {"coeffs": jnp.asarray(stated)}, *hidden)
+    np.testing.assert_allclose(held, wanted, rtol=F32, atol=F32 * float(jnp.max(jnp.abs(wanted))))
+
+
+def test_what_is_clipped_has_no_gradient():
+    row = get_activation("poly_norm", bound=0.3)
+    coeffs = jnp.array([0.0, 0.2, -0.9, 0.4], jnp.float32)
+    x = jnp.linspace(-1, 2, 8, dtype=jnp.float32)
+    gradient = jax.grad(lambda c: jnp.sum(row.apply({"coeffs": c}, x)))(coeffs)
+    np.testing.assert_array_equal(gradient == 0, [False, False, True, True])
+
+
 def test_options_reach_the_function():
     x = jnp.float32([[1e-3, -2e-3]])
     for eps in (1e-6, 1e-2):
@@ -293,9 +323,12 @@ def test_options_reach_the_function():
         (lambda: get_activation("polynorm"), "Did you mean 'poly_norm'"),
         (lambda: get_activation("poly_norm", ordr=4), "Did you mean 'order'"),
         (lambda: get_activation("relu", order=4), "'relu' does not read this option"),
-        (lambda: get_activation("poly_relu", eps=1e-5), "reads order, implementation"),
+        (lambda: get_activation("poly_relu", eps=1e-5), "reads order, sigmoid, bound, output_scale, implementation"),
         (lambda: ActivationOptions(order=0), "order=0 must be"),
         (lambda: ActivationOptions(eps=0.0), "eps=0.0 must be"),
+        (lambda: ActivationOptions(bound=0.0), "bound=0.0 must be positive"),
+        (lambda: ActivationOptions(output_scale=float("nan")), "output_scale=nan must be positive"),
+        (lambda: get_activation("relu2", bound=1.0), "does not read this option"),
         (lambda: get_activation("poly_norm", implementation="xl"), "Did you mean 'xla'"),
         (lambda: get_activation("swiglu").apply({}, jnp.ones(3)), "gate, up"),
         (lambda: get_activation("relu").apply({"coeffs": 0}, jnp.ones(3)), "came {'coeffs'"),
