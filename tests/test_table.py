@@ -323,7 +323,10 @@ def test_options_reach_the_function():
         (lambda: get_activation("polynorm"), "Did you mean 'poly_norm'"),
         (lambda: get_activation("poly_norm", ordr=4), "Did you mean 'order'"),
         (lambda: get_activation("relu", order=4), "'relu' does not read this option"),
-        (lambda: get_activation("poly_relu", eps=1e-5), "reads order, sigmoid, bound, output_scale, implementation"),
+        (
+            lambda: get_activation("poly_relu", eps=1e-5),
+            "reads order, sigmoid, bound, output_scale, implementation",
+        ),
         (lambda: ActivationOptions(order=0), "order=0 must be"),
         (lambda: ActivationOptions(eps=0.0), "eps=0.0 must be"),
         (lambda: ActivationOptions(bound=0.0), "bound=0.0 must be positive"),

@@ -1,6 +1,8 @@
 """Which version of an operation runs: the one named, or the best of those the backend has."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -63,6 +65,28 @@ PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
 }
 
 
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+def backend() -> str:
+    """What programs are traced for: JAX's default backend, or that of `compiling_for`."""
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """While it lasts, choices are made for `platform`, which need not be here: "tpu".
+
+    They are made when a function is traced, and `jax.jit` keeps what it traced: inside, give it
+    functions that it has not seen outside.
+    """
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 def _always(*_arrays: Array, **_static: Any) -> None:
     """No reason against: the version takes any arguments on any backend."""
 
@@ -97,8 +121,8 @@ class Operation:
         """Runs the named version, or the first of the backend's preference that can take the
         arguments.
 
-        The backend is JAX's default one: when compiling ahead for another, name the implementation.
-        A named one that is compiled for a backend it cannot run on raises when it is lowered.
+        The backend is JAX's default one, or that of `compiling_for`. A named version that is
+        compiled for a backend it cannot run on raises when it is lowered.
 
         Raises:
             InputError: an unknown name, or a named version that cannot run, with its reason.
@@ -111,7 +135,7 @@ class Operation:
             return version.run(*arrays, **static)
 
     def _preferred(self, *arrays: Array, **static: Any) -> Version:
-        for preferred in PREFERENCE.get(jax.default_backend(), ("xla",)):
+        for preferred in PREFERENCE.get(backend(), ("xla",)):
             some = isinstance(preferred, Where)
             version = self.versions.get(preferred.implementation if some else preferred)
             if version is None or (some and not preferred.shapes(arrays[0].shape)):

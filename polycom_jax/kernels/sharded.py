@@ -40,7 +40,7 @@ def over_mesh(
         rules.check_divides("hidden", x.shape, _HIDDEN, mesh)  # pyright: ignore[reportArgumentType]
     spec = rules.partition(_HIDDEN)
     split = jax.shard_map(
-        partial(f, axis_name=_larger_than_one(mesh, spec[1])),
+        partial(f, axis_name=larger_than_one(mesh, spec[1])),
         in_specs=(PartitionSpec(), *[spec] * len(hidden)),
         out_specs=spec,
         check_vma=False,  # kernels that are interpreted, in tests, do not pass the check
@@ -48,7 +48,8 @@ def over_mesh(
     return split(params, *hidden)
 
 
-def _larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:
+def larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:
+    """The mesh axes of an entry of a `PartitionSpec` that split anything, or None."""
     names = (entry,) if isinstance(entry, str) else tuple(entry or ())
     return tuple(name for name in names if mesh.shape[name] > 1) or None
 

@@ -1,27 +1,218 @@
-"""Placeholder until the sharded version is here (one device)."""
+"""Experts on a mesh: tokens are sorted by expert, sent to where it is, multiplied, and combined.
 
+N tokens, K choices of a token, E experts, D model, F hidden width of an expert; R rows, one for
+each choice of a token. No array is as large as tokens times experts times width.
+"""
+
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.grouped_matmul import grouped_matmul
+from polycom_jax.kernels.sharded import larger_than_one
+from polycom_jax.models import exchange as ex
 from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.moved import collect, inverse, permute, spread
 from polycom_jax.sharding import Rules
+
+_IN, _OUT = ("w_gate", "w_up"), "w_down"
 
 
 def run_experts(
-    cfg: ModelConfig, params: Any, y: Array, weights: Array, chosen: Array, rules: Rules | None
+    cfg: ModelConfig,
+    params: Any,
+    y: Float[Array, "N D"],
+    weights: Float[Array, "N K"],
+    chosen: Int[Array, "N K"],
+    rules: Rules | None,
+) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
+    """sum_j weights[n, j] * expert_chosen[n, j](y[n]), expert(y) = act(y W_up) W_down.
+
+    Gated: act(y W_gate, y W_up) W_down. The weight is multiplied to the hidden row, so that its
+    gradient does not need the expert's output.
+
+    Args:
+        cfg: the model.
+        params: `w_up` [E, D, F], `w_down` [E, F, D], `w_gate` if gated, `activation`.
+        y: tokens in the compute dtype.
+        weights: float32.
+        chosen: K different experts a token.
+        rules: how all of it lies on the mesh of `jax.set_mesh`; None: on one device.
+
+    Returns:
+        The sum, in the dtype of `y`, and how many choices were dropped, over all devices: none
+        without a capacity, or without an expert axis.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty or mesh.size == 1:
+        return _local(cfg, params, y, weights, chosen, expert_axis=None, hidden_axis=None)
+    tokens = rules.partition(("batch", None))
+    own = {name: _layout(cfg, rules, name) for name in params}
+    axes = {
+        f"{logical}_axis": larger_than_one(mesh, rules.partition((axis,))[0])
+        for logical, axis in (("expert", "expert"), ("hidden", "mlp"), ("token", "batch"))
+    }
+    split = jax.shard_map(
+        partial(_on_device, cfg, **axes),
+        in_specs=(own, tokens, tokens, tokens),
+        out_specs=(tokens, PartitionSpec()),
+        check_vma=False,  # custom derivatives and kernels do not say over what they vary
+    )
+    return split(params, y, weights, chosen)
+
+
+def _layout(cfg: ModelConfig, rules: Rules, name: str) -> PartitionSpec:
+    """Whole over fsdp: gathered before, as a dense layer's are."""
+    if name == "activation":
+        own = cfg.moe.coefficients == "expert"
+        return rules.partition(("expert",)) if own else PartitionSpec()
+    return rules.partition(("expert", "mlp", None) if name == _OUT else ("expert", None, "mlp"))
+
+
+def _on_device(
+    cfg: ModelConfig,
+    params: Any,
+    y: Array,
+    weights: Array,
+    chosen: Array,
+    *,
+    expert_axis: ex.AxisName | None,
+    hidden_axis: ex.AxisName | None,
+    token_axis: ex.AxisName | None,
 ) -> tuple[Array, Array]:
-    """Sorts, multiplies, combines."""
-    k = chosen.shape[1]
-    order = jnp.argsort(chosen.reshape(-1), stable=True)
-    sizes = jnp.bincount(chosen.reshape(-1), length=cfg.moe.num_experts).astype(jnp.int32)
-    rows = y[order // k]
-    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
-    hidden = [jax.lax.ragged_dot(rows, params[n], sizes) for n in names]
-    h = cfg.row.apply(params["activation"], *hidden)
-    out = jax.lax.ragged_dot(h, params["w_down"], sizes)
-    back = jnp.argsort(order)
-    out = out[back].reshape(*chosen.shape, -1).astype(jnp.float32) * weights[:, :, None]
-    return jnp.sum(out, axis=1).astype(y.dtype), jnp.zeros((), jnp.int32)
+    out, dropped = _local(cfg, params, y, weights, chosen, expert_axis, hidden_axis)
+    if hidden_axis:
+        out = jax.lax.psum(out, hidden_axis)
+    if token_axis:
+        dropped = jax.lax.psum(dropped, token_axis)
+    return out, dropped
+
+
+def _local(
+    cfg: ModelConfig,
+    params: Any,
+    y: Float[Array, "N D"],
+    weights: Float[Array, "N K"],
+    chosen: Int[Array, "N K"],
+    expert_axis: ex.AxisName | None,
+    hidden_axis: ex.AxisName | None,
+) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
+    """`run_experts` of this device's tokens."""
+    k, experts = cfg.moe.top_k, cfg.moe.num_experts
+    with jax.named_scope("sort"):
+        flat = chosen.reshape(-1).astype(jnp.int32)
+        order = jnp.argsort(flat, stable=True).astype(jnp.int32)
+        back = inverse(order)
+        ids = jnp.arange(experts, dtype=jnp.int32)
+        sizes = jnp.sum(flat[:, None] == ids[None, :], axis=0, dtype=jnp.int32)
+        rows = spread(y, order, back, k)
+        weight = permute(weights.reshape(-1), order, back)
+    if expert_axis is None:
+        out, dropped = _experts(cfg, params, rows, weight, sizes, hidden_axis), jnp.int32(0)
+    else:
+        out, dropped = _elsewhere(cfg, params, rows, weight, sizes, expert_axis, hidden_axis)
+    with jax.named_scope("combine"):
+        return collect(out, order, back, k), dropped
+
+
+def _elsewhere(
+    cfg: ModelConfig,
+    params: Any,
+    rows: Float[Array, "R D"],
+    weight: Float[Array, " R"],
+    sizes: Int[Array, " E"],
+    expert_axis: ex.AxisName,
+    hidden_axis: ex.AxisName | None,
+) -> tuple[Float[Array, "R D"], Int[Array, ""]]:
+    """Sorted rows through experts that other devices of the axis hold."""
+    way_there = ex.exchange()
+    count, experts, k = rows.shape[0], sizes.shape[0], cfg.moe.top_k
+    parts = jax.lax.axis_size(expert_axis)
+    size = ex.slots(count // k, k, experts, parts, cfg.moe.capacity_factor)
+    with jax.named_scope("exchange"):
+        way = ex.route(sizes, expert_axis, size)
+        rows = way_there.there(rows, way)
+        weight = way_there.there(weight[:, None], way)[:, 0]
+    with jax.named_scope("sort_received"):
+        source, number = way_there.places(way)
+        ends = jnp.cumsum(way.received, axis=1)[source]
+        # Rows that are none come last, behind all experts.
+        expert = jnp.sum(number[:, None] >= ends, axis=1, dtype=jnp.int32)
+        order = jnp.argsort(expert, stable=True).astype(jnp.int32)
+        own = jnp.sum(way.received, axis=0)
+        back = jnp.where(expert < own.size, inverse(order), -1)
+        order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(own), order, -1)
+        rows, weight = permute(rows, order, back), permute(weight, order, back)
+    out = _experts(cfg, params, rows, weight, own, hidden_axis, filled=False)
+    out = permute(out, back, order)
+    with jax.named_scope("exchange_back"):
+        out = way_there.back(out, way, count)
+        dropped = count - jnp.sum(way.sent)
+        # What was not sent has no result: at its place stands another row's, or nothing.
+        out = jnp.where(_was_sent(sizes, way, count)[:, None], out, 0)
+    return out, dropped
+
+
+def _was_sent(sizes: Array, way: ex.Route, count: int) -> Array:
+    """Which of the sorted rows travelled: of each expert's, the first ones."""
+    ends = jnp.cumsum(sizes)
+    row = jnp.arange(count, dtype=jnp.int32)
+    expert = jnp.searchsorted(ends, row, side="right")
+    return row - (ends - sizes)[expert] < way.sent.reshape(-1)[expert]
+
+
+def _experts(
+    cfg: ModelConfig,
+    params: Any,
+    rows: Float[Array, "R D"],
+    weight: Float[Array, " R"],
+    sizes: Int[Array, " E"],
+    hidden_axis: ex.AxisName | None,
+    *,
+    filled: bool = True,
+) -> Float[Array, "R D"]:
+    """Rows, sorted by expert, through this device's experts; `filled`: all rows are someone's."""
+    names = _IN if cfg.row.gated else _IN[1:]
+    real = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] < jnp.sum(sizes)
+
+    def product(x: Array, w: Array) -> Array:
+        out = grouped_matmul(x, w, sizes)
+        return out if filled else jnp.where(real, out, 0)
+
+    with jax.named_scope("experts_up"):
+        hidden = [product(rows, params[name]) for name in names]
+
+    def down(activation: Any, w_down: Array, weight: Array, *hidden: Array) -> Array:
+        with jax.named_scope("activation"):
+            h = _activate(cfg, activation, hidden, sizes, hidden_axis)
+            h = (h.astype(jnp.float32) * weight[:, None]).astype(h.dtype)
+        with jax.named_scope("experts_down"):
+            return product(h, w_down)
+
+    if cfg.remat == "none":
+        # The pre-activations are kept and h is not, as in a dense layer.
+        policy = jax.checkpoint_policies.nothing_saveable
+        down = jax.checkpoint(down, policy=policy, prevent_cse=False)
+    return down(params["activation"], params[_OUT], weight, *hidden)
+
+
+def _activate(
+    cfg: ModelConfig,
+    params: Any,
+    hidden: Sequence[Float[Array, "R F"]],
+    sizes: Int[Array, " E"],
+    axis_name: ex.AxisName | None,
+) -> Float[Array, "R F"]:
+    apply = partial(cfg.row.apply, axis_name=axis_name)
+    if cfg.moe.coefficients == "layer" or not params:
+        return apply(params, *hidden)
+    row = jnp.arange(hidden[0].shape[0], dtype=jnp.int32)
+    expert = jnp.searchsorted(jnp.cumsum(sizes), row, side="right")
+    expert = jnp.minimum(expert, sizes.size - 1)
+    own = jax.tree.map(lambda value: value[expert], params)
+    return jax.vmap(apply)(own, *hidden)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require
+from polycom_jax.kernels.dispatch import backend
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.moe import moe, moe_specs, summary
@@ -199,7 +200,7 @@ def _unroll(cfg: ModelConfig) -> int:
     if cfg.unroll is not None:
         return min(cfg.unroll, cfg.num_layers)
     few = cfg.num_layers <= UNROLLED_ON_CPU
-    return cfg.num_layers if few and jax.default_backend() == "cpu" else 1
+    return cfg.num_layers if few and backend() == "cpu" else 1
 
 
 def unembed(

@@ -1,0 +1,55 @@
+"""Products of groups of rows with a matrix each, as a mixture of experts needs them."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from polycom_jax._errors import require
+from polycom_jax.kernels.dispatch import Implementation, Operation, Version
+from polycom_jax.kernels.grouped_matmul import cpu, xla
+
+GROUPED_MATMUL = Operation(
+    "grouped_matmul",
+    {
+        "xla": Version(xla.grouped_matmul),
+        "cpu": Version(cpu.grouped_matmul),
+    },
+)
+
+
+def grouped_matmul(
+    x: Float[Array, "R K"],
+    w: Float[Array, "E K M"],
+    sizes: Int[Array, " E"],
+    *,
+    implementation: Implementation | None = None,
+) -> Float[Array, "R M"]:
+    """The first sizes[0] rows of x times w[0], the next sizes[1] rows times w[1], and so on.
+
+    Args:
+        x: rows, sorted by group.
+        w: one matrix a group, of the dtype of `x`.
+        sizes: rows of each group, int32; their sum is at most R, which nothing can check.
+        implementation: None for the backend's best, or
+            "xla": `jax.lax.ragged_dot`, which is fused on TPUs, and on a CPU multiplies all rows
+            with every matrix;
+            "cpu": blocks of rows one after the other, R + E x (block - 1) of them at most; first
+            derivatives in reverse mode, and forward over reverse mode.
+
+    Returns:
+        [R, M] in the dtype of `x`, float32 inside. Rows behind the last group, in it and in the
+        gradient of `x`, may hold anything; the gradient of `w` does not feel them.
+
+    Raises:
+        InputError: shapes or dtypes that do not go together, or an unknown implementation.
+    """
+    require(
+        x.ndim == 2 and w.ndim == 3 and x.shape[1] == w.shape[1] and sizes.shape == w.shape[:1],
+        f"grouped_matmul: expected x [R, K], w [E, K, M] and sizes [E], came {x.shape}, {w.shape}"
+        f" and {sizes.shape}.",
+    )
+    require(
+        x.dtype == w.dtype and jnp.issubdtype(sizes.dtype, jnp.integer),
+        f"grouped_matmul: expected x and w of one dtype and integer sizes, came {x.dtype},"
+        f" {w.dtype} and {sizes.dtype}.",
+    )
+    return GROUPED_MATMUL(x, w, sizes, implementation=implementation)

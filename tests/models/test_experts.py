@@ -1,0 +1,201 @@
+"""Experts, sorted, sent and combined, against a plain loop over them; on every kind of mesh."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from polycom_jax import params as pm
+from polycom_jax.models import ModelConfig, MoEConfig, exchange, preset
+from polycom_jax.models.experts import run_experts
+from polycom_jax.models.moe import moe_specs
+from polycom_jax.models.moved import collect, inverse, permute, spread
+from polycom_jax.sharding import Rules, make_mesh
+
+TOKENS, WIDTH, EXPERTS = 32, 8, 8
+MESHES = {
+    "one": None,
+    "data 8": {"data": 8},
+    "expert 8": {"data": 1, "expert": 8},
+    "expert 4, tensor 2": {"data": 1, "expert": 4, "tensor": 2},
+    "fsdp 2, expert 2, tensor 2": {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2},
+    "data 2, expert 4": {"data": 2, "expert": 4},
+}
+
+
+def config(activation: str = "poly_norm", k: int = 2, **moe: Any) -> ModelConfig:
+    return preset(
+        "moe-tiny",
+        embed_dim=WIDTH,
+        gated_width=8,
+        activation=activation,
+        moe=MoEConfig(num_experts=EXPERTS, top_k=k, **moe),
+    )
+
+
+def routing(kind: str, k: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    chosen = np.stack([rng.permutation(EXPERTS)[:k] for _ in range(TOKENS)])
+    if kind == "one has all, one has none":
+        chosen = np.stack([3 + rng.permutation(EXPERTS - 4)[: k - 1] % 4 for _ in range(TOKENS)])
+        chosen = np.concatenate([np.zeros((TOKENS, 1), int), 1 + chosen % 6], axis=1)
+    return chosen.astype(np.int32)
+
+
+def problem(cfg: ModelConfig, chosen: np.ndarray):
+    rng = np.random.default_rng(2)
+    specs = {name: spec for name, spec in moe_specs(cfg).items() if name not in ("norm", "router")}
+
+    def draw(spec: pm.ParamSpec) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(spec.shape) * 0.5, jnp.float32)
+
+    params = pm.map_specs(draw, specs)
+    y, dy = (jnp.asarray(rng.standard_normal((TOKENS, WIDTH)), jnp.float32) for _ in range(2))
+    weights = jnp.asarray(rng.random(chosen.shape), jnp.float32)
+    return params, y, weights, dy
+
+
+def loop(cfg: ModelConfig, params: Any, y: Any, weights: Any, chosen: np.ndarray) -> jax.Array:
+    """Every expert, one after the other, on all tokens; those that did not choose it get none."""
+    own, total = cfg.moe.coefficients == "expert", jnp.zeros(y.shape)
+    for e in range(EXPERTS):
+        names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+        hidden = [jnp.dot(y, params[name][e]) for name in names]
+        activation = {name: v[e] if own else v for name, v in params["activation"].items()}
+        out = jnp.dot(cfg.row.apply(activation, *hidden), params["w_down"][e])
+        total += jnp.sum(weights * (chosen == e), axis=1, keepdims=True) * out
+    return total
+
+
+def with_gradients(f: Any, dy: Any, *arguments: Any) -> tuple[Any, Any]:
+    y, pull = jax.vjp(f, *arguments)
+    return y, pull(dy)
+
+
+@functools.cache
+def wanted(activation: str, k: int, kind: str, coefficients: str) -> Any:
+    cfg, chosen = config(activation, k, coefficients=coefficients), routing(kind, k)
+    params, y, weights, dy = problem(cfg, chosen)
+    run = jax.jit(lambda *a: with_gradients(lambda *b: loop(cfg, *b, chosen), dy, *a))
+    return jax.device_get(run(params, y, weights))
+
+
+def got(cfg: ModelConfig, chosen: np.ndarray, mesh: str) -> tuple[Any, Any, int]:
+    params, y, weights, dy = problem(cfg, chosen)
+    rules = Rules()
+
+    def run(*arguments: Any) -> Any:
+        f = lambda *b: run_experts(cfg, *b, jnp.asarray(chosen), rules)  # noqa: E731
+        out, pull, dropped = jax.vjp(f, *arguments, has_aux=True)
+        return out, pull(dy), dropped
+
+    sizes = MESHES[mesh]
+    on = make_mesh(devices=jax.devices()[:1]) if sizes is None else make_mesh(**sizes)
+    with jax.set_mesh(on):
+        out, gradients, dropped = jax.device_get(jax.jit(run)(params, y, weights))
+    return out, gradients, int(dropped)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    def check(x: Any, y: Any) -> None:
+        # float32 sums of up to 64 terms of the size of the largest.
+        np.testing.assert_allclose(x, y, rtol=0, atol=5e-6 * max(1.0, np.max(np.abs(y))))
+
+    jax.tree.map(check, a, b)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("kind", ["any", "one has all, one has none"])
+def test_values_and_gradients_are_those_of_a_loop_on_any_mesh(mesh, kind):
+    out, gradients, dropped = got(config(), routing(kind, 2), mesh)
+    assert_same((out, gradients), wanted("poly_norm", 2, kind, "layer"))
+    assert dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "k", "coefficients", "mesh"),
+    [
+        ("swiglu", 2, "layer", "expert 4, tensor 2"),
+        ("poly_norm_glu", 3, "expert", "expert 4, tensor 2"),
+        ("poly_relu", 1, "layer", "expert 8"),
+        ("poly_norm", 8, "layer", "data 2, expert 4"),
+        ("poly_norm", 2, "expert", "one"),
+        ("poly_prelu", 2, "expert", "fsdp 2, expert 2, tensor 2"),
+    ],
+)
+def test_activations_and_numbers_of_choices(activation, k, coefficients, mesh):
+    cfg = config(activation, k, coefficients=coefficients)
+    out, gradients, _ = got(cfg, routing("any", k), mesh)
+    assert_same((out, gradients), wanted(activation, k, "any", coefficients))
+
+
+def test_the_loop_itself_is_the_formula():
+    """Against float64 NumPy, since everything above rests on it."""
+    cfg, chosen = config(), routing("any", 2)
+    params, y, weights, _ = problem(cfg, chosen)
+    up, down, coeffs, y64, w64 = oracles.float64(
+        params["w_up"], params["w_down"], params["activation"]["coeffs"], y, weights
+    )
+    total = np.zeros((TOKENS, WIDTH))
+    for n in range(TOKENS):
+        for j, e in enumerate(chosen[n]):
+            h = y64[n] @ up[e]
+            powers = [h**i / np.sqrt(np.mean(h ** (2 * i)) + 1e-6) for i in (1, 2, 3)]
+            act = coeffs[0] + sum(c * p for c, p in zip(coeffs[1:], powers, strict=True))
+            total[n] += w64[n, j] * (act @ down[e])
+    np.testing.assert_allclose(wanted("poly_norm", 2, "any", "layer")[0], total, atol=2e-5)
+
+
+def test_a_capacity_drops_the_last_rows_and_counts_them():
+    chosen = np.zeros((TOKENS, 2), np.int32)
+    chosen[:, 1] = 7
+    # Four devices of two experts, each with eight tokens: eight rows for the first device and
+    # eight for the last, of which ceil(0.75 * 8 * 2 / 4) = 3 travel.
+    cfg = config(capacity_factor=0.75)
+    mesh = make_mesh(data=1, expert=4, devices=jax.devices()[:4])
+    params, y, weights, _ = problem(cfg, chosen)
+    with jax.set_mesh(mesh):
+        run = jax.jit(lambda *a: run_experts(cfg, *a, jnp.asarray(chosen), Rules()))
+        out, dropped = run(params, y, weights)
+    assert int(dropped) == 4 * 2 * (8 - 3)
+    full = loop(cfg, params, y, weights, chosen)
+    kept = np.arange(TOKENS) % 8 < 3
+    assert_same(np.asarray(out)[kept], np.asarray(full)[kept])
+    assert not np.asarray(out)[~kept].any()
+
+
+def test_a_capacity_for_the_worst_drops_nothing():
+    assert exchange.slots(16, 8, 64, 8, None) == 16 * 8
+    assert exchange.slots(16, 2, 64, 8, None) == 16 * 2
+    assert exchange.slots(16, 8, 64, 32, None) == 16 * 2
+    assert exchange.slots(16, 8, 64, 8, 100.0) == 16 * 8
+    assert exchange.slots(16, 8, 64, 8, 1.5) == 24
+
+
+def test_moved_rows_come_back_and_gradients_are_transposes():
+    rng = np.random.default_rng(3)
+    order = jnp.asarray(rng.permutation(12), jnp.int32)
+    back = inverse(order)
+    np.testing.assert_array_equal(back[order], np.arange(12))
+    x = jnp.asarray(rng.standard_normal((12, 2)), jnp.float32)
+    np.testing.assert_array_equal(permute(permute(x, order, back), back, order), x)
+    some = jnp.where(jnp.arange(12) < 9, order, -1)
+    way_back = jnp.where(back < 9, back, -1)
+
+    def matrix(f: Any, like: Any) -> np.ndarray:
+        return np.asarray(jax.jacobian(f)(like)).reshape(-1, like.size)
+
+    for take, give in ((order, back), (some, way_back)):
+        there = lambda x: spread(x, take, give, 3)  # noqa: B023, E731
+        again = lambda y: collect(y, take, give, 3)  # noqa: B023, E731
+        thin = jnp.ones((4, 2))
+        np.testing.assert_array_equal(matrix(there, thin).T, matrix(again, x))
+        plain = np.zeros((12, 4))
+        for r, c in enumerate(np.asarray(take)):
+            if c >= 0:
+                plain[r, c // 3] = 1
+        np.testing.assert_array_equal(matrix(there, thin), np.kron(plain, np.eye(2)))
