@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import tyro
 import yaml
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.hosts import HostsError
 from polycom_jax.training.checkpoint import SaveError
 
 C = TypeVar("C")
@@ -53,27 +55,45 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             code = main(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
             return code
-        except InputError as error:
-            return _end("error:", error, code=2)
-        except Stop as end:
-            return _end("ended:", end, code=end.code)
-        except BrokenPipeError:
-            discard_stdout()
-            return _end("error:", "stdout was closed before all was written.", code=1)
-        except (SaveError, OSError) as error:
-            return _end("error:", error, code=1)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-        except SystemExit as end:  # tyro, after --help
-            return end.code if isinstance(end.code, int) else 1
+        except BaseException as error:
+            code = _told(error)
+            if code is None:
+                raise
+            return code
 
     return run
 
 
-def _end(kind: str, message: object, *, code: int) -> int:
+def tell(error: BaseException) -> int:
+    """Says why a program ends, as `program` does, defects with their traceback: the exit code."""
+    code = _told(error)
+    if code is None:
+        traceback.print_exception(error)
+    return 1 if code is None else code
+
+
+def _told(error: BaseException) -> int | None:
+    """The exit code, once the one line is on stderr; None: a defect, nothing is said."""
+    match error:
+        case InputError():
+            return _end(f"error: {error}", code=2)
+        case Stop():
+            return _end(f"ended: {error}", code=error.code)
+        case BrokenPipeError():
+            discard_stdout()
+            return _end("error: stdout was closed before all was written.", code=1)
+        case SaveError() | HostsError() | OSError():
+            return _end(f"error: {error}", code=1)
+        case KeyboardInterrupt():
+            return _end("interrupted", code=130)
+        case SystemExit():  # tyro, after --help
+            return error.code if isinstance(error.code, int) else 1
+    return None
+
+
+def _end(message: str, *, code: int) -> int:
     with contextlib.suppress(OSError):  # stderr may be closed, too
-        print(kind, " ".join(str(message).split()), file=sys.stderr)
+        print(" ".join(message.split()), file=sys.stderr)
     return code
 
 

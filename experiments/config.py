@@ -1,10 +1,10 @@
-"""What a pretraining run is: five frozen dataclasses, and where their values come from.
+"""What a pretraining run is: six frozen dataclasses, and where their values come from.
 
 Defaults come from the recipe of the model preset; a YAML file replaces some, flags replace more.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from tyro.conf import arg
 from experiments import cli
 from polycom_jax._errors import require
 from polycom_jax.data import DataConfig
+from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
 from polycom_jax.training.recipes import RECIPES, recipe
@@ -87,6 +88,7 @@ class PretrainConfig:
         optim: optimiser and schedule; from the preset's recipe.
         data: text, tokenizer and batch.
         mesh: arrangement of the devices.
+        hosts: which hosts the devices belong to.
         run: length, periods, seed.
         preset: model preset whose recipe gives the defaults.
         workdir: folder of the run; default: runs/PRESET-ACTIVATION.
@@ -96,6 +98,7 @@ class PretrainConfig:
     optim: OptimConfig
     data: DataConfig
     mesh: MeshConfig
+    hosts: HostsConfig
     run: RunConfig
     preset: Annotated[str, arg(metavar="|".join(RECIPES))]
     workdir: str | None = None
@@ -130,8 +133,12 @@ _SHORT_NAMES = (
 PERIODS = frozenset({"run.steps", "run.log_every", "run.eval_every", "run.checkpoint_every"})
 """Fields that may change when a run is resumed."""
 
+_MESH = frozenset(f"mesh.{field.name}" for field in fields(MeshConfig))
+"""They may change too, by what rounding makes of it: another machine may go on."""
+
 _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
+    | {f"hosts.{field.name}" for field in fields(HostsConfig)}
 )
 """Fields that say where things lie and where values came from, and change no number of a run."""
 
@@ -148,6 +155,7 @@ def default_config(preset: str) -> PretrainConfig:
         optim=chosen.optim,
         data=DataConfig(batch_size=chosen.batch_size),
         mesh=MeshConfig(),
+        hosts=HostsConfig(),
         run=RunConfig(steps=chosen.steps),
         preset=preset,
     )
@@ -244,10 +252,15 @@ def inherit(
     return replace(config, model=model, optim=optim)
 
 
+def shared(config: PretrainConfig) -> dict[str, Any]:
+    """What all hosts of a run must have in common: everything but the places of things."""
+    return {name: value for name, value in cli.flatten(config).items() if name not in _PLACES}
+
+
 def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
     """Field -> (stored, now), for all that must not change when a run is resumed."""
     before, now = cli.flatten(stored), cli.flatten(config)
-    compared = before.keys() - PERIODS - _PLACES
+    compared = before.keys() - PERIODS - _MESH - _PLACES
     return {
         name: (before[name], now[name]) for name in sorted(compared) if before[name] != now[name]
     }

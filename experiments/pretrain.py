@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import STARTED, cli
-from experiments.config import PretrainConfig, from_command, resolve
+from experiments.config import PretrainConfig, from_command, resolve, shared
 from experiments.logs import Logs
 from experiments.meter import Meter
 from experiments.progress import Display
@@ -28,12 +28,14 @@ from experiments.workdir import Workdir, resumed, versions
 from polycom_jax import models
 from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
+from polycom_jax.hosts import joined, meet
 from polycom_jax.params import Params
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import (
     Checkpoints,
     TrainState,
     abstract_state,
+    batch_rows,
     evaluate,
     latest_step,
     make_eval_step,
@@ -54,10 +56,18 @@ ABOUT = "Pretrain a transformer. The same command again resumes the run."
 def main(argv: Sequence[str]) -> int:
     """Runs, resumes, or says that there is nothing left to do."""
     config, given = from_command(argv, prog="python -m experiments.pretrain", about=ABOUT)
+    with joined(config.hosts, tell=cli.tell, common=(cli.Stop,)):
+        run(config, given)
+    return 0
+
+
+def run(config: PretrainConfig, given: frozenset[str]) -> None:
+    """Trains, or says what the folder holds already; on several hosts, each runs this."""
     workdir = Workdir(Path(config.workdir or "."))
     first_host = is_first_host()
     with workdir.locked(active=first_host), Display(active=first_host) as display:
         done = latest_step(workdir.checkpoints)
+        meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
             config = resumed(workdir, config, given)
             if done >= config.run.steps:
@@ -66,9 +76,8 @@ def main(argv: Sequence[str]) -> int:
                 )
                 if not workdir.sample.exists():
                     report_again(config, workdir, display)
-                return 0
+                return
         train(config, given, workdir, display, resuming=done is not None)
-    return 0
 
 
 def train(
@@ -155,6 +164,8 @@ def load(
     asked = record.get("vocab_size_asked", config.model.vocab_size)
     corpus = prepare(config.data, vocab_size=asked, progress=display.busy)
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
+    found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
+    meet("the data", found, timeout_s=config.data.lock_timeout_s)
     if resuming:
         workdir.check_data(corpus.fingerprint)
     else:
@@ -185,9 +196,10 @@ def run_steps(
 ) -> TrainState:
     """The loop: step, log, evaluate, save."""
     run, first = config.run, int(state.step)
-    shape = batch_shape(config)
+    shape = batch_shape(config, mesh)
     batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
-    batch = put_batch(next(batches), mesh)
+    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
+    batch = put(next(batches))
     display.start(first, run.steps)
     train_step = compile_step(config, mesh, state, batch, display)
     heldout_numbers = make_evaluation(config, corpus, mesh)
@@ -201,7 +213,7 @@ def run_steps(
         # and fetches the next batch.
         meter.push(step, metrics)
         if not last:
-            batch = put_batch(next(batches), mesh)
+            batch = put(next(batches))
         if step == first + 1:
             jax.block_until_ready(metrics)
             display.note(f"first step done {time.perf_counter() - STARTED:.1f} s after the start")
@@ -215,13 +227,14 @@ def run_steps(
                 f"step {step}: held-out loss {score:.4f}, {line['bits_per_byte']:.4f} bits a byte"
             )
             display.doing("train")
-        if last or stop or step % run.checkpoint_every == 0:
+        stopping = not last and stop.due(step)
+        if last or stopping or step % run.checkpoint_every == 0:
             meter.flush()
             # Lines first: a checkpoint must not be ahead of what is logged.
             logs.sync()
             checkpoints.save(step, state, score=score)
             meter.pause()
-        if stop and not last:
+        if stopping:
             raise stop.reached(step)
     display.stop()
     return state
@@ -244,7 +257,8 @@ def make_evaluation(
 ) -> Callable[[Params], dict[str, float]]:
     """Builds the function from parameters to their numbers on all held-out text."""
     eval_step = make_eval_step(config.model, mesh)
-    heldout, shape = corpus.heldout, batch_shape(config)
+    heldout, shape = corpus.heldout, batch_shape(config, mesh)
+    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     # Compiled once, as the training step is: batches of another shape are an error that names both
     # shapes, and no program is compiled again while the run goes on.
     compiled: jax.stages.Compiled | None = None
@@ -255,20 +269,19 @@ def make_evaluation(
         return compiled(params, batch)
 
     def heldout_numbers(params: Params) -> dict[str, float]:
-        batches = (put_batch(rows, mesh) for rows in eval_batches(heldout, **shape))
+        batches = map(put, eval_batches(heldout, **shape))
         result = evaluate(once, params, batches, heldout.num_bytes)
         return {"heldout_loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
 
     return heldout_numbers
 
 
-def batch_shape(config: PretrainConfig) -> dict[str, int]:
+def batch_shape(config: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
     """What training and evaluation batches have in common, this host's part of them included."""
     return {
         "batch_size": config.data.batch_size,
         "seq_len": config.model.context_length,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "rows": batch_rows(config.data.batch_size, mesh),
     }
 
 

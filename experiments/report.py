@@ -17,6 +17,7 @@ from experiments.logs import read_metrics
 from experiments.sampling import Sampling, complete
 from experiments.workdir import Workdir
 from polycom_jax.data import Tokenizer
+from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.table import Activation
@@ -66,7 +67,7 @@ def activation_parameters(config: ModelConfig, params: Params) -> list[dict[str,
         stacked = block["activation"]
         if config.is_moe and config.moe.coefficients == "expert":
             stacked = jax.tree.map(lambda value: jnp.mean(value, axis=1), stacked)
-        stacked = jax.device_get(stacked)
+        stacked = fetch(stacked)
         depth = len(block["norm"])
         layers += [{name: value[i] for name, value in stacked.items()} for i in range(depth)]
     return layers

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from polycom_jax._errors import require
 from polycom_jax.data import Tokenizer
+from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig, generate
 from polycom_jax.models.decode import check_sampling
 from polycom_jax.params import Params
@@ -64,7 +65,7 @@ def complete(
         stop_token=tokenizer.eot,
     )
     texts = []
-    for row in jax.device_get(new).tolist():
+    for row in fetch(new).tolist():
         end = row.index(tokenizer.eot) if tokenizer.eot in row else len(row)
         texts.append(tokenizer.decode(tokens[1:] + row[:end]))
     return texts

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-import jax
-
 from experiments.cli import Stop
+from polycom_jax.hosts import agree_on_stop
 
 SHOW_CURSOR = "\x1b[?25h"
 """To a terminal: the progress bar hides the cursor; a second signal leaves no time to undo that."""
@@ -20,8 +19,15 @@ class StopRequest:
 
     number: signal.Signals | None = None
 
-    def __bool__(self) -> bool:
-        return self.number is not None
+    def due(self, step: int) -> bool:
+        """Does the run end behind `step`? All hosts get the same answer, at a step they agree on.
+
+        `number` is what the host that was asked first was asked, if so.
+        """
+        number = agree_on_stop(step, self.number)
+        if number is not None:
+            self.number = signal.Signals(number)
+        return number is not None
 
     def reached(self, step: int) -> Stop:
         """The end of a run that was asked to stop and has saved `step`."""
@@ -34,13 +40,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catches SIGINT and SIGTERM while the block runs: the first one says so and is noted.
-
-    With several hosts signals keep their usual effect: one host that leaves the loop alone would
-    leave the others waiting for it in a collective.
-    """
+    """Catches SIGINT and SIGTERM while the block runs: the first one says so and is noted."""
     request = StopRequest()
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield request
         return
     caught = (signal.SIGINT, signal.SIGTERM)

@@ -195,7 +195,7 @@ def _plain(tree: Any) -> Any:
 def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> PretrainConfig:
     """The config to go on with, for a run that has checkpoints.
 
-    Steps and periods are the command's; what the data or the run's length had filled in (the
+    Steps, periods and mesh are the command's; what the data or the run's length had filled in (the
     vocabulary, the end of the schedule) is the stored run's.
 
     Raises:
@@ -211,6 +211,6 @@ def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> 
         raise InputError(
             f"{workdir.root} holds a run with other settings ({listed}). Resume it with the command"
             f" that began it or with --config {workdir.config} --workdir {workdir.root}, or begin"
-            " another --workdir. Only steps, log, eval and checkpoint periods may change."
+            " another --workdir. Only steps, periods and the mesh may change."
         )
     return config

@@ -3,12 +3,15 @@
 They decide where a computation runs, never what comes out.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array
 
@@ -94,8 +97,12 @@ def make_mesh(
 ) -> Mesh:
     """A mesh with the axes of `MESH_AXES`, all `AxisType.Auto`; one size may be -1: what is left.
 
+    Devices are taken in the order that suits the network between them. Slices of TPUs are joined by
+    a slower one, so they are replicas of the model: `data` is divided over them first.
+
     Raises:
-        InputError: the sizes do not multiply to the number of devices.
+        InputError: the sizes do not multiply to the number of devices, or `data` is no multiple of
+            the number of slices.
     """
     sizes: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, tensor, expert), strict=True))
     count = len(devices) if devices is not None else jax.device_count()
@@ -113,14 +120,50 @@ def make_mesh(
     require(
         math.prod(sizes.values()) == count,
         f"mesh {text} needs {'a multiple of ' if free else ''}{fixed} devices, and there are"
-        f" {count}; change the sizes so that they multiply to the device count.",
+        f" {count}; nearest: {_near_meshes(sizes, count)}.",
     )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        devices=devices,
+    arranged = _arrange(tuple(sizes.values()), jax.devices() if devices is None else devices)
+    return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _arrange(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    data, *others = sizes
+    require(
+        data % len(slices) == 0,
+        f"mesh axis data={data} must be a multiple of {len(slices)}, the number of slices: only"
+        " replicas of the model are put on different ones.",
     )
+    # As `jax.make_mesh` does, which takes one slice; nor does it split the physical axes of a torus
+    # over logical ones where it has to (fsdp=32 on 4x4x4), but for v5e.
+    shape = (data // len(slices), *others)
+    return np.concatenate(
+        [
+            mesh_utils.create_device_mesh(shape, slices[i], allow_split_physical_axes=True)
+            for i in sorted(slices)
+        ]
+    )
+
+
+def _near_meshes(asked: Mapping[str, int], count: int) -> str:
+    """At most two changes to the sizes, in as few axes as possible, that suit `count` devices.
+
+    An `expert` of 1 stays: the model may have no experts.
+    """
+    fixed = {name: size for name, size in asked.items() if size != -1}
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    fits = []
+    choices = [[1] if (name, old) == ("expert", 1) else divisors for name, old in fixed.items()]
+    for values in itertools.product(*choices):
+        product = math.prod(values)
+        if product == count or (len(fixed) < len(asked) and count % product == 0):
+            changed = {n: v for (n, old), v in zip(fixed.items(), values, strict=True) if v != old}
+            distance = sum(abs(math.log(v / fixed[n])) for n, v in changed.items())
+            fits.append((len(changed), distance, ", ".join(f"{n}={v}" for n, v in changed.items())))
+    fits.sort()
+    return " or ".join(text for changes, _, text in fits[:2] if changes == fits[0][0])
 
 
 def constrain(x: Array, rules: Rules | None, *axes: str | None) -> Array:

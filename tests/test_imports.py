@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = {
     "_errors": 0,
     "sharding": 1,
+    "hosts": 1,
     "params": 2,
     "activations": 3,
     "kernels": 4,

@@ -1,7 +1,7 @@
 """Batches of windows of a token store, with Grain: a batch is a pure function of (seed, step)."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -27,16 +27,15 @@ def train_batches(
     seq_len: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """An endless iterator over training batches from `start_step` on; this host's rows of each.
+    """An endless iterator over training batches from `start_step` on; some rows of each, or all.
 
     Window w is `tokens[w * T : w * T + T + 1]`: T inputs and their T targets, whatever documents it
     cuts through; the tail shorter than a window is left out. Row b of step s is entry
     `s * batch_size + b` of the windows in an order shuffled anew each epoch, so any step is reached
-    at the same cost, hosts take contiguous shares of the rows, and a corpus with fewer windows than
-    a batch repeats within it.
+    at the same cost, a host reads no rows but its own, and a corpus with fewer windows than a batch
+    repeats within it.
 
     Args:
         store: of the train split.
@@ -44,14 +43,13 @@ def train_batches(
         seq_len: T.
         seed: of the order.
         start_step: first step to give.
-        process_index: which host this is.
-        process_count: number of hosts.
+        rows: those to give, as on a host that holds only some (`training.batch_rows`); None: all.
 
     Raises:
-        InputError: the store is shorter than a window, `batch_size` does not divide over the hosts,
-            or `start_step` is negative.
+        InputError: the store is shorter than a window, `batch_size` is less than 1, a row is not in
+            it, or `start_step` is negative.
     """
-    rows = _host_rows(batch_size, process_index, process_count)
+    rows = _checked_rows(batch_size, rows)
     require(start_step >= 0, f"start_step={start_step} must be at least 0.")
     num_windows = store.num_targets // _checked(seq_len)
     require(
@@ -74,19 +72,17 @@ def eval_batches(
     *,
     batch_size: int,
     seq_len: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> "EvalBatches":
     """A sized iterable over all windows in order; every target of the store counts exactly once.
 
-    The last window is padded, and so are the last rows: there the mask is False. Every host gets as
-    many batches.
+    The last window is padded, and so are the last rows: there the mask is False. There are as many
+    batches whatever `rows` are wanted of them (see `train_batches`).
 
     Raises:
-        InputError: `batch_size` does not divide over the hosts.
+        InputError: `batch_size` or `seq_len` is less than 1, or a row is not in the batch.
     """
-    rows = _host_rows(batch_size, process_index, process_count)
-    return EvalBatches(store, batch_size, _checked(seq_len), rows)
+    return EvalBatches(store, batch_size, _checked(seq_len), _checked_rows(batch_size, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +92,7 @@ class EvalBatches:
     store: TokenStore
     batch_size: int
     seq_len: int
-    rows: range
+    rows: Sequence[int]
 
     def __len__(self) -> int:
         num_windows = -(-self.store.num_targets // self.seq_len)
@@ -129,19 +125,14 @@ def gather(store: TokenStore, windows: Int[np.ndarray, "B"], seq_len: int) -> Ba
     return {**padded, "mask": mask}
 
 
-def _host_rows(batch_size: int, process_index: int, process_count: int) -> range:
-    require(
-        0 <= process_index < process_count,
-        f"process_index={process_index} must be in [0, process_count={process_count}).",
-    )
-    low = batch_size // process_count * process_count
-    near = f"{low} or {low + process_count}" if low else f"{process_count}"
-    require(
-        batch_size >= 1 and batch_size % process_count == 0,
-        f"batch_size={batch_size} does not divide over {process_count} hosts; nearest: {near}.",
-    )
-    share = batch_size // process_count
-    return range(process_index * share, (process_index + 1) * share)
+def _checked_rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:
+    require(batch_size >= 1, f"batch_size={batch_size} must be at least 1.")
+    if rows is None:
+        return range(batch_size)
+    rows = [int(row) for row in rows]
+    outside = [row for row in rows if not 0 <= row < batch_size]
+    require(not outside, f"rows={outside} must be from 0 to batch_size={batch_size} less one.")
+    return rows
 
 
 def _checked(seq_len: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import jax
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.hosts import meet
 from polycom_jax.params import Params, Specs
 from polycom_jax.training import restore
 from polycom_jax.training.checksums import checksums
@@ -279,21 +280,14 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints that are damaged, or of a future that this run will not have."""
-        _wait_for_hosts("checkpoints listed")  # or a slower host would find fewer
+        meet("list the checkpoints")  # or a slower host would find fewer
         if jax.process_index() == 0:
             for step in steps:
                 aside = self.folder / "set-aside"
                 aside.mkdir(exist_ok=True)
                 free = next(n for n in itertools.count(1) if not (aside / f"{step}-{n}").exists())
                 (self.folder / str(step)).rename(aside / f"{step}-{free}")
-        _wait_for_hosts("checkpoints set aside")
-
-
-def _wait_for_hosts(what: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
+        meet("set checkpoints aside")
 
 
 def _score_or_worst(metrics: dict[str, float] | None) -> float:

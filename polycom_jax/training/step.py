@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from polycom_jax._errors import InputError
 from polycom_jax.models import ModelConfig
@@ -46,36 +46,66 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, rules.partition(("batch", "seq")))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rules: Rules | None = None) -> Batch:
-    """Makes global arrays of this host's rows; hosts hold equal, consecutive shares of the batch.
+def batch_rows(batch_size: int, mesh: Mesh, rules: Rules | None = None) -> Int[np.ndarray, "rows"]:
+    """The rows of the global batch that this host's devices hold, ascending.
+
+    Devices follow the network, not the hosts, so the rows need not be consecutive; and where
+    `tensor` reaches beyond a host, others hold them too.
 
     Raises:
-        InputError: the batch does not divide over the devices, or a host's devices are to hold
-            rows that another host has.
+        InputError: the batch does not divide over the devices.
     """
     rules = rules or Rules()
     parts = split_count(mesh, rules, "batch")
-    own, hosts = len(batch["tokens"]), jax.process_count()
-    rows = own * hosts
-    if rows % parts:
+    if batch_size % parts:
         raise InputError(
-            f"batch_size={rows} does not divide over {parts} devices; "
-            f"nearest: {' or '.join(str(n) for n in _near(rows, parts))}."
+            f"batch_size={batch_size} does not divide over {parts} devices; "
+            f"nearest: {' or '.join(str(n) for n in _near(batch_size, parts))}."
+        )
+    places = batch_sharding(mesh, rules).addressable_devices_indices_map((batch_size, 1))
+    blocks = [(index or (slice(None),))[0] for index in places.values()]
+    return np.unique(np.concatenate([np.arange(batch_size)[block] for block in blocks]))
+
+
+def put_batch(
+    batch: Mapping[str, np.ndarray],
+    mesh: Mesh,
+    rules: Rules | None = None,
+    *,
+    batch_size: int | None = None,
+) -> Batch:
+    """Makes global arrays of this host's rows, those of `batch_rows`.
+
+    Args:
+        batch: name -> rows.
+        mesh: where they go.
+        rules: how they are split there.
+        batch_size: rows of the global batch; None: these are all.
+
+    Raises:
+        InputError: the batch does not divide over the devices, or these are not this host's rows.
+    """
+    rules = rules or Rules()
+    own = len(batch["tokens"])
+    size = own if batch_size is None else batch_size
+    rows = batch_rows(size, mesh, rules)
+    if own != len(rows):
+        raise InputError(
+            f"This host's devices hold {len(rows)} of batch_size={size} rows, and {own} were given;"
+            " give those of batch_rows."
         )
     sharding = batch_sharding(mesh, rules)
-    first = own * jax.process_index()
-    for index in sharding.addressable_devices_indices_map((rows, 1)).values():
-        start, stop, _ = (index or (slice(None),))[0].indices(rows)
-        if start < first or stop > first + own:
-            raise InputError(
-                f"{parts} parts of the batch do not follow {hosts} hosts: a host would hold rows"
-                f" of another. Make data x fsdp x expert a multiple of {hosts}, and tensor small"
-                " enough to stay within a host."
-            )
-    return {
-        name: jax.make_array_from_process_local_data(sharding, local, (rows, *local.shape[1:]))
-        for name, local in batch.items()
-    }
+
+    def put(local: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            block, *others = index or (slice(None),)
+            start, stop, _ = block.indices(size)
+            first = int(np.searchsorted(rows, start))
+            return local[(slice(first, first + stop - start), *others)]
+
+        return jax.make_array_from_callback((size, *local.shape[1:]), sharding, part)
+
+    return {name: put(local) for name, local in batch.items()}
 
 
 def make_train_step(

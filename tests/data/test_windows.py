@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,27 +75,22 @@ def test_a_document_longer_than_the_window_goes_on_in_the_next():
     assert batch["segment_ids"].tolist() == [[1] * 8] * 2
 
 
-@pytest.mark.parametrize("process_count", [1, 2])
+@pytest.mark.parametrize("shares", [[None], [range(2), range(2, 4)]])
 @pytest.mark.parametrize("seq_len", [4, 7, 100])
-def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, process_count: int):
-    hosts = [
-        eval_batches(
-            STORE, batch_size=4, seq_len=seq_len, process_index=i, process_count=process_count
-        )
-        for i in range(process_count)
-    ]
+def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, shares: list):
+    hosts = [eval_batches(STORE, batch_size=4, seq_len=seq_len, rows=rows) for rows in shares]
     assert len({len(host) for host in hosts}) == 1
     seen = []
     for parts in zip(*hosts, strict=True):
         for part in parts:
-            assert part["tokens"].shape == (4 // process_count, seq_len)
+            assert part["tokens"].shape == (4 // len(shares), seq_len)
             seen += part["targets"][part["mask"]].tolist()
     assert seen == STORE.tokens[1:].tolist()
     assert sum(1 for _ in hosts[0]) == len(hosts[0])  # and it can be read again
 
 
 def test_starting_at_a_step_equals_iterating_to_it():
-    start = {"batch_size": 4, "seq_len": 5, "seed": 3}
+    start: dict[str, Any] = {"batch_size": 4, "seq_len": 5, "seed": 3}
     through = take(train_batches(STORE, **start), 60)  # many epochs of eleven windows
     for step in (1, 2, 17, 55):
         for a, b in zip(
@@ -134,30 +130,20 @@ def test_another_seed_gives_another_order():
     assert a != b
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_the_hosts_rows_together_are_the_batch_of_one_host(process_count: int):
-    shape = {"batch_size": 4, "seq_len": 5, "seed": 1, "start_step": 6}
+@pytest.mark.parametrize("shares", [[(0, 1), (2, 3)], [(0, 3), (1, 2)], [(0, 1), (1, 2, 3)]])
+def test_a_hosts_rows_are_those_of_the_whole_batch(shares: list):
+    shape: dict[str, Any] = {"batch_size": 4, "seq_len": 5, "seed": 1, "start_step": 6}
     whole = take(train_batches(STORE, **shape), 5)
-    hosts = [
-        take(train_batches(STORE, **shape, process_index=i, process_count=process_count), 5)
-        for i in range(process_count)
-    ]
-    for step, batch in enumerate(whole):
-        joined = {k: np.concatenate([host[step][k] for host in hosts]) for k in batch}
-        assert_same(joined, batch)
+    for rows in shares:
+        own = take(train_batches(STORE, **shape, rows=rows), 5)
+        for batch, part in zip(whole, own, strict=True):
+            assert_same(part, {name: x[list(rows)] for name, x in batch.items()})
 
 
 def test_fewer_windows_than_a_batch_repeat():
     batch = next(train_batches(STORE, batch_size=64, seq_len=5, seed=0))
     assert batch["tokens"].shape == (64, 5)
     assert batch["mask"].all()
-
-
-@pytest.mark.parametrize("make", [train_batches, eval_batches])
-def test_a_batch_that_does_not_divide_over_the_hosts_is_refused(make):
-    seed = {"seed": 0} if make is train_batches else {}
-    with pytest.raises(InputError, match=r"batch_size=6 .* 4 hosts; nearest: 4 or 8"):
-        make(STORE, batch_size=6, seq_len=5, process_index=0, process_count=4, **seed)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +154,10 @@ def test_a_batch_that_does_not_divide_over_the_hosts_is_refused(make):
         ({"seed": -1}, "seed=-1"),
         ({"start_step": -1}, "start_step=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"process_index": 2, "process_count": 2}, "process_index=2"),
+        ({"rows": [0, 2, -1]}, r"rows=\[2, -1\] .* batch_size=2"),
     ],
 )
-def test_what_cannot_be_batched_is_refused(change: dict[str, int], match: str):
+def test_what_cannot_be_batched_is_refused(change: dict[str, Any], match: str):
     options = {"batch_size": 2, "seq_len": 5, "seed": 0, **change}
     with pytest.raises(InputError, match=match):
         train_batches(STORE, **options)

@@ -189,7 +189,6 @@ def test_resuming_with_its_own_config_changes_nothing(stored: Workdir):
             "--data a.txt --batch-size 1",
             f"batch_size: {TINY.batch_size} .* 'stdlib' there, 'a.txt' now",
         ),
-        ("--mesh.fsdp 2", "mesh.fsdp: 1 there, 2 now"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_with_both_values(
@@ -201,6 +200,12 @@ def test_resuming_with_other_settings_is_refused_with_both_values(
 
 def test_moving_the_folder_or_the_cache_is_no_difference(stored: Workdir):
     resumed(stored, *read("--workdir elsewhere --data.cache-dir /elsewhere"))
+
+
+def test_another_machine_may_resume(stored: Workdir):
+    hosts = "--hosts.coordinator a:1 --hosts.count 2 --hosts.index 1 --hosts.lost-after-s 9"
+    config = resumed(stored, *read(f"--mesh.fsdp 2 {hosts}"))
+    assert (config.mesh.fsdp, config.hosts.count) == (2, 2)
 
 
 def test_other_data_are_refused_with_both_fingerprints(tmp_path: Path):

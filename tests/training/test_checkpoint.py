@@ -37,7 +37,7 @@ def state(initial):
         values = rng.normal(size=leaf.shape).astype(np.float32)
         if leaf.ndim == 2 and leaf.shape[0] in (128, 256):
             values[100:] = 0
-        values.ravel()[:4] = [np.nan, np.inf, -0.0, 1e-40]
+        values.ravel()[:4] = [np.nan, np.inf, -0.0, 1e-40][: values.size]
         return jax.device_put(values, leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(fill, initial(SPLIT))

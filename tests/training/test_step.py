@@ -170,13 +170,9 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes(meshes, 
         put_batch(make_batch(rows=12), meshes["data 8"])
 
 
-def test_hosts_that_do_not_hold_their_devices_rows_are_refused(
-    meshes, make_batch, monkeypatch: pytest.MonkeyPatch
-):
-    # As on two hosts, of which this one has devices for the other's rows too.
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="8 parts of the batch do not follow 2 hosts"):
-        put_batch(make_batch(rows=8), meshes["data 8"])
+def test_rows_that_are_not_those_of_this_hosts_devices_are_refused(meshes, make_batch):
+    with pytest.raises(InputError, match="hold 16 of batch_size=16 rows, and 8 were given"):
+        put_batch(make_batch(rows=8), meshes["data 8"], batch_size=16)
 
 
 def test_a_batch_too_small_for_its_accumulation_is_refused(model, meshes, make_batch):

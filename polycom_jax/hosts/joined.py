@@ -1,0 +1,73 @@
+"""The life of a program on several hosts: start, watch, end."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from polycom_jax._errors import InputError
+from polycom_jax.hosts import watch
+from polycom_jax.hosts.config import HostsConfig, Place, find_place
+from polycom_jax.hosts.lobby import wait_for_hosts
+from polycom_jax.hosts.meeting import meet
+
+
+@contextlib.contextmanager
+def joined(
+    config: HostsConfig, *, tell: watch.Tell, common: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Within the block JAX sees the devices of all hosts; on a single host it does nothing.
+
+    It comes before anything that starts a JAX backend, `jax.devices` for instance. An exception on
+    one host ends all of them: it is told by `tell`, the others tell theirs, or name this one, and
+    every process ends without returning from here.
+
+    Args:
+        config: which hosts.
+        tell: says an error to the person who runs the program; returns the exit code.
+        common: exceptions that all hosts raise at the same place; they go through.
+
+    Raises:
+        InputError: hosts are missing when `config.start_timeout_s` is over, or disagree.
+    """
+    place = find_place(config)
+    if place is None:
+        yield
+        return
+    wait_for_hosts(place, config.start_timeout_s)
+    _start(place, config)
+    watch.running = own = watch.Watch(place, config.lost_after_s, tell)
+    own.start()
+    try:
+        try:
+            yield
+        except common:
+            meet("the end")
+            raise
+        meet("the end")
+    except common:
+        own.finish()
+        raise
+    except BaseException as error:
+        own.fail(error)
+    own.finish()
+
+
+def _start(place: Place, config: HostsConfig) -> None:
+    # Its handler of SIGTERM would take the signal from the program's own, or lose it to that one;
+    # and Ctrl-C needs the same agreement, which is `agree_on_stop`.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            place.coordinator,
+            place.count,
+            place.index,
+            place.devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=round(config.start_timeout_s),
+            # JAX's own watch and wait, behind ours.
+            heartbeat_timeout_seconds=round(2 * config.lost_after_s + watch.LEAVE_S),
+            shutdown_timeout_seconds=round(config.lost_after_s),
+        )
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError too
+        raise InputError(f"JAX cannot start at {place.coordinator}: {error}.") from error

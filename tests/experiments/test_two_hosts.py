@@ -1,0 +1,132 @@
+"""`experiments.pretrain` on two hosts with four devices each: it trains as one with eight does."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import pretrain
+from experiments.logs import read_metrics
+from polycom_jax.training import latest_step
+
+pytestmark = pytest.mark.slow  # a minute and a half on two cores
+
+ROOT = Path(__file__).resolve().parents[2]
+# Parameters and optimiser are split over both hosts.
+SPLIT = ["--mesh.data", "1", "--mesh.fsdp", "8"]
+OTHER = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
+COMPARED = ("loss", "grad_norm", "heldout_loss", "bits_per_byte")
+Processes = list[subprocess.Popen[str]]
+
+
+@contextlib.contextmanager
+def two_hosts(settings: Path, workdir: Path, *words: str) -> Iterator[Processes]:
+    """The program on two hosts."""
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    program = [sys.executable, "-m", "experiments.pretrain", "--config", str(settings)]
+    place = ["--hosts.coordinator", f"localhost:{port}", "--hosts.count", "2", "--hosts.index"]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    started = [
+        subprocess.Popen(
+            [*program, "--workdir", str(workdir), *words, *place, index],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for index in ("0", "1")
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+
+
+def end(processes: Processes) -> list[tuple[int, list[str]]]:
+    """Exit code and lines on stderr of each; what XLA says of its cache is none of ours."""
+    ended = [(p.communicate(timeout=240)[1], p.returncode) for p in processes]
+    return [
+        (code, [line for line in err.splitlines() if line and "cpu_aot_loader" not in line])
+        for err, code in ended
+    ]
+
+
+def one_host(settings: Path, workdir: Path, *words: str) -> None:
+    command = ["--config", str(settings), "--workdir", str(workdir), *words]
+    assert pretrain.main(command) == 0
+
+
+def numbers(workdir: Path) -> dict[int, dict[str, Any]]:
+    """Step -> what was logged."""
+    return {record["step"]: record for record in read_metrics(workdir / "metrics.jsonl")}
+
+
+def assert_close(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    for name in COMPARED:
+        assert (name in one) == (name in other)
+        if name in one:
+            # Sums of float32 in another order: some units in the last place, and what a few steps
+            # of training make of them.
+            assert one[name] == pytest.approx(other[name], rel=1e-5)
+
+
+def files(workdir: Path) -> set[str]:
+    return {path.name for path in workdir.iterdir()} | {p.name for p in workdir.glob("plots/*")}
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same run by "one" host and by "two"."""
+    root = tmp_path_factory.mktemp("trained")
+    with two_hosts(settings, root / "two", *SPLIT) as processes:
+        one_host(settings, root / "one", *SPLIT)
+        assert end(processes) == [(0, []), (0, [])]
+    return root
+
+
+def test_two_hosts_train_as_one_does(trained: Path):
+    one, two = numbers(trained / "one"), numbers(trained / "two")
+    assert list(one) == list(two) == [1, 2, 3, 4, 6]
+    for step, record in one.items():
+        assert_close(record, two[step])
+    assert files(trained / "two") == files(trained / "one")
+    samples = [(trained / name / "sample.txt").read_text() for name in ("one", "two")]
+    assert samples[0] == samples[1]
+    assert latest_step(trained / "two" / "checkpoints") == 6
+
+
+def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_step(
+    trained: Path, settings: Path, tmp_path: Path
+):
+    one, two = tmp_path / "two, then one", tmp_path / "one, then two"
+    for workdir, name in ((one, "two"), (two, "one")):
+        shutil.copytree(trained / name, workdir, ignore=shutil.ignore_patterns(".lock"))
+    often = ["--steps", "100000", "--log-every", "1", "--checkpoint-every", "50000"]
+    with two_hosts(settings, two, *SPLIT, *often, "--eval-every", "50000") as processes:
+        one_host(settings, one, *OTHER, "--steps", "8")
+        deadline = time.monotonic() + 120
+        while max(numbers(two)) < 10 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        processes[1].send_signal(signal.SIGTERM)
+        (code, first), (other_code, second) = end(processes)
+
+    step = latest_step(two / "checkpoints")
+    assert step == max(numbers(two))
+    said = f"ended: stopped by SIGTERM, saved at step {step}; the same command goes on from there."
+    assert (code, first) == (128 + signal.SIGTERM, [said])
+    assert (other_code, second[-1]) == (128 + signal.SIGTERM, said)
+    # Onto other hosts, and another mesh: step 8 of one was evaluated, that of two was not.
+    after = {name: value for name, value in numbers(one)[8].items() if name in COMPARED[:2]}
+    assert_close(after, numbers(two)[8])
