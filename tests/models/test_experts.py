@@ -80,7 +80,7 @@ def with_gradients(f: Any, dy: Any, *arguments: Any) -> tuple[Any, Any]:
 def wanted(activation: str, k: int, kind: str, coefficients: str) -> Any:
     cfg, chosen = config(activation, k, coefficients=coefficients), routing(kind, k)
     params, y, weights, dy = problem(cfg, chosen)
-    run = jax.jit(lambda *a: with_gradients(lambda *b: loop(cfg, *b, chosen), dy, *a))
+    run = jax.jit(lambda *a: with_gradients(lambda p, y, w: loop(cfg, p, y, w, chosen), dy, *a))
     return jax.device_get(run(params, y, weights))
 
 
@@ -89,7 +89,7 @@ def got(cfg: ModelConfig, chosen: np.ndarray, mesh: str) -> tuple[Any, Any, int]
     rules = Rules()
 
     def run(*arguments: Any) -> Any:
-        f = lambda *b: run_experts(cfg, *b, jnp.asarray(chosen), rules)  # noqa: E731
+        f = lambda p, y, w: run_experts(cfg, p, y, w, jnp.asarray(chosen), rules)  # noqa: E731
         out, pull, dropped = jax.vjp(f, *arguments, has_aux=True)
         return out, pull(dy), dropped
 
@@ -159,7 +159,7 @@ def test_a_capacity_drops_the_last_rows_and_counts_them():
     mesh = make_mesh(data=1, expert=4, devices=jax.devices()[:4])
     params, y, weights, _ = problem(cfg, chosen)
     with jax.set_mesh(mesh):
-        run = jax.jit(lambda *a: run_experts(cfg, *a, jnp.asarray(chosen), Rules()))
+        run = jax.jit(lambda p, y, w: run_experts(cfg, p, y, w, jnp.asarray(chosen), Rules()))
         out, dropped = run(params, y, weights)
     assert int(dropped) == 4 * 2 * (8 - 3)
     full = loop(cfg, params, y, weights, chosen)
