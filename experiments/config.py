@@ -52,6 +52,9 @@ class RunConfig:
         sample_tokens: tokens of that sample.
         compile_cache: keep compiled programs in the cache folder (`compiled/` beside the prepared
             data), so that the next start reads them.
+        tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
+            `experiments.plan` compiles for them.
+        compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
     """
 
     steps: int = 1000
@@ -63,6 +66,8 @@ class RunConfig:
     sample_prompt: str = "def "
     sample_tokens: int = 200
     compile_cache: bool = True
+    tpu_slice: str | None = None
+    compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -75,6 +80,11 @@ class RunConfig:
         ):
             value = getattr(self, name)
             require(value >= 1, f"run.{name}={value} must be at least 1.")
+        for option in self.compiler_options:
+            require(
+                "=" in option.strip("="),
+                f"run.compiler_options: {option!r} must be NAME=VALUE.",
+            )
         # A seed travels as uint32 through threefry, NumPy and Grain alike.
         require(0 <= self.seed < 2**32, f"run.seed={self.seed} must be in [0, 2**32).")
 
@@ -139,6 +149,7 @@ _MESH = frozenset(f"mesh.{field.name}" for field in fields(MeshConfig))
 _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
     | {f"hosts.{field.name}" for field in fields(HostsConfig)}
+    | {"run.tpu_slice", "run.compiler_options"}
 )
 """Fields that say where things lie and where values came from, and change no number of a run."""
 

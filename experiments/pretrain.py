@@ -20,12 +20,14 @@ from experiments import STARTED, cli
 from experiments.config import PretrainConfig, from_command, resolve, shared
 from experiments.logs import Logs
 from experiments.meter import Meter
+from experiments.plan.files import made_for
 from experiments.progress import Display
 from experiments.report import report
 from experiments.signals import StopRequest, stop_request
 from experiments.trained import load_trained
 from experiments.workdir import Workdir, resumed, versions
 from polycom_jax import models
+from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
 from polycom_jax.hosts import joined, meet
@@ -95,7 +97,7 @@ def train(
         cli.Stop: a signal asked for it (the state is saved), or the loss is no number any more.
     """
     keep_compiled(config)
-    mesh = make_mesh(**asdict(config.mesh))
+    mesh = mesh_of(config)
     config, corpus = load(config, given, workdir, display, resuming=resuming)
     if is_first_host():
         workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
@@ -247,9 +249,33 @@ def compile_step(
     clock = time.perf_counter()
     display.doing("compile")
     step = make_train_step(config.model, config.optim, config.run.steps, mesh)
-    compiled = step.lower(state, batch).compile()
+    options = compiler_options(config, display)
+    compiled = step.lower(state, batch).compile(compiler_options=options)
     display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
     return compiled
+
+
+def compiler_options(config: PretrainConfig, display: Display) -> dict[str, str]:
+    """XLA's options for the training step, by name; they are a TPU's."""
+    options, backend = config.run.compiler_options, jax.default_backend()
+    if options and backend != "tpu":
+        display.note(f"run.compiler_options are for TPUs and left out on this {backend}")
+        return {}
+    return dict(option.split("=", 1) for option in options)
+
+
+def mesh_of(config: PretrainConfig) -> Mesh:
+    """The mesh over all devices.
+
+    Raises:
+        InputError: its sizes do not fit them; files of `tpu_configs/` that would are named.
+    """
+    try:
+        return make_mesh(**asdict(config.mesh))
+    except InputError as error:
+        files = made_for(jax.device_count())
+        fitting = f" Made for {jax.device_count()} chips: {', '.join(files)}." if files else ""
+        raise InputError(f"{error}{fitting}") from error
 
 
 def make_evaluation(
@@ -303,8 +329,10 @@ def treatment(config: PretrainConfig, corpus: Corpus) -> str:
 def describe(config: PretrainConfig, corpus: Corpus) -> str:
     """One line on model, data, length and devices."""
     model, run = config.model, config.run
+    active = f" ({models.count_active_params(model):,} active)" if model.is_moe else ""
     return (
-        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters,"
+        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters"
+        f"{active},"
         f" vocabulary {model.vocab_size:,}; {len(corpus.train.tokens):,} training tokens;"
         f" {run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens,"
         f" learning rate falling until step {config.optim.decay_steps:,};"

@@ -5,6 +5,9 @@ import os
 # Before the backend starts: a test must not depend on the accelerator that happens to be there,
 # unless it says so by its marker (`-m gpu`, `-m tpu` are run with this variable set by hand).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile thousands of small programs; LLVM's higher levels take a third of the time, and
+# what they do is not what is tested.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 
 import jax
 import pytest

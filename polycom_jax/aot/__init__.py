@@ -16,6 +16,7 @@ from polycom_jax.aot.compiler import devices as devices
 from polycom_jax.aot.compiler import libtpu_version as libtpu_version
 from polycom_jax.aot.compiler import place as place
 from polycom_jax.aot.compiler import without_tpu as without_tpu
+from polycom_jax.aot.predict import Collective as Collective
 from polycom_jax.aot.predict import Prediction as Prediction
 from polycom_jax.aot.predict import Row as Row
 from polycom_jax.aot.predict import predict as predict

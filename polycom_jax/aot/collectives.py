@@ -44,6 +44,17 @@ def leaving_bytes(module: Module, where: Computation, instruction: Instruction) 
     return whole * _SHARE[opcode](group_size(instruction))
 
 
+def collective_opcode(module: Module, instruction: Instruction) -> str:
+    """Which collective an instruction is, or the fusion round one."""
+    for name in instruction.calls if instruction.opcode == "fusion" else ():
+        for inner in module.computations[name].instructions.values():
+            if inner.opcode in _SHARE or inner.opcode == "fusion":
+                found = collective_opcode(module, inner)
+                if found in _SHARE:
+                    return found
+    return instruction.opcode.removesuffix("-start")
+
+
 def group_size(instruction: Instruction) -> int:
     """Chips that take part together, from any of the three ways in which groups are printed.
 

@@ -66,12 +66,13 @@ def libtpu_version() -> str:
         ) from error
 
 
-def devices(chip: str, topology: str | None = None) -> list[Any]:
+def devices(chip: str, topology: str | None = None, *, slices: int = 1) -> list[Any]:
     """Devices to compile for: one a chip, of a slice that need not exist.
 
     Args:
         chip: a name in `CHIPS`.
         topology: "4x4" for v5e and v6e, "2x2x1" for v4 and v5p; None for one host's.
+        slices: so many of them, joined by the data centre's network.
 
     Returns:
         Its devices, in the order in which meshes take them.
@@ -94,13 +95,15 @@ def devices(chip: str, topology: str | None = None) -> list[Any]:
         f"Set {' and '.join(f'{name}={ENVIRONMENT[name]}' for name in missing)} before compiling"
         " for a TPU, or call polycom_jax.aot.without_tpu(): libtpu reads them when it is loaded.",
     )
-    return _topology(found, topology)
+    require(slices >= 1, f"slices={slices} must be at least 1.")
+    return _topology(found, topology, slices)
 
 
-def _topology(chip: Chip, topology: str) -> list[Any]:
+def _topology(chip: Chip, topology: str, slices: int) -> list[Any]:
+    options = {**chip.topology_options, **({"num_slices": slices} if slices > 1 else {})}
     try:
         description = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{chip.name}:{topology}", **chip.topology_options
+            platform="tpu", topology_name=f"{chip.name}:{topology}", **options
         )
     except jax.errors.JaxRuntimeError as error:
         raise InputError(

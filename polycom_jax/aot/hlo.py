@@ -5,7 +5,7 @@ How often a loop runs is not in the text of a TPU program; `trips` reads that of
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # Bits of an element; what is not listed (tokens, opaque values) takes none.
 _BITS = {
@@ -28,6 +28,7 @@ _BITS = {
     "c128": 128,
 }
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
+_END = re.compile(r"^\}(, execution_thread|$)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _FAST = re.compile(r"S\([1-9]")
@@ -116,18 +117,21 @@ def parse(text: str) -> Module:
         ValueError: there is no entry computation in it.
     """
     computations: dict[str, Computation] = {}
-    entry, name, lines = None, None, {}
+    entry, name, lines, last = None, None, {}, ""
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
-            name, lines = header[2], {}
+            name, lines, last = header[2], {}, ""
             entry = name if header[1] else entry
-        elif line.startswith("}") and name is not None:
+        elif _END.match(line) and name is not None:
             computations[name] = Computation(name, lines)
             name = None
         elif name is not None and (start := _INSTRUCTION.match(line)):
             instruction = _instruction(bool(start[1]), start[2], line[start.end() :])
-            lines[instruction.name] = instruction
+            last, lines[instruction.name] = instruction.name, instruction
+        elif name is not None and last:  # a kernel's notes run over several lines
+            before = lines[last]
+            lines[last] = replace(before, attributes=f"{before.attributes} {line}")
     if entry is None:
         raise ValueError("The text of a compiled program has an ENTRY computation; this has none.")
     return Module(computations, entry)

@@ -1,7 +1,8 @@
 """What a compiled TPU program would take: the project's one predictor.
 
     seconds = sum of the compiler's `estimated_cycles` x how often they run / clock
-            + for each Pallas kernel    max(bytes / HBM bandwidth, declared FLOPs / peak)
+            + for each Pallas kernel    max(bytes / HBM bandwidth, declared FLOPs / peak);
+                                        attention's, which declare none, at half of the peak
             + for each collective that nothing overlaps    bytes that leave a chip / ICI bandwidth
 
 The first sum covers what XLA itself schedules, over the text of the scheduled program; loops count
@@ -11,9 +12,10 @@ beside computation. XLA's own `optimal_seconds` is not used: it counts a loop on
 for some programs with loops.
 """
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ import jax
 
 from polycom_jax._errors import require
 from polycom_jax.aot.chips import Chip, chip_of_kind
-from polycom_jax.aot.collectives import leaving_bytes
+from polycom_jax.aot.collectives import collective_opcode, leaving_bytes
 from polycom_jax.aot.compiler import libtpu_version
 from polycom_jax.aot.hlo import Computation, Instruction, Module, parse, size
 from polycom_jax.aot.traffic import hbm_traffic
@@ -68,6 +70,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Collective:
+    """All collectives of a kind.
+
+    Attributes:
+        opcode: "all-gather", ...
+        asynchronous: whether computation goes on between their start and their end.
+        times: how often one runs.
+        bytes: that leave a chip, in all.
+        seconds: these bytes over the interconnect's bandwidth.
+    """
+
+    opcode: str
+    asynchronous: bool
+    times: int
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a compiled program would take on one chip of its slice.
 
@@ -83,6 +104,7 @@ class Prediction:
             reports them; outputs that reuse a donated argument are the aliases.
         peak_hbm_bytes: the most that is alive at once, arguments and outputs with it.
         rows: the largest first.
+        collectives: by kind and whether they stand apart, the longest first.
         not_estimated: what has no estimate, with how often it runs; and loops whose number of runs
             depends on data, counted once.
     """
@@ -101,6 +123,7 @@ class Prediction:
     code_bytes: int
     peak_hbm_bytes: int
     rows: tuple[Row, ...] = field(repr=False)
+    collectives: tuple[Collective, ...] = field(repr=False)
     not_estimated: tuple[str, ...] = field(repr=False)
 
     @property
@@ -168,11 +191,18 @@ def predict_text(text: str, chip: Chip, *, libtpu: str = "unknown", **memory: in
     spent: dict[tuple[str, Kind], list[float]] = defaultdict(lambda: [0.0, 0])
     totals: dict[Kind, float] = defaultdict(float)
     missing: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    sent: dict[tuple[str, bool], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for run in runs:
         known = _cost(module, run, chip)
         if known is not None:
             kind, seconds = known
             totals[kind] += seconds * run.times
+            if kind.endswith("collective"):
+                apart = kind != "collective"
+                opcode = collective_opcode(module, run.instruction)
+                numbers = (1, seconds * chip.ici_bandwidth, seconds)
+                total = sent[opcode, apart]
+                total[:] = [a + b * run.times for a, b in zip(total, numbers, strict=True)]
             entry = spent[_scope(run.instruction), kind]
             entry[0] += seconds * run.times
             entry[1] += run.times
@@ -193,6 +223,12 @@ def predict_text(text: str, chip: Chip, *, libtpu: str = "unknown", **memory: in
             hbm_traffic(module, run.where, run.instruction) * run.times for run in runs
         ),
         rows=tuple(sorted(rows, key=lambda row: -row.seconds)),
+        collectives=tuple(
+            Collective(opcode, apart, int(n), moved, seconds)
+            for (opcode, apart), (n, moved, seconds) in sorted(
+                sent.items(), key=lambda item: -item[1][2]
+            )
+        ),
         not_estimated=tuple(notes)
         + tuple(f"{n} x {name}, {b:,} bytes in all" for name, (n, b) in sorted(missing.items())),
         **sizes,
@@ -266,11 +302,32 @@ def _cost(module: Module, run: _Run, chip: Chip) -> tuple[Kind, float] | None:
     if instruction.cycles is not None:
         return "compiled", instruction.cycles / chip.clock
     if instruction.attribute(r'custom_call_target="(tpu_custom_call)"'):
-        moved = sum(size(run.where.instructions[name].type) for name in instruction.operands)
-        moved += size(instruction.type)
+        sources = [run.where.instructions[name].type for name in instruction.operands]
+        moved = sum(map(size, (*sources, instruction.type)))
         flops = float(instruction.attribute(r'"flops":"?([\d.e+]+)') or 0)
+        flops = max(flops, _attention_flops(instruction.scope, sources) / ATTENTION_SHARE)
         return "kernel", max(moved / chip.hbm_bandwidth, flops / chip.peak_flops)
     return None
+
+
+ATTENTION_SHARE = 0.5
+"""Of the peak, that attention kernels are taken to reach: they also have a softmax to do."""
+
+# Products of T x T x C that JAX's splash kernels make for each head; half of each is masked.
+_ATTENTION_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+
+
+def _attention_flops(scope: str, operands: Sequence[str]) -> float:
+    """FLOPs of a causal attention kernel, from its name and its largest operand [B, H, T, C]."""
+    products = next((n for name, n in _ATTENTION_PRODUCTS.items() if name in scope), 0)
+    shapes = [tuple(map(int, dims.split(","))) for t in operands for dims in _FOUR.findall(t)]
+    if not products or not shapes:
+        return 0.0
+    batch, heads, length, width = max(shapes, key=math.prod)
+    return products * 2 * batch * heads * length**2 * width / 2
+
+
+_FOUR = re.compile(r"\w+\[(\d+,\d+,\d+,\d+)\]")
 
 
 def _scope(instruction: Instruction) -> str:

@@ -147,9 +147,9 @@ def _elsewhere(
         own = jnp.sum(way.received, axis=0)
         back = jnp.where(expert < own.size, inverse(order), -1)
         order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(own), order, -1)
-        rows, weight = permute(rows, order, back), permute(weight, order, back)
+        rows, weight = (permute(a, order, back, False) for a in (rows, weight))
     out = _experts(cfg, params, rows, weight, own, hidden_axis, filled=False)
-    out = permute(out, back, order)
+    out = permute(out, back, order, False)
     with jax.named_scope("exchange_back"):
         out = way_there.back(out, way, count)
         dropped = count - jnp.sum(way.sent)

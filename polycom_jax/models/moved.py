@@ -12,32 +12,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def permute(
-    x: Float[Array, "A ..."], take: Int[Array, " B"], give: Int[Array, " A"]
+    x: Float[Array, "A ..."], take: Int[Array, " B"], give: Int[Array, " A"], whole: bool = True
 ) -> Float[Array, "B ..."]:
-    """y[b] = x[take[b]], and zero where take[b] is negative.
+    """y[b] = x[take[b]]; `give` is the way back: give[a] is the place where row a went.
 
-    `give` is the way back: give[a] is the place where row a went, negative if nowhere.
+    Unless `whole`, indices may be negative: no row comes from there, or the row goes nowhere. What
+    comes from nowhere is zero.
     """
-    return _take(x, take)
+    return _take(x, take, whole)
 
 
-permute.defvjp(
-    lambda x, take, give: (_take(x, take), give),
-    lambda give, dy: (_take(dy, give), None, None),
-)
+def _permute_forward(x: Array, take: Array, give: Array, whole: bool) -> tuple[Array, Array]:
+    return _take(x, take, whole), give
+
+
+def _permute_backward(whole: bool, give: Array, dy: Array) -> tuple[Array, None, None]:
+    return _take(dy, give, whole), None, None
+
+
+permute.defvjp(_permute_forward, _permute_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def spread(
     x: Float[Array, "N D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
 ) -> Float[Array, "R D"]:
-    """Every row k times, in other places: y[r] = x[take[r] // k], zero where take[r] is negative.
+    """Every row k times, in other places: y[r] = x[take[r] // k].
 
     The k copies of row n are numbered n k to n k + k - 1; give[c] is the place of copy c.
     """
-    return _take(x, jnp.where(take < 0, -1, take // k))
+    return _take(x, take // k, whole=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -45,7 +51,7 @@ def collect(
     y: Float[Array, "R D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
 ) -> Float[Array, "N D"]:
     """The transpose of `spread`: each row is the sum of its k copies, in float32, rounded once."""
-    copies = _take(y, give).reshape(-1, k, y.shape[-1])
+    copies = _take(y, give, whole=True).reshape(-1, k, y.shape[-1])
     return jnp.sum(copies, axis=1, dtype=jnp.float32).astype(y.dtype)
 
 
@@ -69,8 +75,10 @@ spread.defvjp(_spread_forward, _spread_backward)
 collect.defvjp(_collect_forward, _collect_backward)
 
 
-def _take(x: Float[Array, "A ..."], index: Int[Array, " B"]) -> Float[Array, "B ..."]:
-    # Without a bounds check: indices come from sorts, and negative ones are replaced.
+def _take(x: Float[Array, "A ..."], index: Int[Array, " B"], whole: bool) -> Array:
+    # Without a bounds check: indices come from sorts.
+    if whole:
+        return x.at[index].get(mode="promise_in_bounds")
     rows = x.at[jnp.maximum(index, 0)].get(mode="promise_in_bounds")
     there = (index >= 0).reshape(-1, *[1] * (x.ndim - 1))
     return jnp.where(there, rows, jnp.zeros((), x.dtype))

@@ -148,3 +148,30 @@ def test_the_clock_goes_with_the_peak(chip):
     units = chip.peak_flops / chip.clock / (2 * 128 * 128)
     assert units == pytest.approx(round(units), rel=0.01)
     assert round(units) == {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 16}[chip.name]
+
+
+def test_a_kernels_notes_over_several_lines_do_not_end_its_computation():
+    prediction = predict_text(program("kernel_notes"), V5E)
+    (row,) = [row for row in prediction.rows if row.kind == "kernel"]
+    assert (row.scope, row.times) == ("attention/splash_mha_fwd_residuals/pallas_call", 24)
+    # Causal attention of 2 x 16 heads: two products of 4096^2 x 128, half of it, at half the peak.
+    flops = 2 * 2 * 2 * 16 * 4096**2 * 128 / 2
+    assert prediction.kernel_seconds == pytest.approx(24 * flops / (0.5 * V5E.peak_flops))
+
+
+def test_collectives_are_added_up_by_kind():
+    text = """HloModule m
+
+ENTRY %main (x: f32[1024]) -> f32[4096] {
+  %x = f32[1024] parameter(0)
+  %a = f32[1024] all-reduce(%x), replica_groups=[1,4]<=[4], to_apply=%add
+  %b = f32[1024] all-reduce(%a), replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %y = f32[4096] all-gather(%b), replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""
+    reduce, gather = predict_text(text, V5E).collectives
+    assert (reduce.opcode, reduce.asynchronous, reduce.times) == ("all-reduce", False, 2)
+    assert reduce.bytes == pytest.approx(2 * 2 * 3 / 4 * 4096)
+    assert reduce.seconds == pytest.approx(reduce.bytes / V5E.ici_bandwidth)
+    assert (gather.opcode, gather.times) == ("all-gather", 1)
+    assert gather.bytes == pytest.approx(3 / 4 * 16384)

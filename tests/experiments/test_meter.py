@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ class Collected(Logs):
     def __init__(self) -> None:
         self.records: list[tuple[int, dict[str, float]]] = []
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         self.records.append((step, dict(values)))
 
 

@@ -22,7 +22,7 @@ BLOCKS = (32, 128)
 class _Plan(NamedTuple):
     group: Int[Array, " N"]
     first: Int[Array, " N"]
-    count: Int[Array, " N"]
+    filled: Int[Array, " N"]
 
 
 def block_rows(rows: int, groups: int) -> int:
@@ -79,7 +79,7 @@ def _rows(
     index = jnp.arange(block)
 
     def one(out: Array, at: _Plan) -> tuple[Array, None]:
-        part = _block(padded, at.first, index < at.count)
+        part = _block(padded, at.first, index < at.filled)
         matrix = jax.lax.dynamic_index_in_dim(w, at.group, keepdims=False)
         y = jax.lax.dot_general(
             part, matrix, (((1,), (contract - 1,)), ((), ())), preferred_element_type=jnp.float32
@@ -100,7 +100,7 @@ def _matrices(
     index = jnp.arange(block)
 
     def one(sums: Array, at: _Plan) -> tuple[Array, None]:
-        real = index < at.count
+        real = index < at.filled
         product = jax.lax.dot_general(
             _block(x, at.first, real),
             _block(dy, at.first, real),

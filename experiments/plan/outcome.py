@@ -1,0 +1,161 @@
+"""What a compiled step says of itself: memory, time by part, collectives, and what is wrong."""
+
+import math
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+
+from experiments.config import PretrainConfig
+from experiments.plan.slices import Step
+from polycom_jax import aot, models
+from polycom_jax.models import mfu
+
+SPARE = 0.08
+"""Share of a chip's memory that a step must leave: for the run time, and for what it fragments."""
+
+LARGE = 2**20
+"""Bytes from which on a parameter should not lie whole on every chip."""
+
+# The first of these names in an operation's name stack says which part of the step it is.
+PARTS = ("loss", "attention", "moe", "ffn", "embed")
+REST = "optimiser and rest"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A plan's findings; bytes and seconds are a chip's.
+
+    Attributes:
+        config: name of the preset and its activation.
+        tpu_slice: where.
+        mesh: sizes of the axes that split anything.
+        libtpu: version of the compiler.
+        parameters, active_parameters: counts.
+        memory: bytes by kind.
+        hbm: bytes that a chip has.
+        seconds: of a step, predicted.
+        parts: share of the step's seconds, largest first.
+        collectives: by kind.
+        tokens_per_second: over the slice.
+        mfu: PaLM's count.
+        days: for all the run's steps.
+        not_estimated: what the prediction leaves out.
+        problems: why the plan is refused, none if it is good.
+    """
+
+    config: str
+    tpu_slice: str
+    mesh: dict[str, int]
+    libtpu: str
+    parameters: int
+    active_parameters: int
+    memory: dict[str, int]
+    hbm: int
+    seconds: float
+    parts: dict[str, float]
+    collectives: tuple[dict[str, Any], ...]
+    tokens_per_second: float
+    mfu: float
+    days: float
+    not_estimated: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def examine(
+    config: PretrainConfig, step: Step, compiled: jax.stages.Compiled, messages: str
+) -> Outcome:
+    """Reads a compiled step; `messages` is what the compiler wrote meanwhile."""
+    prediction, model = aot.predict(compiled), config.model
+    tokens = config.data.batch_size * model.context_length
+    chip, count = prediction.chip, len(step.where.devices)
+    rate = tokens / prediction.seconds
+    memory = {
+        "parameters": held_bytes(step.state.params),
+        "optimiser": held_bytes(step.state) - held_bytes(step.state.params),
+        "temporaries": prediction.temporary_bytes,
+        "program": prediction.code_bytes,
+        "peak of all": max(
+            prediction.peak_hbm_bytes,
+            prediction.argument_bytes + prediction.temporary_bytes + prediction.code_bytes,
+        ),
+    }
+    problems = [
+        *memory_problems(memory["peak of all"], chip.hbm_bytes),
+        *full_copies(messages),
+        *replicated(step),
+    ]
+    return Outcome(
+        config=f"{config.preset} with {model.activation}",
+        tpu_slice=step.where.name,
+        mesh={name: size for name, size in step.mesh.shape.items() if size > 1},
+        libtpu=prediction.libtpu,
+        parameters=models.count_params(model),
+        active_parameters=models.count_active_params(model),
+        memory=memory,
+        hbm=chip.hbm_bytes,
+        seconds=prediction.seconds,
+        parts=parts(prediction),
+        collectives=tuple(asdict(collective) for collective in prediction.collectives),
+        tokens_per_second=rate,
+        mfu=mfu(model, rate, model.context_length, chip.peak_flops * count),
+        days=prediction.seconds * config.run.steps / 86_400,
+        not_estimated=prediction.not_estimated,
+        problems=tuple(problems),
+    )
+
+
+def held_bytes(tree: Any) -> int:
+    """Bytes that one chip holds of a tree of abstract arrays."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def parts(prediction: aot.Prediction) -> dict[str, float]:
+    """Share of the predicted time by part of the step, by `PARTS`; largest first."""
+    spent: dict[str, float] = defaultdict(float)
+    for row in prediction.rows:
+        if row.kind != "asynchronous collective":
+            spent[part_of(row.scope)] += row.seconds / prediction.seconds
+    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+
+
+def part_of(scope: str) -> str:
+    """The part of the step that an operation's name stack names."""
+    words = re.split(r"[/()]+", scope)
+    return next((word for word in words if word in PARTS), REST)
+
+
+def memory_problems(needed: int, available: int) -> list[str]:
+    """Whether a step leaves `SPARE` of a chip's memory."""
+    if needed <= (1 - SPARE) * available:
+        return []
+    gib = 2**30
+    return [
+        f"it needs {needed / gib:.2f} GiB a chip of {available / gib:.0f}, and is to leave"
+        f" {SPARE:.0%}: take fewer tokens a step, more chips, or --model.remat full"
+    ]
+
+
+def full_copies(messages: str) -> list[str]:
+    """What XLA's partitioner says of arrays that it can only reshard by way of a whole copy."""
+    found = re.findall(r"Involuntary full rematerialization.*?op_name=\"([^\"]*)\"", messages)
+    if not found and "nvoluntary full rematerialization" in messages:
+        found = ["an operation without a name"]
+    return [f"XLA makes a full copy to reshard {name}" for name in dict.fromkeys(found)]
+
+
+def replicated(step: Step) -> list[str]:
+    """Large parameters that lie whole on every chip, though the mesh splits parameters."""
+    if math.prod(step.mesh.shape[axis] for axis in ("fsdp", "tensor", "expert")) == 1:
+        return []
+    leaves = jax.tree_util.tree_leaves_with_path(step.state.params)
+    return [
+        f"parameter {jax.tree_util.keystr(path)} lies whole on every chip"
+        for path, leaf in leaves
+        if leaf.sharding.is_fully_replicated and leaf.size * leaf.dtype.itemsize > LARGE
+    ]

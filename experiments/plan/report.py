@@ -1,0 +1,46 @@
+"""A plan as text."""
+
+from experiments.plan.outcome import Outcome
+
+GIB = 2**30
+
+
+def text(found: Outcome) -> str:
+    """A page: memory, time by part, collectives, throughput, problems."""
+    mesh = ", ".join(f"{name} {size}" for name, size in found.mesh.items()) or "one device"
+    active = ""
+    if found.active_parameters != found.parameters:
+        active = f", {found.active_parameters:,} active"
+    lines = [
+        f"{found.config} on {found.tpu_slice} ({mesh}), compiled by libtpu {found.libtpu}",
+        f"parameters {found.parameters:,}{active}",
+        "",
+        "memory a chip, GiB",
+        *(
+            f"  {kind:<24}{size / GIB:>8.2f}{size / found.hbm:>8.1%}"
+            for kind, size in found.memory.items()
+        ),
+        f"  {'there is':<24}{found.hbm / GIB:>8.2f}",
+        "",
+        f"predicted step {found.seconds * 1e3:,.1f} ms",
+        *(f"  {part:<24}{share:>8.1%}" for part, share in found.parts.items()),
+        "",
+        "collectives a step             times      GiB       ms",
+    ]
+    for c in found.collectives:
+        name = f"{c['opcode']}{', overlapped' if c['asynchronous'] else ''}"
+        lines.append(
+            f"  {name:<26}{c['times']:>8}{c['bytes'] / GIB:>9.3f}{c['seconds'] * 1e3:>9.1f}"
+        )
+    if not found.collectives:
+        lines.append("  none")
+    lines += [
+        "",
+        f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count),"
+        f" {found.days:.1f} days for the run",
+        "Estimated cycles x loop trips; attention kernels at half of the peak; collectives by"
+        " bandwidth, those that overlap taken as hidden. A prediction, no measurement.",
+        *(f"not estimated: {what}" for what in found.not_estimated),
+        *(f"problem: {problem}" for problem in found.problems),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""Plans without a compiler: their words, their arithmetic, what they refuse; and the files."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+import yaml
+
+from experiments import pretrain
+from experiments.config import from_command
+from experiments.plan import __main__ as plan
+from experiments.plan import files, outcome, report
+from experiments.plan.slices import find_slice
+from polycom_jax import InputError, aot
+from polycom_jax.models import preset
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import OptimConfig, abstract_state
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "tpu_configs").glob("*.yaml"))
+
+
+def test_the_files_are_there():
+    names = {path.stem for path in CONFIGS}
+    assert names >= {
+        "v5e-16-dense-1b",
+        "v5e-256-dense-1b",
+        "v6e-256-dense-1b",
+        "v4-32-dense-1b",
+        "v5p-128-dense-1b",
+        "v5p-128-moe-1b-7b",
+        "v6e-64-moe-1b-7b",
+        "v5p-256-llama-7b",
+    }
+    assert any(name.startswith("2-") for name in names)
+
+
+CHIPS_OF = {"v4-32": 16, "v5p-128": 64, "v5p-256": 128}
+"""Names of v4 and v5p count cores."""
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
+    config, _ = from_command(["--config", str(path)], prog="", about="")
+    assert config.model.context_length == 4096
+    slices = 2 if path.stem.startswith("2-") else 1
+    machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
+    chips = slices * CHIPS_OF.get(machine, int(machine.split("-")[1]))
+    assert files.chips(str(config.run.tpu_slice)) == chips
+    assert f"tpu_configs/{path.name}" in files.made_for(chips)
+    assert config.data.batch_size % (chips * config.optim.accumulation_steps) == 0
+    tokens = config.run.steps * config.data.batch_size * 4096
+    wanted = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}[config.preset]
+    assert tokens == pytest.approx(wanted, rel=1e-4)
+    if config.preset == "dense-1b":
+        warmup = config.optim.warmup_steps * config.data.batch_size * 4096
+        assert warmup == pytest.approx(620e6, rel=5e-3)
+    assert path.read_text().startswith("#")
+    assert "Batch:" in path.read_text()
+    assert set(yaml.safe_load(path.read_text())) <= {"model", "mesh", "optim", "data", "run"}
+
+
+def test_own_flags_are_told_from_those_of_pretrain():
+    own, rest = plan.split_flags(
+        ["a.yaml", "--topology=v5e:4x4", "--activation", "swiglu", "--json", "x"],
+        ("--topology", "--json"),
+    )
+    assert own == {"--topology": "v5e:4x4", "--json": "x"}
+    assert rest == ["--config", "a.yaml", "--activation", "swiglu"]
+    with pytest.raises(InputError, match="--json takes a value"):
+        plan.split_flags(["--json"], ("--json",))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "No TPU slice to plan for: give --topology"),
+        ("v5e-16", "must be CHIP:TOPOLOGY"),
+        ("5*v5e", "must be CHIP:TOPOLOGY"),
+    ],
+)
+def test_a_slice_of_another_form_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        find_slice(name)
+
+
+def test_operations_belong_to_the_first_part_in_their_name():
+    assert outcome.part_of("transpose(jvp())/while/body/checkpoint/ffn/ffn_up/dot") == "ffn"
+    assert outcome.part_of("jvp(loss)/while/body/dot_general") == "loss"
+    assert outcome.part_of("jvp()/while/body/moe/shard_map/experts_up") == "moe"
+    assert outcome.part_of("convert.17") == outcome.REST
+
+
+def test_a_step_must_leave_memory():
+    gib = 2**30
+    assert outcome.memory_problems(int(14.7 * gib), 16 * gib) == []
+    (problem,) = outcome.memory_problems(int(14.8 * gib), 16 * gib)
+    assert "14.80 GiB a chip of 16" in problem
+
+
+def test_full_copies_are_read_from_what_xla_writes():
+    line = (
+        "W spmd_partitioner.cc:652] [SPMD] Involuntary full rematerialization. The compiler was not"
+        ' able to go from one sharding to another for HLO %x, metadata={op_name="jit(step)/take"}'
+    )
+    assert outcome.full_copies(f"{line}\n{line}") == [
+        "XLA makes a full copy to reshard jit(step)/take"
+    ]
+    assert outcome.full_copies("nothing of the kind") == []
+
+
+def test_a_large_parameter_that_nothing_splits_is_a_problem():
+    cfg = preset("tiny", num_layers=1)
+    mesh = make_mesh(data=4, fsdp=2)
+    state = abstract_state(cfg, OptimConfig(), mesh)
+    step: Any = SimpleNamespace(mesh=mesh, state=state)
+    assert outcome.replicated(step) == []
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    large = jax.ShapeDtypeStruct((1024, 1024), "float32", sharding=whole)
+    step.state = SimpleNamespace(params={**state.params, "embed": large})
+    assert outcome.replicated(step) == ["parameter ['embed'] lies whole on every chip"]
+
+
+def test_bytes_a_chip_are_those_of_its_shards():
+    mesh = make_mesh(data=4, fsdp=2)
+    half = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    assert outcome.held_bytes([jax.ShapeDtypeStruct((8, 3), "bfloat16", sharding=half)]) == 24
+
+
+FOUND = outcome.Outcome(
+    config="tiny with poly_norm",
+    tpu_slice="v5e:2x2",
+    mesh={"fsdp": 4},
+    libtpu="0",
+    parameters=5,
+    active_parameters=3,
+    memory={"parameters": 2**30},
+    hbm=2**34,
+    seconds=0.5,
+    parts={"ffn": 0.75, outcome.REST: 0.25},
+    collectives=(
+        {"opcode": "all-gather", "asynchronous": True, "times": 7, "bytes": 2**30, "seconds": 0.25},
+    ),
+    tokens_per_second=1e6,
+    mfu=0.5,
+    days=1.5,
+    not_estimated=("3 x sort",),
+    problems=("it does not fit",),
+)
+
+
+def test_the_page_says_it_all():
+    page = report.text(FOUND)
+    for part in ("fsdp 4", "3 active", "1.00", "75.0%", "all-gather, overlapped", "MFU 50.0%"):
+        assert part in page
+    assert "problem: it does not fit" in page
+
+
+@pytest.mark.parametrize(("problems", "code"), [((), 0), (("too large",), plan.REFUSED)])
+def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capfd, problems, code):
+    from dataclasses import replace
+
+    slow: Any = SimpleNamespace(compile=lambda options: None)
+    monkeypatch.setattr(aot, "without_tpu", lambda: None)
+    monkeypatch.setattr(plan, "find_slice", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(plan, "training_step", lambda config, where: slow)
+    found = replace(FOUND, problems=problems)
+    monkeypatch.setattr(outcome, "examine", lambda *_: found)
+    path = tmp_path / "plan.json"
+    words = [str(CONFIGS[0]), "--topology", "v5e:2x2", "--json", str(path)]
+    assert plan.main(words) == code
+    assert '"libtpu": "0"' in path.read_text()
+    assert "MFU" in capfd.readouterr().out
+
+
+def test_what_is_written_past_python_is_caught():
+    import os
+
+    result, messages = plan.with_messages(lambda: os.write(2, b"from below\n"))
+    assert (result, messages) == (11, "from below\n")
+
+
+def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
+    config, _ = from_command(["--mesh.data", "3"], prog="", about="")
+    monkeypatch.setattr(pretrain, "made_for", lambda count: [f"for-{count}.yaml"])
+    with pytest.raises(InputError, match=r"there are 8.*Made for 8 chips: for-8\.yaml"):
+        pretrain.mesh_of(config)
+
+
+def test_options_of_a_tpu_are_left_out_elsewhere_with_a_word():
+    told = []
+    words = ["--run.compiler-options", "xla_tpu_x=1"]
+    config, _ = from_command(words, prog="", about="")
+    display: Any = SimpleNamespace(note=told.append)
+    assert pretrain.compiler_options(config, display) == {}
+    assert "left out on this cpu" in told[0]
+    with pytest.raises(InputError, match="must be NAME=VALUE"):
+        from_command(["--run.compiler-options", "xla_tpu_x"], prog="", about="")
