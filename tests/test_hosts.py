@@ -332,7 +332,7 @@ def test_rows_go_where_the_devices_are_and_come_back(ends: dict[str, list[End]])
         lines = out.splitlines()
         assert lines == [f"{rows} True", f"{list(range(8))} True"]
         # What all hosts raise goes through, as it would on one.
-        assert (code, err[-1]) == (1, "__main__.Same: the same on all hosts")
+        assert (code, err[-1]) == (1, "Same: the same on all hosts")
 
 
 LATE = "HostsError Waited 2 s for host 1 (of 0 to 1) to come to: b."
