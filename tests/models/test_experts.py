@@ -1,5 +1,6 @@
 """Experts, sorted, sent and combined, against a plain loop over them; on every kind of mesh."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ import oracles
 import pytest
 
 from polycom_jax import params as pm
+from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.models import ModelConfig, MoEConfig, exchange, preset
 from polycom_jax.models.experts import run_experts
 from polycom_jax.models.moe import moe_specs
@@ -100,6 +102,40 @@ def got(cfg: ModelConfig, chosen: np.ndarray, mesh: str) -> tuple[Any, Any, int]
     return out, gradients, int(dropped)
 
 
+def ragged_all_to_all(
+    operand: Any,
+    output: Any,
+    begins: Any,
+    sizes: Any,
+    places: Any,
+    arriving: Any,
+    *,
+    axis_name: Any,
+) -> Any:
+    """`jax.lax.ragged_all_to_all` as its documentation has it, from what every CPU backend has."""
+    gather = functools.partial(jax.lax.all_gather, axis_name=axis_name)
+    me = jax.lax.axis_index(axis_name)
+    place = jnp.arange(output.shape[0])
+    begins, sizes, places = (gather(a)[:, me] for a in (begins, sizes, places))
+    for part, rows in enumerate(gather(operand)):
+        number = place - places[part]
+        here = (number >= 0) & (number < sizes[part])
+        row = rows[jnp.clip(begins[part] + number, 0, rows.shape[0] - 1)]
+        output = jnp.where(here[:, None], row, output)
+    # The receiver's own count of what comes must agree, or hardware waits for ever.
+    return jnp.where(jnp.all(arriving == sizes), output, jnp.nan)
+
+
+@pytest.fixture(params=["padded", "ragged"])
+def either_exchange(request, monkeypatch):
+    with contextlib.ExitStack() as stack:
+        if request.param == "ragged":
+            monkeypatch.setattr(jax.lax, "ragged_all_to_all", ragged_all_to_all)
+            stack.enter_context(compiling_for("gpu"))
+        assert exchange.exchange() is exchange.EXCHANGES[request.param]
+        yield
+
+
 def assert_same(a: Any, b: Any) -> None:
     def check(x: Any, y: Any) -> None:
         # float32 sums of up to 64 terms of the size of the largest.
@@ -150,22 +186,30 @@ def test_the_loop_itself_is_the_formula():
     np.testing.assert_allclose(wanted("poly_norm", 2, "any", "layer")[0], total, atol=2e-5)
 
 
+@pytest.mark.usefixtures("either_exchange")
+@pytest.mark.parametrize("kind", ["any", "one has all, one has none"])
+def test_both_exchanges_come_to_the_same(kind):
+    out, gradients, dropped = got(config(), routing(kind, 2), "expert 4, tensor 2")
+    assert_same((out, gradients), wanted("poly_norm", 2, kind, "layer"))
+    assert dropped == 0
+
+
+@pytest.mark.usefixtures("either_exchange")
 def test_a_capacity_drops_the_last_rows_and_counts_them():
     chosen = np.zeros((TOKENS, 2), np.int32)
     chosen[:, 1] = 7
-    # Four devices of two experts, each with eight tokens: eight rows for the first device and
-    # eight for the last, of which ceil(0.75 * 8 * 2 / 4) = 3 travel.
+    # Each device has four tokens: four rows for the first device of its expert axis and four for
+    # the last, of which ceil(0.75 * 4 * 2 / 4) = 2 travel.
     cfg = config(capacity_factor=0.75)
-    mesh = make_mesh(data=1, expert=4, devices=jax.devices()[:4])
-    params, y, weights, _ = problem(cfg, chosen)
-    with jax.set_mesh(mesh):
-        run = jax.jit(lambda p, y, w: run_experts(cfg, p, y, w, jnp.asarray(chosen), Rules()))
-        out, dropped = run(params, y, weights)
-    assert int(dropped) == 4 * 2 * (8 - 3)
-    full = loop(cfg, params, y, weights, chosen)
-    kept = np.arange(TOKENS) % 8 < 3
-    assert_same(np.asarray(out)[kept], np.asarray(full)[kept])
-    assert not np.asarray(out)[~kept].any()
+    out, gradients, dropped = got(cfg, chosen, "data 2, expert 4")
+    assert dropped == 8 * 2 * (4 - 2)
+    kept = jnp.asarray(np.arange(TOKENS)[:, None] % 4 < 2, jnp.float32)
+    params, y, weights, dy = problem(cfg, chosen)
+
+    def run(*arguments: Any) -> Any:
+        return with_gradients(lambda p, y, w: loop(cfg, p, y, w * kept, chosen), dy, *arguments)
+
+    assert_same((out, gradients), jax.jit(run)(params, y, weights))
 
 
 def test_a_capacity_for_the_worst_drops_nothing():
