@@ -12,7 +12,7 @@ from jaxtyping import Array
 from polycom_jax.kernels.sharded import alike
 
 Forward = Callable[[Sequence[Array], Sequence[Array]], Array]
-"""forward(fixed, moved): linear in `moved`, with the shape and dtype of `fixed[0]`."""
+"""forward(fixed, moved): linear in `moved`, with the shape and dtype of `moved[0]`."""
 Backward = Callable[[Sequence[Array], Array], Sequence[Array]]
 """backward(fixed, cotangent): a cotangent for each of `moved`."""
 
@@ -41,8 +41,8 @@ def _run(*args: Array, forward: Forward, backward: Backward, split: int) -> Arra
 
 
 def _abstract(*args: Any, forward: Forward, backward: Backward, split: int) -> Any:
-    del forward, backward, split
-    return args[0]
+    del forward, backward
+    return args[split]
 
 
 def _jvp(
@@ -96,16 +96,16 @@ def _batch(
     split: int,
 ) -> tuple[Array, int]:
     size = next(a.shape[d] for a, d in zip(args, axes, strict=True) if d is not None)
-    # The result is as large as fixed[0], and each of `moved` gets a cotangent as large as itself:
+    # The result is as large as moved[0], and each of `moved` gets a cotangent as large as itself:
     # these are all batched, and transposing the broadcast then sums where that is due.
     batched, in_axes = [], []
     for i, (arg, axis) in enumerate(zip(args, axes, strict=True)):
         if axis is not None:
             arg = jnp.moveaxis(arg, axis, 0)
-        elif i == 0 or i >= split:
+        elif i >= split:
             arg = jnp.broadcast_to(arg[None], (size, *arg.shape))
         batched.append(arg)
-        in_axes.append(None if axis is None and 0 < i < split else 0)
+        in_axes.append(None if axis is None and i < split else 0)
     where = tuple(in_axes[:split])
 
     def forward_all(fixed: Sequence[Array], moved: Sequence[Array]) -> Array:

@@ -10,7 +10,7 @@ from polycom_jax.table import Activation, ActivationOptions, get_activation
 QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
 Dtype = Literal["float32", "bfloat16"]
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["none", "dots", "attention", "full"]
 Coefficients = Literal["layer", "expert"]
 
 
@@ -91,8 +91,9 @@ class ModelConfig:
         dtype: of activations and matrix products; parameters are stored in float32.
         loss_chunk: the loss is taken over at most so many tokens a device at a time, so that logits
             are never all in memory; gradients are those of the whole. None: over all at once.
-        remat: what the backward pass recomputes: "none"; "dots": all but matrix products of
-            parameters; "full": whole blocks.
+        remat: what the backward pass recomputes: "none"; "dots": all but attention and the matrix
+            products that it needs (not those of experts); "attention": all but what attention's
+            backward pass reads (q, k, v and the result); "full": whole blocks.
         unroll: layers that one step of the scan over layers runs; None: all of them on a CPU where
             they are few, else one. More layers take longer to compile.
     """

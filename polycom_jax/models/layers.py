@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention import attention as attend
+from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.rope import rope
 from polycom_jax.kernels.sharded import over_mesh
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
@@ -52,21 +54,6 @@ def rms_norm(
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
     return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
-def rope(
-    x: Float[Array, "B T H C"], positions: Int[Array, "B T"], theta: float
-) -> Float[Array, "B T H C"]:
-    """Rotary embedding (Su et al. 2021): turns the pair (c, c + C/2) by position * theta^(-2c/C).
-
-    The halves convention of Llama's published weights, not the interleaved one. float32 inside.
-    """
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def attention_specs(cfg: ModelConfig) -> Specs:
@@ -179,7 +166,8 @@ def ffn(
     y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
     names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
     with jax.named_scope("ffn_up"):
-        hidden = [constrain(jnp.dot(y, params[name]), rules, "batch", "mlp") for name in names]
+        products = [jnp.dot(y, params[name]) for name in names]
+        hidden = [keep("product", constrain(x, rules, "batch", "mlp")) for x in products]
 
     def down(activation: Any, w_down: Array, *hidden: Array) -> Array:
         with jax.named_scope("activation"):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import backend
+from polycom_jax.kernels.keep import Kept, keep
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.moe import moe, moe_specs, summary
@@ -24,9 +25,10 @@ VOCAB_MULTIPLE = 128
 UNROLLED_ON_CPU = 8
 """Up to so many layers are unrolled on CPUs: compiling takes longer with each."""
 
-_CHECKPOINT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+_KEPT: dict[str, tuple[Kept, ...]] = {
+    "dots": ("product", "row", "attention"),
+    "attention": ("attention",),
+    "full": (),
 }
 
 
@@ -174,7 +176,7 @@ def _run_group(
             out, kv = layers.attention(
                 cfg, params["attention"], x, positions, segment_ids, kv, rules
             )
-            x = x + out
+            x = keep("product", x + out)
         statistics = None
         if cfg.is_moe:
             with jax.named_scope("moe"):
@@ -190,7 +192,8 @@ def _run_group(
     if cfg.remat != "none":
         # A loop keeps forward and backward apart; unrolled, XLA would merge what is recomputed
         # with what it was to replace.
-        policy, looped = _CHECKPOINT_POLICIES[cfg.remat], unroll < cfg.num_layers
+        policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[cfg.remat])
+        looped = unroll < cfg.num_layers
         block = jax.checkpoint(block, policy=policy, prevent_cse=not looped)
     return jax.lax.scan(block, x, (stacked, cache), unroll=unroll)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
+from polycom_jax.kernels.keep import keep
 from polycom_jax.sharding import Rules
 
 TILE_BYTES = 2**19
@@ -68,7 +69,8 @@ def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array
 
 
 def _keep(q: Array, k: Array, v: Array, segment_ids: Array | None) -> tuple[Array, Any]:
-    out, log_sum = _forward(q, k, v, segment_ids)
+    q, k, v = (keep("attention", x) for x in (q, k, v))
+    out, log_sum = (keep("attention", x) for x in _forward(q, k, v, segment_ids))
     return out, (q, k, v, segment_ids, out, log_sum)
 
 

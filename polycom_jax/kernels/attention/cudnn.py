@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
+from polycom_jax.kernels.keep import keep
 from polycom_jax.sharding import Rules
 
 MULTIPLE = 128
@@ -38,6 +39,7 @@ def attention(
 
 
 def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
+    q, k, v = (keep("attention", x) for x in (q, k, v))
     mask = None
     if segment_ids is not None:
         mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
+from polycom_jax.kernels.keep import keep
 from polycom_jax.sharding import Rules
 
 LANES = 128
@@ -56,10 +57,11 @@ def _attention(
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
+        residual_checkpoint_name="attention",
     )
     # The kernels do not scale the scores.
     q = (q.astype(jnp.float32) * width**-0.5).astype(q.dtype)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    q, k, v = (keep("attention", jnp.swapaxes(x, 1, 2)) for x in (q, k, v))
     ids = None
     if segment_ids is not None:
         ids = splash.SegmentIds(q=segment_ids, kv=segment_ids)

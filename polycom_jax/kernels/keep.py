@@ -1,0 +1,14 @@
+"""Names for what a backward pass may keep; `ModelConfig.remat` says which of them it does."""
+
+from typing import Literal
+
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array
+
+Kept = Literal["attention", "product", "row"]
+"""What attention's backward pass reads; matrix products of parameters; PolyNorm's row scales."""
+
+
+def keep(name: Kept, x: Array) -> Array:
+    """x, under a name that a policy of `jax.checkpoint` knows."""
+    return checkpoint_name(x, name)
