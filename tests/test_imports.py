@@ -19,6 +19,7 @@ LEVELS = {
     "params": 2,
     "activations": 3,
     "kernels": 4,
+    "approximation": 4,
     "table": 5,
     "modules": 6,
     "models": 6,

@@ -1,0 +1,1 @@
+"""Explicit networks, Sobolev norms and targets: the paper's theory as code."""
