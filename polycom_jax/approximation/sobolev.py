@@ -7,7 +7,7 @@ program.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -157,15 +157,16 @@ def derivative_norms(
     with jax.enable_x64(True):
         _check_values(f, grid.dim)
         sums = np.zeros(len(indices))
-        for x, weights in _chunks(grid.points, grid.weights):
+        for x, weights in _chunks(grid.points, grid.weights, grid.size):
             sizes = np.abs(np.asarray(_derivatives(f, x, indices)))
             if math.isinf(p):
                 sums = np.maximum(sums, sizes.max(axis=1))
             else:
                 sums += sizes**p @ weights
         if math.isinf(p):
-            for x, _ in _chunks(grid.fractions, np.zeros(len(grid.fractions))):
-                values = np.abs(np.asarray(_derivatives(f, x, indices[:1])))
+            # Derivatives are dropped here, where there may be none: one program serves all points.
+            for x, _ in _chunks(grid.fractions, np.zeros(len(grid.fractions)), grid.size):
+                values = np.abs(np.asarray(_derivatives(f, x, indices)[0]))
                 sums[0] = np.maximum(sums[0], values.max())
     norms = sums if math.isinf(p) else sums ** (1 / p)
     return dict(zip(indices, map(float, norms), strict=True))
@@ -230,9 +231,11 @@ def _check_values(f: Function, dim: int) -> None:
     )
 
 
-def _chunks(points: np.ndarray, weights: np.ndarray):
+def _chunks(
+    points: np.ndarray, weights: np.ndarray, size: int
+) -> Iterator[tuple[Array, np.ndarray]]:
     """Chunks of one shape; the last one is filled up with a point that weighs nothing."""
-    size = min(CHUNK, len(points))
+    size = min(CHUNK, size)
     for start in range(0, len(points), size):
         x, w = points[start : start + size], weights[start : start + size]
         short = size - len(x)

@@ -11,7 +11,7 @@ from polycom_jax import InputError
 from polycom_jax.approximation.sobolev import Grid, derivative, sobolev_norm
 from polycom_jax.approximation.targets import TARGETS, get_target
 
-CASES = [(1, 1), (2, 1), (4, 1), (2, 2), (1, 3)]
+CASES = [(1, 1), (4, 1), (2, 2), (1, 3)]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -41,7 +41,8 @@ def test_a_perfect_spline_has_nth_derivative_one_in_size(order: int, dim: int):
 
 
 @pytest.mark.parametrize(("name", "edge"), [("spline", 0), ("bumps", 2)])
-def test_smoothness_ends_where_it_is_said_to(name: str, edge: int, order: int = 2):
+def test_smoothness_ends_where_it_is_said_to(name: str, edge: int):
+    order = 2
     target = get_target(name, order=order, dim=1)
     assert target.smoothness == order + edge
     knot = {"spline": 0.4 - 0.4 / math.sqrt(2), "bumps": 0.05}[name]

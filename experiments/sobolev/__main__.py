@@ -1,0 +1,82 @@
+"""Approximation in Sobolev spaces, constructed and trained: `python -m experiments.sobolev --help`.
+
+python -m experiments.sobolev train
+python -m experiments.sobolev train --quick
+"""
+
+import importlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+from experiments.progress import Display
+from experiments.sobolev.options import QUICK_TRAIN, Command, TrainOptions
+from polycom_jax._errors import unknown
+
+PROG = "python -m experiments.sobolev"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A subcommand.
+
+    Attributes:
+        about: one sentence.
+        default: its options.
+        quick: its options with --quick.
+        program: module with `run(options, workdir, command, display)`.
+    """
+
+    about: str
+    default: Any
+    quick: Any
+    program: str
+
+
+STUDIES: Mapping[str, Study] = {
+    "train": Study(
+        "Fit networks of equal size with different activations to targets of each smoothness.",
+        TrainOptions(),
+        QUICK_TRAIN,
+        "experiments.sobolev.train_program",
+    ),
+}
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Runs one study: CSV, JSON, plots, a Markdown report, and the next command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {PROG} STUDY [--quick] [--workdir DIR] [--sobolev.OPTION ...]\n")
+        for name, study in STUDIES.items():
+            print(f"  {name:<10}{study.about}")
+        print(f"\n{PROG} STUDY --help lists the options. --quick takes under a minute.")
+        return 0 if argv else 2
+    name, *words = argv
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    study, quick = STUDIES[name], "--quick" in words
+    words = [word for word in words if word != "--quick"]
+    options, workdir = study.quick if quick else study.default, f"runs/sobolev-{name}"
+    default = Command(options, f"{workdir}-quick" if quick else workdir)
+    settings = cli.read_flags(words, cli.flatten(default), _aliases(options))
+    text = f"{study.about}\n\n--quick starts from options that take under a minute."
+    chosen = cli.parse(default, settings, prog=f"{PROG} {name}", about=text)
+    command = shlex.join(["python", "-m", "experiments.sobolev", *argv])
+    module = importlib.import_module(study.program)
+    with Display() as display:
+        module.run(chosen.sobolev, Path(chosen.workdir), command, display)
+    return 0
+
+
+def _aliases(options: Any) -> dict[str, str]:
+    """Every option's short name: `--seeds` for `--sobolev.seeds`."""
+    return {name: f"sobolev.{name}" for name in cli.flatten(options)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
