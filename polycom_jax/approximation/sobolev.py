@@ -5,7 +5,6 @@ A function here takes points [P, d] to values [P], row by row. Wrap one that has
 program.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import require
+from polycom_jax.approximation.bounds import multi_indices
 
 Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
 MultiIndex = tuple[int, ...]
@@ -102,12 +102,6 @@ def _product(axis: np.ndarray, dim: int) -> np.ndarray:
     return np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
 
 
-def multi_indices(dim: int, order: int) -> tuple[MultiIndex, ...]:
-    """All m in N^d with |m| = m_1 + ... + m_d <= order, low orders first."""
-    every = itertools.product(range(order + 1), repeat=dim)
-    return tuple(sorted((m for m in every if sum(m) <= order), key=lambda m: (sum(m), m)))
-
-
 def derivative(f: Function, index: Sequence[int]) -> Function:
     """D^m f for the multi-index m, by nested forward-mode differentiation.
 
@@ -152,7 +146,7 @@ def derivative_norms(
             function that returns something else than one value a point.
     """
     _check(order, p, smoothness)
-    indices = multi_indices(grid.dim, order)
+    indices = tuple(multi_indices(grid.dim, order))
     f = f if isinstance(f, Partial) else Partial(f)
     with jax.enable_x64(True):
         _check_values(f, grid.dim)

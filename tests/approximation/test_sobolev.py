@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
+from polycom_jax.approximation.bounds import multi_indices
 from polycom_jax.approximation.sobolev import (
     CHUNK,
     Grid,
     derivative_norms,
-    multi_indices,
     sobolev_error,
     sobolev_norm,
 )
