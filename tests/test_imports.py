@@ -20,7 +20,6 @@ LEVELS = {
     "activations": 3,
     "approximation": 4,
     "kernels": 4,
-    "approximation": 4,
     "table": 5,
     "modules": 6,
     "models": 6,

@@ -14,7 +14,15 @@ from typing import Any
 
 from experiments import cli
 from experiments.progress import Display
-from experiments.sobolev.options import QUICK_TRAIN, Command, TrainOptions
+from experiments.sobolev.options import (
+    QUICK_IMITATE,
+    QUICK_RATES,
+    QUICK_TRAIN,
+    Command,
+    ImitateOptions,
+    RatesOptions,
+    TrainOptions,
+)
 from polycom_jax._errors import unknown
 
 PROG = "python -m experiments.sobolev"
@@ -38,11 +46,23 @@ class Study:
 
 
 STUDIES: Mapping[str, Study] = {
+    "rates": Study(
+        "Build the networks of Theorem 3 over a range of N: error, size, slopes beside theory's.",
+        RatesOptions(),
+        QUICK_RATES,
+        "experiments.sobolev.rates_program",
+    ),
     "train": Study(
         "Fit networks of equal size with different activations to targets of each smoothness.",
         TrainOptions(),
         QUICK_TRAIN,
         "experiments.sobolev.train_program",
+    ),
+    "imitate": Study(
+        "Build ReLU networks that imitate PolyReLU networks: size and depth against eps.",
+        ImitateOptions(),
+        QUICK_IMITATE,
+        "experiments.sobolev.imitate_program",
     ),
 }
 

@@ -99,6 +99,77 @@ class TrainOptions:
             named_target(name, self.dim)
 
 
+@dataclass(frozen=True)
+class RatesOptions:
+    """Constructed networks over a range of N: how fast they converge, and what they cost.
+
+    Attributes:
+        orders: n, derivatives of the targets that the networks use.
+        dims: d.
+        target: what is approximated, of norm 1 in W^{n,inf}; spline has |f^(n)| = 1 everywhere.
+        cells_1d: N for d = 1, ascending.
+        cells_2d: N for d = 2.
+        cells_3d: N for d = 3.
+        memory: bytes that the numbers of one network may take.
+    """
+
+    orders: tuple[int, ...] = (1, 2, 3, 4)
+    dims: tuple[int, ...] = (1, 2, 3)
+    target: str = "spline"
+    cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
+    cells_2d: tuple[int, ...] = (8, 12, 16, 24)
+    cells_3d: tuple[int, ...] = (4, 6, 8)
+    memory: int = 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("orders", "dims"):
+            values = getattr(self, name)
+            require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
+            require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
+        _at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
+        _at_most(self, MAX_ORDER, "orders")
+        _at_most(self, MAX_DIM, "dims")
+        if self.target not in TARGETS:
+            raise unknown("target", self.target, TARGETS)
+        for d in self.dims:
+            cells = self.cells(d)
+            require(
+                len(cells) >= 2 and list(cells) == sorted(set(cells)),
+                f"sobolev.cells_{d}d={cells} must be two or more, ascending: a slope is wanted.",
+            )
+
+    def cells(self, d: int) -> tuple[int, ...]:
+        """N for dimension d."""
+        return {1: self.cells_1d, 2: self.cells_2d, 3: self.cells_3d}[d]
+
+
+@dataclass(frozen=True)
+class ImitateOptions:
+    """ReLU networks that imitate PolyReLU networks within eps.
+
+    Attributes:
+        eps: errors asked for, descending.
+        iterates: how often 1 - 2 x^2 is iterated, for deeper networks.
+    """
+
+    eps: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+    iterates: tuple[int, ...] = (1, 2, 3)
+
+    def __post_init__(self) -> None:
+        for eps in self.eps:
+            require(
+                1e-12 <= eps < 1,
+                f"sobolev.eps={eps} must be from 1e-12 (float64 has no finer grain here) to under"
+                " 1, where the constant 0 would do.",
+            )
+        require(
+            len(self.eps) >= 2 and list(self.eps) == sorted(set(self.eps), reverse=True),
+            f"sobolev.eps={self.eps} must be two or more, descending.",
+        )
+        _at_least(self, 1, "iterates")
+        _at_most(self, 8, "iterates")
+
+
 def named_target(name: str, dim: int) -> Target:
     """The target "NAME:n".
 
@@ -122,7 +193,15 @@ def _at_least(options: object, least: int, *names: str) -> None:
             require(number >= least, f"sobolev.{name}={number} must be at least {least}.")
 
 
+def _at_most(options: object, most: int, *names: str) -> None:
+    for name in names:
+        for number in getattr(options, name):
+            require(number <= most, f"sobolev.{name}={number} must be at most {most}.")
+
+
 QUICK_TRAIN = TrainOptions(
     sizes=(100,), seeds=2, steps=150, learning_rates=(3e-2, 1e-1, 3e-1, 1.0), points=2048, cells=4
 )
-"""Well under a minute; too short to conclude from."""
+QUICK_RATES = RatesOptions(orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32))
+QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))
+"""Well under a minute each; the training is too short to conclude from."""
