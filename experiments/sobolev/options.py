@@ -106,7 +106,8 @@ class RatesOptions:
     Attributes:
         orders: n, derivatives of the targets that the networks use.
         dims: d.
-        target: what is approximated, of norm 1 in W^{n,inf}; spline has |f^(n)| = 1 everywhere.
+        target: what is approximated, of norm 1 in W^{n,inf}; spline has |D^m f| = 1 for |m| = n,
+            and errors that do not wobble where N are powers of 2.
         cells_1d: N for d = 1, ascending.
         cells_2d: N for d = 2.
         cells_3d: N for d = 3.
@@ -117,8 +118,8 @@ class RatesOptions:
     dims: tuple[int, ...] = (1, 2, 3)
     target: str = "spline"
     cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
-    cells_2d: tuple[int, ...] = (8, 12, 16, 24)
-    cells_3d: tuple[int, ...] = (4, 6, 8)
+    cells_2d: tuple[int, ...] = (8, 16, 32)
+    cells_3d: tuple[int, ...] = (4, 8)
     memory: int = 2**30
 
     def __post_init__(self) -> None:

@@ -1,7 +1,5 @@
 """Targets lie in the unit ball of W^{n,inf}, at its edge, and are as smooth as they say."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +43,7 @@ def test_smoothness_ends_where_it_is_said_to(name: str, edge: int):
     order = 2
     target = get_target(name, order=order, dim=1)
     assert target.smoothness == order + edge
-    knot = {"spline": 0.4 - 0.4 / math.sqrt(2), "bumps": 0.05}[name]
+    knot = {"spline": 1 / 3, "bumps": 0.05}[name]
 
     def jump(k: int) -> float:
         sides = jnp.array([[knot - 1e-9], [knot + 1e-9]])
