@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jax.tree_util import Partial
 
 from experiments.sobolev.options import RatesOptions
 from polycom_jax import approximation as pa
+from polycom_jax.approximation.bounds import INTERIOR as KNOWN
 from polycom_jax.approximation.sobolev import difference
 from polycom_jax.approximation.targets import Target, get_target
 from polycom_jax.approximation.taylor import check_memory
@@ -60,6 +62,39 @@ def saturation_cases(options: RatesOptions) -> list[Case]:
     target = get_target("spline", order=2, dim=1)
     return [
         Case("poly_relu", n, 1, cells, target) for n in options.orders for cells in options.cells(1)
+    ]
+
+
+def constant_cases(options: RatesOptions) -> list[Case]:
+    """d = 1: x^n / n!, whose n-th derivative is 1, so that the error is known: `interior_error`."""
+    return [
+        Case("poly_relu", n, 1, options.cells(1)[-1], _power(n))
+        for n in options.orders
+        if n in KNOWN
+    ]
+
+
+def _power(n: int) -> Target:
+    how = "exactly: the n-th derivative is 1"
+    values = partial(_power_values, n)
+    return Target(f"x^{n}/{n}!", 1, n, math.inf, (1.0, 1.0), how, values)
+
+
+def _power_values(n: int, x: Any) -> Any:
+    return x[..., 0] ** n / math.factorial(n)
+
+
+def constants(rows: Sequence[Row]) -> list[Row]:
+    """One row an order: the error times N^n, and what it must be."""
+    return [
+        {
+            "n": row["n"],
+            "N": row["N"],
+            "sup error x N^n": row["sup"] * row["N"] ** row["n"],
+            "theory": KNOWN[row["n"]],
+            "ratio": row["sup"] / pa.interior_error(row["n"], row["N"]),
+        }
+        for row in rows
     ]
 
 
