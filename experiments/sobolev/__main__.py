@@ -18,9 +18,11 @@ from experiments.sobolev.options import (
     QUICK_IMITATE,
     QUICK_RATES,
     QUICK_TRAIN,
-    Command,
+    Imitate,
     ImitateOptions,
+    Rates,
     RatesOptions,
+    Train,
     TrainOptions,
 )
 from polycom_jax._errors import unknown
@@ -34,8 +36,8 @@ class Study:
 
     Attributes:
         about: one sentence.
-        default: its options.
-        quick: its options with --quick.
+        default: what it takes, a dataclass of `options`.
+        quick: the same with --quick.
         program: module with `run(options, workdir, command, display)`.
     """
 
@@ -48,20 +50,20 @@ class Study:
 STUDIES: Mapping[str, Study] = {
     "rates": Study(
         "Build the networks of Theorem 3 over a range of N: error, size, slopes beside theory's.",
-        RatesOptions(),
-        QUICK_RATES,
+        Rates(RatesOptions()),
+        Rates(QUICK_RATES, "runs/sobolev-rates-quick"),
         "experiments.sobolev.rates_program",
     ),
     "train": Study(
         "Fit networks of equal size with different activations to targets of each smoothness.",
-        TrainOptions(),
-        QUICK_TRAIN,
+        Train(TrainOptions()),
+        Train(QUICK_TRAIN, "runs/sobolev-train-quick"),
         "experiments.sobolev.train_program",
     ),
     "imitate": Study(
         "Build ReLU networks that imitate PolyReLU networks: size and depth against eps.",
-        ImitateOptions(),
-        QUICK_IMITATE,
+        Imitate(ImitateOptions()),
+        Imitate(QUICK_IMITATE, "runs/sobolev-imitate-quick"),
         "experiments.sobolev.imitate_program",
     ),
 }
@@ -81,9 +83,8 @@ def main(argv: Sequence[str]) -> int:
         raise unknown("study", name, STUDIES)
     study, quick = STUDIES[name], "--quick" in words
     words = [word for word in words if word != "--quick"]
-    options, workdir = study.quick if quick else study.default, f"runs/sobolev-{name}"
-    default = Command(options, f"{workdir}-quick" if quick else workdir)
-    settings = cli.read_flags(words, cli.flatten(default), _aliases(options))
+    default = study.quick if quick else study.default
+    settings = cli.read_flags(words, cli.flatten(default), _aliases(default.sobolev))
     text = f"{study.about}\n\n--quick starts from options that take under a minute."
     chosen = cli.parse(default, settings, prog=f"{PROG} {name}", about=text)
     command = shlex.join(["python", "-m", "experiments.sobolev", *argv])

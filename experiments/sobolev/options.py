@@ -3,26 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
-
-S = TypeVar("S")
-
-
-@dataclass(frozen=True)
-class Command(Generic[S]):
-    """A study and where its files go.
-
-    Attributes:
-        sobolev: the study.
-        workdir: folder for CSV, JSON, report, plots, and what resuming needs.
-    """
-
-    sobolev: S
-    workdir: str
 
 
 @dataclass(frozen=True)
@@ -169,6 +153,45 @@ class ImitateOptions:
         )
         _at_least(self, 1, "iterates")
         _at_most(self, 8, "iterates")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The command `rates`.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report and plots.
+    """
+
+    sobolev: RatesOptions
+    workdir: str = "runs/sobolev-rates"
+
+
+@dataclass(frozen=True)
+class Train:
+    """The command `train`.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report, plots, and what resuming needs.
+    """
+
+    sobolev: TrainOptions
+    workdir: str = "runs/sobolev-train"
+
+
+@dataclass(frozen=True)
+class Imitate:
+    """The command `imitate`.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report and plots.
+    """
+
+    sobolev: ImitateOptions
+    workdir: str = "runs/sobolev-imitate"
 
 
 def named_target(name: str, dim: int) -> Target:

@@ -97,7 +97,7 @@ def test_every_study_has_a_quick_form_of_valid_options():
     for study in STUDIES.values():
         assert type(study.quick) is type(study.default)
         assert study.quick != study.default
-    assert TrainOptions().seeds >= 8
+    assert TrainOptions().seeds >= 8  # for intervals
     assert set(TrainOptions().activations) <= set(ACTIVATIONS)
 
 
