@@ -23,8 +23,7 @@ def interval(
     """
     values = np.asarray(logs, float)
     if not np.isfinite(values).all():  # a seed diverged
-        mean = float(values.mean())
-        return math.exp(mean) if math.isfinite(mean) else mean, 0.0, math.inf
+        return math.inf, 0.0, math.inf
     mean, count = values.mean(), len(values)
     level = 1 - (1 - CONFIDENCE) / (2 * comparisons)
     half = student.ppf(level, count - 1) * values.std(ddof=1) / math.sqrt(count)
@@ -77,7 +76,8 @@ def contests(cells: Sequence[Row], metric: str) -> list[Row]:
         level = [
             name
             for name in rivals
-            if interval(logs[name] - logs[best], max(1, len(rivals)))[1] <= 1
+            if np.isfinite(logs[name]).all()
+            and interval(logs[name] - logs[best], len(rivals))[1] <= 1
         ]
         rows.append({"size": size, "target": target, "best": best, "not_told_apart": level})
     return rows
@@ -95,7 +95,8 @@ def overall(cells: Sequence[Row], metric: str) -> list[Row]:
     logs = np.array(
         [[np.log(errors[*setting, name][metric]) for setting in settings] for name in names]
     )  # [activation, setting, seed]
-    relative = (logs - logs.mean(axis=0)).mean(axis=1)
+    # What diverged counts as infinitely bad, and is left out of what others are compared with.
+    relative = (logs - np.ma.masked_invalid(logs).mean(axis=0).filled(0.0)).mean(axis=1)
     rows = []
     for name, values in zip(names, relative, strict=True):
         mean, low, high = interval(values)

@@ -156,7 +156,8 @@ def derivative_norms(
             if math.isinf(p):
                 sums = np.maximum(sums, sizes.max(axis=1))
             else:
-                sums += sizes**p @ weights
+                with np.errstate(over="ignore", invalid="ignore"):  # the norm is not finite either
+                    sums += sizes**p @ weights
         if math.isinf(p):
             # Derivatives are dropped here, where there may be none: one program serves all points.
             for x, _ in _chunks(grid.fractions, np.zeros(len(grid.fractions)), grid.size):
