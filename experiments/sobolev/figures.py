@@ -85,6 +85,8 @@ def draw(path: Path, panels: Sequence[Panel], title: str, columns: int = 2) -> N
 
 
 def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     shown = {}
     for line in panel.lines:
         if line.reference:
@@ -98,6 +100,10 @@ def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) ->
             shown.setdefault(line.label, drawn)
     if panel.x_log:
         axes.set_xscale("log")
+        # Matplotlib's own labels run into each other where an axis spans about a decade.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if panel.y_log:
         axes.set_yscale("log")
     axes.set_xlabel(panel.x_label)
