@@ -100,9 +100,10 @@ def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) ->
             shown.setdefault(line.label, drawn)
     if panel.x_log:
         axes.set_xscale("log")
-        # Matplotlib's own labels run into each other where an axis spans about a decade.
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        low, high = axes.get_xlim()
+        if high < 30 * low:  # Matplotlib's own labels run into each other over about a decade
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     if panel.y_log:
         axes.set_yscale("log")
