@@ -18,17 +18,15 @@ from experiments.sobolev.options import QUICK_TRAIN, ImitateOptions, RatesOption
 from polycom_jax import ACTIVATIONS, InputError
 
 TRAIN = (
-    "--activations relu swiglu --sizes 40 --steps 12 --points 64 --batch-size 16 --cells 1 --dim 1"
-)
-TARGETS = "--targets spline:1 waves:2 --seeds 2 --learning-rates 1e-3 3e-2 1.0 30.0"
+    "--quick --activations relu swiglu --sizes 40 --steps 12 --points 64 --batch-size 16 --cells 1"
+    " --dim 1 --targets spline:1 waves:2 --seeds 2 --learning-rates 1e-3 3e-2 1.0 30.0"
+).split()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("trained")
-    assert (
-        main(["train", "--quick", *TRAIN.split(), *TARGETS.split(), "--workdir", str(workdir)]) == 0
-    )
+    assert main(["train", *TRAIN, "--workdir", str(workdir)]) == 0
     return workdir
 
 
@@ -65,7 +63,7 @@ def test_finished_cells_are_not_fitted_again(trained: Path, monkeypatch: pytest.
 
 
 def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
-    assert main(["train", *TRAIN, "--steps", "13", "--workdir", str(trained)]) == 2
+    assert main(["train", *TRAIN, "--steps=13", "--workdir", str(trained)]) == 2
     assert "steps: 12 there, 13 now" in capsys.readouterr().err
 
 
