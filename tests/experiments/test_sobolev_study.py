@@ -17,34 +17,11 @@ from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN, ImitateOptions, RatesOptions, TrainOptions
 from polycom_jax import ACTIVATIONS, InputError
 
-TRAIN = [
-    "--quick",
-    "--activations",
-    "relu",
-    "swiglu",
-    "--sizes",
-    "40",
-    "--steps",
-    "12",
-    "--points",
-    "64",
-    "--batch-size",
-    "16",
-    "--cells",
-    "1",
-    "--dim",
-    "1",
-    "--targets",
-    "spline:1",
-    "waves:2",
-    "--seeds",
-    "2",
-    "--learning-rates",
-    "1e-3",
-    "3e-2",
-    "1.0",
-    "30.0",
-]
+TRAIN_WORDS = (
+    "--quick --activations relu swiglu --sizes 40 --steps 12 --points 64 --batch-size 16 --cells 1"
+    " --dim 1 --targets spline:1 waves:2 --seeds 2 --learning-rates 1e-3 3e-2 1.0 30.0"
+)
+TRAIN = TRAIN_WORDS.split()
 
 
 @pytest.fixture(scope="module")
