@@ -18,6 +18,7 @@ LEVELS = {
     "hosts": 1,
     "params": 2,
     "activations": 3,
+    "approximation": 4,
     "kernels": 4,
     "table": 5,
     "modules": 6,

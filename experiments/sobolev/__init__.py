@@ -1,0 +1,1 @@
+"""Studies of approximation in Sobolev spaces; `python -m experiments.sobolev --help`."""

@@ -1,0 +1,103 @@
+"""Approximation in Sobolev spaces, constructed and trained: `python -m experiments.sobolev --help`.
+
+python -m experiments.sobolev train
+python -m experiments.sobolev train --quick
+"""
+
+import importlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+from experiments.progress import Display
+from experiments.sobolev.options import (
+    QUICK_IMITATE,
+    QUICK_RATES,
+    QUICK_TRAIN,
+    Imitate,
+    ImitateOptions,
+    Rates,
+    RatesOptions,
+    Train,
+    TrainOptions,
+)
+from polycom_jax._errors import unknown
+
+PROG = "python -m experiments.sobolev"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A subcommand.
+
+    Attributes:
+        about: one sentence.
+        default: what it takes, a dataclass of `options`.
+        quick: the same with --quick.
+        program: module with `run(options, workdir, command, display)`.
+    """
+
+    about: str
+    default: Any
+    quick: Any
+    program: str
+
+
+STUDIES: Mapping[str, Study] = {
+    "rates": Study(
+        "Build the networks of Theorem 3 over a range of N: error, size, slopes beside theory's.",
+        Rates(RatesOptions()),
+        Rates(QUICK_RATES, "runs/sobolev-rates-quick"),
+        "experiments.sobolev.rates_program",
+    ),
+    "train": Study(
+        "Fit networks of equal size with different activations to targets of each smoothness.",
+        Train(TrainOptions()),
+        Train(QUICK_TRAIN, "runs/sobolev-train-quick"),
+        "experiments.sobolev.train_program",
+    ),
+    "imitate": Study(
+        "Build ReLU networks that imitate PolyReLU networks: size and depth against eps.",
+        Imitate(ImitateOptions()),
+        Imitate(QUICK_IMITATE, "runs/sobolev-imitate-quick"),
+        "experiments.sobolev.imitate_program",
+    ),
+}
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Runs one study: CSV, JSON, plots, a Markdown report, and the next command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {PROG} STUDY [--quick] [--workdir DIR] [--sobolev.OPTION ...]\n")
+        for name, study in STUDIES.items():
+            print(f"  {name:<10}{study.about}")
+        print(f"\n{PROG} STUDY --help lists the options. --quick takes under a minute.")
+        return 0 if argv else 2
+    name, *words = argv
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    study, quick = STUDIES[name], "--quick" in words
+    words = [word for word in words if word != "--quick"]
+    default = study.quick if quick else study.default
+    settings = cli.read_flags(words, cli.flatten(default), _aliases(default.sobolev))
+    text = f"{study.about}\n\n--quick starts from options that take under a minute."
+    chosen = cli.parse(default, settings, prog=f"{PROG} {name}", about=text)
+    command = shlex.join(["python", "-m", "experiments.sobolev", *argv])
+    module = importlib.import_module(study.program)
+    with Display() as display:
+        module.run(chosen.sobolev, Path(chosen.workdir), command, display)
+    return 0
+
+
+def _aliases(options: Any) -> dict[str, str]:
+    """Every option's short name: `--seeds` for `--sobolev.seeds`."""
+    return {name: f"sobolev.{name}" for name in cli.flatten(options)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Many fits at once: one compiled loop advances every learning rate, target and seed of a network.
+
+All runs take Adam (0.9, 0.999, 1e-8) on mean squared errors, with a linear warm-up over the first
+twentieth of the steps and a cosine decay to 0. Run r draws the batch of a step from (its seed, the
+step) alone, so two activations with the same seed see the same batches.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from experiments.sobolev.mlp import Mlp
+from polycom_jax.params import Params
+
+WARMUP = 0.05
+"""Share of the steps."""
+
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+@flax.struct.dataclass
+class Runs:
+    """What is fitted, one entry a run.
+
+    Attributes:
+        rates: peak learning rates.
+        targets: which row of `Data.values` each run fits.
+        seeds: of parameters and batches.
+    """
+
+    rates: Float[Array, " R"]
+    targets: Int[Array, " R"]
+    seeds: Int[Array, " R"]
+
+    @classmethod
+    def of(cls, runs: Iterable[tuple[float, int, int]]) -> "Runs":
+        """From (rate, target, seed) of each run; always of the same dtypes."""
+        rates, targets, seeds = zip(*runs, strict=True)
+        whole = (jnp.array(numbers, jnp.int32) for numbers in (targets, seeds))
+        return cls(jnp.array(rates, jnp.float32), *whole)
+
+
+@flax.struct.dataclass
+class Data:
+    """Points to draw batches from, and what each target is there.
+
+    Attributes:
+        points: in [0,1]^d.
+        values: of the targets, one row each.
+    """
+
+    points: Float[Array, "M d"]
+    values: Float[Array, "T M"]
+
+
+@flax.struct.dataclass
+class State:
+    """What resuming needs; every leaf has a leading axis of runs.
+
+    Attributes:
+        params: of the networks.
+        opt_state: Adam's moments.
+    """
+
+    params: Params
+    opt_state: Any
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a network is fitted.
+
+    Attributes:
+        mlp: the network.
+        steps: in all.
+        batch_size: points a step.
+    """
+
+    mlp: Mlp
+    steps: int
+    batch_size: int
+
+    def start(self, runs: Runs) -> State:
+        """The state of all runs before the first step."""
+        return _start(self, runs)
+
+    def advance(self, state: State, runs: Runs, data: Data, begin: int, end: int) -> State:
+        """The state behind step `end`, from that behind step `begin`; `state` is used up."""
+        return _advance(self, state, runs, data, jnp.int32(begin), jnp.int32(end))
+
+    def rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Learning rate of a step as a share of its peak."""
+        warmup = max(1, math.ceil(WARMUP * self.steps))
+        done = (step - warmup) / max(1, self.steps - warmup)
+        return jnp.minimum((step + 1) / warmup, 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))))
+
+
+# LLVM's higher levels take seconds over what runs once.
+@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _start(fit: Fit, runs: Runs) -> State:
+    params = jax.vmap(lambda seed: fit.mlp.init(jax.random.key(seed)))(runs.seeds)
+    return State(params, jax.vmap(_ADAM.init)(params))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _advance(
+    fit: Fit, state: State, runs: Runs, data: Data, begin: Int[Array, ""], end: Int[Array, ""]
+) -> State:
+    def one(state: State, rate: Array, target: Array, seed: Array, step: Array) -> State:
+        key = jax.random.fold_in(batch_key(seed), step)
+        chosen = jax.random.randint(key, (fit.batch_size,), 0, len(data.points))
+        x, y = data.points[chosen], data.values[target, chosen]
+        gradient = jax.grad(lambda p: jnp.mean((fit.mlp.apply(p, x) - y) ** 2))(state.params)
+        moves, opt_state = _ADAM.update(gradient, state.opt_state)
+        pace = rate * fit.rate(step)
+        return State(jax.tree.map(lambda p, m: p - pace * m, state.params, moves), opt_state)
+
+    every: Callable[..., State] = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
+    return jax.lax.fori_loop(
+        begin, end, lambda i, s: every(s, runs.rates, runs.targets, runs.seeds, i), state
+    )
+
+
+def batch_key(seed: Int[Array, ""]) -> Key[Array, ""]:
+    """The key of a run's batches; that of its parameters is `jax.random.key(seed)`."""
+    return jax.random.fold_in(jax.random.key(seed), 1)

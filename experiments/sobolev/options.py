@@ -1,0 +1,231 @@
+"""What each study takes: the flags `--sobolev.*` of `python -m experiments.sobolev`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
+from polycom_jax.table import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Networks of equal size with different activations, fitted to targets of each smoothness.
+
+    Attributes:
+        activations: of the networks, by name from the project's table.
+        sizes: numbers of parameters; each network is the widest with at most so many.
+        targets: what is fitted, NAME:n for the target NAME of norm 1 in W^{n,inf}; each is shifted
+            and scaled to mean 0 and variance 1, in which units errors are given.
+        seeds: independent fits, of which intervals are made; at least 2.
+        dim: dimension d of the targets.
+        layers: hidden layers.
+        steps: of Adam, cosine decay to 0 behind a warm-up.
+        batch_size: points a step.
+        points: that batches are drawn from.
+        learning_rates: candidates, ascending; the best is chosen for each network by its fits of
+            `selection`. Where it is the first or the last, the range is extended.
+        selection: the target that learning rates are chosen on, NAME:n; none of `targets`.
+        cells: of the grid that errors are measured on, on each axis; 15 points each.
+        save_every_s: seconds between two saved states; 0: every time there is something to save.
+    """
+
+    activations: tuple[str, ...] = (
+        "relu",
+        "relu2",
+        "gelu",
+        "silu",
+        "swiglu",
+        "tanh",
+        "poly_relu",
+        "poly_norm",
+    )
+    sizes: tuple[int, ...] = (100, 300, 900)
+    targets: tuple[str, ...] = ("spline:1", "spline:2", "spline:3", "random:2")
+    seeds: int = 8
+    dim: int = 2
+    layers: int = 2
+    steps: int = 2000
+    batch_size: int = 256
+    points: int = 16384
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+    selection: str = "runge:2"
+    cells: int = 8
+    save_every_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("activations", "sizes", "targets"):
+            values = getattr(self, name)
+            require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
+            require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
+        for activation in self.activations:
+            if activation not in ACTIVATIONS:
+                raise unknown("activation", activation, ACTIVATIONS)
+        _at_least(self, 1, "dim", "layers", "steps", "batch_size", "points", "cells", "sizes")
+        _at_least(self, 2, "seeds")  # an interval needs two
+        require(self.dim <= MAX_DIM, f"sobolev.dim={self.dim} must be at most {MAX_DIM}.")
+        require(
+            len(self.learning_rates) >= 4
+            and list(self.learning_rates) == sorted(set(self.learning_rates))
+            and self.learning_rates[0] > 0
+            and math.isfinite(self.learning_rates[-1]),
+            f"sobolev.learning_rates={self.learning_rates} must be four or more positive numbers,"
+            " ascending.",
+        )
+        require(
+            self.selection not in self.targets,
+            f"sobolev.selection={self.selection} is among the targets; learning rates are chosen on"
+            " another one, or they would be fitted to the result.",
+        )
+        require(self.save_every_s >= 0, f"sobolev.save_every_s={self.save_every_s} is negative.")
+        for name in (*self.targets, self.selection):
+            named_target(name, self.dim)
+
+
+@dataclass(frozen=True)
+class RatesOptions:
+    """Constructed networks over a range of N: how fast they converge, and what they cost.
+
+    Attributes:
+        orders: n, derivatives of the targets that the networks use.
+        dims: d.
+        target: what is approximated, of norm 1 in W^{n,inf}; spline has |D^m f| = 1 for |m| = n,
+            and errors that do not wobble where N are powers of 2.
+        cells_1d: N for d = 1, ascending.
+        cells_2d: N for d = 2.
+        cells_3d: N for d = 3.
+        memory: bytes that the numbers of one network may take.
+    """
+
+    orders: tuple[int, ...] = (1, 2, 3, 4)
+    dims: tuple[int, ...] = (1, 2, 3)
+    target: str = "spline"
+    cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
+    cells_2d: tuple[int, ...] = (8, 16, 32)
+    cells_3d: tuple[int, ...] = (4, 8)
+    memory: int = 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("orders", "dims"):
+            values = getattr(self, name)
+            require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
+            require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
+        _at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
+        _at_most(self, MAX_ORDER, "orders")
+        _at_most(self, MAX_DIM, "dims")
+        if self.target not in TARGETS:
+            raise unknown("target", self.target, TARGETS)
+        for d in self.dims:
+            cells = self.cells(d)
+            require(
+                len(cells) >= 2 and list(cells) == sorted(set(cells)),
+                f"sobolev.cells_{d}d={cells} must be two or more, ascending: a slope is wanted.",
+            )
+
+    def cells(self, d: int) -> tuple[int, ...]:
+        """N for dimension d."""
+        return {1: self.cells_1d, 2: self.cells_2d, 3: self.cells_3d}[d]
+
+
+@dataclass(frozen=True)
+class ImitateOptions:
+    """ReLU networks that imitate PolyReLU networks within eps.
+
+    Attributes:
+        eps: errors asked for, descending.
+        iterates: how often 1 - 2 x^2 is iterated, for deeper networks.
+    """
+
+    eps: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+    iterates: tuple[int, ...] = (1, 2, 3)
+
+    def __post_init__(self) -> None:
+        for eps in self.eps:
+            require(
+                1e-12 <= eps < 1,
+                f"sobolev.eps={eps} must be from 1e-12 (float64 has no finer grain here) to under"
+                " 1, where the constant 0 would do.",
+            )
+        require(
+            len(self.eps) >= 2 and list(self.eps) == sorted(set(self.eps), reverse=True),
+            f"sobolev.eps={self.eps} must be two or more, descending.",
+        )
+        _at_least(self, 1, "iterates")
+        _at_most(self, 8, "iterates")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The command `rates`.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report and plots.
+    """
+
+    sobolev: RatesOptions
+    workdir: str = "runs/sobolev-rates"
+
+
+@dataclass(frozen=True)
+class Train:
+    """The command `train`.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report, plots, and what resuming needs.
+    """
+
+    sobolev: TrainOptions
+    workdir: str = "runs/sobolev-train"
+
+
+@dataclass(frozen=True)
+class Imitate:
+    """The command `imitate`.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report and plots.
+    """
+
+    sobolev: ImitateOptions
+    workdir: str = "runs/sobolev-imitate"
+
+
+def named_target(name: str, dim: int) -> Target:
+    """The target "NAME:n".
+
+    Raises:
+        InputError: it is not of that form, or there is no such target.
+    """
+    kind, colon, order = name.partition(":")
+    if kind not in TARGETS:
+        raise unknown("target", kind, TARGETS)
+    if not (colon and order.isdecimal() and 1 <= int(order) <= MAX_ORDER):
+        raise InputError(
+            f"target {name!r} must be NAME:n with n from 1 to {MAX_ORDER}, such as {kind}:2."
+        )
+    return get_target(kind, order=int(order), dim=dim)
+
+
+def _at_least(options: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        for number in value if isinstance(value, Sequence) else (value,):
+            require(number >= least, f"sobolev.{name}={number} must be at least {least}.")
+
+
+def _at_most(options: object, most: int, *names: str) -> None:
+    for name in names:
+        for number in getattr(options, name):
+            require(number <= most, f"sobolev.{name}={number} must be at most {most}.")
+
+
+QUICK_TRAIN = TrainOptions(
+    sizes=(100,), seeds=2, steps=150, learning_rates=(3e-2, 1e-1, 3e-1, 1.0), points=2048, cells=4
+)
+QUICK_RATES = RatesOptions(orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32))
+QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))
+"""Well under a minute each; the training is too short to conclude from."""

@@ -1,0 +1,211 @@
+"""The program `python -m experiments.sobolev rates`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.progress import Display
+from experiments.sobolev import figures, markdown
+from experiments.sobolev.figures import Line, Panel
+from experiments.sobolev.options import RatesOptions
+from experiments.sobolev.pace import Pace
+from experiments.sobolev.rates import (
+    cases,
+    check,
+    constant_cases,
+    constants,
+    logarithm,
+    rates,
+    saturation_cases,
+    series,
+    slopes,
+)
+from experiments.sobolev.store import Store, about
+
+Row = dict[str, Any]
+
+NAMES = {
+    "poly_relu": "PolyReLU (Theorem 3)",
+    "relu": "ReLU (Yarotsky)",
+    "interpolation": "linear interpolation",
+    "poly_relu_spline": "PolyReLU on B-splines",
+}
+
+
+def run(options: RatesOptions, workdir: Path, command: str, display: Display) -> None:
+    """Builds, measures, writes, and says what to look at."""
+    check(options)
+    store = Store(workdir, "rates")
+    store.open(options)
+    pace = Pace(display)
+    main, saturating = cases(options), saturation_cases(options)
+    share = len(main) / (len(main) + len(saturating))
+    rows = rates(main, lambda done, doing: pace.tell(share * done, doing))
+    saturation = rates(saturating, lambda done, doing: pace.tell(share + (1 - share) * done, doing))
+    exact = rates(constant_cases(options), lambda done, doing: pace.tell(1.0, doing))
+    display.stop()
+    tables = {
+        "slopes": slopes(rows),
+        "logarithm": logarithm(rows),
+        "constants": constants(exact),
+        "saturation": slopes(saturation),
+    }
+    store.write_rows("rates", rows)
+    store.write_rows("saturation", saturation)
+    store.write_json("rates", command, {"rows": rows, "saturation_rows": saturation, **tables})
+    draw(store, options, rows, saturation)
+    store.write_report(text(rows, tables, command))
+    display.note(f"Report: {store.report}   Rows: {workdir / 'rates.csv'}   Plots: {store.plots}")
+    other = "waves" if options.target != "waves" else "runge"
+    display.note(
+        f"Next:\n  python -m experiments.sobolev rates --sobolev.target {other}"
+        f" --workdir {workdir}-{other}\n  python -m experiments.sobolev imitate"
+    )
+
+
+def draw(
+    store: Store, options: RatesOptions, rows: Sequence[Row], saturation: Sequence[Row]
+) -> None:
+    """Errors against N and size, the logarithm, the norms of splines, saturation."""
+    for axis, label in (("N", "cells on an axis N"), ("size", "size (nonzero parameters)")):
+        panels = [
+            Panel(f"d = {d}", _by_order(rows, d, axis), label, "sup error") for d in options.dims
+        ]
+        title = "Theorem 3: PolyReLU networks, and theory's slope"
+        figures.draw(store.plots / f"rates-{axis}", panels, title, columns=len(panels))
+    panels = [
+        Panel(
+            f"n = {n}, d = {d}",
+            [
+                Line(
+                    NAMES[network],
+                    [1 / row["guarantee"] for row in own],
+                    [row["size"] * row["guarantee"] ** (d / n) for row in own],
+                )
+                for (n_, d_, network, _), own in series(rows)
+                if (n_, d_) == (n, d) and network != "poly_relu_spline"
+            ],
+            "1 / eps (guaranteed)",
+            "size x eps^(d/n)",
+        )
+        for d in options.dims
+        if d < 3
+        for n in options.orders
+    ]
+    if panels:
+        title = "A flat line has no logarithm"
+        figures.draw(store.plots / "rates-logarithm", panels, title, columns=len(options.orders))
+    panels = [
+        Panel(
+            f"n = {n}, d = {d}",
+            [
+                line
+                for k, norm in enumerate(("sup", "w1", "w2"))
+                if norm in own[0]
+                for line in _with_theory(
+                    f"W^({k},inf)", [r["N"] for r in own], [r[norm] for r in own], k - n
+                )
+            ],
+            "cells on an axis N",
+            "error",
+        )
+        for (n, d, network, _), own in series(rows)
+        if network == "poly_relu_spline"
+    ]
+    if panels:
+        title = "Beyond the paper: a C^2 network by B-splines"
+        figures.draw(store.plots / "rates-spline", panels, title, columns=len(options.orders))
+    lines = [
+        line
+        for (n, _, _, _), own in series(saturation)
+        for line in _with_theory(
+            f"degree {n - 1}",
+            [row["N"] for row in own],
+            [row["sup"] for row in own],
+            -min(n, 2),
+        )
+    ]
+    panel = Panel("d = 1, |f''| = 1", lines, "cells N", "sup error")
+    title = "Higher degrees gain no rate on W^(2,inf)"
+    figures.draw(store.plots / "rates-saturation", [panel], title)
+
+
+def _by_order(rows: Sequence[Row], d: int, axis: str) -> list[Line]:
+    lines = []
+    for (n, d_, network, _), own in series(rows):
+        if d_ == d and network == "poly_relu":
+            x, y = [row[axis] for row in own], [row["sup"] for row in own]
+            lines += _with_theory(f"n = {n}", x, y, -n / (d if axis == "size" else 1))
+    return lines
+
+
+def _with_theory(label: str, x: list[float], y: list[float], exponent: float) -> list[Line]:
+    return [Line(label, x, y), figures.power_line(x, (x[-1], y[-1]), exponent, "theory's slope")]
+
+
+def text(rows: Sequence[Row], tables: Row, command: str) -> str:
+    """The report."""
+    own = [row for row in tables["slopes"] if row["network"] == "poly_relu"]
+    formula = all(row["size"] == row["formula"] for row in rows if "formula" in row)
+    kept = all(row["sup"] <= row["guarantee"] * (1 + 1e-9) for row in rows)
+    return "\n".join(
+        [
+            "# Rates of constructed networks",
+            "",
+            *markdown.facts(about(command)),
+            "",
+            f"- The sizes {_are(formula)} the integer formula c(n, d) (N + 1)^d, exactly.",
+            f"- The errors {_are(kept)} within what is guaranteed for the unit ball.",
+            f"- Slopes of the sup error in N over theory's -n: {_span(own, 'slope in N', 'theory')}"
+            " (PolyReLU, all n and d).",
+            "- Slopes in size over theory's -n/d, d = 1 and 2:"
+            f" {_span([r for r in own if r['d'] < 3], 'slope in size', 'theory in size')}. In d = 3"
+            " the (N + 1)^d nodes are far from N^d at sizes that fit, so only N is compared.",
+            "- Optimality, where claimed, is for parameters that depend continuously on the target"
+            " (DeVore, Howard, Micchelli 1989).",
+            "",
+            "## Slopes",
+            "",
+            "In W^{k,inf} theory's rate is n - k. Rows without a theory slope below 0 need not"
+            " converge.",
+            "",
+            *markdown.table(tables["slopes"]),
+            "",
+            "## Constants in d = 1",
+            "",
+            "For x^n / n!, whose n-th derivative is 1: 1/3, 1/8, 1/162, 1/384 for n = 1, 2, 3, 4.",
+            "",
+            *markdown.table(tables["constants"]),
+            "",
+            "## The logarithm",
+            "",
+            "size x eps^(d/n) at the largest and the smallest guaranteed eps. PolyReLU stays or"
+            " falls to its limit c(n, d) as (1 + 1/N)^d; a ratio above 1 is a logarithm.",
+            "",
+            *markdown.table(tables["logarithm"]),
+            "",
+            "## Saturation",
+            "",
+            "A target in W^{2,inf} and no better (|f''| = 1): slopes in N for Taylor polynomials of"
+            " degree n - 1. Beyond n = 2 nothing is gained.",
+            "",
+            *markdown.table(
+                [
+                    {key: row[key] for key in ("n", "norm", "slope in N", "local slopes in N")}
+                    for row in tables["saturation"]
+                    if row["norm"] == "sup"
+                ]
+            ),
+            "",
+            "Plots: plots/rates-*. Rows: rates.csv, saturation.csv.",
+        ]
+    )
+
+
+def _are(condition: bool) -> str:
+    return "are" if condition else "are NOT"
+
+
+def _span(rows: Sequence[Row], slope: str, theory: str) -> str:
+    shares = [row[slope] / row[theory] for row in rows if row["norm"] == "sup"]
+    return f"{min(shares):.3f} to {max(shares):.3f}" if shares else "none"

@@ -1,0 +1,133 @@
+"""The folder of a study: options, finished cells, states to resume from, results."""
+
+import csv
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.workdir import versions, whole
+from polycom_jax._errors import InputError, require
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A study's folder.
+
+    Attributes:
+        root: the folder.
+        study: its name: rates, train or imitate.
+    """
+
+    root: Path
+    study: str
+
+    @property
+    def plots(self) -> Path:
+        """Figures."""
+        return self.root / "plots"
+
+    @property
+    def report(self) -> Path:
+        """The short Markdown report."""
+        return self.root / f"{self.study}.md"
+
+    def open(self, options: Any, free: Sequence[str] = ()) -> None:
+        """Makes the folder, or checks that what lies in it came from the same options.
+
+        Args:
+            options: a dataclass.
+            free: names of fields that may differ.
+
+        Raises:
+            InputError: other options, or the folder cannot be made.
+        """
+        path = self.root / f"{self.study}-options.json"
+        now = json.loads(json.dumps(asdict(options)))  # tuples as lists
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _check_same(json.loads(path.read_text(encoding="utf-8")), now, free, self.root)
+            with whole(path) as file:
+                file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
+
+    def cell(self, name: str) -> dict[str, Any] | None:
+        """A finished cell, or None."""
+        path = self.root / "cells" / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def keep_cell(self, name: str, cell: Row) -> None:
+        """Keeps a finished cell."""
+        path = self.root / "cells" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        with whole(path) as file:
+            file.write_text(json.dumps(cell), encoding="utf-8")
+
+    def state(self, name: str) -> Path:
+        """The folder of Orbax checkpoints of an unfinished fit."""
+        return self.root / "state" / name
+
+    def forget(self, name: str) -> None:
+        """Removes the states of a fit that is finished."""
+        shutil.rmtree(self.state(name), ignore_errors=True)
+
+    def write_rows(self, name: str, rows: Sequence[Row]) -> None:
+        """Writes NAME.csv, one row each; columns are those of all rows, in order of appearance."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with whole(self.root / f"{name}.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
+
+    def write_json(self, name: str, command: str, tables: Mapping[str, Any]) -> None:
+        """Writes NAME.json: about what ran where, then the tables. No number is null or NaN."""
+        record = {"about": about(command), **tables}
+        text = json.dumps(_finite(record), indent=1, allow_nan=False)
+        with whole(self.root / f"{name}.json") as file:
+            file.write_text(text + "\n", encoding="utf-8")
+
+    def write_report(self, text: str) -> None:
+        """Writes the report."""
+        with whole(self.report) as file:
+            file.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def about(command: str) -> dict[str, Any]:
+    """The command, versions and the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"command": command, **versions(), "machine": f"{platform.machine()}, {cores} cores"}
+
+
+def _check_same(before: Row, now: Row, free: Sequence[str], root: Path) -> None:
+    changed = [
+        f"{name}: {before.get(name)} there, {now.get(name)} now"
+        for name in sorted({*before, *now} - set(free))
+        if before.get(name) != now.get(name)
+    ]
+    require(
+        not changed,
+        f"{root} holds a study with other options ({'; '.join(changed)}). Give the command that"
+        " began it, or another --workdir.",
+    )
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _finite(tree: Any) -> Any:
+    """Infinities as the text "inf": JSON has no such number."""
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,0 +1,260 @@
+"""Fits every network to every target: learning rates first, then the seeds, then the errors."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from experiments.cli import Stop
+from experiments.signals import StopRequest
+from experiments.sobolev.fit import Data, Fit, Runs, State
+from experiments.sobolev.mlp import Mlp, mlp_of_size
+from experiments.sobolev.options import TrainOptions, named_target
+from experiments.sobolev.store import Store
+from polycom_jax.approximation.sobolev import Grid, derivative_norms
+from polycom_jax.approximation.targets import Target
+from polycom_jax.params import Params
+from polycom_jax.training.checkpoint import Checkpoints
+
+Row = dict[str, Any]
+
+CHUNKS = 20
+"""Parts of a fit, after each of which it may be saved or stopped."""
+
+SELECTION_SEED = 1_000_000
+"""Learning rates are chosen with seeds from here on, which the results do not share."""
+
+MAX_EXTENSIONS = 3
+
+
+@dataclass(frozen=True)
+class Study:
+    """The sweep.
+
+    Attributes:
+        options: what is fitted.
+        store: the folder that finished cells and states lie in.
+        stop: whether the user asked for the end.
+        tell: takes (share done, what is being done).
+    """
+
+    options: TrainOptions
+    store: Store
+    stop: StopRequest
+    tell: Callable[[float, str], None]
+
+    def run(self, done: Callable[[Row, int, int], None]) -> list[Row]:
+        """All cells, small networks first; those that are in the store are not fitted again.
+
+        Args:
+            done: called behind each cell with (the cell, how many are done, how many there are).
+
+        Returns:
+            One cell a network: "activation", "size", "width", "parameters", "learning_rate",
+            "selection" (one row a learning rate) and "runs" (one row a target and seed with "sup",
+            "l2" and "h1").
+        """
+        networks = self.networks
+        weights = np.array([mlp.size + 300.0 for mlp in networks])  # time has a constant part
+        shares = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
+        cells = []
+        for index, mlp in enumerate(networks):
+            name = f"{self.options.sizes[index // len(self.options.activations)]}-{mlp.activation}"
+            cell = self.store.cell(name)
+            if cell is None:
+                begin, end = shares[index : index + 2]
+                cell = self._cell(
+                    name, mlp, lambda s, w, a=begin, b=end: self.tell(a + s * (b - a), w)
+                )
+                self.store.keep_cell(name, cell)
+            cells.append(cell)
+            done(cell, index + 1, len(networks))
+        return cells
+
+    @cached_property
+    def networks(self) -> list[Mlp]:
+        """In the order in which they are fitted."""
+        options = self.options
+        return [
+            mlp_of_size(activation, size, dim=options.dim, layers=options.layers)
+            for size in options.sizes
+            for activation in options.activations
+        ]
+
+    @cached_property
+    def targets(self) -> list["Standardised"]:
+        """Those that are fitted; the one for learning rates comes last."""
+        options = self.options
+        names = (*options.targets, options.selection)
+        return [Standardised.of(named_target(name, options.dim)) for name in names]
+
+    @cached_property
+    def data(self) -> Data:
+        """The training points and all targets there."""
+        options = self.options
+        points = np.random.default_rng(0).random((options.points, options.dim))
+        with jax.enable_x64(True):
+            values = [np.asarray(target(jnp.asarray(points))) for target in self.targets]
+        return Data(jnp.asarray(points, jnp.float32), jnp.asarray(np.stack(values), jnp.float32))
+
+    def _cell(self, name: str, mlp: Mlp, tell: Callable[[float, str], None]) -> Row:
+        options = self.options
+        fit = Fit(mlp, options.steps, options.batch_size)
+        selection = self._select(name, fit, lambda s, w: tell(s / 2, w))
+        rate = min(selection, key=lambda row: row["l2"])["learning_rate"]
+        pairs = [(t, s) for t in range(len(options.targets)) for s in range(options.seeds)]
+        runs = Runs(
+            jnp.full(len(pairs), rate, jnp.float32),
+            jnp.array([t for t, _ in pairs]),
+            jnp.array([s for _, s in pairs]),
+        )
+        state = self._fit(
+            f"{name}-runs", fit, runs, lambda s: tell(0.5 + s / 2, f"{name}: fitting")
+        )
+        errors = self._errors(mlp, state.params, runs)
+        return {
+            "activation": mlp.activation,
+            "size": int(name.split("-")[0]),
+            "width": mlp.width,
+            "parameters": mlp.size,
+            "learning_rate": rate,
+            "selection": selection,
+            "runs": [
+                {"target": options.targets[t], "seed": s, **error}
+                for (t, s), error in zip(pairs, errors, strict=True)
+            ],
+        }
+
+    def _select(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
+        """One row a learning rate: the geometric mean of L2 errors over some seeds.
+
+        As many runs as in the fits that follow, so that one program serves both.
+        """
+        rates, tried = list(self.options.learning_rates), list[Row]()
+        for attempt in range(1 + MAX_EXTENSIONS):
+            tried += self._try(f"{name}-rates{attempt}", fit, rates, tell)
+            tried.sort(key=lambda row: row["learning_rate"])
+            best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
+            if 0 < best < len(tried) - 1:
+                return tried
+            factor = rates[-1] / rates[-2] if best else rates[0] / rates[1]
+            edge = tried[best]["learning_rate"]
+            rates = sorted(edge * factor**i for i in range(1, len(rates) + 1))
+        raise Stop(
+            f"{name}: the best learning rate lies outside of"
+            f" [{tried[0]['learning_rate']:.1e}, {tried[-1]['learning_rate']:.1e}]; give other"
+            " --sobolev.learning-rates.",
+            code=1,
+        )
+
+    def _try(
+        self, name: str, fit: Fit, rates: Sequence[float], tell: Callable[[float, str], None]
+    ) -> list[Row]:
+        options, count = self.options, len(rates)
+        seeds = max(1, len(options.targets) * options.seeds // count)
+        pairs = [(rate, s) for rate in rates for s in range(seeds)]
+        last = len(options.targets)
+        runs = Runs.of((rate, last, SELECTION_SEED + s) for rate, s in pairs)
+        state = self._fit(name, fit, runs, lambda s: tell(s, f"{name}: learning rates"))
+        errors = self._errors(fit.mlp, state.params, runs)
+        logs = np.log([error["l2"] for error in errors]).reshape(count, seeds)
+        return [
+            {"learning_rate": float(rate), "l2": float(np.exp(log.mean())), "seeds": seeds}
+            for rate, log in zip(rates, logs, strict=True)
+        ]
+
+    def _fit(self, name: str, fit: Fit, runs: Runs, tell: Callable[[float], None]) -> State:
+        """The finished fits, going on from the newest saved state."""
+        folder = self.store.state(name)
+        state: Any = fit.start(runs)
+        saved = time.monotonic()
+        with Checkpoints(folder, keep_last=1, keep_best=0) as checkpoints:
+            step = checkpoints.latest_step() or 0
+            if step:
+                state = checkpoints.restore(abstract(state))
+            tell(step / fit.steps)
+            while step < fit.steps:
+                begin, step = step, min(fit.steps, step + math.ceil(fit.steps / CHUNKS))
+                state = jax.block_until_ready(fit.advance(state, runs, self.data, begin, step))
+                stopping = self.stop.due(step)
+                if stopping or time.monotonic() - saved >= self.options.save_every_s:
+                    checkpoints.save(step, state)
+                    saved = time.monotonic()
+                if stopping:
+                    checkpoints.wait()
+                    raise self.stop.reached(step)
+                tell(step / fit.steps)
+        self.store.forget(name)
+        return state
+
+    def _errors(self, mlp: Mlp, params: Params, runs: Runs) -> list[Row]:
+        """The "sup", "l2" and "h1" of each run; infinite where it diverged."""
+        grid = Grid(self.options.dim, self.options.cells)
+        # One function for all runs and targets, so that it is compiled once a network.
+        residual = residual_of(mlp, self.targets)
+        rows = []
+        for run, target in enumerate(np.asarray(runs.targets)):
+            own = jax.tree.map(lambda leaf, run=run: leaf[run], params)
+            f = Partial(residual, own, jnp.int32(target))
+            # All are in W^{1,inf}: the targets and every activation are.
+            sups = derivative_norms(f, grid, order=1, smoothness=1)
+            squares = derivative_norms(f, grid, order=1, p=2, smoothness=1)
+            value = (0,) * self.options.dim
+            found = {
+                "sup": sups[value],
+                "l2": squares[value],
+                "h1": math.sqrt(sum(norm**2 for norm in squares.values())),
+            }
+            rows.append({k: v if math.isfinite(v) else math.inf for k, v in found.items()})
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Standardised:
+    """(target - mean) / deviation.
+
+    Attributes:
+        target: the function.
+        mean: its integral.
+        deviation: root of its variance.
+    """
+
+    target: Target
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, target: Target) -> "Standardised":
+        """By quadrature, to 1e-4 or better."""
+        grid = Grid(target.dim, cells={1: 64, 2: 16, 3: 4}[target.dim])
+        with jax.enable_x64(True):
+            values = np.asarray(target(jnp.asarray(grid.points)))
+        mean = float(grid.weights @ values)
+        return cls(target, mean, math.sqrt(float(grid.weights @ (values - mean) ** 2)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The values at points [P, d]."""
+        return (self.target(x) - self.mean) / self.deviation
+
+
+def residual_of(mlp: Mlp, targets: Sequence[Standardised]) -> Callable[..., jax.Array]:
+    """(parameters, index of the target, points) -> network - target."""
+
+    def residual(params: Params, target: jax.Array, x: jax.Array) -> jax.Array:
+        return mlp.apply(params, x) - jax.lax.switch(target, targets, x)
+
+    return residual
+
+
+def abstract(state: Any) -> Any:
+    """Shapes, dtypes and places of a state's arrays."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )

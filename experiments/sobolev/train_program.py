@@ -1,0 +1,35 @@
+"""The program `python -m experiments.sobolev train`."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.progress import Display
+from experiments.signals import stop_request
+from experiments.sobolev import train_report
+from experiments.sobolev.options import TrainOptions
+from experiments.sobolev.pace import Pace
+from experiments.sobolev.store import Store
+from experiments.sobolev.train import Study
+
+
+def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
+    """Fits, writes, and says what to look at; the same command again resumes."""
+    store = Store(workdir, "train")
+    store.open(options, free=("save_every_s",))
+    pace = Pace(display)
+    with stop_request() as stop:
+        study = Study(options, store, stop, pace.tell)
+        cells = study.run(lambda cell, done, of: pace.note(f"[{done}/{of}] {_line(cell)}"))
+    display.stop()
+    train_report.write(store, options, cells, command)
+    display.note(f"Report: {store.report}   Runs: {workdir / 'train.csv'}   Plots: {store.plots}")
+    longer = f"--sobolev.steps {4 * options.steps} --workdir {workdir}-long"
+    display.note(f"Next:\n  python -m experiments.sobolev train {longer}")
+
+
+def _line(cell: dict[str, Any]) -> str:
+    errors = sorted(run["l2"] for run in cell["runs"])
+    return (
+        f"{cell['activation']}, {cell['parameters']} parameters, learning rate"
+        f" {cell['learning_rate']:.1e}: median L2 error {errors[len(errors) // 2]:.2e}"
+    )

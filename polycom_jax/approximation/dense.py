@@ -1,0 +1,73 @@
+"""Explicit networks as ordinary parameter trees, to train on from."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from polycom_jax._errors import require
+from polycom_jax.activations.polynomial import horner
+from polycom_jax.approximation.combine import DENSE_LIMIT, dense_bytes, flatten
+from polycom_jax.approximation.network import Affine, Network
+
+Params = dict[str, Any]
+
+
+def to_dense(net: Network, *, dtype: Any = None, limit: int = DENSE_LIMIT) -> Params:
+    """The network's numbers as a tree of dense arrays, zeros written out; see `apply_dense`.
+
+    Args:
+        net: any network.
+        dtype: of the arrays; by default float64 under `jax.enable_x64(True)`, else float32.
+        limit: the most bytes that the tree may have.
+
+    Returns:
+        {"layers": [{"weights" [in, out], "biases" [out], "coeffs" [out, order + 1]}, ...],
+        "readout": {"weights", "biases"}}.
+
+    Raises:
+        InputError: more than `limit` bytes; nothing is allocated then.
+    """
+    kind = jnp.dtype(float if dtype is None else dtype)
+    kind = jax.dtypes.canonicalize_dtype(kind)
+    needed = dense_bytes(net, kind.itemsize)
+    require(
+        needed <= limit,
+        f"the dense form needs {needed / 2**20:,.0f} MiB as {kind.name}; the limit is"
+        f" {limit / 2**20:,.0f} MiB. Take a smaller N or a smaller dtype, or raise `limit`.",
+    )
+    flat = flatten(net, limit=max(limit, dense_bytes(net)))
+    return {
+        "layers": [
+            {**_matrices(layer.affine, kind), "coeffs": jnp.asarray(layer.coeffs[0], kind)}
+            for layer in flat.layers
+        ],
+        "readout": _matrices(flat.readout, kind),
+    }
+
+
+def apply_dense(params: Params, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S O"]:
+    """Values of the network with these parameters, differentiable in both arguments.
+
+    relu'(0) = 0, as in the library's activations.
+    """
+    h = jnp.asarray(x)
+    for layer in params["layers"]:
+        z = jax.nn.relu(_affine(layer, h))
+        rows = [c.reshape((1,) * (z.ndim - 1) + c.shape) for c in layer["coeffs"].T]
+        h = horner(z, rows)
+    return _affine(params["readout"], h)
+
+
+def _affine(params: Params, h: Array) -> Array:
+    bias = params["biases"].reshape((1,) * (h.ndim - 1) + (-1,))
+    return jnp.matmul(h, params["weights"], precision=jax.lax.Precision.HIGHEST) + bias
+
+
+def _matrices(through: Affine, dtype: np.dtype) -> Params:
+    return {
+        "weights": jnp.asarray(through.weights[0].T, dtype),
+        "biases": jnp.asarray(through.biases[0], dtype),
+    }

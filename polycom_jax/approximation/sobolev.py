@@ -1,0 +1,240 @@
+"""Norms and errors in W^{k,p}([0,1]^d), by quadrature and automatic differentiation.
+
+A function here takes points [P, d] to values [P], row by row. Wrap one that has parameters in
+`jax.tree_util.Partial(f, parameters)`: functions that differ in numbers alone then share a compiled
+program.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from polycom_jax._errors import require
+from polycom_jax.approximation.bounds import multi_indices
+
+Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
+MultiIndex = tuple[int, ...]
+
+FRACTIONS = (1 / 3, 1 / 2, 2 / 3)
+"""Where, in a cell of a trapezoid partition, Taylor polynomials are worst (paper's Theorem 3)."""
+
+INSET = 2.0**-20
+"""How far from the ends of a third its outermost points lie, in thirds: beside the kinks of a
+trapezoid partition and never on them, where a derivative has no value."""
+
+CHUNK = 2**14
+"""Points that are evaluated at once."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points in [0,1]^d for integrals and suprema, cell by cell.
+
+    Each edge of a cell is cut at 1/3 and 2/3, where trapezoid partitions have their kinks. In each
+    third stand Gauss-Legendre nodes, which carry the quadrature, and a point `INSET` from either
+    end, for suprema of derivatives that jump. Suprema of values also see `FRACTIONS` themselves.
+    The nodes m / cells are left out: there an interpolant is right by construction, and sawtooth
+    functions of a dyadic grid vanish.
+
+    Attributes:
+        dim: d >= 1.
+        cells: on each axis; those of the network that is measured, or a multiple of them.
+        gauss: nodes in each third, odd, so that the cell's middle is one; polynomials up to degree
+            2 gauss - 1 are integrated exactly.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+
+    dim: int
+    cells: int
+    gauss: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.dim >= 1, f"dim={self.dim} must be at least 1.")
+        require(self.cells >= 1, f"cells={self.cells} must be at least 1.")
+        require(
+            self.gauss >= 1 and self.gauss % 2 == 1,
+            f"gauss={self.gauss} must be odd, or the middle of a cell is missed;"
+            f" nearest: {max(self.gauss + 1, 1)}.",
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of `points`."""
+        return (3 * (self.gauss + 2) * self.cells) ** self.dim
+
+    @cached_property
+    def points(self) -> Float[np.ndarray, "P d"]:
+        """Where functions and their derivatives are evaluated, float64."""
+        return _product(self._axis[0], self.dim)
+
+    @cached_property
+    def weights(self) -> Float[np.ndarray, " P"]:
+        """Quadrature weights of `points`, none negative, with sum 1."""
+        return np.prod(_product(self._axis[1], self.dim), axis=1)
+
+    @cached_property
+    def fractions(self) -> Float[np.ndarray, "Q d"]:
+        """The points whose coordinates are all `FRACTIONS` of a cell; for values only."""
+        return _product(self._each_cell(np.array(FRACTIONS)), self.dim)
+
+    @cached_property
+    def _axis(self) -> tuple[np.ndarray, np.ndarray]:
+        nodes, weights = np.polynomial.legendre.leggauss(self.gauss)
+        third = np.concatenate([[INSET], (nodes + 1) / 2, [1 - INSET]])
+        shares = np.concatenate([[0.0], weights / 2, [0.0]])
+        cell = (np.arange(3)[:, None] + third) / 3
+        return self._each_cell(cell.ravel()), np.tile(shares / (3 * self.cells), 3 * self.cells)
+
+    def _each_cell(self, fractions: np.ndarray) -> np.ndarray:
+        return ((np.arange(self.cells)[:, None] + fractions) / self.cells).ravel()
+
+
+def _product(axis: np.ndarray, dim: int) -> np.ndarray:
+    return np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+
+
+def derivative(f: Function, index: Sequence[int]) -> Function:
+    """D^m f for the multi-index m, by nested forward-mode differentiation.
+
+    It is the classical derivative where there is one; at a kink, JAX's convention.
+    """
+    for axis, times in enumerate(index):
+        for _ in range(times):
+            f = partial(_along, f, axis)
+    return f
+
+
+def _along(f: Function, axis: int, x: Float[Array, "P d"]) -> Float[Array, " P"]:
+    direction = jnp.zeros_like(x).at[:, axis].set(1)
+    return jax.jvp(f, (x,), (direction,))[1]
+
+
+@partial(jax.jit, static_argnames="indices")
+def _derivatives(
+    f: Function, x: Float[Array, "P d"], indices: tuple[MultiIndex, ...]
+) -> Float[Array, "M P"]:
+    return jnp.stack([derivative(f, index)(x) for index in indices])
+
+
+def derivative_norms(
+    f: Function, grid: Grid, *, order: int, p: float = math.inf, smoothness: float
+) -> dict[MultiIndex, float]:
+    """The L^p norm of D^m f for each |m| <= order, computed in float64.
+
+    Args:
+        f: points [P, d] to values [P], row by row; differentiable by JAX in forward mode.
+        grid: its cells should resolve f.
+        order: k >= 0 of W^{k,p}.
+        p: from 1 to infinity; the supremum is the largest value on the grid, so never too large.
+        smoothness: the largest k for which f is in W^{k,inf}: 1 for ReLU and trapezoid networks, s
+            for piecewise polynomials in C^{s-1}, `math.inf` for smooth functions. It is declared,
+            for it cannot be seen from values.
+
+    Raises:
+        InputError: order beyond the smoothness: automatic differentiation would return the
+            derivative of the pieces, without what happens between them (0 for a ReLU network, whose
+            second derivative is no function at all). Also for numbers out of their range, or a
+            function that returns something else than one value a point.
+    """
+    _check(order, p, smoothness)
+    indices = tuple(multi_indices(grid.dim, order))
+    f = f if isinstance(f, Partial) else Partial(f)
+    with jax.enable_x64(True):
+        _check_values(f, grid.dim)
+        sums = np.zeros(len(indices))
+        for x, weights in _chunks(grid.points, grid.weights, grid.size):
+            sizes = np.abs(np.asarray(_derivatives(f, x, indices)))
+            if math.isinf(p):
+                sums = np.maximum(sums, sizes.max(axis=1))
+            else:
+                with np.errstate(over="ignore", invalid="ignore"):  # the norm is not finite either
+                    sums += sizes**p @ weights
+        if math.isinf(p):
+            # Derivatives are dropped here, where there may be none: one program serves all points.
+            for x, _ in _chunks(grid.fractions, np.zeros(len(grid.fractions)), grid.size):
+                values = np.abs(np.asarray(_derivatives(f, x, indices)[0]))
+                sums[0] = np.maximum(sums[0], values.max())
+    norms = sums if math.isinf(p) else sums ** (1 / p)
+    return dict(zip(indices, map(float, norms), strict=True))
+
+
+def sobolev_norm(
+    f: Function, grid: Grid, *, order: int, p: float = math.inf, smoothness: float
+) -> float:
+    """||f|| in W^{k,p}: max over |m| <= k of sup |D^m f| for p = inf, as in the paper's Theorem 3.
+
+    For finite p it is (sum over |m| <= k of integral |D^m f|^p)^(1/p). Arguments and errors are
+    those of `derivative_norms`.
+
+        >>> import math
+        >>> wave = lambda x: jnp.sin(2 * jnp.pi * x[:, 0])
+        >>> norm = sobolev_norm(wave, Grid(dim=1, cells=8), order=1, p=2, smoothness=math.inf)
+        >>> round(norm, 6) == round(math.sqrt((1 + (2 * math.pi) ** 2) / 2), 6)
+        True
+    """
+    norms = np.array(
+        list(derivative_norms(f, grid, order=order, p=p, smoothness=smoothness).values())
+    )
+    return float(norms.max() if math.isinf(p) else np.sum(norms**p) ** (1 / p))
+
+
+def sobolev_error(
+    f: Function, g: Function, grid: Grid, *, order: int, p: float = math.inf, smoothness: float
+) -> float:
+    """||f - g|| in W^{k,p}; `smoothness` is that of the rougher one of the two.
+
+    The other arguments and the errors are those of `derivative_norms`.
+    """
+    return sobolev_norm(difference(f, g), grid, order=order, p=p, smoothness=smoothness)
+
+
+def difference(f: Function, g: Function) -> Function:
+    """x -> f(x) - g(x), still a `Partial` of both functions' parameters."""
+    return Partial(_difference, *(h if isinstance(h, Partial) else Partial(h) for h in (f, g)))
+
+
+def _difference(f: Function, g: Function, x: Array) -> Array:
+    return f(x) - g(x)
+
+
+def _check(order: int, p: float, smoothness: float) -> None:
+    require(order >= 0, f"order={order} must be at least 0.")
+    require(p >= 1, f"p={p} must be at least 1.")
+    require(
+        order <= smoothness,
+        f"order={order}: the function is declared to be in W^(k,inf) for k <= {smoothness} only, so"
+        " its error in a higher norm is infinite or undefined; lower the order, or take a smoother"
+        " network, such as one on B-splines.",
+    )
+
+
+def _check_values(f: Function, dim: int) -> None:
+    shape = jax.eval_shape(f, jax.ShapeDtypeStruct((2, dim), jnp.float64)).shape
+    require(
+        shape == (2,),
+        f"The function takes points [2, {dim}] to {list(shape)}; it must give one value a point,"
+        " [2].",
+    )
+
+
+def _chunks(
+    points: np.ndarray, weights: np.ndarray, size: int
+) -> Iterator[tuple[Array, np.ndarray]]:
+    """Chunks of one shape; the last one is filled up with a point that weighs nothing."""
+    size = min(CHUNK, size)
+    for start in range(0, len(points), size):
+        x, w = points[start : start + size], weights[start : start + size]
+        short = size - len(x)
+        yield (
+            jnp.asarray(np.concatenate([x, np.repeat(x[-1:], short, axis=0)])),
+            np.concatenate([w, np.zeros(short)]),
+        )

@@ -1,0 +1,209 @@
+"""The studies of approximation: small runs end to end, what they conclude, how they refuse."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.sobolev import fit, intervals
+from experiments.sobolev.__main__ import STUDIES, main
+from experiments.sobolev.mlp import mlp_of_size
+from experiments.sobolev.options import QUICK_TRAIN, ImitateOptions, RatesOptions, TrainOptions
+from polycom_jax import ACTIVATIONS, InputError
+
+TRAIN_WORDS = (
+    "--quick --activations relu swiglu --sizes 40 --steps 12 --points 64 --batch-size 16 --cells 1"
+    " --dim 1 --targets spline:1 waves:2 --seeds 2 --learning-rates 1e-3 3e-2 1.0 30.0"
+)
+TRAIN = TRAIN_WORDS.split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("trained")
+    assert main(["train", *TRAIN, "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_writes_one_row_a_run_a_report_and_plots(trained: Path):
+    rows = read(trained / "train.csv")
+    assert len(rows) == 2 * 2 * 2
+    assert {row["activation"] for row in rows} == {"relu", "swiglu"}
+    for row in rows:
+        assert 0 < float(row["l2"]) <= float(row["h1"])
+        assert float(row["l2"]) <= float(row["sup"])
+    record = json.loads((trained / "train.json").read_text())
+    assert "train --quick" in record["about"]["command"]
+    for cell in ("40-relu", "40-swiglu"):
+        tried = json.loads((trained / "cells" / f"{cell}.json").read_text())["selection"]
+        best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
+        assert 0 < best < len(tried) - 1  # never at the edge
+    assert (trained / "plots" / "train-l2.pdf").stat().st_size > 1000
+    assert "not told apart" in (trained / "train.md").read_text()
+
+
+def test_finished_cells_are_not_fitted_again(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    def no(*arguments):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(fit, "_advance", no)
+    before = (trained / "train.csv").read_text()
+    assert main(["train", *TRAIN, "--workdir", str(trained)]) == 0
+    assert (trained / "train.csv").read_text() == before
+
+
+def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
+    assert main(["train", *TRAIN, "--steps=13", "--workdir", str(trained)]) == 2
+    assert "steps: 12 there, 13 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rate"], "Did you mean 'rates'"),
+        (["train", "--sobolev.dim", "0"], "sobolev.dim=0"),
+        (["train", "--sobolev.seeds", "1"], "sobolev.seeds=1"),
+        (["train", "--sobolev.sizes", "3"], "too few"),
+        (["train", "--sobolev.targets", "runge:2"], "among the targets"),
+        (["train", "--sobolev.targets", "wave:2"], "Did you mean 'waves'"),
+        (["train", "--sobolev.learning-rates", "0.1", "0.2"], "four or more"),
+        (["train", "--sobolev.step", "1"], "Did you mean '--sobolev.steps'"),
+        (["rates", "--sobolev.orders", "0"], "sobolev.orders=0"),
+        (["rates", "--sobolev.dims", "0"], "sobolev.dims=0"),
+        (["rates", "--sobolev.cells-2d", "8", "100000"], "the limit is"),
+        (["imitate", "--sobolev.eps", "1.5", "0.1"], "sobolev.eps=1.5"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(words, message, capsys, tmp_path: Path):
+    assert main([*words, "--workdir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_every_study_has_a_quick_form_of_valid_options():
+    for study in STUDIES.values():
+        assert type(study.quick) is type(study.default)
+        assert study.quick != study.default
+    assert TrainOptions().seeds >= 8  # for intervals
+    assert set(TrainOptions().activations) <= set(ACTIVATIONS)
+
+
+def test_rates_are_the_theorys(tmp_path: Path):
+    words = "--dims 1 --orders 2 --cells-1d 8 16"
+    assert main(["rates", *words.split(), "--workdir", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "rates.json").read_text())
+    of = {(row["network"], row["norm"]): row for row in record["slopes"]}
+    for network in ("poly_relu", "relu", "interpolation"):
+        assert of[network, "sup"]["slope in N"] == pytest.approx(-2, rel=0.05)
+    # Its supports span 4 cells of 1/8, more than the target's pieces of 1/3: not yet resolved.
+    assert of["poly_relu_spline", "sup"]["slope in N"] == pytest.approx(-2, rel=0.15)
+    assert of["poly_relu", "w1"]["slope in N"] == pytest.approx(-1, rel=0.05)
+    assert of["poly_relu", "sup"]["slope in size"] == pytest.approx(
+        -2 * math.log(2) / math.log(17 / 9), rel=0.05
+    )  # the size is c (N + 1)
+    (constant,) = record["constants"]
+    assert constant["sup error x N^n"] == pytest.approx(1 / 8, rel=0.01)
+    rows = read(tmp_path / "rates.csv")
+    for row in rows:
+        assert float(row["sup"]) <= float(row["guarantee"])
+        assert row["formula"] in ("", row["size"])
+    assert "are the integer formula" in (tmp_path / "rates.md").read_text()
+
+
+def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
+    words = "--eps 1e-1 1e-3 1e-5 --iterates 1"
+    assert main(["imitate", *words.split(), "--workdir", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "imitate.json").read_text())
+    for row in record["rows"]:
+        assert row["sup"] <= row["eps"]
+        assert row.get("pieces", math.inf) >= row.get("fewest_pieces", 0)
+    by_name = {row["network"]: row for row in record["growth"]}
+    assert by_name["relu (a_1 = 1)"]["size a bit"] == 0
+    assert by_name["relu^2"]["size a bit"] > 1
+    assert by_name["relu^2"]["R^2"] > 0.98
+
+
+@pytest.mark.parametrize("activation", TrainOptions().activations)
+def test_networks_have_about_equal_size(activation: str):
+    for size in TrainOptions().sizes:
+        mlp = mlp_of_size(activation, size, dim=2, layers=2)
+        wider = replace(mlp, width=mlp.width + 1)
+        assert mlp.size <= size < wider.size
+        assert mlp.size == sum(a.size for a in jax.tree.leaves(mlp.init(jax.random.key(0))))
+
+
+def test_a_fit_in_parts_is_the_fit_in_one(tmp_path: Path):
+    mlp = mlp_of_size("poly_relu", 40, dim=1, layers=2)
+    runs = fit.Runs.of([(0.01, 0, 0), (0.03, 1, 5)])
+    x = jnp.linspace(0, 1, 64)[:, None]
+    data = fit.Data(x, jnp.stack([x[:, 0], jnp.sin(7 * x[:, 0])]))
+    how = fit.Fit(mlp, steps=10, batch_size=8)
+    whole = how.advance(how.start(runs), runs, data, 0, 10)
+    parts = how.advance(how.start(runs), runs, data, 0, 4)
+    parts = how.advance(parts, runs, data, 4, 10)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Runs do not see each other.
+    alone = fit.Runs.of([(0.03, 1, 5)])
+    single = how.advance(how.start(alone), alone, data, 0, 10)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(single.params), strict=True):
+        # float32, ten steps: batched and single products round differently.
+        np.testing.assert_allclose(a[1], b[0], rtol=1e-4, atol=1e-5)
+
+
+def test_intervals_are_students():
+    logs = np.log([1.0, 2.0, 4.0])
+    mean, low, high = intervals.interval(logs)
+    assert mean == pytest.approx(2)
+    half = 4.302653 * math.log(2) / math.sqrt(3)  # t(2) at 97.5 %, deviation log 2
+    assert (low, high) == pytest.approx((2 * math.exp(-half), 2 * math.exp(half)), rel=1e-5)
+    assert intervals.interval(logs, comparisons=5)[1] < low
+    assert intervals.interval([0.0, math.inf]) == (math.inf, 0.0, math.inf)
+
+
+def cells(errors: dict[str, list[float]]) -> list[dict]:
+    return [
+        {
+            "activation": name,
+            "size": 1,
+            "runs": [
+                {"target": "t", "seed": seed, "sup": e, "l2": e, "h1": e}
+                for seed, e in enumerate(values)
+            ],
+        }
+        for name, values in errors.items()
+    ]
+
+
+def test_contests_tell_apart_what_differs_for_every_seed():
+    # The seeds spread by 10, but b is always twice a; c is a with noise.
+    a = [1.0, 10.0, 0.1, 3.0]
+    found = cells({"a": a, "b": [2.0 * e + 0.01 * e for e in a], "c": [1.2, 9.0, 0.11, 2.9]})
+    (row,) = intervals.contests(found, "l2")
+    assert (row["best"], row["not_told_apart"]) == ("a", ["c"])
+    ranks = intervals.overall(found, "l2")
+    assert [r["activation"] for r in ranks] == ["a", "c", "b"]
+    assert ranks[2]["ratio"] / ranks[0]["ratio"] == pytest.approx(2.01)
+
+
+def test_options_refuse_by_exception():
+    with pytest.raises(InputError, match="descending"):
+        ImitateOptions(eps=(0.1, 0.2))
+    with pytest.raises(InputError, match="iterates=0"):
+        ImitateOptions(iterates=(0,))
+    with pytest.raises(InputError, match="ascending"):
+        RatesOptions(cells_1d=(16, 8))
+    with pytest.raises(InputError, match="repeats"):
+        replace(QUICK_TRAIN, activations=("relu", "relu"))
