@@ -83,7 +83,9 @@ def imitation_lower_bound(pieces: int, coeffs: Vector = (0.0, 0.0, 1.0)) -> floa
 def fewest_pieces(eps: float) -> int:
     """How many linear pieces an imitation of x^2 on [0, 1] within eps has at least."""
     require(eps > 0, f"eps={eps} must be positive.")
-    return math.ceil(1 / math.sqrt(8 * eps))
+    guess = math.ceil(1 / math.sqrt(8 * eps))
+    near = (max(1, guess + k) for k in (-1, 0, 1))  # rounding of the root
+    return next(pieces for pieces in near if imitation_lower_bound(pieces) <= eps)
 
 
 def _split(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

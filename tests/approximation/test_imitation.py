@@ -37,6 +37,13 @@ def test_an_activation_that_is_a_relu_costs_nothing_more():
     assert np.array_equal(plain(constant, x), np.full_like(x, 0.5))
 
 
+def test_beyond_its_interval_an_imitation_is_constant():
+    # So that errors of earlier layers, which leave the interval, are not amplified.
+    net = pa.imitate_activation((0.1, 0.5, -0.3, 0.7), 1e-3, radius=2.0)
+    y = plain(net, np.array([[-100.0], [-2.0], [2.0], [2.5], [100.0]]))[:, 0]
+    np.testing.assert_allclose(y[[0, 3, 4]], y[[1, 2, 2]], rtol=1e-12)  # rounding
+
+
 def test_a_network_is_imitated_within_eps_on_its_box():
     net, draw = random_network(3, 2, 4, 3, 2), np.random.default_rng(0)
     corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])

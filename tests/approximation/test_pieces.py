@@ -52,7 +52,7 @@ def test_the_bound_is_zero_for_what_is_a_relu():
 
 
 def test_pieces_that_an_error_asks_for():
-    for pieces in (1, 2, 8):
+    for pieces in range(1, 40):
         assert pa.fewest_pieces(pa.imitation_lower_bound(pieces)) == pieces
         assert pa.fewest_pieces(pa.imitation_lower_bound(pieces) * 0.99) == pieces + 1
     assert pa.most_pieces([3, 4]) == 20
