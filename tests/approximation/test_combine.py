@@ -28,6 +28,11 @@ def test_composing_with_affine_maps_adds_no_layer():
     assert distance(plain(around, X)[:, 0], plain(f, -X).sum(1) + 2) < ROUNDING
 
 
+def test_a_bias_that_comes_from_the_inner_network_is_counted():
+    assert pa.power(2).size == 3
+    assert pa.compose(pa.power(2), pa.linear([[1.0]], [2.0])).size == 4
+
+
 def test_the_identity_and_deeper_networks_are_the_same_function():
     assert np.array_equal(plain(pa.identity(2), X), X)
     f = random_network(1, 2, 6, 3)

@@ -28,6 +28,10 @@ def test_a_product_that_occurs_twice_is_computed_once():
     ]
 
 
+def test_a_product_of_equals_is_a_square():
+    assert pa.monomials([(2, 0), (0, 4)], pa.exact_arithmetic()).width == 4
+
+
 def test_constants_alone_need_no_layer():
     net = pa.monomials([(0, 0, 0)], pa.exact_arithmetic())
     assert net.depth == 0
