@@ -1,17 +1,13 @@
 """Between the theory's units and those of language models, and between the two types of PolyCom."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import flatten, with_units
-from polycom_jax.approximation.network import Network, feed_forward
+from polycom_jax.approximation.network import Network, Vector, feed_forward
 
 
-def share_coefficients(
-    net: Network, coeffs: Sequence[float], scales: Sequence[float] | None = None
-) -> Network:
+def share_coefficients(net: Network, coeffs: Vector, scales: Vector | None = None) -> Network:
     """The same function by units that all have the same coefficients, as in a language model.
 
     With A(z) = sum_i a_i relu(z)^i the shared activation, a unit sum_i c_i relu(z)^i is
@@ -59,7 +55,7 @@ def _shared_units(coeffs: np.ndarray, shared: np.ndarray, scales: np.ndarray) ->
     return feed_forward([spread, gather], [None, constant], [np.tile(shared, (units * order, 1))])
 
 
-def shared_power(exponent: int, coeffs: Sequence[float]) -> Network:
+def shared_power(exponent: int, coeffs: Vector) -> Network:
     """x -> relu(x)^exponent by r units with the same coefficients. See `share_coefficients`.
 
     Raises:
@@ -71,7 +67,7 @@ def shared_power(exponent: int, coeffs: Sequence[float]) -> Network:
     return share_coefficients(feed_forward([[[1.0]], [[1.0]]], [None, None], [unit]), coeffs)
 
 
-def type2_unit(coeffs: Sequence[float]) -> Network:
+def type2_unit(coeffs: Vector) -> Network:
     """x -> a_0 + sum_{i>=1} a_i relu(x^i), a unit of Type II, by two units of Type I; exact on R.
 
     relu(x^i) is relu(x)^i for odd i, and x^i = relu(x)^i + relu(-x)^i for even i. So one unit sees
@@ -88,7 +84,7 @@ def type2_unit(coeffs: Sequence[float]) -> Network:
     return feed_forward([[[1.0], [-1.0]], [[1.0, 1.0]]], [None, None], [np.stack([right, left])])
 
 
-def type1_by_type2(coeffs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def type1_by_type2(coeffs: Vector) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients of two Type II units, one after the other, that make one of Type I; exact on R.
 
     The first is a ReLU, (0, 1, 0, ...); the second has the coefficients as they are, for relu(z^i)

@@ -29,7 +29,7 @@ def power(exponent: int) -> Network:
     return feed_forward([[[1.0]], [[1.0]]], [None, None], [np.eye(exponent + 1)[-1:]])
 
 
-def polynomial(coeffs: Sequence[float]) -> Network:
+def polynomial(coeffs: Vector) -> Network:
     """x -> sum_k coeffs[k] x^k by two units (Lemma 1), exact on all of R.
 
     x^k = relu(x)^k + (-1)^k relu(-x)^k, so the units see x and -x, and have the coefficients c_k

@@ -11,12 +11,12 @@ import numpy as np
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import beside, compose, flatten, with_units
-from polycom_jax.approximation.network import Network, feed_forward, linear
+from polycom_jax.approximation.network import Network, Vector, feed_forward, linear
 from polycom_jax.approximation.product_tree import monomials
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic, teeth_for
 
 
-def imitate_activation(coeffs: Sequence[float], eps: float, *, radius: float = 1.0) -> Network:
+def imitate_activation(coeffs: Vector, eps: float, *, radius: float = 1.0) -> Network:
     """A ReLU network within `eps` of sum_i coeffs[i] relu(x)^i for |x| <= radius (Lemma 2).
 
     With z = relu(x) / radius clipped to [0, 1], z^i takes i - 1 products of error delta, so the
@@ -84,7 +84,7 @@ def _imitate_unit(coeffs: np.ndarray, radius: float, teeth: int) -> Network:
     return compose(linear([[coeffs[i] * radius**i for i in powers]], coeffs[:1]), terms)
 
 
-def _teeth(coeffs: Sequence[float] | np.ndarray, eps: float, radius: float) -> int:
+def _teeth(coeffs: Vector, eps: float, radius: float) -> int:
     require(eps > 0, f"eps={eps} must be positive.")
     require(radius > 0, f"radius={radius} must be positive.")
     require(len(coeffs) >= 2, f"coeffs={coeffs} must be two or more, ascending.")

@@ -17,11 +17,13 @@ from jaxtyping import Bool, Float
 from polycom_jax._errors import require
 
 Matrix = Sequence[Sequence[float]] | Float[np.ndarray, "O I"]
+"""[out, in], or the coefficients [units, order + 1] of a layer."""
 Vector = Sequence[float] | Float[np.ndarray, " O"]
+"""[out], or the coefficients a_0 ... a_r of a unit."""
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Affine:
     """z_c = sum_s W_cs x_s + b_c, from `sources` blocks of numbers x_s to `copies` blocks z_c.
 
@@ -57,7 +59,7 @@ class Affine:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """Units: sum_i coeffs[..., i] relu(affine)^i.
 
@@ -82,7 +84,7 @@ class Layer:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """Hidden layers and an affine readout.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import flatten
-from polycom_jax.approximation.network import Network
+from polycom_jax.approximation.network import Network, Vector
 
 
 def breakpoints(net: Network, low: float, high: float) -> np.ndarray:
@@ -57,7 +57,7 @@ def most_pieces(widths: Sequence[int]) -> int:
     return math.prod(width + 1 for width in widths)
 
 
-def curvature(coeffs: Sequence[float]) -> float:
+def curvature(coeffs: Vector) -> float:
     """min |p''| on [0, 1] for p(z) = sum_i coeffs[i] z^i: 0 for everything that is a ReLU."""
     second = np.polynomial.Polynomial(coeffs).deriv(2)
     turns = second.deriv().roots()
@@ -66,7 +66,7 @@ def curvature(coeffs: Sequence[float]) -> float:
     return float(np.abs(values).min()) if np.all(values > 0) or np.all(values < 0) else 0.0
 
 
-def imitation_lower_bound(pieces: int, coeffs: Sequence[float] = (0.0, 0.0, 1.0)) -> float:
+def imitation_lower_bound(pieces: int, coeffs: Vector = (0.0, 0.0, 1.0)) -> float:
     """No function with so many linear pieces is closer to sum_i coeffs[i] relu(x)^i on [0, 1].
 
     The bound is min |p''| / (16 p^2): on the longest piece, of length h >= 1/p, the curve leaves
@@ -83,7 +83,9 @@ def imitation_lower_bound(pieces: int, coeffs: Sequence[float] = (0.0, 0.0, 1.0)
 def fewest_pieces(eps: float) -> int:
     """How many linear pieces an imitation of x^2 on [0, 1] within eps has at least."""
     require(eps > 0, f"eps={eps} must be positive.")
-    return math.ceil(1 / math.sqrt(8 * eps))
+    guess = math.ceil(1 / math.sqrt(8 * eps))
+    near = (max(1, guess + k) for k in (-1, 0, 1))  # rounding of the root
+    return next(pieces for pieces in near if imitation_lower_bound(pieces) <= eps)
 
 
 def _split(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

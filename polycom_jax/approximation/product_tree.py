@@ -45,14 +45,10 @@ def monomials(exponents: Sequence[Sequence[int]], arithmetic: Arithmetic) -> Net
     Raises:
         InputError: no exponents, rows of different lengths, or negative ones.
     """
+    expected = f"exponents={exponents!r} must be a matrix [outputs, variables] of integers >= 0."
+    require(len({len(row) for row in exponents}) == 1, expected)
     table = np.array(exponents)
-    require(
-        table.ndim == 2
-        and table.size > 0
-        and table.dtype.kind in "iu"
-        and bool((table >= 0).all()),
-        f"exponents={exponents!r} must be a matrix [outputs, variables] of integers >= 0.",
-    )
+    require(table.dtype.kind in "iu" and bool((table >= 0).all()), expected)
     terms = [as_term(row) for row in table]
     levels = product_levels(terms)
     net = linear(_selection(levels[0], [(i,) for i in range(table.shape[1])]))

@@ -25,7 +25,7 @@ def sawtooth_error(teeth: int) -> float:
 def teeth_for(error: float) -> int:
     """The least m >= 1 whose `sawtooth_error` is at most `error`."""
     require(error > 0, f"error={error} must be positive.")
-    return max(1, math.ceil(-math.log(error, 4) - 1))
+    return max(1, math.ceil(-math.log2(error) / 2 - 1))
 
 
 def sawtooth_square(teeth: int) -> Network:
