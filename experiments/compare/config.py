@@ -1,5 +1,6 @@
 """What a study runs with: the flags of `python -m experiments.compare`, and three scales of it."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +91,7 @@ class CompareConfig:
         require(
             len(rates) >= 4
             and all(0 < rate < math.inf for rate in rates)
-            and all(a < b for a, b in zip(rates, rates[1:], strict=False)),
+            and all(a < b for a, b in itertools.pairwise(rates)),
             f"learning_rates={rates} must be four or more, positive and ascending.",
         )
 

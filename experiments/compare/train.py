@@ -158,7 +158,10 @@ def train(
         train_batches, store, batch_size=batch_size, seq_len=programs.cfg.context_length,
         seed=key.seed,
     )  # fmt: skip
-    state, trunk = programs.init(jax.random.key(key.seed)), _Curves(max(key.lengths))
+    state, trunk = (
+        programs.init(jax.random.key(key.seed)),
+        _Curves(max(1, max(key.lengths) // POINTS)),
+    )
     scores, at, batches = [], 0, open_batches()
     branch = trunk
     for length in key.lengths:
@@ -180,14 +183,14 @@ def train(
 class _Curves:
     """Curves of a run while it goes on: windows of steps, each read off the device at its end."""
 
-    def __init__(self, steps: int) -> None:
-        self.every = max(1, steps // POINTS)
+    def __init__(self, every: int) -> None:
+        self.every = every
         self.points: list[tuple[int, float, float, Mapping[str, Any]]] = []
         self.open: list[dict[str, Array]] = []
         self.diverged = False
 
     def copy(self) -> "_Curves":
-        other = _Curves(self.every * POINTS)
+        other = _Curves(self.every)
         other.points, other.open = list(self.points), list(self.open)
         other.diverged = self.diverged
         return other
