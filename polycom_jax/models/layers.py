@@ -172,14 +172,21 @@ def ffn_specs(cfg: ModelConfig) -> Specs:
     return specs
 
 
+def pre_activations(
+    cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
+) -> list[Float[Array, "BT F"]]:
+    """What the activation is applied to: x W_up, or x W_gate and x W_up if gated, x normalised."""
+    y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
+    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+    with jax.named_scope("ffn_up"):
+        return [constrain(jnp.dot(y, params[name]), rules, "batch", "mlp") for name in names]
+
+
 def ffn(
     cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
 ) -> Float[Array, "B T D"]:
     """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
-    y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
-    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
-    with jax.named_scope("ffn_up"):
-        hidden = [constrain(jnp.dot(y, params[name]), rules, "batch", "mlp") for name in names]
+    hidden = pre_activations(cfg, params, x, rules)
 
     def down(activation: Any, w_down: Array, *hidden: Array) -> Array:
         with jax.named_scope("activation"):
