@@ -28,14 +28,12 @@ from experiments.compare.studies import STUDIES, Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.pretrain import MIN_COMPILE_S
 from experiments.progress import Display
+from experiments.tables import print_section
 from experiments.workdir import Workdir, versions
 from polycom_jax import models
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
 from polycom_jax.models import ModelConfig
-
-FILE_WIDTH = 132
-"""Columns of tables where the output is no terminal."""
 
 FREE = frozenset({"workdir", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"})
 """Settings that may change while a folder's runs stay what they are."""
@@ -201,13 +199,8 @@ class Comparing:
         result = findings(config.study, study, arms, runs)
         drawn = figures.draw_all(self.root / "plots", result, runs, batch_tokens)
         text, numbers = report.write(self.root, study.question, result, self.about(), drawn)
-        console = self.display.console
         for section in report.sections(result):
-            # A file has no width that a table would have to be folded to.
-            width = console.width if console.is_terminal else max(console.width, FILE_WIDTH)
-            console.print(report.as_table(section), width=width)
-            for note in section.notes:
-                self.display.note(note)
+            print_section(self.display.console, section)
         self.display.note(
             f"Report: {text}   Numbers: {numbers}   Plots: {self.root / 'plots'}\n"
             f"Next:\n  {self.next_command()}"

@@ -3,31 +3,19 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from experiments.compare.findings import ArmFinding, Comparison, Findings, TokensNeeded
 from experiments.compare.schedule import DECAYS_OVER
 from experiments.compare.statistics import LEVEL, POWER, smallest_p
+from experiments.tables import Section, as_markdown, finite
 from experiments.workdir import whole
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table with a heading, and lines that say what its columns are."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def sections(found: Findings) -> list[Section]:
@@ -187,16 +175,6 @@ def _tokens(needed: Sequence[TokensNeeded]) -> Section:
     )
 
 
-def as_table(section: Section) -> Table:
-    """For the terminal."""
-    table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD)
-    for index, column in enumerate(section.columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in section.rows:
-        table.add_row(*map(escape, row))
-    return table
-
-
 def markdown(
     question: str, found: Findings, about: Mapping[str, Any], figures: Sequence[Path]
 ) -> str:
@@ -204,18 +182,10 @@ def markdown(
     lines = [f"# {found.study}: {question}", "", f"    {about['command']}", ""]
     lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
     for section in sections(found):
-        lines += ["", f"## {section.title}", ""]
-        lines += [_row(section.columns), _row(["---"] * len(section.columns))]
-        lines += [_row(row) for row in section.rows]
-        for note in section.notes:
-            lines += ["", note]
+        lines += as_markdown(section)
     lines += ["", "## Figures", ""]
     lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
     return "\n".join(lines) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def write(
@@ -229,16 +199,7 @@ def write(
     text, numbers = folder / "report.md", folder / "results.json"
     with whole(text) as file:
         file.write_text(markdown(question, found, about, figures), encoding="utf-8")
-    record = _finite({"about": dict(about), **asdict(found)})
+    record = finite({"about": dict(about), **asdict(found)})
     with whole(numbers) as file:
         file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return text, numbers
-
-
-def _finite(tree: Any) -> Any:
-    """Numbers that JSON does not know become null."""
-    if isinstance(tree, dict):
-        return {name: _finite(value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,6 +1,8 @@
 """The activation as a trained model uses it: output over input, where inputs really are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +50,7 @@ def response(row: Activation, params: Params, x: Float[Array, "N F"], *, bins: i
     place = np.searchsorted(edges, flat_x, side="right") - 1
     parts = [flat_y[place == i] for i in range(bins)]
 
-    def each(f: object, *args: float) -> Float[np.ndarray, " P"]:
-        assert callable(f)
+    def each(f: Callable[..., Any], *args: float) -> Float[np.ndarray, " P"]:
         return np.array([f(part, *args) if part.size else np.nan for part in parts])
 
     return Curve(
