@@ -21,7 +21,7 @@ from experiments import cli
 from experiments.benchmark.report import circumstances
 from experiments.compare import figures, report, timing
 from experiments.compare.config import CompareConfig, from_command
-from experiments.compare.findings import arm_finding, cost_of, findings
+from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.runs import Run, RunFolder, RunKey, check_settings
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import STUDIES, Arm
@@ -104,10 +104,15 @@ class Comparing:
             for arm in study.arms:
                 key = RunKey(arm.name, found[arm.name].best, seed, config.lengths)
                 runs[arm.name].append(self.one(arm, key))
-        programs = {arm.name: self.compiled(arm) for arm in study.arms}
-        seconds = timing.step_seconds(programs, self.batch, self.display.doing)
+        times = timing.measured(
+            self.root / "timing.json",
+            [arm.name for arm in study.arms],
+            lambda name: self.compiled(study.arm(name)),
+            self.batch,
+            self.display.doing,
+        )
         self.display.stop()
-        self.report(found, runs, seconds)
+        self.report(found, runs, times)
 
     def describe(self) -> None:
         """A line on the study, and one on each arm's size."""
@@ -179,20 +184,20 @@ class Comparing:
         self,
         found: Mapping[str, Search],
         runs: Mapping[str, Sequence[Run]],
-        seconds: Mapping[str, Sequence[float]],
+        times: timing.Timing,
     ) -> None:
         """Prints the tables; writes report, numbers and figures."""
         config, study = self.config, self.study
         batch_tokens = config.data.batch_size * self.base.context_length
-        fastest = min(seconds, key=lambda name: float(np.median(seconds[name])))
+        relative = relative_times(times.seconds)
         arms = []
         for arm in study.arms:
             cost = cost_of(
                 self.model(arm),
                 batch_size=config.data.batch_size,
-                seconds=seconds[arm.name],
-                fastest=seconds[fastest],
-                memory=self.programs[arm.name].memory,
+                seconds=times.seconds[arm.name],
+                relative=relative[arm.name],
+                memory=times.memory[arm.name],
             )
             own = (found[arm.name], cost, runs[arm.name])
             arms.append(arm_finding(arm.name, self.model(arm), *own, batch_tokens=batch_tokens))

@@ -13,6 +13,9 @@ from experiments.plots import COLOURS, panels
 Runs = Mapping[str, Sequence[Run]]
 """Arm -> its runs, one a seed."""
 
+SMOOTHED = 5
+"""Points of a curve that are averaged where it is drawn."""
+
 
 def draw_all(folder: Path, found: Findings, runs: Runs, batch_tokens: int) -> list[Path]:
     """Draws every figure of a study; the paths, without suffix."""
@@ -37,23 +40,44 @@ def _whole(runs: Sequence[Run]) -> list[Run]:
 
 
 def _draw_dynamics(path: Path, runs: Runs, batch_tokens: int) -> None:
-    """Training loss and norm of the gradient: mean over seeds, band from least to greatest."""
-    with panels(path, 2, columns=2, width=4.8, height=3.8) as axes:
-        for axis, name in zip(axes, ("loss", "grad_norm"), strict=True):
-            for index, (arm, arm_runs) in enumerate(runs.items()):
-                good = _whole(arm_runs)
-                if not good:
-                    continue
-                x = np.array(good[0].steps) * batch_tokens
-                values = np.array([getattr(run, name) for run in good])
-                axis.plot(x, values.mean(0), label=arm, **_line(index))
-                low, high = values.min(0), values.max(0)
-                axis.fill_between(x, low, high, color=_line(index)["color"], alpha=0.12)
+    """Training loss, its paired difference to the first arm, and the norm of the gradient.
+
+    Means over seeds with a band from least to greatest, smoothed over `SMOOTHED` points. What a
+    batch adds to every arm's loss drops out of the difference.
+    """
+    good = {arm: _whole(arm_runs) for arm, arm_runs in runs.items()}
+    first = next(iter(good))
+    base = {run.key.seed: np.array(run.loss) for run in good[first]}
+    with panels(path, 3, width=4.6, height=3.8) as axes:
+        for index, (arm, arm_runs) in enumerate(good.items()):
+            paired = [run for run in arm_runs if run.key.seed in base]
+            curves = (
+                [np.array(run.loss) for run in arm_runs],
+                [np.array(run.loss) - base[run.key.seed] for run in paired],
+                [np.array(run.grad_norm) for run in arm_runs],
+            )
+            for axis, values in zip(axes, curves, strict=True):
+                if values:
+                    x = np.array(arm_runs[0].steps) * batch_tokens
+                    _band(axis, x, np.array(values), _line(index), arm)
+        for axis, label in zip(
+            axes,
+            ("training loss (nats a token)", f"training loss - {first}'s", "norm of the gradient"),
+            strict=True,
+        ):
             axis.set_xlabel("tokens")
-            axis.set_yscale("log")
-        axes[0].set_ylabel("training loss (nats a token)")
-        axes[1].set_ylabel("norm of the gradient")
+            axis.set_ylabel(label)
         axes[0].legend(fontsize=7)
+
+
+def _band(axis: Any, x: np.ndarray, values: np.ndarray, line: dict[str, Any], label: str) -> None:
+    """Mean and range over the first axis of [seeds, points]."""
+    width = min(SMOOTHED, values.shape[1])
+    window = np.ones(width) / width
+    values = np.array([np.convolve(row, window, mode="valid") for row in values])
+    x = np.convolve(x, window, mode="valid")
+    axis.plot(x, values.mean(0), label=label, **line)
+    axis.fill_between(x, values.min(0), values.max(0), color=line["color"], alpha=0.1)
 
 
 def _draw_decayed(path: Path, found: Findings) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.compare.runs import Run
 from experiments.compare.search import Search
-from experiments.compare.statistics import Paired, at_tokens, crossing, holm, paired
+from experiments.compare.statistics import LEVEL, Paired, at_tokens, crossing, holm, paired
 from experiments.compare.studies import Study
 from polycom_jax import models
 from polycom_jax.models import ModelConfig
@@ -28,7 +28,7 @@ class Cost:
         flops: of training on a token, forward and backward, the activation's own included.
         activation_share: of these, the activation's own.
         step_seconds: one update, median of the rounds.
-        relative_seconds: the same in units of the fastest arm's, rounds compared one by one.
+        relative_seconds: the same in units of the fastest arm's, see `relative_times`.
         tokens_per_second: at that speed.
         memory: bytes of one step: state, gradients, activations.
     """
@@ -103,7 +103,8 @@ class Comparison:
             return "not comparable"
         if not self.result.found:
             return "no difference found"
-        return "lower" if self.result.mean < 0 else "higher"
+        side = "lower" if self.result.mean < 0 else "higher"
+        return side if self.p_holm <= LEVEL else f"{side}, not after Holm"
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,21 @@ class Findings:
         return next(arm for arm in self.arms if arm.name == name)
 
 
+def relative_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Each arm's time a step in units of the fastest arm's.
+
+    Rounds are compared one by one: an arm's ratio is the median over rounds of its time by the mean
+    of all arms in the same round. The least of these ratios is the unit.
+    """
+    arms = np.array([seconds[name] for name in seconds])
+    ratios = np.median(arms / arms.mean(axis=0, keepdims=True), axis=1)
+    return dict(zip(seconds, (ratios / ratios.min()).tolist(), strict=True))
+
+
 def cost_of(
-    cfg: ModelConfig,
-    *,
-    batch_size: int,
-    seconds: Sequence[float],
-    fastest: Sequence[float],
-    memory: int,
+    cfg: ModelConfig, *, batch_size: int, seconds: Sequence[float], relative: float, memory: int
 ) -> Cost:
-    """An arm's cost from its rounds of `timing.step_seconds` and those of the fastest arm."""
+    """An arm's cost from its rounds of `timing.step_seconds`."""
     flops = models.flops_per_token(cfg, cfg.context_length, attention="causal")
     step = float(np.median(seconds))
     return Cost(
@@ -162,7 +169,7 @@ def cost_of(
         flops=flops.train,
         activation_share=flops.activation / flops.forward,
         step_seconds=step,
-        relative_seconds=float(np.median(np.divide(seconds, fastest))),
+        relative_seconds=relative,
         tokens_per_second=batch_size * cfg.context_length / step,
         memory=memory,
     )

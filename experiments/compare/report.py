@@ -58,8 +58,8 @@ def _costs(arms: Sequence[ArmFinding]) -> Section:
         tuple(rows),
         (
             "FLOPs of training, causal attention, the activation's own included; ratios to the"
-            " first arm. Time a step in units of the fastest arm's: steps of all arms in strict"
-            " alternation, median of the rounds. MiB: what the compiled step holds.",
+            " first arm. Time a step in units of the fastest arm's: all arms in strict alternation,"
+            " median over rounds of the ratio. MiB: what the compiled step holds.",
         ),
     )  # fmt: skip
 
@@ -129,6 +129,10 @@ def _comparisons(found: Findings, budget: str) -> Section:
         f" one reference; correlation of the pair over seeds; the difference that would be found"
         f" with chance {POWER:.0%}. An interval with zero in it: no difference found."
     )
+    if budget == "seconds":
+        note += (
+            " The speeds are taken as they stand above; their own spread is not in the interval."
+        )
     power = (
         f"With {seeds} seeds and {largest} comparisons, no p can be below {min(1, least):.3g}:"
         " the test alone can decide nothing here, whatever the differences."
