@@ -24,7 +24,7 @@ from experiments.compare.config import CompareConfig, from_command
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.runs import Run, RunFolder, RunKey, check_settings
 from experiments.compare.search import FIRST_SEED, Search, search
-from experiments.compare.studies import STUDIES, Arm
+from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.pretrain import MIN_COMPILE_S
 from experiments.progress import Display
@@ -35,7 +35,9 @@ from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
 from polycom_jax.models import ModelConfig
 
-FREE = frozenset({"workdir", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"})
+FREE = frozenset(
+    {"workdir", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
+)
 """Settings that may change while a folder's runs stay what they are."""
 
 
@@ -58,7 +60,7 @@ class Comparing:
 
     def __init__(self, config: CompareConfig, root: Path, command: str, display: Display) -> None:
         self.config, self.root, self.command, self.display = config, root, command, display
-        self.study = STUDIES[config.study]
+        self.study = config.chosen
         base = config.base
         self.corpus: Corpus = prepare(
             config.data, vocab_size=base.vocab_size, progress=display.busy
@@ -189,7 +191,7 @@ class Comparing:
         """Prints the tables; writes report, numbers and figures."""
         config, study = self.config, self.study
         batch_tokens = config.data.batch_size * self.base.context_length
-        relative = relative_times(times.seconds)
+        relative = relative_times({arm.name: times.seconds[arm.name] for arm in study.arms})
         arms = []
         for arm in study.arms:
             cost = cost_of(

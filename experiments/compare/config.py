@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from experiments import cli
-from experiments.compare.studies import STUDIES
+from experiments.compare.studies import STUDIES, Study
 from polycom_jax._errors import require, unknown
 from polycom_jax.data import DataConfig
 from polycom_jax.models import ModelConfig
@@ -47,6 +47,7 @@ class CompareConfig:
 
     Attributes:
         study: what to compare; may stand first, without the flag.
+        arms: those of its arms to take, by name; none: all.
         scale: where all other defaults come from: quick (minutes on two CPU cores, to see the
             program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
         model: the common model, before an arm's changes: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a
@@ -72,11 +73,11 @@ class CompareConfig:
     learning_rates: tuple[float, ...]
     search_seeds: int
     heldout_tokens: int | None
+    arms: tuple[str, ...] = ()
     workdir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.study not in STUDIES:
-            raise unknown("study", self.study, STUDIES)
+        _ = self.chosen
         if self.model not in MODELS:
             raise unknown("model", self.model, MODELS)
         require(
@@ -96,11 +97,22 @@ class CompareConfig:
         )
 
     @property
+    def chosen(self) -> Study:
+        """The study, with the arms that were asked for.
+
+        Raises:
+            InputError: there is none of that name, or it has no such arms.
+        """
+        if self.study not in STUDIES:
+            raise unknown("study", self.study, STUDIES)
+        return STUDIES[self.study].only(self.arms)
+
+    @property
     def base(self) -> ModelConfig:
         """The common model, but for the tokenizer's vocabulary."""
         found = SHAPES.get(self.model) or recipe(self.model).model
         found = found if self.seq_len is None else replace(found, context_length=self.seq_len)
-        return STUDIES[self.study].model(found)
+        return self.chosen.model(found)
 
     @property
     def optim(self) -> OptimConfig:
@@ -147,13 +159,14 @@ SCALES: Mapping[str, CompareConfig] = {
         search_seeds=2,
         heldout_tokens=65_536,
     ),
+    # 15.7M tokens a run.
     "gpu": CompareConfig(
         study=_STUDY,
         scale="gpu",
         model="dense-110m",
         data=DataConfig(batch_size=32),
         seq_len=None,
-        steps=1_200,
+        steps=480,
         seeds=3,
         learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
         search_seeds=1,

@@ -119,6 +119,6 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if changed:
         raise InputError(
             f"{path.parent} holds runs with other settings ({'; '.join(changed)}); repeat the"
-            " command that made them, or give another --workdir. Only seeds, learning rates and"
-            " search seeds may change."
+            " command that made them, or give another --workdir. Only arms, seeds, learning"
+            " rates and search seeds may change."
         )

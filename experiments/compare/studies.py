@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+from polycom_jax._errors import require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import Dtype
 from polycom_jax.table import ActivationOptions
@@ -79,6 +80,27 @@ class Study:
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def only(self, names: Sequence[str]) -> "Study":
+        """The study of these arms, in its own order; of all where none is named.
+
+        Raises:
+            InputError: no such arm, or no comparison among them.
+        """
+        known = [arm.name for arm in self.arms]
+        for name in names:
+            if name not in known:
+                raise unknown("arm", name, known)
+        if not names:
+            return self
+        pairs = tuple(pair for pair in self.pairs if set(pair) <= set(names))
+        references = ", ".join(dict.fromkeys(reference for _, reference in self.pairs))
+        require(
+            bool(pairs),
+            f"arms={' '.join(names)} leaves nothing to compare; this study compares with"
+            f" {references}.",
+        )
+        return replace(self, arms=tuple(a for a in self.arms if a.name in names), pairs=pairs)
 
     def model(self, base: ModelConfig) -> ModelConfig:
         """What all arms have in common."""

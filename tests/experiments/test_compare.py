@@ -89,7 +89,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
 
 
 def test_a_run_is_what_make_train_step_computes():
-    cfg = replace(SMALL, activation="poly_norm")
+    cfg = replace(SMALL, activation="poly_relu")
     optim = OptimConfig(peak_learning_rate=0.01, warmup_steps=2, coefficient_multiplier=3.0)
     mesh = make_mesh(devices=jax.devices()[:1])
     rng = np.random.default_rng(0)
@@ -142,6 +142,12 @@ def test_arms_have_equal_parameters_and_every_pair_exists(name: str):
     for pair in study.pairs:
         assert {study.arm(one).name for one in pair} == set(pair)
     assert name == "moe" or len(study.arms) >= 4
+
+
+def test_a_study_can_be_cut_down_to_some_arms():
+    study = STUDIES["activations"].only(["poly_norm", "swiglu", "relu"])
+    assert [arm.name for arm in study.arms] == ["swiglu", "relu", "poly_norm"]
+    assert study.pairs == (("relu", "swiglu"), ("poly_norm", "swiglu"))
 
 
 def test_width_and_depth_scale_the_model():
@@ -225,6 +231,8 @@ def test_a_run_that_diverged_is_told_and_not_averaged_away():
         (["activation"], "Did you mean 'activations'"),
         (["order", "--scale", "huge"], "quick"),
         (["order", "--seeds", "1"], "at least 2"),
+        (["order", "--arms", "poly_norm"], "Did you mean 'poly_norm_"),
+        (["order", "--arms", "poly_norm_2", "poly_norm_3"], "compares with swiglu"),
         (["order", "--learning-rates", "0.1", "0.2"], "four or more"),
         (["order", "--sede", "1"], "Did you mean"),
     ],
