@@ -45,7 +45,7 @@ class AnalyzeConfig:
         out: folder for report.md, results.json and plots.
     """
 
-    runs: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ("runs/tiny-poly_norm",)
     checkpoint: str = "latest"
     tokens: int = 4096
     out: str = "runs/analysis"
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     """Measures every run, prints tables side by side, writes report, numbers and figures."""
     words = list(argv)
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    default = AnalyzeConfig(runs=("runs/tiny-poly_norm",))
+    default = AnalyzeConfig()
     settings = cli.read_flags([*(["--runs"] if first else []), *words], cli.flatten(default), {})
     config = cli.parse(default, settings, prog="python -m experiments.analyze", about=ABOUT)
     command = shlex.join(["python", "-m", "experiments.analyze", *argv])
