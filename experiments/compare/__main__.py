@@ -175,7 +175,8 @@ class Comparing:
         total = len(self.study.arms) * (
             len(config.learning_rates) * config.search_seeds + config.seeds
         )
-        left = max(0, total - self.done - 1) * self.worked / self.trained
+        total = max(total, self.done + 1)  # grids grow
+        left = (total - self.done - 1) * self.worked / self.trained
         score = "diverged" if run.diverged else f"held-out {run.final:.4f}"
         self.display.note(
             f"[{self.done + 1}/{total}] {run.key.arm}, rate {run.key.rate:.3g}, seed"

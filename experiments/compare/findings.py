@@ -141,10 +141,6 @@ class Findings:
     comparisons: tuple[Comparison, ...]
     tokens_needed: tuple[TokensNeeded, ...]
 
-    def arm(self, name: str) -> ArmFinding:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
 
 def relative_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Each arm's time a step in units of the fastest arm's.

@@ -126,10 +126,6 @@ def _plain(*activations: str) -> tuple[Arm, ...]:
     return tuple(Arm(name, name) for name in activations)
 
 
-def _coefficients(**options: Any) -> ActivationOptions:
-    return ActivationOptions(**options)
-
-
 _DECAYED = ("matrix", "embedding", "router", "coefficient")
 _THIRD = 1 / 3
 
@@ -154,9 +150,9 @@ _COEFFICIENTS = (
     Arm("rate_x0", "poly_norm", optim={"coefficient_multiplier": 0.0}),
     Arm("rate_x10", "poly_norm", optim={"coefficient_multiplier": 10.0}),
     Arm("decayed", "poly_norm", optim={"decay_roles": _DECAYED}),
-    Arm("from_linear", "poly_norm", _coefficients(initial=(0.0, 1.0, 0.0, 0.0))),
-    Arm("from_cubic", "poly_norm", _coefficients(initial=(0.0, 0.0, 0.0, 1.0))),
-    Arm("from_bias_1", "poly_norm", _coefficients(initial=(1.0, _THIRD, _THIRD, _THIRD))),
+    Arm("from_linear", "poly_norm", ActivationOptions(initial=(0.0, 1.0, 0.0, 0.0))),
+    Arm("from_cubic", "poly_norm", ActivationOptions(initial=(0.0, 0.0, 0.0, 1.0))),
+    Arm("from_bias_1", "poly_norm", ActivationOptions(initial=(1.0, _THIRD, _THIRD, _THIRD))),
 )
 _PRECISION = tuple(
     Arm(f"{name}_{dtype}", name, dtype=dtype)
