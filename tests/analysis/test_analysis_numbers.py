@@ -89,6 +89,9 @@ def test_massive_activations_want_both_conditions():
     assert analysis.massive(x)["count"] == 0
     x[3, 7] = 150.0  # over 100, and 750 times the median
     assert analysis.massive(x)["count"] == 0
+    small = np.full((10, 20), 0.01)
+    small[3, 7] = 50.0  # 5,000 times the median, and not over 100
+    assert analysis.massive(small)["count"] == 0
     x[3, 7] = x[4, 7] = -250.0
     found = analysis.massive(x)
     assert (found["count"], found["channels"], found["tokens"]) == (2, 1, 2)
