@@ -31,8 +31,10 @@ def print_section(console: Console, section: Section) -> None:
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in section.rows:
         table.add_row(*map(escape, row))
-    width = console.width if console.is_terminal else max(console.width, FILE_WIDTH)
-    console.print(table, width=width)
+    if console.is_terminal:
+        console.print(table)
+    else:  # rich never prints wider than its console
+        Console(file=console.file, width=FILE_WIDTH, quiet=console.quiet).print(table)
     for note in section.notes:
         console.print(note, markup=False, soft_wrap=True)
 

@@ -33,6 +33,13 @@ def _colours(measured: Measured) -> dict[str, str]:
     return {run: COLOURS[i % len(COLOURS)] for i, run in enumerate(measured)}
 
 
+def _by_layer(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("layer")
+
+
 def _matrices(measured: Measured) -> list[str]:
     """Names of matrices with more than one layer that any run has."""
     return list(
@@ -56,7 +63,7 @@ def _draw_ranks(path: Path, measured: Measured) -> None:
                     shares = np.array(matrix["ranks"]["effective"]) / min(matrix["shape"])
                     axis.plot(shares, marker="o", markersize=3, color=colours[run], label=run)
             axis.set_title(name)
-            axis.set_xlabel("layer")
+            _by_layer(axis)
             axis.set_ylabel("effective rank / full")
         axes[0].legend(fontsize=7)
 
@@ -111,10 +118,8 @@ def _draw_activity(path: Path, measured: Measured) -> None:
             for run, found in measured.items():
                 values = [place[number] for place in found["inside"][where]]
                 axis.plot(values, marker="o", markersize=3, color=colours[run], label=run)
-            axis.set_xlabel("layer")
+            _by_layer(axis)
             axis.set_title(label, fontsize=8)
-            if number in ("kurtosis", "largest_by_median"):
-                axis.set_yscale("log")
         axes[0].legend(fontsize=7)
 
 
@@ -129,7 +134,7 @@ def _draw_gradients(path: Path, measured: Measured) -> None:
                     axis.plot(found[name], marker="o", color=colours[run], label=run)
             axis.set_yscale("log")
             axis.set_title(f"gradient's norm, {name}")
-            axis.set_xlabel("layer")
+            _by_layer(axis)
         axes[0].legend(fontsize=7)
 
 
