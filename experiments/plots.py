@@ -27,11 +27,22 @@ _STYLE: Any = {
 }
 # Okabe and Ito's palette: distinct to colour-blind eyes and in grey.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
+COLOURS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.25", "#8C6D31", "#7F3C8D")
+"""One a curve, in order; then again, dashed."""
 
 
 @contextlib.contextmanager
 def _figure(path: Path, width: float = 5.2, height: float = 3.4) -> Iterator["Axes"]:
     """One pair of axes, saved as `path`.png and `path`.pdf; `path` has no suffix."""
+    with panels(path, 1, width=width, height=height) as (axes,):
+        yield axes
+
+
+@contextlib.contextmanager
+def panels(
+    path: Path, count: int, *, columns: int = 3, width: float = 4.0, height: float = 3.0
+) -> Iterator[list["Axes"]]:
+    """`count` pairs of axes of that size in rows of `columns`, saved as `path`.png and .pdf."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,9 +50,11 @@ def _figure(path: Path, width: float = 5.2, height: float = 3.4) -> Iterator["Ax
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
         # Without pyplot: no window, no global figure, no backend to choose.
-        figure = Figure(figsize=(width, height), layout="constrained")
+        columns = min(columns, count)
+        rows = -(-count // columns)
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure.add_subplot()
+        yield [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
         figure.savefig(path.with_suffix(".png"))
         figure.savefig(path.with_suffix(".pdf"))
 

@@ -4,6 +4,7 @@ Tests, models, Flax modules and programs all read this table; the contract test 
 `tests/test_table.py` takes a new row up by itself.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
-from polycom_jax.activations import classic
+from polycom_jax.activations import classic, normed
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.activations.polynomial import init_coeffs
@@ -23,7 +24,7 @@ from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_norm.rows import AxisName
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
-from polycom_jax.params import Params, ParamSpec
+from polycom_jax.params import Initializer, Params, ParamSpec
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ActivationOptions:
         sigmoid: pass a_1 ... a_r through the logistic function.
         bound: clip coefficients to [-bound, bound]; None: not.
         output_scale: what PolyCom's output is multiplied by.
+        initial: a_0 ... a_r at the start, order + 1 of them; none: 0, 1/r, ..., 1/r.
     """
 
     order: int = 3
@@ -45,6 +47,7 @@ class ActivationOptions:
     sigmoid: bool = False
     bound: float | None = None
     output_scale: float = 1.0
+    initial: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_order(self.order)
@@ -57,6 +60,11 @@ class ActivationOptions:
                 value is None or 0 < value < float("inf"),
                 f"{name}={value} must be positive and finite.",
             )
+        require(
+            len(self.initial) in (0, self.order + 1) and all(map(math.isfinite, self.initial)),
+            f"initial={self.initial} must be order + 1 = {self.order + 1} finite coefficients, a_0"
+            " first; or none, for 0, 1/r, ..., 1/r.",
+        )
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,19 @@ class _Row:
     @property
     def reads(self) -> tuple[str, ...]:
         """The options that this row depends on."""
-        return (("order", *_STABILITY) if "coeffs" in self.params else ()) + self.keywords
+        return (
+            ("order", *_STABILITY, "initial") if "coeffs" in self.params else ()
+        ) + self.keywords
 
 
-def _coefficient_init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
-    del key  # they start the same in every layer
-    return init_coeffs(shape[0] - 1).astype(dtype)
+def _coefficient_init(options: ActivationOptions) -> Initializer:
+    def init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
+        del key  # they start the same in every layer
+        if options.initial:
+            return jnp.asarray(options.initial, dtype)
+        return init_coeffs(shape[0] - 1).astype(dtype)
+
+    return init
 
 
 _VERSION = "implementation"
@@ -98,7 +113,7 @@ _STABILITY = ("sigmoid", "bound", "output_scale")
 
 _PARAMS: Mapping[str, Callable[[ActivationOptions], ParamSpec]] = {
     "coeffs": lambda options: ParamSpec(
-        (options.order + 1,), (None,), _coefficient_init, "coefficient"
+        (options.order + 1,), (None,), _coefficient_init(options), "coefficient"
     ),
     "slope": lambda options: ParamSpec(
         (), (), jax.nn.initializers.constant(INITIAL_SLOPE), "coefficient"
@@ -107,7 +122,8 @@ _PARAMS: Mapping[str, Callable[[ActivationOptions], ParamSpec]] = {
 
 # FLOPs: each arithmetic operation of the forward pass on a whole hidden array counts 1, be it a
 # product, a comparison, a power or exp; what happens once a row, and casts, count nothing. Horner's
-# scheme takes 2r, PolyNorm's means 2r (power, sum) and its scale 3 (abs, max, product).
+# scheme takes 2r, PolyNorm's means 2r (power, sum) and its scale 3 (abs, max, product); an RMSNorm
+# behind a baseline 6 (the scale, square, sum, product).
 _ROWS: Mapping[str, _Row] = {
     "poly_norm": _Row(poly_norm, (4, 3), params=("coeffs",), keywords=("eps", _VERSION)),
     "poly_relu": _Row(poly_relu, (2, 1), params=("coeffs",), keywords=(_VERSION,)),
@@ -125,6 +141,9 @@ _ROWS: Mapping[str, _Row] = {
     "swiglu": _Row(classic.swiglu, (0, 3), gated=True),
     "geglu": _Row(classic.geglu, (0, 6), gated=True),
     "reglu": _Row(classic.reglu, (0, 2), gated=True),
+    "gelu_norm": _Row(normed.gelu_norm, (0, 11), keywords=("eps",)),
+    "relu2_norm": _Row(normed.relu2_norm, (0, 8), keywords=("eps",)),
+    "swiglu_norm": _Row(normed.swiglu_norm, (0, 9), gated=True, keywords=("eps",)),
 }
 
 ACTIVATIONS: tuple[str, ...] = tuple(_ROWS)

@@ -94,6 +94,10 @@ def _prelu_polynomial(p, x):
     return np.polynomial.polynomial.polyval(z, p["coeffs"])
 
 
+def _unit_rms(y):
+    return y / np.sqrt(np.mean(y**2, axis=-1, keepdims=True) + EPS)
+
+
 # One row an activation: value(params, *hidden) of float64 arrays.
 ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "poly_norm": lambda p, x: poly_norm(x, p["coeffs"])[0],
@@ -110,6 +114,9 @@ ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "swiglu": lambda _, gate, up: _silu(gate) * up,
     "geglu": lambda _, gate, up: _gelu(gate) * up,
     "reglu": lambda _, gate, up: np.maximum(gate, 0) * up,
+    "gelu_norm": lambda _, x: _unit_rms(_gelu(x)),
+    "relu2_norm": lambda _, x: _unit_rms(np.maximum(x, 0) ** 2),
+    "swiglu_norm": lambda _, gate, up: _unit_rms(_silu(gate) * up),
 }
 
 

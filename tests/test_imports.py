@@ -26,6 +26,7 @@ LEVELS = {
     "training": 7,
     "data": 7,
     "aot": 8,
+    "analysis": 8,
     "experiments": 10,
 }
 

@@ -267,6 +267,11 @@ def test_width_gives_equal_weights(name):
     assert row.width(5504) == (5504 if row.gated else 8256)
 
 
+def test_initial_values_can_be_chosen():
+    row = get_activation("poly_relu", order=2, initial=(1.0, 0.5, -0.25))
+    np.testing.assert_array_equal(row.init(jax.random.key(0))["coeffs"], [1.0, 0.5, -0.25])
+
+
 def test_a_fractional_width_names_the_neighbours():
     with pytest.raises(InputError, match="nearest: 340 or 342"):
         get_activation("poly_norm").width(341)
@@ -325,12 +330,13 @@ def test_options_reach_the_function():
         (lambda: get_activation("relu", order=4), "'relu' does not read this option"),
         (
             lambda: get_activation("poly_relu", eps=1e-5),
-            "reads order, sigmoid, bound, output_scale, implementation",
+            "reads order, sigmoid, bound, output_scale, initial, implementation",
         ),
         (lambda: ActivationOptions(order=0), "order=0 must be"),
         (lambda: ActivationOptions(eps=0.0), "eps=0.0 must be"),
         (lambda: ActivationOptions(bound=0.0), "bound=0.0 must be positive"),
         (lambda: ActivationOptions(output_scale=float("nan")), "output_scale=nan must be positive"),
+        (lambda: get_activation("poly_norm", initial=(0.0, 1.0)), "initial=.* must be order"),
         (lambda: get_activation("relu2", bound=1.0), "does not read this option"),
         (lambda: get_activation("poly_norm", implementation="xl"), "Did you mean 'xla'"),
         (lambda: get_activation("swiglu").apply({}, jnp.ones(3)), "gate, up"),

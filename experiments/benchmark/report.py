@@ -58,7 +58,7 @@ class Report:
     def write(self, results: Sequence[Result]) -> None:
         """Writes numbers and tables; files that are there are replaced, whole."""
         self.out.mkdir(parents=True, exist_ok=True)
-        about = {"command": self.command, **versions(), **_circumstances(), **self.settings}
+        about = {"command": self.command, **versions(), **circumstances(), **self.settings}
         record = {"about": about, "results": [asdict(result) for result in results]}
         with whole(self.numbers) as file:
             file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -81,7 +81,8 @@ class Report:
 
 
 @functools.cache
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """The machine, versions of other packages, the commit."""
     found: dict[str, Any] = {"platform": platform.platform(), "processor": _processor()}
     found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     for package in PACKAGES:

@@ -18,11 +18,13 @@ from polycom_jax.activations.inputs import check_floating, check_gate, in_work_d
 Elementwise = Callable[[Array], Array]
 
 
-def _relu2(x: Array) -> Array:
+def squared_relu(x: Array) -> Array:
+    """max(x, 0)^2 of an array of the work dtype."""
     return jnp.square(jax.nn.relu(x))
 
 
-def _gelu(x: Array) -> Array:
+def exact_gelu(x: Array) -> Array:
+    """x Phi(x) of an array of the work dtype."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -67,7 +69,7 @@ def relu2(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:
 
     Reference: So et al., "Primer", arXiv 2109.08668.
     """
-    return _elementwise(_relu2, x)
+    return _elementwise(squared_relu, x)
 
 
 def gelu(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:
@@ -75,7 +77,7 @@ def gelu(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:
 
     Reference: Hendrycks and Gimpel, arXiv 1606.08415.
     """
-    return _elementwise(_gelu, x)
+    return _elementwise(exact_gelu, x)
 
 
 def gelu_tanh(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:
@@ -112,7 +114,7 @@ def geglu(gate: Float[ArrayLike, "*S"], up: Float[ArrayLike, "*S"]) -> Float[Arr
 
     Reference: Shazeer, arXiv 2002.05202.
     """
-    return _gated(_gelu, gate, up)
+    return _gated(exact_gelu, gate, up)
 
 
 def reglu(gate: Float[ArrayLike, "*S"], up: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:

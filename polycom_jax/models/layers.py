@@ -159,15 +159,22 @@ def ffn_specs(cfg: ModelConfig) -> Specs:
     return specs
 
 
-def ffn(
+def pre_activations(
     cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
-) -> Float[Array, "B T D"]:
-    """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
+) -> list[Float[Array, "BT F"]]:
+    """What the activation is applied to: x W_up, or x W_gate and x W_up if gated, x normalised."""
     y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
     names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
     with jax.named_scope("ffn_up"):
         products = [jnp.dot(y, params[name]) for name in names]
-        hidden = [keep("product", constrain(x, rules, "batch", "mlp")) for x in products]
+        return [keep("product", constrain(x, rules, "batch", "mlp")) for x in products]
+
+
+def ffn(
+    cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
+) -> Float[Array, "B T D"]:
+    """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
+    hidden = pre_activations(cfg, params, x, rules)
 
     def down(activation: Any, w_down: Array, *hidden: Array) -> Array:
         with jax.named_scope("activation"):

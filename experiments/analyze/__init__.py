@@ -1,0 +1,1 @@
+"""What trained models are like inside, several runs side by side."""

@@ -1,0 +1,109 @@
+"""Everything that is measured of one run, as a tree that JSON can hold."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.trained import Trained
+from polycom_jax import analysis, models
+from polycom_jax.analysis.spectra import RANKS
+from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params
+from polycom_jax.training.loss import Batch
+
+Tell = Callable[[str], None]
+
+
+def measure(trained: Trained, batch: Batch, tell: Tell) -> dict[str, Any]:
+    """All numbers of a run on one held-out batch.
+
+    Returns:
+        `model`, `weights` (see `weights_of`), `inside` (see `inside_of`), `gradients`: name ->
+        norm in each layer.
+    """
+    cfg = trained.config.model
+    tell("singular values")
+    weights = weights_of(cfg, trained.params)
+    tell("layers")
+    inside = inside_of(cfg, trained.params, batch)
+    tell("gradients")
+    norms = analysis.gradient_norms(cfg, trained.params, batch)
+    return {
+        "model": {
+            "activation": cfg.activation,
+            "parameters": models.count_params(cfg),
+            "layers": cfg.num_layers,
+            "embed_dim": cfg.embed_dim,
+            "hidden_width": cfg.hidden_width,
+            "step": trained.step,
+        },
+        "weights": weights,
+        "inside": inside,
+        "gradients": {name: norm.tolist() for name, norm in norms.items()},
+    }
+
+
+def weights_of(cfg: ModelConfig, params: Params) -> dict[str, Any]:
+    """Matrix name -> shape, `ranks` by definition and `singular_values`, a row a layer.
+
+    Of a mixture's experts, means over a layer's experts.
+    """
+    found = {}
+    for name, stacked in analysis.weight_matrices(cfg, params).items():
+        s = analysis.singular_values(stacked)
+        experts = tuple(range(1, s.ndim - 1))
+        ranks = {kind: f(s).mean(axis=experts).tolist() for kind, f in RANKS.items()}
+        found[name] = {
+            "shape": list(stacked.shape[-2:]),
+            "ranks": ranks,
+            "singular_values": s.mean(axis=experts).tolist(),
+        }
+    return found
+
+
+def inside_of(cfg: ModelConfig, params: Params, batch: Batch) -> dict[str, Any]:
+    """One walk through the layers.
+
+    Returns:
+        `states`: numbers on the residual stream before each layer and after the last; `cosine` and
+        `cka` [places, places] of these; `inputs` and `hidden`: numbers on the activation's first
+        input and its output, a layer each; `curves`: output over input, a layer each. Tokens that
+        are padding are left out of states; experts and activations see them as any other.
+    """
+    keep = np.asarray(batch["mask"]).reshape(-1)
+    states, inputs, hidden, curves = [], [], [], []
+    last = None
+    for layer in analysis.walk(cfg, params, batch):
+        states.append(_host(layer.before)[keep])
+        inputs.append(analysis.distribution(_host(layer.inputs[0])))
+        hidden.append(analysis.distribution(_host(layer.hidden)))
+        curve = analysis.response(cfg.row, layer.activation, layer.inputs[0])
+        curves.append({name: value.tolist() for name, value in asdict(curve).items()})
+        last = layer.after
+    assert last is not None, "a model has a layer"
+    stream = np.stack([*states, _host(last)[keep]])
+    return {
+        "states": [{**analysis.distribution(x), **analysis.massive(x)} for x in stream],
+        "cosine": analysis.cosine_similarity(stream).tolist(),
+        "cka": analysis.linear_cka(stream).tolist(),
+        "inputs": inputs,
+        "hidden": hidden,
+        "curves": curves,
+    }
+
+
+def _host(x: jax.Array) -> np.ndarray:
+    return np.asarray(x, np.float32)
+
+
+def by_block(gradients: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Norms of whole blocks ("attention", "ffn", "moe"), a layer each, from their parameters'."""
+    squares: dict[str, np.ndarray] = {}
+    for name, norms in gradients.items():
+        parts = name.split("/")
+        if parts[0] == "layers":
+            squares[parts[1]] = squares.get(parts[1], 0.0) + np.square(norms)
+    return {name: np.sqrt(value).tolist() for name, value in squares.items()}

@@ -1,0 +1,131 @@
+"""An analysis as tables, a column a run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.tables import Section, as_markdown
+from polycom_jax.analysis.activity import MASSIVE_RATIO, MASSIVE_SIZE, NEAR_ZERO
+from polycom_jax.analysis.spectra import ENERGY, RANKS, RELATIVE_THRESHOLD
+
+Measured = Mapping[str, Any]
+
+
+def sections(measured: Measured) -> list[Section]:
+    """All tables."""
+    return [_ranks(measured), _similarity(measured), _activity(measured), _gradients(measured)]
+
+
+def _ranks(measured: Measured) -> Section:
+    names = list(dict.fromkeys(n for found in measured.values() for n in found["weights"]))
+    rows = []
+    for name in names:
+        for kind in RANKS:
+            cells = []
+            for found in measured.values():
+                matrix = found["weights"].get(name)
+                cells.append(
+                    f"{np.mean(matrix['ranks'][kind]):.1f} of {min(matrix['shape'])}"
+                    if matrix
+                    else ""
+                )
+            rows.append((name, kind, *cells))
+    return Section(
+        "Ranks of weight matrices, means over layers",
+        ("matrix", "rank", *measured),
+        tuple(rows),
+        (
+            "effective: exp of the entropy of s / sum(s) (Roy and Vetterli 2007); stable: sum of"
+            f" squares by the largest square; threshold: s > {RELATIVE_THRESHOLD} of the largest;"
+            f" energy: fewest s with {ENERGY:.0%} of the sum of squares. s: singular values in"
+            " float64. The paper's own definition is not known.",
+        ),
+    )
+
+
+def _similarity(measured: Measured) -> Section:
+    def rows(name: str, label: str) -> list[tuple[str, ...]]:
+        maps = [np.array(found["inside"][name]) for found in measured.values()]
+        return [
+            (label, "next to each other", *(f"{np.mean(np.diag(m, 1)):.4f}" for m in maps)),
+            (label, "first and last", *(f"{m[0, -1]:.4f}" for m in maps)),
+            (label, "all pairs", *(f"{np.mean(m[np.triu_indices(len(m), 1)]):.4f}" for m in maps)),
+        ]
+
+    return Section(
+        "Similarity of hidden states along the depth",
+        ("measure", "places", *measured),
+        (*rows("cosine", "cosine"), *rows("cka", "linear CKA")),
+        (
+            "Residual stream before each layer and after the last, on held-out tokens. Cosine: mean"
+            " over tokens, not centred. CKA: Kornblith et al. 2019; with fewer tokens than"
+            " dimensions it is near 1 for anything.",
+        ),
+    )
+
+
+_NUMBERS: Sequence[tuple[str, str, str, Callable[..., Any]]] = (
+    ("activation's input", "inputs", "rms", np.mean),
+    ("activation's input", "inputs", "kurtosis", np.mean),
+    ("activation's output", "hidden", "rms", np.mean),
+    ("activation's output", "hidden", "kurtosis", np.mean),
+    ("activation's output", "hidden", "zero_share", np.mean),
+    ("activation's output", "hidden", "near_zero_share", np.mean),
+    ("activation's output", "hidden", "largest_magnitude", np.max),
+    ("residual stream", "states", "kurtosis", np.mean),
+    ("residual stream", "states", "largest_by_median", np.max),
+    ("residual stream", "states", "count", np.sum),
+)
+"""(what, where it is, number, over layers)."""
+
+
+def _activity(measured: Measured) -> Section:
+    rows = []
+    for label, where, number, over in _NUMBERS:
+        values = [
+            over([place[number] for place in found["inside"][where]]) for found in measured.values()
+        ]
+        name = "massive activations" if number == "count" else number.replace("_", " ")
+        rows.append((label, f"{name}, {over.__name__}", *(f"{v:.4g}" for v in values)))
+    return Section(
+        "Activations, over layers",
+        ("of", "number", *measured),
+        tuple(rows),
+        (
+            f"Near zero: magnitude at most {NEAR_ZERO} of the rms. Kurtosis: 3 for a normal"
+            f" distribution. Massive: magnitude over {MASSIVE_SIZE:.0f} and over"
+            f" {MASSIVE_RATIO:,.0f} times the median's (Sun et al. 2024).",
+        ),
+    )
+
+
+def _gradients(measured: Measured) -> Section:
+    names = list(dict.fromkeys(n for found in measured.values() for n in found["gradients"]))
+    rows = []
+    for name in names:
+        norms = [found["gradients"].get(name) for found in measured.values()]
+        rows.append((name, *("" if n is None else _range(n) for n in norms)))
+    return Section(
+        "Norm of the gradient of the mean loss",
+        ("parameter", *measured),
+        tuple(rows),
+        ("Least to greatest over layers.",),
+    )
+
+
+def _range(norms: Sequence[float]) -> str:
+    low, high = min(norms), max(norms)
+    return f"{low:.3g}" if len(norms) == 1 else f"{low:.3g} to {high:.3g}"
+
+
+def markdown(measured: Measured, about: Mapping[str, Any], figures: Sequence[Path]) -> str:
+    """The report."""
+    lines = ["# Inside " + ", ".join(measured), "", f"    {about['command']}", ""]
+    lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
+    for section in sections(measured):
+        lines += as_markdown(section)
+    lines += ["", "## Figures", ""]
+    lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,202 @@
+"""What a study runs with: the flags of `python -m experiments.compare`, and three scales of it."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from tyro.conf import arg
+
+from experiments import cli
+from experiments.compare.studies import STUDIES, Study
+from polycom_jax._errors import require, unknown
+from polycom_jax.data import DataConfig
+from polycom_jax.models import ModelConfig
+from polycom_jax.training import OptimConfig
+from polycom_jax.training.recipes import RECIPES, recipe
+
+
+def _bytes_model(layers: int, width: int, gated_width: int) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=257,  # bytes and an end of text
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=width // 32,
+        num_kv_heads=width // 32,
+        head_dim=32,
+        gated_width=gated_width,
+        context_length=128,
+        tie_embeddings=True,
+    )
+
+
+SHAPES: Mapping[str, ModelConfig] = {
+    "bytes-0.1m": _bytes_model(2, 64, 168),
+    "bytes-0.3m": _bytes_model(3, 96, 256),
+    "bytes-0.8m": _bytes_model(4, 128, 344),
+}
+"""Models so small that many runs of them fit an hour of two CPU cores, beside the presets."""
+
+MODELS: tuple[str, ...] = (*SHAPES, *RECIPES)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A study at some size.
+
+    Attributes:
+        study: what to compare; may stand first, without the flag.
+        arms: those of its arms to take, by name; none: all.
+        scale: where all other defaults come from: quick (minutes on two CPU cores, to see the
+            program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
+        model: the common model, before an arm's changes: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a
+            preset.
+        data: text, tokenizer and batch.
+        seq_len: tokens of a window; none: the model's context.
+        steps: updates of the longest run; the two others have half and a quarter of them.
+        seeds: runs an arm; seed 0 ... seeds - 1, each with its own data order and initial values.
+        learning_rates: peaks that the search begins with, ascending, at least four.
+        search_seeds: runs for each of these peaks, with seeds that the results do not use.
+        heldout_tokens: how much of the held-out text is read, in windows spread evenly over it;
+            none: all.
+        workdir: where runs and results go; none: runs/compare-STUDY-SCALE.
+    """
+
+    study: Annotated[str, arg(metavar="|".join(STUDIES))]
+    scale: Annotated[str, arg(metavar="quick|cpu|gpu")]
+    model: Annotated[str, arg(metavar="|".join(MODELS))]
+    data: DataConfig
+    seq_len: int | None
+    steps: int
+    seeds: int
+    learning_rates: tuple[float, ...]
+    search_seeds: int
+    heldout_tokens: int | None
+    arms: tuple[str, ...] = ()
+    workdir: str | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.chosen
+        if self.model not in MODELS:
+            raise unknown("model", self.model, MODELS)
+        require(
+            self.steps >= 8, f"steps={self.steps} must be at least 8: lengths are its quarters."
+        )
+        require(self.seeds >= 2, f"seeds={self.seeds} must be at least 2: one run has no spread.")
+        require(self.search_seeds >= 1, f"search_seeds={self.search_seeds} must be at least 1.")
+        for name in ("seq_len", "heldout_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
+        rates = self.learning_rates
+        require(
+            len(rates) >= 4
+            and all(0 < rate < math.inf for rate in rates)
+            and all(a < b for a, b in itertools.pairwise(rates)),
+            f"learning_rates={rates} must be four or more, positive and ascending.",
+        )
+
+    @property
+    def chosen(self) -> Study:
+        """The study, with the arms that were asked for.
+
+        Raises:
+            InputError: there is none of that name, or it has no such arms.
+        """
+        if self.study not in STUDIES:
+            raise unknown("study", self.study, STUDIES)
+        return STUDIES[self.study].only(self.arms)
+
+    @property
+    def base(self) -> ModelConfig:
+        """The common model, but for the tokenizer's vocabulary."""
+        found = SHAPES.get(self.model) or recipe(self.model).model
+        found = found if self.seq_len is None else replace(found, context_length=self.seq_len)
+        return self.chosen.model(found)
+
+    @property
+    def optim(self) -> OptimConfig:
+        """The common optimiser; rate and schedule are the study's own (`schedule.py`)."""
+        return OptimConfig() if self.model in SHAPES else recipe(self.model).optim
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Updates of the runs that share one constant-rate trunk."""
+        return (self.steps // 4, self.steps // 2, self.steps)
+
+    @property
+    def folder(self) -> str:
+        """Where runs and results go."""
+        return self.workdir or f"runs/compare-{self.study}-{self.scale}"
+
+
+_STUDY = next(iter(STUDIES))
+
+SCALES: Mapping[str, CompareConfig] = {
+    "quick": CompareConfig(
+        study=_STUDY,
+        scale="quick",
+        model="bytes-0.1m",
+        data=DataConfig(tokenizer="bytes", batch_size=8),
+        seq_len=64,
+        steps=160,
+        seeds=3,
+        learning_rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
+        search_seeds=1,
+        heldout_tokens=16_384,
+    ),
+    # Ten seeds: with the seven comparisons of `activations`, fewer than nine leave no p that
+    # survives Holm's correction, whatever the differences (7 * 2^(1 - 8) > 0.05).
+    "cpu": CompareConfig(
+        study=_STUDY,
+        scale="cpu",
+        model="bytes-0.3m",
+        data=DataConfig(tokenizer="bytes", batch_size=8),
+        seq_len=None,
+        steps=400,
+        seeds=10,
+        learning_rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2),
+        search_seeds=2,
+        heldout_tokens=65_536,
+    ),
+    # 15.7M tokens a run.
+    "gpu": CompareConfig(
+        study=_STUDY,
+        scale="gpu",
+        model="dense-110m",
+        data=DataConfig(batch_size=32),
+        seq_len=None,
+        steps=480,
+        seeds=3,
+        learning_rates=(5e-4, 1e-3, 2e-3, 4e-3),
+        search_seeds=1,
+        heldout_tokens=1 << 19,
+    ),
+}
+
+ALIASES: Mapping[str, str] = {"data": "data.source", "batch_size": "data.batch_size"}
+
+ABOUT = (
+    "Compare activations at equal data order, initial values, parameters and compute; the same"
+    " command again resumes. A study may stand first:\n"
+    + "\n".join(f"  {name:<14}{study.question}" for name, study in STUDIES.items())
+    + "\n--quick is --scale quick."
+)
+
+
+def from_command(argv: Sequence[str]) -> CompareConfig:
+    """Reads a command line: the scale's defaults, then flags.
+
+    Raises:
+        InputError: an unknown study, scale, flag or model, or a value that is refused.
+        SystemExit: after `--help`.
+    """
+    words = ["--scale=quick" if word == "--quick" else word for word in argv]
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--study")
+    settings = cli.read_flags(words, cli.flatten(SCALES["cpu"]), ALIASES)
+    chosen = [word for setting in settings if setting.name == "scale" for word in setting.words]
+    scale = chosen[-1] if chosen else "cpu"
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    return cli.parse(SCALES[scale], settings, prog="python -m experiments.compare", about=ABOUT)

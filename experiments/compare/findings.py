@@ -1,0 +1,243 @@
+"""From runs to findings: a row for each arm, a comparison for each pair."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from experiments.compare.runs import Run
+from experiments.compare.search import Search
+from experiments.compare.statistics import LEVEL, Paired, at_tokens, crossing, holm, paired
+from experiments.compare.studies import Study
+from polycom_jax import models
+from polycom_jax.models import ModelConfig
+
+Budget = Literal["tokens", "seconds"]
+BUDGETS: tuple[Budget, ...] = ("tokens", "seconds")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an arm's model costs.
+
+    Attributes:
+        parameters: all of them.
+        active: those that a token meets.
+        flops: of training on a token, forward and backward, the activation's own included.
+        activation_share: of these, the activation's own.
+        step_seconds: one update, median of the rounds.
+        relative_seconds: the same in units of the fastest arm's, see `relative_times`.
+        tokens_per_second: at that speed.
+        memory: bytes of one step: state, gradients, activations.
+    """
+
+    parameters: int
+    active: int
+    flops: float
+    activation_share: float
+    step_seconds: float
+    relative_seconds: float
+    tokens_per_second: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class ArmFinding:
+    """One arm.
+
+    Attributes:
+        name: of the arm.
+        activation: the row of the table.
+        rate: its learning rate, chosen by `search`.
+        search: how.
+        cost: of the model.
+        losses: held-out nats a token at the full length, a seed each; NaN where the run diverged.
+        losses_at_seconds: the same at the time that the fastest arm takes for the full length,
+            interpolated between decayed lengths; NaN where that is outside of them.
+        curve: (tokens, mean over seeds) of every decayed length.
+    """
+
+    name: str
+    activation: str
+    rate: float
+    search: Search
+    cost: Cost
+    losses: tuple[float, ...]
+    losses_at_seconds: tuple[float, ...]
+    curve: tuple[tuple[float, float], ...]
+
+    @property
+    def diverged(self) -> int:
+        """Runs that ended in no number."""
+        return int(np.isnan(self.losses).sum())
+
+    def at(self, budget: Budget) -> tuple[float, ...]:
+        """Losses of all seeds at equal tokens, or at equal seconds."""
+        return self.losses if budget == "tokens" else self.losses_at_seconds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm with its reference.
+
+    Attributes:
+        arm: which.
+        reference: with which.
+        budget: what is equal.
+        result: None where a run diverged or lies outside of what was measured.
+        p_holm: p adjusted for the comparisons with this reference at this budget.
+    """
+
+    arm: str
+    reference: str
+    budget: Budget
+    result: Paired | None
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.result is None:
+            return "not comparable"
+        if not self.result.found:
+            return "no difference found"
+        side = "lower" if self.result.mean < 0 else "higher"
+        return side if self.p_holm <= LEVEL else f"{side}, not after Holm"
+
+
+@dataclass(frozen=True)
+class TokensNeeded:
+    """How many tokens an arm needs for the same loss, in units of its reference's.
+
+    Where the arm ends lower: its tokens at the reference's final loss, by the reference's. Where it
+    ends higher: its tokens by those at which the reference had its final loss. All points are
+    decayed; `low` and `high` are the least and greatest of the seeds.
+
+    Attributes:
+        arm: which.
+        reference: whose loss.
+        median: over seeds; below 1 is frugal.
+        low: least.
+        high: greatest.
+        bounded: seeds whose ratio lies beyond the shortest length and is given as its bound.
+    """
+
+    arm: str
+    reference: str
+    median: float
+    low: float
+    high: float
+    bounded: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of a study."""
+
+    study: str
+    arms: tuple[ArmFinding, ...]
+    comparisons: tuple[Comparison, ...]
+    tokens_needed: tuple[TokensNeeded, ...]
+
+
+def relative_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Each arm's time a step in units of the fastest arm's.
+
+    Rounds are compared one by one: an arm's ratio is the median over rounds of its time by the mean
+    of all arms in the same round. The least of these ratios is the unit.
+    """
+    arms = np.array([seconds[name] for name in seconds])
+    ratios = np.median(arms / arms.mean(axis=0, keepdims=True), axis=1)
+    return dict(zip(seconds, (ratios / ratios.min()).tolist(), strict=True))
+
+
+def cost_of(
+    cfg: ModelConfig, *, batch_size: int, seconds: Sequence[float], relative: float, memory: int
+) -> Cost:
+    """An arm's cost from its rounds of `timing.step_seconds`."""
+    flops = models.flops_per_token(cfg, cfg.context_length, attention="causal")
+    step = float(np.median(seconds))
+    return Cost(
+        parameters=models.count_params(cfg),
+        active=models.count_active_params(cfg),
+        flops=flops.train,
+        activation_share=flops.activation / flops.forward,
+        step_seconds=step,
+        relative_seconds=relative,
+        tokens_per_second=batch_size * cfg.context_length / step,
+        memory=memory,
+    )
+
+
+def arm_finding(
+    name: str,
+    cfg: ModelConfig,
+    found: Search,
+    cost: Cost,
+    runs: Sequence[Run],
+    *,
+    batch_tokens: int,
+) -> ArmFinding:
+    """An arm's row from its runs, in the order of their seeds."""
+    lengths = [length * batch_tokens for length in runs[0].key.lengths]
+    affordable = lengths[-1] / cost.relative_seconds
+
+    def at_seconds(run: Run) -> float:
+        return math.nan if run.diverged else at_tokens(lengths, run.heldout, affordable)
+
+    good = [run.heldout for run in runs if not run.diverged]
+    means = np.mean(good, axis=0).tolist() if good else []
+    return ArmFinding(
+        name=name,
+        activation=cfg.activation,
+        rate=runs[0].key.rate,
+        search=found,
+        cost=cost,
+        losses=tuple(math.nan if run.diverged else run.final for run in runs),
+        losses_at_seconds=tuple(map(at_seconds, runs)),
+        curve=tuple(zip(lengths, means, strict=True)) if means else (),
+    )
+
+
+def findings(
+    name: str, study: Study, arms: Sequence[ArmFinding], runs: Mapping[str, Sequence[Run]]
+) -> Findings:
+    """Compares every pair of the study, and asks each arm for its tokens."""
+    by_name = {arm.name: arm for arm in arms}
+    comparisons = []
+    for budget in BUDGETS:
+        for family in dict.fromkeys(reference for _, reference in study.pairs):
+            pairs = [pair for pair in study.pairs if pair[1] == family]
+            results = [_compared(by_name[a].at(budget), by_name[b].at(budget)) for a, b in pairs]
+            tested = [r.p for r in results if r is not None]
+            adjusted = iter(holm(tested))
+            comparisons += [
+                Comparison(a, b, budget, r, math.nan if r is None else next(adjusted))
+                for (a, b), r in zip(pairs, results, strict=True)
+            ]
+    needed = [_tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
+    return Findings(name, tuple(arms), tuple(comparisons), tuple(n for n in needed if n))
+
+
+def _compared(arm: Sequence[float], reference: Sequence[float]) -> Paired | None:
+    if not np.isfinite([*arm, *reference]).all():
+        return None
+    return paired(arm, reference)
+
+
+def _tokens_needed(
+    arm: str, reference: str, runs: Sequence[Run], others: Sequence[Run]
+) -> TokensNeeded | None:
+    ratios, bounded = [], 0
+    for run, other in zip(runs, others, strict=True):
+        if run.diverged or other.diverged:
+            return None
+        frugal = run.final <= other.final
+        better, worse = (run, other) if frugal else (other, run)
+        at, exact = crossing(better.key.lengths, better.heldout, worse.final)
+        ratio = at / worse.key.lengths[-1]
+        ratios.append(ratio if frugal else 1 / ratio)
+        bounded += not exact
+    return TokensNeeded(arm, reference, float(np.median(ratios)), min(ratios), max(ratios), bounded)

@@ -1,0 +1,209 @@
+"""A study's findings as tables: on the terminal, in Markdown and in JSON."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.compare.findings import ArmFinding, Comparison, Findings, TokensNeeded
+from experiments.compare.schedule import DECAYS_OVER
+from experiments.compare.statistics import LEVEL, POWER, smallest_p
+from experiments.tables import Section, as_markdown, finite
+from experiments.workdir import whole
+
+MIB = 2**20
+
+
+def sections(found: Findings) -> list[Section]:
+    """All tables of a study."""
+    return [
+        _costs(found.arms),
+        _rates(found.arms),
+        _losses(found.arms),
+        _comparisons(found, "tokens"),
+        _comparisons(found, "seconds"),
+        _tokens(found.tokens_needed),
+    ]
+
+
+def _costs(arms: Sequence[ArmFinding]) -> Section:
+    first = arms[0].cost
+    rows = []
+    for arm in arms:
+        c = arm.cost
+        active = f" ({c.active:,} active)" if c.active != c.parameters else ""
+        rows.append(
+            (
+                arm.name,
+                f"{c.parameters:,}{active}",
+                f"{c.parameters / first.parameters:.4f}",
+                f"{c.flops:,.0f}",
+                f"{c.flops / first.flops:.4f}",
+                f"{c.activation_share:.2%}",
+                f"{c.tokens_per_second:,.0f}",
+                f"{c.relative_seconds:.3f}",
+                f"{c.memory / MIB:,.1f}",
+            )
+        )
+    return Section(
+        "What each arm costs",
+        (
+            "arm", "parameters", "ratio", "FLOPs a token", "ratio", "activation's share",
+            "tokens/s", "time", "MiB",
+        ),
+        tuple(rows),
+        (
+            "FLOPs of training, causal attention, the activation's own included; ratios to the"
+            " first arm. Time a step in units of the fastest arm's: all arms in strict alternation,"
+            " median over rounds of the ratio. MiB: what the compiled step holds.",
+        ),
+    )  # fmt: skip
+
+
+def _rates(arms: Sequence[ArmFinding]) -> Section:
+    tried = sorted({rate for arm in arms for rate in arm.search.rates})
+    rows = []
+    for arm in arms:
+        scores = dict(zip(arm.search.rates, arm.search.losses, strict=True))
+        cells = [_mark(scores[r], r == arm.rate) if r in scores else "" for r in tried]
+        rows.append((arm.name, *cells, "at the edge" if arm.search.at_edge else "inside"))
+    return Section(
+        "Learning rate of each arm",
+        ("arm", *(f"{rate:.3g}" for rate in tried), "best is"),
+        tuple(rows),
+        (
+            "Held-out loss at the full length, mean of seeds that no other table uses; * the best,"
+            " which the results are made with.",
+        ),
+    )
+
+
+def _mark(loss: float, best: bool) -> str:
+    return ("diverged" if math.isinf(loss) else f"{loss:.4f}") + ("*" if best else "")
+
+
+def _losses(arms: Sequence[ArmFinding]) -> Section:
+    lengths = [tokens for tokens, _ in next((arm.curve for arm in arms if arm.curve), ())]
+    rows = []
+    for arm in arms:
+        good = [loss for loss in arm.losses if not math.isnan(loss)]
+        spread = f"{np.std(good, ddof=1):.4f}" if len(good) > 1 else "-"
+        timed = [loss for loss in arm.losses_at_seconds if not math.isnan(loss)]
+        rows.append(
+            (
+                arm.name,
+                *(f"{loss:.4f}" for _, loss in arm.curve or [(0, math.nan)] * len(lengths)),
+                spread,
+                f"{np.mean(timed):.4f}" if timed else "-",
+                str(arm.diverged),
+            )
+        )
+    return Section(
+        "Held-out loss, nats a token",
+        ("arm", *(f"{n:,} tokens" for n in lengths), "sd", "equal seconds", "diverged"),
+        tuple(rows),
+        (
+            f"Means over {len(arms[0].losses)} seeds. Each length has its own decay to zero over"
+            f" its last {DECAYS_OVER:.0%}, from one trunk at constant rate. sd: over seeds, at the"
+            " full length. Equal seconds: the time that the fastest arm takes for the full length,"
+            " interpolated between lengths in log(tokens).",
+        ),
+    )
+
+
+def _comparisons(found: Findings, budget: str) -> Section:
+    chosen = [c for c in found.comparisons if c.budget == budget]
+    seeds = len(found.arms[0].losses)
+    families: dict[str, int] = {}
+    for c in chosen:
+        families[c.reference] = families.get(c.reference, 0) + 1
+    largest = max(families.values(), default=1)
+    least = smallest_p(seeds) * largest
+    note = (
+        f"arm - reference over {seeds} seeds, paired: mean and {1 - LEVEL:.0%} interval (Student's"
+        f" t); p of the two-sided sign-flip test with Holm's correction over the comparisons with"
+        f" one reference; correlation of the pair over seeds; the difference that would be found"
+        f" with chance {POWER:.0%}. An interval with zero in it: no difference found."
+    )
+    if budget == "seconds":
+        note += (
+            " The speeds are taken as they stand above; their own spread is not in the interval."
+        )
+    power = (
+        f"With {seeds} seeds and {largest} comparisons, no p can be below {min(1, least):.3g}:"
+        " the test alone can decide nothing here, whatever the differences."
+        if least > LEVEL
+        else f"With {seeds} seeds and {largest} comparisons, p can be as small as {least:.3g}."
+    )
+    return Section(
+        f"Differences at equal {budget}",
+        ("arm", "reference", "difference", "p (Holm)", "correlation", "detectable", "verdict"),
+        tuple(_comparison_row(c) for c in chosen),
+        (note, power),
+    )  # fmt: skip
+
+
+def _comparison_row(c: Comparison) -> tuple[str, ...]:
+    r = c.result
+    if r is None:
+        return (c.arm, c.reference, "-", "-", "-", "-", c.verdict)
+    return (
+        c.arm,
+        c.reference,
+        f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]",
+        f"{c.p_holm:.3f}",
+        f"{r.correlation:+.2f}",
+        f"{r.detectable:.4f}",
+        c.verdict,
+    )
+
+
+def _tokens(needed: Sequence[TokensNeeded]) -> Section:
+    rows = [
+        (n.arm, n.reference, f"{n.median:.2f}", f"{n.low:.2f} to {n.high:.2f}", str(n.bounded))
+        for n in needed
+    ]
+    return Section(
+        "Tokens for the same loss, in units of the reference's",
+        ("arm", "reference", "median", "over seeds", "bounds"),
+        tuple(rows),
+        (
+            "Below 1: the arm comes to the reference's final loss with fewer tokens; above 1: the"
+            " reference came to the arm's. Decayed points alone, linear in log(tokens). Bounds:"
+            " seeds whose ratio lies beyond the shortest length, given as that bound.",
+        ),
+    )
+
+
+def markdown(
+    question: str, found: Findings, about: Mapping[str, Any], figures: Sequence[Path]
+) -> str:
+    """The report."""
+    lines = [f"# {found.study}: {question}", "", f"    {about['command']}", ""]
+    lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
+    for section in sections(found):
+        lines += as_markdown(section)
+    lines += ["", "## Figures", ""]
+    lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
+    return "\n".join(lines) + "\n"
+
+
+def write(
+    folder: Path,
+    question: str,
+    found: Findings,
+    about: Mapping[str, Any],
+    figures: Sequence[Path],
+) -> tuple[Path, Path]:
+    """Writes report.md and results.json; their paths."""
+    text, numbers = folder / "report.md", folder / "results.json"
+    with whole(text) as file:
+        file.write_text(markdown(question, found, about, figures), encoding="utf-8")
+    record = finite({"about": dict(about), **asdict(found)})
+    with whole(numbers) as file:
+        file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return text, numbers

@@ -1,0 +1,124 @@
+"""One training run of one arm: what it was, what came out; one JSON file each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.workdir import whole
+from polycom_jax._errors import InputError
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run.
+
+    Attributes:
+        arm: of the study.
+        rate: peak learning rate.
+        seed: of data order and initial values.
+        lengths: of the decayed branches, in updates, ascending.
+    """
+
+    arm: str
+    rate: float
+    seed: int
+    lengths: tuple[int, ...]
+
+    @property
+    def file(self) -> str:
+        """Its place in the folder of runs."""
+        lengths = "-".join(map(str, self.lengths))
+        return f"{self.arm}/lr{self.rate:.6g}-seed{self.seed}-steps{lengths}.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out.
+
+    Attributes:
+        key: which run.
+        diverged: loss or gradient stopped being finite; the rest then ends before that.
+        heldout: nats a token at the end of each length's decay.
+        steps: updates at which the curves below have a point; of the longest branch.
+        loss: mean training loss since the point before, nats a token.
+        grad_norm: mean norm of the gradient, likewise.
+        coefficients: at these updates, name -> layer -> numbers.
+        seconds: that training and evaluation took.
+    """
+
+    key: RunKey
+    diverged: bool
+    heldout: tuple[float, ...]
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+    grad_norm: tuple[float, ...]
+    coefficients: tuple[Mapping[str, Any], ...]
+    seconds: float
+
+    @property
+    def final(self) -> float:
+        """Held-out loss of the longest length."""
+        return self.heldout[-1]
+
+
+class RunFolder:
+    """The runs of a study; what is there is not run again."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, key: RunKey) -> Run | None:
+        """The finished run, if there is one.
+
+        Raises:
+            InputError: its file does not hold one.
+        """
+        path = self._root / key.file
+        if not path.exists():
+            return None
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return replace(_tuples(Run(**record)), key=key)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} holds no finished run; remove it to run it anew.") from error
+
+    def write(self, run: Run) -> None:
+        """Writes it: whole or not at all."""
+        path = self._root / run.key.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as file:
+            file.write_text(json.dumps(asdict(run)) + "\n", encoding="utf-8")
+
+
+def _tuples(run: Run) -> Run:
+    names = ("heldout", "steps", "loss", "grad_norm", "coefficients")
+    return replace(run, **{name: tuple(getattr(run, name)) for name in names})
+
+
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes what all runs of a folder have in common, or compares it with what is there.
+
+    Raises:
+        InputError: the folder's runs were made with other settings; both values are named.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as file:
+            file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    names: Sequence[str] = sorted(stored.keys() | settings.keys())
+    changed = [
+        f"{name}: {stored.get(name)!r} there, {settings.get(name)!r} now"
+        for name in names
+        if stored.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"{path.parent} holds runs with other settings ({'; '.join(changed)}); repeat the"
+            " command that made them, or give another --workdir. Only arms, seeds, learning"
+            " rates and search seeds may change."
+        )

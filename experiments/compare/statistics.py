@@ -1,0 +1,147 @@
+"""Statistics of paired runs: two arms, the same seeds (data order and initial values).
+
+t quantiles are SciPy's, which JAX itself depends on.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtrit
+
+from polycom_jax._errors import require
+
+LEVEL = 0.05
+"""Of tests; intervals hold with one minus this."""
+POWER = 0.8
+"""Chance to find an effect of the smallest detectable size."""
+EXACT_UP_TO = 20
+"""Pairs up to which all 2^n sign patterns are counted."""
+DRAWS = 1 << 20
+"""Sign patterns drawn where there are more pairs."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The difference d = arm - reference over n paired runs.
+
+    Attributes:
+        mean: of d.
+        low: lower end of its interval, mean - t s / sqrt(n), s the standard deviation of d and t
+            the 1 - LEVEL / 2 quantile of Student's distribution with n - 1 degrees.
+        high: upper end.
+        sd: s.
+        p: two-sided, of the sign-flip test.
+        correlation: of arm and reference over seeds; NaN where one of them does not vary. Pairing
+            pays where it is above 0.
+        detectable: a true difference of this size would be found (interval without zero) with
+            chance POWER: (t_{1 - LEVEL / 2} + t_POWER) s / sqrt(n).
+    """
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    p: float
+    correlation: float
+    detectable: float
+
+    @property
+    def found(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not self.low <= 0.0 <= self.high
+
+
+def paired(arm: Sequence[float], reference: Sequence[float]) -> Paired:
+    """Statistics of arm - reference, entries of equal index having equal seeds.
+
+    Raises:
+        InputError: fewer than two pairs, or numbers that are not finite.
+    """
+    a, b = np.asarray(arm, np.float64), np.asarray(reference, np.float64)
+    require(
+        a.shape == b.shape and a.ndim == 1 and a.size >= 2,
+        f"Paired statistics need two or more pairs, came {a.size} and {b.size} runs.",
+    )
+    require(
+        bool(np.isfinite(a).all() and np.isfinite(b).all()),
+        "A run that diverged has no difference to another.",
+    )
+    d = a - b
+    n = d.size
+    sd = float(d.std(ddof=1))
+    error = sd / math.sqrt(n)
+    wide, strong = (float(stdtrit(n - 1, q)) for q in (1 - LEVEL / 2, POWER))
+    varies = a.std() > 0 and b.std() > 0
+    return Paired(
+        mean=float(d.mean()),
+        low=float(d.mean()) - wide * error,
+        high=float(d.mean()) + wide * error,
+        sd=sd,
+        p=sign_flip(d),
+        correlation=float(np.corrcoef(a, b)[0, 1]) if varies else math.nan,
+        detectable=(wide + strong) * error,
+    )
+
+
+def sign_flip(d: Float[np.ndarray, " N"]) -> float:
+    """p of "d is as likely as -d", two-sided: the share of sign patterns s with
+    |mean(s d)| >= |mean(d)|.
+
+    Exact up to `EXACT_UP_TO` pairs; beyond, (1 + hits) / (1 + DRAWS) of patterns that a fixed seed
+    draws (Phipson and Smyth 2010, on p-values that are never zero).
+    """
+    n = d.size
+    # Sums that are equal but for rounding count as equal.
+    bound = abs(float(d.sum())) * (1 - 1e-12)
+    if n <= EXACT_UP_TO:
+        sums = np.zeros(1)
+        for x in d:
+            sums = np.concatenate([sums + x, sums - x])
+        return float(np.mean(np.abs(sums) >= bound))
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(64):
+        signs = rng.integers(0, 2, (DRAWS // 64, n), np.int8)
+        hits += int(np.sum(np.abs((1 - 2.0 * signs) @ d) >= bound))
+    return (1 + hits) / (1 + DRAWS)
+
+
+def smallest_p(n: int) -> float:
+    """The least p that `sign_flip` can give for n pairs: all of one sign."""
+    return 2.0 ** (1 - n)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p adjusted for that many tests (Holm 1979): of the k-th smallest, the largest of
+    (m - j + 1) p_(j) over j <= k, at most 1."""
+    m, adjusted, worst = len(p), [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable")):
+        worst = max(worst, min(1.0, (m - rank) * p[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) -> tuple[float, bool]:
+    """Tokens at which the loss first comes down to `target`, linear in log(tokens) between points.
+
+    Returns:
+        (tokens, True); or (the first or last tokens, False) where the target lies above the first
+        point or below all of them: a bound, not extrapolated.
+    """
+    x, y = np.log(np.asarray(tokens, np.float64)), np.asarray(losses, np.float64)
+    if y[0] <= target:
+        return float(tokens[0]), y[0] == target
+    for i in range(1, len(y)):
+        if y[i] <= target:
+            share = (y[i - 1] - target) / (y[i - 1] - y[i])
+            return float(np.exp(x[i - 1] + share * (x[i] - x[i - 1]))), True
+    return float(tokens[-1]), False
+
+
+def at_tokens(tokens: Sequence[float], losses: Sequence[float], wanted: float) -> float:
+    """The loss at `wanted` tokens, linear in log(tokens); NaN outside of the measured range."""
+    if not tokens[0] * (1 - 1e-9) <= wanted <= tokens[-1] * (1 + 1e-9):
+        return math.nan
+    return float(np.interp(math.log(wanted), np.log(np.asarray(tokens, np.float64)), losses))

@@ -1,0 +1,74 @@
+"""Seconds a step of every arm, in strict alternation: what slows the machine slows all arms."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.compare.train import Programs
+from experiments.workdir import whole
+from polycom_jax.training.loss import Batch
+
+ROUNDS = 11
+STEPS = 4
+"""Steps of an arm in a round; one more, before the clock starts, warms it up."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What steps take.
+
+    Attributes:
+        seconds: arm -> seconds a step in each round.
+        memory: arm -> bytes of its compiled step.
+    """
+
+    seconds: Mapping[str, Sequence[float]]
+    memory: Mapping[str, int]
+
+
+def measured(
+    path: Path,
+    arms: Sequence[str],
+    programs: Callable[[str], Programs],
+    batch: Batch,
+    tell: Callable[[str], None],
+) -> Timing:
+    """The timing that the file holds, if it has these arms; else it is measured, and written there.
+
+    So a finished study is reported again without compiling anything.
+    """
+    if path.exists():
+        found = Timing(**json.loads(path.read_text(encoding="utf-8")))
+        if set(found.seconds) >= set(arms):
+            return found
+    made = {name: programs(name) for name in arms}
+    seconds = step_seconds(made, batch, tell)
+    found = Timing(seconds, {name: arm.memory for name, arm in made.items()})
+    with whole(path) as file:
+        file.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
+    return found
+
+
+def step_seconds(
+    programs: Mapping[str, Programs], batch: Batch, tell: Callable[[str], None]
+) -> Mapping[str, Sequence[float]]:
+    """Arm -> seconds a step in each round, on one batch (a step's time does not depend on it)."""
+    rate = np.float32(0.0)
+    readings: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(ROUNDS):
+        tell(f"time steps, round {turn + 1} of {ROUNDS}")
+        for name, arm in programs.items():
+            state = arm.init(jax.random.key(0))
+            state, metrics = arm.step(state, batch, rate)
+            jax.block_until_ready(metrics)
+            clock = time.perf_counter()
+            for _ in range(STEPS):
+                state, metrics = arm.step(state, batch, rate)
+            jax.block_until_ready((state, metrics))
+            readings[name].append((time.perf_counter() - clock) / STEPS)
+    return readings

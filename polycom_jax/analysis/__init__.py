@@ -1,0 +1,20 @@
+"""What a trained model is like inside: spectra, similarity of layers, activations, gradients.
+
+Definitions and thresholds stand at the functions; all numbers are float64 on the host.
+"""
+
+from polycom_jax.analysis.activity import distribution as distribution
+from polycom_jax.analysis.activity import massive as massive
+from polycom_jax.analysis.curves import Curve as Curve
+from polycom_jax.analysis.curves import response as response
+from polycom_jax.analysis.gradients import gradient_norms as gradient_norms
+from polycom_jax.analysis.similarity import cosine_similarity as cosine_similarity
+from polycom_jax.analysis.similarity import linear_cka as linear_cka
+from polycom_jax.analysis.spectra import effective_rank as effective_rank
+from polycom_jax.analysis.spectra import energy_rank as energy_rank
+from polycom_jax.analysis.spectra import singular_values as singular_values
+from polycom_jax.analysis.spectra import stable_rank as stable_rank
+from polycom_jax.analysis.spectra import threshold_rank as threshold_rank
+from polycom_jax.analysis.spectra import weight_matrices as weight_matrices
+from polycom_jax.analysis.walk import LayerView as LayerView
+from polycom_jax.analysis.walk import walk as walk

@@ -1,0 +1,109 @@
+"""A model run layer by layer, with what is inside handed out: one layer in memory at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polycom_jax import params as pm
+from polycom_jax.models import ModelConfig, layers
+from polycom_jax.models.moe import moe, route
+from polycom_jax.models.transformer import layer_specs
+from polycom_jax.params import Params
+from polycom_jax.training.loss import Batch
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What one layer sees and does. N = B T tokens, R rows: N, or N K of a mixture of experts.
+
+    Attributes:
+        index: of the layer.
+        before: residual stream that enters it, [N, D].
+        after: that leaves it, [N, D].
+        inputs: of the activation: (x,), or (gate, up); each [R, F].
+        hidden: the activation's output, [R, F].
+        activation: its parameters; of a mixture with a set an expert, their mean.
+    """
+
+    index: int
+    before: Float[Array, "N D"]
+    after: Float[Array, "N D"]
+    inputs: tuple[Float[Array, "R F"], ...]
+    hidden: Float[Array, "R F"]
+    activation: Params
+
+
+def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
+    """The layers in order, on one device, in `cfg.dtype`.
+
+    Attention stops at document boundaries iff `cfg.document_mask`, as in the training loss. The
+    `after` of the last layer is what the final norm is applied to.
+    """
+    x = jnp.take(params["embed"], batch["tokens"], axis=0).astype(cfg.dtype)
+    documents = (batch["positions"], batch["segment_ids"])
+    if not cfg.document_mask:
+        plain = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+        documents = (jnp.broadcast_to(plain, x.shape[:2]), None)
+    index = 0
+    for group in params["layers"]:
+        depth = len(jax.tree.leaves(group)[0])
+        for i in range(depth):
+            own = jax.tree.map(lambda leaf: leaf[i], group)  # noqa: B023
+            after, inputs, hidden = _layer(cfg, own, x, *documents)
+            block = own["moe" if cfg.is_moe else "ffn"]["activation"]
+            if cfg.is_moe and cfg.moe.coefficients == "expert":
+                block = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), block)
+            yield LayerView(index, layers.flat(x), layers.flat(after), inputs, hidden, block)
+            x, index = after, index + 1
+
+
+@partial(jax.jit, static_argnums=0)
+def _layer(
+    cfg: ModelConfig, params: Any, x: Array, positions: Array, segment_ids: Array | None
+) -> tuple[Array, tuple[Array, ...], Array]:
+    params = pm.cast(layer_specs(cfg), params, cfg.dtype)
+    out, _ = layers.attention(cfg, params["attention"], x, positions, segment_ids, None, None)
+    x = x + out
+    if cfg.is_moe:
+        inputs, hidden = _expert_inputs(cfg, params["moe"], x)
+        return x + moe(cfg, params["moe"], x, None)[0], inputs, hidden
+    inputs = tuple(layers.pre_activations(cfg, params["ffn"], x, None))
+    hidden = cfg.row.apply(params["ffn"]["activation"], *inputs)
+    return x + layers.ffn(cfg, params["ffn"], x, None), inputs, hidden
+
+
+def _expert_inputs(
+    cfg: ModelConfig, params: Any, x: Float[Array, "B T D"]
+) -> tuple[tuple[Array, ...], Array]:
+    """Of each token and each of its experts: what the expert's activation sees, and makes of it.
+
+    Every expert runs on every token, one at a time, and what was not chosen is thrown away.
+    """
+    y = layers.flat(layers.rms_norm(x, params["norm"], cfg.norm_eps))
+    chosen = route(cfg, params["router"], y).chosen
+    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+    own = cfg.moe.coefficients == "expert"
+
+    def one(expert: Array) -> tuple[tuple[Array, ...], Array]:
+        coefficients = params["activation"]
+        if own:
+            coefficients = jax.tree.map(lambda leaf: leaf[expert], coefficients)
+        inputs = tuple(jnp.dot(y, params[name][expert]) for name in names)
+        return inputs, cfg.row.apply(coefficients, *inputs)
+
+    def add(kept: Any, expert: Array) -> tuple[Any, None]:
+        mine = (chosen == expert)[:, :, None]
+        found = one(expert)
+        return jax.tree.map(lambda a, b: jnp.where(mine, b[:, None, :], a), kept, found), None
+
+    shape = (*chosen.shape, cfg.hidden_width)
+    zeros = jnp.zeros(shape, y.dtype)
+    start = (tuple(zeros for _ in names), zeros)
+    experts = jnp.arange(cfg.moe.num_experts, dtype=chosen.dtype)
+    kept, _ = jax.lax.scan(add, start, experts)
+    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), kept)

@@ -1,0 +1,70 @@
+"""Two runs side by side, from end to end."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import pretrain
+from experiments.analyze import __main__ as analyze
+from experiments.analyze.measure import by_block, weights_of
+from polycom_jax import models
+from polycom_jax import params as pm
+
+
+@pytest.mark.slow
+def test_runs_are_measured_side_by_side(
+    settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    runs = [str(tmp_path / name) for name in ("first", "again")]
+    assert pretrain.main(["--config", str(settings), "--workdir", runs[0], "--steps", "1"]) == 0
+    shutil.copytree(runs[0], runs[1])
+    out = tmp_path / "analysis"
+    assert analyze.main([*runs, "--tokens", "64", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "Ranks of weight matrices" in printed
+    report = (out / "report.md").read_text()
+    assert "| matrix | rank | first | again |" in report
+    found = json.loads((out / "results.json").read_text())["runs"]
+    assert found["first"] == found["again"]
+    inside = found["first"]["inside"]
+    assert np.shape(inside["cka"]) == np.shape(inside["cosine"]) == (3, 3)
+    np.testing.assert_allclose(np.diag(inside["cka"]), 1)
+    assert len(inside["hidden"]) == 2
+    for figure in ("ranks", "spectra", "cosine", "cka", "activity", "gradients", "curves"):
+        assert (out / "plots" / f"{figure}.png").stat().st_size > 1000
+
+
+def test_misuse_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert analyze.main(["--tokens", "0"]) == 2
+    assert "tokens=0" in capsys.readouterr().err
+    assert analyze.main([str(tmp_path / "nothing")]) == 2
+    assert "no run in" in capsys.readouterr().err
+
+
+def test_runs_of_equal_names_are_told_apart(tmp_path: Path):
+    assert list(analyze.names(["a/x", "b/y"])) == ["x", "y"]
+    assert list(analyze.names(["a/x", "b/x", "b/x"])) == ["a/x", "b/x"]
+
+
+def test_everything_that_is_measured_of_a_mixture_is_there():
+    cfg = models.preset(
+        "moe-tiny", activation="swiglu", num_layers=1, embed_dim=8, vocab_size=40, gated_width=8
+    )
+    params = jax.tree.map(
+        lambda leaf: np.random.default_rng(leaf.size).standard_normal(leaf.shape),
+        pm.abstract(models.specs(cfg)),
+    )
+    weights = weights_of(cfg, params)
+    assert {"moe/w_gate", "moe/router", "attention/w_o", "embed"} <= set(weights)
+    for matrix in weights.values():
+        assert np.shape(matrix["ranks"]["effective"]) == (1,)
+        assert np.shape(matrix["singular_values"]) == (1, min(matrix["shape"]))
+
+
+def test_norms_of_blocks_are_those_of_their_parameters_together():
+    found = by_block({"layers/ffn/w": [3.0, 0.0], "layers/ffn/v": [4.0, 2.0], "embed": [9.0]})
+    assert found == {"ffn": [5.0, 2.0]}

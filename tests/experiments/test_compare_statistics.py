@@ -1,0 +1,102 @@
+"""Statistics of paired runs against hand-computed cases, and the search for a rate."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.compare import statistics
+from experiments.compare.search import MOST_EXTENSIONS, search
+from experiments.compare.statistics import (
+    at_tokens,
+    crossing,
+    holm,
+    paired,
+    sign_flip,
+    smallest_p,
+)
+from polycom_jax._errors import InputError
+
+
+def test_the_interval_is_students():
+    # d = 1, 2, 3: mean 2, sd 1, error 1 / sqrt(3); t_{0.975, 2} = 4.302653 (any table).
+    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)
+    assert found.mean == pytest.approx(2)
+    assert found.sd == pytest.approx(1)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
+    # t_{0.8, 2} = 1.060660 = 0.75 sqrt(2): P(T < t) = (1 + t / sqrt(2 + t^2)) / 2.
+    assert found.detectable == pytest.approx((4.302653 + 1.060660) / math.sqrt(3), rel=1e-6)
+    assert found.correlation == pytest.approx(1)
+    assert not found.found  # zero lies inside: -0.48 to 4.48
+    assert paired([2.0, 3.0, 4.0001], [1.0, 2.0, 3.0]).found
+
+
+def test_the_sign_flip_test_counts_patterns():
+    # |sum| of +-1 +-2 +-3 is 6 twice, 4 twice, 2 twice, 0 twice.
+    assert sign_flip(np.array([1.0, 2.0, 3.0])) == 2 / 8
+    assert sign_flip(np.array([-1.0, 2.0, 3.0])) == 4 / 8
+    assert sign_flip(np.array([1.0, 2.0, -3.0])) == 1
+    assert sign_flip(np.full(8, 0.1)) == smallest_p(8) == 2 / 256
+
+
+def test_drawn_patterns_agree_with_counted_ones(monkeypatch: pytest.MonkeyPatch):
+    d = np.random.default_rng(1).normal(0.4, 1, 12)
+    exact = sign_flip(d)
+    monkeypatch.setattr(statistics, "EXACT_UP_TO", 0)
+    # A share of 2^20 draws: standard error below 0.0005.
+    assert sign_flip(d) == pytest.approx(exact, abs=0.003)
+    assert sign_flip(d) != exact
+
+
+def test_holm_steps_down_and_never_falls():
+    # Sorted: .01 * 4, .02 * 3, .03 * 2 (not below its predecessor), .5 * 1.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_runs_that_do_not_pair_are_refused():
+    with pytest.raises(InputError, match="two or more pairs"):
+        paired([1.0], [2.0])
+    with pytest.raises(InputError, match="diverged"):
+        paired([1.0, math.nan], [2.0, 3.0])
+    assert math.isnan(paired([1.0, 2.0], [3.0, 3.0]).correlation)
+
+
+def test_a_crossing_is_interpolated_in_log_tokens_and_never_extrapolated():
+    tokens, losses = [100.0, 400.0, 1600.0], [3.0, 2.0, 1.5]
+    assert crossing(tokens, losses, 2.5) == (pytest.approx(200), True)
+    assert crossing(tokens, losses, 1.5) == (pytest.approx(1600), True)
+    assert crossing(tokens, losses, 3.5) == (100, False)
+    assert crossing(tokens, losses, 1.0) == (1600, False)
+    assert at_tokens(tokens, losses, 200) == pytest.approx(2.5)
+    assert math.isnan(at_tokens(tokens, losses, 99))
+
+
+@pytest.mark.parametrize(("best", "grows"), [(4.0, 0), (1.0, 0), (0.25, 4), (64.0, 4)])
+def test_a_search_goes_on_until_the_best_rate_is_inside(best: float, grows: int):
+    asked = []
+
+    def score(rate: float) -> float:
+        asked.append(rate)
+        return abs(math.log2(rate / best))
+
+    found = search((0.5, 1.0, 2.0, 4.0, 8.0), score)
+    assert found.best == best
+    assert not found.at_edge
+    assert len(asked) == len(set(asked)) == len(found.rates)
+    assert len(found.rates) == 5 + {0.25: 2, 64.0: 4}.get(best, grows)
+    assert found.rates == tuple(sorted(found.rates))
+
+
+def test_a_search_without_an_end_says_that_it_stands_at_the_edge():
+    found = search((1.0, 2.0, 4.0, 8.0), lambda rate: -rate)
+    assert found.at_edge
+    assert len(found.rates) == 4 + MOST_EXTENSIONS
+    assert found.best == found.rates[-1]
+
+
+def test_a_rate_that_diverges_is_never_the_best():
+    found = search((1.0, 2.0, 4.0, 8.0), lambda rate: rate if rate < 3 else math.inf)
+    assert found.best < 1
