@@ -89,7 +89,7 @@ def _values(
         place = tuple(span.index(i) for i, span in zip(part.index, box, strict=False))
         # Rows that a tensor has not are padding: the slice ends with it.
         values = part.to_ours(read(part.name))[index[depth:]]
-        out[place][tuple(slice(0, size) for size in values.shape)] = values
+        out[(*place, *(slice(size) for size in values.shape))] = values
     return out
 
 
