@@ -5,5 +5,6 @@ model of ours is written with the PyTorch file that computes it (`torch_models/`
 `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` loads it.
 """
 
+from polycom_jax.interop.huggingface.folder import WeightDtype as WeightDtype
 from polycom_jax.interop.huggingface.folder import load as load
 from polycom_jax.interop.huggingface.folder import save as save

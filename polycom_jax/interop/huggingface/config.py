@@ -114,7 +114,7 @@ def from_json(stored: Mapping[str, Any]) -> ModelConfig:
     Raises:
         InputError: another family, a missing field, or one that our models have no counterpart of.
     """
-    model_type = stored.get("model_type")
+    model_type = str(stored.get("model_type"))
     if model_type not in FAMILIES:
         raise unknown("model_type in config.json", model_type, FAMILIES)
     family = FAMILIES[model_type]

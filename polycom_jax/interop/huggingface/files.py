@@ -75,9 +75,8 @@ class Tensors:
         return self._where[name].get_tensor(name)
 
     def _read_index(self, index: Path) -> None:
-        stored = read_json(index).get("weight_map")
-        require(isinstance(stored, dict) and bool(stored), f"{index} has no weight_map.")
-        listed: dict[str, str] = stored
+        listed: dict[str, str] = read_json(index).get("weight_map", {})
+        require(bool(listed), f"{index} has no weight_map.")
         for file in sorted(set(listed.values())):
             if not (self._folder / file).is_file():
                 self.problems.append(f"file {file} is missing")
@@ -187,6 +186,4 @@ def write_shards(
         progress(done, len(plan))
     if len(plan) > 1:
         where = {name: file for file, names in plan for name in names}
-        write_json(
-            folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": where}
-        )
+        write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": where})

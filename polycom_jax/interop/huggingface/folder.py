@@ -66,7 +66,9 @@ def load(
                 everything = tuple(slice(None) for _ in spec.shape)
                 return jnp.asarray(_values(spec, parts, stored.read, everything))
             return jax.make_array_from_callback(
-                spec.shape, target.sharding, lambda box: _values(spec, parts, stored.read, box)
+                spec.shape,
+                target.sharding,
+                lambda box: _values(spec, parts, stored.read, box or ()),
             )
 
         layout = pm.abstract(specs, mesh, rules)
@@ -192,9 +194,7 @@ def _leaves(cfg: ModelConfig, params: Params) -> list[tuple[str, ParamSpec, Any]
             continue
         have, row = np.shape(given[path]), spec.stacked
         padded = spec.rows is not None and len(have) == len(spec.shape) and have[row] >= spec.rows
-        want = tuple(
-            have[i] if padded and i == row else size for i, size in enumerate(spec.shape)
-        )
+        want = tuple(have[i] if padded and i == row else size for i, size in enumerate(spec.shape))
         if have != want:
             wrong.append(f"{pm.path_name(path)} is {list(have)}, not {list(spec.shape)}")
     require(not wrong, f"Parameters do not fit the config: {'; '.join(sorted(wrong))}.")

@@ -33,7 +33,7 @@ class PolyComLlamaForCausalLM(LlamaForCausalLM):
     """Llama that writes text."""
 
     config_class = PolyComLlamaConfig
-    _keep_in_fp32_modules_strict = ("activation",)
+    _keep_in_fp32_modules_strict = ["activation"]  # noqa: RUF012 - a list is what it must be
 
     def __init__(self, config):
         super().__init__(config)

@@ -60,7 +60,7 @@ class PolyComOlmoeForCausalLM(OlmoeForCausalLM):
     """OLMoE that writes text."""
 
     config_class = PolyComOlmoeConfig
-    _keep_in_fp32_modules_strict = ("activation",)
+    _keep_in_fp32_modules_strict = ["activation"]  # noqa: RUF012 - a list is what it must be
 
     def __init__(self, config):
         super().__init__(config)
