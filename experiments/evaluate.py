@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,8 +33,9 @@ class EvaluateConfig:
         workdir: folder of a run, or a Hugging Face folder.
         checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
         data: texts, as in `experiments.pretrain --data`; any number of them.
-        split: "heldout": the part of each that training on it leaves out; "all": every document,
-            for text that the model was not trained on.
+        split: "heldout": the part of each that training on it leaves out (of a run's own text, just
+            what that run left out); "all": every document, for text that the model was not trained
+            on.
         windows: "packed": side by side, so that the first tokens of each have little before them;
             "sliding": overlapping, and each token counts once, with seq_len - stride tokens or more
             before it (unless its document, or the text, begins there).
@@ -42,7 +43,8 @@ class EvaluateConfig:
         seq_len: tokens of a window; None: the model's context.
         batch_size: windows at a time.
         tokenizer: for a folder without one: "bytes", or the path of a tokenizer.json.
-        text_field: as in `experiments.pretrain --data.text-field`.
+        text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
+            text, else "text".
         json: a file for the numbers; None: they are printed alone.
     """
 
@@ -55,7 +57,7 @@ class EvaluateConfig:
     seq_len: int | None = None
     batch_size: int = 8
     tokenizer: str | None = None
-    text_field: str = "text"
+    text_field: str | None = None
     json: str | None = None
 
     def __post_init__(self) -> None:
@@ -163,12 +165,13 @@ class Measure:
             f"--tokenizer {given}: {self._config.workdir} has its own, which the model knows; leave"
             " the flag out.",
         )
-        config = DataConfig(
-            source,
-            tokenizer=given or str(self._model.tokenizer_name),
-            text_field=self._config.text_field,
-        )
-        corpus = prepare(config, vocab_size=self._model.cfg.vocab_size, progress=self._display.busy)
+        data = self._model.data
+        if source != data.source:  # else what is held out is what was held out in training
+            data = DataConfig(source)
+        data = replace(data, tokenizer=given or str(own))
+        if self._config.text_field is not None:
+            data = replace(data, text_field=self._config.text_field)
+        corpus = prepare(data, vocab_size=self._model.cfg.vocab_size, progress=self._display.busy)
         require(
             corpus.tokenizer.vocab_size <= self._model.cfg.vocab_size,
             f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"

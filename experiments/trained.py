@@ -10,7 +10,7 @@ from experiments.config import PretrainConfig
 from experiments.workdir import Workdir
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import ByteTokenizer, Tokenizer
+from polycom_jax.data import ByteTokenizer, DataConfig, Tokenizer
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop import huggingface
 from polycom_jax.models import ModelConfig
@@ -69,6 +69,7 @@ class Model:
         cfg: what it is.
         params: its parameters.
         tokenizer: its own; None: its folder holds none.
+        data: what it was trained on, where that is known; else the defaults.
         folder: it was read from.
         origin: in words.
     """
@@ -76,6 +77,7 @@ class Model:
     cfg: ModelConfig
     params: Params
     tokenizer: Tokenizer | None
+    data: DataConfig
     folder: Path
     origin: str
 
@@ -97,7 +99,7 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     if (folder / "config.yaml").is_file():
         run = load_trained(Workdir(folder), checkpoint, mesh=mesh)
         origin = f"{folder}, checkpoint of step {run.step}"
-        return Model(run.config.model, run.params, run.tokenizer, folder, origin)
+        return Model(run.config.model, run.params, run.tokenizer, run.config.data, folder, origin)
     require(
         (folder / "config.json").is_file(),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
@@ -106,7 +108,7 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     cfg, params = huggingface.load(folder, mesh=mesh)
     file = folder / TOKENIZER
     tokenizer = load_tokenizer(file) if file.is_file() else None
-    return Model(cfg, params, tokenizer, folder, str(folder))
+    return Model(cfg, params, tokenizer, DataConfig(), folder, str(folder))
 
 
 def _step(checkpoints: Checkpoints, name: str) -> int | None:
