@@ -16,6 +16,7 @@ from experiments.progress import Display
 from experiments.trained import Model, load_model
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, DataConfig, TokenStore, eval_batches, prepare
+from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
 
@@ -116,7 +117,7 @@ class Measure:
         """
         corpus = self._prepared(source)
         stores = [corpus.heldout]
-        if self._config.split == "all":
+        if self._config.split == "all" and not names_files(source):
             stores.insert(0, corpus.train)
         batches = [batch for store in stores for batch in self._batches(store)]
         self._display.start(0, sum(map(len, batches)))
@@ -171,6 +172,8 @@ class Measure:
         data = replace(data, tokenizer=given or str(own))
         if self._config.text_field is not None:
             data = replace(data, text_field=self._config.text_field)
+        if self._config.split == "all" and names_files(source):
+            data = replace(data, heldout=source)  # all of it, also where nothing could be held out
         corpus = prepare(data, vocab_size=self._model.cfg.vocab_size, progress=self._display.busy)
         require(
             corpus.tokenizer.vocab_size <= self._model.cfg.vocab_size,

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,14 @@ OWN = replace(MOE, moe=replace(MOE.moe, coefficients="expert", normalize_top_k=T
 FORWARD = jax.jit(models.forward, static_argnums=0)
 
 
-@pytest.fixture(autouse=True)
-def _modules(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _modules(tmp_path_factory: pytest.TempPathFactory):
     """Code from a folder is copied below HF_HOME, which may not be the user's here."""
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    copies = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", copies)
+        patch.setattr(sys, "path", [*sys.path])
+        yield
 
 
 def theirs(folder: Path, **options: Any) -> Any:
@@ -80,9 +84,17 @@ def test_stored_logits_are_those_of_the_installed_release(name, tmp_path):
     np.testing.assert_allclose(logits(model), tiny.reference_logits(name), atol=ATOL)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("kind", ["Llama", "Olmoe"])
+FOLDERS = list(product(("Llama", "Olmoe"), ("float32", "bfloat16", "float16"), (False, True)))
+QUICK = [("Llama", "bfloat16", True), ("Olmoe", "float32", False)]
+
+
+def quick_first(quick: list[Any], cases: list[Any]) -> list[Any]:
+    """The quick ones, and the rest among the longer tests."""
+    rest = [pytest.param(*case, marks=pytest.mark.slow) for case in cases if case not in quick]
+    return [*quick, *rest]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "tied"), quick_first(QUICK, FOLDERS))
 def test_what_transformers_saves_we_load(kind, dtype, tied, tmp_path):
     special = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
     moe = {"num_experts": 4, "num_experts_per_tok": 2} if kind == "Olmoe" else {}
@@ -100,7 +112,7 @@ def test_what_transformers_saves_we_load(kind, dtype, tied, tmp_path):
     )
     torch.manual_seed(0)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).to(getattr(torch, dtype))
-    model.save_pretrained(tmp_path / "model", max_shard_size="8KB")
+    model.save_pretrained(tmp_path / "model", max_shard_size="4KB")
     assert (tmp_path / "model" / "model.safetensors.index.json").exists()
     cfg, params = huggingface.load(tmp_path / "model")
     # The same stored numbers, computed in float32 on both sides.
@@ -109,13 +121,13 @@ def test_what_transformers_saves_we_load(kind, dtype, tied, tmp_path):
     np.testing.assert_allclose(found, logits(exact), atol=ATOL)
 
 
-ROWS = [(DENSE, name) for name in ("swiglu", "poly_norm", "poly_norm_glu")]
-ROWS += [(MOE, "swiglu"), (MOE, "poly_norm"), (OWN, "poly_norm")]
-OTHERS = [(base, name) for base in (DENSE, MOE, OWN) for name in ACTIVATIONS]
-OTHERS = [pytest.param(*row, marks=pytest.mark.slow) for row in OTHERS if row not in ROWS]
+ROWS = list(product((DENSE, MOE, OWN), ACTIVATIONS))
 
 
-@pytest.mark.parametrize(("base", "activation"), [*ROWS, *OTHERS])
+@pytest.mark.parametrize(
+    ("base", "activation"),
+    quick_first([(DENSE, "poly_norm"), (DENSE, "poly_norm_glu"), (OWN, "poly_norm")], ROWS),
+)
 def test_what_we_save_transformers_loads(base, activation, tmp_path):
     cfg = replace(base, activation=activation)
     params = trained(cfg)
