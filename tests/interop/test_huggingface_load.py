@@ -209,7 +209,7 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path, monkeypatch):
     alive, most = weakref.WeakSet(), 0
 
     class Tracked(np.ndarray):
-        __hash__ = object.__hash__
+        __hash__ = object.__hash__  # pyright: ignore
 
     read = files.Tensors.read
 

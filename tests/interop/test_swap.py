@@ -1,6 +1,8 @@
 """Coefficients fitted to another activation: against float64 NumPy and known answers."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,7 @@ def make(activation: str):
     return cfg, params
 
 
-def batches(count: int, rows: int = 4, length: int = 12):
+def batches(count: int, rows: int = 4, length: int = 12) -> Iterator[Any]:
     for seed in range(count):
         rng = np.random.default_rng(seed)
         yield {
