@@ -159,7 +159,7 @@ def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, ca
         (["--source", "RUN", "--target"], "--target takes a value"),
     ],
 )
-def test_bad_commands_end_in_one_line(words, message, run, tmp_path, capsys):
+def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_path, capsys):
     places = {"RUN": str(run), "NEW": str(tmp_path / "new")}
     assert convert.main([places.get(word, word) for word in words]) == 2
     shown = capsys.readouterr().err

@@ -24,7 +24,8 @@ def folder(path: Path, name: str = "llama", **changes) -> Path:
 
 
 def logits(loaded) -> np.ndarray:
-    return np.asarray(models.forward(*loaded, jnp.array(tiny.TOKENS)), np.float64)
+    cfg, params = loaded
+    return np.asarray(models.forward(cfg, params, jnp.array(tiny.TOKENS)), np.float64)
 
 
 def same(one, other):
