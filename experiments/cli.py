@@ -147,6 +147,27 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
     return settings
 
 
+def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Flags of a program's own, each with its value, and the words left for another parser.
+
+    Raises:
+        InputError: one of them without a value.
+    """
+    words, own = list(argv), {}
+    for name in names:
+        words = [
+            part
+            for word in words
+            for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])
+        ]
+        while name in words:
+            at = words.index(name)
+            require(at + 1 < len(words), f"{name} takes a value.")
+            own[name] = words[at + 1]
+            del words[at : at + 2]
+    return own, words
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's plain types, and no key twice: PyYAML lets the last one win, whole sections too."""
 

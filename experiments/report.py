@@ -1,6 +1,7 @@
 """What a finished run shows: its curve, what its activations became, a sample, what to try next."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -49,7 +50,8 @@ def report(
     draw_shapes(workdir.plots / "activations", config.model.row, learned, title)
     workdir.write_sample(text)  # Last: it says that all the rest is there.
     if any(learned):
-        console.print(coefficient_table(config.model.activation, learned))
+        title = f"what {config.model.activation} learned in each layer"
+        console.print(coefficient_table(title, learned))
     console.rule("sample")
     console.print(text, markup=False, soft_wrap=True)
     console.rule()
@@ -73,17 +75,24 @@ def activation_parameters(config: ModelConfig, params: Params) -> list[dict[str,
     return layers
 
 
-def coefficient_table(activation: str, layers: list[dict[str, np.ndarray]]) -> Table:
-    """One row a layer, one column a number; `a_i` multiplies the i-th power."""
-    table = Table(title=f"what {activation} learned in each layer", title_justify="left")
+def coefficient_table(
+    title: str, layers: list[dict[str, np.ndarray]], **more: Sequence[str]
+) -> Table:
+    """One row a layer, one column a number; `a_i` multiplies the i-th power.
+
+    `more` columns, by their names, have a text for each layer.
+    """
+    table = Table(title=title, title_justify="left")
     table.add_column("layer", justify="right")
     for name, value in layers[0].items():
         for i in range(value.size):
             label = f"a_{i}" if name == "coeffs" else name
             table.add_column(label, justify="right")
+    for name in more:
+        table.add_column(name, justify="right")
     for index, layer in enumerate(layers):
         numbers = [f"{x:+.4f}" for value in layer.values() for x in np.ravel(value)]
-        table.add_row(str(index), *numbers)
+        table.add_row(str(index), *numbers, *(column[index] for column in more.values()))
     return table
 
 

@@ -1,6 +1,7 @@
-"""A finished or running run's model, for the programs that use one."""
+"""A model to use: of a finished or running run, or of a Hugging Face folder."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -8,11 +9,17 @@ from jax.sharding import Mesh
 from experiments.config import PretrainConfig
 from experiments.workdir import Workdir
 from polycom_jax import params as pm
-from polycom_jax._errors import InputError
-from polycom_jax.data import Tokenizer
+from polycom_jax._errors import InputError, require
+from polycom_jax.data import ByteTokenizer, DataConfig, Tokenizer
+from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.interop import huggingface
+from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import Checkpoints, model_specs
+
+TOKENIZER = "tokenizer.json"
+"""The file's name, in a run's folder and in Hugging Face's."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,56 @@ def load_trained(
         step = _step(checkpoints, checkpoint)
         found, params = checkpoints.restore_params(pm.abstract(specs, mesh), step=step, specs=specs)
     return Trained(config, found, params, workdir.read_tokenizer())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model wherever it is from.
+
+    Attributes:
+        cfg: what it is.
+        params: its parameters.
+        tokenizer: its own; None: its folder holds none.
+        data: what it was trained on, where that is known; else the defaults.
+        folder: it was read from.
+        origin: in words.
+    """
+
+    cfg: ModelConfig
+    params: Params
+    tokenizer: Tokenizer | None
+    data: DataConfig
+    folder: Path
+    origin: str
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """What `DataConfig.tokenizer` calls it."""
+        if self.tokenizer is None:
+            return None
+        is_bytes = isinstance(self.tokenizer, ByteTokenizer)
+        return "bytes" if is_bytes else str(self.folder / TOKENIZER)
+
+
+def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = None) -> Model:
+    """Reads a run's model (there is a config.yaml) or a Hugging Face folder (a config.json).
+
+    Raises:
+        InputError: neither stands there, or it cannot be read.
+    """
+    if (folder / "config.yaml").is_file():
+        run = load_trained(Workdir(folder), checkpoint, mesh=mesh)
+        origin = f"{folder}, checkpoint of step {run.step}"
+        return Model(run.config.model, run.params, run.tokenizer, run.config.data, folder, origin)
+    require(
+        (folder / "config.json").is_file(),
+        f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
+    )
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    cfg, params = huggingface.load(folder, mesh=mesh)
+    file = folder / TOKENIZER
+    tokenizer = load_tokenizer(file) if file.is_file() else None
+    return Model(cfg, params, tokenizer, DataConfig(), folder, str(folder))
 
 
 def _step(checkpoints: Checkpoints, name: str) -> int | None:

@@ -27,10 +27,11 @@ from polycom_jax.table import get_activation as get_activation
 
 if TYPE_CHECKING:
     from polycom_jax import data as data
+    from polycom_jax import interop as interop
     from polycom_jax import modules as modules
     from polycom_jax import training as training
 
-_LAZY = ("data", "modules", "training")
+_LAZY = ("data", "interop", "modules", "training")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "data",
     "get_activation",
     "init_coeffs",
+    "interop",
     "models",
     "modules",
     "params",

@@ -95,19 +95,22 @@ def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
     """
     if cfg.source == "stdlib":
         return _stdlib(cfg, cache, report)
-    if _is_tfds_folder(cfg.source) or not _looks_like_files(cfg.source):
-        return _from_tfds(cfg, cache, report)
-    return _text(cfg, cache, report)
+    if names_files(cfg.source):
+        return _text(cfg, cache, report)
+    return _from_tfds(cfg, cache, report)
+
+
+def names_files(source: str) -> bool:
+    """Whether a source is local text files, and neither "stdlib" nor of TFDS."""
+    path = Path(source).expanduser()
+    if source == "stdlib" or _is_tfds_folder(source):
+        return False
+    marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
+    return marked or path.exists() or path.suffix in (".txt", ".jsonl", ".gz", ".xz")
 
 
 def _is_tfds_folder(source: str) -> bool:
     return (Path(source).expanduser() / "dataset_info.json").is_file()
-
-
-def _looks_like_files(source: str) -> bool:
-    path = Path(source).expanduser()
-    marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
-    return marked or path.exists() or path.suffix in (".txt", ".jsonl", ".gz", ".xz")
 
 
 def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:

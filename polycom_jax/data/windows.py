@@ -72,17 +72,32 @@ def eval_batches(
     *,
     batch_size: int,
     seq_len: int,
+    stride: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> "EvalBatches":
     """A sized iterable over all windows in order; every target of the store counts exactly once.
 
+    Windows begin every `stride` tokens. Where they overlap, a target counts in the first of its
+    windows, so behind the first window each has `seq_len - stride` tokens or more before it
+    (Baevski and Auli, arXiv 1809.10853, section 5.1).
+
     The last window is padded, and so are the last rows: there the mask is False. There are as many
     batches whatever `rows` are wanted of them (see `train_batches`).
 
+    Args:
+        store: of the text.
+        batch_size: rows of the global batch.
+        seq_len: T.
+        stride: from window to window; None: `seq_len`, windows side by side.
+        rows: as in `train_batches`.
+
     Raises:
-        InputError: `batch_size` or `seq_len` is less than 1, or a row is not in the batch.
+        InputError: `batch_size` or `seq_len` is less than 1, a row is not in the batch, or `stride`
+            is not from 1 to `seq_len`.
     """
-    return EvalBatches(store, batch_size, _checked(seq_len), _checked_rows(batch_size, rows))
+    stride = _checked(seq_len) if stride is None else stride
+    require(1 <= stride <= seq_len, f"stride={stride} must be from 1 to seq_len={seq_len}.")
+    return EvalBatches(store, batch_size, seq_len, _checked_rows(batch_size, rows), stride)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +108,11 @@ class EvalBatches:
     batch_size: int
     seq_len: int
     rows: Sequence[int]
+    stride: int
 
     def __len__(self) -> int:
-        num_windows = -(-self.store.num_targets // self.seq_len)
+        behind_first = max(0, self.store.num_targets - self.seq_len)
+        num_windows = 1 + -(-behind_first // self.stride)
         return -(-num_windows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -104,14 +121,22 @@ class EvalBatches:
 
     def _batch(self, step: int) -> Batch:
         windows = step * self.batch_size + np.array(self.rows, np.int64)
-        return gather(self.store, windows, self.seq_len)
+        return gather(self.store, windows, self.seq_len, self.stride)
 
 
-def gather(store: TokenStore, windows: Int[np.ndarray, "B"], seq_len: int) -> Batch:
-    """The batch of these windows; positions past the store's end are padding."""
-    start = windows[:, None] * seq_len
-    place = start + np.arange(seq_len)
-    mask = place < store.num_targets
+def gather(
+    store: TokenStore, windows: Int[np.ndarray, "B"], seq_len: int, stride: int | None = None
+) -> Batch:
+    """The batch of these windows, which begin every `stride` tokens (None: every `seq_len`).
+
+    Positions past the store's end are padding; targets that the window before has are masked.
+    """
+    start = windows[:, None] * (stride or seq_len)
+    index = np.arange(seq_len)
+    place = start + index
+    inside = place < store.num_targets
+    overlap = seq_len - (stride or seq_len)
+    mask = inside & ((windows[:, None] == 0) | (index >= overlap))
     place = np.minimum(place, store.num_targets - 1)
     document = np.searchsorted(store.offsets, place, side="right") - 1
     begins = np.maximum(store.offsets[document], start)
@@ -121,7 +146,7 @@ def gather(store: TokenStore, windows: Int[np.ndarray, "B"], seq_len: int) -> Ba
         "segment_ids": document - document[:, :1] + 1,
         "positions": place - begins,
     }
-    padded = {name: np.where(mask, x, 0).astype(np.int32) for name, x in batch.items()}
+    padded = {name: np.where(inside, x, 0).astype(np.int32) for name, x in batch.items()}
     return {**padded, "mask": mask}
 
 

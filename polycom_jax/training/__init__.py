@@ -15,6 +15,7 @@ from polycom_jax.training.state import TrainState as TrainState
 from polycom_jax.training.state import abstract_state as abstract_state
 from polycom_jax.training.state import make_state as make_state
 from polycom_jax.training.state import model_specs as model_specs
+from polycom_jax.training.state import state_from as state_from
 from polycom_jax.training.step import batch_rows as batch_rows
 from polycom_jax.training.step import make_train_step as make_train_step
 from polycom_jax.training.step import put_batch as put_batch

@@ -120,8 +120,29 @@ def make_state(
     return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
 
 
+def state_from(
+    cfg: ModelConfig, optim: OptimConfig, params: Params, mesh: Mesh, rules: Rules | None = None
+) -> TrainState:
+    """The state before the first step of a run that begins with these parameters.
+
+    Args:
+        cfg: the model.
+        optim: how it will be updated.
+        params: its parameters, vocabulary padded for `mesh` as `model_specs` says; donated.
+        mesh: where the state will lie.
+        rules: how.
+    """
+    abstract = abstract_state(cfg, optim, mesh, rules)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    begin = partial(_begin, model_specs(cfg, mesh, rules), optim)
+    return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
+
+
 def _init(specs: Specs, optim: OptimConfig, key: Key[Array, ""]) -> TrainState:
-    params = pm.init(specs, key)
+    return _begin(specs, optim, pm.init(specs, key))
+
+
+def _begin(specs: Specs, optim: OptimConfig, params: Params) -> TrainState:
     # The run's length sets the schedule, which the initial state does not depend on.
     optimizer = make_optimizer(optim, specs, steps=1)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Watch.start())

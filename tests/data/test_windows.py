@@ -75,6 +75,28 @@ def test_a_document_longer_than_the_window_goes_on_in_the_next():
     assert batch["segment_ids"].tolist() == [[1] * 8] * 2
 
 
+@pytest.mark.parametrize("stride", [1, 3, 7])
+@pytest.mark.parametrize("seq_len", [7, 100])
+def test_overlapping_windows_count_a_target_once_with_text_before_it(seq_len: int, stride: int):
+    stream, seen = STORE.tokens.tolist(), []
+    for batch in eval_batches(STORE, batch_size=4, seq_len=seq_len, stride=stride):
+        for row in range(4):
+            places = np.flatnonzero(batch["mask"][row])
+            for place in places:
+                first = len(seen) - place
+                assert first >= 0
+                assert batch["tokens"][row, : place + 1].tolist() == stream[first:][: place + 1]
+                assert place >= seq_len - stride or first == 0
+                seen.append(int(batch["targets"][row, place]))
+    assert seen == stream[1:]
+
+
+def test_a_stride_beyond_the_window_is_refused():
+    for stride in (0, 8):
+        with pytest.raises(InputError, match=f"stride={stride} must be from 1 to seq_len=7"):
+            eval_batches(STORE, batch_size=4, seq_len=7, stride=stride)
+
+
 @pytest.mark.parametrize("shares", [[None], [range(2), range(2, 4)]])
 @pytest.mark.parametrize("seq_len", [4, 7, 100])
 def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, shares: list):

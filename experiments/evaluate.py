@@ -1,0 +1,204 @@
+"""Measures a model on text: `python -m experiments.evaluate --help`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from rich.table import Table
+from tyro.conf import arg
+
+from experiments import cli
+from experiments.progress import Display
+from experiments.trained import Model, load_model
+from polycom_jax._errors import require
+from polycom_jax.data import Corpus, DataConfig, TokenStore, eval_batches, prepare
+from polycom_jax.data.sources import names_files
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
+
+ABOUT = "Measure a run's or a Hugging Face model's loss on any number of texts."
+
+Splits = Literal["heldout", "all"]
+Windows = Literal["packed", "sliding"]
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Which model, on which text, and how.
+
+    Attributes:
+        workdir: folder of a run, or a Hugging Face folder.
+        checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
+        data: texts, as in `experiments.pretrain --data`; any number of them.
+        split: "heldout": the part of each that training on it leaves out (of a run's own text, just
+            what that run left out); "all": every document, for text that the model was not trained
+            on.
+        windows: "packed": side by side, so that the first tokens of each have little before them;
+            "sliding": overlapping, and each token counts once, with seq_len - stride tokens or more
+            before it (unless its document, or the text, begins there).
+        stride: tokens from one sliding window to the next; None: half of seq_len.
+        seq_len: tokens of a window; None: the model's context.
+        batch_size: windows at a time.
+        tokenizer: for a folder without one: "bytes", or the path of a tokenizer.json.
+        text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
+            text, else "text".
+        json: a file for the numbers; None: they are printed alone.
+    """
+
+    workdir: str = "runs/tiny-poly_norm"
+    checkpoint: str = "latest"
+    data: Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")] = ("stdlib",)
+    split: Splits = "heldout"
+    windows: Windows = "packed"
+    stride: int | None = None
+    seq_len: int | None = None
+    batch_size: int = 8
+    tokenizer: str | None = None
+    text_field: str | None = None
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.data), "data is empty; name at least one text.")
+        for name in ("seq_len", "stride", "batch_size"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}={value} must be at least 1.")
+        require(
+            self.stride is None or self.windows == "sliding",
+            f"stride={self.stride} goes with windows='sliding'; packed windows do not overlap.",
+        )
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Prints one row a text, and writes them to a file where one is named."""
+    default = EvaluateConfig()
+    settings = cli.read_flags(argv, cli.flatten(default), {})
+    config = cli.parse(default, settings, prog="python -m experiments.evaluate", about=ABOUT)
+    mesh = make_mesh()
+    with Display() as display:
+        display.busy(f"reading {config.workdir}")
+        model = load_model(Path(config.workdir), config.checkpoint, mesh=mesh)
+        display.note(f"{model.origin}: {model.cfg.activation}")
+        measure = Measure(config, model, mesh, display)
+        rows = [measure(source) for source in config.data]
+    display.console.print(table(config, measure, rows))
+    if config.json is not None:
+        found = {
+            "config": asdict(config),
+            "seq_len": measure.seq_len,
+            "stride": measure.stride,
+            "results": rows,
+        }
+        Path(config.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        display.note(f"Numbers: {config.json}")
+    return 0
+
+
+class Measure:
+    """One model's numbers on one text after the other; its program is compiled once."""
+
+    def __init__(self, config: EvaluateConfig, model: Model, mesh: Any, display: Display) -> None:
+        self._config, self._model, self._mesh, self._display = config, model, mesh, display
+        self.seq_len = config.seq_len or model.cfg.context_length
+        self.stride = self.seq_len
+        if config.windows == "sliding":
+            self.stride = config.stride or max(1, self.seq_len // 2)
+        self._step = make_eval_step(model.cfg, mesh)
+
+    def __call__(self, source: str) -> dict[str, Any]:
+        """The numbers on one text.
+
+        Raises:
+            InputError: a text that cannot be read, or a tokenizer that is not the model's.
+        """
+        corpus = self._prepared(source)
+        stores = [corpus.heldout]
+        if self._config.split == "all" and not names_files(source):
+            stores.insert(0, corpus.train)
+        batches = [batch for store in stores for batch in self._batches(store)]
+        self._display.start(0, sum(map(len, batches)))
+        self._display.doing(source)
+        put = partial(put_batch, mesh=self._mesh, batch_size=self._config.batch_size)
+        num_bytes = sum(store.num_bytes for store in stores)
+        found = evaluate(
+            self._step, self._model.params, map(put, self._counted(batches)), num_bytes
+        )
+        self._display.stop()
+        return {
+            "data": source,
+            "documents": sum(store.num_documents for store in stores),
+            "bytes": num_bytes,
+            **found,
+        }
+
+    def _batches(self, store: TokenStore) -> list[Any]:
+        if store.num_targets == 0:
+            return []
+        size = self._config.batch_size
+        rows = batch_rows(size, self._mesh).tolist()
+        return [
+            eval_batches(
+                store, batch_size=size, seq_len=self.seq_len, stride=self.stride, rows=rows
+            )
+        ]
+
+    def _counted(self, batches: list[Any]) -> Any:
+        done = 0
+        for part in batches:
+            for batch in part:
+                yield batch
+                done += 1
+                self._display.step(done)
+
+    def _prepared(self, source: str) -> Corpus:
+        """The text as the model's own tokens."""
+        given, own = self._config.tokenizer, self._model.tokenizer_name
+        require(
+            own is not None or given is not None,
+            f"{self._config.workdir} holds no tokenizer.json; name one with --tokenizer.",
+        )
+        require(
+            own is None or given is None,
+            f"--tokenizer {given}: {self._config.workdir} has its own, which the model knows; leave"
+            " the flag out.",
+        )
+        data = self._model.data
+        if source != data.source:  # else what is held out is what was held out in training
+            data = DataConfig(source)
+        data = replace(data, tokenizer=given or str(own))
+        if self._config.text_field is not None:
+            data = replace(data, text_field=self._config.text_field)
+        if self._config.split == "all" and names_files(source):
+            data = replace(data, heldout=source)  # all of it, also where nothing could be held out
+        corpus = prepare(data, vocab_size=self._model.cfg.vocab_size, progress=self._display.busy)
+        require(
+            corpus.tokenizer.vocab_size <= self._model.cfg.vocab_size,
+            f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
+            f" {self._model.cfg.vocab_size}: it is another model's.",
+        )
+        return corpus
+
+
+def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:
+    """One line a text."""
+    shown = Table(
+        title=f"{config.split} text, {config.windows} windows of {measure.seq_len} tokens,"
+        f" one every {measure.stride}",
+        title_justify="left",
+    )
+    shown.add_column("data")
+    columns = ("documents", "bytes", "tokens", "nats a token", "bits a byte")
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        counts = [f"{row[name]:,.0f}" for name in columns[:3]]
+        shown.add_row(row["data"], *counts, f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

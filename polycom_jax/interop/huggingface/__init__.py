@@ -1,0 +1,10 @@
+"""Folders as `transformers` writes and reads them: `load`, `save`.
+
+Llama with SiLU, GELU or ReLU gates and OLMoE are read and written as what they are. Any other
+model of ours is written with the PyTorch file that computes it (`torch_models/`), so that
+`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` loads it.
+"""
+
+from polycom_jax.interop.huggingface.folder import WeightDtype as WeightDtype
+from polycom_jax.interop.huggingface.folder import load as load
+from polycom_jax.interop.huggingface.folder import save as save

@@ -1,0 +1,275 @@
+"""`config.json` to `ModelConfig` and back: tables of fields, and refusals that name one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.models import ModelConfig, MoEConfig
+from polycom_jax.models.config import QkNorm
+from polycom_jax.table import ActivationOptions, get_activation
+
+SECTION = "polycom"
+"""Field of config.json that holds what only our models have."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One `model_type` of `transformers`, or of our own PyTorch file.
+
+    Attributes:
+        architecture: the class that computes it.
+        moe: are its feed-forward blocks mixtures of experts.
+        qk_norm: what it does to queries and keys.
+        defaults: what an absent field means, as in transformers' configuration classes.
+        file: of `torch_models`, where the class is ours.
+    """
+
+    architecture: str
+    moe: bool
+    qk_norm: QkNorm
+    defaults: Mapping[str, Any]
+    file: str | None = None
+
+
+_LLAMA = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+_OLMOE = {
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": False,
+    "router_aux_loss_coef": 0.01,
+}
+_DEFAULTS = {
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "num_key_value_heads": None,
+    "head_dim": None,
+}
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaForCausalLM", False, "none", _DEFAULTS | _LLAMA),
+    "olmoe": Family("OlmoeForCausalLM", True, "full", _DEFAULTS | _OLMOE),
+    "polycom_llama": Family(
+        "PolyComLlamaForCausalLM", False, "none", _DEFAULTS | _LLAMA, "modeling_polycom_llama"
+    ),
+    "polycom_olmoe": Family(
+        "PolyComOlmoeForCausalLM", True, "full", _DEFAULTS | _OLMOE, "modeling_polycom_olmoe"
+    ),
+}
+
+# Theirs, ours. OLMoE's own folder says 0.01 for a loss that was the mean over its k choices, though
+# transformers' loss is k times that; the number goes over as it stands.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "head_dim": "head_dim",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "norm_eps",
+    "tie_word_embeddings": "tie_embeddings",
+}
+_MOE_FIELDS = {
+    "num_experts": "num_experts",
+    "num_experts_per_tok": "top_k",
+    "norm_topk_prob": "normalize_top_k",
+    "router_aux_loss_coef": "load_balance_weight",
+}
+
+# Fields that change what is computed, and the values under which they do not.
+_INERT: Mapping[str, tuple[Any, ...]] = {
+    "attention_bias": (None, False),
+    "mlp_bias": (None, False),
+    "clip_qkv": (None,),
+    "sliding_window": (None,),
+    "rope_scaling": (None, {}),
+    "quantization_config": (None,),
+    "partial_rotary_factor": (None, 1.0),
+}
+
+GATES = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu"}
+"""transformers' `hidden_act` of a gate: our row."""
+
+IN_TORCH = (
+    *("poly_norm", "poly_relu", "poly_prelu", "poly_relu_norm", "poly_norm_glu"),
+    *("relu", "relu2", "gelu", "gelu_tanh", "silu", "tanh"),
+)
+"""Rows that our PyTorch files compute, beside those of `GATES`, which transformers does."""
+
+_ACTIVATION = ("order", "eps", "sigmoid", "bound", "output_scale")
+_TRAINED = ("document_mask", "init", "dtype")
+_TRAINED_MOE = ("coefficients", "capacity_factor", "router_z_weight")
+
+
+def from_json(stored: Mapping[str, Any]) -> ModelConfig:
+    """The model that a `config.json` describes.
+
+    `ffn_width` is left to the width rule where that gives the stored width. Without a note of ours,
+    attention runs over document boundaries, as it does in transformers, and the dtype is the one
+    the weights are kept in (float32 for float16).
+
+    Raises:
+        InputError: another family, a missing field, or one that our models have no counterpart of.
+    """
+    model_type = str(stored.get("model_type"))
+    if model_type not in FAMILIES:
+        raise unknown("model_type in config.json", model_type, FAMILIES)
+    family = FAMILIES[model_type]
+    for name, inert in _INERT.items():
+        require(
+            stored.get(name) in inert,
+            f"config.json: {name}={stored.get(name)!r} changes what the model computes, and our"
+            f" models have no counterpart; {name}={inert[0]!r} is needed.",
+        )
+    fields = {**family.defaults, **stored}
+    wanted = [*_FIELDS, "intermediate_size", *(_MOE_FIELDS if family.moe else ())]
+    missing = [name for name in wanted if name not in fields]
+    require(not missing, f"config.json lacks {', '.join(missing)}.")
+    if fields["num_key_value_heads"] is None:
+        fields["num_key_value_heads"] = fields["num_attention_heads"]
+    if fields["head_dim"] is None:
+        fields["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
+
+    ours: Mapping[str, Any] = stored.get(SECTION, {})
+    activation, options = _activation(fields, ours, family)
+    values = {mine: fields[theirs] for theirs, mine in _FIELDS.items()}
+    width, row = fields["intermediate_size"], get_activation(activation, options)
+    gated_width = width if row.gated or width % 3 else width * 2 // 3
+    by_rule = row.gated or width % 3 == 0
+    moe = {}
+    if family.moe:
+        moe = {mine: fields[theirs] for theirs, mine in _MOE_FIELDS.items()}
+        moe |= {name: ours[name] for name in _TRAINED_MOE if name in ours}
+    trained = {"document_mask": False, "dtype": _dtype(fields)}
+    trained |= {name: ours[name] for name in _TRAINED if name in ours}
+    return ModelConfig(
+        **values,
+        **trained,
+        gated_width=gated_width,
+        ffn_width=None if by_rule else width,
+        activation=activation,
+        activation_options=options,
+        moe=MoEConfig(**moe),
+        qk_norm=family.qk_norm,
+        rope_theta=_rope_theta(fields),
+    )
+
+
+def _activation(
+    fields: Mapping[str, Any], ours: Mapping[str, Any], family: Family
+) -> tuple[str, ActivationOptions]:
+    if family.file is None:
+        act = fields["hidden_act"]
+        if act not in GATES:
+            raise unknown("hidden_act in config.json", act, GATES)
+        return GATES[act], ActivationOptions()
+    require("activation" in ours, f"config.json: {SECTION}.activation is missing.")
+    chosen = {name: ours[name] for name in _ACTIVATION if name in ours}
+    return ours["activation"], ActivationOptions(**chosen)
+
+
+def _dtype(fields: Mapping[str, Any]) -> str:
+    name = str(fields.get("dtype") or fields.get("torch_dtype") or "float32")
+    return "bfloat16" if name.removeprefix("torch.") == "bfloat16" else "float32"
+
+
+def _rope_theta(fields: Mapping[str, Any]) -> float:
+    """The base, from `rope_theta` (transformers 4), `rope_parameters` (5), or both if they agree.
+
+    Raises:
+        InputError: they differ, or the frequencies are rescaled.
+    """
+    new: Mapping[str, Any] = fields.get("rope_parameters") or {}
+    kind = new.get("rope_type", "default")
+    require(
+        kind == "default",
+        f"config.json: rope_parameters.rope_type={kind!r} rescales rotary frequencies, which our"
+        " models do not; 'default' is needed.",
+    )
+    require(
+        new.get("partial_rotary_factor", 1.0) == 1.0,
+        "config.json: rope_parameters.partial_rotary_factor"
+        f"={new.get('partial_rotary_factor')!r}: our models turn whole heads; 1.0 is needed.",
+    )
+    found = {value for value in (fields.get("rope_theta"), new.get("rope_theta")) if value}
+    if len(found) > 1:
+        raise InputError(
+            f"config.json: rope_theta={fields['rope_theta']} and rope_parameters.rope_theta="
+            f"{new['rope_theta']} contradict each other; make them equal or remove the wrong one."
+        )
+    return float(found.pop() if found else 10_000.0)
+
+
+def family_of(cfg: ModelConfig) -> str:
+    """The `model_type` that `cfg` is written as.
+
+    Raises:
+        InputError: there is none; the field at fault is named.
+    """
+    plain = cfg.activation in GATES.values()
+    kind = ("" if plain else "polycom_") + ("olmoe" if cfg.is_moe else "llama")
+    if not plain and cfg.activation not in IN_TORCH:
+        raise unknown("activation in PyTorch", cfg.activation, (*IN_TORCH, *GATES.values()))
+    wanted, what = FAMILIES[kind].qk_norm, "OLMoE" if cfg.is_moe else "Llama"
+    require(
+        cfg.qk_norm == wanted,
+        f"qk_norm={cfg.qk_norm!r}: {what} in transformers has {wanted!r}; there is no other family"
+        " to write this model as.",
+    )
+    # transformers refuses a Llama whose width is no multiple, and OLMoE has no field for it.
+    fits = cfg.embed_dim % cfg.num_heads == 0
+    fits = fits and (not cfg.is_moe or cfg.head_dim * cfg.num_heads == cfg.embed_dim)
+    require(
+        fits,
+        f"head_dim={cfg.head_dim} with embed_dim={cfg.embed_dim} and num_heads={cfg.num_heads}:"
+        f" {what} in transformers needs embed_dim to be a multiple of num_heads"
+        f"{', and head_dim to be embed_dim / num_heads' if cfg.is_moe else ''}.",
+    )
+    return kind
+
+
+def to_json(cfg: ModelConfig, *, dtype: str, end_of_text: int | None) -> dict[str, Any]:
+    """The `config.json` of `cfg`, with weights kept in `dtype`.
+
+    Both schemas of RoPE and both names of the dtype stand in it, for transformers 4 and 5.
+
+    Raises:
+        InputError: see `family_of`.
+    """
+    model_type = family_of(cfg)
+    family = FAMILIES[model_type]
+    stored: dict[str, Any] = {"model_type": model_type, "architectures": [family.architecture]}
+    if family.file is not None:
+        config = family.architecture.replace("ForCausalLM", "Config")
+        stored["auto_map"] = {
+            "AutoConfig": f"{family.file}.{config}",
+            "AutoModelForCausalLM": f"{family.file}.{family.architecture}",
+        }
+    stored |= {theirs: getattr(cfg, mine) for theirs, mine in _FIELDS.items()}
+    stored["intermediate_size"] = cfg.hidden_width
+    if cfg.is_moe:
+        stored |= {theirs: getattr(cfg.moe, mine) for theirs, mine in _MOE_FIELDS.items()}
+    theirs = {ours: act for act, ours in GATES.items()}
+    stored |= {
+        "hidden_act": theirs.get(cfg.activation, "silu"),  # of our own classes, read by none
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": cfg.rope_theta,
+        "rope_scaling": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": cfg.rope_theta},
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "pad_token_id": None,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    section = {name: getattr(cfg, name) for name in _TRAINED}
+    if cfg.is_moe:
+        section |= {name: getattr(cfg.moe, name) for name in _TRAINED_MOE}
+    if family.file is not None:
+        section["activation"] = cfg.activation
+        section |= {name: getattr(cfg.activation_options, name) for name in _ACTIVATION}
+    return stored | {SECTION: section}

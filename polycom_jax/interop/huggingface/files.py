@@ -1,0 +1,189 @@
+"""Safetensors files of a folder: opened once, read tensor by tensor; written shard by shard."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from polycom_jax._errors import InputError, require
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""What weights may be kept in: safetensors' name, NumPy's (with ml_dtypes, which jax brings)."""
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors
+    except ImportError as error:
+        raise InputError(
+            "Hugging Face folders need the package safetensors: pip install 'polycom-jax[interop]'."
+        ) from error
+    return safetensors
+
+
+class Tensors:
+    """The tensors of a folder; a context manager.
+
+    Attributes:
+        shapes: of each tensor, from the files' headers.
+        problems: what does not fit within the folder itself, in words.
+
+    Raises:
+        InputError: no safetensors files, or one that is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.problems: list[str] = []
+        self._folder = folder
+        self._where: dict[str, Any] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undone:
+            undone.callback(self._open.close)
+            index = self._folder / INDEX
+            whole = self._folder / SINGLE
+            require(
+                whole.is_file() or index.is_file(),
+                f"{self._folder} holds neither {SINGLE} nor {INDEX}; files of another kind (.bin)"
+                " become them by transformers' save_pretrained.",
+            )
+            if whole.is_file():  # transformers takes it, too, where both are there
+                self._read_header(whole)
+            else:
+                self._read_index(index)
+            undone.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._where.clear()
+        self._open.close()
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the dtype that it is kept in."""
+        return self._where[name].get_tensor(name)
+
+    def _read_index(self, index: Path) -> None:
+        listed: dict[str, str] = read_json(index).get("weight_map", {})
+        require(bool(listed), f"{index} has no weight_map.")
+        for file in sorted(set(listed.values())):
+            if not (self._folder / file).is_file():
+                self.problems.append(f"file {file} is missing")
+                continue
+            inside = self._read_header(self._folder / file)
+            away = [name for name in inside if listed.get(name) != file]
+            self.problems += [f"{name} is in {file} against the index" for name in away]
+        absent = listed.keys() - self.shapes.keys()
+        self.problems += [f"{name} is in the index alone" for name in sorted(absent)]
+
+    def _read_header(self, path: Path) -> list[str]:
+        safetensors = _safetensors()
+        try:
+            file = self._open.enter_context(safetensors.safe_open(path, framework="np"))
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{path} is damaged, or no safetensors file: {error}.") from error
+        names = list(file.keys())
+        for name in names:
+            if name in self.shapes:
+                self.problems.append(f"{name} is there twice")
+                continue
+            header = file.get_slice(name)
+            self.shapes[name] = tuple(header.get_shape())
+            self._where[name] = file
+            if header.get_dtype() not in DTYPES:
+                self.problems.append(
+                    f"{name} is of dtype {header.get_dtype()}, not {', '.join(DTYPES)}"
+                )
+        return names
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: no such file, or it holds none.
+    """
+    require(path.is_file(), f"There is no {path.name} in {path.parent}.")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    require(isinstance(stored, dict), f"{path} must hold an object, not {type(stored).__name__}.")
+    return stored
+
+
+def write_json(path: Path, stored: dict[str, Any]) -> None:
+    """Writes the object to a JSON file."""
+    path.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+
+
+def check_empty(folder: Path) -> None:
+    """Raises `InputError` where the folder holds a model already."""
+    there = [p.name for kind in ("*.safetensors", INDEX, "config.json") for p in folder.glob(kind)]
+    require(
+        not there,
+        f"{folder} holds {', '.join(sorted(there)[:3])} already; give another folder, or empty it.",
+    )
+
+
+def shards(sizes: Sequence[tuple[str, int]], shard_bytes: int) -> list[tuple[str, list[str]]]:
+    """(file name, tensors in it): consecutive tensors of at most `shard_bytes` together, or one."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes:
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return [(SINGLE, groups[0])]
+    last = len(groups)
+    return [
+        (f"model-{n:05d}-of-{last:05d}.safetensors", names) for n, names in enumerate(groups, 1)
+    ]
+
+
+def write_shards(
+    folder: Path,
+    plan: Sequence[tuple[str, list[str]]],
+    values: Iterable[tuple[str, np.ndarray]],
+    total_bytes: int,
+    *,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Writes the files and, where there are several, their index; holds one file's tensors.
+
+    Args:
+        folder: of the files.
+        plan: from `shards`.
+        values: every tensor, in the plan's order.
+        total_bytes: of all tensors.
+        progress: takes (files written, files).
+    """
+    _safetensors()
+    from safetensors.numpy import save_file
+
+    stream: Iterator[tuple[str, np.ndarray]] = iter(values)
+    for done, (file, names) in enumerate(plan, 1):
+        held = {}
+        for expected in names:
+            name, value = next(stream)
+            assert name == expected, f"{name} comes where {expected} should"
+            held[name] = np.asarray(value, order="C")  # ascontiguousarray makes scalars vectors
+        save_file(held, folder / file, metadata={"format": "pt"})
+        progress(done, len(plan))
+    if len(plan) > 1:
+        where = {name: file for file, names in plan for name in names}
+        write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": where})

@@ -1,0 +1,232 @@
+"""`load` and `save`: a folder to (config, parameters) and back, one tensor at a time."""
+
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from polycom_jax import models
+from polycom_jax import params as pm
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.hosts import fetch, meet
+from polycom_jax.interop.huggingface import files
+from polycom_jax.interop.huggingface.config import FAMILIES, from_json, to_json
+from polycom_jax.interop.huggingface.names import DERIVED, Tensor, all_tensors, tensors
+from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params, ParamSpec
+from polycom_jax.sharding import Rules
+from polycom_jax.training import model_specs
+
+WeightDtype = Literal["float32", "bfloat16", "float16"]
+
+SHARD_BYTES = 2 << 30
+"""Files of a large model are at most this large."""
+
+_LISTED = 20
+_TORCH_FILES = "torch_models"
+
+
+def load(
+    path: str | Path, *, mesh: Mesh | None = None, rules: Rules | None = None
+) -> tuple[ModelConfig, Params]:
+    """Reads a folder of Llama, OLMoE or a PolyCom model that `save` wrote.
+
+    Parameters are as `models.init` gives them: float32 whatever the folder has (float32, bfloat16,
+    float16; one file or several with an index), vocabulary padded. Besides them, one tensor at a
+    time is in memory.
+
+    Args:
+        path: the folder, with config.json and safetensors files.
+        mesh: devices to lay the parameters out on; each host reads what its own devices hold.
+            None: the default device.
+        rules: how; as in `training.make_state`.
+
+    Returns:
+        The model's config and its parameters.
+
+    Raises:
+        InputError: a model that we have no counterpart of (the field is named), or tensors that are
+            missing, unknown, there twice or of another shape: one error that lists all of them.
+    """
+    folder = Path(path).expanduser()
+    require(folder.is_dir(), f"{folder} is no folder; give one that holds config.json.")
+    cfg = from_json(files.read_json(folder / "config.json"))
+    specs = models.specs(cfg) if mesh is None else model_specs(cfg, mesh, rules)
+    with files.Tensors(folder) as stored:
+        _check(folder, cfg, stored)
+
+        def leaf(path: tuple[Any, ...], spec: ParamSpec, target: jax.ShapeDtypeStruct) -> jax.Array:
+            parts = tensors(pm.path_name(path), spec)
+            if target.sharding is None:
+                everything = tuple(slice(None) for _ in spec.shape)
+                return jnp.asarray(_values(spec, parts, stored.read, everything))
+            return jax.make_array_from_callback(
+                spec.shape,
+                target.sharding,
+                lambda box: _values(spec, parts, stored.read, box or ()),
+            )
+
+        layout = pm.abstract(specs, mesh, rules)
+        return cfg, jax.tree_util.tree_map_with_path(leaf, specs, layout, is_leaf=pm.is_spec)
+
+
+def _values(
+    spec: ParamSpec,
+    parts: list[Tensor],
+    read: Callable[[str], np.ndarray],
+    index: tuple[slice, ...],
+) -> np.ndarray:
+    """`parameter[index]`, filled from the tensors that lie in it; padding rows are zero."""
+    box = [range(size)[piece] for size, piece in zip(spec.shape, index, strict=True)]
+    out = np.zeros([len(span) for span in box], spec.dtype)
+    for part in parts:
+        depth = len(part.index)
+        if any(i not in span for i, span in zip(part.index, box, strict=False)):
+            continue
+        place = tuple(span.index(i) for i, span in zip(part.index, box, strict=False))
+        # Rows that a tensor has not are padding: the slice ends with it.
+        values = part.to_ours(read(part.name))[index[depth:]]
+        out[(*place, *(slice(size) for size in values.shape))] = values
+    return out
+
+
+def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
+    """Raises one `InputError` with all that is wrong with a folder's tensors."""
+    wanted = {tensor.name: tensor.shape for tensor in all_tensors(cfg)}
+    found = {name: s for name, s in stored.shapes.items() if not name.endswith(DERIVED)}
+    problems = list(stored.problems)
+    if cfg.tie_embeddings and "lm_head.weight" in found:
+        # Older folders hold the one matrix twice; then both must say the same.
+        embed, head = "model.embed_tokens.weight", "lm_head.weight"
+        if found.get(embed) != found.pop(head) or np.any(stored.read(embed) != stored.read(head)):
+            problems.append(f"{head} is not {embed}, which config.json ties it to")
+    problems += [f"{name} is missing" for name in wanted if name not in stored.shapes]
+    problems += [f"{name} is unknown" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
+    ]
+    if problems:
+        more = len(problems) - _LISTED
+        raise InputError(
+            f"{folder}: {len(problems)} of its tensors do not fit its config.json:"
+            f" {'; '.join(problems[:_LISTED])}{f'; and {more:,} more' if more > 0 else ''}."
+        )
+
+
+def save(
+    path: str | Path,
+    cfg: ModelConfig,
+    params: Params,
+    *,
+    dtype: WeightDtype = "float32",
+    end_of_text: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Writes a folder that `transformers` loads, and `load` too, bit for bit if in float32.
+
+    A gated SiLU, GELU or ReLU model is an ordinary Llama or OLMoE. Every other one takes the
+    PyTorch file that computes it along and is loaded with `trust_remote_code=True`. On several
+    hosts all call this, and the first writes.
+
+    Args:
+        path: of the folder; made, or free of a model.
+        cfg: the model.
+        params: its parameters.
+        dtype: of matrices and embeddings; norms, router and coefficients stay float32 (PyTorch
+            loads norms and router in `dtype`, and coefficients never).
+        end_of_text: token id that stands before and behind a document; transformers begins and ends
+            with it.
+        shard_bytes: size of a file above which another is begun.
+        progress: takes (files written, files).
+
+    Raises:
+        InputError: a model that transformers has no counterpart of (the field is named), parameters
+            of another model, a folder that is taken, or values too large for float16.
+    """
+    if dtype not in files.DTYPES.values():
+        raise unknown("dtype", dtype, files.DTYPES.values())
+    folder = Path(path).expanduser()
+    stored = to_json(cfg, dtype=dtype, end_of_text=end_of_text)
+    leaves = _leaves(cfg, params)
+    require(shard_bytes >= 1, f"shard_bytes={shard_bytes} must be at least 1.")
+
+    sizes = [
+        (tensor.name, int(np.prod(tensor.shape)) * _kept_in(spec, dtype).itemsize)
+        for path_name, spec, _ in leaves
+        for tensor in tensors(path_name, spec)
+    ]
+    values = _tensor_values(leaves, dtype)
+    if jax.process_index() == 0:
+        files.check_empty(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_shards(
+            folder,
+            files.shards(sizes, shard_bytes),
+            values,
+            sum(size for _, size in sizes),
+            progress=progress,
+        )
+        _copy_torch_files(folder, FAMILIES[stored["model_type"]].file)
+        # Last: a folder without it is no model.
+        files.write_json(folder / "config.json", stored)
+    for _ in values:  # other hosts give their parts
+        pass
+    meet("write the weights")
+
+
+def _leaves(cfg: ModelConfig, params: Params) -> list[tuple[str, ParamSpec, Any]]:
+    """(name, declaration, value) of each parameter; its padding is whatever it is."""
+    specs = jax.tree_util.tree_leaves_with_path(models.specs(cfg), is_leaf=pm.is_spec)
+    given = dict(jax.tree_util.tree_leaves_with_path(params))
+    names = {path for path, _ in specs}
+    wrong = [f"{pm.path_name(path)} is missing" for path in names - given.keys()]
+    wrong += [f"{pm.path_name(path)} is not wanted" for path in given.keys() - names]
+    for path, spec in specs:
+        if path not in given:
+            continue
+        have, row = np.shape(given[path]), spec.stacked
+        padded = spec.rows is not None and len(have) == len(spec.shape) and have[row] >= spec.rows
+        want = tuple(have[i] if padded and i == row else size for i, size in enumerate(spec.shape))
+        if have != want:
+            wrong.append(f"{pm.path_name(path)} is {list(have)}, not {list(spec.shape)}")
+    require(not wrong, f"Parameters do not fit the config: {'; '.join(sorted(wrong))}.")
+    return [(pm.path_name(path), spec, given[path]) for path, spec in specs]
+
+
+def _kept_in(spec: ParamSpec, dtype: str) -> np.dtype:
+    return np.dtype(dtype if spec.role in pm.COMPUTE_CAST_ROLES else "float32")
+
+
+def _tensor_values(
+    leaves: list[tuple[str, ParamSpec, Any]], dtype: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    for path, spec, leaf in leaves:
+        whole: np.ndarray = fetch(leaf)
+        for tensor in tensors(path, spec):
+            ours = whole[tensor.index]
+            ours = ours[: tensor.part[0]] if spec.rows is not None else ours
+            with np.errstate(over="ignore"):  # told below, with the tensor's name
+                value = tensor.to_theirs(ours).astype(_kept_in(spec, dtype))
+            require(
+                value.dtype != np.float16 or np.isinf(value).sum() == np.isinf(ours).sum(),
+                f"{tensor.name} holds values beyond {dtype}'s range; write bfloat16 or float32.",
+            )
+            yield tensor.name, value
+
+
+def _copy_torch_files(folder: Path, file: str | None) -> None:
+    """The PyTorch file and those that it imports: all of ours, they are small."""
+    if file is None:
+        return
+    package = resources.files("polycom_jax.interop.huggingface") / _TORCH_FILES
+    for source in package.iterdir():
+        if source.name.endswith(".py"):
+            (folder / source.name).write_bytes(source.read_bytes())

@@ -1,0 +1,173 @@
+"""Another activation in a trained dense model: coefficients by least squares on real activations.
+
+For each layer, with phi_i(h) what the new activation gives for the i-th unit vector of
+coefficients, and old(h) the present activation,
+
+    coeffs = argmin sum over tokens and hidden units of (old(h) - sum_i coeffs[i] phi_i(h))^2,
+
+h being what the layer's feed-forward block meets in the unchanged model. Every PolyCom row is
+linear in its coefficients, so this is the whole problem, and r + 1 numbers a layer solve it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from polycom_jax._errors import InputError, require
+from polycom_jax.models import ModelConfig, layers
+from polycom_jax.params import Params, cast
+from polycom_jax.table import Activation, ActivationOptions, get_activation
+from polycom_jax.training.loss import Batch
+
+_GATED: Mapping[str, str] = {"poly_norm": "poly_norm_glu"}
+"""Asked for in a gated block: the row that applies it to the gate."""
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A model with another activation.
+
+    Attributes:
+        cfg: of the new model; widths and matrices are the old one's.
+        params: of the new model; all but the activation's are the old arrays.
+        explained: of each layer, 1 - |old - new|^2 / |old|^2 on the activations fitted to.
+    """
+
+    cfg: ModelConfig
+    params: Params
+    explained: Float[np.ndarray, " L"]
+
+
+def replacement(cfg: ModelConfig, name: str, options: ActivationOptions) -> Activation:
+    """The row that takes the place of the model's: of a gated model, one that is gated too.
+
+    Raises:
+        InputError: no row fits, or its coefficients cannot be fitted; the likely one is named.
+    """
+    require(not cfg.is_moe, "moe: activations are replaced in dense models only.")
+    row = get_activation(name, options)
+    if cfg.row.gated and not row.gated:
+        if name not in _GATED:
+            raise InputError(
+                f"activation={name!r} has no gated form to take the place of {cfg.activation!r};"
+                f" there are: {', '.join(_GATED.values())}."
+            )
+        row = get_activation(_GATED[name], options)
+    require(
+        cfg.row.gated or not row.gated,
+        f"activation={name!r} wants a gate, and {cfg.activation!r} has none; take poly_norm.",
+    )
+    require(
+        "coeffs" in row.specs,
+        f"activation={name!r} has no coefficients to fit; take poly_norm or another PolyCom.",
+    )
+    require(
+        not options.sigmoid and options.bound is None,
+        "activation_options: sigmoid and bound make the output non-linear in the coefficients;"
+        " leave them out.",
+    )
+    return row
+
+
+def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], row: Activation) -> Swapped:
+    """The model with `row` in place of its activation, fitted on all unmasked tokens of `batches`.
+
+    A slope (`poly_prelu`) keeps its initial value. Sums are float32 within a batch and layer, and
+    float64 over batches.
+
+    Args:
+        cfg: a dense model.
+        params: its parameters.
+        batches: as for training; a few thousand tokens will do for four coefficients.
+        row: from `replacement`.
+
+    Raises:
+        InputError: no batches, or activations that are not finite.
+    """
+    fresh = row.init(jax.random.key(0))
+    totals: Any = None
+    for batch in batches:
+        sums = jax.device_get(_layer_sums(cfg, row, params, fresh, batch))
+        sums = jax.tree.map(partial(np.asarray, dtype=np.float64), sums)
+        totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+    require(totals is not None, "There is no text to fit the coefficients on.")
+    groups, explained = [], []
+    for group, (gram, cross, power) in zip(params["layers"], totals, strict=True):
+        require(
+            bool(np.isfinite(gram).all() and np.isfinite(cross).all() and np.isfinite(power).all()),
+            f"The activations of {cfg.activation!r}, or powers of what it is applied to, are not"
+            " finite; nothing can be fitted to them.",
+        )
+        coeffs = np.stack([solve(*layer) for layer in zip(gram, cross, strict=True)])
+        residual = power - 2 * np.einsum("li,li->l", coeffs, cross)
+        residual += np.einsum("li,lij,lj->l", coeffs, gram, coeffs)
+        explained.append(1 - residual / power)
+        depth = len(coeffs)
+        new = {name: jnp.tile(value, (depth, *[1] * value.ndim)) for name, value in fresh.items()}
+        new["coeffs"] = jnp.asarray(coeffs, jnp.float32)
+        groups.append({**group, "ffn": {**group["ffn"], "activation": new}})
+    return Swapped(
+        replace(cfg, activation=row.name, activation_options=row.options),
+        {**params, "layers": groups},
+        np.concatenate(explained),
+    )
+
+
+def solve(
+    gram: Float[np.ndarray, "R+1 R+1"], cross: Float[np.ndarray, " R+1"]
+) -> Float[np.ndarray, " R+1"]:
+    """Coefficients from the normal equations, columns scaled to length one; a column of zeros, or
+    one that others make up, gets the least coefficients that solve them.
+    """
+    length = np.sqrt(np.diag(gram))
+    scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
+    scaled, *_ = np.linalg.lstsq(gram * np.outer(scale, scale), cross * scale, rcond=1e-12)
+    return scaled * scale
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _layer_sums(
+    cfg: ModelConfig, row: Activation, params: Params, fresh: Params, batch: Batch
+) -> list[tuple[Array, Array, Array]]:
+    """For each group of layers: sums of phi_i phi_j, of old phi_i and of old^2, a layer each."""
+    cfg = replace(cfg, attention="xla")  # the one that needs to know of no mesh
+    tokens, mask = batch["tokens"], batch["mask"].reshape(-1)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None, :], tokens.shape)
+    segments = None
+    if cfg.document_mask:
+        positions, segments = batch["positions"], batch["segment_ids"]
+    units = jnp.eye(row.options.order + 1, dtype=jnp.float32)
+    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+    declared = layers.ffn_specs(cfg), layers.attention_specs(cfg)
+
+    def block(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array, Array]]:
+        ffn, attention = (
+            cast(specs, layer[part], cfg.dtype)
+            for specs, part in zip(declared, ("ffn", "attention"), strict=True)
+        )
+        x = x + layers.attention(cfg, attention, x, positions, segments, None, None)[0]
+        y = layers.flat(layers.rms_norm(x, ffn["norm"], cfg.norm_eps))
+        hidden = [jnp.dot(y, ffn[name]).astype(jnp.float32) for name in names]
+
+        def kept(values: Array) -> Array:
+            return jnp.where(mask[:, None], values, 0.0)
+
+        old = kept(cfg.row.apply(ffn["activation"], *hidden))
+        basis = [kept(row.apply({**fresh, "coeffs": unit}, *hidden)) for unit in units]
+        stacked = jnp.stack([*basis, old])
+        products = jnp.einsum("inf,jnf->ij", stacked, stacked, precision="highest")
+        sums = products[:-1, :-1], products[:-1, -1], products[-1, -1]
+        return x + layers.ffn(cfg, ffn, x, None), sums
+
+    x = jnp.take(params["embed"], tokens, axis=0).astype(cfg.dtype)
+    found = []
+    for group in params["layers"]:
+        x, sums = jax.lax.scan(block, x, group)
+        found.append(sums)
+    return found

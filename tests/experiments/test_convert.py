@@ -1,0 +1,202 @@
+"""`experiments.convert` and `experiments.evaluate`, end to end on a run of seconds."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import convert, evaluate, generate, pretrain
+from experiments.exported import byte_level, byte_signs, save_tokenizer
+from experiments.logs import read_metrics
+from experiments.trained import load_model
+from experiments.workdir import Workdir
+from polycom_jax import models
+from polycom_jax.data import ByteTokenizer, FileTokenizer
+from polycom_jax.data.tokenizers import train_bpe
+from polycom_jax.interop import huggingface
+from polycom_jax.models import ModelConfig
+
+MODEL = ModelConfig(
+    vocab_size=257,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    gated_width=32,
+    activation="swiglu",
+    context_length=32,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder: a Llama of random weights that reads bytes."""
+    path = tmp_path_factory.mktemp("convert") / "llama"
+    params = models.init(MODEL, jax.random.key(0))
+    ffn = params["layers"][0]["ffn"]
+    ffn |= {name: 10 * ffn[name] for name in ("w_gate", "w_down")}  # so that activations matter
+    huggingface.save(path, MODEL, params, end_of_text=256)
+    save_tokenizer(path, ByteTokenizer(), context_length=32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, settings: Path) -> Path:
+    """The folder as a run at step 0."""
+    workdir = folder.parent / "run"
+    words = ["--config", str(settings_without_model(settings)), "--workdir", str(workdir)]
+    assert convert.main(["--source", str(folder), *words]) == 0
+    return workdir
+
+
+def settings_without_model(settings: Path) -> Path:
+    """The file without what a source says by itself."""
+    lines = settings.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("optim"))
+    path = settings.with_name("no-model.yaml")
+    path.write_text("\n".join(lines[start:]).replace("tokenizer: bytes, ", ""))
+    return path
+
+
+def measured(folder: Path, *words: str) -> list[dict]:
+    out = folder.parent / "numbers.json"
+    assert evaluate.main(["--workdir", str(folder), "--json", str(out), *words]) == 0
+    return json.loads(out.read_text())["results"]
+
+
+def little(settings: Path) -> str:
+    return str(settings.with_name("little.txt"))
+
+
+def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
+    assert convert.main(["--source", str(run), "--target", str(tmp_path / "again")]) == 0
+    there, middle, back = (load_model(path) for path in (folder, run, tmp_path / "again"))
+    assert there.cfg == middle.cfg == back.cfg == MODEL
+    for other in (middle, back):
+        jax.tree.map(np.testing.assert_array_equal, other.params, there.params)
+    for model in (there, middle, back):
+        assert model.tokenizer is not None
+        assert model.tokenizer.eot == 256
+        assert model.tokenizer.encode("fox ✓\n").tolist() == list("fox ✓\n".encode())
+    stored = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert stored["model_type"] == "llama"
+    assert stored["eos_token_id"] == 256
+    weights = "model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text("Pack my box with five dozen liquor jugs.\n" * 40)
+    words = ("--data", little(settings), str(other), "--split", "all")
+    sliding = measured(folder, *words, "--windows", "sliding", "--stride", "8")
+    packed = measured(folder, *words)
+    for found, plain, path in zip(sliding, packed, words[1:3], strict=True):
+        assert found["data"] == path
+        assert found["bytes"] == plain["bytes"] == len(Path(path).read_bytes())
+        assert found["tokens"] == plain["tokens"] == found["bytes"] + found["documents"]
+        assert found["loss"] != plain["loss"]
+        bits = found["loss"] * found["tokens"] / math.log(2) / found["bytes"]
+        assert found["bits_per_byte"] == pytest.approx(bits)
+    assert "sliding windows of 32 tokens, one every 8" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
+    swapped = run.parent / "swapped"
+    words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]
+    words += ["--source", str(run), "--workdir", str(swapped), "--activation", "poly_norm"]
+    assert convert.main(words) == 0
+    cfg = Workdir(swapped).read_config()
+    assert cfg.model == replace(MODEL, activation="poly_norm_glu")
+    assert (cfg.run.steps, cfg.optim.warmup_steps) == (6, 2)
+    words = ["--config", str(swapped / "config.yaml"), "--workdir", str(swapped)]
+    assert pretrain.main(words) == 0
+    assert "resumed from the checkpoint of step 0" in capsys.readouterr().out
+    last = read_metrics(swapped / "metrics.jsonl")[-1]
+    assert last["step"] == 6
+    assert generate.main(["--workdir", str(swapped), "--greedy", "--max-new-tokens", "5"]) == 0
+    # What is evaluated is just what the run held out.
+    (found,) = measured(swapped, "--data", little(settings))
+    assert found["loss"] == pytest.approx(last["heldout_loss"], rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(last["bits_per_byte"], rel=1e-6)
+
+
+def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, capsys):
+    target = tmp_path / "poly"
+    words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]
+    words += ["--source", str(folder), "--target", str(target), "--activation", "poly_norm"]
+    assert convert.main(words) == 0
+    shown = capsys.readouterr().out
+    before, after = (
+        float(shown.split(f"held-out loss {when}, {name}: ")[1].split()[0])
+        for when, name in (("before", "swiglu"), ("after", "poly_norm_glu"))
+    )
+    assert before != after
+    assert abs(before - after) < 0.2
+    assert "explained" in shown
+    assert load_model(target).cfg == replace(MODEL, activation="poly_norm_glu")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--source is missing"),
+        (["--source", "RUN"], "Nothing to write"),
+        (["--source", "nowhere", "--target", "NEW"], "neither a run"),
+        (["--source", "RUN", "--target", "NEW", "--dtype", "int8"], "Unknown --dtype"),
+        (["--source", "RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --target"),
+        (["--source", "RUN", "--workdir", "RUN"], "holds a run already"),
+        (["--source", "RUN", "--target", "NEW", "--fit-batches", "0"], "--fit-batches 0"),
+        (["--source", "RUN", "--target", "NEW", "--model.embed-dim", "8"], "model.embed_dim"),
+        (["--source", "RUN", "--target", "NEW", "--activation", "relu2"], "no gated form"),
+        (["--source", "RUN", "--target", "NEW", "--data.tokenizer", "bpe"], "has its own"),
+        (["--source", "RUN", "--target"], "--target takes a value"),
+    ],
+)
+def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_path, capsys):
+    places = {"RUN": str(run), "NEW": str(tmp_path / "new")}
+    assert convert.main([places.get(word, word) for word in words]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stride", "4"], "goes with windows='sliding'"),
+        (["--tokenizer", "bytes"], "has its own"),
+        (["--seq-len", "8", "--windows", "sliding", "--stride", "9"], "from 1 to seq_len=8"),
+    ],
+)
+def test_bad_evaluations_end_in_one_line(words, message, run, capsys):
+    assert evaluate.main(["--workdir", str(run), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_each_byte_has_its_own_sign():
+    assert len(set(byte_signs())) == 256
+    model = byte_level(ByteTokenizer())
+    text = "".join(map(chr, range(1, 0x250))) + "漢✓"
+    assert model.encode(text).ids == list(text.encode())
+    assert model.decode(list(text.encode())) == text
+
+
+def test_an_exported_tokenizer_begins_a_text_as_training_does(tmp_path):
+    import tokenizers
+
+    train_bpe(iter(["some text and some more text"] * 9), 300, tmp_path / "bpe.json")
+    ours = FileTokenizer(tmp_path / "bpe.json")
+    save_tokenizer(tmp_path, ours, context_length=8)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ids = theirs.encode("more text").ids
+    assert ids == [ours.eot, *ours.encode("more text").tolist()]
+    back = FileTokenizer(tmp_path / "tokenizer.json")
+    assert back.encode("more text").tolist() == ours.encode("more text").tolist()
