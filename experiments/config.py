@@ -268,10 +268,13 @@ def shared(config: PretrainConfig) -> dict[str, Any]:
     return {name: value for name, value in cli.flatten(config).items() if name not in _PLACES}
 
 
+def fixed(config: PretrainConfig) -> dict[str, Any]:
+    """Field -> value, for all that must not change when a run is resumed."""
+    free = PERIODS | _MESH | _PLACES
+    return {name: value for name, value in cli.flatten(config).items() if name not in free}
+
+
 def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Field -> (stored, now), for all that must not change when a run is resumed."""
-    before, now = cli.flatten(stored), cli.flatten(config)
-    compared = before.keys() - PERIODS - _MESH - _PLACES
-    return {
-        name: (before[name], now[name]) for name in sorted(compared) if before[name] != now[name]
-    }
+    """Field -> (stored, now), where what must not change when a run is resumed has changed."""
+    before, now = fixed(stored), fixed(config)
+    return {name: (before[name], now[name]) for name in sorted(before) if before[name] != now[name]}

@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import STARTED, cli
-from experiments.config import PretrainConfig, from_command, resolve, shared
+from experiments.config import PretrainConfig, fixed, from_command, resolve, shared
 from experiments.logs import Logs
 from experiments.meter import Meter
 from experiments.plan.files import made_for
@@ -67,7 +67,10 @@ def run(config: PretrainConfig, given: frozenset[str]) -> None:
     """Trains, or says what the folder holds already; on several hosts, each runs this."""
     workdir = Workdir(Path(config.workdir or "."))
     first_host = is_first_host()
-    with workdir.locked(active=first_host), Display(active=first_host) as display:
+    with (
+        Display(active=first_host) as display,
+        workdir.locked(active=first_host, tell=display.note),
+    ):
         done = latest_step(workdir.checkpoints)
         meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
@@ -105,7 +108,12 @@ def train(
     if treated := treatment(config, corpus):
         display.note(treated)
 
-    with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
+    about = fixed(config) | {
+        "data_fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+    }
+    keep_last = config.run.keep_last
+    with Checkpoints(workdir.checkpoints, keep_last=keep_last, about=about) as checkpoints:
         if resuming:
             specs = model_specs(config.model, mesh)
             abstract = abstract_state(config.model, config.optim, mesh)
@@ -214,6 +222,7 @@ def run_steps(
         # The device is busy with this step while the host reads the numbers of the one before it
         # and fetches the next batch.
         meter.push(step, metrics)
+        checkpoints.check()
         if not last:
             batch = put(next(batches))
         if step == first + 1:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import jaxlib
 import yaml
 
 import polycom_jax
-from experiments import cli
+from experiments import cli, lock
 from experiments.config import PretrainConfig, differences, from_file, inherit, nested
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Tokenizer
@@ -66,10 +66,12 @@ class Workdir:
         return self.root / "sample.txt"
 
     @contextlib.contextmanager
-    def locked(self, *, active: bool = True) -> Iterator[None]:
+    def locked(
+        self, *, active: bool = True, tell: Callable[[str], None] = lambda text: None
+    ) -> Iterator[None]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
-        Only the `active` host of a run takes the lock.
+        Only the `active` host of a run takes the lock; `tell` takes a line where it has to wait.
 
         Raises:
             InputError: another run holds it, or the folder cannot be made.
@@ -77,22 +79,17 @@ class Workdir:
         if not active:
             yield
             return
-        from filelock import FileLock, Timeout
-
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"Another run is writing to {self.root}; wait for it, or give another --workdir."
-            ) from error
-        except OSError as error:
-            raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.locked(self.root, tell=tell))
+            except lock.Held as error:
+                raise InputError(
+                    f"Another run is writing to {self.root}: {error}. Wait for it, or give another"
+                    " --workdir."
+                ) from error
+            except OSError as error:
+                raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
             yield
-        finally:
-            lock.release()
 
     def read_config(self) -> PretrainConfig:
         """What the run ran with.
