@@ -25,7 +25,7 @@ from experiments.progress import Display
 from experiments.report import report
 from experiments.signals import StopRequest, stop_request
 from experiments.trained import load_trained
-from experiments.workdir import Workdir, resumed, versions
+from experiments.workdir import Workdir, data_record, resumed, versions
 from polycom_jax import models
 from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
@@ -177,16 +177,14 @@ def load(
     found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
     meet("the data", found, timeout_s=config.data.lock_timeout_s)
     if resuming:
-        workdir.check_data(corpus.fingerprint)
+        workdir.check_data(data_record(corpus))
     else:
         horizon_given = config.optim.decay_steps is not None
         config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
         record |= {
             **({} if horizon_given else {"decay_steps": config.optim.decay_steps}),
             **versions(),
-            "data_fingerprint": corpus.fingerprint,
-            "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
-            "data": corpus.summary,
+            **data_record(corpus),
         }
     if is_first_host():
         workdir.write_tokenizer(corpus.tokenizer)

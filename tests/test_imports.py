@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each part may import those on lower levels.
 LEVELS = {
     "_errors": 0,
+    "_files": 0,
     "sharding": 1,
     "hosts": 1,
     "params": 2,

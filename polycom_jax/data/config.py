@@ -27,6 +27,9 @@ class DataConfig:
             exists; else a share of the documents to train on, by content hash.
         undecodable: what happens to a document that is not UTF-8: its bad bytes are replaced by
             U+FFFD, or it is skipped (both counted in `Corpus.summary`), or it is an error.
+        damaged: what happens to a record that cannot be read (a JSON line that is none or has no
+            text, the rest of a packed file that is cut short, a record of a prepared data set whose
+            checksum is wrong): it is an error, or it is skipped (and counted in `Corpus.summary`).
         document_bytes: a .txt file longer than this is cut at line ends into documents of about
             this size (a line longer than that within, between two characters), so that a single
             file has something to hold out.
@@ -43,6 +46,7 @@ class DataConfig:
     train_split: str = "train"
     heldout: str | None = None
     undecodable: Literal["replace", "skip", "error"] = "replace"
+    damaged: Literal["error", "skip"] = "error"
     document_bytes: int = 65_536
     bpe_train_bytes: int = 12_000_000
     lock_timeout_s: float = 1_800.0
@@ -64,6 +68,10 @@ class DataConfig:
         require(
             self.undecodable in ("replace", "skip", "error"),
             f"data.undecodable={self.undecodable!r} must be 'replace', 'skip' or 'error'.",
+        )
+        require(
+            self.damaged in ("error", "skip"),
+            f"data.damaged={self.damaged!r} must be 'error' or 'skip'.",
         )
         require(
             self.lock_timeout_s > 0,

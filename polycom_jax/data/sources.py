@@ -1,9 +1,10 @@
 """From a config's `source` to the raw documents of its two splits, through TFDS."""
 
 import difflib
+import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,9 @@ _HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
 _GLOB_SIGNS = frozenset("*?[")
 _READ_AHEAD = 256
 
+LISTED_FILES = 100
+"""How many local files a run's record lists at most."""
+
 
 class _Records(Protocol):
     """The part of a TFDS data source that is used here."""
@@ -36,24 +40,46 @@ class Documents:
 
     records: _Records
     text_field: str
+    folder: str
+    """Where they lie prepared, for messages."""
     indices: np.ndarray | None = None
     place_field: str | None = None
     """The field that tells where a document stands, where there is one."""
+    skip_damaged: bool = False
+    left_out: int = 0
+    """Damaged records that did not get so far."""
 
     def __len__(self) -> int:
         return len(self.records) if self.indices is None else len(self.indices)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes | None]:
         yield from self.every(1)
 
-    def every(self, stride: int) -> Iterator[bytes]:
-        """Every `stride`-th document from the first on."""
+    def every(self, stride: int) -> Iterator[bytes | None]:
+        """Every `stride`-th document from the first on; None for a damaged one that is skipped.
+
+        Raises:
+            InputError: a record is damaged and is not to be skipped.
+        """
         for start in range(0, len(self), _READ_AHEAD * stride):
             wanted = range(start, min(start + _READ_AHEAD * stride, len(self)), stride)
             if self.indices is not None:
                 wanted = self.indices[wanted].tolist()
-            for record in self.records.__getitems__(list(wanted)):
-                yield record[self.text_field]
+            yield from self._read(list(wanted))
+
+    def _read(self, wanted: list[int]) -> list[bytes | None]:
+        try:
+            return [record[self.text_field] for record in self.records.__getitems__(wanted)]
+        except (RuntimeError, OSError, ValueError, IndexError) as error:  # array_record's
+            if len(wanted) > 1:  # One of them; each tells for itself.
+                return [one for index in wanted for one in self._read([index])]
+            if self.skip_damaged:
+                return [None]
+            raise InputError(
+                f"Record {wanted[0] + 1} of the data in {self.folder} cannot be read"
+                f" ({_one_line(error)}); delete that folder to have them prepared again, or leave"
+                " such records out with data.damaged='skip'."
+            ) from error
 
     def where(self, index: int) -> str:
         """Names a document for a message: where it stands, else its number."""
@@ -65,7 +91,7 @@ class Documents:
     def mean_bytes(self, most: int) -> float:
         """Mean length of at most 256 documents, evenly spread, none counted as more than `most`."""
         stride = max(1, len(self) // 256)
-        return float(np.mean([min(len(raw), most) for raw in self.every(stride)]))
+        return float(np.mean([min(len(raw or b""), most) for raw in self.every(stride)]))
 
 
 @dataclass(frozen=True)
@@ -77,11 +103,14 @@ class Source:
         fingerprint: equal where the documents and their splits are equal; known before anything is
             written, so that what is prepared already need not be read again.
         open: prepares if need be; returns the train and the held-out documents.
+        files: local files by name, and the beginning of their SHA-256: by these people find what
+            has changed. Of more than `LISTED_FILES`, none.
     """
 
     name: str
     fingerprint: str
     open: Callable[[], tuple[Documents, Documents]]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -111,9 +140,14 @@ def _looks_like_files(source: str) -> bool:
 
 
 def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    contents = [(name, documents.content_hash(raw)) for name, raw in documents.stdlib_documents()]
     version = documents.stdlib_name()
-    fingerprint = digest("stdlib", version, documents.HELDOUT_SHARE, contents)
+
+    def now() -> str:
+        found = documents.stdlib_documents()
+        contents = [(name, documents.content_hash(raw)) for name, raw in found]
+        return digest("stdlib", version, documents.HELDOUT_SHARE, contents)
+
+    fingerprint = now()
 
     def make() -> "tfds.core.DatasetBuilder":
         import tensorflow_datasets as tfds
@@ -124,18 +158,29 @@ def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
         return builders.Stdlib(config=config, data_dir=cache / "tfds")
 
     name = f"the standard library of {version}"
-    return Source(name, fingerprint, lambda: _local(make, fingerprint, name, cfg, cache, report))
+    return Source(
+        name, fingerprint, lambda: _local(make, now, fingerprint, name, cfg, cache, report)
+    )
 
 
 def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
     paths = documents.text_files(cfg.source)
     apart = documents.text_files(cfg.heldout, "data.heldout") if cfg.heldout else ()
-    options = {"text_field": cfg.text_field, "document_bytes": cfg.document_bytes}
-    contents = [
-        [(documents.text_kind(path), documents.file_digest(path)) for path in side]
-        for side in (paths, apart)
-    ]
-    fingerprint = digest("text", documents.HELDOUT_SHARE, options, contents)
+    options: dict[str, Any] = {
+        "text_field": cfg.text_field,
+        "document_bytes": cfg.document_bytes,
+        "damaged": cfg.damaged,
+    }
+
+    def now() -> tuple[str, dict[str, str]]:
+        sums = {path: documents.file_digest(path) for path in (*paths, *apart)}
+        contents = [
+            [(documents.text_kind(path), sums[path]) for path in side] for side in (paths, apart)
+        ]
+        listed = {str(path): sums[path][:16] for path in sums}
+        return digest("text", documents.HELDOUT_SHARE, options, contents), listed
+
+    fingerprint, files = now()
 
     def make() -> "tfds.core.DatasetBuilder":
         from polycom_jax.data import builders
@@ -151,12 +196,16 @@ def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
         return builders.Text(config=config, data_dir=cache / "tfds")
 
     return Source(
-        cfg.source, fingerprint, lambda: _local(make, fingerprint, cfg.source, cfg, cache, report)
+        cfg.source,
+        fingerprint,
+        lambda: _local(make, lambda: now()[0], fingerprint, cfg.source, cfg, cache, report),
+        files if len(files) <= LISTED_FILES else {},
     )
 
 
 def _local(
     make: Callable[[], "tfds.core.DatasetBuilder"],
+    now: Callable[[], str],
     fingerprint: str,
     name: str,
     cfg: DataConfig,
@@ -171,8 +220,22 @@ def _local(
         if not builder.is_prepared():
             report(f"Writing {name} as ArrayRecord")
             builder.download_and_prepare(file_format="array_record")
+            if now() != fingerprint:  # It is read several times while it is prepared.
+                shutil.rmtree(builder.data_dir)
+                raise InputError(
+                    f"{name} was changed while it was prepared; start again when nothing writes to"
+                    " it any more."
+                )
+        left_out: Any = builder.info.metadata or {}
         train, heldout = (
-            Documents(_records(builder, split), "text", place_field="path")
+            Documents(
+                _records(builder, split),
+                "text",
+                folder=str(builder.data_dir),
+                place_field="path",
+                skip_damaged=cfg.damaged == "skip",
+                left_out=left_out.get(split, 0),
+            )
             for split in ("train", "heldout")
         )
     return train, heldout
@@ -206,9 +269,9 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
     choice = (cfg.text_field, cfg.train_split, heldout, documents.HELDOUT_SHARE)
 
     def both() -> tuple[Documents, Documents]:
-        train = _read(builder, cfg.train_split, cfg.text_field)
+        train = _read(builder, cfg.train_split, cfg)
         if heldout:
-            return train, _read(builder, heldout, cfg.text_field)
+            return train, _read(builder, heldout, cfg)
         report(f"Holding {documents.HELDOUT_SHARE:.0%} of {cfg.train_split} out by content hash")
         return _hold_out(train, name)
 
@@ -283,8 +346,8 @@ def _missing_module(error: BaseException | None) -> str | None:
     return None
 
 
-def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> Documents:
-    name = builder.info.full_name
+def _read(builder: "tfds.core.DatasetBuilder", split: str, cfg: DataConfig) -> Documents:
+    name, text_field = builder.info.full_name, cfg.text_field
     try:
         records = _records(builder, split)
     except NotImplementedError as error:
@@ -297,17 +360,19 @@ def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> D
     except (KeyError, ValueError) as error:
         raise unknown("TFDS split", split, builder.info.splits) from error
     require(len(records) > 0, f"{name}: split {split!r} is empty.")
-    kind = type(records.__getitems__([0])[0][text_field]).__name__
+    found = Documents(
+        records, text_field, folder=str(builder.data_dir), skip_damaged=cfg.damaged == "skip"
+    )
+    first = next((raw for raw in found if raw is not None), b"")
+    kind = type(first).__name__
     require(kind == "bytes", f"{name}: field {text_field!r} holds {kind}, not text.")
-    return Documents(records, text_field)
+    return found
 
 
 def _hold_out(source: Documents, name: str) -> tuple[Documents, Documents]:
-    each = (documents.content_hash(raw) for raw in source)
+    # A damaged one is counted, as an empty one is, on the side where that hash falls.
+    each = (documents.content_hash(raw or b"") for raw in source)
     hashes = np.fromiter(each, np.uint64, len(source))
     bound = np.uint64(documents.heldout_below(map(int, hashes), name))
     train, heldout = np.flatnonzero(hashes >= bound), np.flatnonzero(hashes < bound)
-    return (
-        Documents(source.records, source.text_field, train),
-        Documents(source.records, source.text_field, heldout),
-    )
+    return replace(source, indices=train), replace(source, indices=heldout)

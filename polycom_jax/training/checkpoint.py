@@ -93,8 +93,8 @@ class Checkpoints:
         """Starts to save and returns once `state` is copied, so it may be donated after.
 
         A failure shows at the next call of `check` after it, or of `save`, `restore`, `wait` or
-        `close`. A step that has just been saved or restored is not saved again, so the last one of a run may be saved
-        whether or not its period falls there.
+        `close`. A step that has just been saved or restored is not saved again, so the last one of
+        a run may be saved whether or not its period falls there.
 
         Args:
             step: number of updates done.
@@ -145,7 +145,8 @@ class Checkpoints:
 
         Raises:
             InputError: there is none, none is whole, the given one is not, or it is of another
-                model or another run; differences are named. Never does a run start afresh because its checkpoints cannot be read.
+                model or another run; differences are named. Never does a run start afresh because
+                its checkpoints cannot be read.
         """
         found, state = self._read(abstract_state, step, specs, partial=False)
         self._current = found

@@ -4,11 +4,12 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from polycom_jax._files import Digests, digests, file_names, first_damage
 
 FILE = "manifest.json"
 
@@ -18,8 +19,6 @@ FORMAT = 1
 _ORBAX_WRITES_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files at the top of a checkpoint that Orbax changes between the manifest and the commit. They
 hold times; nothing of a state is in them."""
-
-_THREADS = 4
 
 
 class Unreadable(Exception):
@@ -61,7 +60,7 @@ class Manifest:
     """Contents, and bytes and SHA-256 of each file by its path in the checkpoint's folder."""
 
     contents: Contents
-    files: Mapping[str, tuple[int, str]]
+    files: Digests
 
 
 def committer(contents: Callable[[], Contents]) -> type:
@@ -86,10 +85,7 @@ def committer(contents: Callable[[], Contents]) -> type:
 
 def write(folder: Path, contents: Contents) -> None:
     """Writes the manifest of the files that lie in `folder`, and has it on the disk."""
-    names = sorted(_names(folder))
-    with ThreadPoolExecutor(_THREADS) as threads:
-        digests = threads.map(lambda name: _digest(folder / name), names)
-        files = {name: digest for name, digest in zip(names, digests, strict=True)}
+    files = digests(folder, file_names(folder, without=(FILE, *_ORBAX_WRITES_LATER)))
     body = {"format": FORMAT, "contents": asdict(contents), "files": files}
     text = json.dumps({"sha256": _of_body(body), **body}, indent=1)
     with open(folder / FILE, "w", encoding="utf-8") as file:
@@ -123,9 +119,7 @@ def read(folder: Path) -> Manifest:
     return Manifest(Contents(contents["step"], leaves, contents["about"]), files)
 
 
-def damaged_file(
-    folder: Path, files: Mapping[str, tuple[int, str]], *, share: int, shares: int
-) -> str:
+def damaged_file(folder: Path, files: Digests, *, share: int, shares: int) -> str:
     """What is wrong with the first file that is not as it was written; "" where all are.
 
     Args:
@@ -135,35 +129,7 @@ def damaged_file(
         shares: number of parts.
     """
     names = sorted(files)[share::shares]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        problems = threads.map(lambda name: _problem(folder / name, *files[name]), names)
-        found = ((name, problem) for name, problem in zip(names, problems, strict=True) if problem)
-        return next((f"{name} {problem}" for name, problem in found), "")
-
-
-def _problem(path: Path, size: int, digest: str) -> str:
-    try:
-        found = _digest(path)
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    if found[0] != size:
-        return f"has {found[0]} bytes of {size}"
-    return "" if found[1] == digest else "has other bytes than were written"
-
-
-def _names(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (FILE, *_ORBAX_WRITES_LATER):
-            yield name
-
-
-def _digest(path: Path) -> tuple[int, str]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
+    return first_damage(folder, {name: files[name] for name in names})
 
 
 def _of_body(body: Mapping[str, Any]) -> str:

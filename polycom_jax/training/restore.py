@@ -89,7 +89,8 @@ def _verified(
 def _load(folder: Path, target: Any, partial: bool) -> Any:
     import orbax.checkpoint as ocp
 
-    handler = ocp.CompositeCheckpointHandler(**{STATE: ocp.PyTreeCheckpointHandler()})
+    items: dict[str, Any] = {STATE: ocp.PyTreeCheckpointHandler()}
+    handler = ocp.CompositeCheckpointHandler(**items)
     arguments = jax.tree.map(
         lambda leaf: ocp.ArrayRestoreArgs(
             sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype, strict=False

@@ -76,8 +76,8 @@ def test_a_live_run_is_named_and_a_killed_one_leaves_the_folder_free(tmp_path: P
 
 def test_a_forked_child_does_not_keep_the_lock_of_a_killed_run(tmp_path: Path):
     with holder(tmp_path, "fork") as process:
-        lines = dict([(line(process).split() + [""])[:2] for _ in range(2)])
-        child = int(lines["child"])
+        lines = {line(process), line(process)}
+        child = int(next(text for text in lines if text.startswith("child")).split()[1])
         try:
             with pytest.raises(lock.Held), lock.locked(tmp_path):
                 pass

@@ -4,6 +4,7 @@ import errno
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,8 @@ from polycom_jax import InputError
 from polycom_jax.training import Checkpoints, manifest
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
-TREE = {"params": {"w": jnp.arange(512.0).reshape(32, 16), "b": jnp.float32(3)}}
-ABSTRACT = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), TREE
-)
+TREE: Any = {"params": {"w": jnp.arange(512.0).reshape(32, 16), "b": jnp.float32(3)}}
+ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), TREE)
 ABOUT = {"config.width": (32, 16), "data": "abc"}
 
 
@@ -43,9 +42,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def restored(folder: Path, **options: object) -> float:
+def restored(folder: Path, **options: Any) -> float:
     """The value that tells which checkpoint was read."""
-    found = Checkpoints(folder, **options).restore(ABSTRACT)
+    found: Any = Checkpoints(folder, **options).restore(ABSTRACT)
     return float(found["params"]["b"])
 
 
@@ -162,6 +161,13 @@ def fail_to_write(*args: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def look_for(seconds: float, checkpoints: Checkpoints) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        checkpoints.check()
+        time.sleep(0.01)
+
+
 def test_a_failed_save_is_told_by_the_next_look_and_leaves_the_last_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -171,11 +177,8 @@ def test_a_failed_save_is_told_by_the_next_look_and_leaves_the_last_one(
         with monkeypatch.context() as patch:
             patch.setattr(manifest, "write", fail_to_write)
             checkpoints.save(3, TREE)
-            deadline = time.monotonic() + 30
-            with pytest.raises(SaveError, match="step 3 could not be saved .*No space left"):
-                while time.monotonic() < deadline:
-                    checkpoints.check()
-                    time.sleep(0.01)
+            with pytest.raises(SaveError, match=r"step 3 could not be saved .*No space left"):
+                look_for(30, checkpoints)
         assert checkpoints.all_steps() == [1, 2]
         assert restored(folder) == 3
         checkpoints.save(3, jax.tree.map(lambda x: x + 1, TREE))
@@ -188,7 +191,7 @@ def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with (
         Checkpoints(tmp_path / "file" / "c") as checkpoints,
-        pytest.raises(SaveError, match="No checkpoint can be saved in .*file/c"),
+        pytest.raises(SaveError, match=r"No checkpoint can be saved in .*file/c"),
     ):
         checkpoints.save(1, TREE)
 
