@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.activations import classic
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
@@ -47,6 +48,7 @@ class ActivationOptions:
     output_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_order(self.order)
         check_eps(self.eps)
         if self.implementation is not None and self.implementation not in IMPLEMENTATIONS:

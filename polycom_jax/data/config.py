@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycom_jax._errors import require
+from polycom_jax._fields import check_fields
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class DataConfig:
     lock_timeout_s: float = 1_800.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "data.")
         for name in ("source", "tokenizer", "text_field", "train_split"):
             require(
                 bool(getattr(self, name)), f"data.{name} is empty; leave it out for the default."
@@ -66,14 +68,6 @@ class DataConfig:
             " split of its own; leave it out, or name files or a TFDS name as data.source.",
         )
         require(
-            self.undecodable in ("replace", "skip", "error"),
-            f"data.undecodable={self.undecodable!r} must be 'replace', 'skip' or 'error'.",
-        )
-        require(
-            self.damaged in ("error", "skip"),
-            f"data.damaged={self.damaged!r} must be 'error' or 'skip'.",
-        )
-        require(
-            self.lock_timeout_s > 0,
-            f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds.",
+            0 < self.lock_timeout_s <= 1e6,
+            f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds, 1e6 at most.",
         )

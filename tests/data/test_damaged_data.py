@@ -42,7 +42,14 @@ def count(found: Corpus, what: str) -> int:
 
 @pytest.mark.parametrize(
     "line",
-    [b'{"text": "cut sh', b"\x00\x01\x02", b"[1]", b'{"other": "x"}', b'{"text": 3}', b"[" * 100_000],
+    [
+        b'{"text": "cut sh',
+        b"\x00\x01\x02",
+        b"[1]",
+        b'{"other": "x"}',
+        b'{"text": 3}',
+        b"[" * 100_000,
+    ],
     ids=["cut", "binary", "list", "no text", "number", "deep"],
 )
 def test_a_json_line_that_is_none_is_an_error_or_counted(
@@ -217,5 +224,5 @@ def test_many_files_are_not_listed(tmp_path: Path, config: DataConfig):
 
 
 def test_only_known_treatments_are_taken():
-    with pytest.raises(InputError, match=r"data\.damaged='ignore' must be 'error' or 'skip'"):
+    with pytest.raises(InputError, match=r"Unknown data\.damaged 'ignore'\. Known: error, skip"):
         DataConfig(damaged="ignore")  # pyright: ignore[reportArgumentType]
