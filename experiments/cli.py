@@ -25,8 +25,8 @@ C = TypeVar("C")
 Aliases = Mapping[str, str]
 
 LESS_MEMORY = (
-    "take fewer tokens a step (--batch-size, --seq-len, --optim.accumulation-steps), a smaller model"
-    " or --model.remat full."
+    "take fewer tokens a step (--batch-size, --seq-len, --optim.accumulation-steps), a smaller"
+    " model or --model.remat full."
 )
 
 YAML_BYTES = 2**20
@@ -319,7 +319,7 @@ def _one_line_errors() -> Iterator[None]:
 def _boxed(text: str) -> str:
     """The message in tyro's box: between frame and rule, or, without a frame, between two rules."""
     rows = [line.strip("│ ") for line in text.splitlines()]
-    rules = [i for i, row in enumerate(rows) if row and not row.strip("╭─╮╰╯-") or row[:1] == "╭"]
+    rules = [i for i, row in enumerate(rows) if (row and not row.strip("╭─╮╰╯-")) or row[:1] == "╭"]
     message = " ".join(rows[rules[0] + 1 : rules[1]]) if len(rules) > 1 else text
     where, colon, what = message.removeprefix("Error parsing ").partition(": ")
     # What a config refuses names the field itself; a value of the wrong kind needs the flag.

@@ -30,9 +30,10 @@ from polycom_jax import models
 from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
+from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import joined, meet
 from polycom_jax.params import Params
-from polycom_jax.sharding import make_mesh
+from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import (
     Checkpoints,
     TrainState,
@@ -47,6 +48,8 @@ from polycom_jax.training import (
     put_batch,
 )
 from polycom_jax.training.loss import Batch
+from polycom_jax.training.state import split_count
+from polycom_jax.training.step import check_parts
 
 MIN_COMPILE_S = 0.1
 """Programs that took less to compile are not kept: reading them would take as long."""
@@ -101,6 +104,7 @@ def train(
     """
     keep_compiled(config)
     mesh = mesh_of(config)
+    check_fits(config, mesh)
     config, corpus = load(config, given, workdir, display, resuming=resuming)
     if is_first_host():
         workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
@@ -176,6 +180,7 @@ def load(
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
     found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
     meet("the data", found, timeout_s=config.data.lock_timeout_s)
+    count_windows(corpus.train, config.model.context_length)
     if resuming:
         workdir.check_data(data_record(corpus))
     else:
@@ -283,6 +288,14 @@ def mesh_of(config: PretrainConfig) -> Mesh:
         files = made_for(jax.device_count())
         fitting = f" Made for {jax.device_count()} chips: {', '.join(files)}." if files else ""
         raise InputError(f"{error}{fitting}") from error
+
+
+def check_fits(config: PretrainConfig, mesh: Mesh) -> None:
+    """Raises `InputError`, before anything is written, where sizes do not divide over the mesh."""
+    rows, parts = config.data.batch_size, config.optim.accumulation_steps
+    batch_rows(rows, mesh)
+    check_parts(rows, parts, split_count(mesh, Rules(), "batch"))
+    abstract_state(config.model, config.optim, mesh)
 
 
 def make_evaluation(

@@ -16,12 +16,15 @@ from polycom_jax._errors import InputError, require, unknown
 LARGEST = 2**31 - 1
 """What an int32 holds: steps, tokens and sizes are counted in it."""
 
+LARGEST_FLOAT = 3.4e38
+
 
 def check_fields(config: Any, prefix: str = "", *, wide: Iterable[str] = ()) -> None:
     """Raises `InputError` where a field holds what its annotation does not allow.
 
-    Whole numbers are at most `LARGEST` in size; text has no NUL and can be written as UTF-8; a name
-    out of a closed set is one of it.
+    Whole numbers are at most `LARGEST` in size, others `LARGEST_FLOAT` (or not finite, which is for
+    the config itself to judge); text has no NUL and can be written as UTF-8; a name out of a closed
+    set is one of it.
 
     Args:
         config: a dataclass instance.
@@ -82,6 +85,10 @@ def _check_int(name: str, value: Any, limit: float) -> None:
 def _check_float(name: str, value: Any, limit: float) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     require(number, f"{name}={value!r} must be a number.")
+    require(
+        abs(value) <= LARGEST_FLOAT or not abs(value) < math.inf,  # a config's own rules tell
+        f"{name}={value} must be at most {LARGEST_FLOAT}, in size: float32 holds no more.",
+    )
 
 
 def _check_str(name: str, value: Any, limit: float) -> None:

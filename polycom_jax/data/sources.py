@@ -1,6 +1,7 @@
 """From a config's `source` to the raw documents of its two splits, through TFDS."""
 
 import difflib
+import json
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -287,8 +288,11 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
     try:
         with builders.quiet():
             if _is_tfds_folder(source):
+                _check_features(Path(source).expanduser())
                 return tfds.builder_from_directory(Path(source).expanduser())
             return tfds.builder(source)
+    except InputError:
+        raise
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(source.split("/")[0], known, n=3)
@@ -301,6 +305,27 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
         raise InputError(hint or f"data.source={source!r}: {_one_line(error)}") from error
     except Exception as error:  # As in `_download`.
         raise InputError(f"data.source={source!r}: {_one_line(error)}") from error
+
+
+def _check_features(folder: Path) -> None:
+    """Raises `InputError` unless the classes that a prepared folder names are TFDS's own.
+
+    TFDS imports the module of whatever class stands in the file, and so would run its code.
+    """
+    pending: list[Any] = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            for key in ("type", "pythonClassName", "python_class_name"):
+                name = node.get(key)
+                require(
+                    not isinstance(name, str) or name.startswith("tensorflow_datasets."),
+                    f"{folder / 'features.json'} names the class {name!r}, which is not of TFDS:"
+                    " its code would be run. Prepare the data again with features of TFDS.",
+                )
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
 
 
 def _nearest_configs(source: str) -> str | None:

@@ -163,9 +163,13 @@ def write_store(
 def open_store(folder: Path) -> TokenStore:
     """Maps what `write_store` wrote; nothing is read until it is used."""
     about = json.loads((folder / "store.json").read_text())
+    try:
+        offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise InputError(f"{folder / 'offsets.npy'} holds no numbers: {error}.") from error
     return TokenStore(
         tokens=np.memmap(folder / "tokens.bin", np.dtype(about["dtype"]), "r"),
-        offsets=np.load(folder / "offsets.npy", mmap_mode="r"),
+        offsets=offsets,
         num_bytes=about["bytes"],
     )
 

@@ -9,7 +9,6 @@ from jax._src.clusters import ClusterEnv
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_fields
 
-
 LONGEST_S = 1e6
 """Longest wait that can be asked for; JAX counts milliseconds in 32 bits."""
 
