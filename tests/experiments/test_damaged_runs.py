@@ -46,18 +46,18 @@ def run(settings: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run of eight steps, with checkpoints of steps 4, 6 and 8."""
+    """The folder of an undisturbed run of six steps, with checkpoints of steps 2, 4 and 6."""
     workdir = tmp_path_factory.mktemp("whole")
-    assert run(workdir, "--steps", "8") == 0
+    assert run(workdir) == 0
     return workdir
 
 
 @pytest.fixture(scope="module")
 def begun(run: Run, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run as a kill behind step 6 leaves it, with checkpoints of steps 4 and 6."""
+    """The same run as a kill behind step 4 leaves it, with checkpoints of steps 2 and 4."""
     workdir = tmp_path_factory.mktemp("begun") / "w"
     shutil.copytree(whole, workdir)
-    shutil.rmtree(workdir / "checkpoints" / "8")
+    shutil.rmtree(workdir / "checkpoints" / "6")
     return workdir
 
 
@@ -106,26 +106,26 @@ def tear(path: Path) -> None:
 def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
     run: Run, whole: Path, copy: Path, damage: Any, capsys: pytest.CaptureFixture[str]
 ):
-    damage(values(copy, 6))
-    with pytest.warns(CheckpointWarning, match="checkpoints/6 is damaged"):
-        assert run(copy, "--steps", "8") == 0
-    assert "resumed from the checkpoint of step 4" in capsys.readouterr().out
+    damage(values(copy, 4))
+    with pytest.warns(CheckpointWarning, match="checkpoints/4 is damaged"):
+        assert run(copy) == 0
+    assert "resumed from the checkpoint of step 2" in capsys.readouterr().out
     assert numbers(copy) == numbers(whole)
-    assert (copy / "checkpoints" / "set-aside" / "6-1").is_dir()
-    assert latest_step(copy / "checkpoints") == 8
+    assert (copy / "checkpoints" / "set-aside" / "4-1").is_dir()
+    assert latest_step(copy / "checkpoints") == 6
 
 
 def test_where_no_checkpoint_can_be_read_nothing_is_begun_anew_or_touched(
     run: Run, copy: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for step in (4, 6):
+    for step in (2, 4):
         truncate(values(copy, step))
     before = bytes_of(copy / "checkpoints") | {"m": (copy / "metrics.jsonl").read_bytes()}
-    with pytest.warns(CheckpointWarning, match="checkpoints/6 is damaged"):
-        assert run(copy, "--steps", "8") == 2
+    with pytest.warns(CheckpointWarning, match="checkpoints/4 is damaged"):
+        assert run(copy) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "checkpoints/4 is damaged" in error
+    assert "checkpoints/2 is damaged" in error
     assert "no older one can be read" in error
     after = bytes_of(copy / "checkpoints") | {"m": (copy / "metrics.jsonl").read_bytes()}
     assert after == before
@@ -136,7 +136,7 @@ def test_checkpoints_without_the_config_are_not_begun_over(
 ):
     (copy / "config.yaml").unlink()
     before = bytes_of(copy)
-    assert run(copy, "--steps", "8") == 2
+    assert run(copy) == 2
     error = capsys.readouterr().err
     assert "config.yaml" in error
     assert "checkpoints" in error
@@ -149,7 +149,7 @@ def test_a_damaged_config_is_told_in_one_line(
     run: Run, copy: Path, text: str, capsys: pytest.CaptureFixture[str]
 ):
     (copy / "config.yaml").write_text(text)
-    assert run(copy, "--steps", "8") == 2
+    assert run(copy) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert generate.main(["--workdir", str(copy)]) == 2
@@ -161,7 +161,7 @@ def test_checkpoints_of_another_run_are_refused_with_the_differences(
 ):
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
-    assert run(copy, "--steps", "8", "--seed", "5") == 2
+    assert run(copy, "--seed", "5") == 2
     error = capsys.readouterr().err
     assert "run.seed: 0 there, 5 now" in error
     assert error.count("\n") == 1
@@ -174,7 +174,7 @@ def test_another_text_is_refused_with_what_changed(
     kept = text.read_text()
     try:
         text.write_text(kept.replace("lazy", "tired"))
-        assert run(copy, "--steps", "8") == 2
+        assert run(copy) == 2
     finally:
         text.write_text(kept)
     error = capsys.readouterr().err
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_is_told_and_the_last_checkpoint_goes_on(
     capsys: pytest.CaptureFixture[str],
 ):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    kept = bytes_of(copy / "checkpoints" / "6")
+    kept = bytes_of(copy / "checkpoints" / "4")
     save, push, reached = pretrain.Checkpoints.save, Meter.push, []
 
     def full(self: Any, step: int, *rest: Any, **options: Any) -> None:
@@ -208,16 +208,16 @@ def test_a_disk_that_is_full_is_told_and_the_last_checkpoint_goes_on(
     monkeypatch.setattr(pretrain.Checkpoints, "save", full)
     monkeypatch.setattr(Meter, "push", note)
     try:
-        assert run(copy, "--steps", "2000", "--checkpoint-every", "8", "--eval-every", "2000") == 1
+        assert run(copy, "--steps", "2000", "--checkpoint-every", "5", "--eval-every", "2000") == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = capsys.readouterr().err
-    assert "checkpoint of step 8 could not be saved" in error
+    assert "checkpoint of step 5 could not be saved" in error
     assert error.count("\n") == 1
-    assert reached[-1] == 9  # at the next step
-    assert bytes_of(copy / "checkpoints" / "6") == kept
+    assert reached[-1] == 6  # at the next step
+    assert bytes_of(copy / "checkpoints" / "4") == kept
     monkeypatch.undo()
-    assert run(copy, "--steps", "8") == 0
+    assert run(copy) == 0
     assert numbers(copy) == numbers(whole)
 
 
@@ -226,6 +226,6 @@ def test_a_folder_that_is_used_is_refused(run: Run, copy: Path, capsys: pytest.C
 
     before = bytes_of(copy)
     with lock.locked(copy):
-        assert run(copy, "--steps", "8") == 2
+        assert run(copy) == 2
     assert "Another run is writing to" in capsys.readouterr().err
     assert bytes_of(copy) == before

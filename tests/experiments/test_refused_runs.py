@@ -142,7 +142,7 @@ def folder(settings: Path, tmp_path: Path) -> Path:
     return folder
 
 
-WORDS = ("--config", "my settings.yaml", "--workdir", "my runs/the first", "--steps", "2")
+WORDS = ("--config", "my settings.yaml", "--workdir", "my runs/the first")
 
 
 def test_a_run_takes_spaces_and_relative_paths_and_names_what_an_unwritable_home_needs(
