@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 
 from polycom_jax._errors import InputError, require
 from polycom_jax.hosts import HostsError
-from polycom_jax.training.checkpoint import SaveError
+from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
 C = TypeVar("C")
 Aliases = Mapping[str, str]
@@ -31,6 +32,8 @@ LESS_MEMORY = (
 
 YAML_BYTES = 2**20
 """Longest file that is read as a config."""
+
+_python_formats = warnings.formatwarning
 
 RECORD = "record"
 """Section of a run's own config.yaml that says how it came about; it sets nothing."""
@@ -61,6 +64,7 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        warnings.formatwarning = _format_warning
         try:
             code = main(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
@@ -72,6 +76,15 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             return code
 
     return run
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], name: str, number: int, line: str | None = None
+) -> str:
+    """A warning of ours for people, in a line; others with the place where they were given."""
+    if issubclass(category, CheckpointWarning):
+        return f"warning: {' '.join(str(message).split())}\n"
+    return _python_formats(message, category, name, number, line)
 
 
 def tell(error: BaseException) -> int:

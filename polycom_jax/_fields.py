@@ -73,22 +73,27 @@ def _check_bool(name: str, value: Any, limit: float) -> None:
 
 
 def _check_int(name: str, value: Any, limit: float) -> None:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    require(whole, f"{name}={value!r} must be a whole number.")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be a whole number.")
     if abs(value) > limit:
-        # Python itself refuses to print a number of thousands of digits.
-        shown = f"{value}" if abs(value) < 10**40 else f"a number of {value.bit_length()} bits"
         rule = f"at most {limit}" if value > 0 else f"at least {-limit}"
-        raise InputError(f"{name}={shown} must be {rule}.")
+        raise InputError(f"{name}={_shown(value)} must be {rule}.")
 
 
 def _check_float(name: str, value: Any, limit: float) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    require(number, f"{name}={value!r} must be a number.")
-    require(
-        abs(value) <= LARGEST_FLOAT or not abs(value) < math.inf,  # a config's own rules tell
-        f"{name}={value} must be at most {LARGEST_FLOAT}, in size: float32 holds no more.",
-    )
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be a number.")
+    if LARGEST_FLOAT < abs(value) < math.inf:
+        raise InputError(
+            f"{name}={_shown(value)} must be at most {LARGEST_FLOAT} in size: float32 holds no"
+            " more."
+        )
+
+
+def _shown(value: Any) -> str:
+    """A number; Python itself refuses to print one of thousands of digits."""
+    long = isinstance(value, int) and abs(value) >= 10**40
+    return f"a number of {value.bit_length()} bits" if long else f"{value}"
 
 
 def _check_str(name: str, value: Any, limit: float) -> None:
