@@ -9,6 +9,7 @@ into the file every few seconds, and who finds a beat of another machine waits w
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -124,17 +125,19 @@ def _beating(handle: int) -> Iterator[None]:
     done = threading.Event()
     own = {"host": socket.gethostname(), "process": os.getpid(), "run": uuid.uuid4().hex}
 
-    def beat() -> None:
-        count = 0
-        while True:
-            text = json.dumps({**own, "beat": count}).encode().ljust(256) + b"\n"
-            with contextlib.suppress(OSError):  # A full disk is for the run itself to tell.
-                os.pwrite(handle, text, 0)
-            count += 1
+    def beat(count: int) -> None:
+        text = json.dumps({**own, "beat": count}).encode().ljust(256) + b"\n"
+        with contextlib.suppress(OSError):  # A full disk is for the run itself to tell.
+            os.pwrite(handle, text, 0)
+
+    def go_on() -> None:
+        for count in itertools.count(1):
             if done.wait(BEAT_S):
                 return
+            beat(count)
 
-    thread = threading.Thread(target=beat, name="experiments.lock", daemon=True)
+    beat(0)
+    thread = threading.Thread(target=go_on, name="experiments.lock", daemon=True)
     thread.start()
     try:
         yield

@@ -75,15 +75,17 @@ def _check_bool(name: str, value: Any, limit: float) -> None:
 def _check_int(name: str, value: Any, limit: float) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{name}={value!r} must be a whole number.")
-    if abs(value) > limit:
-        rule = f"at most {limit}" if value > 0 else f"at least {-limit}"
-        raise InputError(f"{name}={_shown(value)} must be {rule}.")
+    number = int(value)
+    if abs(number) > limit:
+        rule = f"at most {limit}" if number > 0 else f"at least {-limit}"
+        raise InputError(f"{name}={_shown(number)} must be {rule}.")
 
 
 def _check_float(name: str, value: Any, limit: float) -> None:
+    number: Any = value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise InputError(f"{name}={value!r} must be a number.")
-    if LARGEST_FLOAT < abs(value) < math.inf:
+    if LARGEST_FLOAT < abs(number) < math.inf:
         raise InputError(
             f"{name}={_shown(value)} must be at most {LARGEST_FLOAT} in size: float32 holds no"
             " more."

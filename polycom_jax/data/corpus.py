@@ -9,7 +9,8 @@ from typing import Any
 from polycom_jax.data.cache import Report, build_once, cache_folder, check_seal, digest, seal
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.documents import whole_characters
-from polycom_jax.data.sources import Documents, Source, resolve
+from polycom_jax.data.records import Documents
+from polycom_jax.data.sources import Source, resolve
 from polycom_jax.data.store import Cleaner, TokenStore, open_store, write_store
 from polycom_jax.data.tokenizers import (
     BPE_PATTERN,
