@@ -63,7 +63,7 @@ class Manifest:
     files: Digests
 
 
-def committer(contents: Callable[[], Contents]) -> type:
+def committer(root: Path, contents: Callable[[], Contents]) -> type:
     """Orbax's class that makes a finished save a checkpoint, with the manifest written before.
 
     Orbax renames the temporary folder once all hosts have written to it; its own marker says no
@@ -71,13 +71,16 @@ def committer(contents: Callable[[], Contents]) -> type:
     when, and one without has been tampered with.
 
     Args:
+        root: the folder of all checkpoints.
         contents: of the save under way; called on the first host alone.
     """
     from orbax.checkpoint.path import atomicity
 
     class Committed(atomicity.AtomicRenameTemporaryPath):
         async def finalize(self) -> None:
-            await asyncio.to_thread(write, Path(self.get()), contents())
+            # Orbax takes this class for the parts of a checkpoint, too.
+            if Path(self.get_final()).parent == root:
+                await asyncio.to_thread(write, Path(self.get()), contents())
             await super().finalize()
 
     return Committed

@@ -59,6 +59,7 @@ def test_it_says_what_a_checkpoint_holds(folder: Path):
     }
     on_disk = {p.relative_to(folder / "2").as_posix() for p in (folder / "2").rglob("*")}
     others = {manifest.FILE, "_CHECKPOINT_METADATA", "commit_success.txt"}
+    assert [path.parent for path in (folder / "2").rglob(manifest.FILE)] == [folder / "2"]
     assert found.files.keys() == {n for n in on_disk if (folder / "2" / n).is_file()} - others
     assert manifest.damaged_file(folder / "2", found.files, share=0, shares=1) == ""
 
