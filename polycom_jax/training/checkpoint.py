@@ -298,7 +298,7 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             save_root_metadata=False,
-            temporary_path_class=committer(self.folder, self._contents),
+            temporary_path_class=committer(self._contents),
         )
         self._hush.enter_context(Silence())
         writer, failure = quietly(lambda: ocp.CheckpointManager(self.folder, options=options))

@@ -63,7 +63,7 @@ class Manifest:
     files: Digests
 
 
-def committer(root: Path, contents: Callable[[], Contents]) -> type:
+def committer(contents: Callable[[], Contents]) -> type:
     """Orbax's class that makes a finished save a checkpoint, with the manifest written before.
 
     Orbax renames the temporary folder once all hosts have written to it; its own marker says no
@@ -71,15 +71,15 @@ def committer(root: Path, contents: Callable[[], Contents]) -> type:
     when, and one without has been tampered with.
 
     Args:
-        root: the folder of all checkpoints.
         contents: of the save under way; called on the first host alone.
     """
     from orbax.checkpoint.path import atomicity
 
     class Committed(atomicity.AtomicRenameTemporaryPath):
         async def finalize(self) -> None:
-            # Orbax takes this class for the parts of a checkpoint, too.
-            if Path(self.get_final()).parent == root:
+            # Orbax takes this class for the parts of a checkpoint, too; a whole one is called by
+            # its step.
+            if Path(self.get_final()).name.isdecimal():
                 await asyncio.to_thread(write, Path(self.get()), contents())
             await super().finalize()
 
