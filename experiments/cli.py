@@ -1,26 +1,39 @@
 """Command lines: tyro flags over a YAML file over defaults, with errors of one line."""
 
 import contextlib
+import datetime
 import difflib
 import functools
 import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import jax
 import tyro
 import yaml
 
 from polycom_jax._errors import InputError, require
 from polycom_jax.hosts import HostsError
-from polycom_jax.training.checkpoint import SaveError
+from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
 C = TypeVar("C")
 Aliases = Mapping[str, str]
+
+LESS_MEMORY = (
+    "take fewer tokens a step (--batch-size, --seq-len, --optim.accumulation-steps), a smaller"
+    " model or --model.remat full."
+)
+
+YAML_BYTES = 2**20
+"""Longest file that is read as a config."""
+
+_python_formats = warnings.formatwarning
 
 RECORD = "record"
 """Section of a run's own config.yaml that says how it came about; it sets nothing."""
@@ -51,6 +64,7 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        warnings.formatwarning = _format_warning
         try:
             code = main(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
@@ -62,6 +76,15 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             return code
 
     return run
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], name: str, number: int, line: str | None = None
+) -> str:
+    """A warning of ours for people, in a line; others with the place where they were given."""
+    if issubclass(category, CheckpointWarning):
+        return f"warning: {' '.join(str(message).split())}\n"
+    return _python_formats(message, category, name, number, line)
 
 
 def tell(error: BaseException) -> int:
@@ -84,6 +107,8 @@ def _told(error: BaseException) -> int | None:
             return _end("error: stdout was closed before all was written.", code=1)
         case SaveError() | HostsError() | OSError():
             return _end(f"error: {error}", code=1)
+        case MemoryError() | jax.errors.JaxRuntimeError() if _is_lack_of_memory(error):
+            return _end(f"error: not enough memory ({error}); {LESS_MEMORY}", code=1)
         case KeyboardInterrupt():
             return _end("interrupted", code=130)
         case SystemExit():  # tyro, after --help
@@ -91,9 +116,15 @@ def _told(error: BaseException) -> int | None:
     return None
 
 
+def _is_lack_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
+
+
 def _end(message: str, *, code: int) -> int:
     with contextlib.suppress(OSError):  # stderr may be closed, too
-        print(" ".join(message.split()), file=sys.stderr)
+        # Where a word of the command line was no text, so that it can be printed.
+        line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+        print(line, file=sys.stderr)
     return code
 
 
@@ -169,7 +200,17 @@ def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, st
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types, and no key twice: PyYAML lets the last one win, whole sections too."""
+    """YAML's plain types, no key twice and no aliases.
+
+    Of two keys PyYAML lets the last one win, whole sections too; and with aliases a file of a few
+    lines spells out millions of keys, or one that holds itself.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="it has an alias (*)", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -194,10 +235,13 @@ def read_yaml(path: Path, base: Mapping[str, Any], aliases: Aliases) -> list[Set
         InputError: no such file, no YAML, an unknown key (names the nearest), a key twice.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        tree = yaml.load(_text(path), _Loader)
+    except InputError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    # PyYAML lets go through whatever a malformed scalar makes its constructors raise.
+    except Exception as error:
         raise InputError(f"--config {path} is not valid YAML: {error}.") from error
     tree = {} if tree is None else tree
     require(
@@ -215,6 +259,16 @@ def read_yaml(path: Path, base: Mapping[str, Any], aliases: Aliases) -> list[Set
     return list(settings.values())
 
 
+def _text(path: Path) -> str:
+    require("\0" not in str(path), f"--config {str(path)!r} is no name of a file.")
+    with path.open("rb") as file:
+        raw = file.read(YAML_BYTES + 1)
+    require(
+        len(raw) <= YAML_BYTES, f"--config {path} is longer than {YAML_BYTES} bytes: no config is."
+    )
+    return raw.decode("utf-8")
+
+
 def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -226,13 +280,20 @@ def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _words(where: str, value: Any, default: Any) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
         require(isinstance(default, tuple), f"{where} takes one value, not the list {value}.")
-        return tuple(map(str, value))
+        return tuple(word for one in value for word in _words(where, one, ""))
     require(not isinstance(value, dict), f"{where} takes a value, not a section.")
+    require(
+        isinstance(value, str | int | float | datetime.date | None),
+        f"{where} takes text or a number, not a {type(value).__name__}.",
+    )
     require(  # Elsewhere tyro tells; in a text field, None would be the text "None".
         value is not None or not isinstance(default, str),
         f"{where} is empty; leave the key out to keep its default.",
     )
-    return (str(value),)
+    try:
+        return (str(value),)
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{where}: {error}.") from error
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -290,9 +351,10 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _boxed(text: str) -> str:
-    rows = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    rule = next((i for i, row in enumerate(rows) if row.startswith("─")), len(rows))
-    message = " ".join(rows[:rule]) or text
+    """The message in tyro's box: between frame and rule, or, without a frame, between two rules."""
+    rows = [line.strip("│ ") for line in text.splitlines()]
+    rules = [i for i, row in enumerate(rows) if (row and not row.strip("╭─╮╰╯-")) or row[:1] == "╭"]
+    message = " ".join(rows[rules[0] + 1 : rules[1]]) if len(rules) > 1 else text
     where, colon, what = message.removeprefix("Error parsing ").partition(": ")
     # What a config refuses names the field itself; a value of the wrong kind needs the flag.
     return (

@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from experiments import cli
 from polycom_jax._errors import require
+from polycom_jax._fields import LARGEST, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
@@ -34,6 +35,17 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     expert: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "mesh.")
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, size in sizes.items():
+            require(
+                size >= 1 or size == -1,
+                f"mesh.{name}={size} must be at least 1, or -1 for what is left.",
+            )
+        free = [f"mesh.{name}" for name, size in sizes.items() if size == -1]
+        require(len(free) <= 1, f"Only one of {' and '.join(free)} may be -1, for what is left.")
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class RunConfig:
     compiler_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "run.", wide=("seed",))
         for name in (
             "steps",
             "log_every",
@@ -112,6 +125,17 @@ class PretrainConfig:
     run: RunConfig
     preset: Annotated[str, arg(metavar="|".join(RECIPES))]
     workdir: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.workdir != "", "workdir is empty; leave it out for the default.")
+        tokens, batch = self.data.batch_size * self.model.context_length, self.data.batch_size
+        require(
+            tokens <= LARGEST,
+            f"data.batch_size={batch} x model.context_length={self.model.context_length} are"
+            f" {tokens} tokens a step, and places in a batch are counted up to {LARGEST}; nearest:"
+            f" batch_size={max(LARGEST // self.model.context_length, 1)}.",
+        )
 
 
 ALIASES: Mapping[str, str] = {
@@ -268,10 +292,13 @@ def shared(config: PretrainConfig) -> dict[str, Any]:
     return {name: value for name, value in cli.flatten(config).items() if name not in _PLACES}
 
 
+def fixed(config: PretrainConfig) -> dict[str, Any]:
+    """Field -> value, for all that must not change when a run is resumed."""
+    free = PERIODS | _MESH | _PLACES
+    return {name: value for name, value in cli.flatten(config).items() if name not in free}
+
+
 def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Field -> (stored, now), for all that must not change when a run is resumed."""
-    before, now = cli.flatten(stored), cli.flatten(config)
-    compared = before.keys() - PERIODS - _MESH - _PLACES
-    return {
-        name: (before[name], now[name]) for name in sorted(compared) if before[name] != now[name]
-    }
+    """Field -> (stored, now), where what must not change when a run is resumed has changed."""
+    before, now = fixed(stored), fixed(config)
+    return {name: (before[name], now[name]) for name in sorted(before) if before[name] != now[name]}

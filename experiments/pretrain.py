@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import STARTED, cli
-from experiments.config import PretrainConfig, from_command, resolve, shared
+from experiments.config import PretrainConfig, fixed, from_command, resolve, shared
 from experiments.logs import Logs
 from experiments.meter import Meter
 from experiments.plan.files import made_for
@@ -25,14 +25,15 @@ from experiments.progress import Display
 from experiments.report import report
 from experiments.signals import StopRequest, stop_request
 from experiments.trained import load_trained
-from experiments.workdir import Workdir, resumed, versions
+from experiments.workdir import Workdir, data_record, resumed, versions
 from polycom_jax import models
 from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
+from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import joined, meet
 from polycom_jax.params import Params
-from polycom_jax.sharding import make_mesh
+from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import (
     Checkpoints,
     TrainState,
@@ -47,6 +48,8 @@ from polycom_jax.training import (
     put_batch,
 )
 from polycom_jax.training.loss import Batch
+from polycom_jax.training.state import split_count
+from polycom_jax.training.step import check_parts
 
 MIN_COMPILE_S = 0.1
 """Programs that took less to compile are not kept: reading them would take as long."""
@@ -67,7 +70,10 @@ def run(config: PretrainConfig, given: frozenset[str]) -> None:
     """Trains, or says what the folder holds already; on several hosts, each runs this."""
     workdir = Workdir(Path(config.workdir or "."))
     first_host = is_first_host()
-    with workdir.locked(active=first_host), Display(active=first_host) as display:
+    with (
+        Display(active=first_host) as display,
+        workdir.locked(active=first_host, tell=display.note),
+    ):
         done = latest_step(workdir.checkpoints)
         meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
@@ -98,6 +104,7 @@ def train(
     """
     keep_compiled(config)
     mesh = mesh_of(config)
+    check_fits(config, mesh)
     config, corpus = load(config, given, workdir, display, resuming=resuming)
     if is_first_host():
         workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
@@ -105,7 +112,12 @@ def train(
     if treated := treatment(config, corpus):
         display.note(treated)
 
-    with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
+    about = fixed(config) | {
+        "data_fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+    }
+    keep_last = config.run.keep_last
+    with Checkpoints(workdir.checkpoints, keep_last=keep_last, about=about) as checkpoints:
         if resuming:
             specs = model_specs(config.model, mesh)
             abstract = abstract_state(config.model, config.optim, mesh)
@@ -168,17 +180,16 @@ def load(
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
     found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
     meet("the data", found, timeout_s=config.data.lock_timeout_s)
+    count_windows(corpus.train, config.model.context_length)
     if resuming:
-        workdir.check_data(corpus.fingerprint)
+        workdir.check_data(data_record(corpus))
     else:
         horizon_given = config.optim.decay_steps is not None
         config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
         record |= {
             **({} if horizon_given else {"decay_steps": config.optim.decay_steps}),
             **versions(),
-            "data_fingerprint": corpus.fingerprint,
-            "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
-            "data": corpus.summary,
+            **data_record(corpus),
         }
     if is_first_host():
         workdir.write_tokenizer(corpus.tokenizer)
@@ -214,6 +225,7 @@ def run_steps(
         # The device is busy with this step while the host reads the numbers of the one before it
         # and fetches the next batch.
         meter.push(step, metrics)
+        checkpoints.check()
         if not last:
             batch = put(next(batches))
         if step == first + 1:
@@ -276,6 +288,14 @@ def mesh_of(config: PretrainConfig) -> Mesh:
         files = made_for(jax.device_count())
         fitting = f" Made for {jax.device_count()} chips: {', '.join(files)}." if files else ""
         raise InputError(f"{error}{fitting}") from error
+
+
+def check_fits(config: PretrainConfig, mesh: Mesh) -> None:
+    """Raises `InputError`, before anything is written, where sizes do not divide over the mesh."""
+    rows, parts = config.data.batch_size, config.optim.accumulation_steps
+    batch_rows(rows, mesh)
+    check_parts(rows, parts, split_count(mesh, Rules(), "batch"))
+    abstract_state(config.model, config.optim, mesh)
 
 
 def make_evaluation(

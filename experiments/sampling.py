@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from polycom_jax._errors import require
+from polycom_jax._fields import check_fields
 from polycom_jax.data import Tokenizer
 from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig, generate
@@ -32,6 +33,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, wide=("seed",))
         require(
             self.max_new_tokens >= 1, f"max_new_tokens={self.max_new_tokens} must be at least 1."
         )

@@ -117,6 +117,6 @@ def _step(checkpoints: Checkpoints, name: str) -> int | None:
     if name == "best":
         best = checkpoints.best_step()
         return checkpoints.latest_step() if best is None else best
-    if not name.isdecimal():
+    if not (name.isdecimal() and len(name) < 20):
         raise InputError(f"checkpoint={name!r} must be 'latest', 'best' or a step.")
     return int(name)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import jaxlib
 import yaml
 
 import polycom_jax
-from experiments import cli
+from experiments import cli, lock
 from experiments.config import PretrainConfig, differences, from_file, inherit, nested
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import Tokenizer
+from polycom_jax.data import Corpus, Tokenizer
 from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.training.checkpoint import all_steps
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,12 @@ class Workdir:
         return self.root / "sample.txt"
 
     @contextlib.contextmanager
-    def locked(self, *, active: bool = True) -> Iterator[None]:
+    def locked(
+        self, *, active: bool = True, tell: Callable[[str], None] = lambda text: None
+    ) -> Iterator[None]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
-        Only the `active` host of a run takes the lock.
+        Only the `active` host of a run takes the lock; `tell` takes a line where it has to wait.
 
         Raises:
             InputError: another run holds it, or the folder cannot be made.
@@ -77,22 +80,17 @@ class Workdir:
         if not active:
             yield
             return
-        from filelock import FileLock, Timeout
-
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"Another run is writing to {self.root}; wait for it, or give another --workdir."
-            ) from error
-        except OSError as error:
-            raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.locked(self.root, tell=tell))
+            except lock.Held as error:
+                raise InputError(
+                    f"Another run is writing to {self.root}: {error}. Wait for it, or give another"
+                    " --workdir."
+                ) from error
+            except OSError as error:
+                raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
             yield
-        finally:
-            lock.release()
 
     def read_config(self) -> PretrainConfig:
         """What the run ran with.
@@ -100,6 +98,12 @@ class Workdir:
         Raises:
             InputError: there is no run here.
         """
+        require(
+            self.config.is_file() or not all_steps(self.checkpoints),
+            f"{self.root} holds checkpoints and no {self.config.name}, so nobody can tell what they"
+            " are of; bring the file back (their manifest.json says what it held), or give another"
+            " --workdir.",
+        )
         require(
             self.config.is_file(),
             f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
@@ -111,18 +115,44 @@ class Workdir:
         return replace(config, optim=replace(config.optim, decay_steps=horizon))
 
     def record(self) -> dict[str, Any]:
-        """How the run came about: versions, device, fingerprint of its data, schedule's end."""
-        tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        return tree.get(cli.RECORD, {})
+        """How the run came about: versions, device, fingerprint of its data, schedule's end.
 
-    def check_data(self, fingerprint: str) -> None:
-        """Raises `InputError` unless the run began with the same data."""
-        began = self.record().get("data_fingerprint")
-        require(
-            fingerprint == began,
-            f"{self.root} was trained on data {began}, and the same settings now give"
-            f" {fingerprint}: the files, the tokenizer or (for stdlib) Python itself are others."
-            " Begin another --workdir, or bring the old data back.",
+        Raises:
+            InputError: the file holds none.
+        """
+        try:
+            tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputError(f"{self.config} cannot be read: {error}.") from error
+        record = tree.get(cli.RECORD) if isinstance(tree, dict) else None
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{self.config} is not as a run has written it (it has no section {cli.RECORD!r});"
+                " bring the old file back, or give another --workdir."
+            )
+        return record
+
+    def check_data(self, found: Mapping[str, Any]) -> None:
+        """Raises `InputError` with the differences unless the run began with the same data.
+
+        Args:
+            found: `data_record` of the data as they are now.
+        """
+        began = self.record()
+        if found["data_fingerprint"] == began.get("data_fingerprint"):
+            return
+        before, now = _flat({name: began.get(name) for name in found}), _flat(dict(found))
+        other = [
+            f"{name}: {before.get(name, 'none')} there, {now.get(name, 'none')} now"
+            for name in sorted(
+                before.keys() | now.keys(), key=lambda name: ("files" not in name, name)
+            )
+            if before.get(name) != now.get(name)
+        ]
+        raise InputError(
+            f"{self.root} was trained on other data than the same settings now give"
+            f" ({'; '.join(other[:8])}{' ...' if len(other) > 8 else ''}). Begin another --workdir,"
+            " or bring the old data back."
         )
 
     def write_config(self, config: PretrainConfig, record: Mapping[str, Any]) -> None:
@@ -182,6 +212,24 @@ def versions() -> dict[str, str]:
         "jaxlib": jaxlib.__version__,
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def data_record(corpus: Corpus) -> dict[str, Any]:
+    """What tells a run's data from others."""
+    return {
+        "data_fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+        "data": corpus.summary,
+    }
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaf by dotted name."""
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): tree}
+    return {
+        name: leaf for key in tree for name, leaf in _flat(tree[key], f"{prefix}{key}.").items()
     }
 
 

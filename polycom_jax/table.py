@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.activations import classic, normed
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
@@ -50,6 +51,7 @@ class ActivationOptions:
     initial: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_order(self.order)
         check_eps(self.eps)
         if self.implementation is not None and self.implementation not in IMPLEMENTATIONS:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from experiments.benchmark.peers import PEERS
 from polycom_jax._errors import require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.kernels.arg_specs import ARG_SPECS
 from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
@@ -80,6 +81,7 @@ class Options:
     out: str = "runs/benchmark"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         known = {
             "suites": ("suite", SUITES),
             "peers": ("peer", tuple(PEERS)),

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import tensorflow_datasets as tfds
 
+from polycom_jax._errors import InputError
 from polycom_jax.data import documents
 
 
@@ -30,10 +31,14 @@ class TextConfig(tfds.core.BuilderConfig):
     heldout: str = ""
     text_field: str = "text"
     document_bytes: int = 65_536
+    damaged: str = "error"
 
 
 class _LocalCorpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes raw documents as they come; holds out by content hash."""
+    """Writes raw documents as they come; holds out by content hash.
+
+    `info.metadata` has the number of damaged records left out, by the split they were for.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -44,7 +49,9 @@ class _LocalCorpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"text": tfds.features.Text(), "path": tfds.features.Text()}
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -86,13 +93,20 @@ class Text(_LocalCorpus):
         return cast(TextConfig, self.builder_config)
 
     def _documents(self) -> Iterator[tuple[str, bytes]]:
-        return self._read(self._config.files)
+        return self._read("train", self._config.files)
 
-    def _read(self, files: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def _read(self, split: str, files: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        skipped: set[str] = set()
+
+        def skip(where: str, error: InputError) -> None:
+            skipped.add(where)
+            cast(dict[str, int], self.info.metadata)[split] = len(skipped)
+
         return documents.text_documents(
             map(Path, files),
             text_field=self._config.text_field,
             document_bytes=self._config.document_bytes,
+            skip=skip if self._config.damaged == "skip" else documents.refuse,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -104,7 +118,7 @@ class Text(_LocalCorpus):
             "heldout": (config.heldout_files, config.heldout),
         }
         return {
-            split: self._generate_examples(documents.some_text(self._read(files), name))
+            split: self._generate_examples(documents.some_text(self._read(split, files), name))
             for split, (files, name) in sides.items()
         }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polycom_jax._errors import InputError
+from polycom_jax._files import digests, file_names, first_damage
 
 Report = Callable[[str], None]
 """Takes one line on what is being done."""
@@ -72,6 +73,38 @@ def locked(path: Path, *, timeout_s: float, report: Report) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+SEAL = "checksums.json"
+"""File in a prepared folder: bytes and SHA-256 of all others."""
+
+READ_BYTES = 2**32
+"""A prepared folder larger than this is checked by the sizes of its files: to read it all would
+take longer than people wait for a start."""
+
+
+def seal(folder: Path) -> None:
+    """Writes down what is in `folder`, for `check_seal`."""
+    (folder / SEAL).write_text(json.dumps(digests(folder, file_names(folder)), indent=1))
+
+
+def check_seal(folder: Path) -> None:
+    """Raises `InputError` unless the files of `folder` are as they were sealed."""
+    try:
+        files = {name: (size, digest) for name, (size, digest) in _read_seal(folder).items()}
+        contents = sum(size for size, _ in files.values()) <= READ_BYTES
+        damage = first_damage(folder, files, contents=contents)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        damage = f"{SEAL} cannot be read: {error}"
+    if damage:
+        raise InputError(
+            f"The prepared data in {folder} are damaged ({damage}); delete that folder, and the"
+            " next start prepares them again."
+        )
+
+
+def _read_seal(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / SEAL).read_text())
 
 
 def build_once(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycom_jax._errors import require
+from polycom_jax._fields import check_fields
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class DataConfig:
             exists; else a share of the documents to train on, by content hash.
         undecodable: what happens to a document that is not UTF-8: its bad bytes are replaced by
             U+FFFD, or it is skipped (both counted in `Corpus.summary`), or it is an error.
+        damaged: what happens to a record that cannot be read (a JSON line that is none or has no
+            text, the rest of a packed file that is cut short, a record of a prepared data set whose
+            checksum is wrong): it is an error, or it is skipped (and counted in `Corpus.summary`).
         document_bytes: a .txt file longer than this is cut at line ends into documents of about
             this size (a line longer than that within, between two characters), so that a single
             file has something to hold out.
@@ -43,11 +47,13 @@ class DataConfig:
     train_split: str = "train"
     heldout: str | None = None
     undecodable: Literal["replace", "skip", "error"] = "replace"
+    damaged: Literal["error", "skip"] = "error"
     document_bytes: int = 65_536
     bpe_train_bytes: int = 12_000_000
     lock_timeout_s: float = 1_800.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "data.")
         for name in ("source", "tokenizer", "text_field", "train_split"):
             require(
                 bool(getattr(self, name)), f"data.{name} is empty; leave it out for the default."
@@ -62,10 +68,6 @@ class DataConfig:
             " split of its own; leave it out, or name files or a TFDS name as data.source.",
         )
         require(
-            self.undecodable in ("replace", "skip", "error"),
-            f"data.undecodable={self.undecodable!r} must be 'replace', 'skip' or 'error'.",
-        )
-        require(
-            self.lock_timeout_s > 0,
-            f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds.",
+            0 < self.lock_timeout_s <= 1e6,
+            f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds, 1e6 at most.",
         )

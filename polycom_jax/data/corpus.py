@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polycom_jax.data.cache import Report, build_once, cache_folder, digest
+from polycom_jax.data.cache import Report, build_once, cache_folder, check_seal, digest, seal
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.documents import whole_characters
-from polycom_jax.data.sources import Documents, Source, resolve
+from polycom_jax.data.records import Documents
+from polycom_jax.data.sources import Source, resolve
 from polycom_jax.data.store import Cleaner, TokenStore, open_store, write_store
 from polycom_jax.data.tokenizers import (
     BPE_PATTERN,
@@ -20,7 +21,7 @@ from polycom_jax.data.tokenizers import (
     train_bpe,
 )
 
-FORMAT = 1
+FORMAT = 2
 """Version of what lies in the cache folder; raise it when the same input would give other files."""
 
 _TREATMENTS = {
@@ -41,8 +42,8 @@ class Corpus:
         fingerprint: equal for equal tokens in both stores; keep it with a run and compare it on
             resuming, and between hosts.
         summary: for people and logs: source, tokenizer, vocab_size, and for each split the counts
-            of documents, bytes, tokens, empty and undecodable documents, and what was done with
-            the last.
+            of documents, bytes, tokens, empty, damaged and undecodable documents, what was done
+            with the last, and local files with the beginning of their SHA-256.
     """
 
     train: TokenStore
@@ -59,7 +60,12 @@ class Corpus:
         """
         treatment = _TREATMENTS[self.summary["undecodable"]]
         parts = []
-        for kind, words in (("empty", "empty {} left out"), ("undecodable", treatment)):
+        kinds = (
+            ("empty", "empty {} left out"),
+            ("damaged", "damaged {} left out"),
+            ("undecodable", treatment),
+        )
+        for kind, words in kinds:
             count = sum(self.summary[split][kind] for split in ("train", "heldout"))
             if count:
                 parts.append(f"{count} " + words.format("document" if count == 1 else "documents"))
@@ -77,7 +83,8 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
         progress: takes a line at each stage's start and now and then within long ones.
 
     Raises:
-        InputError: the source or tokenizer is not usable, or there is no text in it.
+        InputError: the source or tokenizer is not usable, there is no text in it, or what lies
+            prepared in the cache folder is damaged.
     """
     report: Report = progress or (lambda message: None)
     if cfg.tokenizer == "bpe":
@@ -90,12 +97,14 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
         if given is None
         else [given.fingerprint]
     )
-    key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable)
+    key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable, cfg.damaged)
 
     def build(folder: Path) -> None:
         _build(folder, source, given, cfg, vocab_size, report)
+        seal(folder)
 
     folder = build_once(cache / "tokens" / key, build, timeout_s=cfg.lock_timeout_s, report=report)
+    check_seal(folder)
     tokenizer = given or FileTokenizer(folder / "tokenizer.json")
     summary = json.loads((folder / "summary.json").read_text())
     return Corpus(
@@ -108,6 +117,7 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
             "source": source.name,
             "tokenizer": cfg.tokenizer,
             "undecodable": cfg.undecodable,
+            "files": dict(source.files),
         },
     )
 
@@ -140,6 +150,7 @@ def _build(
             where=split.where,
             progress=_percent(report, f"Tokenising the {name} split", len(split)),
         )
+        summary[name]["damaged"] += split.left_out
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -165,10 +176,10 @@ def _train_bpe(path: Path, train: Documents, cfg: DataConfig, vocab_size: int) -
     """
     most = -(-cfg.bpe_train_bytes // 8)
     stride = max(1, round(len(train) * train.mean_bytes(most) / cfg.bpe_train_bytes))
-    cut = (raw if len(raw) <= most else _beginning(raw, most) for raw in train.every(stride))
+    cut = (raw and _beginning(raw, most) for raw in train.every(stride))
     cleaner = Cleaner(cfg.undecodable, lambda index: train.where(index * stride))
     train_bpe(cleaner.texts(cut), vocab_size, path)
 
 
 def _beginning(raw: bytes, size: int) -> bytes:
-    return raw[: whole_characters(raw[:size])]
+    return raw if len(raw) <= size else raw[: whole_characters(raw[:size])]

@@ -14,7 +14,7 @@ import os
 import platform
 import sysconfig
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,8 +96,17 @@ def text_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
     return paths
 
 
+Skip = Callable[[str, InputError], None]
+"""Takes where something damaged stands, and what is wrong with it; it may raise that."""
+
+
+def refuse(where: str, error: InputError) -> None:
+    """Nothing damaged is left out."""
+    raise error
+
+
 def text_documents(
-    paths: Iterable[Path], *, text_field: str, document_bytes: int
+    paths: Iterable[Path], *, text_field: str, document_bytes: int, skip: Skip = refuse
 ) -> Iterator[tuple[str, bytes]]:
     """The documents of text files, in order, and where each stands ("a.jsonl, line 3").
 
@@ -106,9 +115,11 @@ def text_documents(
     that is cut too, between two UTF-8 characters, so a document has fewer than twice as many bytes
     (and three, where a character would be cut). A byte-order mark at a file's start is dropped.
 
+    A file that cannot be unpacked to its end (its rest is one piece), and a line that is no JSON
+    object or has no such field, is left out if `skip` returns; it raises the error as it is.
+
     Raises:
-        InputError: a file that cannot be read to its end, a line that is no JSON object or has no
-            such field.
+        InputError: a file that cannot be read.
     """
     for path in paths:
         try:
@@ -116,13 +127,15 @@ def text_documents(
                 if file.read(len(_BOM)) != _BOM:
                     file.seek(0)
                 if text_kind(path) == ".jsonl":
-                    yield from _json_documents(path, file, text_field)
+                    yield from _json_documents(path, file, text_field, skip)
                 else:
                     yield from _plain_documents(path, file, document_bytes)
         except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            raise InputError(
+            wrong = InputError(
                 f"{path} is damaged or cut short ({error}); fetch or compress it again."
-            ) from error
+            )
+            wrong.__cause__ = error
+            skip(f"{path}, from where it is damaged", wrong)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -134,29 +147,38 @@ def _open(path: Path) -> _File:
 
 
 def _json_documents(
-    path: Path, lines: Iterable[bytes], text_field: str
+    path: Path, lines: Iterable[bytes], text_field: str, skip: Skip
 ) -> Iterator[tuple[str, bytes]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        # surrogateescape carries bytes that are not UTF-8 through the JSON parser unchanged.
         try:
-            record = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError as error:
-            raise InputError(f"{path}, line {number} is not JSON: {error}.") from error
-        require(
-            isinstance(record, dict),
-            f"{path}, line {number} holds a {type(record).__name__}; expected a JSON object.",
+            text = _text_of(line, f"{path}, line {number}", text_field)
+        except InputError as error:
+            skip(f"{path}, line {number}", error)
+        else:
+            yield f"{path.name}, line {number}", _encode(text)
+
+
+def _text_of(line: bytes, where: str, text_field: str) -> str:
+    # surrogateescape carries bytes that are not UTF-8 through the JSON parser unchanged.
+    try:
+        record = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}.") from error
+    require(
+        isinstance(record, dict),
+        f"{where} holds a {type(record).__name__}; expected a JSON object.",
+    )
+    text = record.get(text_field)
+    if not isinstance(text, str):
+        have = ", ".join(map(repr, record)) or "none"
+        got = f"is of type {type(text).__name__}" if text_field in record else "is missing"
+        raise InputError(
+            f"{where}: field {text_field!r} {got}; expected text. Fields there: {have}. Name the"
+            " right one with data.text_field."
         )
-        text = record.get(text_field)
-        if not isinstance(text, str):
-            have = ", ".join(map(repr, record)) or "none"
-            got = f"is of type {type(text).__name__}" if text_field in record else "is missing"
-            raise InputError(
-                f"{path}, line {number}: field {text_field!r} {got}; expected text. Fields there:"
-                f" {have}. Name the right one with data.text_field."
-            )
-        yield f"{path.name}, line {number}", _encode(text)
+    return text
 
 
 def _encode(text: str) -> bytes:

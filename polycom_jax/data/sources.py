@@ -1,11 +1,12 @@
 """From a config's `source` to the raw documents of its two splits, through TFDS."""
 
 import difflib
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,59 +14,15 @@ from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.data import documents
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
+from polycom_jax.data.records import Documents, Records, one_line
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 _HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
 _GLOB_SIGNS = frozenset("*?[")
-_READ_AHEAD = 256
-
-
-class _Records(Protocol):
-    """The part of a TFDS data source that is used here."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Documents:
-    """Raw documents with random access: a TFDS data source, or the part of it at `indices`."""
-
-    records: _Records
-    text_field: str
-    indices: np.ndarray | None = None
-    place_field: str | None = None
-    """The field that tells where a document stands, where there is one."""
-
-    def __len__(self) -> int:
-        return len(self.records) if self.indices is None else len(self.indices)
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self.every(1)
-
-    def every(self, stride: int) -> Iterator[bytes]:
-        """Every `stride`-th document from the first on."""
-        for start in range(0, len(self), _READ_AHEAD * stride):
-            wanted = range(start, min(start + _READ_AHEAD * stride, len(self)), stride)
-            if self.indices is not None:
-                wanted = self.indices[wanted].tolist()
-            for record in self.records.__getitems__(list(wanted)):
-                yield record[self.text_field]
-
-    def where(self, index: int) -> str:
-        """Names a document for a message: where it stands, else its number."""
-        if self.place_field is None:
-            return f"Document {index + 1}"
-        place = index if self.indices is None else int(self.indices[index])
-        return self.records.__getitems__([place])[0][self.place_field].decode()
-
-    def mean_bytes(self, most: int) -> float:
-        """Mean length of at most 256 documents, evenly spread, none counted as more than `most`."""
-        stride = max(1, len(self) // 256)
-        return float(np.mean([min(len(raw), most) for raw in self.every(stride)]))
+LISTED_FILES = 100
+"""How many local files a run's record lists at most."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +34,14 @@ class Source:
         fingerprint: equal where the documents and their splits are equal; known before anything is
             written, so that what is prepared already need not be read again.
         open: prepares if need be; returns the train and the held-out documents.
+        files: local files by name, and the beginning of their SHA-256: by these people find what
+            has changed. Of more than `LISTED_FILES`, none.
     """
 
     name: str
     fingerprint: str
     open: Callable[[], tuple[Documents, Documents]]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -114,9 +74,14 @@ def _is_tfds_folder(source: str) -> bool:
 
 
 def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    contents = [(name, documents.content_hash(raw)) for name, raw in documents.stdlib_documents()]
     version = documents.stdlib_name()
-    fingerprint = digest("stdlib", version, documents.HELDOUT_SHARE, contents)
+
+    def now() -> str:
+        found = documents.stdlib_documents()
+        contents = [(name, documents.content_hash(raw)) for name, raw in found]
+        return digest("stdlib", version, documents.HELDOUT_SHARE, contents)
+
+    fingerprint = now()
 
     def make() -> "tfds.core.DatasetBuilder":
         import tensorflow_datasets as tfds
@@ -127,18 +92,29 @@ def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
         return builders.Stdlib(config=config, data_dir=cache / "tfds")
 
     name = f"the standard library of {version}"
-    return Source(name, fingerprint, lambda: _local(make, fingerprint, name, cfg, cache, report))
+    return Source(
+        name, fingerprint, lambda: _local(make, now, fingerprint, name, cfg, cache, report)
+    )
 
 
 def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
     paths = documents.text_files(cfg.source)
     apart = documents.text_files(cfg.heldout, "data.heldout") if cfg.heldout else ()
-    options = {"text_field": cfg.text_field, "document_bytes": cfg.document_bytes}
-    contents = [
-        [(documents.text_kind(path), documents.file_digest(path)) for path in side]
-        for side in (paths, apart)
-    ]
-    fingerprint = digest("text", documents.HELDOUT_SHARE, options, contents)
+    options: dict[str, Any] = {
+        "text_field": cfg.text_field,
+        "document_bytes": cfg.document_bytes,
+        "damaged": cfg.damaged,
+    }
+
+    def now() -> tuple[str, dict[str, str]]:
+        sums = {path: documents.file_digest(path) for path in (*paths, *apart)}
+        contents = [
+            [(documents.text_kind(path), sums[path]) for path in side] for side in (paths, apart)
+        ]
+        listed = {str(path): sums[path][:16] for path in sums}
+        return digest("text", documents.HELDOUT_SHARE, options, contents), listed
+
+    fingerprint, files = now()
 
     def make() -> "tfds.core.DatasetBuilder":
         from polycom_jax.data import builders
@@ -154,12 +130,16 @@ def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
         return builders.Text(config=config, data_dir=cache / "tfds")
 
     return Source(
-        cfg.source, fingerprint, lambda: _local(make, fingerprint, cfg.source, cfg, cache, report)
+        cfg.source,
+        fingerprint,
+        lambda: _local(make, lambda: now()[0], fingerprint, cfg.source, cfg, cache, report),
+        files if len(files) <= LISTED_FILES else {},
     )
 
 
 def _local(
     make: Callable[[], "tfds.core.DatasetBuilder"],
+    now: Callable[[], str],
     fingerprint: str,
     name: str,
     cfg: DataConfig,
@@ -174,14 +154,28 @@ def _local(
         if not builder.is_prepared():
             report(f"Writing {name} as ArrayRecord")
             builder.download_and_prepare(file_format="array_record")
+            if now() != fingerprint:  # It is read several times while it is prepared.
+                shutil.rmtree(builder.data_dir)
+                raise InputError(
+                    f"{name} was changed while it was prepared; start again when nothing writes to"
+                    " it any more."
+                )
+        left_out: Any = builder.info.metadata or {}
         train, heldout = (
-            Documents(_records(builder, split), "text", place_field="path")
+            Documents(
+                _records(builder, split),
+                "text",
+                folder=str(builder.data_dir),
+                place_field="path",
+                skip_damaged=cfg.damaged == "skip",
+                left_out=left_out.get(split, 0),
+            )
             for split in ("train", "heldout")
         )
     return train, heldout
 
 
-def _records(builder: "tfds.core.DatasetBuilder", split: str) -> _Records:
+def _records(builder: "tfds.core.DatasetBuilder", split: str) -> Records:
     read: Any = builder.as_data_source  # A decorator hides its signature.
     return read(split)
 
@@ -209,9 +203,9 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
     choice = (cfg.text_field, cfg.train_split, heldout, documents.HELDOUT_SHARE)
 
     def both() -> tuple[Documents, Documents]:
-        train = _read(builder, cfg.train_split, cfg.text_field)
+        train = _read(builder, cfg.train_split, cfg)
         if heldout:
-            return train, _read(builder, heldout, cfg.text_field)
+            return train, _read(builder, heldout, cfg)
         report(f"Holding {documents.HELDOUT_SHARE:.0%} of {cfg.train_split} out by content hash")
         return _hold_out(train, name)
 
@@ -227,8 +221,11 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
     try:
         with builders.quiet():
             if _is_tfds_folder(source):
+                _check_features(Path(source).expanduser())
                 return tfds.builder_from_directory(Path(source).expanduser())
             return tfds.builder(source)
+    except InputError:
+        raise
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(source.split("/")[0], known, n=3)
@@ -238,9 +235,30 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
         ) from error
     except ValueError as error:
         hint = _nearest_configs(source)
-        raise InputError(hint or f"data.source={source!r}: {_one_line(error)}") from error
+        raise InputError(hint or f"data.source={source!r}: {one_line(error)}") from error
     except Exception as error:  # As in `_download`.
-        raise InputError(f"data.source={source!r}: {_one_line(error)}") from error
+        raise InputError(f"data.source={source!r}: {one_line(error)}") from error
+
+
+def _check_features(folder: Path) -> None:
+    """Raises `InputError` unless the classes that a prepared folder names are TFDS's own.
+
+    TFDS imports the module of whatever class stands in the file, and so would run its code.
+    """
+    pending: list[Any] = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            for key in ("type", "pythonClassName", "python_class_name"):
+                name = node.get(key)
+                require(
+                    not isinstance(name, str) or name.startswith("tensorflow_datasets."),
+                    f"{folder / 'features.json'} names the class {name!r}, which is not of TFDS:"
+                    " its code would be run. Prepare the data again with features of TFDS.",
+                )
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
 
 
 def _nearest_configs(source: str) -> str | None:
@@ -266,28 +284,12 @@ def _download(builder: "tfds.core.DatasetBuilder") -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # Code of a data set, or the network: nothing of ours.
         raise InputError(
-            f"TFDS could not prepare {builder.info.full_name}: {_one_line(error)}"
+            f"TFDS could not prepare {builder.info.full_name}: {one_line(error)}"
         ) from error
 
 
-def _one_line(error: Exception) -> str:
-    missing = _missing_module(error)
-    if missing:
-        return f"it needs the package {missing}, which is not installed; `pip install {missing}`."
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
-
-
-def _missing_module(error: BaseException | None) -> str | None:
-    """The package that was not found: TFDS imports some late, and wraps what that raises."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return error.name.partition(".")[0].replace("_", "-")
-        error = error.__cause__
-    return None
-
-
-def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> Documents:
-    name = builder.info.full_name
+def _read(builder: "tfds.core.DatasetBuilder", split: str, cfg: DataConfig) -> Documents:
+    name, text_field = builder.info.full_name, cfg.text_field
     try:
         records = _records(builder, split)
     except NotImplementedError as error:
@@ -300,17 +302,19 @@ def _read(builder: "tfds.core.DatasetBuilder", split: str, text_field: str) -> D
     except (KeyError, ValueError) as error:
         raise unknown("TFDS split", split, builder.info.splits) from error
     require(len(records) > 0, f"{name}: split {split!r} is empty.")
-    kind = type(records.__getitems__([0])[0][text_field]).__name__
+    found = Documents(
+        records, text_field, folder=str(builder.data_dir), skip_damaged=cfg.damaged == "skip"
+    )
+    first = next((raw for raw in found if raw is not None), b"")
+    kind = type(first).__name__
     require(kind == "bytes", f"{name}: field {text_field!r} holds {kind}, not text.")
-    return Documents(records, text_field)
+    return found
 
 
 def _hold_out(source: Documents, name: str) -> tuple[Documents, Documents]:
-    each = (documents.content_hash(raw) for raw in source)
+    # A damaged one is counted, as an empty one is, on the side where that hash falls.
+    each = (documents.content_hash(raw or b"") for raw in source)
     hashes = np.fromiter(each, np.uint64, len(source))
     bound = np.uint64(documents.heldout_below(map(int, hashes), name))
     train, heldout = np.flatnonzero(hashes >= bound), np.flatnonzero(hashes < bound)
-    return (
-        Documents(source.records, source.text_field, train),
-        Documents(source.records, source.text_field, heldout),
-    )
+    return replace(source, indices=train), replace(source, indices=heldout)

@@ -71,12 +71,16 @@ class Cleaner:
         self._where = where
         self.seen = 0
         self.empty = 0
+        self.damaged = 0
         self.undecodable = 0
 
-    def texts(self, raws: Iterable[bytes]) -> Iterator[str]:
-        """The usable documents, in order."""
+    def texts(self, raws: Iterable[bytes | None]) -> Iterator[str]:
+        """The usable documents, in order; None is one that could not be read."""
         for raw in raws:
             self.seen += 1
+            if raw is None:
+                self.damaged += 1
+                continue
             if not raw:
                 self.empty += 1
                 continue
@@ -95,7 +99,7 @@ class Cleaner:
 
 def write_store(
     folder: Path,
-    raws: Iterable[bytes],
+    raws: Iterable[bytes | None],
     tokenizer: Tokenizer,
     *,
     undecodable: str = "replace",
@@ -106,14 +110,14 @@ def write_store(
 
     Args:
         folder: where to write; made here.
-        raws: the documents.
+        raws: the documents; None for one that could not be read.
         tokenizer: how to encode them.
         undecodable: see `Cleaner`.
         where: see `Cleaner`.
         progress: called now and then with the number of documents read.
 
     Returns:
-        The counts: documents, bytes, tokens, empty, undecodable.
+        The counts: documents, bytes, tokens, empty, damaged, undecodable.
 
     Raises:
         InputError: no usable document.
@@ -139,13 +143,15 @@ def write_store(
     require(
         bool(offsets),
         f"No usable text among the {cleaner.seen} documents of the {folder.name} split"
-        f" ({cleaner.empty} empty, {cleaner.undecodable} not UTF-8); give more text.",
+        f" ({cleaner.empty} empty, {cleaner.damaged} damaged, {cleaner.undecodable} not UTF-8);"
+        " give more text.",
     )
     counts = {
         "documents": len(offsets),
         "bytes": num_bytes,
         "tokens": num_tokens + 1,
         "empty": cleaner.empty,
+        "damaged": cleaner.damaged,
         "undecodable": cleaner.undecodable,
     }
     offsets.append(num_tokens)
@@ -157,9 +163,13 @@ def write_store(
 def open_store(folder: Path) -> TokenStore:
     """Maps what `write_store` wrote; nothing is read until it is used."""
     about = json.loads((folder / "store.json").read_text())
+    try:
+        offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise InputError(f"{folder / 'offsets.npy'} holds no numbers: {error}.") from error
     return TokenStore(
         tokens=np.memmap(folder / "tokens.bin", np.dtype(about["dtype"]), "r"),
-        offsets=np.load(folder / "offsets.npy", mmap_mode="r"),
+        offsets=offsets,
         num_bytes=about["bytes"],
     )
 

@@ -51,12 +51,7 @@ def train_batches(
     """
     rows = _checked_rows(batch_size, rows)
     require(start_step >= 0, f"start_step={start_step} must be at least 0.")
-    num_windows = store.num_targets // _checked(seq_len)
-    require(
-        num_windows >= 1,
-        f"The training text has {store.num_targets} targets, less than one window of"
-        f" seq_len={seq_len}; give more text or a seq_len of at most {store.num_targets}.",
-    )
+    num_windows = count_windows(store, seq_len)
     order = grain.MapDataset.range(num_windows).seed(_checked_seed(seed)).shuffle().repeat()
 
     def batch(step: int) -> Batch:
@@ -65,6 +60,21 @@ def train_batches(
 
     steps = grain.MapDataset.range(start_step, sys.maxsize // batch_size)
     return iter(steps.map(batch).to_iter_dataset(_PREFETCH))
+
+
+def count_windows(store: TokenStore, seq_len: int) -> int:
+    """Number of windows that an epoch of training has.
+
+    Raises:
+        InputError: there is none.
+    """
+    num_windows = store.num_targets // _checked(seq_len)
+    require(
+        num_windows >= 1,
+        f"The training text has {store.num_targets} targets, less than one window of"
+        f" seq_len={seq_len}; give more text or a seq_len of at most {store.num_targets}.",
+    )
+    return num_windows
 
 
 def eval_batches(

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from jax._src.clusters import ClusterEnv
 
 from polycom_jax._errors import InputError, require
+from polycom_jax._fields import check_fields
+
+LONGEST_S = 1e6
+"""Longest wait that can be asked for; JAX counts milliseconds in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,11 @@ class HostsConfig:
     lost_after_s: float = 60.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "hosts.")
         for name in ("start_timeout_s", "lost_after_s"):
             value = getattr(self, name)
             require(value >= 1, f"hosts.{name}={value} must be at least 1 second.")
+            require(value <= LONGEST_S, f"hosts.{name}={value} must be at most {LONGEST_S:g}.")
         if (self.coordinator, self.count, self.index) in ((None, None, None), (None, 1, None)):
             return
         require(

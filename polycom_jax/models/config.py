@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from polycom_jax._errors import InputError, require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.kernels.dispatch import AttentionImplementation
 from polycom_jax.table import Activation, ActivationOptions, get_activation
 
@@ -39,6 +40,7 @@ class MoEConfig:
     router_z_weight: float = 0.001
 
     def __post_init__(self) -> None:
+        check_fields(self, "moe.")
         require(self.num_experts >= 0, f"moe.num_experts={self.num_experts} must be at least 0.")
         require(self.top_k >= 1, f"moe.top_k={self.top_k} must be at least 1.")
         require(
@@ -123,6 +125,7 @@ class ModelConfig:
     loss_chunk: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in (
             "vocab_size",
             "num_layers",

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,7 +18,8 @@ from polycom_jax._errors import InputError, require
 from polycom_jax.hosts import meet
 from polycom_jax.params import Params, Specs
 from polycom_jax.training import restore
-from polycom_jax.training.checksums import checksums
+from polycom_jax.training.checksums import checksums, leaf_names
+from polycom_jax.training.manifest import Contents, Leaf, committer
 from polycom_jax.training.quiet import Silence, collect_quietly, quietly
 from polycom_jax.training.state import TrainState
 
@@ -56,6 +57,9 @@ class Checkpoints:
         keep_last: how many of the newest stay.
         keep_best: how many with the lowest score stay beside them.
         keep_every: those at multiples of this step stay too; None: no such.
+        about: what the run is of: name -> JSON-able value, its config and its data for instance.
+            It is written into every manifest, and a checkpoint with another value of the same name
+            is not restored. None: restore whatever it is of.
 
     Raises:
         InputError: a number out of its range.
@@ -68,6 +72,7 @@ class Checkpoints:
         keep_last: int = 2,
         keep_best: int = 1,
         keep_every: int | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         require(keep_last >= 1, f"keep_last={keep_last} must be at least 1.")
         require(keep_best >= 0, f"keep_best={keep_best} must be at least 0.")
@@ -77,17 +82,19 @@ class Checkpoints:
         )
         self.folder = Path(folder).absolute()
         self._keep = keep_last, keep_best, keep_every
+        self._about = about
         self._writer: Any = None
         self._current: int | None = None  # the step that the run has saved or restored last
-        self._saving: int | None = None
+        self._saving: Contents | None = None
+        self._pending = False  # a save whose end nobody has looked at yet
         self._hush = contextlib.ExitStack()  # while there is a writer: it logs from threads
 
     def save(self, step: int, state: TrainState, *, score: float | None = None) -> None:
         """Starts to save and returns once `state` is copied, so it may be donated after.
 
-        A failure shows at the next call of `save`, `restore`, `wait` or `close`. A step that has
-        just been saved or restored is not saved again, so the last one of a run may be saved
-        whether or not its period falls there.
+        A failure shows at the next call of `check` after it, or of `save`, `restore`, `wait` or
+        `close`. A step that has just been saved or restored is not saved again, so the last one of
+        a run may be saved whether or not its period falls there.
 
         Args:
             step: number of updates done.
@@ -105,15 +112,17 @@ class Checkpoints:
             return
         if self._writer is None:
             self._writer = self._open_writer()
-        items = {
-            restore.STATE: ocp.args.PyTreeSave(state),
-            restore.CHECKSUMS: ocp.args.JsonSave(checksums(state)),
-        }
         metrics = {}
         if score is not None and math.isfinite(score):
             metrics["score"] = float(score)
-        self._saving = step
-        args = ocp.args.Composite(**items)
+        sums = checksums(state)
+        leaves = {
+            name: Leaf(leaf.shape, leaf.dtype.name, sums[name])
+            for name, leaf in leaf_names(state).items()
+        }
+        self._saving = Contents(step, leaves, dict(self._about or {}))
+        args = ocp.args.Composite(**{restore.STATE: ocp.args.PyTreeSave(state)})
+        self._pending = True
         self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
         self._current = step
 
@@ -136,7 +145,8 @@ class Checkpoints:
 
         Raises:
             InputError: there is none, none is whole, the given one is not, or it is of another
-                model. Never does a run start afresh because its checkpoints cannot be read.
+                model or another run; differences are named. Never does a run start afresh because
+                its checkpoints cannot be read.
         """
         found, state = self._read(abstract_state, step, specs, partial=False)
         self._current = found
@@ -166,6 +176,18 @@ class Checkpoints:
         scored = [(value, -step) for step, value in scores.items() if value is not None]
         return -min(scored)[1] if scored else None
 
+    def check(self) -> None:
+        """Tells of a save that has failed meanwhile, without waiting for one under way.
+
+        It costs microseconds; a loop calls it after each step, so that a full disk is not found
+        out a checkpoint later.
+
+        Raises:
+            SaveError: it failed.
+        """
+        if self._pending and not self._writer.is_saving_in_progress():
+            self.wait()
+
     def wait(self) -> None:
         """Waits for the save under way.
 
@@ -174,6 +196,7 @@ class Checkpoints:
         """
         if self._writer is not None:
             self._call(lambda writer: writer.wait_until_finished())
+            self._pending = False
 
     def close(self) -> None:
         """Waits for the save under way and ends all threads.
@@ -215,7 +238,9 @@ class Checkpoints:
         for candidate in reversed(steps):
             path = self.folder / str(candidate)
             try:
-                return candidate, restore.read(path, target, specs, partial=partial)
+                return candidate, restore.read(
+                    path, target, specs, partial=partial, about=self._about
+                )
             except restore.Unreadable as error:
                 damage = f"checkpoint {path} is damaged ({error})"
                 if candidate != steps[0]:
@@ -233,12 +258,18 @@ class Checkpoints:
         if failure is None:
             return
         quietly(lambda: self._writer.close())
-        self._writer, self._current = None, self.latest_step()
+        self._writer, self._current, self._pending = None, self.latest_step(), False
         collect_quietly()  # nothing refers to the writer now
         self._hush.close()
+        step = "" if self._saving is None else f" of step {self._saving.step}"
         raise SaveError(
-            f"The checkpoint of step {self._saving} could not be saved in {self.folder}: {failure}"
+            f"The checkpoint{step} could not be saved in {self.folder}: {failure}. Those before it"
+            " are as they were."
         )
+
+    def _contents(self) -> Contents:
+        assert self._saving is not None
+        return self._saving
 
     def _open_writer(self) -> Any:
         """Orbax's manager, once the folder holds nothing but what this run goes on from."""
@@ -267,9 +298,14 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             save_root_metadata=False,
+            temporary_path_class=committer(self._contents),
         )
         self._hush.enter_context(Silence())
-        return ocp.CheckpointManager(self.folder, options=options)
+        writer, failure = quietly(lambda: ocp.CheckpointManager(self.folder, options=options))
+        if failure is not None:
+            self._hush.close()
+            raise SaveError(f"No checkpoint can be saved in {self.folder}: {failure}.")
+        return writer
 
     def _score_is_readable(self, step: int) -> bool:
         try:

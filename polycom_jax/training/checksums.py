@@ -1,6 +1,5 @@
 """Checksums of a tree's values that depend neither on the mesh nor on vocabulary padding."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,11 +23,6 @@ def checksums(tree: Any) -> dict[str, int]:
     names = leaf_names(tree)
     sums = _jitted(tuple(names.values()))
     return {name: int(value) for name, value in zip(names, jax.device_get(sums), strict=True)}
-
-
-def differing(expected: Mapping[str, int], tree: Any) -> list[str]:
-    """Names of leaves whose checksum is not the expected one."""
-    return [name for name, value in checksums(tree).items() if expected.get(name) != value]
 
 
 def _checksum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:

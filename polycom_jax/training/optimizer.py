@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.params import Role, Specs
 
 
@@ -48,6 +49,7 @@ class OptimConfig:
     coefficient_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         infinity = float("inf")
         for name in ("peak_learning_rate", "eps"):
             value = getattr(self, name)
@@ -71,8 +73,8 @@ class OptimConfig:
             f"{self.warmup_steps}, which it includes; or none, for the run's length.",
         )
         require(
-            self.clip_norm is None or self.clip_norm > 0,
-            f"clip_norm={self.clip_norm} must be positive; or none, for no clipping.",
+            self.clip_norm is None or 0 < self.clip_norm < infinity,
+            f"clip_norm={self.clip_norm} must be positive and finite; or none, for no clipping.",
         )
         require(
             self.accumulation_steps >= 1,

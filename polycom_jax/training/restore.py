@@ -2,27 +2,37 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from polycom_jax._errors import InputError
 from polycom_jax.params import ParamSpec, Specs
-from polycom_jax.training.checksums import differing, leaf_names
+from polycom_jax.training import manifest
+from polycom_jax.training.checksums import checksums, leaf_names
+from polycom_jax.training.manifest import Contents, Leaf, Unreadable
 from polycom_jax.training.quiet import quietly
 from polycom_jax.training.state import map_mirrored
 
-STATE, CHECKSUMS, METRICS = "state", "checksums", "metrics"
+STATE, METRICS = "state", "metrics"
 """Items of a checkpoint. Orbax calls the last one so itself."""
 
 
-class Unreadable(Exception):
-    """A checkpoint is damaged; an older one may be whole."""
-
-
-def read(folder: Path, target: Any, specs: Specs | None, *, partial: bool) -> Any:
+def read(
+    folder: Path,
+    target: Any,
+    specs: Specs | None,
+    *,
+    partial: bool,
+    about: Mapping[str, Any] | None = None,
+) -> Any:
     """Reads the checkpoint in `folder` into arrays laid out as `target` says.
+
+    All files are compared with the manifest before anything is read from them, hosts dividing them
+    among each other, and the values that were read afterwards.
 
     Args:
         folder: of one step.
@@ -30,53 +40,88 @@ def read(folder: Path, target: Any, specs: Specs | None, *, partial: bool) -> An
         specs: the model's parameters. With them, arrays that follow a parameter with padded rows
             may have been saved with other padding: rows of zeros are added or cut.
         partial: the checkpoint may hold more than the target.
+        about: what the run is of; None: whatever it is of.
 
     Raises:
-        InputError: it holds another model, or another optimiser.
+        InputError: it is of another run, or holds another model, or another optimiser.
         Unreadable: it is damaged.
     """
+    contents = _verified(folder, target, specs, partial, about)
+    state, failure = quietly(lambda: _load(folder, target, partial))
+    if failure is None:
+        found = checksums(state)
+        wrong = [name for name in found if found[name] != contents.leaves[name].checksum]
+        failure = f"checksums differ: {', '.join(wrong)}" if wrong else None
+    if failure is not None:
+        raise Unreadable(failure)
+    return state
+
+
+def _verified(
+    folder: Path,
+    target: Any,
+    specs: Specs | None,
+    partial: bool,
+    about: Mapping[str, Any] | None,
+) -> Contents:
+    """What the manifest says, once it fits and all files are as it says, on all hosts alike."""
+    found, damage = None, ""
+    try:
+        found = manifest.read(folder)
+    except Unreadable as error:
+        damage = str(error)
+    if found is not None:
+        _check_about(folder, found.contents.about, about)
+        _check_fits(folder, found.contents.leaves, target, specs, partial)
+        share, shares = jax.process_index(), jax.process_count()
+        damage = manifest.damaged_file(folder, found.files, share=share, shares=shares)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        flags = multihost_utils.process_allgather(np.array([bool(damage)]))
+        if np.any(flags):
+            damage = damage or "as another host found"
+    if damage or found is None:
+        raise Unreadable(damage)
+    return found.contents
+
+
+def _load(folder: Path, target: Any, partial: bool) -> Any:
     import orbax.checkpoint as ocp
 
-    handler = ocp.CompositeCheckpointHandler(
-        **{
-            STATE: ocp.PyTreeCheckpointHandler(),
-            CHECKSUMS: ocp.JsonCheckpointHandler(),
-            METRICS: ocp.JsonCheckpointHandler(),
-        }
-    )
+    items: dict[str, Any] = {STATE: ocp.PyTreeCheckpointHandler()}
+    handler = ocp.CompositeCheckpointHandler(**items)
     arguments = jax.tree.map(
         lambda leaf: ocp.ArrayRestoreArgs(
             sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype, strict=False
         ),
         target,
     )
+    wanted = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=partial)
+    with contextlib.closing(ocp.Checkpointer(handler)) as reader:
+        return reader.restore(folder, args=ocp.args.Composite(**{STATE: wanted}))[STATE]
 
-    def load() -> Any:
-        with contextlib.closing(ocp.Checkpointer(handler)) as reader:
-            metadata: Any = reader.metadata(folder)
-            stored = jax.tree.leaves(metadata.item_metadata[STATE].tree)
-            _check_fits(folder, stored, target, specs, partial)
-            wanted = {
-                STATE: ocp.args.PyTreeRestore(
-                    target, restore_args=arguments, partial_restore=partial
-                ),
-                CHECKSUMS: ocp.args.JsonRestore(),
-            }
-            return reader.restore(folder, args=ocp.args.Composite(**wanted))
 
-    items, failure = quietly(load)
-    if failure is None and (wrong := differing(items[CHECKSUMS], items[STATE])):
-        failure = f"checksums differ: {', '.join(wrong)}"
-    if failure is not None:
-        raise Unreadable(failure)
-    return items[STATE]
+def _check_about(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> None:
+    """Raises `InputError` where both name a thing, and name it differently."""
+    # As JSON gives them back: tuples are lists.
+    now = json.loads(json.dumps(dict(wanted or {})))
+    other = [
+        f"{name}: {saved[name]!r} there, {now[name]!r} now"
+        for name in sorted(saved.keys() & now.keys())
+        if saved[name] != now[name]
+    ]
+    if other:
+        raise InputError(
+            f"The checkpoint {folder} is of another run ({'; '.join(other)}). Resume with what it"
+            " was made with, or begin in another folder."
+        )
 
 
 def _check_fits(
-    folder: Path, stored: list[Any], target: Any, specs: Specs | None, partial: bool
+    folder: Path, found: Mapping[str, Leaf], target: Any, specs: Specs | None, partial: bool
 ) -> None:
     """Raises `InputError` where names, shapes or dtypes differ by more than padding."""
-    found = {leaf.name: leaf for leaf in stored}
     wanted = leaf_names(target)
     declared = leaf_names(map_mirrored(lambda _, spec: spec or 0, target, specs or {}))
     problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
@@ -85,7 +130,7 @@ def _check_fits(
     for name in wanted.keys() & found.keys():
         have, want = found[name], wanted[name]
         same = have.shape == want.shape or _is_repadded(have.shape, want.shape, declared[name])
-        if not same or have.dtype != want.dtype:
+        if not same or have.dtype != want.dtype.name:
             problems.append(
                 f"{name} is {have.dtype}{list(have.shape)}, wanted {want.dtype}{list(want.shape)}"
             )

@@ -203,11 +203,7 @@ def split_batch(batch: Batch, parts: int, mesh: Mesh, rules: Rules) -> Batch:
 
     def one(x: Shaped[Array, "B T"]) -> Shaped[Array, "M b T"]:
         rows, length = x.shape
-        if rows % (devices * parts):
-            raise InputError(
-                f"batch_size={rows} does not divide into accumulation_steps={parts} over {devices}"
-                f" devices; nearest: {' or '.join(str(n) for n in _near(rows, devices * parts))}."
-            )
+        check_parts(rows, parts, devices)
         x = x.reshape(devices, parts, rows // (devices * parts), length)
         x = x.swapaxes(0, 1).reshape(parts, rows // parts, length)
         return constrain(x, rules, None, "batch", "seq")
@@ -225,6 +221,16 @@ def _sum_over(f: Callable[[Batch], Any], micro: Batch) -> Any:
 
     total, _ = jax.lax.scan(add, zeros, micro)
     return total
+
+
+def check_parts(batch_size: int, parts: int, devices: int) -> None:
+    """Raises `InputError` unless a batch divides into `parts` micro-batches over `devices`."""
+    if batch_size % (devices * parts):
+        near = " or ".join(str(n) for n in _near(batch_size, devices * parts))
+        raise InputError(
+            f"batch_size={batch_size} does not divide into accumulation_steps={parts} over"
+            f" {devices} devices; nearest: {near}."
+        )
 
 
 def _near(value: int, multiple: int) -> list[int]:

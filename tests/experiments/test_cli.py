@@ -4,16 +4,18 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import jax
 import pytest
 
 from experiments import cli
 from polycom_jax import InputError
 from polycom_jax._errors import require
-from polycom_jax.training.checkpoint import SaveError
+from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -229,3 +231,67 @@ def test_help_lists_the_fields_and_ends_well(capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     for text in ("--part.width", "a number.", "(default: 4)", "about"):
         assert text in shown
+
+
+def test_a_damaged_checkpoint_is_warned_of_in_a_line():
+    @cli.program
+    def main(argv):
+        return 0
+
+    main([])
+    text = warnings.formatwarning("checkpoint 3 is\n damaged", CheckpointWarning, "file.py", 3)
+    assert text == "warning: checkpoint 3 is damaged\n"
+    assert "file.py:3: UserWarning: else" in warnings.formatwarning(
+        "else", UserWarning, "file.py", 3
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_with_what_takes_less(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+):
+    @cli.program
+    def main(argv):
+        raise error
+
+    assert main([]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: not enough memory")
+    assert "--batch-size" in told
+    assert told.count("\n") == 1
+
+
+def test_other_errors_of_the_device_keep_their_traceback():
+    @cli.program
+    def main(argv):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a defect")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        main([])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text: &a x\nrate: *a", "it has an alias"),
+        ("text: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("rate: !!timestamp x", "not valid YAML"),
+        ("rate: 2001-99-99", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("part: {names: [[a]]}", "takes one value, not the list"),
+        ("part: {names: [{a: 1}]}", "takes a value, not a section"),
+        ("text: !!binary aGk=", "takes text or a number, not a bytes"),
+        ("text: !!set {a, b}", "not a set"),
+        ("rate: 0x" + "f" * 5000, "Exceeds the limit"),
+        ("# " + "x" * 2**20, "is longer than 1048576 bytes"),
+    ],
+)
+def test_yaml_is_plain_values_and_nothing_else(tmp_path: Path, text: str, message: str):
+    with pytest.raises(InputError, match=message):
+        parse([], yaml_file(tmp_path, text))

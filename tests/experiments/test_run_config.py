@@ -210,10 +210,33 @@ def test_another_machine_may_resume(stored: Workdir):
 
 def test_other_data_are_refused_with_both_fingerprints(tmp_path: Path):
     workdir = Workdir(tmp_path)
-    workdir.write_config(default_config("tiny"), {"data_fingerprint": "abc"})
-    workdir.check_data("abc")
-    with pytest.raises(InputError, match="data abc, and the same settings now give xyz"):
-        workdir.check_data("xyz")
+    began = {
+        "data_fingerprint": "abc",
+        "tokenizer_fingerprint": "t",
+        "data": {"files": {"a.txt": "1"}, "train": {"bytes": 3}},
+    }
+    workdir.write_config(default_config("tiny"), began)
+    workdir.check_data(began)
+    now = {
+        "data_fingerprint": "xyz",
+        "tokenizer_fingerprint": "t",
+        "data": {"files": {"a.txt": "2", "b.txt": "3"}, "train": {"bytes": 3}},
+    }
+    with pytest.raises(InputError) as caught:
+        workdir.check_data(now)
+    message = str(caught.value)
+    assert "data.files.a.txt: 1 there, 2 now; data.files.b.txt: none there, 3 now" in message
+    assert "data_fingerprint: abc there, xyz now" in message
+    assert "tokenizer" not in message
+    assert "data.train" not in message
+
+
+def test_another_tokenizer_is_named(tmp_path: Path):
+    workdir = Workdir(tmp_path)
+    began = {"data_fingerprint": "abc", "tokenizer_fingerprint": "t", "data": {}}
+    workdir.write_config(default_config("tiny"), began)
+    with pytest.raises(InputError, match="tokenizer_fingerprint: t there, u now"):
+        workdir.check_data(began | {"data_fingerprint": "xyz", "tokenizer_fingerprint": "u"})
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path):

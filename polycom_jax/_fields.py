@@ -1,0 +1,110 @@
+"""Are the fields of a config what they are declared to be? Configs ask this first.
+
+A dataclass takes any value for any field; what a command line converts, a caller does not.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from polycom_jax._errors import InputError, require, unknown
+
+LARGEST = 2**31 - 1
+"""What an int32 holds: steps, tokens and sizes are counted in it."""
+
+LARGEST_FLOAT = 3.4e38
+
+
+def check_fields(config: Any, prefix: str = "", *, wide: Iterable[str] = ()) -> None:
+    """Raises `InputError` where a field holds what its annotation does not allow.
+
+    Whole numbers are at most `LARGEST` in size, others `LARGEST_FLOAT` (or not finite, which is for
+    the config itself to judge); text has no NUL and can be written as UTF-8; a name out of a closed
+    set is one of it.
+
+    Args:
+        config: a dataclass instance.
+        prefix: stands before the field's name in messages.
+        wide: whole numbers that may be larger.
+    """
+    for name, hint in _hints(type(config)).items():
+        limit = math.inf if name in wide else LARGEST
+        _check(f"{prefix}{name}", getattr(config, name), hint, limit)
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _check(name: str, value: Any, hint: Any, limit: float) -> None:
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in options:
+            return
+        (inner,) = (option for option in options if option is not NoneType)
+        _check(name, value, inner, limit)
+    elif origin is Literal:
+        if value not in options:
+            raise unknown(name, value, options)
+    elif origin is tuple:
+        require(isinstance(value, tuple), f"{name}={value!r} must be a tuple.")
+        for index, one in enumerate(value):
+            _check(f"{name}[{index}]", one, options[0], limit)
+    elif is_dataclass(hint):
+        require(
+            isinstance(value, _kind(hint)), f"{name}={value!r} must be a {_kind(hint).__name__}."
+        )
+    else:
+        _KINDS[hint](name, value, limit)
+
+
+def _kind(hint: Any) -> type:
+    return hint
+
+
+def _check_bool(name: str, value: Any, limit: float) -> None:
+    require(isinstance(value, bool), f"{name}={value!r} must be True or False.")
+
+
+def _check_int(name: str, value: Any, limit: float) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be a whole number.")
+    number = int(value)
+    if abs(number) > limit:
+        rule = f"at most {limit}" if number > 0 else f"at least {-limit}"
+        raise InputError(f"{name}={_shown(number)} must be {rule}.")
+
+
+def _check_float(name: str, value: Any, limit: float) -> None:
+    number: Any = value
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be a number.")
+    if LARGEST_FLOAT < abs(number) < math.inf:
+        raise InputError(
+            f"{name}={_shown(value)} must be at most {LARGEST_FLOAT} in size: float32 holds no"
+            " more."
+        )
+
+
+def _shown(value: Any) -> str:
+    """A number; Python itself refuses to print one of thousands of digits."""
+    long = isinstance(value, int) and abs(value) >= 10**40
+    return f"a number of {value.bit_length()} bits" if long else f"{value}"
+
+
+def _check_str(name: str, value: Any, limit: float) -> None:
+    require(isinstance(value, str), f"{name}={value!r} must be text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name}={value!r} must be text that UTF-8 can hold.") from None
+    require("\0" not in value, f"{name}={value!r} must be text without NUL characters.")
+
+
+_KINDS = {bool: _check_bool, int: _check_int, float: _check_float, str: _check_str}

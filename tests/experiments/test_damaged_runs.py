@@ -1,0 +1,231 @@
+"""Damage to the files of a real run, and what the next start makes of it."""
+
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import generate, pretrain
+from experiments.logs import read_metrics
+from experiments.meter import Meter
+from polycom_jax.training import latest_step
+from polycom_jax.training.checkpoint import CheckpointWarning
+
+COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
+Run = Callable[..., int]
+
+
+def numbers(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without their times."""
+    records = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k in COMPARED} for record in records]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def run(settings: Path) -> Run:
+    """Runs the program; returns its exit code."""
+
+    def program(workdir: Path, *words: str) -> int:
+        own = ("--config", str(settings), "--workdir", str(workdir), "--run.keep-last", "3")
+        return pretrain.main([*own, *words])
+
+    return program
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run of six steps, with checkpoints of steps 2, 4 and 6."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert run(workdir) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def begun(run: Run, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run as a kill behind step 4 leaves it, with checkpoints of steps 2 and 4."""
+    workdir = tmp_path_factory.mktemp("begun") / "w"
+    shutil.copytree(whole, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    return workdir
+
+
+@pytest.fixture
+def copy(begun: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(begun, tmp_path / "w")
+
+
+def values(workdir: Path, step: int) -> Path:
+    """The largest file of a checkpoint: its values."""
+    files = (workdir / "checkpoints" / str(step)).rglob("*")
+    return max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def half_delete(path: Path) -> None:
+    step = next(parent for parent in path.parents if parent.name.isdecimal())
+    files = sorted(file for file in step.rglob("*") if file.is_file())
+    for file in files[::2]:
+        file.unlink()
+
+
+def tear(path: Path) -> None:
+    step = next(parent for parent in path.parents if parent.name.isdecimal())
+    (step / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_bit,
+        pytest.param(truncate, marks=pytest.mark.slow),
+        pytest.param(half_delete, marks=pytest.mark.slow),
+        pytest.param(tear, marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
+    run: Run, whole: Path, copy: Path, damage: Any, capsys: pytest.CaptureFixture[str]
+):
+    damage(values(copy, 4))
+    with pytest.warns(CheckpointWarning, match="checkpoints/4 is damaged"):
+        assert run(copy) == 0
+    assert "resumed from the checkpoint of step 2" in capsys.readouterr().out
+    assert numbers(copy) == numbers(whole)
+    assert (copy / "checkpoints" / "set-aside" / "4-1").is_dir()
+    assert latest_step(copy / "checkpoints") == 6
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_begun_anew_or_touched(
+    run: Run, copy: Path, capsys: pytest.CaptureFixture[str]
+):
+    for step in (2, 4):
+        truncate(values(copy, step))
+    before = bytes_of(copy / "checkpoints") | {"m": (copy / "metrics.jsonl").read_bytes()}
+    with pytest.warns(CheckpointWarning, match="checkpoints/4 is damaged"):
+        assert run(copy) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "checkpoints/2 is damaged" in error
+    assert "no older one can be read" in error
+    after = bytes_of(copy / "checkpoints") | {"m": (copy / "metrics.jsonl").read_bytes()}
+    assert after == before
+
+
+def test_checkpoints_without_the_config_are_not_begun_over(
+    run: Run, copy: Path, capsys: pytest.CaptureFixture[str]
+):
+    (copy / "config.yaml").unlink()
+    before = bytes_of(copy)
+    assert run(copy) == 2
+    error = capsys.readouterr().err
+    assert "config.yaml" in error
+    assert "checkpoints" in error
+    assert error.count("\n") == 1
+    assert bytes_of(copy) == before
+
+
+@pytest.mark.parametrize("text", ["", "model: {pre", "\x00", "- 1", "model: {num_layers: two}"])
+def test_a_damaged_config_is_told_in_one_line(
+    run: Run, copy: Path, text: str, capsys: pytest.CaptureFixture[str]
+):
+    (copy / "config.yaml").write_text(text)
+    assert run(copy) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert generate.main(["--workdir", str(copy)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_checkpoints_of_another_run_are_refused_with_the_differences(
+    run: Run, copy: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))
+    assert run(copy, "--seed", "5") == 2
+    error = capsys.readouterr().err
+    assert "run.seed: 0 there, 5 now" in error
+    assert error.count("\n") == 1
+
+
+def test_another_text_is_refused_with_what_changed(
+    run: Run, copy: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = settings.parent / "little.txt"
+    kept = text.read_text()
+    try:
+        text.write_text(kept.replace("lazy", "tired"))
+        assert run(copy) == 2
+    finally:
+        text.write_text(kept)
+    error = capsys.readouterr().err
+    assert "little.txt" in error
+    assert error.count("\n") == 1
+
+
+def test_a_disk_that_is_full_is_told_and_the_last_checkpoint_goes_on(
+    run: Run,
+    whole: Path,
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = bytes_of(copy / "checkpoints" / "4")
+    save, push, reached = pretrain.Checkpoints.save, Meter.push, []
+
+    def full(self: Any, step: int, *rest: Any, **options: Any) -> None:
+        # As on a full disk: a file of values cannot grow beyond some bytes. Logs still can.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+        save(self, step, *rest, **options)
+        deadline = time.monotonic() + 30
+        while self._writer.is_saving_in_progress() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def note(self: Meter, step: int, *rest: Any) -> None:
+        reached.append(step)
+        push(self, step, *rest)
+
+    monkeypatch.setattr(pretrain.Checkpoints, "save", full)
+    monkeypatch.setattr(Meter, "push", note)
+    try:
+        assert run(copy, "--steps", "2000", "--checkpoint-every", "5", "--eval-every", "2000") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err
+    assert "checkpoint of step 5 could not be saved" in error
+    assert error.count("\n") == 1
+    assert reached[-1] == 6  # at the next step
+    assert bytes_of(copy / "checkpoints" / "4") == kept
+    monkeypatch.undo()
+    assert run(copy) == 0
+    assert numbers(copy) == numbers(whole)
+
+
+def test_a_folder_that_is_used_is_refused(run: Run, copy: Path, capsys: pytest.CaptureFixture[str]):
+    from experiments import lock
+
+    before = bytes_of(copy)
+    with lock.locked(copy):
+        assert run(copy) == 2
+    assert "Another run is writing to" in capsys.readouterr().err
+    assert bytes_of(copy) == before

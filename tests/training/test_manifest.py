@@ -1,0 +1,204 @@
+"""A manifest notices whatever was done to a checkpoint's files, itself included."""
+
+import errno
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polycom_jax import InputError
+from polycom_jax.training import Checkpoints, manifest
+from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
+
+TREE: Any = {"params": {"w": jnp.arange(512.0).reshape(32, 16), "b": jnp.float32(3)}}
+ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), TREE)
+ABOUT = {"config.width": (32, 16), "data": "abc"}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGE = {"flipped": flip, "cut": cut, "deleted": Path.unlink}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two checkpoints of a tree, steps 1 and 2; that of step 1 is one less."""
+    with Checkpoints(tmp_path / "c", about=ABOUT) as checkpoints:
+        checkpoints.save(1, jax.tree.map(lambda x: x - 1, TREE))
+        checkpoints.save(2, TREE)
+    return tmp_path / "c"
+
+
+def restored(folder: Path, **options: Any) -> float:
+    """The value that tells which checkpoint was read."""
+    found: Any = Checkpoints(folder, **options).restore(ABSTRACT)
+    return float(found["params"]["b"])
+
+
+def test_it_says_what_a_checkpoint_holds(folder: Path):
+    found = manifest.read(folder / "2")
+    contents = found.contents
+    assert contents.step == 2
+    assert contents.about == {"config.width": [32, 16], "data": "abc"}
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in contents.leaves.items()} == {
+        "params.w": ((32, 16), "float32"),
+        "params.b": ((), "float32"),
+    }
+    on_disk = {p.relative_to(folder / "2").as_posix() for p in (folder / "2").rglob("*")}
+    others = {manifest.FILE, "_CHECKPOINT_METADATA", "commit_success.txt"}
+    assert [path.parent for path in (folder / "2").rglob(manifest.FILE)] == [folder / "2"]
+    assert found.files.keys() == {n for n in on_disk if (folder / "2" / n).is_file()} - others
+    assert manifest.damaged_file(folder / "2", found.files, share=0, shares=1) == ""
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_to_any_file_is_noticed_and_named(folder: Path, damage):
+    step = folder / "2"
+    files = manifest.read(step).files
+    assert len(files) >= 5
+    for name in files:
+        kept = (step / name).read_bytes()
+        if not kept and damage is not Path.unlink:
+            continue
+        damage(step / name)
+        assert manifest.damaged_file(step, files, share=0, shares=1).startswith(f"{name} ")
+        shares = [manifest.damaged_file(step, files, share=i, shares=3) for i in range(3)]
+        assert sum(map(bool, shares)) == 1
+        (step / name).write_bytes(kept)
+    assert manifest.damaged_file(step, files, share=0, shares=1) == ""
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_to_the_manifest_itself_is_noticed(folder: Path, damage):
+    damage(folder / "2" / manifest.FILE)
+    with pytest.raises(manifest.Unreadable, match=r"manifest\.json"):
+        manifest.read(folder / "2")
+
+
+def test_no_byte_of_the_manifest_can_change_unnoticed(folder: Path):
+    path = folder / "2" / manifest.FILE
+    text = path.read_text()
+    for old, new in (('"data": "abc"', '"data": "abd"'), ('"step": 2', '"step": 3')):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        with pytest.raises(manifest.Unreadable, match="not as it was written"):
+            manifest.read(folder / "2")
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "commit_success.txt"])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_the_manifest_leaves_out_takes_nothing_from_a_checkpoint(
+    folder: Path, name: str, damage
+):
+    damage(folder / "2" / name)
+    assert restored(folder) == 3
+
+
+@pytest.mark.parametrize("left", [[], ["state"], [manifest.FILE], ["state", manifest.FILE]])
+def test_what_is_half_deleted_is_passed_over_with_a_warning_that_names_it(
+    folder: Path, left: list[str]
+):
+    for path in sorted((folder / "2").rglob("*"), reverse=True):
+        top = path.relative_to(folder / "2").parts[0]
+        if top not in left:
+            path.rmdir() if path.is_dir() else path.unlink()
+    if left == ["state", manifest.FILE]:  # nothing but the score and Orbax's own files is gone
+        (folder / "2" / "state" / "manifest.ocdbt").unlink()
+    with pytest.warns(CheckpointWarning, match="c/2 is damaged .*going back to an older one"):
+        assert restored(folder) == 2
+
+
+def test_committed_without_a_manifest_is_torn(folder: Path):
+    (folder / "2" / manifest.FILE).unlink()
+    with pytest.warns(CheckpointWarning, match=r"it has no manifest\.json"):
+        assert restored(folder) == 2
+
+
+def test_a_manifest_of_another_version_is_not_guessed_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(manifest, "FORMAT", 2)
+    with (
+        pytest.warns(CheckpointWarning, match="format 1, and this version reads 2"),
+        pytest.raises(InputError, match="no older one can be read"),
+    ):
+        restored(folder)
+
+
+def test_another_run_is_refused_with_the_differences(folder: Path):
+    assert restored(folder, about=ABOUT | {"new": 1}) == 3
+    with pytest.raises(InputError, match=r"data: 'abc' there, 'xyz' now") as caught:
+        restored(folder, about={"config.width": [32, 8], "data": "xyz"})
+    assert "config.width: [32, 16] there, [32, 8] now" in str(caught.value)
+
+
+def test_values_are_compared_with_those_that_were_saved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Damage on the way between the device and the file, that no checksum of a file can see."""
+    monkeypatch.setattr("polycom_jax.training.restore.manifest.damaged_file", lambda *a, **k: "")
+    step, tree = folder / "2", json.loads((folder / "2" / manifest.FILE).read_text())
+    del tree["sha256"]
+    tree["contents"]["leaves"]["params.b"]["checksum"] += 1
+    (step / manifest.FILE).write_text(json.dumps({"sha256": manifest._of_body(tree), **tree}))
+    with pytest.warns(CheckpointWarning, match=r"checksums differ: params\.b"):
+        assert restored(folder) == 2
+
+
+def fail_to_write(*args: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def look_for(seconds: float, checkpoints: Checkpoints) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        checkpoints.check()
+        time.sleep(0.01)
+
+
+def test_a_failed_save_is_told_by_the_next_look_and_leaves_the_last_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Checkpoints(folder, keep_last=1) as checkpoints:
+        checkpoints.restore(ABSTRACT)
+        checkpoints.check()
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, "write", fail_to_write)
+            checkpoints.save(3, TREE)
+            with pytest.raises(SaveError, match=r"step 3 could not be saved .*No space left"):
+                look_for(30, checkpoints)
+        assert checkpoints.all_steps() == [1, 2]
+        assert restored(folder) == 3
+        checkpoints.save(3, jax.tree.map(lambda x: x + 1, TREE))
+        checkpoints.wait()
+        checkpoints.check()
+    assert restored(folder) == 4
+
+
+def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        Checkpoints(tmp_path / "file" / "c") as checkpoints,
+        pytest.raises(SaveError, match=r"No checkpoint can be saved in .*file/c"),
+    ):
+        checkpoints.save(1, TREE)
+
+
+def test_checksums_of_the_tree_stand_in_the_manifest(folder: Path):
+    leaves = manifest.read(folder / "2").contents.leaves
+    words = np.asarray(TREE["params"]["w"]).ravel().view(np.uint32).astype(np.uint64)
+    expected = (words * (2 * np.arange(words.size, dtype=np.uint64) + 1)).sum() % 2**32
+    assert leaves["params.w"].checksum == expected
