@@ -50,8 +50,8 @@ def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
     """Training and held-out loss over steps, in nats a token."""
     from matplotlib.ticker import MaxNLocator
 
-    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    heldout = [(r["step"], r["heldout_loss"]) for r in records if "heldout_loss" in r]
+    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+    heldout = [(r["step"], r["heldout_loss"]) for r in records if r.get("heldout_loss") is not None]
     with _figure(path) as axes:
         if train:
             axes.plot(*zip(*train, strict=True), color=_BLUE, label="training, single batches")

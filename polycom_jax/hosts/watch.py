@@ -171,6 +171,13 @@ running: Watch | None = None
 """The watch of this process, set by `joined`."""
 
 
+def leave(error: BaseException, tell: Tell) -> NoReturn:
+    """Ends this process from whichever thread, says why by `tell`, and lets other hosts know."""
+    if running is not None:
+        running.leave(error)
+    os._exit(tell(error))
+
+
 def agree_on_stop(step: int, asked: int | None) -> int | None:
     """The signal to stop for behind `step`, the same on all hosts; None: go on.
 

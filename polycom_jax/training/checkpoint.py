@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -82,7 +82,14 @@ class Checkpoints:
         self._saving: int | None = None
         self._hush = contextlib.ExitStack()  # while there is a writer: it logs from threads
 
-    def save(self, step: int, state: TrainState, *, score: float | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        score: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Starts to save and returns once `state` is copied, so it may be donated after.
 
         A failure shows at the next call of `save`, `restore`, `wait` or `close`. A step that has
@@ -93,6 +100,7 @@ class Checkpoints:
             step: number of updates done.
             state: of all hosts; each calls this.
             score: the held-out loss, lower is better; None: it competes for no best place.
+            environment: what the bits depend on beside the run's settings, by name.
 
         Raises:
             InputError: the folder has checkpoints that this run did not start from.
@@ -109,7 +117,7 @@ class Checkpoints:
             restore.STATE: ocp.args.PyTreeSave(state),
             restore.CHECKSUMS: ocp.args.JsonSave(checksums(state)),
         }
-        metrics = {}
+        metrics: dict[str, Any] = {restore.ENVIRONMENT: dict(environment or {})}
         if score is not None and math.isfinite(score):
             metrics["score"] = float(score)
         self._saving = step
@@ -165,6 +173,10 @@ class Checkpoints:
                 scores[step] = restore.score(self.folder / str(step))
         scored = [(value, -step) for step, value in scores.items() if value is not None]
         return -min(scored)[1] if scored else None
+
+    def environment(self, step: int) -> dict[str, str]:
+        """What was saved of the environment with the checkpoint of `step`."""
+        return restore.environment(self.folder / str(step))
 
     def wait(self) -> None:
         """Waits for the save under way.

@@ -17,6 +17,10 @@ STATE, CHECKSUMS, METRICS = "state", "checksums", "metrics"
 """Items of a checkpoint. Orbax calls the last one so itself."""
 
 
+ENVIRONMENT = "environment"
+"""A name among the metrics."""
+
+
 class Unreadable(Exception):
     """A checkpoint is damaged; an older one may be whole."""
 
@@ -117,3 +121,15 @@ def score(folder: Path) -> float | None:
         return json.loads((folder / METRICS / METRICS).read_text()).get("score")
     except FileNotFoundError:
         return None
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment saved with a checkpoint; empty if none was.
+
+    Raises:
+        ValueError: damaged.
+    """
+    try:
+        return json.loads((folder / METRICS / METRICS).read_text()).get(ENVIRONMENT, {})
+    except FileNotFoundError:
+        return {}
