@@ -286,3 +286,28 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         name, value = prefix + field.name, getattr(config, field.name)
         leaves |= flatten(value, f"{name}.") if is_dataclass(value) else {name: value}
     return leaves
+
+
+def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The flags that are this program's own, and the words for `from_command`."""
+    words, own = list(argv), {}
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--config")
+    for name in names:
+        words = [part for word in words for part in _split(word, name)]
+        while name in words:
+            at = words.index(name)
+            require(at + 1 < len(words), f"{name} takes a value.")
+            own[name] = words[at + 1]
+            del words[at : at + 2]
+    return own, words
+
+
+def _split(word: str, name: str) -> list[str]:
+    return word.split("=", 1) if word.startswith(f"{name}=") else [word]
+
+
+def with_flags(argv: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """The command line with these flags in place of what it had of them."""
+    _, rest = split_flags(argv, tuple(flags))
+    return [*rest, *(word for name, value in flags.items() for word in (name, str(value)))]

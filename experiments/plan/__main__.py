@@ -22,7 +22,6 @@ from experiments.plan import outcome, report
 from experiments.plan.slices import find_slice, training_step
 from experiments.progress import Display
 from polycom_jax import aot
-from polycom_jax._errors import require
 
 T = TypeVar("T")
 
@@ -39,7 +38,7 @@ REFUSED = 3
 @cli.program
 def main(argv: Sequence[str]) -> int:
     """Compiles, prints a page, and tells by the exit code whether the plan is good."""
-    own, rest = split_flags(argv, ("--topology", "--json"))
+    own, rest = cli.split_flags(argv, ("--topology", "--json"))
     config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT)
     aot.without_tpu()
     where = find_slice(own.get("--topology", config.run.tpu_slice))
@@ -54,25 +53,6 @@ def main(argv: Sequence[str]) -> int:
     if "--json" in own:
         Path(own["--json"]).write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
     return REFUSED if found.problems else 0
-
-
-def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The flags that are this program's own, and the words for `from_command`."""
-    words, own = list(argv), {}
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--config")
-    for name in names:
-        words = [part for word in words for part in _split(word, name)]
-        while name in words:
-            at = words.index(name)
-            require(at + 1 < len(words), f"{name} takes a value.")
-            own[name] = words[at + 1]
-            del words[at : at + 2]
-    return own, words
-
-
-def _split(word: str, name: str) -> list[str]:
-    return word.split("=", 1) if word.startswith(f"{name}=") else [word]
 
 
 def with_messages(f: Callable[[], T]) -> tuple[T, str]:
