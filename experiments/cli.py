@@ -26,6 +26,11 @@ RECORD = "record"
 """Section of a run's own config.yaml that says how it came about; it sets nothing."""
 
 
+OTHER_HOST = 75
+"""Exit code where another host is gone or has ended: sysexits.h's "temporary failure", for the same
+command on all hosts goes on."""
+
+
 class Stop(Exception):
     """The end of a program before its task is done, by no defect: a message and an exit code."""
 
@@ -46,7 +51,8 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     """Makes `main(argv)` a program that ends in one line on stderr where no defect of ours is met.
 
     Exit codes: 2 for bad input, 1 for what the machine refuses (a full disk, a file that may not
-    be written, a closed pipe). Defects keep their traceback.
+    be written, a closed pipe), `OTHER_HOST` where this host ends because another one did, and 128
+    plus the number of a signal that asked for the end. Defects keep their traceback.
     """
 
     @functools.wraps(main)
@@ -82,7 +88,9 @@ def _told(error: BaseException) -> int | None:
         case BrokenPipeError():
             discard_stdout()
             return _end("error: stdout was closed before all was written.", code=1)
-        case SaveError() | HostsError() | OSError():
+        case HostsError():
+            return _end(f"error: {error}", code=OTHER_HOST)
+        case SaveError() | OSError():
             return _end(f"error: {error}", code=1)
         case KeyboardInterrupt():
             return _end("interrupted", code=130)
