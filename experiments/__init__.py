@@ -2,6 +2,7 @@
 
 import time
 
+from experiments.host_collectives import patient_collectives
 from experiments.host_memory import keep_freed_memory
 
 STARTED = time.perf_counter()
@@ -9,3 +10,6 @@ STARTED = time.perf_counter()
 
 KEEPS_FREED_MEMORY = keep_freed_memory()  # before any program imports JAX
 """Whether it took effect; it bears on all times and memory measured in this process."""
+
+WAITS_FOR_VIRTUAL_DEVICES = patient_collectives()  # before any program imports JAX, too
+"""Whether collectives between virtual devices have more time than XLA gives them."""

@@ -3,8 +3,8 @@
     python -m experiments.faults --kills 20 --seed 0 --model tiny --steps 40 --checkpoint-every 10
 
 First the run is trained undisturbed. Then the same run is trained anew, its data and programs too
-are made anew, killed (SIGKILL) and started again, time after time; whenever it comes to its end, it
-is compared with the first one, and another begins.
+are made anew, killed (by SIGKILL, or asked by SIGTERM) and started again, time after time; whenever
+it comes to its end, it is compared with the first one, and another begins.
 """
 
 import random

@@ -24,6 +24,8 @@ PHASES = {
 "prepare" reads data and checkpoint."""
 SEVERAL = ("evaluate", "save")
 """Phases that a life has more than one of."""
+PREEMPTED = 0.2
+"""Share of SIGTERM among the signals, as a scheduler sends it; the others are SIGKILL."""
 HANGS_S = 900.0
 """Without a word from a run for so long, it hangs."""
 
@@ -36,11 +38,13 @@ class Plan:
         phase: once it has begun ...
         times: ... so often (steps, where it is "train") ...
         delay_s: ... and so long after.
+        number: by what; SIGKILL asks nobody, SIGTERM lets the run save.
     """
 
     phase: str
     times: int
     delay_s: float
+    number: signal.Signals = signal.SIGKILL
 
 
 @dataclass
@@ -84,7 +88,8 @@ def draw(rng: random.Random, durations: Mapping[str, float], every: int) -> Plan
         times, longest = rng.randint(1, every + every // 2 + 1), longest / every
     if phase == "save":
         longest *= 2  # it goes on in the background
-    return Plan(phase, times, rng.uniform(0, longest))
+    number = signal.SIGTERM if rng.random() < PREEMPTED else signal.SIGKILL
+    return Plan(phase, times, rng.uniform(0, longest), number)
 
 
 def live(words: Sequence[str], folder: Path, plan: Plan | None) -> Life:
@@ -114,7 +119,7 @@ def live(words: Sequence[str], folder: Path, plan: Plan | None) -> Life:
             process.kill()
             process.wait()
             os.close(read)
-    if process.returncode not in (0, -signal.SIGKILL):
+    if process.returncode not in (0, *_codes(plan)):
         said = stderr.read_text(encoding="utf-8").strip().splitlines()
         last = said[-1] if said else f"exit code {process.returncode}"
         raise Stop(f"the run in {folder} failed by itself: {last}", code=1)
@@ -127,6 +132,7 @@ def _follow(life: Life, process: subprocess.Popen[bytes], events: int) -> None:
     plan, text, times = life.plan, b"", 0
     began = at = time.perf_counter()
     due = at + plan.delay_s if plan and plan.phase == "start" else None
+    aim = "step" if plan and plan.phase == "train" else plan and plan.phase
     while True:
         now = time.perf_counter()
         life.seconds = now - began
@@ -134,8 +140,11 @@ def _follow(life: Life, process: subprocess.Popen[bytes], events: int) -> None:
         if not select.select([events], [], [], limit)[0]:
             if due is None:
                 raise Stop(f"the run in {life.folder} hangs in phase {life.phase}.", code=1)
-            process.kill()
-            return
+            process.send_signal(plan.number if plan else signal.SIGKILL)
+            if plan and plan.number == signal.SIGKILL:
+                return
+            due = None
+            continue
         found = os.read(events, 65_536)
         *lines, text = (text + found).split(b"\n")
         now = time.perf_counter()
@@ -146,12 +155,17 @@ def _follow(life: Life, process: subprocess.Popen[bytes], events: int) -> None:
             else:
                 life.durations[life.phase] = max(life.durations.get(life.phase, 0.0), now - at)
                 life.phase, at = (what, now) if found else (life.phase, at)
-            if plan and due is None and what == ("step" if plan.phase == "train" else plan.phase):
+            if plan and what == aim:
                 times += 1
-                due = now + plan.delay_s if times == plan.times else None
+                due = now + plan.delay_s if times == plan.times else due
         if not found:
             process.wait(HANGS_S)
             return
+
+
+def _codes(plan: Plan | None) -> tuple[int, ...]:
+    """Exit codes of a run that the signal ended: by the system, or when the run had it in hand."""
+    return () if plan is None else (-plan.number, 128 + plan.number)
 
 
 def _with_root(path: str | None) -> str:

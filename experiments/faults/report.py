@@ -12,7 +12,17 @@ from experiments.faults.life import Life
 from experiments.workdir import whole
 from polycom_jax.training import latest_step
 
-HEADINGS = ("kill", "run", "aimed at", "hit in", "resumed from", "step reached", "checkpoint", "s")
+HEADINGS = (
+    "kill",
+    "run",
+    "by",
+    "aimed at",
+    "hit in",
+    "resumed from",
+    "step reached",
+    "checkpoint",
+    "s",
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class Kill:
     Attributes:
         number: from 1.
         run: which of the tortured runs, from 1.
+        by: the signal.
         aimed: the phase that was drawn.
         phase: what the run was doing when it died.
         resumed_from: step of the checkpoint that this life began with, 0 without one.
@@ -32,6 +43,7 @@ class Kill:
 
     number: int
     run: int
+    by: str
     aimed: str
     phase: str
     resumed_from: int
@@ -44,8 +56,9 @@ class Kill:
         """The row of a life that was killed."""
         left = latest_step(life.folder / "checkpoints") or 0
         step = max(life.step, life.began_at)
-        aimed = life.plan.phase if life.plan else ""
-        return cls(number, run, aimed, life.phase, life.began_at, step, left, life.seconds)
+        assert life.plan is not None
+        by, aimed = life.plan.number.name, life.plan.phase
+        return cls(number, run, by, aimed, life.phase, life.began_at, step, left, life.seconds)
 
     def cells(self) -> tuple[str, ...]:
         """As text, in the order of `HEADINGS`."""
