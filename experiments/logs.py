@@ -118,7 +118,7 @@ class Logs:
         if self._metrics is not None and self._events is not None:
             self._metrics.write(step, values)
             for name, value in values.items():
-                if not isinstance(value, list):
+                if not isinstance(value, list) and math.isfinite(value):
                     self._events.add_scalar(name, value, step)
 
     def amend(self, record: Mapping[str, Any]) -> None:

@@ -33,15 +33,15 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
-def arrays(run: Workdir) -> dict[str, np.ndarray]:
-    """Every array of a run's last checkpoint by name, on the host.
+def arrays(run: Workdir, step: int | None = None) -> dict[str, np.ndarray]:
+    """Every array of a run's last checkpoint, or of that of `step`, by name, on the host.
 
     Raises:
         InputError: there is no checkpoint.
     """
     import orbax.checkpoint as ocp
 
-    step = latest_step(run.checkpoints)
+    step = latest_step(run.checkpoints) if step is None else step
     require(step is not None, f"There is no checkpoint in {run.checkpoints}.")
     folder = run.checkpoints.absolute() / str(step) / STATE
     with Silence(), ocp.PyTreeCheckpointer() as reader:
