@@ -1,6 +1,12 @@
 """Programs: `python -m experiments.NAME --help`. Flags, loops, logging and plots live only here."""
 
+import signal
+import sys
 import time
+
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Imports take seconds, and Ctrl-C amid them has no traceback to show; `cli.program` takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from experiments.host_collectives import patient_collectives
 from experiments.host_memory import keep_freed_memory

@@ -5,7 +5,9 @@ import difflib
 import functools
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -57,6 +59,8 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL and _in_main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # see experiments/__init__.py
         try:
             code = main(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
@@ -68,6 +72,10 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             return code
 
     return run
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def tell(error: BaseException) -> int:

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from jax._src.compilation_cache import decompress_executable
 from jax.sharding import Mesh
 
 from experiments.config import PretrainConfig
@@ -27,6 +29,9 @@ from polycom_jax.training.loss import Batch
 MIN_COMPILE_S = 0.1
 """Programs that took less to compile are not kept: reading them would take as long."""
 
+NEWEST = 4
+"""Entries of the cache that a start looks into: a killed process leaves one that is torn."""
+
 Item = TypeVar("Item")
 
 
@@ -35,9 +40,24 @@ def keep_compiled(config: PretrainConfig) -> None:
     folder = None
     if config.run.compile_cache:
         folder = str(cache_folder(config.data.cache_dir) / "compiled")
+        drop_torn(Path(folder))
         # JAX's own threshold, a second, would leave out most of what a CPU compiles.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def drop_torn(folder: Path) -> None:
+    """Deletes, of the programs that were kept last, those that a kill has cut short.
+
+    JAX writes an entry in place. A torn one it would try to read at every start, warn of, and
+    compile instead; and it never replaces an entry.
+    """
+    entries = sorted(folder.glob("*-cache"), key=lambda path: path.stat().st_mtime_ns)
+    for entry in entries[-NEWEST:]:
+        try:
+            decompress_executable(entry.read_bytes())
+        except Exception:  # whatever the compression that JAX has found here calls it
+            entry.unlink(missing_ok=True)
 
 
 def compile_step(

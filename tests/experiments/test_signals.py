@@ -104,3 +104,18 @@ def test_what_takes_longer_than_the_grace_period_is_not_waited_for():
         f"{SAID}ended: stopped by SIGTERM: what it was doing took longer"
     )
     assert "0.5 s (run.grace_s)" in ended.stderr
+
+
+def test_ctrl_c_amid_the_imports_shows_no_traceback():
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.pretrain", "--help"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stderr is not None
+        for line in started.stderr:
+            if line.endswith(" jaxlib\n"):
+                break
+        started.send_signal(signal.SIGINT)
+        said = started.stderr.read()
+        assert started.wait(60) == -signal.SIGINT
+    assert "Traceback" not in said
