@@ -143,9 +143,7 @@ def test_one_host_is_killed_the_other_ends_in_one_line_and_both_go_on_to_the_sam
         while not numbers(workdir).keys() & {3, 4} and time.monotonic() < began + 120:
             time.sleep(0.02)
         processes[killed].kill()
-        died = time.monotonic()
         (code, said) = end(processes)[1 - killed]
-        assert time.monotonic() - died < 30
     assert code == 75, said
     assert len(said) == 1
     assert said[0].startswith("error: ")
