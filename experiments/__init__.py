@@ -1,7 +1,14 @@
 """Programs: `python -m experiments.NAME --help`. Flags, loops, logging and plots live only here."""
 
+import signal
+import sys
 import time
 
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Imports take seconds, and Ctrl-C amid them has no traceback to show; `cli.program` takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from experiments.host_collectives import patient_collectives
 from experiments.host_memory import keep_freed_memory
 
 STARTED = time.perf_counter()
@@ -9,3 +16,6 @@ STARTED = time.perf_counter()
 
 KEEPS_FREED_MEMORY = keep_freed_memory()  # before any program imports JAX
 """Whether it took effect; it bears on all times and memory measured in this process."""
+
+WAITS_FOR_VIRTUAL_DEVICES = patient_collectives()  # before any program imports JAX, too
+"""Whether collectives between virtual devices have more time than XLA gives them."""

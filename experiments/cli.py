@@ -6,7 +6,9 @@ import difflib
 import functools
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +41,11 @@ RECORD = "record"
 """Section of a run's own config.yaml that says how it came about; it sets nothing."""
 
 
+OTHER_HOST = 75
+"""Exit code where another host is gone or has ended: sysexits.h's "temporary failure", for the same
+command on all hosts goes on."""
+
+
 class Stop(Exception):
     """The end of a program before its task is done, by no defect: a message and an exit code."""
 
@@ -59,12 +66,15 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     """Makes `main(argv)` a program that ends in one line on stderr where no defect of ours is met.
 
     Exit codes: 2 for bad input, 1 for what the machine refuses (a full disk, a file that may not
-    be written, a closed pipe). Defects keep their traceback.
+    be written, a closed pipe), `OTHER_HOST` where this host ends because another one did, and 128
+    plus the number of a signal that asked for the end. Defects keep their traceback.
     """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = _format_warning
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL and _in_main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # see experiments/__init__.py
         try:
             code = main(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
@@ -87,6 +97,10 @@ def _format_warning(
     return _python_formats(message, category, name, number, line)
 
 
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def tell(error: BaseException) -> int:
     """Says why a program ends, as `program` does, defects with their traceback: the exit code."""
     code = _told(error)
@@ -105,7 +119,9 @@ def _told(error: BaseException) -> int | None:
         case BrokenPipeError():
             discard_stdout()
             return _end("error: stdout was closed before all was written.", code=1)
-        case SaveError() | HostsError() | OSError():
+        case HostsError():
+            return _end(f"error: {error}", code=OTHER_HOST)
+        case SaveError() | OSError():
             return _end(f"error: {error}", code=1)
         case MemoryError() | jax.errors.JaxRuntimeError() if _is_lack_of_memory(error):
             return _end(f"error: not enough memory ({error}); {LESS_MEMORY}", code=1)
@@ -176,27 +192,6 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
             last = settings.pop()
             settings.append(Setting(last.name, (*last.words, word)))
     return settings
-
-
-def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Flags of a program's own, each with its value, and the words left for another parser.
-
-    Raises:
-        InputError: one of them without a value.
-    """
-    words, own = list(argv), {}
-    for name in names:
-        words = [
-            part
-            for word in words
-            for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])
-        ]
-        while name in words:
-            at = words.index(name)
-            require(at + 1 < len(words), f"{name} takes a value.")
-            own[name] = words[at + 1]
-            del words[at : at + 2]
-    return own, words
 
 
 class _Loader(yaml.SafeLoader):
@@ -369,3 +364,34 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         name, value = prefix + field.name, getattr(config, field.name)
         leaves |= flatten(value, f"{name}.") if is_dataclass(value) else {name: value}
     return leaves
+
+
+def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The flags that are a program's own, and the words for `from_command`.
+
+    A first word that is no flag names a config file.
+
+    Raises:
+        InputError: one of them without a value.
+    """
+    words, own = list(argv), {}
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--config")
+    for name in names:
+        words = [part for word in words for part in _split(word, name)]
+        while name in words:
+            at = words.index(name)
+            require(at + 1 < len(words), f"{name} takes a value.")
+            own[name] = words[at + 1]
+            del words[at : at + 2]
+    return own, words
+
+
+def _split(word: str, name: str) -> list[str]:
+    return word.split("=", 1) if word.startswith(f"{name}=") else [word]
+
+
+def with_flags(argv: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """The command line with these flags in place of what it had of them."""
+    _, rest = split_flags(argv, tuple(flags))
+    return [*rest, *(word for name, value in flags.items() for word in (name, str(value)))]

@@ -67,6 +67,12 @@ class RunConfig:
         tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
             `experiments.plan` compiles for them.
         compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
+        grace_s: seconds within which a first Ctrl-C or SIGTERM ends the run: behind a step and
+            saved, or where a step takes longer, without. Less than what the scheduler gives.
+        give_up_after: steps in a row without a finite loss and gradient that end the run; a
+            checkpoint then holds the last good parameters.
+        deterministic: on GPUs, programs that give the same bits each time, at some cost in speed;
+            CPUs and TPUs always do.
     """
 
     steps: int = 1000
@@ -80,6 +86,9 @@ class RunConfig:
     compile_cache: bool = True
     tpu_slice: str | None = None
     compiler_options: tuple[str, ...] = ()
+    grace_s: float = 25.0
+    give_up_after: int = 10
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "run.", wide=("seed",))
@@ -90,9 +99,11 @@ class RunConfig:
             "checkpoint_every",
             "keep_last",
             "sample_tokens",
+            "give_up_after",
         ):
             value = getattr(self, name)
             require(value >= 1, f"run.{name}={value} must be at least 1.")
+        require(self.grace_s > 0, f"run.grace_s={self.grace_s} must be above 0 seconds.")
         for option in self.compiler_options:
             require(
                 "=" in option.strip("="),
@@ -167,13 +178,13 @@ _SHORT_NAMES = (
 PERIODS = frozenset({"run.steps", "run.log_every", "run.eval_every", "run.checkpoint_every"})
 """Fields that may change when a run is resumed."""
 
-_MESH = frozenset(f"mesh.{field.name}" for field in fields(MeshConfig))
+_MESH = frozenset({f"mesh.{field.name}" for field in fields(MeshConfig)} | {"run.deterministic"})
 """They may change too, by what rounding makes of it: another machine may go on."""
 
 _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
     | {f"hosts.{field.name}" for field in fields(HostsConfig)}
-    | {"run.tpu_slice", "run.compiler_options"}
+    | {"run.tpu_slice", "run.compiler_options", "run.grace_s", "run.give_up_after"}
 )
 """Fields that say where things lie and where values came from, and change no number of a run."""
 

@@ -25,7 +25,8 @@ from rich.table import Table
 from experiments import cli
 from experiments.config import PretrainConfig, from_command
 from experiments.exported import save_tokenizer
-from experiments.pretrain import batch_shape, load, make_evaluation, mesh_of
+from experiments.pretrain import load, mesh_of
+from experiments.programs import batch_shape, make_evaluation
 from experiments.progress import Display
 from experiments.report import activation_parameters, coefficient_table
 from experiments.trained import Model, load_model
@@ -209,7 +210,9 @@ def swapped(
         ("after", found.cfg, found.params),
     ):
         display.busy(f"evaluating {cfg.activation}")
-        numbers = make_evaluation(replace(config, model=cfg), corpus, mesh)(values)
+        numbers = make_evaluation(replace(config, model=cfg), corpus, mesh, cut=lambda: False)(
+            values
+        )
         display.note(
             f"held-out loss {when}, {cfg.activation}: {numbers['heldout_loss']:.4f} nats a token,"
             f" {numbers['bits_per_byte']:.4f} bits a byte"

@@ -1,10 +1,11 @@
 """Numbers of a run: metrics.jsonl, which survives kills exactly, and TensorBoard files."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from polycom_jax._errors import InputError
 
@@ -16,6 +17,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         InputError: another line that is not a JSON object with a step.
     """
     return [record for _, record in _lines(path)]
+
+
+def cut_short(path: Path, step: int) -> dict[str, Any] | None:
+    """The record of `step`, if it was logged without an evaluation; None: it was not so."""
+    found = [record for record in read_metrics(path) if record["step"] == step]
+    return found[-1] if found and "heldout_loss" not in found[-1] else None
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -37,24 +44,27 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 class MetricsFile:
     """Appends records to metrics.jsonl; floats are written in full, so that runs can be compared.
 
-    Opening cuts the file back to the steps up to `step`: what a killed run logged after its last
-    checkpoint is logged again, with the same values, by the run that resumes there.
+    What is no number is null, as JSON knows no other. Opening cuts the file back to the steps up to
+    `step`: what a killed run logged after its last checkpoint is logged again, with the same
+    values, by the run that resumes there.
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
-        kept = b"".join(line for line, record in _lines(path) if record["step"] <= step)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = self._rewritten(
+            [line for line, record in _lines(path) if record["step"] <= step]
+        )
 
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         """Appends one line, {"step": step, **values}."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(_encoded({"step": step, **values}))
         self._file.flush()
+
+    def amend(self, record: Mapping[str, Any]) -> None:
+        """Puts `record` in place of the last line."""
+        self._file.close()
+        kept = [line for line, _ in _lines(self._path)][:-1]
+        self._file = self._rewritten([*kept, _encoded(record)])
 
     def sync(self) -> None:
         """Returns once all lines are on the disk; called before a checkpoint refers to them."""
@@ -63,6 +73,32 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def _rewritten(self, lines: list[bytes]) -> BinaryIO:
+        """The file with these lines and no others, open to append to; whole at any moment."""
+        temporary = self._path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name, too
+        finally:
+            os.close(folder)
+        return self._path.open("ab")
+
+
+def _encoded(record: Mapping[str, Any]) -> bytes:
+    plain = {name: _finite(value) for name, value in record.items()}
+    return (json.dumps(plain, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Logs:
@@ -82,8 +118,16 @@ class Logs:
         if self._metrics is not None and self._events is not None:
             self._metrics.write(step, values)
             for name, value in values.items():
-                if not isinstance(value, list):
+                if not isinstance(value, list) and math.isfinite(value):
                     self._events.add_scalar(name, value, step)
+
+    def amend(self, record: Mapping[str, Any]) -> None:
+        """Puts `record` in place of the last line: numbers that came later are among it."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.amend(record)
+            for name in ("heldout_loss", "bits_per_byte"):
+                if name in record:
+                    self._events.add_scalar(name, record[name], record["step"])
 
     def sync(self) -> None:
         """Returns once what was written is on the disk."""

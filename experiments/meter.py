@@ -1,6 +1,7 @@
 """Reads the numbers of each step off the device, one step late, and logs some of them."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,20 +19,44 @@ class Meter:
 
     Reading a step's numbers waits for that step. They are therefore read when the next step has
     been dispatched: the device has work while Python logs.
+
+    Args:
+        run: when to log, when to give up.
+        logs: where lines go.
+        display: what a person sees.
+        in_a_row: steps without a finite loss or gradient right before the first one
+            (`TrainState.watch`).
     """
 
-    def __init__(self, run: RunConfig, logs: Logs, display: Display) -> None:
+    def __init__(self, run: RunConfig, logs: Logs, display: Display, *, in_a_row: int = 0) -> None:
         self._run, self._logs, self._display = run, logs, display
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._tokens, self._steps = 0.0, 0
         self._since = time.perf_counter()
+        self._in_a_row, self._patience = in_a_row, in_a_row // run.give_up_after
+        self._read_last = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Have `run.give_up_after` steps in a row changed nothing? (As many again, if the run was
+        resumed behind that point.) It is known one step late, as all numbers are."""
+        return self._in_a_row // self._run.give_up_after > self._patience
+
+    def surrender(self, step: int, workdir: str) -> Stop:
+        """The end of a hopeless run that has saved `step`."""
+        self.flush()
+        first = self._read_last - self._in_a_row + 1
+        replay = f"python -m experiments.replay --workdir {shlex.quote(workdir)} --step {first}"
+        return Stop(
+            f"loss or gradient was not finite in steps {first} to {self._read_last}; the parameters"
+            f" are those of step {first - 1}, saved at step {step}. `{replay}` repeats the first of"
+            " these batches. A new --workdir with a lower --optim.peak-learning-rate or a longer"
+            " --optim.warmup-steps may hold.",
+            code=1,
+        )
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """`step` was dispatched: reads the one before it.
-
-        Raises:
-            Stop: that step's loss or gradient was not finite.
-        """
+        """`step` was dispatched: reads the one before it."""
         self.flush()
         self._pending = (step, metrics)
 
@@ -44,9 +69,6 @@ class Meter:
 
         Returns:
             The numbers of the step that was outstanding; empty if none was.
-
-        Raises:
-            Stop: the loss or the gradient was not finite.
         """
         if self._pending is None:
             return {}
@@ -66,19 +88,17 @@ class Meter:
         values: dict[str, Any],
         evaluate: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                raise Stop(
-                    f"{name} is {values[name]} at step {step}: the run has diverged. Its last"
-                    " checkpoint is from before; a new --workdir with a lower"
-                    " --optim.peak-learning-rate or a longer --optim.warmup-steps may hold.",
-                    code=1,
-                )
         self._tokens += values.pop("tokens")
         self._steps += 1
+        self._in_a_row = self._in_a_row + 1 if values["skipped"] else 0
+        self._read_last = step
         self._display.step(step)
+        strange = self._strange(step, values)
+        if strange:
+            self._display.note(strange)
         run = self._run
-        if evaluate or step == 1 or step == run.steps or step % run.log_every == 0:
+        logged = step == 1 or step == run.steps or step % run.log_every == 0
+        if evaluate or strange or logged:
             elapsed = time.perf_counter() - self._since
             values["tokens_per_second"] = self._tokens / elapsed
             values["step_time_s"] = elapsed / self._steps
@@ -86,3 +106,14 @@ class Meter:
             self._logs.write(step, values)
             self._display.numbers(step, values, (run.steps - step) * values["step_time_s"])
             self.pause()
+
+    def _strange(self, step: int, values: Mapping[str, Any]) -> str:
+        """What is to be said of a step that is not as others; its number is its batch's position:
+        a batch is a function of (seed, step)."""
+        if values["skipped"]:
+            name = "loss" if not math.isfinite(values["loss"]) else "grad_norm"
+            return (
+                f"step {step}: {name} is {values[name]}, so nothing was updated"
+                f" ({self._in_a_row} in a row, run.give_up_after={self._run.give_up_after})"
+            )
+        return f"step {step}: loss {values['loss']:.4f} is a spike" if values["spike"] else ""

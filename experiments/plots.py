@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -48,7 +48,7 @@ def panels(
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # Without pyplot: no window, no global figure, no backend to choose.
         columns = min(columns, count)
         rows = -(-count // columns)
@@ -63,8 +63,8 @@ def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
     """Training and held-out loss over steps, in nats a token."""
     from matplotlib.ticker import MaxNLocator
 
-    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    heldout = [(r["step"], r["heldout_loss"]) for r in records if "heldout_loss" in r]
+    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+    heldout = [(r["step"], r["heldout_loss"]) for r in records if r.get("heldout_loss") is not None]
     with _figure(path) as axes:
         if train:
             axes.plot(*zip(*train, strict=True), color=_BLUE, label="training, single batches")

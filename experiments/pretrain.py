@@ -6,7 +6,7 @@ The same command again resumes a run where its last checkpoint stands.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -18,9 +18,11 @@ from jax.sharding import Mesh
 
 from experiments import STARTED, cli
 from experiments.config import PretrainConfig, fixed, from_command, resolve, shared
-from experiments.logs import Logs
+from experiments.environment import changed, facts
+from experiments.logs import Logs, cut_short
 from experiments.meter import Meter
 from experiments.plan.files import made_for
+from experiments.programs import batch_shape, compile_step, keep_compiled, make_evaluation
 from experiments.progress import Display
 from experiments.report import report
 from experiments.signals import StopRequest, stop_request
@@ -28,31 +30,22 @@ from experiments.trained import load_trained
 from experiments.workdir import Workdir, data_record, resumed, versions
 from polycom_jax import models
 from polycom_jax._errors import InputError
-from polycom_jax.data import Corpus, eval_batches, prepare, train_batches
-from polycom_jax.data.cache import cache_folder
+from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import joined, meet
-from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import (
     Checkpoints,
     TrainState,
     abstract_state,
     batch_rows,
-    evaluate,
     latest_step,
-    make_eval_step,
     make_state,
-    make_train_step,
     model_specs,
     put_batch,
 )
-from polycom_jax.training.loss import Batch
 from polycom_jax.training.state import split_count
 from polycom_jax.training.step import check_parts
-
-MIN_COMPILE_S = 0.1
-"""Programs that took less to compile are not kept: reading them would take as long."""
 
 ABOUT = "Pretrain a transformer. The same command again resumes the run."
 
@@ -61,12 +54,15 @@ ABOUT = "Pretrain a transformer. The same command again resumes the run."
 def main(argv: Sequence[str]) -> int:
     """Runs, resumes, or says that there is nothing left to do."""
     config, given = from_command(argv, prog="python -m experiments.pretrain", about=ABOUT)
-    with joined(config.hosts, tell=cli.tell, common=(cli.Stop,)):
-        run(config, given)
+    with (
+        stop_request(config.run.grace_s) as stop,
+        joined(config.hosts, tell=cli.tell, common=(cli.Stop,)),
+    ):
+        run(config, given, stop)
     return 0
 
 
-def run(config: PretrainConfig, given: frozenset[str]) -> None:
+def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:
     """Trains, or says what the folder holds already; on several hosts, each runs this."""
     workdir = Workdir(Path(config.workdir or "."))
     first_host = is_first_host()
@@ -78,14 +74,14 @@ def run(config: PretrainConfig, given: frozenset[str]) -> None:
         meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
             config = resumed(workdir, config, given)
-            if done >= config.run.steps:
+            if done >= config.run.steps and not evaluation_due(config, workdir, done):
                 display.note(
                     f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
                 )
                 if not workdir.sample.exists():
                     report_again(config, workdir, display)
                 return
-        train(config, given, workdir, display, resuming=done is not None)
+        train(config, given, workdir, display, stop, resuming=done is not None)
 
 
 def train(
@@ -93,6 +89,7 @@ def train(
     given: frozenset[str],
     workdir: Workdir,
     display: Display,
+    stop: StopRequest,
     *,
     resuming: bool,
 ) -> None:
@@ -100,7 +97,7 @@ def train(
 
     Raises:
         InputError: settings that fit neither each other, nor the data, nor the devices.
-        cli.Stop: a signal asked for it (the state is saved), or the loss is no number any more.
+        cli.Stop: a signal asked for it, or the loss is no number any more; the state is saved.
     """
     keep_compiled(config)
     mesh = mesh_of(config)
@@ -123,13 +120,17 @@ def train(
             abstract = abstract_state(config.model, config.optim, mesh)
             state = checkpoints.restore(abstract, specs=specs)
             display.note(f"resumed from the checkpoint of step {int(state.step)}")
+            before = checkpoints.environment(int(state.step))
+            if others := changed(before, facts(config.run)):
+                display.note(f"warning: equal from here on only up to rounding: {others}")
         else:
             state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
         first = int(state.step)
+        owed = evaluation_due(config, workdir, first)
         logs = Logs(workdir.metrics, workdir.tensorboard, step=first, active=is_first_host())
-        with closing(logs), stop_request() as stop:
-            state = run_steps(config, corpus, mesh, state, checkpoints, logs, display, stop)
-        # While the last checkpoint is being written.
+        with closing(logs):
+            state = run_steps(config, corpus, mesh, state, checkpoints, logs, display, stop, owed)
+        display.doing("report")
         report(
             display.console,
             workdir,
@@ -138,16 +139,6 @@ def train(
             corpus.tokenizer,
             active=is_first_host(),
         )
-
-
-def keep_compiled(config: PretrainConfig) -> None:
-    """Lets JAX read compiled programs from the cache folder, and write them there."""
-    folder = None
-    if config.run.compile_cache:
-        folder = str(cache_folder(config.data.cache_dir) / "compiled")
-        # JAX's own threshold, a second, would leave out most of what a CPU compiles.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
-    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> None:
@@ -173,6 +164,7 @@ def load(
 ) -> tuple[PretrainConfig, Corpus]:
     """Prepares the data, and completes the config by what only they tell."""
     clock = time.perf_counter()
+    display.doing("prepare")
     # A BPE may come out smaller than asked for; asking for less would be another preparation.
     record = workdir.record() if resuming else {"vocab_size_asked": config.model.vocab_size}
     asked = record.get("vocab_size_asked", config.model.vocab_size)
@@ -197,6 +189,13 @@ def load(
     return config, corpus
 
 
+def evaluation_due(config: PretrainConfig, workdir: Workdir, step: int) -> Mapping[str, Any] | None:
+    """The line of `step` in metrics.jsonl, if a signal cut its evaluation short; else None."""
+    if step % config.run.eval_every and step != config.run.steps:
+        return None
+    return cut_short(workdir.metrics, step)
+
+
 def run_steps(
     config: PretrainConfig,
     corpus: Corpus,
@@ -206,74 +205,67 @@ def run_steps(
     logs: Logs,
     display: Display,
     stop: StopRequest,
+    owed: Mapping[str, Any] | None,
 ) -> TrainState:
-    """The loop: step, log, evaluate, save."""
+    """The loop: step, log, evaluate, save; first of all the evaluation that is `owed`."""
     run, first = config.run, int(state.step)
+    heldout_numbers = make_evaluation(config, corpus, mesh, stop.cuts)
+    environment = facts(run)
+    display.start(first, run.steps)
+    if owed:
+        display.doing("evaluate")
+        logs.amend(dict(owed) | heldout_numbers(state.params))
+    if first >= run.steps:
+        return state
     shape = batch_shape(config, mesh)
     batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     batch = put(next(batches))
-    display.start(first, run.steps)
     train_step = compile_step(config, mesh, state, batch, display)
-    heldout_numbers = make_evaluation(config, corpus, mesh)
 
-    meter = Meter(run, logs, display)
+    meter = Meter(run, logs, display, in_a_row=int(state.watch.in_a_row))
     display.doing("train")
-    for step in range(first + 1, run.steps + 1):
-        last = step == run.steps
-        state, metrics = train_step(state, batch)
-        # The device is busy with this step while the host reads the numbers of the one before it
-        # and fetches the next batch.
-        meter.push(step, metrics)
-        checkpoints.check()
-        if not last:
-            batch = put(next(batches))
-        if step == first + 1:
-            jax.block_until_ready(metrics)
-            display.note(f"first step done {time.perf_counter() - STARTED:.1f} s after the start")
+    with stop.heeded():
+        for step in range(first + 1, run.steps + 1):
+            last = step == run.steps
+            state, metrics = train_step(state, batch)
+            # The device is busy with this step while the host reads the numbers of the one before
+            # it and fetches the next batch.
+            meter.push(step, metrics)
+            checkpoints.check()
+            if not last:
+                batch = put(next(batches))
+            if step == first + 1:
+                jax.block_until_ready(metrics)
+                display.note(
+                    f"first step done {time.perf_counter() - STARTED:.1f} s after the start"
+                )
 
-        score = None
-        if last or step % run.eval_every == 0:
-            display.doing("evaluate")
-            line = meter.flush(partial(heldout_numbers, state.params))
-            score = line["heldout_loss"]
-            display.note(
-                f"step {step}: held-out loss {score:.4f}, {line['bits_per_byte']:.4f} bits a byte"
-            )
-            display.doing("train")
-        stopping = not last and stop.due(step)
-        if last or stopping or step % run.checkpoint_every == 0:
-            meter.flush()
-            # Lines first: a checkpoint must not be ahead of what is logged.
-            logs.sync()
-            checkpoints.save(step, state, score=score)
-            meter.pause()
-        if stopping:
-            raise stop.reached(step)
+            score = None
+            if last or step % run.eval_every == 0:
+                display.doing("evaluate")
+                line = meter.flush(partial(heldout_numbers, state.params))
+                score = line.get("heldout_loss")
+                if score is not None:
+                    bits = line["bits_per_byte"]
+                    display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
+                display.doing("train")
+            stopping = stop.due(step)
+            if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
+                display.doing("save")
+                meter.flush()
+                # Lines first: a checkpoint must not be ahead of what is logged.
+                logs.sync()
+                checkpoints.save(step, state, score=score, environment=environment)
+                display.doing("train")
+                meter.pause()
+            if meter.hopeless:  # also with the numbers that have been read since
+                raise meter.surrender(step, config.workdir or ".")
+            if stopping:
+                raise stop.reached(step)
+        checkpoints.wait()
     display.stop()
     return state
-
-
-def compile_step(
-    config: PretrainConfig, mesh: Mesh, state: TrainState, batch: Batch, display: Display
-) -> jax.stages.Compiled:
-    """Compiles the training step ahead of the first one, so that its time is seen."""
-    clock = time.perf_counter()
-    display.doing("compile")
-    step = make_train_step(config.model, config.optim, config.run.steps, mesh)
-    options = compiler_options(config, display)
-    compiled = step.lower(state, batch).compile(compiler_options=options)
-    display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
-    return compiled
-
-
-def compiler_options(config: PretrainConfig, display: Display) -> dict[str, str]:
-    """XLA's options for the training step, by name; they are a TPU's."""
-    options, backend = config.run.compiler_options, jax.default_backend()
-    if options and backend != "tpu":
-        display.note(f"run.compiler_options are for TPUs and left out on this {backend}")
-        return {}
-    return dict(option.split("=", 1) for option in options)
 
 
 def mesh_of(config: PretrainConfig) -> Mesh:
@@ -296,39 +288,6 @@ def check_fits(config: PretrainConfig, mesh: Mesh) -> None:
     batch_rows(rows, mesh)
     check_parts(rows, parts, split_count(mesh, Rules(), "batch"))
     abstract_state(config.model, config.optim, mesh)
-
-
-def make_evaluation(
-    config: PretrainConfig, corpus: Corpus, mesh: Mesh
-) -> Callable[[Params], dict[str, float]]:
-    """Builds the function from parameters to their numbers on all held-out text."""
-    eval_step = make_eval_step(config.model, mesh)
-    heldout, shape = corpus.heldout, batch_shape(config, mesh)
-    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
-    # Compiled once, as the training step is: batches of another shape are an error that names both
-    # shapes, and no program is compiled again while the run goes on.
-    compiled: jax.stages.Compiled | None = None
-
-    def once(params: Params, batch: Batch) -> dict[str, Any]:
-        nonlocal compiled
-        compiled = compiled or eval_step.lower(params, batch).compile()
-        return compiled(params, batch)
-
-    def heldout_numbers(params: Params) -> dict[str, float]:
-        batches = map(put, eval_batches(heldout, **shape))
-        result = evaluate(once, params, batches, heldout.num_bytes)
-        return {"heldout_loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
-
-    return heldout_numbers
-
-
-def batch_shape(config: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
-    """What training and evaluation batches have in common, this host's part of them included."""
-    return {
-        "batch_size": config.data.batch_size,
-        "seq_len": config.model.context_length,
-        "rows": batch_rows(config.data.batch_size, mesh),
-    }
 
 
 def is_first_host() -> bool:

@@ -278,6 +278,10 @@ PROGRAM = """
             meet("b", timeout_s=2)
         if case == "killed" and index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if case == "first killed" and index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if case == "first hangs" and index == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if case == "failed" and index == 1:
             raise OSError("disk full")
         if case == "first failed" and index == 0:
@@ -286,7 +290,10 @@ PROGRAM = """
             collective(x)
             time.sleep(0.01)
 """
-CASES = ("fine", "differ", "late", "killed", "failed", "first failed")
+CASES = (
+    *("fine", "differ", "late", "killed", "failed"),
+    *("first killed", "first hangs", "first failed"),
+)
 End = tuple[int, str, list[str]]
 
 
@@ -316,10 +323,12 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[End]]:
     try:
         for case, processes in running.items():
             ended[case] = []
-            for process in processes:
+            for process in reversed(processes):
                 out, err = process.communicate(timeout=120)
                 own = "\n".join(line for line in out.splitlines() if "peer ranks" not in line)
-                ended[case].append((process.returncode, own, err.splitlines()))
+                ended[case].insert(0, (process.returncode, own, err.splitlines()))
+                if case == "first hangs":
+                    processes[0].kill()  # the other has ended without it
     finally:
         for process in itertools.chain(*running.values()):
             process.kill()
@@ -347,6 +356,8 @@ FULL = "(of 0 to 1) ended: disk full"
         ("differ", DIFFER, DIFFER),
         ("late", LATE, LATE),
         ("killed", "HostsError No sign of life from host 1 (of 0 to 1) for 3 s", None),
+        ("first killed", None, "HostsError The process of host 0 (of 0 to 1) is gone."),
+        ("first hangs", None, "HostsError No sign of life from host 0 (of 0 to 1) for 3 s"),
         ("failed", f"HostsError host 1 {FULL}", "OSError disk full"),
         ("first failed", "OSError disk full", f"HostsError host 0 {FULL}"),
     ],

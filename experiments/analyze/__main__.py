@@ -20,7 +20,7 @@ from experiments.analyze.measure import measure
 from experiments.progress import Display
 from experiments.tables import finite, print_section
 from experiments.trained import Trained, load_trained
-from experiments.workdir import Workdir, versions, whole
+from experiments.workdir import Workdir, data_record, versions, whole
 from polycom_jax._errors import require
 from polycom_jax.data import prepare
 from polycom_jax.data.windows import gather
@@ -93,7 +93,7 @@ def open_run(workdir: Workdir, config: AnalyzeConfig, display: Display) -> tuple
     model = trained.config.model
     asked = workdir.record().get("vocab_size_asked", model.vocab_size)
     corpus = prepare(trained.config.data, vocab_size=asked, progress=display.busy)
-    workdir.check_data(corpus.fingerprint)
+    workdir.check_data(data_record(corpus))
     length = model.context_length
     every = -(-corpus.heldout.num_targets // length)
     count = min(every, -(-config.tokens // length))

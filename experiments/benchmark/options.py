@@ -12,7 +12,7 @@ from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
 from polycom_jax.table import ACTIVATIONS
 
-SUITES: tuple[str, ...] = ("ops", "ffn", "attention", "loss", "train", "data", "tpu")
+SUITES: tuple[str, ...] = ("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu")
 
 Pass = Literal["forward", "backward", "both"]
 """The value; the gradients alone, given what the forward pass kept; value and gradients."""
@@ -35,8 +35,9 @@ class Options:
 
     Attributes:
         suites: what to measure, of: ops (a PolyCom activation alone), ffn (the whole feed-forward
-            block), attention, loss, train (whole steps), data (the input pipeline), tpu (predicted
-            by compiling for TPUs that are not there). They may stand first, without the flag.
+            block), attention, loss, train (whole steps), safety (checkpoints, the guard against
+            losses that are no numbers), data (the input pipeline), tpu (predicted by compiling for
+            TPUs that are not there). They may stand first, without the flag.
         peers: whom to measure beside us, of: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, torch-loader. One that cannot run here
             is listed with the reason.

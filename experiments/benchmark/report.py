@@ -3,7 +3,6 @@
 import functools
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from experiments import plots
 from experiments.benchmark.results import Result, Row, Spread
+from experiments.environment import cores, processor
 from experiments.workdir import versions, whole
 
 PACKAGES = ("torch", "triton", "transformers", "liger-kernel", "libtpu", "numpy", "flax", "optax")
@@ -83,8 +83,8 @@ class Report:
 @functools.cache
 def circumstances() -> dict[str, Any]:
     """The machine, versions of other packages, the commit."""
-    found: dict[str, Any] = {"platform": platform.platform(), "processor": _processor()}
-    found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    found: dict[str, Any] = {"platform": platform.platform(), "processor": processor()}
+    found["cores"] = cores()
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -93,15 +93,6 @@ def circumstances() -> dict[str, Any]:
     if "torch" in sys.modules:
         found["torch threads"] = sys.modules["torch"].get_num_threads()
     return {**found, "backend": jax.default_backend(), "commit": _commit()}
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1] if match else platform.processor()
 
 
 def _commit() -> str | None:

@@ -26,7 +26,7 @@ from experiments.compare.runs import Run, RunFolder, RunKey, check_settings
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
-from experiments.pretrain import MIN_COMPILE_S
+from experiments.programs import MIN_COMPILE_S
 from experiments.progress import Display
 from experiments.tables import print_section
 from experiments.workdir import Workdir, versions

@@ -38,7 +38,7 @@ REFUSED = 3
 @cli.program
 def main(argv: Sequence[str]) -> int:
     """Compiles, prints a page, and tells by the exit code whether the plan is good."""
-    own, rest = split_flags(argv, ("--topology", "--json"))
+    own, rest = cli.split_flags(argv, ("--topology", "--json"))
     config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT)
     aot.without_tpu()
     where = find_slice(own.get("--topology", config.run.tpu_slice))
@@ -53,14 +53,6 @@ def main(argv: Sequence[str]) -> int:
     if "--json" in own:
         Path(own["--json"]).write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
     return REFUSED if found.problems else 0
-
-
-def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The flags that are this program's own, and the words for `from_command`."""
-    words = list(argv)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--config")
-    return cli.split_flags(words, names)
 
 
 def with_messages(f: Callable[[], T]) -> tuple[T, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.plots import _STYLE as STYLE
+from experiments.plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,13 +11,16 @@ from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study
 
+GRACE_S = 25.0
+"""Seconds within which a first Ctrl-C or SIGTERM ends the study: behind a part of a fit, saved."""
+
 
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
     store = Store(workdir, "train")
     store.open(options, free=("save_every_s",))
     pace = Pace(display)
-    with stop_request() as stop:
+    with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
         cells = study.run(lambda cell, done, of: pace.note(f"[{done}/{of}] {_line(cell)}"))
     display.stop()

@@ -7,6 +7,6 @@ first, writes files. A program on one host starts none of this and pays nothing 
 from polycom_jax.hosts.config import HostsConfig
 from polycom_jax.hosts.joined import joined
 from polycom_jax.hosts.meeting import HostsError, fetch, meet
-from polycom_jax.hosts.watch import agree_on_stop
+from polycom_jax.hosts.watch import agree_on_stop, leave
 
-__all__ = ["HostsConfig", "HostsError", "agree_on_stop", "fetch", "joined", "meet"]
+__all__ = ["HostsConfig", "HostsError", "agree_on_stop", "fetch", "joined", "leave", "meet"]

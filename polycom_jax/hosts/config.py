@@ -32,7 +32,7 @@ class HostsConfig:
     count: int | None = None
     index: int | None = None
     start_timeout_s: float = 300.0
-    lost_after_s: float = 60.0
+    lost_after_s: float = 20.0
 
     def __post_init__(self) -> None:
         check_fields(self, "hosts.")

@@ -10,6 +10,7 @@ from polycom_jax.hosts import watch
 from polycom_jax.hosts.config import HostsConfig, Place, find_place
 from polycom_jax.hosts.lobby import wait_for_hosts
 from polycom_jax.hosts.meeting import meet
+from polycom_jax.hosts.relay import Relay
 
 
 @contextlib.contextmanager
@@ -35,8 +36,10 @@ def joined(
         yield
         return
     wait_for_hosts(place, config.start_timeout_s)
-    _start(place, config)
-    watch.running = own = watch.Watch(place, config.lost_after_s, tell)
+    relay = None if place.index == 0 else Relay(place.coordinator, config.lost_after_s)
+    _start(place, config, relay.address if relay else place.coordinator)
+    first_gone = relay.lost if relay else None
+    watch.running = own = watch.Watch(place, config.lost_after_s, tell, first_gone)
     own.start()
     try:
         try:
@@ -53,13 +56,13 @@ def joined(
     own.finish()
 
 
-def _start(place: Place, config: HostsConfig) -> None:
+def _start(place: Place, config: HostsConfig, coordinator: str) -> None:
     # Its handler of SIGTERM would take the signal from the program's own, or lose it to that one;
     # and Ctrl-C needs the same agreement, which is `agree_on_stop`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            place.coordinator,
+            coordinator,
             place.count,
             place.index,
             place.devices,

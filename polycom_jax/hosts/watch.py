@@ -1,9 +1,12 @@
 """A thread that tells other hosts that this one lives, and ends this one when another is gone.
 
 A collective waits for ever for a host that has died, in compiled code that no exception reaches.
-So the thread itself ends the process. JAX's own watch would do that too, but by a crash with a
-stack trace; it stays behind this one, with a longer time-out. It alone acts where the first host is
-killed outright: JAX's store is in that process, and JAX ends whoever loses its connection to it.
+So a thread ends the process. JAX's own watch would do that too, but by a crash with a stack trace;
+it stays behind this one, with a longer time-out.
+
+Signs of life go through JAX's store, which is in the first host's process. A second thread writes
+and reads them, since a call never returns once that process hangs; where it is gone, the relay
+through which others reach it knows at once.
 """
 
 import contextlib
@@ -23,11 +26,14 @@ from polycom_jax.hosts.meeting import WAIT_S, HostsError, entries, store
 POLL_S = 1.0
 """Between two signs of life."""
 
-GRACE_S = 5.0
+GRACE_S = 3.0
 """How long a host whose neighbour has failed may go on: as a rule it meets the same error."""
 
 LEAVE_S = 20.0
 """How long the first host, which all others depend on, waits for them to end before it does."""
+
+TELL_S = 1.0
+"""How long telling the others may take: where the first host hangs, it never returns."""
 
 _BEAT, _ENDED, _LEFT, _STOP = (f"polycom_jax/{name}/" for name in ("beat", "ended", "left", "stop"))
 
@@ -61,29 +67,45 @@ class Watch(threading.Thread):
         place: which host this is.
         lost_after_s: a host that gave no sign for so long is lost.
         tell: says why the process ends.
+        first_gone: set when the first host's process is gone; None on that host itself.
     """
 
-    def __init__(self, place: Place, lost_after_s: float, tell: Tell) -> None:
+    def __init__(
+        self,
+        place: Place,
+        lost_after_s: float,
+        tell: Tell,
+        first_gone: threading.Event | None = None,
+    ) -> None:
         super().__init__(name="polycom_jax.hosts", daemon=True)
         self._place, self._lost_after_s, self._tell = place, lost_after_s, tell
+        self._first_gone = first_gone or threading.Event()
+        self._found: str | None = None
+        self._reached = time.monotonic()
         self.step, self._beat = 0, 0
         now = time.monotonic()
         self._seen = {i: Seen(now) for i in range(place.count)}
         self._done, self._leaving = threading.Event(), threading.Lock()
 
     def run(self) -> None:
-        """Polls until `finish`, or until something is wrong."""
-        reached = time.monotonic()
+        """Looks on until `finish`, or until something is wrong."""
+        threading.Thread(target=self._speak, name="polycom_jax.beat", daemon=True).start()
         while not self._done.wait(POLL_S):
-            now, text = time.monotonic(), None
-            try:
-                text = self._poll(now)
-                reached = now
-            except jax.errors.JaxRuntimeError:
-                if now - reached > self._lost_after_s:
-                    text = self._lost(0)
+            text = self._found
+            if self._first_gone.is_set():
+                text = self._gone()
+            elif time.monotonic() - self._reached > self._lost_after_s:
+                text = self._lost(0)
             if text and not self._done.wait(GRACE_S):
-                self.leave(HostsError(text))
+                self.leave(HostsError(self._found or text))
+
+    def _speak(self) -> None:
+        """Polls until something is wrong."""
+        while not self._done.wait(POLL_S) and self._found is None:
+            now = time.monotonic()
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._found = self._poll(now)
+                self._reached = now
 
     def finish(self) -> None:
         """Ends the thread; all hosts have met before."""
@@ -103,18 +125,27 @@ class Watch(threading.Thread):
             threading.Event().wait()  # The other thread is at it.
         index, count = self._place.index, self._place.count
         own = f"host {index} (of 0 to {count - 1}) ended: {' '.join(str(error).split())}"
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            text = str(error) if isinstance(error, HostsError) else own
-            store().key_value_set(f"{_ENDED}{index}", text, allow_overwrite=True)
+        self._write(_ENDED, str(error) if isinstance(error, HostsError) else own)
         code = self._tell(error)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            store().key_value_set(f"{_LEFT}{index}", "", allow_overwrite=True)
-            if index == 0:
-                self._wait_for_others()
+        self._write(_LEFT, "")
+        if index == 0:
+            self._wait_for_others()
         os._exit(code)
+
+    def _write(self, place: str, text: str) -> None:
+        """Tells the others, if the store still takes it."""
+
+        def write() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                store().key_value_set(f"{place}{self._place.index}", text, allow_overwrite=True)
+
+        if not self._first_gone.is_set():
+            thread = threading.Thread(target=write, daemon=True)
+            thread.start()
+            thread.join(TELL_S)
 
     def _wait_for_others(self) -> None:
         deadline = time.monotonic() + LEAVE_S
@@ -124,9 +155,10 @@ class Watch(threading.Thread):
             if time.monotonic() - seen.beat_at > self._lost_after_s
         }
         while time.monotonic() < deadline:
-            if len(entries(_LEFT).keys() | lost) == self._place.count:
-                time.sleep(0.5)  # They write that they leave, and then do.
-                return
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                if len(entries(_LEFT).keys() | lost) == self._place.count:
+                    time.sleep(0.5)  # They write that they leave, and then do.
+                    return
             time.sleep(0.1)
 
     def _poll(self, now: float) -> str | None:
@@ -152,6 +184,12 @@ class Watch(threading.Thread):
             " from the last checkpoint."
         )
 
+    def _gone(self) -> str:
+        return (
+            f"The process of {named({0}, self._place.count)} is gone. The same command on all hosts"
+            " goes on from the last checkpoint."
+        )
+
     def _find_stuck(self, now: float) -> str | None:
         own = self._seen[self._place.index]
         behind = {
@@ -169,6 +207,13 @@ class Watch(threading.Thread):
 
 running: Watch | None = None
 """The watch of this process, set by `joined`."""
+
+
+def leave(error: BaseException, tell: Tell) -> NoReturn:
+    """Ends this process from whichever thread, says why by `tell`, and lets other hosts know."""
+    if running is not None:
+        running.leave(error)
+    os._exit(tell(error))
 
 
 def agree_on_stop(step: int, asked: int | None) -> int | None:

@@ -89,7 +89,14 @@ class Checkpoints:
         self._pending = False  # a save whose end nobody has looked at yet
         self._hush = contextlib.ExitStack()  # while there is a writer: it logs from threads
 
-    def save(self, step: int, state: TrainState, *, score: float | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        score: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Starts to save and returns once `state` is copied, so it may be donated after.
 
         A failure shows at the next call of `check` after it, or of `save`, `restore`, `wait` or
@@ -100,6 +107,7 @@ class Checkpoints:
             step: number of updates done.
             state: of all hosts; each calls this.
             score: the held-out loss, lower is better; None: it competes for no best place.
+            environment: what the bits depend on beside the run's settings, by name.
 
         Raises:
             InputError: the folder has checkpoints that this run did not start from.
@@ -112,7 +120,7 @@ class Checkpoints:
             return
         if self._writer is None:
             self._writer = self._open_writer()
-        metrics = {}
+        metrics: dict[str, Any] = {restore.ENVIRONMENT: dict(environment or {})}
         if score is not None and math.isfinite(score):
             metrics["score"] = float(score)
         sums = checksums(state)
@@ -187,6 +195,10 @@ class Checkpoints:
         """
         if self._pending and not self._writer.is_saving_in_progress():
             self.wait()
+
+    def environment(self, step: int) -> dict[str, str]:
+        """What was saved of the environment with the checkpoint of `step`."""
+        return restore.environment(self.folder / str(step))
 
     def wait(self) -> None:
         """Waits for the save under way.

@@ -21,6 +21,10 @@ STATE, METRICS = "state", "metrics"
 """Items of a checkpoint. Orbax calls the last one so itself."""
 
 
+ENVIRONMENT = "environment"
+"""A name among the metrics."""
+
+
 def read(
     folder: Path,
     target: Any,
@@ -162,3 +166,15 @@ def score(folder: Path) -> float | None:
         return json.loads((folder / METRICS / METRICS).read_text()).get("score")
     except FileNotFoundError:
         return None
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment saved with a checkpoint; empty if none was.
+
+    Raises:
+        ValueError: damaged.
+    """
+    try:
+        return json.loads((folder / METRICS / METRICS).read_text()).get(ENVIRONMENT, {})
+    except FileNotFoundError:
+        return {}

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Bool, Int, Shaped
 
 from polycom_jax._errors import InputError
 from polycom_jax.models import ModelConfig
@@ -18,6 +18,8 @@ from polycom_jax.sharding import Rules, constrain
 from polycom_jax.training.loss import Batch, batch_nats
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer, make_schedule
 from polycom_jax.training.state import TrainState, abstract_state, model_specs, split_count
+
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def make_train_step(
         # Selected where they are written, inside the update's own fusions.
         old = (state.params, state.opt_state)
         new = (optax.apply_updates(state.params, updates), opt_state)
-        params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        params, opt_state = keep_good(good, new, old)
         return TrainState(state.step + 1, params, opt_state, watch), metrics
 
     jitted = jax.jit(
@@ -189,6 +191,11 @@ def make_train_step(
         donate_argnums=0,
     )
     return OnMesh(jitted, mesh)
+
+
+def keep_good(good: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
+    """`new` where `good`, else `old`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
 def split_batch(batch: Batch, parts: int, mesh: Mesh, rules: Rules) -> Batch:

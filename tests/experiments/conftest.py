@@ -1,8 +1,13 @@
 """A run that takes seconds: a minuscule model on a little text."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from experiments import pretrain
+
+Run = Callable[..., int]
 
 SETTINGS = """
 model:
@@ -31,3 +36,21 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "settings.yaml"
     path.write_text(SETTINGS.replace("SOURCE", str(folder / "little.txt")))
     return path
+
+
+@pytest.fixture(scope="session")
+def run(settings: Path) -> Run:
+    """Runs the program in this process; returns its exit code."""
+
+    def program(workdir: Path, *words: str) -> int:
+        return pretrain.main(["--config", str(settings), "--workdir", str(workdir), *words])
+
+    return program
+
+
+@pytest.fixture(scope="session")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert run(workdir) == 0
+    return workdir

@@ -152,7 +152,7 @@ def test_suites_may_stand_first():
 
 
 def test_the_next_command_names_what_is_left():
-    assert "ffn attention loss train data tpu" in next_command(Options())
+    assert "ffn attention loss train safety data tpu" in next_command(Options())
     assert "--rounds" in next_command(Options(suites=SUITES))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src.compilation_cache import compress_executable
 
-from experiments import pretrain
+from experiments import pretrain, programs
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -39,6 +40,16 @@ def test_a_run_with_evaluations_samples_and_checkpoints_compiles_each_program_on
     assert pretrain.main(["--config", str(settings), "--workdir", str(tmp_path)]) == 0
     counts = Counter(compiled)
     assert {name: counts[name] for name in OURS} == dict.fromkeys(OURS, 1)
+
+
+def test_a_program_whose_writing_was_cut_short_is_not_kept(tmp_path: Path):
+    whole = compress_executable(bytes(range(256)) * 40)
+    for index, raw in enumerate((whole, whole[:-9], whole[:5], b"", whole)):
+        (tmp_path / f"jit_step-{index}-cache").write_bytes(raw)
+    programs.drop_torn(tmp_path)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["jit_step-0-cache", "jit_step-4-cache"]
+    programs.drop_torn(tmp_path / "not there")
 
 
 @pytest.mark.slow

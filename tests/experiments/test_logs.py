@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.logs import Logs, MetricsFile, read_metrics
+from experiments.logs import Logs, MetricsFile, cut_short, read_metrics
 from polycom_jax import InputError
 
 
@@ -51,6 +51,29 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str):
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
     write(path, range(3, 4), step=5)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_what_is_no_number_is_null(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, step=0)
+    file.write(1, {"loss": float("nan"), "load": [1.0, float("inf")]})
+    file.close()
+    assert path.read_text() == '{"step": 1, "loss": null, "load": [1.0, null]}\n'
+
+
+def test_an_evaluation_that_comes_later_joins_the_line_of_its_step(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 5))
+    assert cut_short(path, 3) == {"step": 3, "loss": 3 / 7}
+    logs = Logs(path, tmp_path / "events", step=3, active=True)
+    logs.amend({"step": 3, "loss": 3 / 7, "heldout_loss": 2.5})
+    logs.write(4, {"loss": 4 / 7})
+    logs.close()
+    records = read_metrics(path)
+    assert [r["step"] for r in records] == [1, 2, 3, 4]
+    assert records[2] == {"step": 3, "loss": 3 / 7, "heldout_loss": 2.5}
+    assert cut_short(path, 3) is None
+    assert cut_short(path, 5) is None
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path):

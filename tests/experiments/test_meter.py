@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from experiments.cli import Stop
 from experiments.config import RunConfig
 from experiments.logs import Logs
 from experiments.meter import Meter
@@ -37,7 +36,12 @@ def meter(logs: Collected) -> Iterator[Meter]:
 
 
 def metrics(loss: float, grad_norm: float = 1.0) -> dict[str, float]:
-    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": 0.1, "tokens": 100.0}
+    bad = not (math.isfinite(loss) and math.isfinite(grad_norm))
+    skipped = {"skipped": float(bad), "spike": 0.0}
+    return {
+        **skipped,
+        **{"loss": loss, "grad_norm": grad_norm, "learning_rate": 0.1, "tokens": 100.0},
+    }
 
 
 def test_a_step_is_read_when_the_next_one_is_under_way(meter: Meter, logs: Collected):
@@ -103,10 +107,61 @@ def test_an_evaluated_step_is_logged_with_its_evaluation_which_takes_none_of_its
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_number_that_is_none_ends_the_run_and_is_not_logged(
-    meter: Meter, logs: Collected, name: str, bad: float
+def test_a_step_that_changed_nothing_is_said_and_logged_though_it_is_not_its_turn(
+    logs: Collected, name: str, bad: float, capsys: pytest.CaptureFixture[str]
 ):
-    meter.push(1, metrics(5.0) | {name: bad})
-    with pytest.raises(Stop, match=rf"{name} is {bad} at step 1: .*--optim.peak-learning-rate"):
+    meter = Meter(RunConfig(steps=7, log_every=3), logs, Display())
+    for step in range(1, 6):
+        meter.push(step, metrics(**({"loss": 5.0} | ({name: bad} if step == 4 else {}))))
+    assert [step for step, _ in logs.records] == [1, 3, 4]
+    assert f"step 4: {name} is {bad}, so nothing was updated (1 in a row" in capsys.readouterr().out
+    assert not meter.hopeless
+
+
+def test_a_spike_is_said_and_logged(logs: Collected, capsys: pytest.CaptureFixture[str]):
+    meter = Meter(RunConfig(steps=7, log_every=3), logs, Display())
+    meter.push(2, metrics(9.0) | {"spike": 1.0})
+    meter.flush()
+    assert [step for step, _ in logs.records] == [2]
+    assert "step 2: loss 9.0000 is a spike" in capsys.readouterr().out
+
+
+def hopeless_after(logs: Collected, losses: str, in_a_row: int = 0) -> int | None:
+    """The step with whose numbers a run is given up; "." is a good loss, "x" is none."""
+    meter = Meter(RunConfig(give_up_after=3), logs, Display(active=False), in_a_row=in_a_row)
+    for step, mark in enumerate(losses, 1):
+        meter.push(step, metrics(math.nan if mark == "x" else 1.0))
         meter.flush()
-    assert logs.records == []
+        if meter.hopeless:
+            return step
+    return None
+
+
+@pytest.mark.parametrize(
+    ("losses", "in_a_row", "expected"),
+    [
+        (".xx.xx.", 0, None),
+        (".xxxx", 0, 4),
+        ("x", 2, 3 - 2),  # resumed amid three in a row: given up where it would have been
+        (".xx", 2, None),
+        ("xx", 3, None),  # and resumed behind them: as many again
+        ("xxx", 3, 3),
+        ("xx", 4, 2),
+    ],
+)
+def test_a_run_is_given_up_after_so_many_steps_in_a_row(
+    logs: Collected, losses: str, in_a_row: int, expected: int | None
+):
+    assert hopeless_after(logs, losses, in_a_row) == expected
+
+
+def test_giving_up_names_the_steps_and_the_command_that_repeats_them(logs: Collected):
+    meter = Meter(RunConfig(give_up_after=2), logs, Display(active=False))
+    for step, loss in ((7, 1.0), (8, math.nan), (9, math.nan)):
+        meter.push(step, metrics(loss))
+    assert not meter.hopeless
+    meter.flush()
+    stop = meter.surrender(9, "my run")
+    assert stop.code == 1
+    assert "not finite in steps 8 to 9; the parameters are those of step 7" in str(stop)
+    assert "python -m experiments.replay --workdir 'my run' --step 8`" in str(stop)

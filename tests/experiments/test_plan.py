@@ -8,7 +8,7 @@ import jax
 import pytest
 import yaml
 
-from experiments import pretrain
+from experiments import cli, pretrain, programs
 from experiments.config import from_command
 from experiments.plan import __main__ as plan
 from experiments.plan import files, outcome, report
@@ -62,14 +62,14 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
 
 
 def test_own_flags_are_told_from_those_of_pretrain():
-    own, rest = plan.split_flags(
+    own, rest = cli.split_flags(
         ["a.yaml", "--topology=v5e:4x4", "--activation", "swiglu", "--json", "x"],
         ("--topology", "--json"),
     )
     assert own == {"--topology": "v5e:4x4", "--json": "x"}
     assert rest == ["--config", "a.yaml", "--activation", "swiglu"]
     with pytest.raises(InputError, match="--json takes a value"):
-        plan.split_flags(["--json"], ("--json",))
+        cli.split_flags(["--json"], ("--json",))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_options_of_a_tpu_are_left_out_elsewhere_with_a_word():
     words = ["--run.compiler-options", "xla_tpu_x=1"]
     config, _ = from_command(words, prog="", about="")
     display: Any = SimpleNamespace(note=told.append)
-    assert pretrain.compiler_options(config, display) == {}
+    assert programs.compiler_options(config, display) == {}
     assert "left out on this cpu" in told[0]
     with pytest.raises(InputError, match="must be NAME=VALUE"):
         from_command(["--run.compiler-options", "xla_tpu_x"], prog="", about="")

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from experiments import generate, pretrain
+from experiments.config import RunConfig
 from experiments.logs import MetricsFile, read_metrics
 from experiments.meter import Meter
 from experiments.workdir import Workdir
@@ -33,24 +34,6 @@ def numbers(workdir: Path) -> list[dict[str, Any]]:
     """What must be equal digit for digit: the lines of metrics.jsonl without their times."""
     records = read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in record.items() if k in COMPARED} for record in records]
-
-
-@pytest.fixture(scope="session")
-def run(settings: Path) -> Run:
-    """Runs the program in this process; returns its exit code."""
-
-    def program(workdir: Path, *words: str) -> int:
-        return pretrain.main(["--config", str(settings), "--workdir", str(workdir), *words])
-
-    return program
-
-
-@pytest.fixture(scope="session")
-def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("whole")
-    assert run(workdir) == 0
-    return workdir
 
 
 def test_a_run_leaves_its_files(whole: Path):
@@ -115,7 +98,7 @@ def test_a_report_that_was_cut_short_is_made_again_from_the_folder_alone(
     for path in (workdir / "sample.txt", *(workdir / "plots").iterdir()):
         path.unlink()
     monkeypatch.setattr(pretrain, "prepare", None)  # a call of it would fail
-    monkeypatch.setattr(pretrain, "make_train_step", None)
+    monkeypatch.setattr("experiments.programs.make_train_step", None)
     words = ["--config", str(workdir / "config.yaml"), "--workdir", str(workdir)]
     assert pretrain.main(words) == 0
     assert (workdir / "sample.txt").read_bytes() == (whole / "sample.txt").read_bytes()
@@ -218,7 +201,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
         assert run(tmp_path) == 130
     assert "stopped by SIGINT, saved at step 3" in capsys.readouterr().err
     assert latest_step(tmp_path / "checkpoints") == 3
+    honest = pretrain.facts
+    monkeypatch.setattr(pretrain, "facts", lambda run: honest(run) | {"cores": "3 or so"})
     assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    cores = honest(RunConfig())["cores"]
+    assert f"up to rounding: cores {cores!r} before, '3 or so' now\n" in said
     assert numbers(tmp_path) == numbers(whole)
 
 

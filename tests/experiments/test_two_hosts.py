@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from experiments import pretrain
+from experiments.faults.compare import differences
 from experiments.logs import read_metrics
 from polycom_jax.training import latest_step
 
@@ -130,3 +131,23 @@ def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_s
     # Onto other hosts, and another mesh: step 8 of one was evaluated, that of two was not.
     after = {name: value for name, value in numbers(one)[8].items() if name in COMPARED[:2]}
     assert_close(after, numbers(two)[8])
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_host_is_killed_the_other_ends_in_one_line_and_both_go_on_to_the_same_bits(
+    trained: Path, settings: Path, tmp_path: Path, killed: int
+):
+    workdir = tmp_path / "w"
+    began = time.monotonic()
+    with two_hosts(settings, workdir, *SPLIT) as processes:
+        while not numbers(workdir).keys() & {3, 4} and time.monotonic() < began + 120:
+            time.sleep(0.02)
+        processes[killed].kill()
+        (code, said) = end(processes)[1 - killed]
+    assert code == 75, said
+    assert len(said) == 1
+    assert said[0].startswith("error: ")
+    assert f"host {killed} (of 0 to 1)" in said[0]
+    with two_hosts(settings, workdir, *SPLIT) as processes:
+        assert end(processes) == [(0, []), (0, [])]
+    assert differences(trained / "two", workdir) == []

@@ -1,0 +1,157 @@
+"""Kills a run at random moments and compares its bits: `python -m experiments.faults --help`.
+
+    python -m experiments.faults --kills 20 --seed 0 --model tiny --steps 40 --checkpoint-every 10
+
+First the run is trained undisturbed. Then the same run is trained anew, its data and programs too
+are made anew, killed (by SIGKILL, or asked by SIGTERM) and started again, time after time; whenever
+it comes to its end, it is compared with the first one, and another begins.
+"""
+
+import random
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from experiments import cli
+from experiments.config import from_command
+from experiments.environment import facts
+from experiments.faults.compare import differences
+from experiments.faults.life import Life, draw, live
+from experiments.faults.report import Kill, Outcome
+from experiments.progress import Display
+from polycom_jax._errors import require
+
+ABOUT = (
+    "Kill a run at random moments, start it again, and compare its bits with those of a run that"
+    " nothing disturbed. Beside the flags of experiments.pretrain (the run's own seed is"
+    " --run.seed):\n"
+    "  --kills N     how often (20)\n"
+    "  --seed K      of the moments (0)\n"
+    "  --out DIR     a new folder, for runs and report (runs/faults)\n"
+    "Exit code 3: something differs."
+)
+DIFFERS = 3
+
+
+@dataclass(frozen=True)
+class FaultsConfig:
+    """How to torture.
+
+    Attributes:
+        kills: how often.
+        seed: of the moments.
+        out: a new folder for runs and report.
+    """
+
+    kills: int = 20
+    seed: int = 0
+    out: str = "runs/faults"
+
+    def __post_init__(self) -> None:
+        require(self.kills >= 1, f"kills={self.kills} must be at least 1.")
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Tortures, writes faults.json and faults.md; the exit code tells whether all bits agree."""
+    own, rest = cli.split_flags(argv, ("--kills", "--seed", "--out"))
+    config, given = from_command(rest, prog="python -m experiments.faults", about=ABOUT)
+    settings = [cli.Setting(name[2:], (value,)) for name, value in own.items()]
+    options = cli.parse(FaultsConfig(), settings, prog="", about="")
+    taken = {"workdir", "data.cache_dir"} & given
+    require(not taken, f"{', '.join(sorted(taken))}: both lie in --out; leave them out.")
+    out = Path(options.out)
+    require(
+        not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; name a new folder."
+    )
+    command = shlex.join(["python", "-m", "experiments.faults", *argv])
+    with Display() as display:
+        # Here arrays are only compared; the devices are the runs'.
+        jax.config.update("jax_platforms", "cpu")
+        torture = Torture(out, rest, config.run.checkpoint_every, options, display)
+        torture.run()
+        outcome = Outcome(
+            command, facts(config.run), torture.kills, torture.runs, torture.differences
+        )
+        outcome.write(out)
+        display.console.print(outcome.table())
+        for run, found in outcome.differences.items():
+            for text in found:
+                display.note(f"run {run} differs: {text}")
+        display.note(outcome.summary())
+        display.note(f"Numbers: {out / 'faults.json'}   Table: {out / 'faults.md'}")
+        again = cli.with_flags(argv, {"--seed": options.seed + 1, "--out": f"{options.out}-more"})
+        display.note(f"Next:\n  {shlex.join(['python', '-m', 'experiments.faults', *again])}")
+    return 0 if outcome.equal == options.kills else DIFFERS
+
+
+class Torture:
+    """The runs and kills so far."""
+
+    def __init__(
+        self,
+        out: Path,
+        words: Sequence[str],
+        every: int,
+        options: FaultsConfig,
+        display: Display,
+    ) -> None:
+        self._out, self._words, self._every = out, words, every
+        self._options, self._display = options, display
+        self._rng = random.Random(options.seed)
+        self._began = time.perf_counter()
+        self.kills: list[Kill] = []
+        self.differences: dict[int, list[str]] = {}
+
+    @property
+    def runs(self) -> int:
+        """How many killed runs came to their end."""
+        return len(self.differences)
+
+    def run(self) -> None:
+        """Until there were enough kills and the last killed run is at its end."""
+        self._display.note("the run that nothing disturbs")
+        first = self._live("undisturbed", kill=False)
+        seen = dict(first.durations)
+        self._display.start(0, self._options.kills)
+        while len(self.kills) < self._options.kills:
+            run = self.runs + 1
+            while (life := self._live(f"run-{run}", seen)).killed:
+                self.kills.append(Kill.of(life, len(self.kills) + 1, run))
+                self._tell()
+            self.differences[run] = differences(first.folder, life.folder)
+        self._display.stop()
+
+    def _live(self, name: str, seen: dict[str, float] | None = None, *, kill: bool = True) -> Life:
+        folder = self._out / name
+        cache = self._out / ("cache" if seen is None else "cache-of-killed-runs")
+        words = [*self._words, "--workdir", str(folder), "--data.cache-dir", str(cache)]
+        kill = kill and len(self.kills) < self._options.kills
+        plan = draw(self._rng, seen, self._every) if kill and seen else None
+        life = live(words, folder, plan)
+        if seen is not None:  # a phase that was cut short lasts longer than was seen
+            seen |= {
+                phase: seconds
+                for phase, seconds in life.durations.items()
+                if not life.killed or phase != life.phase
+            }
+        return life
+
+    def _tell(self) -> None:
+        done, kills = len(self.kills), self._options.kills
+        last, elapsed = self.kills[-1], time.perf_counter() - self._began
+        self._display.note(
+            f"[{done}/{kills}] killed in {last.phase} behind step {last.step}, newest checkpoint"
+            f" {last.checkpoint}; {elapsed:.0f} s, about {elapsed / done * (kills - done):.0f} s"
+            " left"
+        )
+        self._display.step(done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Repeats one step's batch with a run's parameters: `python -m experiments.replay --help`.
+
+A run that met losses or gradients that are no numbers names the command; it changes nothing.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.table import Table
+
+from experiments import cli
+from experiments.programs import batch_shape, keep_compiled
+from experiments.progress import Display
+from experiments.trained import load_trained
+from experiments.workdir import Workdir, data_record
+from polycom_jax._errors import require
+from polycom_jax.data import prepare, train_batches
+from polycom_jax.params import Params
+from polycom_jax.sharding import Rules, make_mesh
+from polycom_jax.training import put_batch
+from polycom_jax.training.checksums import leaf_names
+from polycom_jax.training.loss import Batch, batch_nats
+from polycom_jax.training.step import OnMesh
+
+ABOUT = "Repeat the batch of one step: the loss of each row, the gradient of each parameter."
+SHOWN = 60
+"""Characters of a row's text."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Which batch, with which parameters.
+
+    Attributes:
+        step: the step whose batch it was.
+        workdir: folder of the run, as given to `experiments.pretrain`.
+        checkpoint: "latest", "best" (lowest held-out loss), or a step. Steps that are skipped
+            change no parameters, so the latest are those that a step skipped since has met.
+    """
+
+    step: int = 1
+    workdir: str = "runs/tiny-poly_norm"
+    checkpoint: str = "latest"
+
+    def __post_init__(self) -> None:
+        require(self.step >= 1, f"step={self.step} must be at least 1.")
+
+
+@cli.program
+def main(argv: Sequence[str]) -> int:
+    """Prints the rows of the batch, then the parameters whose gradients are no numbers."""
+    default = ReplayConfig()
+    settings = cli.read_flags(argv, cli.flatten(default), {})
+    asked = cli.parse(default, settings, prog="python -m experiments.replay", about=ABOUT)
+    workdir = Workdir(Path(asked.workdir))
+    config = workdir.read_config()
+    keep_compiled(config)
+    mesh = make_mesh(**asdict(config.mesh))
+    with Display() as display:
+        trained = load_trained(workdir, asked.checkpoint, mesh=mesh)
+        vocab_size = workdir.record().get("vocab_size_asked", config.model.vocab_size)
+        corpus = prepare(config.data, vocab_size=vocab_size, progress=display.busy)
+        workdir.check_data(data_record(corpus))
+        batches = train_batches(
+            corpus.train,
+            **batch_shape(config, mesh),
+            seed=config.run.seed,
+            start_step=asked.step - 1,
+        )
+        rows = next(iter(batches))
+        display.note(f"batch of step {asked.step}, parameters of step {trained.step}")
+        nats, slopes = repeat(trained.config.model, trained.params, rows, mesh)
+        texts = [trained.tokenizer.decode(row[:SHOWN].tolist()) for row in rows["tokens"]]
+        display.console.print(row_table(nats, rows, texts))
+        display.note(gradient_text(slopes))
+    return 0
+
+
+def repeat(
+    cfg: Any, params: Params, rows: dict[str, np.ndarray], mesh: Mesh
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The loss of each row in nats a token, and the norm of each parameter's gradient.
+
+    The gradient is that of the whole batch's mean loss, without router losses.
+    """
+    rules, count = Rules(), max(int(rows["mask"].sum()), 1)
+
+    def mean(params: Params, batch: Batch) -> jax.Array:
+        return batch_nats(cfg, params, batch, rules)[0] / count
+
+    def norms(params: Params, batch: Batch) -> Any:
+        return jax.tree.map(
+            lambda g: jnp.sqrt(jnp.sum(jnp.square(g.astype(jnp.float32)))),
+            jax.grad(mean)(params, batch),
+        )
+
+    put = partial(put_batch, mesh=mesh)
+    loss, slopes = OnMesh(jax.jit(mean), mesh), OnMesh(jax.jit(norms), mesh)
+    nats = []
+    for index in range(len(rows["mask"])):
+        alone = np.zeros_like(rows["mask"])
+        alone[index] = rows["mask"][index]
+        own = max(int(alone.sum()), 1)
+        nats.append(float(loss(params, put({**rows, "mask": alone}))) * count / own)
+    found = leaf_names(jax.device_get(slopes(params, put(rows))))
+    return np.array(nats), {name: float(value) for name, value in found.items()}
+
+
+def row_table(nats: np.ndarray, rows: dict[str, np.ndarray], texts: Sequence[str]) -> Table:
+    """One line a row of the batch, the highest loss (or none) first."""
+    table = Table(title="rows", title_justify="left")
+    for name in ("row", "loss", "targets"):
+        table.add_column(name, justify="right")
+    table.add_column("begins")
+    for index in np.argsort(-np.nan_to_num(nats, nan=np.inf, posinf=np.inf), kind="stable"):
+        targets = int(rows["mask"][index].sum())
+        table.add_row(str(index), f"{nats[index]:.4f}", str(targets), repr(texts[index]))
+    return table
+
+
+def gradient_text(norms: dict[str, float]) -> str:
+    """Which gradients are no numbers, or the largest if all are."""
+    bad = [f"{name} ({norm})" for name, norm in norms.items() if not np.isfinite(norm)]
+    if bad:
+        return f"gradients that are no numbers, {len(bad)} of {len(norms)}: {', '.join(bad)}"
+    largest = sorted(norms.items(), key=lambda item: -item[1])[:5]
+    total = float(np.sqrt(sum(norm**2 for norm in norms.values())))
+    listed = ", ".join(f"{name} {norm:.3g}" for name, norm in largest)
+    return f"all gradients are finite, norm {total:.4g}; the largest: {listed}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
