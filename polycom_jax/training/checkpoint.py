@@ -120,7 +120,9 @@ class Checkpoints:
             return
         if self._writer is None:
             self._writer = self._open_writer()
-        metrics: dict[str, Any] = {restore.ENVIRONMENT: dict(environment or {})}
+        metrics: dict[str, Any] = {}
+        if environment:
+            metrics[restore.ENVIRONMENT] = dict(environment)
         if score is not None and math.isfinite(score):
             metrics["score"] = float(score)
         sums = checksums(state)

@@ -106,6 +106,7 @@ def test_weight_matrices_are_all_of_them_as_they_are_multiplied(preset):
     )
 
 
+@pytest.mark.slow
 def test_gradient_norms_are_those_of_single_layers(batch):
     cfg, params = model("tiny", "poly_norm")
     found = analysis.gradient_norms(cfg, params, batch)

@@ -45,6 +45,7 @@ def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -88,6 +89,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     assert "steps: 8 there, 12 now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_is_what_make_train_step_computes():
     cfg = replace(SMALL, activation="poly_relu")
     optim = OptimConfig(peak_learning_rate=0.01, warmup_steps=2, coefficient_multiplier=3.0)

@@ -106,7 +106,7 @@ def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys
     assert "sliding windows of 32 tokens, one every 8" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
     swapped = run.parent / "swapped"
     words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]

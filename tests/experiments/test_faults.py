@@ -67,6 +67,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_killed_time_and_again_comes_to_the_same_bits(
     settings: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -84,7 +85,7 @@ def test_a_run_killed_time_and_again_comes_to_the_same_bits(
 EIGHT = "--xla_force_host_platform_device_count=8"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["a mixture, in micro-batches", "on eight devices, split"])
 def test_torture(
     case: str,

@@ -126,17 +126,18 @@ def _order(workdir: Path) -> dict[str, Any]:
     return {"store": corpus.train, "batch_size": size, "seq_len": length, "seed": config.run.seed}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("phase", "number"),
     [("compile", signal.SIGTERM), ("prepare", signal.SIGTERM), ("compile", signal.SIGINT)],
 )
 def test_a_signal_while_compiling_or_preparing_ends_the_run_and_the_next_start_goes_on(
-    settings: Path, whole: Path, tmp_path: Path, phase: str, number: signal.Signals
+    settings: Path, tmp_path: Path, phase: str, number: signal.Signals
 ):
-    folder = tmp_path / "w"
-    words = ["--config", str(settings), "--workdir", str(folder)]
-    words += ["--data.cache-dir", str(tmp_path / "cache")]
+    folder, whole = tmp_path / "w", tmp_path / "whole"
+    words = ["--config", str(settings), "--data.cache-dir", str(tmp_path / "cache")]
+    whole_words = [*words, "--workdir", str(whole)]
+    words += ["--workdir", str(folder)]
     if phase == "prepare":  # some seconds in compiled code
         words += ["--data", "stdlib", "--data.tokenizer", "bpe", "--model.vocab-size", "2000"]
     life = live(words, folder, Plan(phase, 1, 0.5, number))
@@ -147,4 +148,5 @@ def test_a_signal_while_compiling_or_preparing_ends_the_run_and_the_next_start_g
     assert said.count("\n") == 1
     if phase == "compile":
         assert not live(words, folder, None).killed
+        assert not live(whole_words, whole, None).killed
         assert differences(whole, folder) == []

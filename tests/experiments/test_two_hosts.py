@@ -19,7 +19,6 @@ from experiments.faults.compare import differences
 from experiments.logs import read_metrics
 from polycom_jax.training import latest_step
 
-pytestmark = pytest.mark.slow  # a minute and a half on two cores
 
 ROOT = Path(__file__).resolve().parents[2]
 # Parameters and optimiser are split over both hosts.
@@ -97,6 +96,7 @@ def trained(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow  # a minute and a half on two cores, both together
 def test_two_hosts_train_as_one_does(trained: Path):
     one, two = numbers(trained / "one"), numbers(trained / "two")
     assert list(one) == list(two) == [1, 2, 3, 4, 6]
@@ -108,6 +108,7 @@ def test_two_hosts_train_as_one_does(trained: Path):
     assert latest_step(trained / "two" / "checkpoints") == 6
 
 
+@pytest.mark.slow  # a minute and a half on two cores, both together
 def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_step(
     trained: Path, settings: Path, tmp_path: Path
 ):
@@ -133,6 +134,7 @@ def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_s
     assert_close(after, numbers(two)[8])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_host_is_killed_the_other_ends_in_one_line_and_both_go_on_to_the_same_bits(
     trained: Path, settings: Path, tmp_path: Path, killed: int

@@ -96,6 +96,7 @@ GATES = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu"}
 IN_TORCH = (
     *("poly_norm", "poly_relu", "poly_prelu", "poly_relu_norm", "poly_norm_glu"),
     *("relu", "relu2", "gelu", "gelu_tanh", "silu", "tanh"),
+    *("gelu_norm", "relu2_norm", "swiglu_norm"),
 )
 """Rows that our PyTorch files compute, beside those of `GATES`, which transformers does."""
 

@@ -20,14 +20,22 @@ def polynomial(x, coeffs):
     return y
 
 
-def poly_norm(x, coeffs, eps):
-    """coeffs[0] + sum_{i>=1} coeffs[i] x^i / sqrt(mean(x^2i) + eps), means over the last axis.
-
-    Rows are scaled by a power of two, so that no power overflows.
-    """
+def scale_row(x):
+    """(x * scale, scale): a power of two a row, so that no power of it overflows."""
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     scale = torch.exp2(-(torch.frexp(largest).exponent - 1).clamp(0, 120).to(x.dtype))
-    z = x * scale
+    return x * scale, scale
+
+
+def unit_rms(y, eps):
+    """y / sqrt(mean(y^2) + eps), the mean over the last axis."""
+    z, scale = scale_row(y)
+    return z * torch.rsqrt(z.square().mean(dim=-1, keepdim=True) + eps * scale.square())
+
+
+def poly_norm(x, coeffs, eps):
+    """coeffs[0] + sum_{i>=1} coeffs[i] x^i / sqrt(mean(x^2i) + eps), means over the last axis."""
+    z, scale = scale_row(x)
     terms, square, shrink = [coeffs[0]], torch.ones_like(z), eps
     for coeff in coeffs[1:]:
         square, shrink = square * z * z, shrink * scale * scale
@@ -49,12 +57,17 @@ FIXED = {
     "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
     "silu": nn.functional.silu,
     "tanh": torch.tanh,
+    "gelu_norm": nn.functional.gelu,
+    "relu2_norm": lambda x: x.relu().square(),
+    "swiglu_norm": nn.functional.silu,
 }
+NORMED = ("gelu_norm", "relu2_norm", "swiglu_norm")  # behind the product with `up`, if there is one
+GATED = ("poly_norm_glu", "swiglu_norm")
 
 
 def is_gated(config):
     """Does the block have a gate projection beside the one up."""
-    return config.polycom["activation"] == "poly_norm_glu"
+    return config.polycom["activation"] in GATED
 
 
 class PolyComActivation(nn.Module):
@@ -105,7 +118,8 @@ class PolyComActivation(nn.Module):
         else:
             slope = getattr(self, "slope", None)
             y = POLYCOM[self.name](y, list(self.effective()), slope, self.options["eps"])
-        return (y if up is None else y * up.float()).to(x.dtype)
+        y = y if up is None else y * up.float()
+        return (unit_rms(y, self.options["eps"]) if self.name in NORMED else y).to(x.dtype)
 
 
 class PolyComFeedForward(nn.Module):
