@@ -19,7 +19,6 @@ from experiments.faults.compare import differences
 from experiments.logs import read_metrics
 from polycom_jax.training import latest_step
 
-
 ROOT = Path(__file__).resolve().parents[2]
 # Parameters and optimiser are split over both hosts.
 SPLIT = ["--mesh.data", "1", "--mesh.fsdp", "8"]
