@@ -22,6 +22,8 @@ from polycom_jax.sharding import make_mesh
 from polycom_jax.training import OptimConfig, make_state, make_train_step, put_batch
 from polycom_jax.training.optimizer import make_schedule
 
+pytestmark = pytest.mark.slow  # studies end to end
+
 SMALL = models.ModelConfig(
     vocab_size=257, num_layers=1, embed_dim=16, num_heads=1, num_kv_heads=1, head_dim=16,
     gated_width=16, context_length=16, tie_embeddings=True,
@@ -45,7 +47,6 @@ def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -89,7 +90,6 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     assert "steps: 8 there, 12 now" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_run_is_what_make_train_step_computes():
     cfg = replace(SMALL, activation="poly_relu")
     optim = OptimConfig(peak_learning_rate=0.01, warmup_steps=2, coefficient_multiplier=3.0)

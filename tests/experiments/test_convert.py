@@ -20,6 +20,8 @@ from polycom_jax.data.tokenizers import train_bpe
 from polycom_jax.interop import huggingface
 from polycom_jax.models import ModelConfig
 
+pytestmark = pytest.mark.slow  # runs, converted and continued
+
 MODEL = ModelConfig(
     vocab_size=257,
     num_layers=2,
@@ -106,7 +108,6 @@ def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys
     assert "sliding windows of 32 tokens, one every 8" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.exhaustive
 def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
     swapped = run.parent / "swapped"
     words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]

@@ -15,6 +15,8 @@ from experiments.meter import Meter
 from polycom_jax.training import latest_step
 from polycom_jax.training.checkpoint import CheckpointWarning
 
+pytestmark = pytest.mark.slow  # real runs, damaged
+
 COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
 Run = Callable[..., int]
 

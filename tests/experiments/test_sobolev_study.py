@@ -105,19 +105,20 @@ def test_rates_are_the_theorys(tmp_path: Path):
     assert main(["rates", *words.split(), "--workdir", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "rates.json").read_text())
     of = {(row["network"], row["norm"]): row for row in record["slopes"]}
-    for network in ("poly_relu", "relu", "interpolation"):
+    # Of the ReLU network the guarantee is checked below: its products, within another half of eps,
+    # come nearer as N grows than they must, so that its error does not follow a power.
+    for network in ("poly_relu", "poly_relu_spline", "interpolation"):
         assert of[network, "sup"]["slope in N"] == pytest.approx(-2, rel=0.05)
-    # Its supports span 4 cells of 1/8, more than the target's pieces of 1/3: not yet resolved.
-    assert of["poly_relu_spline", "sup"]["slope in N"] == pytest.approx(-2, rel=0.15)
     assert of["poly_relu", "w1"]["slope in N"] == pytest.approx(-1, rel=0.05)
     assert of["poly_relu", "sup"]["slope in size"] == pytest.approx(
         -2 * math.log(2) / math.log(17 / 9), rel=0.05
     )  # the size is c (N + 1)
     (constant,) = record["constants"]
     assert constant["sup error x N^n"] == pytest.approx(1 / 8, rel=0.01)
-    rows = read(tmp_path / "rates.csv")
-    for row in rows:
-        assert float(row["sup"]) <= float(row["guarantee"])
+    for row in record["rows"]:
+        # Interpolation attains its bound; 1e-12 is for float64's rounding.
+        assert row["sup"] <= row["guarantee"] * (1 + 1e-12)
+    for row in read(tmp_path / "rates.csv"):
         assert row["formula"] in ("", row["size"])
     assert "are the integer formula" in (tmp_path / "rates.md").read_text()
 

@@ -18,6 +18,8 @@ from experiments.signals import StopRequest
 from experiments.workdir import Workdir
 from polycom_jax.training import latest_step, step
 
+pytestmark = pytest.mark.slow  # runs, stopped and continued
+
 Run = Callable[..., int]
 
 
@@ -126,7 +128,6 @@ def _order(workdir: Path) -> dict[str, Any]:
     return {"store": corpus.train, "batch_size": size, "seq_len": length, "seed": config.run.seed}
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("phase", "number"),
     [("compile", signal.SIGTERM), ("prepare", signal.SIGTERM), ("compile", signal.SIGINT)],

@@ -19,9 +19,9 @@ class Store:
 
 
 def told(long: int, undecodable: int) -> str:
-    counts = {"undecodable": undecodable, "empty": 0}
-    none = {"undecodable": 0, "empty": 0}
-    summary = {"undecodable": "replace", "train": counts, "heldout": none}
+    none = {"undecodable": 0, "empty": 0, "damaged": 0}
+    counts = none | {"undecodable": undecodable}
+    summary = {"undecodable": "replace", "damaged": "error", "train": counts, "heldout": none}
     store: Any = Store(long)
     corpus = Corpus(store, store, ByteTokenizer(), fingerprint="", summary=summary)
     return treatment(default_config("tiny"), corpus)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polycom_jax.activations.polynomial import horner, power_gains, scale_row
+from polycom_jax.activations.polynomial import horner, norm_polynomial, power_gains, scale_row
 from polycom_jax.kernels.recompute import recomputed
 
 Pair = tuple[Array, Array]
@@ -64,7 +64,9 @@ def _relu_row(primals: Pair, *, eps: float) -> list[Array]:
 
 
 def _value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
-    scale, *gains = known or row((x, coeffs), eps=eps)
+    if known is None:
+        return norm_polynomial(x, coeffs, eps)
+    scale, *gains = known
     bias, *others = coeffs
     return horner(x * scale, [bias, *(a * s for a, s in zip(others, gains, strict=True))])
 
