@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -199,14 +200,16 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Meter, "_read", interrupt)
         assert run(tmp_path) == 130
-    assert "stopped by SIGINT, saved at step 3" in capsys.readouterr().err
-    assert latest_step(tmp_path / "checkpoints") == 3
+    # A thread takes the signal: the loop hears of it behind this step or the next.
+    said = re.search(r"stopped by SIGINT, saved at step ([34]);", capsys.readouterr().err)
+    assert said
+    assert latest_step(tmp_path / "checkpoints") == int(said[1])
     honest = pretrain.facts
     monkeypatch.setattr(pretrain, "facts", lambda run: honest(run) | {"cores": "3 or so"})
     assert run(tmp_path) == 0
-    said = capsys.readouterr().out
     cores = honest(RunConfig())["cores"]
-    assert f"up to rounding: cores {cores!r} before, '3 or so' now\n" in said
+    warning = f"up to rounding: cores {cores!r} before, '3 or so' now\n"
+    assert warning in capsys.readouterr().out
     assert numbers(tmp_path) == numbers(whole)
 
 
