@@ -29,6 +29,7 @@ from polycom_jax.approximation.network import Affine, Layer, Network, linear
 from polycom_jax.approximation.partitions import Partition, PartitionName, partition
 from polycom_jax.approximation.product_tree import Arithmetic, monomials
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic, teeth_for
+from polycom_jax.approximation.sobolev import derivative
 
 Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
 """Points to values, row by row, in operations that JAX differentiates in forward mode."""
@@ -200,18 +201,7 @@ def derivatives(
 def _derivatives(
     f: Function, indices: list[tuple[int, ...]], x: Float[Array, "P d"]
 ) -> Float[Array, "P M"]:
-    return jnp.stack([_derivative(f, index)(x) for index in indices], axis=1)
-
-
-def _derivative(f: Function, index: tuple[int, ...]) -> Function:
-    for axis, times in enumerate(index):
-        for _ in range(times):
-            f = partial(_along, f, axis)
-    return f
-
-
-def _along(f: Function, axis: int, x: Float[Array, "P d"]) -> Float[Array, " P"]:
-    return jax.jvp(f, (x,), (jnp.zeros_like(x).at[:, axis].set(1),))[1]
+    return jnp.stack([derivative(f, index)(x) for index in indices], axis=1)
 
 
 def local_coefficients(

@@ -23,11 +23,9 @@ HOLDER = """
     from pathlib import Path
     from experiments import lock
     with lock.locked(Path(sys.argv[1])):
-        if sys.argv[2] == "fork" and not os.fork():
-            print("child", os.getpid(), flush=True)
-            time.sleep(60)
-            os._exit(0)
-        print("held", flush=True)
+        child = os.fork() if sys.argv[2] == "fork" else -1
+        if child:
+            print("held" if child < 0 else f"child {child}", flush=True)
         time.sleep(60)
 """
 
@@ -76,8 +74,7 @@ def test_a_live_run_is_named_and_a_killed_one_leaves_the_folder_free(tmp_path: P
 
 def test_a_forked_child_does_not_keep_the_lock_of_a_killed_run(tmp_path: Path):
     with holder(tmp_path, "fork") as process:
-        lines = {line(process), line(process)}
-        child = int(next(text for text in lines if text.startswith("child")).split()[1])
+        child = int(line(process).removeprefix("child "))
         try:
             with pytest.raises(lock.Held), lock.locked(tmp_path):
                 pass
