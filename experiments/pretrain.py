@@ -102,9 +102,7 @@ def train(
     keep_compiled(config)
     mesh = mesh_of(config)
     check_fits(config, mesh)
-    config, corpus = load(config, given, workdir, display, resuming=resuming)
-    if is_first_host():
-        workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
+    config, corpus, record = load(config, given, workdir, display, resuming=resuming)
     display.note(describe(config, corpus))
     if treated := treatment(config, corpus):
         display.note(treated)
@@ -125,6 +123,10 @@ def train(
                 display.note(f"warning: equal from here on only up to rounding: {others}")
         else:
             state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
+        if is_first_host():  # Only now: a run that is refused leaves the folder as it was.
+            workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
+            workdir.write_tokenizer(corpus.tokenizer)
+            workdir.write_config(config, record)
         first = int(state.step)
         owed = evaluation_due(config, workdir, first)
         logs = Logs(workdir.metrics, workdir.tensorboard, step=first, active=is_first_host())
@@ -161,8 +163,8 @@ def load(
     display: Display,
     *,
     resuming: bool,
-) -> tuple[PretrainConfig, Corpus]:
-    """Prepares the data, and completes the config by what only they tell."""
+) -> tuple[PretrainConfig, Corpus, dict[str, Any]]:
+    """Prepares the data, and completes by what only they tell: the config, and its record."""
     clock = time.perf_counter()
     display.doing("prepare")
     # A BPE may come out smaller than asked for; asking for less would be another preparation.
@@ -183,10 +185,7 @@ def load(
             **versions(),
             **data_record(corpus),
         }
-    if is_first_host():
-        workdir.write_tokenizer(corpus.tokenizer)
-        workdir.write_config(config, record)
-    return config, corpus
+    return config, corpus, record
 
 
 def evaluation_due(config: PretrainConfig, workdir: Workdir, step: int) -> Mapping[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax.data import documents
+from polycom_jax.data import documents, downloads
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.records import Documents, Records, one_line
@@ -281,7 +281,8 @@ def _nearest_configs(source: str) -> str | None:
 
 def _download(builder: "tfds.core.DatasetBuilder") -> None:
     try:
-        builder.download_and_prepare(file_format="array_record")
+        with downloads.ending():
+            builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # Code of a data set, or the network: nothing of ours.
         raise InputError(
             f"TFDS could not prepare {builder.info.full_name}: {one_line(error)}"

@@ -1,6 +1,8 @@
 """TFDS names: with and without a split to evaluate on, and what is said where one is of no use."""
 
 import importlib
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core.download import downloader
 
 from polycom_jax import InputError
-from polycom_jax.data import DataConfig, prepare, sources
+from polycom_jax.data import DataConfig, downloads, prepare, sources
 from polycom_jax.data.documents import HELDOUT_SHARE
 from polycom_jax.data.sources import resolve
 
@@ -18,6 +21,7 @@ SPLITS = {
     "with_validation": {"train": 40, "validation": 10},
     "train_only": {"train": 2_000},
     "broken": {},
+    "downloaded": {},
     "needs_a_package": {},
     "needs_a_package_late": {},
 }
@@ -30,6 +34,7 @@ class PolycomTestText(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = tuple(tfds.core.BuilderConfig(name=name) for name in SPLITS)
     pkg_dir_path = epath.Path(__file__).parent  # a test module is no package
     folder = Path()
+    url = ""
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "data_dir": self.folder})
@@ -44,6 +49,8 @@ class PolycomTestText(tfds.core.GeneratorBasedBuilder):
         config: Any = self.builder_config
         if config.name == "broken":
             raise ConnectionError("the network is away\nfor today")
+        if config.name == "downloaded":
+            dl_manager.download(self.url)
         if config.name == "needs_a_package":
             importlib.import_module("polycom_absent.io")
         if config.name == "needs_a_package_late":  # as TFDS does it
@@ -163,6 +170,34 @@ def test_what_tfds_cannot_give_is_said_in_a_line(
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome"], ids=["none", "part"]
+)
+def test_a_server_that_falls_silent_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+):
+    monkeypatch.setattr(downloads, "SILENT_S", 0.3)
+    monkeypatch.setattr(downloader, "MAX_RETRIES", 0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        monkeypatch.setattr(PolycomTestText, "url", f"http://{host}:{port}/text.txt")
+
+        def answer() -> None:
+            with server.accept()[0] as line:
+                line.recv(4096)
+                line.sendall(said)
+                over.wait(60)
+
+        over, thread = threading.Event(), threading.Thread(target=answer)
+        thread.start()
+        try:
+            with pytest.raises(InputError, match=rf"host='{host}', port={port}.*[Rr]ead timed out"):
+                open_source(tmp_path, "polycom_test_text/downloaded").open()
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_data_that_only_tensorflow_reads_come_with_the_command_that_converts_them(tmp_path: Path):
