@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_what_takes_longer_than_the_grace_period_is_not_waited_for():
     assert "0.5 s (run.grace_s)" in ended.stderr
 
 
+@pytest.fixture
+def ctrl_c_heard() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C, and so would what the test starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_heard")
 def test_ctrl_c_amid_the_imports_shows_no_traceback():
     command = [sys.executable, "-X", "importtime", "-m", "experiments.pretrain", "--help"]
     with subprocess.Popen(
