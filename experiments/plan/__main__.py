@@ -32,7 +32,7 @@ ABOUT = (
     "Compile a run's training step for a TPU slice that is not there, and say what it would need"
     " and take. A config file may stand first. Beside the flags of experiments.pretrain:\n"
     "  --topology SLICE   another slice than the config's run.tpu_slice, as v5e:4x4\n"
-    "  --search           try XLA options, remat, meshes and batches, one change at a time: the best\n"
+    "  --search           try XLA options, remat, meshes and batches, one by one: the best few\n"
     "  --json FILE        write the findings there, too\n"
     "Exit code 3: it compiles, and something is wrong with it."
 )
