@@ -12,6 +12,7 @@ import pytest
 
 import polycom_jax as pc
 from polycom_jax import params as pm
+from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.kernels.poly_norm import poly_norm_glu
 from polycom_jax.models import ModelConfig, hidden, layers, specs
 
@@ -75,6 +76,16 @@ def test_a_feed_forward_block_keeps_its_pre_activations(activation: str):
     assert not [shape for shape in found if len(shape) == 3 and shape[-1] == WIDTH]
 
 
+def kept_by_the_model(cfg: ModelConfig) -> list[Any]:
+    """What a compiled forward pass gives to the backward pass, values and all."""
+    rng = np.random.default_rng(0)
+    draw = lambda spec: rng.normal(size=spec.shape).astype(spec.dtype)  # noqa: E731
+    params = jax.tree.map(draw, pm.abstract(specs(cfg)))
+    ids = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 0, cfg.vocab_size)
+    forward = jax.jit(lambda p, ids: jax.vjp(lambda p: hidden(cfg, p, ids)[0], p)[1])
+    return jax.tree.leaves(forward(params, ids))
+
+
 @pytest.mark.parametrize(
     ("remat", "activation"),
     [
@@ -87,13 +98,7 @@ def test_a_feed_forward_block_keeps_its_pre_activations(activation: str):
 )
 def test_between_layers_the_model_keeps_pre_activations_or_inputs(remat: Any, activation: str):
     cfg = replace(SMALL, activation=activation, remat=remat)
-    rng = np.random.default_rng(0)
-    draw = lambda spec: rng.normal(size=spec.shape).astype(spec.dtype)  # noqa: E731
-    params = jax.tree.map(draw, pm.abstract(specs(cfg)))
-    ids = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 0, cfg.vocab_size)
-    found = jax.tree.leaves(
-        jax.jit(lambda p, ids: jax.vjp(lambda p: hidden(cfg, p, ids)[0], p)[1])(params, ids)
-    )
+    found = kept_by_the_model(cfg)
     wide = [x for x in found if x.shape == (cfg.num_layers, BATCH * LENGTH, WIDTH)]
     distinct = {np.asarray(x).tobytes() for x in wide}
     pre_activations = 2 if cfg.row.gated else 1
@@ -108,3 +113,14 @@ def test_between_layers_the_model_keeps_pre_activations_or_inputs(remat: Any, ac
         of_layers = [x.shape for x in found if x.shape[:3] == lead]
         assert of_layers == [(*lead, cfg.embed_dim)]
         assert not [x.shape for x in found if x.shape[:2] == (cfg.num_layers, BATCH * LENGTH)]
+
+
+@pytest.mark.parametrize(("remat", "numbers"), [("dots", 4), ("attention", 0)])
+def test_for_accelerators_the_scale_and_gains_of_each_row_are_kept_beside_its_product(
+    remat: Any, numbers: int
+):
+    cfg = replace(SMALL, activation="poly_norm", remat=remat, attention="xla")
+    with compiling_for("tpu"):  # its versions run here, too
+        found = kept_by_the_model(cfg)
+    rows = [x for x in found if x.shape == (cfg.num_layers, BATCH * LENGTH, 1)]
+    assert len({np.asarray(x).tobytes() for x in rows}) == numbers
