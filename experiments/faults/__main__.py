@@ -21,7 +21,7 @@ from experiments import cli
 from experiments.config import from_command
 from experiments.environment import facts
 from experiments.faults.compare import differences
-from experiments.faults.life import Life, draw, live
+from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
 from experiments.progress import Display
 from polycom_jax._errors import require
@@ -104,6 +104,7 @@ class Torture:
         self._out, self._words, self._every = out, words, every
         self._options, self._display = options, display
         self._rng = random.Random(options.seed)
+        self._phases = phases(self._rng)
         self._began = time.perf_counter()
         self.kills: list[Kill] = []
         self.differences: dict[int, list[str]] = {}
@@ -132,7 +133,10 @@ class Torture:
         cache = self._out / ("cache" if seen is None else "cache-of-killed-runs")
         words = [*self._words, "--workdir", str(folder), "--data.cache-dir", str(cache)]
         kill = kill and len(self.kills) < self._options.kills
-        plan = draw(self._rng, seen, self._every) if kill and seen else None
+        plan = None
+        if kill and seen:
+            phase = next(phase for phase in self._phases if phase in seen)
+            plan = draw(self._rng, phase, seen[phase], self._every)
         life = live(words, folder, plan)
         if seen is not None:  # a phase that was cut short lasts longer than was seen
             seen |= {

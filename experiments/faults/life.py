@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,8 @@ PHASES = {
     **{"train": 4, "evaluate": 4, "save": 4},
     "report": 1,
 }
-"""What a run goes through, and how often each is aimed at; "start" is Python's own and the imports,
-"prepare" reads data and checkpoint."""
+"""What a run goes through, and how often each is aimed at in as many kills as there are in all;
+"start" is Python's own and the imports, "prepare" reads data and checkpoint."""
 SEVERAL = ("evaluate", "save")
 """Phases that a life has more than one of."""
 PREEMPTED = 0.2
@@ -72,18 +72,27 @@ class Life:
     durations: dict[str, float] = field(default_factory=dict)
 
 
-def draw(rng: random.Random, durations: Mapping[str, float], every: int) -> Plan:
-    """A moment drawn at random in a phase drawn at random, however short it is.
+def phases(rng: random.Random) -> Iterator[str]:
+    """Phases to aim at, without end: all of `PHASES`, as often as it says, in random order; again.
+
+    Drawn one by one, twenty of them would leave the short ones out now and then.
+    """
+    while True:
+        deck = [phase for phase, times in PHASES.items() for _ in range(times)]
+        rng.shuffle(deck)
+        yield from deck
+
+
+def draw(rng: random.Random, phase: str, longest: float, every: int) -> Plan:
+    """A moment drawn at random in a phase, however short that is.
 
     Args:
         rng: what draws.
-        durations: of the phases, as they were seen last.
+        phase: of `PHASES`.
+        longest: that it has lasted, in seconds.
         every: steps between two checkpoints; a life is to get about that far.
     """
-    known = {phase: weight for phase, weight in PHASES.items() if phase in durations}
-    [phase] = rng.choices(list(known), list(known.values()))
     times = rng.randint(1, 2) if phase in SEVERAL else 1
-    longest = durations[phase]
     if phase == "train":
         times, longest = rng.randint(1, every + every // 2 + 1), longest / every
     if phase == "save":

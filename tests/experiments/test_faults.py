@@ -1,9 +1,11 @@
 """`experiments.faults`: what it draws, what it sees, and whole tortures."""
 
+import itertools
 import json
 import os
 import random
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from experiments.faults import __main__ as faults
 from experiments.faults.compare import _of_arrays, _of_lines, differences
-from experiments.faults.life import PHASES, Plan, draw, live
+from experiments.faults.life import PHASES, Plan, draw, live, phases
 
 
 def test_a_comparison_sees_every_bit():
@@ -37,13 +39,25 @@ def test_a_comparison_sees_every_line():
     ]
 
 
-def test_all_phases_are_drawn_and_both_signals():
-    rng, durations = random.Random(0), dict.fromkeys(PHASES, 2.0)
-    plans = [draw(rng, durations, every=5) for _ in range(500)]
-    assert {plan.phase for plan in plans} == set(PHASES)
+def test_all_phases_are_aimed_at_as_often_as_they_should_be():
+    count = sum(PHASES.values())
+    for seed in range(20):
+        drawn = phases(random.Random(seed))
+        for _ in range(2):
+            assert Counter(itertools.islice(drawn, count)) == PHASES
+    first, second = (list(itertools.islice(phases(random.Random(s)), count)) for s in (0, 1))
+    assert first != second
+
+
+def test_moments_are_all_over_a_phase_and_both_signals_are_drawn():
+    rng = random.Random(0)
+    plans = [draw(rng, "train", 2.0, every=5) for _ in range(500)]
     assert {plan.number for plan in plans} == {signal.SIGKILL, signal.SIGTERM}
-    assert {plan.times for plan in plans if plan.phase == "train"} == set(range(1, 9))
-    assert max(plan.delay_s for plan in plans if plan.phase == "train") <= 2 / 5
+    assert {plan.times for plan in plans} == set(range(1, 9))
+    assert max(plan.delay_s for plan in plans) <= 2 / 5
+    plans = [draw(rng, "save", 2.0, every=5) for _ in range(500)]
+    assert {plan.times for plan in plans} == {1, 2}
+    assert 3.5 < max(plan.delay_s for plan in plans) <= 4
 
 
 @pytest.mark.parametrize(
