@@ -86,15 +86,26 @@ def wired(options: RefineOptions, targets: Sequence[Standardised], size: int) ->
 
 def contestants(options: RefineOptions, targets: Sequence[Standardised]) -> list[Contestant]:
     """Of each size: the construction, its wires at random, and MLPs of no more parameters."""
+    mlps = {size: _perceptrons(options, size) for size in options.sizes}  # refuses
     found = []
     for size in options.sizes:
         net = wired(options, targets, size)
         found.append(Contestant(TRAINED, size, net))
         found.append(Contestant(REWIRED, size, Wired(net.wires, net.built, random=True)))
-        for activation in options.activations:
-            mlp = mlp_of_size(activation, net.size, dim=options.dim, layers=options.layers)
-            found.append(Contestant(f"MLP {activation}", size, mlp))
+        found += mlps[size]
     return found
+
+
+def _perceptrons(options: RefineOptions, size: int) -> list[Contestant]:
+    numbers = pa.size_formula(options.order, options.dim, options.construction(size))
+    return [
+        Contestant(
+            f"MLP {activation}",
+            size,
+            mlp_of_size(activation, numbers, dim=options.dim, layers=options.layers),
+        )
+        for activation in options.activations
+    ]
 
 
 def as_built(study: Study, every: Sequence[Contestant]) -> list[Row]:

@@ -15,12 +15,11 @@ from experiments.sobolev.train_program import GRACE_S, line
 
 def run(options: RefineOptions, workdir: Path, command: str, display: Display) -> None:
     """Builds, fits, writes, and says what to look at; the same command again resumes."""
-    store = Store(workdir, "refine")
-    store.open(options, free=("save_every_s",))
-    pace = Pace(display)
+    store, pace = Store(workdir, "refine"), Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
         every = contestants(options, study.targets)
+        store.open(options, free=("save_every_s",))
         cells = study.run(every, lambda cell, n, of: pace.note(f"[{n}/{of}] {line(cell)}"))
     display.stop()
     cells = [*as_built(study, every), *cells]

@@ -17,15 +17,12 @@ GRACE_S = 25.0
 
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
-    store = Store(workdir, "train")
+    store, every = Store(workdir, "train"), perceptrons(options)
     store.open(options, free=("save_every_s",))
     pace = Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
-        cells = study.run(
-            perceptrons(options),
-            lambda cell, done, of: pace.note(f"[{done}/{of}] {line(cell)}"),
-        )
+        cells = study.run(every, lambda cell, done, of: pace.note(f"[{done}/{of}] {line(cell)}"))
     display.stop()
     title = "Trained networks of equal size"
     fit_report.write(store, options, cells, command, title=title, about=_about(options))

@@ -103,11 +103,3 @@ def test_the_study_reports_all_contestants(tmp_path: Path):
     record = json.loads((tmp_path / "refine.json").read_text())
     assert {row["parameters"] for row in record["summary"]} >= {93}
     assert "Theorem 3's network" in (tmp_path / "refine.md").read_text()
-
-
-def test_targets_of_different_smoothness_are_refused(capsys, tmp_path: Path):
-    words = ["refine", "--targets", "spline:2", "waves:3", "--workdir", str(tmp_path / "out")]
-    assert main(words) == 2
-    assert "must have the same n" in capsys.readouterr().err
-    assert main(["refine", "--sizes", "50", "--workdir", str(tmp_path / "out")]) == 2
-    assert "the smallest has 62" in capsys.readouterr().err
