@@ -1,6 +1,6 @@
 """Approximation in Sobolev spaces, constructed and trained: `python -m experiments.sobolev --help`.
 
-python -m experiments.sobolev train
+python -m experiments.sobolev rates
 python -m experiments.sobolev train --quick
 """
 
@@ -17,12 +17,12 @@ from experiments.progress import Display
 from experiments.sobolev.options import (
     QUICK_IMITATE,
     QUICK_RATES,
+    QUICK_REFINE,
     QUICK_TRAIN,
-    Imitate,
+    Command,
     ImitateOptions,
-    Rates,
     RatesOptions,
-    Train,
+    RefineOptions,
     TrainOptions,
 )
 from polycom_jax._errors import unknown
@@ -36,34 +36,40 @@ class Study:
 
     Attributes:
         about: one sentence.
-        default: what it takes, a dataclass of `options`.
+        default: what it takes.
         quick: the same with --quick.
         program: module with `run(options, workdir, command, display)`.
     """
 
     about: str
-    default: Any
-    quick: Any
+    default: Command
+    quick: Command
     program: str
 
 
 STUDIES: Mapping[str, Study] = {
     "rates": Study(
         "Build the networks of Theorem 3 over a range of N: error, size, slopes beside theory's.",
-        Rates(RatesOptions()),
-        Rates(QUICK_RATES, "runs/sobolev-rates-quick"),
+        Command(RatesOptions(), "runs/sobolev-rates"),
+        Command(QUICK_RATES, "runs/sobolev-rates-quick"),
         "experiments.sobolev.rates_program",
     ),
     "train": Study(
         "Fit networks of equal size with different activations to targets of each smoothness.",
-        Train(TrainOptions()),
-        Train(QUICK_TRAIN, "runs/sobolev-train-quick"),
+        Command(TrainOptions(), "runs/sobolev-train"),
+        Command(QUICK_TRAIN, "runs/sobolev-train-quick"),
         "experiments.sobolev.train_program",
+    ),
+    "refine": Study(
+        "Train on from constructed networks, beside their wires at random and MLPs of that size.",
+        Command(RefineOptions(), "runs/sobolev-refine"),
+        Command(QUICK_REFINE, "runs/sobolev-refine-quick"),
+        "experiments.sobolev.refine_program",
     ),
     "imitate": Study(
         "Build ReLU networks that imitate PolyReLU networks: size and depth against eps.",
-        Imitate(ImitateOptions()),
-        Imitate(QUICK_IMITATE, "runs/sobolev-imitate-quick"),
+        Command(ImitateOptions(), "runs/sobolev-imitate"),
+        Command(QUICK_IMITATE, "runs/sobolev-imitate-quick"),
         "experiments.sobolev.imitate_program",
     ),
 }

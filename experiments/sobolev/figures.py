@@ -80,7 +80,10 @@ def draw(path: Path, panels: Sequence[Panel], title: str, columns: int = 2) -> N
         for unused in axes[len(panels) :]:
             unused.set_visible(False)
         figure.legend(
-            list(shown.values()), list(shown), loc="outside lower center", ncols=min(4, len(shown))
+            list(shown.values()),
+            list(shown),
+            loc="outside lower center",
+            ncols=min(2 * columns, len(shown)),
         )
 
 
@@ -134,5 +137,5 @@ def _figure(path: Path, rows: int, columns: int, title: str) -> Iterator[list["A
         axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
         figure.suptitle(title, fontsize=11)
         yield list(axes)
-        figure.savefig(path.with_suffix(".png"))
+        figure.savefig(path.with_suffix(".png"), dpi=120)  # under 100 KB; the PDF is for print
         figure.savefig(path.with_suffix(".pdf"))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -17,13 +17,29 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from experiments.sobolev.mlp import Mlp
 from polycom_jax.params import Params
 
 WARMUP = 0.05
 """Share of the steps."""
 
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+class Trainable(Protocol):
+    """A family of functions on [0,1]^d with parameters; hashable, as a static argument of jit."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters that are trained."""
+        ...
+
+    def init(self, key: Key[Array, ""], target: Int[Array, ""]) -> Params:
+        """Initial parameters of a run that fits the target of that index."""
+        ...
+
+    def apply(self, params: Params, x: Float[Array, "P d"]) -> Float[Array, " P"]:
+        """Values at points."""
+        ...
 
 
 @flax.struct.dataclass
@@ -79,12 +95,12 @@ class Fit:
     """How a network is fitted.
 
     Attributes:
-        mlp: the network.
+        network: what is fitted.
         steps: in all.
         batch_size: points a step.
     """
 
-    mlp: Mlp
+    network: Trainable
     steps: int
     batch_size: int
 
@@ -106,7 +122,10 @@ class Fit:
 # LLVM's higher levels take seconds over what runs once.
 @partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def _start(fit: Fit, runs: Runs) -> State:
-    params = jax.vmap(lambda seed: fit.mlp.init(jax.random.key(seed)))(runs.seeds)
+    def one(seed: Array, target: Array) -> Params:
+        return fit.network.init(jax.random.key(seed), target)
+
+    params = jax.vmap(one)(runs.seeds, runs.targets)
     return State(params, jax.vmap(_ADAM.init)(params))
 
 
@@ -118,7 +137,7 @@ def _advance(
         key = jax.random.fold_in(batch_key(seed), step)
         chosen = jax.random.randint(key, (fit.batch_size,), 0, len(data.points))
         x, y = data.points[chosen], data.values[target, chosen]
-        gradient = jax.grad(lambda p: jnp.mean((fit.mlp.apply(p, x) - y) ** 2))(state.params)
+        gradient = jax.grad(lambda p: jnp.mean((fit.network.apply(p, x) - y) ** 2))(state.params)
         moves, opt_state = _ADAM.update(gradient, state.opt_state)
         pace = rate * fit.rate(step)
         return State(jax.tree.map(lambda p, m: p - pace * m, state.params, moves), opt_state)

@@ -49,7 +49,7 @@ def summary(cells: Sequence[Row]) -> list[Row]:
     for (size, target, activation), errors in table(cells).items():
         cell = about[size, activation]
         row = {"size": size, "target": target, "activation": activation}
-        row |= {name: cell[name] for name in ("parameters", "width", "learning_rate")}
+        row |= {name: cell[name] for name in ("parameters", "learning_rate")}
         for metric, values in errors.items():
             mean, low, high = interval(np.log(values))
             row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}

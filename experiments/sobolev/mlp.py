@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require
@@ -61,8 +61,8 @@ class Mlp:
         """Number of parameters."""
         return pm.count(self.specs)
 
-    def init(self, key: Key[Array, ""]) -> Params:
-        """Initial parameters."""
+    def init(self, key: Key[Array, ""], target: Int[Array, ""] | None = None) -> Params:
+        """Initial parameters, the same whatever the target."""
         return pm.init(self.specs, key)
 
     def apply(self, params: Params, x: Float[Array, "P d"]) -> Float[Array, " P"]:

@@ -5,12 +5,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.approximation.bounds import cell_size, size_formula
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class Options:
+    """What a study takes; each is a dataclass of its own."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A study as it is called.
+
+    Attributes:
+        sobolev: the study.
+        workdir: folder for CSV, JSON, report, plots, and what resuming needs.
+    """
+
+    sobolev: Options
+    workdir: str
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
     """Networks of equal size with different activations, fitted to targets of each smoothness.
 
     Attributes:
@@ -84,7 +103,50 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class RatesOptions:
+class RefineOptions(TrainOptions):
+    """Networks trained from a construction, from the same wires at random, and MLPs of that size.
+
+    The construction is Theorem 3's of the most cells with at most so many numbers as `sizes` say,
+    for each target; all targets have the same n. Activations are those of the MLPs.
+    """
+
+    activations: tuple[str, ...] = ("poly_relu", "gelu")
+    sizes: tuple[int, ...] = (100, 200, 400)
+    targets: tuple[str, ...] = ("spline:2", "random:2", "bumps:2")
+    dim: int = 1
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    cells: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = (*self.targets, self.selection)
+        require(
+            len({named_target(name, self.dim).order for name in names}) == 1,
+            f"sobolev.targets={self.targets} and sobolev.selection={self.selection} must have the"
+            " same n: it is the construction's.",
+        )
+        for size in self.sizes:
+            self.construction(size)
+
+    @property
+    def order(self) -> int:
+        """n of all targets."""
+        return named_target(self.selection, self.dim).order
+
+    def construction(self, size: int) -> int:
+        """N, the most cells on an axis with which the construction has at most `size` numbers."""
+        nodes = math.floor((size / cell_size(self.order, self.dim)) ** (1 / self.dim) + 1e-9)
+        require(
+            nodes >= 2,
+            f"sobolev.sizes: {size} numbers are too few for a construction with"
+            f" n={self.order} in dimension {self.dim}; the smallest has"
+            f" {size_formula(self.order, self.dim, 1)}.",
+        )
+        return nodes - 1
+
+
+@dataclass(frozen=True)
+class RatesOptions(Options):
     """Constructed networks over a range of N: how fast they converge, and what they cost.
 
     Attributes:
@@ -129,7 +191,7 @@ class RatesOptions:
 
 
 @dataclass(frozen=True)
-class ImitateOptions:
+class ImitateOptions(Options):
     """ReLU networks that imitate PolyReLU networks within eps.
 
     Attributes:
@@ -153,45 +215,6 @@ class ImitateOptions:
         )
         _at_least(self, 1, "iterates")
         _at_most(self, 8, "iterates")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The command `rates`.
-
-    Attributes:
-        sobolev: the study.
-        workdir: folder for CSV, JSON, report and plots.
-    """
-
-    sobolev: RatesOptions
-    workdir: str = "runs/sobolev-rates"
-
-
-@dataclass(frozen=True)
-class Train:
-    """The command `train`.
-
-    Attributes:
-        sobolev: the study.
-        workdir: folder for CSV, JSON, report, plots, and what resuming needs.
-    """
-
-    sobolev: TrainOptions
-    workdir: str = "runs/sobolev-train"
-
-
-@dataclass(frozen=True)
-class Imitate:
-    """The command `imitate`.
-
-    Attributes:
-        sobolev: the study.
-        workdir: folder for CSV, JSON, report and plots.
-    """
-
-    sobolev: ImitateOptions
-    workdir: str = "runs/sobolev-imitate"
 
 
 def named_target(name: str, dim: int) -> Target:
@@ -225,6 +248,16 @@ def _at_most(options: object, most: int, *names: str) -> None:
 
 QUICK_TRAIN = TrainOptions(
     sizes=(100,), seeds=2, steps=150, learning_rates=(3e-2, 1e-1, 3e-1, 1.0), points=2048, cells=4
+)
+QUICK_REFINE = RefineOptions(
+    activations=("gelu",),
+    targets=("spline:2", "random:2"),
+    sizes=(100,),
+    seeds=2,
+    steps=150,
+    learning_rates=(1e-3, 1e-2, 1e-1, 1.0),
+    points=2048,
+    cells=16,
 )
 QUICK_RATES = RatesOptions(orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32))
 QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))

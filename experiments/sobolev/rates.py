@@ -272,13 +272,17 @@ def local(rows: Sequence[Row], norm: str) -> list[float]:
 def logarithm(rows: Sequence[Row]) -> list[Row]:
     """size eps^(d/n) with the guaranteed eps: flat without a logarithm, rising with one.
 
-    One row a series: its first and last value and their ratio.
+    One row a series: its first and last value, their ratio, and "ratio a node": the same without
+    the factor ((N + 1) / N)^d, which falls to 1 where a network has a block for each node.
     """
     found = []
     for (n, d, network, target), own in series(rows):
         if network == "poly_relu_spline" or len(own) < 2:
             continue
-        first, last = (row["size"] * row["guarantee"] ** (d / n) for row in (own[0], own[-1]))
+        ends = own[0], own[-1]
+        first, last = (row["size"] * row["guarantee"] ** (d / n) for row in ends)
+        blocks = 0 if network == "interpolation" else d  # that one has N units
+        nodes = [(1 + 1 / row["N"]) ** blocks for row in ends]
         found.append(
             {
                 "network": network,
@@ -288,6 +292,7 @@ def logarithm(rows: Sequence[Row]) -> list[Row]:
                 "at the largest eps": first,
                 "at the smallest eps": last,
                 "ratio": last / first,
+                "ratio a node": last / first * nodes[0] / nodes[1],
             }
         )
     return found

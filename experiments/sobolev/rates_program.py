@@ -179,8 +179,9 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
             "",
             "## The logarithm",
             "",
-            "size x eps^(d/n) at the largest and the smallest guaranteed eps. PolyReLU stays or"
-            " falls to its limit c(n, d) as (1 + 1/N)^d; a ratio above 1 is a logarithm.",
+            "size x eps^(d/n) at the largest and the smallest guaranteed eps. The (N + 1)^d nodes"
+            " fall to N^d as (1 + 1/N)^d; a node, PolyReLU is flat, and a ratio above 1 is a"
+            " logarithm.",
             "",
             *markdown.table(tables["logarithm"]),
             "",

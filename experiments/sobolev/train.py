@@ -14,8 +14,8 @@ from jax.tree_util import Partial
 
 from experiments.cli import Stop
 from experiments.signals import StopRequest
-from experiments.sobolev.fit import Data, Fit, Runs, State
-from experiments.sobolev.mlp import Mlp, mlp_of_size
+from experiments.sobolev.fit import Data, Fit, Runs, State, Trainable
+from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import TrainOptions, named_target
 from experiments.sobolev.store import Store
 from polycom_jax.approximation.sobolev import Grid, derivative_norms
@@ -35,11 +35,44 @@ MAX_EXTENSIONS = 3
 
 
 @dataclass(frozen=True)
+class Contestant:
+    """A network in the sweep.
+
+    Attributes:
+        activation: what it is called beside others of its size; MLPs by their activation.
+        size: the number of parameters asked for.
+        network: with as many, or a few less.
+    """
+
+    activation: str
+    size: int
+    network: Trainable
+
+    @property
+    def name(self) -> str:
+        """Of its cell in the store."""
+        return f"{self.size}-{self.activation.replace(' ', '_')}"
+
+
+def perceptrons(options: TrainOptions) -> list[Contestant]:
+    """One MLP for each size and activation, small ones first."""
+    return [
+        Contestant(
+            activation,
+            size,
+            mlp_of_size(activation, size, dim=options.dim, layers=options.layers),
+        )
+        for size in options.sizes
+        for activation in options.activations
+    ]
+
+
+@dataclass(frozen=True)
 class Study:
     """The sweep.
 
     Attributes:
-        options: what is fitted.
+        options: how and to what networks are fitted.
         store: the folder that finished cells and states lie in.
         stop: whether the user asked for the end.
         tell: takes (share done, what is being done).
@@ -50,43 +83,32 @@ class Study:
     stop: StopRequest
     tell: Callable[[float, str], None]
 
-    def run(self, done: Callable[[Row, int, int], None]) -> list[Row]:
-        """All cells, small networks first; those that are in the store are not fitted again.
+    def run(
+        self, contestants: Sequence[Contestant], done: Callable[[Row, int, int], None]
+    ) -> list[Row]:
+        """All cells in order; those that are in the store are not fitted again.
 
         Args:
+            contestants: the networks.
             done: called behind each cell with (the cell, how many are done, how many there are).
 
         Returns:
-            One cell a network: "activation", "size", "width", "parameters", "learning_rate",
-            "selection" (one row a learning rate) and "runs" (one row a target and seed with "sup",
-            "l2" and "h1").
+            One cell a network: "activation", "size", "parameters", "learning_rate", "selection"
+            (one row a learning rate) and "runs" (one row a target and seed with "sup", "l2" and
+            "h1").
         """
-        networks = self.networks
-        weights = np.array([mlp.size + 300.0 for mlp in networks])  # time has a constant part
+        weights = np.array([each.network.size + 300.0 for each in contestants])  # a constant part
         shares = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
         cells = []
-        for index, mlp in enumerate(networks):
-            name = f"{self.options.sizes[index // len(self.options.activations)]}-{mlp.activation}"
-            cell = self.store.cell(name)
+        for index, each in enumerate(contestants):
+            cell = self.store.cell(each.name)
             if cell is None:
                 begin, end = shares[index : index + 2]
-                cell = self._cell(
-                    name, mlp, lambda s, w, a=begin, b=end: self.tell(a + s * (b - a), w)
-                )
-                self.store.keep_cell(name, cell)
+                cell = self._cell(each, lambda s, w, a=begin, b=end: self.tell(a + s * (b - a), w))
+                self.store.keep_cell(each.name, cell)
             cells.append(cell)
-            done(cell, index + 1, len(networks))
+            done(cell, index + 1, len(contestants))
         return cells
-
-    @cached_property
-    def networks(self) -> list[Mlp]:
-        """In the order in which they are fitted."""
-        options = self.options
-        return [
-            mlp_of_size(activation, size, dim=options.dim, layers=options.layers)
-            for size in options.sizes
-            for activation in options.activations
-        ]
 
     @cached_property
     def targets(self) -> list["Standardised"]:
@@ -104,26 +126,21 @@ class Study:
             values = [np.asarray(target(jnp.asarray(points))) for target in self.targets]
         return Data(jnp.asarray(points, jnp.float32), jnp.asarray(np.stack(values), jnp.float32))
 
-    def _cell(self, name: str, mlp: Mlp, tell: Callable[[float, str], None]) -> Row:
-        options = self.options
-        fit = Fit(mlp, options.steps, options.batch_size)
+    def _cell(self, each: Contestant, tell: Callable[[float, str], None]) -> Row:
+        options, name = self.options, each.name
+        fit = Fit(each.network, options.steps, options.batch_size)
         selection = self._select(name, fit, lambda s, w: tell(s / 2, w))
         rate = min(selection, key=lambda row: row["l2"])["learning_rate"]
         pairs = [(t, s) for t in range(len(options.targets)) for s in range(options.seeds)]
-        runs = Runs(
-            jnp.full(len(pairs), rate, jnp.float32),
-            jnp.array([t for t, _ in pairs]),
-            jnp.array([s for _, s in pairs]),
-        )
+        runs = Runs.of((rate, t, s) for t, s in pairs)
         state = self._fit(
             f"{name}-runs", fit, runs, lambda s: tell(0.5 + s / 2, f"{name}: fitting")
         )
-        errors = self._errors(mlp, state.params, runs)
+        errors = self.errors(each.network, state.params, runs)
         return {
-            "activation": mlp.activation,
-            "size": int(name.split("-")[0]),
-            "width": mlp.width,
-            "parameters": mlp.size,
+            "activation": each.activation,
+            "size": each.size,
+            "parameters": each.network.size,
             "learning_rate": rate,
             "selection": selection,
             "runs": [
@@ -163,7 +180,7 @@ class Study:
         last = len(options.targets)
         runs = Runs.of((rate, last, SELECTION_SEED + s) for rate, s in pairs)
         state = self._fit(name, fit, runs, lambda s: tell(s, f"{name}: learning rates"))
-        errors = self._errors(fit.mlp, state.params, runs)
+        errors = self.errors(fit.network, state.params, runs)
         logs = np.log([error["l2"] for error in errors]).reshape(count, seeds)
         return [
             {"learning_rate": float(rate), "l2": float(np.exp(log.mean())), "seeds": seeds}
@@ -194,11 +211,11 @@ class Study:
         self.store.forget(name)
         return state
 
-    def _errors(self, mlp: Mlp, params: Params, runs: Runs) -> list[Row]:
+    def errors(self, network: Trainable, params: Params, runs: Runs) -> list[Row]:
         """The "sup", "l2" and "h1" of each run; infinite where it diverged."""
         grid = Grid(self.options.dim, self.options.cells)
         # One function for all runs and targets, so that it is compiled once a network.
-        residual = residual_of(mlp, self.targets)
+        residual = residual_of(network, self.targets)
         rows = []
         for run, target in enumerate(np.asarray(runs.targets)):
             own = jax.tree.map(lambda leaf, run=run: leaf[run], params)
@@ -244,11 +261,11 @@ class Standardised:
         return (self.target(x) - self.mean) / self.deviation
 
 
-def residual_of(mlp: Mlp, targets: Sequence[Standardised]) -> Callable[..., jax.Array]:
+def residual_of(network: Trainable, targets: Sequence[Standardised]) -> Callable[..., jax.Array]:
     """(parameters, index of the target, points) -> network - target."""
 
     def residual(params: Params, target: jax.Array, x: jax.Array) -> jax.Array:
-        return mlp.apply(params, x) - jax.lax.switch(target, targets, x)
+        return network.apply(params, x) - jax.lax.switch(target, targets, x)
 
     return residual
 

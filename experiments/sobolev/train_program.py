@@ -5,11 +5,11 @@ from typing import Any
 
 from experiments.progress import Display
 from experiments.signals import stop_request
-from experiments.sobolev import train_report
+from experiments.sobolev import fit_report
 from experiments.sobolev.options import TrainOptions
 from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store
-from experiments.sobolev.train import Study
+from experiments.sobolev.train import Study, perceptrons
 
 GRACE_S = 25.0
 """Seconds within which a first Ctrl-C or SIGTERM ends the study: behind a part of a fit, saved."""
@@ -17,20 +17,31 @@ GRACE_S = 25.0
 
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
-    store = Store(workdir, "train")
+    store, every = Store(workdir, "train"), perceptrons(options)
     store.open(options, free=("save_every_s",))
     pace = Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
-        cells = study.run(lambda cell, done, of: pace.note(f"[{done}/{of}] {_line(cell)}"))
+        cells = study.run(every, lambda cell, done, of: pace.note(f"[{done}/{of}] {line(cell)}"))
     display.stop()
-    train_report.write(store, options, cells, command)
+    title = "Trained networks of equal size"
+    fit_report.write(store, options, cells, command, title=title, about=_about(options))
     display.note(f"Report: {store.report}   Runs: {workdir / 'train.csv'}   Plots: {store.plots}")
     longer = f"--sobolev.steps {4 * options.steps} --workdir {workdir}-long"
     display.note(f"Next:\n  python -m experiments.sobolev train {longer}")
 
 
-def _line(cell: dict[str, Any]) -> str:
+def _about(options: TrainOptions) -> list[str]:
+    return [
+        f"Networks of {options.layers} hidden layers on [0,1]^{options.dim}, each the widest with"
+        f" at most {', '.join(map(str, options.sizes))} parameters, all started the same way.",
+        "",
+        fit_report.treatment(options),
+    ]
+
+
+def line(cell: dict[str, Any]) -> str:
+    """What came of a cell, for the screen."""
     errors = sorted(run["l2"] for run in cell["runs"])
     return (
         f"{cell['activation']}, {cell['parameters']} parameters, learning rate"

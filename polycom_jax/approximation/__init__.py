@@ -32,6 +32,7 @@ from polycom_jax.approximation.combine import flatten as flatten
 from polycom_jax.approximation.combine import identity as identity
 from polycom_jax.approximation.combine import parallel as parallel
 from polycom_jax.approximation.dense import apply_dense as apply_dense
+from polycom_jax.approximation.dense import dense_wires as dense_wires
 from polycom_jax.approximation.dense import to_dense as to_dense
 from polycom_jax.approximation.evaluation import evaluate as evaluate
 from polycom_jax.approximation.evaluation import evaluate_copies as evaluate_copies

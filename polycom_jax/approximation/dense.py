@@ -48,6 +48,33 @@ def to_dense(net: Network, *, dtype: Any = None, limit: int = DENSE_LIMIT) -> Pa
     }
 
 
+def dense_wires(net: Network, *, limit: int = DENSE_LIMIT) -> Params:
+    """Which numbers of `to_dense`'s tree stand in the network: the same tree of bools.
+
+    Their count is `net.size`. A weight that stands there may be 0; all others are, and stay so in
+    training from a network that keeps its wires.
+
+    Args:
+        net: any network.
+        limit: as for `to_dense`.
+
+    Raises:
+        InputError: more than `limit` bytes in `to_dense`'s float64 form.
+    """
+    flat = flatten(net, limit=limit)
+
+    def wires(through: Affine) -> Params:
+        return {"weights": jnp.asarray(through.wires.T), "biases": jnp.asarray(through.biased)}
+
+    return {
+        "layers": [
+            {**wires(layer.affine), "coeffs": jnp.asarray(layer.coeffs[0] != 0)}
+            for layer in flat.layers
+        ],
+        "readout": wires(flat.readout),
+    }
+
+
 def apply_dense(params: Params, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S O"]:
     """Values of the network with these parameters, differentiable in both arguments.
 

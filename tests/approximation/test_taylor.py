@@ -155,9 +155,19 @@ def test_polyrelu_needs_no_logarithm_and_relu_does_from_three_derivatives_on():
             f, eps = wave(n, 1), pa.bound(n, 1, cells)
             flat.append(pa.taylor_network(f, n, 1, eps=eps).size * eps ** (1 / n))
             rising.append(pa.relu_taylor_network(f, n, 1, eps).size * eps ** (1 / n))
-        assert flat[-1] <= flat[0]
+        assert flat[0] >= flat[1] >= flat[2] > flat[0] / (1 + 1 / 8)  # its N + 1 nodes, no more
         assert rising[0] < rising[1] < rising[2]
         assert rising[-1] / rising[0] > 1.15
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_in_two_dimensions_the_logarithm_is_in_what_a_node_costs(n: int):
+    # In size eps^(d/n) it hides behind (N + 1)^2 / N^2 until N is large.
+    f, cells = wave(n, 2), (4, 16, 32)
+    nets = [pa.relu_taylor_network(f, n, 2, 2 * pa.bound(n, 2, c)) for c in cells]
+    costs = [net.size / (c + 1) ** 2 for net, c in zip(nets, cells, strict=True)]
+    assert costs[0] < costs[1] < costs[2]
+    assert costs[-1] / costs[0] > 1.15
 
 
 def test_linear_interpolation_is_log_free():

@@ -45,3 +45,17 @@ def test_more_memory_than_allowed_is_refused_before_it_is_taken():
     net = pa.taylor_network(lambda x: x[:, 0] * x[:, 1], 2, 2, 100)
     with pytest.raises(InputError, match="limit is 1,024 MiB"):
         pa.to_dense(net)
+
+
+def test_wires_are_the_numbers_that_stand_in_the_network():
+    # Of (1 - x)^2 many coefficients are 0 at a node; their wires are there all the same.
+    for net in (
+        pa.taylor_network(lambda x: (1 - x[:, 0]) ** 2, 3, 1, 3),
+        random_network(0, 2, 7, 4, 3),
+    ):
+        params, wires = pa.to_dense(net), pa.dense_wires(net)
+        assert sum(int(jnp.count_nonzero(leaf)) for leaf in jax.tree.leaves(wires)) == net.size
+        kept = jax.tree.map(lambda number, wire: bool(((number != 0) <= wire).all()), params, wires)
+        assert all(jax.tree.leaves(kept))
+    with pytest.raises(InputError, match="limit is 0 MiB"):
+        pa.dense_wires(pa.taylor_network(lambda x: x[:, 0], 2, 1, 3), limit=100)

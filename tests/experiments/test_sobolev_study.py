@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import jax
@@ -79,6 +79,9 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["train", "--sobolev.targets", "wave:2"], "Did you mean 'waves'"),
         (["train", "--sobolev.learning-rates", "0.1", "0.2"], "four or more"),
         (["train", "--sobolev.step", "1"], "Did you mean '--sobolev.steps'"),
+        (["refine", "--sobolev.layers", "60"], "too few"),
+        (["refine", "--sobolev.sizes", "50"], "the smallest has 62"),
+        (["refine", "--sobolev.targets", "spline:2", "waves:3"], "must have the same n"),
         (["rates", "--sobolev.orders", "0"], "sobolev.orders=0"),
         (["rates", "--sobolev.dims", "0"], "sobolev.dims=0"),
         (["rates", "--sobolev.cells-2d", "8", "100000"], "the limit is"),
@@ -90,6 +93,18 @@ def test_bad_input_is_one_line_before_any_work(words, message, capsys, tmp_path:
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()  # the corrected command finds no other options there
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_option_is_in_the_help_and_said_what_it_is_for(study: str, capsys):
+    assert main([study, "--help"]) == 0
+    shown = "".join(capsys.readouterr().out.split())  # tyro wraps lines
+    options = STUDIES[study].default.sobolev
+    texts = [kind.__doc__ or "" for kind in type(options).__mro__]
+    for field in fields(options):
+        assert f"--sobolev.{field.name.replace('_', '-')}" in shown
+        assert any(f"        {field.name}: " in text for text in texts)
 
 
 def test_every_study_has_a_quick_form_of_valid_options():
@@ -113,6 +128,9 @@ def test_rates_are_the_theorys(tmp_path: Path):
     assert of["poly_relu", "sup"]["slope in size"] == pytest.approx(
         -2 * math.log(2) / math.log(17 / 9), rel=0.05
     )  # the size is c (N + 1)
+    ratios = {row["network"]: row["ratio a node"] for row in record["logarithm"]}
+    assert ratios["poly_relu"] == pytest.approx(1, rel=1e-12)  # float64
+    assert ratios["relu"] > 1.1
     (constant,) = record["constants"]
     assert constant["sup error x N^n"] == pytest.approx(1 / 8, rel=0.01)
     for row in record["rows"]:

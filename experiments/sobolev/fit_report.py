@@ -1,0 +1,178 @@
+"""What the fits came to: files, figures, a short report whose sentences follow from the numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.sobolev import figures, markdown
+from experiments.sobolev.intervals import METRICS, contests, overall, summary
+from experiments.sobolev.options import TrainOptions, named_target
+from experiments.sobolev.store import Store
+from experiments.sobolev.store import about as ran
+
+Row = dict[str, Any]
+
+
+def write(
+    store: Store,
+    options: TrainOptions,
+    cells: Sequence[Row],
+    command: str,
+    *,
+    title: str,
+    about: Sequence[str],
+) -> None:
+    """Writes STUDY.csv (one row a run), STUDY.json, the plots and STUDY.md.
+
+    Args:
+        store: where to.
+        options: how networks were fitted.
+        cells: of `train.Study.run`.
+        command: that began it.
+        title: of the report and the plots.
+        about: paragraphs of the report that say what was fitted, and how.
+    """
+    means = summary(cells)
+    runs = [{**_head(cell), **run} for cell in cells for run in cell["runs"]]
+    store.write_rows(store.study, runs)
+    tables = {
+        "summary": means,
+        "learning_rates": [{**_head(cell), **row} for cell in cells for row in cell["selection"]],
+        "contests": {metric: contests(cells, metric) for metric in METRICS},
+        "overall": {metric: overall(cells, metric) for metric in METRICS},
+    }
+    store.write_json(store.study, command, tables)
+    for metric in METRICS:
+        draw(store, options, means, metric, title)
+    head = [f"# {title}", "", *markdown.facts(ran(command)), "", *about, ""]
+    end = f"Plots: plots/{store.study}-{{l2,sup,h1}} as PNG and PDF. Every run: {store.study}.csv."
+    store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
+
+
+def _head(cell: Row) -> Row:
+    return {name: cell[name] for name in ("activation", "size", "parameters")}
+
+
+def draw(
+    store: Store, options: TrainOptions, means: Sequence[Row], metric: str, title: str
+) -> None:
+    """One panel a target: error against parameters, bands for seeds, theory's slope -n/d."""
+    panels = []
+    for target in options.targets:
+        rows = [row for row in means if row["target"] == target]
+        lines = []
+        for activation in dict.fromkeys(row["activation"] for row in rows):
+            own = [row for row in rows if row["activation"] == activation]
+            keys = ("parameters", metric, f"{metric}_low", f"{metric}_high")
+            x, y, low, high = ([row[key] for row in own] for key in keys)
+            lines.append(figures.Line(activation, x, y, low, high))
+        smoothness = named_target(target, options.dim).order
+        exponent = -(smoothness - (metric == "h1")) / options.dim
+        top = max(row[metric] for row in rows)
+        if len(options.sizes) > 1 and exponent < 0:
+            anchor = (options.sizes[0], top)
+            lines.append(
+                figures.power_line(options.sizes, anchor, exponent, "theory's rate for the class")
+            )
+        name = f"{target.replace(':', ', n = ')}"
+        panels.append(figures.Panel(name, lines, "parameters", METRICS[metric]))
+    title = f"{title}, d = {options.dim}, {options.seeds} seeds"
+    figures.draw(store.plots / f"{store.study}-{metric}", panels, title)
+
+
+def sections(
+    options: TrainOptions, cells: Sequence[Row], means: Sequence[Row], tables: Row
+) -> list[str]:
+    """The report's tables, with the sentences that follow from them."""
+    return [
+        "## Over all sizes and targets",
+        "",
+        "Error over the geometric mean of all activations' errors, below 1 is better than"
+        " average; averaged over sizes and targets for each seed, with the 95 % interval over"
+        f" {options.seeds} seeds. It says nothing of other targets, sizes or budgets.",
+        "",
+        *markdown.table(_overall_rows(tables["overall"])),
+        "",
+        _overall_sentence(tables["overall"]["l2"]),
+        "",
+        "## Who was best",
+        "",
+        'By L2 error; "not told apart": the 95 % interval of the ratio to the best, paired by'
+        " seed and Bonferroni-corrected within the row, reaches 1.",
+        "",
+        *markdown.table(
+            [
+                {
+                    "target": row["target"],
+                    "size": row["size"],
+                    "best": row["best"],
+                    "not told apart from it": ", ".join(row["not_told_apart"]) or "none",
+                }
+                for row in tables["contests"]["l2"]
+            ]
+        ),
+        "",
+        "## Errors",
+        "",
+        "Geometric mean over seeds [95 % interval], in units of the target's deviation.",
+        "",
+        *markdown.table(_error_rows(means)),
+        "",
+        "## Learning rates",
+        "",
+        f"Chosen on {options.selection}; a range was extended until the best stood inside it.",
+        "",
+        *markdown.table(_rate_rows(cells)),
+    ]
+
+
+def treatment(options: TrainOptions) -> str:
+    """How all networks were fitted."""
+    return (
+        f"All trained networks had {options.steps} steps of Adam on {options.batch_size} points of"
+        f" [0,1]^{options.dim} a step, warm-up and cosine decay, and the same batches for the same"
+        " seed. The learning rate was chosen for each network on another target"
+        f" ({options.selection}), with other seeds. Targets NAME:n have norm 1 in W^{{n,inf}}, and"
+        " are fitted shifted and scaled to mean 0 and variance 1."
+    )
+
+
+def _overall_rows(by_metric: dict[str, list[Row]]) -> list[Row]:
+    rows = []
+    for first in by_metric["l2"]:
+        row: Row = {"activation": first["activation"]}
+        for metric, label in METRICS.items():
+            own = next(r for r in by_metric[metric] if r["activation"] == first["activation"])
+            row[label] = markdown.ranged(own["ratio"], own["low"], own["high"])
+        rows.append(row)
+    return rows
+
+
+def _overall_sentence(rows: list[Row]) -> str:
+    best, *others = rows
+    level = [row["activation"] for row in others if row["low"] <= best["high"]]
+    head = f"In L2, {best['activation']} has the smallest error here"
+    if not level:
+        return f"{head}, and its interval overlaps no other's."
+    return f"{head}; the intervals of {', '.join(level)} overlap its own."
+
+
+def _error_rows(means: Sequence[Row]) -> list[Row]:
+    rows = []
+    for row in sorted(means, key=lambda row: (row["target"], row["size"], row["l2"])):
+        shown = {key: row[key] for key in ("target", "parameters", "activation")}
+        for metric, label in METRICS.items():
+            shown[label] = markdown.ranged(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
+        rows.append(shown)
+    return rows
+
+
+def _rate_rows(cells: Sequence[Row]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        tried = [entry["learning_rate"] for entry in cell["selection"]]
+        if tried:
+            row = rows.setdefault(cell["activation"], {"activation": cell["activation"]})
+            row[f"size {cell['size']}"] = (
+                f"{cell['learning_rate']:.1e} of [{tried[0]:.1e}, {tried[-1]:.1e}]"
+            )
+    return list(rows.values())

@@ -1,0 +1,42 @@
+"""The program `python -m experiments.sobolev refine`."""
+
+from pathlib import Path
+
+from experiments.progress import Display
+from experiments.signals import stop_request
+from experiments.sobolev import fit_report
+from experiments.sobolev.options import RefineOptions
+from experiments.sobolev.pace import Pace
+from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants
+from experiments.sobolev.store import Store
+from experiments.sobolev.train import Study
+from experiments.sobolev.train_program import GRACE_S, line
+
+
+def run(options: RefineOptions, workdir: Path, command: str, display: Display) -> None:
+    """Builds, fits, writes, and says what to look at; the same command again resumes."""
+    store, pace = Store(workdir, "refine"), Pace(display)
+    with stop_request(GRACE_S) as stop, stop.heeded():
+        study = Study(options, store, stop, pace.tell)
+        every = contestants(options, study.targets)
+        store.open(options, free=("save_every_s",))
+        cells = study.run(every, lambda cell, n, of: pace.note(f"[{n}/{of}] {line(cell)}"))
+    display.stop()
+    cells = [*as_built(study, every), *cells]
+    title = "Constructed networks, trained, beside others of their size"
+    fit_report.write(store, options, cells, command, title=title, about=_about(options))
+    display.note(f"Report: {store.report}   Runs: {workdir / 'refine.csv'}   Plots: {store.plots}")
+    display.note("Next:\n  python -m experiments.sobolev train")
+
+
+def _about(options: RefineOptions) -> list[str]:
+    cells = ", ".join(str(options.construction(size)) for size in options.sizes)
+    return [
+        f"`{AS_BUILT}` is Theorem 3's network for the target, n = {options.order},"
+        f" d = {options.dim}, N = {cells}. `{TRAINED}` goes on from there and `{REWIRED}` from"
+        " random weights and biases; both train exactly the numbers that stand in the construction"
+        f" (its size c(n, d) (N + 1)^d). The MLPs of {options.layers} hidden layers have at most as"
+        " many parameters.",
+        "",
+        fit_report.treatment(options),
+    ]
