@@ -117,7 +117,9 @@ def ours(folder: Path, cfg: ModelConfig, params: Any, **options: Any) -> Any:
 
 
 def asked(lm: Any, tasks: Path) -> Any:
-    manager = lm_eval.tasks.TaskManager(include_path=str(tasks), include_defaults=False)
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
     return lm_eval.simple_evaluate(
         model=lm, tasks=[*TASKS], task_manager=manager, log_samples=True, bootstrap_iters=0
     )
@@ -191,7 +193,9 @@ def test_numbers_are_those_of_the_harness_own_backend(activation, tasks, tmp_pat
 
 
 def instance(kind: str, *arguments: Any) -> Any:
-    return lm_eval.api.instance.Instance(kind, {}, arguments, 0)
+    from lm_eval.api.instance import Instance
+
+    return Instance(kind, {}, arguments, 0)
 
 
 @pytest.fixture(scope="module")
