@@ -1,6 +1,7 @@
-"""Measures a model on text: `python -m experiments.evaluate --help`."""
+"""Measures a model on texts and tasks: `python -m experiments.evaluate --help`."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,19 +12,35 @@ from typing import Annotated, Any, Literal
 from rich.table import Table
 from tyro.conf import arg
 
-from experiments import cli
+from experiments import cli, downstream
 from experiments.progress import Display
+from experiments.tables import finite, print_section
 from experiments.trained import Model, load_model
 from polycom_jax._errors import require
-from polycom_jax.data import Corpus, DataConfig, TokenStore, eval_batches, prepare
+from polycom_jax.data import (
+    ByteTokenizer,
+    Corpus,
+    DataConfig,
+    FileTokenizer,
+    Tokenizer,
+    TokenStore,
+    eval_batches,
+    prepare,
+)
 from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
 
-ABOUT = "Measure a run's or a Hugging Face model's loss on any number of texts."
+ABOUT = (
+    "Measure a run's or a Hugging Face model's loss on any number of texts, and what it reaches in"
+    " tasks of lm-evaluation-harness (extra `eval`)."
+)
 
 Splits = Literal["heldout", "all"]
 Windows = Literal["packed", "sliding"]
+
+LEAST = {"seq_len": 1, "stride": 1, "batch_size": 1, "limit": 1, "num_fewshot": 0}
+"""Smallest values of the fields that are counts."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,12 @@ class EvaluateConfig:
     Attributes:
         workdir: folder of a run, or a Hugging Face folder.
         checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
-        data: texts, as in `experiments.pretrain --data`; any number of them.
+        data: texts, as in `experiments.pretrain --data`; any number of them. None named: stdlib,
+            unless tasks are.
+        tasks: of lm-evaluation-harness: its names of tasks and groups, the sets paper-dense and
+            paper-moe, and YAML files, or folders of them, with tasks of your own.
+        num_fewshot: solved examples before each question of a task; None: as the task says.
+        limit: documents of each task, for a first look; None: all.
         split: "heldout": the part of each that training on it leaves out (of a run's own text, just
             what that run left out); "all": every document, for text that the model was not trained
             on.
@@ -41,8 +63,8 @@ class EvaluateConfig:
             "sliding": overlapping, and each token counts once, with seq_len - stride tokens or more
             before it (unless its document, or the text, begins there).
         stride: tokens from one sliding window to the next; None: half of seq_len.
-        seq_len: tokens of a window; None: the model's context.
-        batch_size: windows at a time.
+        seq_len: tokens of a window, and the most that tasks may fill; None: the model's context.
+        batch_size: windows, or requests of tasks, at a time.
         tokenizer: for a folder without one: "bytes", or the path of a tokenizer.json.
         text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
             text, else "text".
@@ -51,7 +73,10 @@ class EvaluateConfig:
 
     workdir: str = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
-    data: Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")] = ("stdlib",)
+    data: Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")] = ()
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK [TASK ...]")] = ()
+    num_fewshot: int | None = None
+    limit: int | None = None
     split: Splits = "heldout"
     windows: Windows = "packed"
     stride: int | None = None
@@ -62,10 +87,12 @@ class EvaluateConfig:
     json: str | None = None
 
     def __post_init__(self) -> None:
-        require(bool(self.data), "data is empty; name at least one text.")
-        for name in ("seq_len", "stride", "batch_size"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{name}={value} must be at least 1.")
+            require(value is None or value >= least, f"{name}={value} must be at least {least}.")
+        for name in ("num_fewshot", "limit"):
+            value = getattr(self, name)
+            require(value is None or bool(self.tasks), f"{name}={value} is of --tasks; name some.")
         require(
             self.stride is None or self.windows == "sliding",
             f"stride={self.stride} goes with windows='sliding'; packed windows do not overlap.",
@@ -74,7 +101,7 @@ class EvaluateConfig:
 
 @cli.program
 def main(argv: Sequence[str]) -> int:
-    """Prints one row a text, and writes them to a file where one is named."""
+    """Prints one row a text and a number of a task, and writes them where a file is named."""
     default = EvaluateConfig()
     settings = cli.read_flags(argv, cli.flatten(default), {})
     config = cli.parse(default, settings, prog="python -m experiments.evaluate", about=ABOUT)
@@ -83,19 +110,57 @@ def main(argv: Sequence[str]) -> int:
         display.busy(f"reading {config.workdir}")
         model = load_model(Path(config.workdir), config.checkpoint, mesh=mesh)
         display.note(f"{model.origin}: {model.cfg.activation}")
-        measure = Measure(config, model, mesh, display)
-        rows = [measure(source) for source in config.data]
-    display.console.print(table(config, measure, rows))
-    if config.json is not None:
-        found = {
-            "config": asdict(config),
-            "seq_len": measure.seq_len,
-            "stride": measure.stride,
-            "results": rows,
-        }
-        Path(config.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        display.note(f"Numbers: {config.json}")
+        found: dict[str, Any] = {"config": asdict(config)}
+        texts = config.data if config.data or config.tasks else ("stdlib",)
+        if texts:
+            measure = Measure(config, model, mesh, display)
+            rows = [measure(source) for source in texts]
+            found |= {"seq_len": measure.seq_len, "stride": measure.stride, "results": rows}
+            display.console.print(table(config, measure, rows))
+        if config.tasks:
+            found["tasks"] = run_tasks(config, model, mesh, display)
+            print_section(display.console, downstream.section(found["tasks"]))
+        if config.json is not None:
+            text = json.dumps(finite(found), indent=1)
+            Path(config.json).write_text(text + "\n", encoding="utf-8")
+            display.note(f"Numbers: {config.json}")
+        folder = shlex.quote(config.workdir)
+        display.note(f"Next:\n  python -m experiments.analyze {folder}")
     return 0
+
+
+def run_tasks(config: EvaluateConfig, model: Model, mesh: Any, display: Display) -> dict[str, Any]:
+    """The numbers of all tasks, see `downstream.run_tasks`."""
+    check_tokenizer(config, model)
+    tokenizer: Tokenizer | None = None
+    if config.tokenizer is not None:
+        named = config.tokenizer
+        tokenizer = ByteTokenizer() if named == "bytes" else FileTokenizer(named)
+    return downstream.run_tasks(
+        config.tasks,
+        model,
+        tokenizer,
+        mesh,
+        display,
+        batch_size=config.batch_size,
+        max_length=config.seq_len or model.cfg.context_length,
+        num_fewshot=config.num_fewshot,
+        limit=config.limit,
+    )
+
+
+def check_tokenizer(config: EvaluateConfig, model: Model) -> None:
+    """Raises `InputError` unless there is just one: the model's own, or the one that is named."""
+    given, own = config.tokenizer, model.tokenizer_name
+    require(
+        own is not None or given is not None,
+        f"{config.workdir} holds no tokenizer.json; name one with --tokenizer.",
+    )
+    require(
+        own is None or given is None,
+        f"--tokenizer {given}: {config.workdir} has its own, which the model knows; leave the flag"
+        " out.",
+    )
 
 
 class Measure:
@@ -156,20 +221,11 @@ class Measure:
 
     def _prepared(self, source: str) -> Corpus:
         """The text as the model's own tokens."""
-        given, own = self._config.tokenizer, self._model.tokenizer_name
-        require(
-            own is not None or given is not None,
-            f"{self._config.workdir} holds no tokenizer.json; name one with --tokenizer.",
-        )
-        require(
-            own is None or given is None,
-            f"--tokenizer {given}: {self._config.workdir} has its own, which the model knows; leave"
-            " the flag out.",
-        )
+        check_tokenizer(self._config, self._model)
         data = self._model.data
         if source != data.source:  # else what is held out is what was held out in training
             data = DataConfig(source)
-        data = replace(data, tokenizer=given or str(own))
+        data = replace(data, tokenizer=self._config.tokenizer or str(self._model.tokenizer_name))
         if self._config.text_field is not None:
             data = replace(data, text_field=self._config.text_field)
         if self._config.split == "all" and names_files(source):

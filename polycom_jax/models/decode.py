@@ -1,6 +1,7 @@
 """Sampling from a model with a key-value cache."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,50 @@ from polycom_jax._errors import require
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.transformer import hidden, init_cache, unembed
 from polycom_jax.params import Params
+from polycom_jax.sharding import Rules
+
+
+def prefill(
+    cfg: ModelConfig,
+    params: Params,
+    prompt: Int[Array, "B T"],
+    *,
+    room: int,
+    lengths: Int[Array, " B"] | None = None,
+    rules: Rules | None = None,
+) -> tuple[Float[Array, "B V"], Any]:
+    """Reads prompts into a new cache.
+
+    Args:
+        cfg: the model.
+        params: its parameters.
+        prompt: token ids; row b's prompt is its first `lengths[b]`, what follows is filling.
+        room: tokens a row that the cache has place for, T at least.
+        lengths: 1 or more each; None: T.
+        rules: how arrays are split over the mesh of `jax.set_mesh`; None: not stated.
+
+    Returns:
+        The logits behind each prompt, and the cache for `advance`.
+    """
+    x, _, cache = hidden(cfg, params, prompt, rules=rules, cache=init_cache(cfg, len(prompt), room))
+    if lengths is None:
+        return unembed(cfg, params, x[:, -1]), cache
+    last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    # No query sees the filling: it stands behind all of them, and new tokens replace it.
+    return unembed(cfg, params, last), {**cache, "length": lengths}
+
+
+def advance(
+    cfg: ModelConfig,
+    params: Params,
+    token: Int[Array, " B"],
+    cache: Any,
+    *,
+    rules: Rules | None = None,
+) -> tuple[Float[Array, "B V"], Any]:
+    """Appends one token a row to the cache: the logits behind it, and the longer cache."""
+    x, _, cache = hidden(cfg, params, token[:, None], rules=rules, cache=cache)
+    return unembed(cfg, params, x[:, 0]), cache
 
 
 def sample(
@@ -92,15 +137,14 @@ def _generate(
     prompt: Int[Array, "B T"],
     key: Key[Array, ""],
 ) -> Int[Array, "B M"]:
-    batch, length = prompt.shape
     draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
-    x, _, cache = hidden(cfg, params, prompt, cache=init_cache(cfg, batch, length + max_new_tokens))
-    first = draw(unembed(cfg, params, x[:, -1]), jax.random.fold_in(key, 0))
+    logits, cache = prefill(cfg, params, prompt, room=prompt.shape[1] + max_new_tokens)
+    first = draw(logits, jax.random.fold_in(key, 0))
 
     def step(carry: tuple, place: Array) -> tuple:
         token, cache = carry
-        x, _, cache = hidden(cfg, params, token[:, None], cache=cache)
-        new = draw(unembed(cfg, params, x[:, 0]), jax.random.fold_in(key, place))
+        logits, cache = advance(cfg, params, token, cache)
+        new = draw(logits, jax.random.fold_in(key, place))
         if stop_token is not None:
             new = jnp.where(token == stop_token, stop_token, new)
         return (new, cache), new

@@ -1,0 +1,123 @@
+"""`experiments.evaluate --tasks`: what is shown, and the program where lm-eval is installed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import downstream, evaluate
+
+FOUND = {
+    "results": {
+        "alpha": {"alias": "alpha", "acc,none": 0.5, "acc_stderr,none": 0.25, "f1,strict": 0.125},
+        "beta": {"alias": "beta", "acc,none": 0.25, "acc_stderr,none": "N/A"},
+        "group": {"alias": "group", "acc,none": 0.4},
+    },
+    "n-shot": {"alpha": 0, "beta": 5},
+    "n-samples": {
+        "alpha": {"original": 9, "effective": 4},
+        "beta": {"original": 2000, "effective": 1000},
+    },
+}
+TASK = """
+task: colours
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/colours.jsonl}, cache_dir: FOLDER/cache}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_target: label
+doc_to_choice: "{{choices}}"
+metric_list: [{metric: acc}]
+"""
+
+
+def test_a_table_has_each_number_and_the_means_of_what_tasks_share():
+    section = downstream.section(FOUND)
+    assert section.rows == (
+        ("alpha", "acc", "0.5000", "0.2500", "4", "0"),
+        ("alpha", "f1 (strict)", "0.1250", "", "4", "0"),
+        ("beta", "acc", "0.2500", "", "1,000", "5"),
+        ("group", "acc", "0.4000", "", "", ""),
+        ("mean", "acc", "0.3750", "", "", ""),
+    )
+
+
+def test_one_task_has_no_mean():
+    assert downstream.means({**FOUND, "n-samples": {"alpha": {}}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "3"], "limit=3 is of --tasks"),
+        (["--num-fewshot", "0"], "num_fewshot=0 is of --tasks"),
+        (["--tasks", "alpha", "--limit", "0"], "limit=0 must be at least 1"),
+        (["--tasks", "alpha", "--num-fewshot=-1"], "num_fewshot=-1 must be at least 0"),
+    ],
+)
+def test_bad_settings_end_in_one_line(words, message, capsys):
+    assert evaluate.main(words) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    documents = [
+        {"question": f"{n} is", "choices": [" odd", " even"], "label": int(n % 2 == 0)}
+        for n in range(6)
+    ]
+    (tmp_path / "colours.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
+    (tmp_path / "colours.yaml").write_text(TASK.replace("FOLDER", str(tmp_path)))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the harness's and its packages' are not ours to mend
+def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
+    out = tmp_path / "numbers.json"
+    words = ["--workdir", str(whole), "--tasks", str(colours), "--json", str(out)]
+    assert evaluate.main(words) == 0
+    found = json.loads(out.read_text())
+    assert "results" not in found  # no text was named
+    assert found["config"]["tasks"] == [str(colours)]
+    tasks = found["tasks"]
+    assert tasks["n-samples"]["colours"] == {"original": 6, "effective": 6}
+    assert 0 <= tasks["results"]["colours"]["acc,none"] <= 1
+    assert set(tasks["packages"]) == set(downstream.PACKAGES)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "colours acc" in shown
+    assert "loglikelihood" not in shown  # no line of progress for what takes no time
+    # The file itself, and fewer documents.
+    words = ["--workdir", str(whole), "--tasks", str(colours / "colours.yaml"), "--limit", "2"]
+    assert evaluate.main([*words, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["tasks"]["n-samples"]["colours"]["effective"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [("paper-dens", "Near: paper-dense"), (".", "no YAML file")],
+)
+def test_unknown_tasks_end_in_one_line(task, message, whole, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main(["--workdir", str(whole), "--tasks", task]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_paper_s_tasks_are_the_harness_s():
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
+    from lm_eval.tasks import TaskManager
+
+    known = set(TaskManager().all_tasks)
+    for name, tasks in downstream.TASK_SETS.items():
+        assert set(tasks) <= known, name
