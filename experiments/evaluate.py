@@ -13,9 +13,9 @@ from tyro.conf import arg
 
 from experiments import cli
 from experiments.progress import Display
-from experiments.trained import Model, load_model
+from experiments.trained import Model, data_for, load_model, read_text
 from polycom_jax._errors import require
-from polycom_jax.data import Corpus, DataConfig, TokenStore, eval_batches, prepare
+from polycom_jax.data import Corpus, TokenStore, eval_batches
 from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
@@ -156,31 +156,11 @@ class Measure:
 
     def _prepared(self, source: str) -> Corpus:
         """The text as the model's own tokens."""
-        given, own = self._config.tokenizer, self._model.tokenizer_name
-        require(
-            own is not None or given is not None,
-            f"{self._config.workdir} holds no tokenizer.json; name one with --tokenizer.",
-        )
-        require(
-            own is None or given is None,
-            f"--tokenizer {given}: {self._config.workdir} has its own, which the model knows; leave"
-            " the flag out.",
-        )
-        data = self._model.data
-        if source != data.source:  # else what is held out is what was held out in training
-            data = DataConfig(source)
-        data = replace(data, tokenizer=given or str(own))
-        if self._config.text_field is not None:
-            data = replace(data, text_field=self._config.text_field)
-        if self._config.split == "all" and names_files(source):
+        asked = self._config
+        data = data_for(self._model, source, tokenizer=asked.tokenizer, text_field=asked.text_field)
+        if asked.split == "all" and names_files(source):
             data = replace(data, heldout=source)  # all of it, also where nothing could be held out
-        corpus = prepare(data, vocab_size=self._model.cfg.vocab_size, progress=self._display.busy)
-        require(
-            corpus.tokenizer.vocab_size <= self._model.cfg.vocab_size,
-            f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
-            f" {self._model.cfg.vocab_size}: it is another model's.",
-        )
-        return corpus
+        return read_text(self._model, data, self._display.busy)
 
 
 def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:
