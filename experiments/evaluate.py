@@ -15,17 +15,15 @@ from tyro.conf import arg
 from experiments import cli, downstream
 from experiments.progress import Display
 from experiments.tables import finite, print_section
-from experiments.trained import Model, load_model
+from experiments.trained import Model, check_tokenizer, data_for, load_model, read_text
 from polycom_jax._errors import require
 from polycom_jax.data import (
     ByteTokenizer,
     Corpus,
-    DataConfig,
     FileTokenizer,
     Tokenizer,
     TokenStore,
     eval_batches,
-    prepare,
 )
 from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
@@ -131,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run_tasks(config: EvaluateConfig, model: Model, mesh: Any, display: Display) -> dict[str, Any]:
     """The numbers of all tasks, see `downstream.run_tasks`."""
-    check_tokenizer(config, model)
+    check_tokenizer(model, config.tokenizer)
     tokenizer: Tokenizer | None = None
     if config.tokenizer is not None:
         named = config.tokenizer
@@ -146,20 +144,6 @@ def run_tasks(config: EvaluateConfig, model: Model, mesh: Any, display: Display)
         max_length=config.seq_len or model.cfg.context_length,
         num_fewshot=config.num_fewshot,
         limit=config.limit,
-    )
-
-
-def check_tokenizer(config: EvaluateConfig, model: Model) -> None:
-    """Raises `InputError` unless there is just one: the model's own, or the one that is named."""
-    given, own = config.tokenizer, model.tokenizer_name
-    require(
-        own is not None or given is not None,
-        f"{config.workdir} holds no tokenizer.json; name one with --tokenizer.",
-    )
-    require(
-        own is None or given is None,
-        f"--tokenizer {given}: {config.workdir} has its own, which the model knows; leave the flag"
-        " out.",
     )
 
 
@@ -221,22 +205,11 @@ class Measure:
 
     def _prepared(self, source: str) -> Corpus:
         """The text as the model's own tokens."""
-        check_tokenizer(self._config, self._model)
-        data = self._model.data
-        if source != data.source:  # else what is held out is what was held out in training
-            data = DataConfig(source)
-        data = replace(data, tokenizer=self._config.tokenizer or str(self._model.tokenizer_name))
-        if self._config.text_field is not None:
-            data = replace(data, text_field=self._config.text_field)
-        if self._config.split == "all" and names_files(source):
+        asked = self._config
+        data = data_for(self._model, source, tokenizer=asked.tokenizer, text_field=asked.text_field)
+        if asked.split == "all" and names_files(source):
             data = replace(data, heldout=source)  # all of it, also where nothing could be held out
-        corpus = prepare(data, vocab_size=self._model.cfg.vocab_size, progress=self._display.busy)
-        require(
-            corpus.tokenizer.vocab_size <= self._model.cfg.vocab_size,
-            f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
-            f" {self._model.cfg.vocab_size}: it is another model's.",
-        )
-        return corpus
+        return read_text(self._model, data, self._display.busy)
 
 
 def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:

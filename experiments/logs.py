@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         InputError: another line that is not a JSON object with a step.
     """
     return [record for _, record in _lines(path)]
+
+
+def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of the records that have a value of that name."""
+    found = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
 
 
 def cut_short(path: Path, step: int) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.logs import series
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -63,18 +65,19 @@ def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
     """Training and held-out loss over steps, in nats a token."""
     from matplotlib.ticker import MaxNLocator
 
-    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
-    heldout = [(r["step"], r["heldout_loss"]) for r in records if r.get("heldout_loss") is not None]
+    steps, train = series(records, "loss")
+    points, heldout = series(records, "heldout_loss")
     with _figure(path) as axes:
         if train:
-            axes.plot(*zip(*train, strict=True), color=_BLUE, label="training, single batches")
+            axes.plot(steps, train, color=_BLUE, label="training, single batches")
         if heldout:
             axes.plot(
-                *zip(*heldout, strict=True),
+                points,
+                heldout,
                 color=_ORANGE,
                 marker="o",
                 markersize=4,
-                label=f"held-out, all of it (last: {heldout[-1][1]:.3f})",
+                label=f"held-out, all of it (last: {heldout[-1]:.3f})",
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")

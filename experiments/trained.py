@@ -1,6 +1,7 @@
-"""A model to use: of a finished or running run, or of a Hugging Face folder."""
+"""A model to use: of a finished or running run, or of a Hugging Face folder; and text for it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from experiments.config import PretrainConfig
 from experiments.workdir import Workdir
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import ByteTokenizer, DataConfig, Tokenizer
+from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop import huggingface
 from polycom_jax.models import ModelConfig
@@ -71,7 +72,7 @@ class Model:
         tokenizer: its own; None: its folder holds none.
         data: what it was trained on, where that is known; else the defaults.
         folder: it was read from.
-        origin: in words.
+        step: of the run's checkpoint; None: it is no run's.
     """
 
     cfg: ModelConfig
@@ -79,7 +80,13 @@ class Model:
     tokenizer: Tokenizer | None
     data: DataConfig
     folder: Path
-    origin: str
+    step: int | None
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, in words."""
+        at = "" if self.step is None else f", checkpoint of step {self.step}"
+        return f"{self.folder}{at}"
 
     @property
     def tokenizer_name(self) -> str | None:
@@ -98,8 +105,7 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     """
     if (folder / "config.yaml").is_file():
         run = load_trained(Workdir(folder), checkpoint, mesh=mesh)
-        origin = f"{folder}, checkpoint of step {run.step}"
-        return Model(run.config.model, run.params, run.tokenizer, run.config.data, folder, origin)
+        return Model(run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
     require(
         (folder / "config.json").is_file(),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
@@ -108,7 +114,58 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     cfg, params = huggingface.load(folder, mesh=mesh)
     file = folder / TOKENIZER
     tokenizer = load_tokenizer(file) if file.is_file() else None
-    return Model(cfg, params, tokenizer, DataConfig(), folder, str(folder))
+    return Model(cfg, params, tokenizer, DataConfig(), folder, None)
+
+
+def check_tokenizer(model: Model, named: str | None) -> None:
+    """Raises `InputError` unless there is just one: the model's own, or the one that is named."""
+    own = model.tokenizer_name
+    require(
+        own is not None or named is not None,
+        f"{model.folder} holds no tokenizer.json; name one with --tokenizer.",
+    )
+    require(
+        own is None or named is None,
+        f"--tokenizer {named}: {model.folder} has its own, which the model knows; leave the flag"
+        " out.",
+    )
+
+
+def data_for(
+    model: Model, source: str, *, tokenizer: str | None = None, text_field: str | None = None
+) -> DataConfig:
+    """How `source` becomes the model's own tokens.
+
+    Of a run's own text is held out what training on it left out.
+
+    Args:
+        model: it is for.
+        source: as `DataConfig.source`.
+        tokenizer: for a model whose folder has none, as `DataConfig.tokenizer`.
+        text_field: as `DataConfig.text_field`; None: a run's own for its own text, or the default.
+
+    Raises:
+        InputError: no tokenizer, or two.
+    """
+    check_tokenizer(model, tokenizer)
+    data = model.data if source == model.data.source else DataConfig(source)
+    data = replace(data, tokenizer=tokenizer or str(model.tokenizer_name))
+    return data if text_field is None else replace(data, text_field=text_field)
+
+
+def read_text(model: Model, data: DataConfig, progress: Callable[[str], None]) -> Corpus:
+    """The text as tokens of the model.
+
+    Raises:
+        InputError: a text that cannot be read, or a tokenizer of another model.
+    """
+    corpus = prepare(data, vocab_size=model.cfg.vocab_size, progress=progress)
+    require(
+        corpus.tokenizer.vocab_size <= model.cfg.vocab_size,
+        f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
+        f" {model.cfg.vocab_size}: it is another model's.",
+    )
+    return corpus
 
 
 def _step(checkpoints: Checkpoints, name: str) -> int | None:

@@ -1,6 +1,7 @@
 """Looks inside trained models: `python -m experiments.analyze --help`.
 
 python -m experiments.analyze runs/tiny-poly_norm runs/tiny-swiglu
+python -m experiments.analyze llama-folder --data text.txt
 """
 
 import json
@@ -11,25 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from experiments import cli
 from experiments.analyze import figures, report
 from experiments.analyze.measure import measure
+from experiments.analyze.opened import open_model
 from experiments.progress import Display
 from experiments.tables import finite, print_section
-from experiments.trained import Trained, load_trained
-from experiments.workdir import Workdir, data_record, versions, whole
+from experiments.workdir import versions, whole
 from polycom_jax._errors import require
-from polycom_jax.data import prepare
-from polycom_jax.data.windows import gather
-from polycom_jax.training.loss import Batch
 
 ABOUT = (
     "Look inside trained models, side by side: ranks and spectra of weights, similarity of layers,"
-    " activations, gradients, learned activation curves. Folders of runs (or of models that"
-    " experiments.convert brought in) may stand first."
+    " activations, gradients, learned activation curves. Folders of runs, or Hugging Face folders"
+    " (these with --data), may stand first."
 )
 
 
@@ -38,21 +33,35 @@ class AnalyzeConfig:
     """What to look into.
 
     Attributes:
-        runs: folders of runs.
+        runs: folders of runs, or Hugging Face folders.
         checkpoint: "latest", "best" (lowest held-out loss) or a step; the same of all runs.
-        tokens: held-out tokens to run the models on, in whole windows spread evenly over the text
-            that each run held out itself.
+        tokens: held-out tokens to run the models on, in windows of the model's context spread
+            evenly over what is held out.
+        data: text for all of them, as `experiments.pretrain --data`, of which the held-out part is
+            taken; None: each run's own, and a Hugging Face folder has none.
+        tokenizer: for folders without one: "bytes", or the path of a tokenizer.json.
+        text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
+            text, else "text".
         out: folder for report.md, results.json and plots.
     """
 
     runs: tuple[str, ...] = ("runs/tiny-poly_norm",)
     checkpoint: str = "latest"
     tokens: int = 4096
+    data: str | None = None
+    tokenizer: str | None = None
+    text_field: str | None = None
     out: str = "runs/analysis"
 
     def __post_init__(self) -> None:
         require(bool(self.runs), "Name one or more folders of runs, as runs/tiny-poly_norm.")
         require(self.tokens >= 1, f"tokens={self.tokens} must be at least 1.")
+        for name in ("tokenizer", "text_field"):
+            value = getattr(self, name)
+            require(
+                value is None or self.data is not None,
+                f"{name}={value!r} goes with data, which names a text.",
+            )
 
 
 @cli.program
@@ -67,9 +76,17 @@ def main(argv: Sequence[str]) -> int:
     with Display() as display:
         measured = {}
         for name, folder in names(config.runs).items():
-            trained, batch = open_run(Workdir(folder), config, display)
+            model, batch = open_model(
+                folder,
+                tokens=config.tokens,
+                checkpoint=config.checkpoint,
+                data=config.data,
+                tokenizer=config.tokenizer,
+                text_field=config.text_field,
+                tell=display.busy,
+            )
             measured[name] = measure(
-                trained, batch, lambda what, name=name: display.note(f"{name}: {what}")
+                model, batch, lambda what, name=name: display.note(f"{name}: {what}")
             )
         write(Path(config.out), measured, {"command": command, **versions()}, display)
     return 0
@@ -81,24 +98,6 @@ def names(runs: Sequence[str]) -> dict[str, Path]:
     short = [folder.resolve().name for folder in folders]
     unique = len(set(short)) == len(short)
     return dict(zip(short if unique else map(str, folders), folders, strict=True))
-
-
-def open_run(workdir: Workdir, config: AnalyzeConfig, display: Display) -> tuple[Trained, Batch]:
-    """A run's model, and windows of the text that it held out.
-
-    Raises:
-        InputError: no run there, or its text is not what it was.
-    """
-    trained = load_trained(workdir, config.checkpoint)
-    model = trained.config.model
-    asked = workdir.record().get("vocab_size_asked", model.vocab_size)
-    corpus = prepare(trained.config.data, vocab_size=asked, progress=display.busy)
-    workdir.check_data(data_record(corpus))
-    length = model.context_length
-    every = -(-corpus.heldout.num_targets // length)
-    count = min(every, -(-config.tokens // length))
-    windows = np.linspace(0, every, count, endpoint=False).astype(np.int64)
-    return trained, jax.device_put(gather(corpus.heldout, windows, length))
 
 
 def write(

@@ -1,4 +1,4 @@
-"""Everything that is measured of one run, as a tree that JSON can hold."""
+"""Everything that is measured of one model, as a tree that JSON can hold."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.trained import Trained
+from experiments.trained import Model
 from polycom_jax import analysis, models
 from polycom_jax.analysis.spectra import RANKS
 from polycom_jax.models import ModelConfig
@@ -17,20 +17,20 @@ from polycom_jax.training.loss import Batch
 Tell = Callable[[str], None]
 
 
-def measure(trained: Trained, batch: Batch, tell: Tell) -> dict[str, Any]:
-    """All numbers of a run on one held-out batch.
+def measure(model: Model, batch: Batch, tell: Tell) -> dict[str, Any]:
+    """All numbers of a model on one held-out batch.
 
     Returns:
         `model`, `weights` (see `weights_of`), `inside` (see `inside_of`), `gradients`: name ->
         norm in each layer.
     """
-    cfg = trained.config.model
+    cfg = model.cfg
     tell("singular values")
-    weights = weights_of(cfg, trained.params)
+    weights = weights_of(cfg, model.params)
     tell("layers")
-    inside = inside_of(cfg, trained.params, batch)
+    inside = inside_of(cfg, model.params, batch)
     tell("gradients")
-    norms = analysis.gradient_norms(cfg, trained.params, batch)
+    norms = analysis.gradient_norms(cfg, model.params, batch)
     return {
         "model": {
             "activation": cfg.activation,
@@ -38,7 +38,7 @@ def measure(trained: Trained, batch: Batch, tell: Tell) -> dict[str, Any]:
             "layers": cfg.num_layers,
             "embed_dim": cfg.embed_dim,
             "hidden_width": cfg.hidden_width,
-            "step": trained.step,
+            "step": model.step,
         },
         "weights": weights,
         "inside": inside,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import pretrain
+from experiments import convert, pretrain
 from experiments.analyze import __main__ as analyze
 from experiments.analyze.measure import by_block, weights_of
 from polycom_jax import models
@@ -42,7 +42,28 @@ def test_misuse_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert analyze.main(["--tokens", "0"]) == 2
     assert "tokens=0" in capsys.readouterr().err
     assert analyze.main([str(tmp_path / "nothing")]) == 2
-    assert "no run in" in capsys.readouterr().err
+    assert "holds neither a run" in capsys.readouterr().err
+    assert analyze.main(["--tokenizer", "bytes"]) == 2
+    assert "goes with data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_imported_model_is_measured_as_the_run_that_it_was(
+    whole: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder, text, out = (tmp_path / name for name in ("folder", "text.txt", "analysis"))
+    assert convert.main(["--source", str(whole), "--target", str(folder)]) == 0
+    assert analyze.main([str(folder)]) == 2
+    assert "name one: --data" in capsys.readouterr().err
+    shutil.copy(settings.with_name("little.txt"), text)
+    words = ["--data", str(text), "--tokens", "64", "--out", str(out)]
+    assert analyze.main([str(whole), str(folder), *words]) == 0
+    run, imported = json.loads((out / "results.json").read_text())["runs"].values()
+    assert (run["model"].pop("step"), imported["model"].pop("step")) == (6, None)
+    assert imported == run
+    (folder / "tokenizer.json").unlink()
+    assert analyze.main([str(folder), *words]) == 2
+    assert "name one with --tokenizer" in capsys.readouterr().err
 
 
 def test_runs_of_equal_names_are_told_apart(tmp_path: Path):

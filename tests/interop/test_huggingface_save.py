@@ -10,25 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_folders as tiny
+from tiny_models import DENSE, MOE, OWN, same
 
 from polycom_jax import ACTIVATIONS, ActivationOptions, InputError, models
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface.config import GATES, IN_TORCH
-from polycom_jax.models import ModelConfig, MoEConfig
+from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import make_mesh
 
 TORCH_FILES = Path(huggingface.__file__).parent / "torch_models"
-DENSE = ModelConfig(
-    vocab_size=24,
-    num_layers=2,
-    embed_dim=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    gated_width=8,
-    context_length=64,
-)
-MOE = replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2), qk_norm="full")
 
 
 def values(cfg: ModelConfig):
@@ -45,10 +35,6 @@ def values(cfg: ModelConfig):
     return jax.tree.map(one, specs, is_leaf=lambda node: hasattr(node, "role"))
 
 
-def same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 def config_of(folder: Path):
     return json.loads((folder / "config.json").read_text())
 
@@ -56,7 +42,7 @@ def config_of(folder: Path):
 BASES = {
     "dense": replace(DENSE, tie_embeddings=True, document_mask=False, rope_theta=123.0),
     "moe": replace(MOE, dtype="bfloat16", init="olmo"),
-    "expert": replace(MOE, moe=replace(MOE.moe, coefficients="expert", normalize_top_k=True)),
+    "expert": OWN,
 }
 CASES = [(name, activation) for name in ("dense", "moe") for activation in ACTIVATIONS]
 CASES += [("expert", activation) for activation in ("poly_norm", "poly_prelu", "relu2")]

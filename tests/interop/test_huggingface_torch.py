@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_folders as tiny
+from tiny_models import DENSE, MOE, OWN, same
 
 from polycom_jax import ACTIVATIONS, models
 from polycom_jax.interop import huggingface
-from polycom_jax.models import ModelConfig, MoEConfig
+from polycom_jax.models import ModelConfig
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed (extra bench)")
 transformers: Any = pytest.importorskip(
@@ -27,18 +28,6 @@ pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to men
 ATOL = 1e-4
 """Logits of order 1 to 5, from float32 sums in different orders."""
 
-DENSE = ModelConfig(
-    vocab_size=24,
-    num_layers=2,
-    embed_dim=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    gated_width=8,
-    context_length=64,
-)
-MOE = replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2), qk_norm="full")
-OWN = replace(MOE, moe=replace(MOE.moe, coefficients="expert", normalize_top_k=True))
 FORWARD = jax.jit(models.forward, static_argnums=0)
 
 
@@ -166,8 +155,7 @@ def test_a_model_goes_there_and_back_again(tmp_path):
     cfg, back = huggingface.load(tmp_path / "again")
     assert cfg == OWN
     rows = OWN.vocab_size
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    same(
         {**back, "embed": back["embed"][:rows], "unembed": back["unembed"][:rows]},
         {**params, "embed": params["embed"][:rows], "unembed": params["unembed"][:rows]},
     )

@@ -1,11 +1,10 @@
-"""Safetensors files of a folder: opened once, read tensor by tensor; written shard by shard."""
+"""Safetensors files of a folder, read tensor by tensor and written shard by shard."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,10 @@ def _safetensors() -> ModuleType:
 
 
 class Tensors:
-    """The tensors of a folder; a context manager.
+    """The tensors of a folder.
+
+    A file is open only while something is read: pages of an open one that were read once count as
+    the process's memory, and after the last tensor that would be a second copy of the model.
 
     Attributes:
         shapes: of each tensor, from the files' headers.
@@ -41,38 +43,22 @@ class Tensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.problems: list[str] = []
         self._folder = folder
-        self._where: dict[str, Any] = {}
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        with ExitStack() as undone:
-            undone.callback(self._open.close)
-            index = self._folder / INDEX
-            whole = self._folder / SINGLE
-            require(
-                whole.is_file() or index.is_file(),
-                f"{self._folder} holds neither {SINGLE} nor {INDEX}; files of another kind (.bin)"
-                " become them by transformers' save_pretrained.",
-            )
-            if whole.is_file():  # transformers takes it, too, where both are there
-                self._read_header(whole)
-            else:
-                self._read_index(index)
-            undone.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._where.clear()
-        self._open.close()
+        self._where: dict[str, Path] = {}
+        index, whole = folder / INDEX, folder / SINGLE
+        require(
+            whole.is_file() or index.is_file(),
+            f"{folder} holds neither {SINGLE} nor {INDEX}; files of another kind (.bin) become them"
+            " by transformers' save_pretrained.",
+        )
+        if whole.is_file():  # transformers takes it, too, where both are there
+            self._read_header(whole)
+        else:
+            self._read_index(index)
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype that it is kept in."""
-        return self._where[name].get_tensor(name)
+        with _safetensors().safe_open(self._where[name], framework="np") as file:
+            return file.get_tensor(name)
 
     def _read_index(self, index: Path) -> None:
         listed: dict[str, str] = read_json(index).get("weight_map", {})
@@ -90,22 +76,19 @@ class Tensors:
     def _read_header(self, path: Path) -> list[str]:
         safetensors = _safetensors()
         try:
-            file = self._open.enter_context(safetensors.safe_open(path, framework="np"))
+            with safetensors.safe_open(path, framework="np") as file:
+                headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                found = {n: (tuple(h.get_shape()), h.get_dtype()) for n, h in headers.items()}
         except safetensors.SafetensorError as error:
             raise InputError(f"{path} is damaged, or no safetensors file: {error}.") from error
-        names = list(file.keys())
-        for name in names:
+        for name, (shape, dtype) in found.items():
             if name in self.shapes:
                 self.problems.append(f"{name} is there twice")
                 continue
-            header = file.get_slice(name)
-            self.shapes[name] = tuple(header.get_shape())
-            self._where[name] = file
-            if header.get_dtype() not in DTYPES:
-                self.problems.append(
-                    f"{name} is of dtype {header.get_dtype()}, not {', '.join(DTYPES)}"
-                )
-        return names
+            self.shapes[name], self._where[name] = shape, path
+            if dtype not in DTYPES:
+                self.problems.append(f"{name} is of dtype {dtype}, not {', '.join(DTYPES)}")
+        return list(found)
 
 
 def read_json(path: Path) -> dict[str, Any]:

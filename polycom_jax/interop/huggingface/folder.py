@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -37,8 +36,8 @@ def load(
     """Reads a folder of Llama, OLMoE or a PolyCom model that `save` wrote.
 
     Parameters are as `models.init` gives them: float32 whatever the folder has (float32, bfloat16,
-    float16; one file or several with an index), vocabulary padded. Besides them, one tensor at a
-    time is in memory.
+    float16; one file or several with an index), vocabulary padded. Besides them the host holds the
+    parameter that is read, of all layers, and at times the one before it.
 
     Args:
         path: the folder, with config.json and safetensors files.
@@ -57,22 +56,25 @@ def load(
     require(folder.is_dir(), f"{folder} is no folder; give one that holds config.json.")
     cfg = from_json(files.read_json(folder / "config.json"))
     specs = models.specs(cfg) if mesh is None else model_specs(cfg, mesh, rules)
-    with files.Tensors(folder) as stored:
-        _check(folder, cfg, stored)
+    stored = files.Tensors(folder)
+    _check(folder, cfg, stored)
 
-        def leaf(path: tuple[Any, ...], spec: ParamSpec, target: jax.ShapeDtypeStruct) -> jax.Array:
-            parts = tensors(pm.path_name(path), spec)
-            if target.sharding is None:
-                everything = tuple(slice(None) for _ in spec.shape)
-                return jnp.asarray(_values(spec, parts, stored.read, everything))
-            return jax.make_array_from_callback(
+    def leaf(path: tuple[Any, ...], spec: ParamSpec, target: jax.ShapeDtypeStruct) -> jax.Array:
+        parts = tensors(pm.path_name(path), spec)
+        if target.sharding is None:
+            everything = tuple(slice(None) for _ in spec.shape)
+            # Not jnp.asarray: on a CPU it copies once more.
+            value = jax.device_put(_values(spec, parts, stored.read, everything))
+        else:
+            value = jax.make_array_from_callback(
                 spec.shape,
                 target.sharding,
                 lambda box: _values(spec, parts, stored.read, box or ()),
             )
+        return jax.block_until_ready(value)  # the host's values go before the next ones come
 
-        layout = pm.abstract(specs, mesh, rules)
-        return cfg, jax.tree_util.tree_map_with_path(leaf, specs, layout, is_leaf=pm.is_spec)
+    layout = pm.abstract(specs, mesh, rules)
+    return cfg, jax.tree_util.tree_map_with_path(leaf, specs, layout, is_leaf=pm.is_spec)
 
 
 def _values(

@@ -1,0 +1,73 @@
+"""A model to look into, and held-out text to run it on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments.trained import Model, data_for, load_model, read_text
+from experiments.workdir import Workdir, data_record
+from polycom_jax._errors import require
+from polycom_jax.data import Corpus, prepare
+from polycom_jax.data.windows import gather
+from polycom_jax.training.loss import Batch
+
+Tell = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
+
+
+def open_model(
+    folder: Path,
+    *,
+    tokens: int,
+    checkpoint: str = "latest",
+    data: str | None = None,
+    tokenizer: str | None = None,
+    text_field: str | None = None,
+    tell: Tell = _silent,
+) -> tuple[Model, Batch]:
+    """A run's model or a Hugging Face folder's, and windows of text that it was not trained on.
+
+    Args:
+        folder: of the run, or with config.json and safetensors files.
+        tokens: of text; in whole windows of the model's context, or in one shorter window, spread
+            evenly over what is held out.
+        checkpoint: of a run, as `load_trained` takes it.
+        data: a text of which the held-out part is taken; None: that of the run.
+        tokenizer: where the folder has none, see `data_for`.
+        text_field: see `data_for`.
+        tell: takes a line on what is being done.
+
+    Raises:
+        InputError: no model there, a run's text is not what it was, or an imported model comes
+            without text.
+    """
+    model = load_model(folder, checkpoint)
+    if data is None:
+        corpus = _own_text(model, tell)
+    else:
+        needed = tokenizer if model.tokenizer is None else None
+        asked = data_for(model, data, tokenizer=needed, text_field=text_field)
+        corpus = read_text(model, asked, tell)
+    length = min(model.cfg.context_length, tokens)
+    every = -(-corpus.heldout.num_targets // length)
+    require(every > 0, f"{data or folder}: nothing of the text is held out; name a longer one.")
+    windows = np.linspace(0, every, min(every, -(-tokens // length)), endpoint=False)
+    return model, jax.device_put(gather(corpus.heldout, windows.astype(np.int64), length))
+
+
+def _own_text(model: Model, tell: Tell) -> Corpus:
+    """What the run was trained on, checked to be that."""
+    require(
+        model.step is not None,
+        f"{model.folder} does not tell what text goes with it; name one: --data stdlib, or a file.",
+    )
+    workdir = Workdir(model.folder)
+    vocab_size = workdir.record().get("vocab_size_asked", model.cfg.vocab_size)
+    corpus = prepare(model.data, vocab_size=vocab_size, progress=tell)
+    workdir.check_data(data_record(corpus))
+    return corpus

@@ -1,0 +1,28 @@
+"""Models of a few thousand numbers for both ways between us and Hugging Face folders."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from polycom_jax.models import ModelConfig, MoEConfig
+
+DENSE = ModelConfig(
+    vocab_size=24,
+    num_layers=2,
+    embed_dim=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    gated_width=8,
+    context_length=64,
+)
+MOE = replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2), qk_norm="full")
+OWN = replace(MOE, moe=replace(MOE.moe, coefficients="expert", normalize_top_k=True))
+"""Each expert has its own coefficients."""
+
+
+def same(one: Any, other: Any) -> None:
+    """Equal trees, bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)
