@@ -269,7 +269,10 @@ def begin_run(
         if model.tokenizer is not None and config.data.tokenizer != "bytes":
             workdir.write_tokenizer(model.tokenizer)  # the source may go
             config = replace(config, data=replace(config.data, tokenizer=str(workdir.tokenizer)))
-        config, _ = load(config, given | {"model.vocab_size"}, workdir, display, resuming=False)
+        given |= {"model.vocab_size"}
+        config, corpus, record = load(config, given, workdir, display, resuming=False)
+        workdir.write_tokenizer(corpus.tokenizer)
+        workdir.write_config(config, record)
         with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
             checkpoints.save(0, state_from(config.model, config.optim, params, mesh))
     root, file = shlex.quote(str(workdir.root)), shlex.quote(str(workdir.config))

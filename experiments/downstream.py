@@ -94,8 +94,8 @@ def run_tasks(
             max_length=max_length,
             progress=_shown(display),
         )
-    import lm_eval
-    from lm_eval.tasks import TaskManager
+    import lm_eval  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     display.busy("looking for tasks")
     folders = [path for name in names if (path := Path(name).expanduser()).is_dir()]

@@ -117,7 +117,7 @@ def ours(folder: Path, cfg: ModelConfig, params: Any, **options: Any) -> Any:
 
 
 def asked(lm: Any, tasks: Path) -> Any:
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     return lm_eval.simple_evaluate(
@@ -140,7 +140,7 @@ def numbers(found: Any, task: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["poly_norm", "swiglu"])
 def test_numbers_are_those_of_the_harness_own_backend(activation, tasks, tmp_path):
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
     cfg = replace(CFG, activation=activation)
     folder, params = exported(tmp_path / "model", cfg)
@@ -193,7 +193,7 @@ def test_numbers_are_those_of_the_harness_own_backend(activation, tasks, tmp_pat
 
 
 def instance(kind: str, *arguments: Any) -> Any:
-    from lm_eval.api.instance import Instance
+    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
 
     return Instance(kind, {}, arguments, 0)
 
