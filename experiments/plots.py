@@ -25,7 +25,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3 fonts
-    "savefig.dpi": 200,
+    "savefig.dpi": 120,  # small enough for a repository; the PDFs are for print
 }
 # Okabe and Ito's palette: distinct to colour-blind eyes and in grey.
 _BLUE, _ORANGE = "#0072B2", "#D55E00"

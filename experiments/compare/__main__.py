@@ -233,8 +233,10 @@ class Comparing:
         """More seeds, or another study."""
         if self.config.scale == "quick":
             return f"python -m experiments.compare {self.config.study} --scale cpu"
-        where = shlex.quote(str(self.root))
-        return f"{self.command} --seeds {2 * self.config.seeds} --workdir {where}"
+        words = shlex.split(self.command)
+        flags = next(i for i, word in enumerate([*words[3:], "--"], 3) if word.startswith("--"))
+        changed = {"--seeds": 2 * self.config.seeds, "--workdir": self.root}
+        return shlex.join([*words[:flags], *cli.with_flags(words[flags:], changed)])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _draw_dynamics(path: Path, runs: Runs, batch_tokens: int) -> None:
             ("training loss (nats a token)", f"training loss - {first}'s", "norm of the gradient"),
             strict=True,
         ):
-            axis.set_xlabel("tokens")
+            _tokens_along(axis)
             axis.set_ylabel(label)
         axes[0].legend(fontsize=7)
 
@@ -114,6 +114,14 @@ def _draw_differences(path: Path, found: Findings) -> None:
             axis.set_xlabel(f"difference at equal {budget} (nats a token, 95 %)")
 
 
+def _tokens_along(axis: Any) -> None:
+    """Tokens on the horizontal axis, as 250k or 1M."""
+    from matplotlib.ticker import EngFormatter
+
+    axis.set_xlabel("tokens")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def _draw_coefficients(path: Path, arm: str, runs: Sequence[Run], batch_tokens: int) -> None:
     """One panel a number, one line a layer: mean over seeds, band from least to greatest."""
     import matplotlib as mpl
@@ -135,6 +143,6 @@ def _draw_coefficients(path: Path, arm: str, runs: Sequence[Run], batch_tokens: 
                 axis.plot(x, values.mean(0), color=colour, label=f"layer {layer}")
                 axis.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15)
             axis.set_title(f"{arm}: a_{i}" if name == "coeffs" else f"{arm}: {name}")
-            axis.set_xlabel("tokens")
+            _tokens_along(axis)
         if layers <= 8:
             axes[0].legend(fontsize=7)

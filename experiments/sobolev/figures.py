@@ -137,5 +137,5 @@ def _figure(path: Path, rows: int, columns: int, title: str) -> Iterator[list["A
         axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
         figure.suptitle(title, fontsize=11)
         yield list(axes)
-        figure.savefig(path.with_suffix(".png"), dpi=120)  # under 100 KB; the PDF is for print
+        figure.savefig(path.with_suffix(".png"))
         figure.savefig(path.with_suffix(".pdf"))

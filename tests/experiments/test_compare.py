@@ -66,7 +66,9 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     for figure in ("dynamics", "decayed", "differences", "coefficients-poly_norm"):
         assert (root / "plots" / f"{figure}.png").stat().st_size > 1000
     out = capsys.readouterr().out
-    assert "Next:" in out
+    following = out.split("Next:")[1].split()
+    assert following[following.index("--seeds") + 1] == "4"
+    assert following.count("--workdir") == 1
 
     # One file lost: this run alone is made again, and comes out the same; more would be added.
     files = {path: path.read_text() for path in sorted((root / "runs").rglob("*.json"))}
