@@ -133,7 +133,7 @@ def run_tasks(
 def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
     """As `transformers` reads it: what a Hugging Face folder holds, or what one of ours becomes."""
     try:
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"transformers cannot be imported ({error}); pip install 'polycom-jax[eval]'."
