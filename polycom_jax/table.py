@@ -203,6 +203,11 @@ class Activation:
         each_order, always = self._row.flops
         return each_order * self.options.order + always
 
+    @property
+    def over_rows(self) -> bool:
+        """Whether it takes means over rows, and is not element-wise."""
+        return self._row.over_rows
+
     def init(self, key: Key[Array, ""]) -> Params:
         """Initial parameters, {} for a fixed function."""
         return pm.init(self.specs, key)

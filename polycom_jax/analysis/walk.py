@@ -72,7 +72,7 @@ def _layer(
     if cfg.is_moe:
         inputs, hidden = _expert_inputs(cfg, params["moe"], x)
         return x + moe(cfg, params["moe"], x, None)[0], inputs, hidden
-    inputs = tuple(layers.pre_activations(cfg, params["ffn"], x, None))
+    inputs = tuple(map(layers.flat, layers.pre_activations(cfg, params["ffn"], x, None)))
     hidden = cfg.row.apply(params["ffn"]["activation"], *inputs)
     return x + layers.ffn(cfg, params["ffn"], x, None), inputs, hidden
 

@@ -6,10 +6,11 @@
             + for each collective that nothing overlaps    bytes that leave a chip / ICI bandwidth
 
 The first sum covers what XLA itself schedules, over the text of the scheduled program; loops count
-as often as they run, and of a conditional the longest branch. Kernels carry no estimate, so theirs
-is a roofline: a floor. So is a collective's. Asynchronous collectives stand apart, since they run
-beside computation. XLA's own `optimal_seconds` is not used: it counts a loop once, and is negative
-for some programs with loops.
+as often as they run, and of a conditional the longest branch; under a scope named `rescue`, which
+says that it is there for numbers that would overflow, the shortest. Kernels carry no estimate, so
+theirs is a roofline: a floor. So is a collective's. Asynchronous collectives stand apart, since
+they run beside computation. XLA's own `optimal_seconds` is not used: it counts a loop once, and is
+negative for some programs with loops.
 """
 
 import math
@@ -269,7 +270,8 @@ def _runs(module: Module, place: Place, chip: Chip) -> tuple[list[_Run], list[st
             branches = [
                 _runs(module, Place(module.computations[name]), chip) for name in instruction.calls
             ]
-            _extend(runs, notes, max(branches, key=lambda b: _total(module, b[0], chip)), 1)
+            which = min if "rescue" in _scope(instruction).split("/") else max
+            _extend(runs, notes, which(branches, key=lambda b: _total(module, b[0], chip)), 1)
         elif opcode in ("call", "async-start") and instruction.cycles is None:
             for name in instruction.calls:
                 inner = Place(module.computations[name], place.caller, place.outer)

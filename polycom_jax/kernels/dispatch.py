@@ -11,11 +11,12 @@ from jaxtyping import Array
 
 from polycom_jax._errors import InputError, unknown
 
-Implementation = Literal["reference", "xla", "cpu", "pallas_tpu"]
+Implementation = Literal["reference", "xla", "cpu", "tpu", "pallas_tpu"]
 """`reference`: the plain definition, differentiated by JAX. `xla`: the same arithmetic with a
-derivative rule of its own that saves only the inputs. `cpu`: the same in fewer passes over memory,
-as XLA's CPU backend needs it told. All of JAX's transformations work on these three.
-`pallas_tpu`: TPU kernels, for bfloat16 and float32; first derivatives in reverse mode only."""
+derivative rule of its own that saves only the inputs. `cpu` and `tpu`: the same in fewer passes
+over memory, as XLA's backends of these names need it told. They run anywhere, and all of JAX's
+transformations work on these four. `pallas_tpu`: TPU kernels, for bfloat16 and float32; first
+derivatives in reverse mode only."""
 
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
@@ -61,7 +62,7 @@ Preference = Implementation | AttentionImplementation | Where
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
     "cpu": (Where("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
     "gpu": ("cudnn", "xla"),
-    "tpu": ("splash", "xla"),
+    "tpu": ("splash", "tpu", "xla"),
 }
 
 

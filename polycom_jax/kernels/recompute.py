@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from polycom_jax.activations.inputs import in_work_dtype, work_dtype
 from polycom_jax.kernels.keep import keep
-from polycom_jax.kernels.linear import linear_map
+from polycom_jax.kernels.linear import Backward, Forward, linear_map
 
 Value = Callable[..., Array]
 """value(*arrays, **static) in the work dtype."""
@@ -17,7 +17,8 @@ Tangent = Callable[..., Array]
 """tangent(primals, tangents, **static) in the work dtype: what `value` changes by, linearly. With a
 `Row`, it takes `known`, too: what that gave."""
 Row = Callable[..., list[Array]]
-"""row(primals, **static) in the work dtype: numbers of each row that value and tangent need."""
+"""row(primals, **static): numbers of each row, in the work dtype, that value and tangent need. It
+takes arrays in any dtype."""
 Gradient = Callable[..., Sequence[Array]]
 """gradient(primals, cotangent, **static) in the work dtype: the transpose of `tangent`."""
 
@@ -28,10 +29,10 @@ def recomputed(
     """`value` with derivative `tangent`; both recompute what they need from the arguments.
 
     It is a `jax.custom_jvp`, so forward mode differentiates it directly, reverse mode transposes
-    its tangent, and both can be differentiated again. The transpose is `gradient`, or JAX's own
-    under `jax.checkpoint` with nothing saveable. Each argument enters, and is saved, in its own
-    dtype; the result has the dtype of the first one. What `row` gives is saved too, and `tangent`
-    gets it: a few numbers a row spare the backward pass a reading of the row.
+    its tangent, and both can be differentiated again. The transpose is `gradient`, or JAX's own.
+    Each argument enters, and is saved, in its own dtype; the result has the dtype of the first one.
+    What `row` gives is saved too, and `tangent` gets it: a few numbers a row spare the backward
+    pass a reading of the row.
 
     Returns:
         f(*arrays, **static), compiled also when called eagerly; `static` must be hashable.
@@ -47,21 +48,16 @@ def recomputed(
         primals: tuple[Array, ...],
         tangents: tuple[Array, ...],
     ) -> tuple[Array, Array]:
-        known = {}
-        if row is not None:
-            known = {"known": _kept(partial(row, **dict(static)), primals)}
-            out = in_work_dtype(partial(value, **known, **dict(static)), *primals)
-        else:
+        options = dict(static)
+        if row is None:
+            known: list[Array] = []
             out = function(static, *primals)
-        along = _along(tangent, dict(static))
-        if gradient is None:
-            # Inside one program XLA may merge the recomputation with what is alive anyway: no
-            # barrier.
-            lean = jax.checkpoint(
-                along, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False
-            )
-            return out, lean(primals, tangents, **known)
-        return out, linear_map(along, _against(gradient, dict(static)), primals, tangents)
+        else:
+            known = [keep("row", number) for number in row(primals, **options)]
+            out = in_work_dtype(partial(value, known=known, **options), *primals)
+        forward = _along(tangent, len(primals), options)
+        backward = _against(gradient, options) if gradient else _transposed(forward, len(primals))
+        return out, linear_map(forward, backward, (*primals, *known), tangents)
 
     @partial(jax.jit, static_argnums=0)
     def compiled(static: tuple[tuple[str, Any], ...], *arrays: Array) -> Array:
@@ -73,31 +69,37 @@ def recomputed(
     return call
 
 
-def _kept(row: Row, primals: Sequence[Array]) -> list[Array]:
-    """`row` of arrays in their own dtypes, under the name by which it is kept."""
-    dtype = work_dtype(primals[0].dtype)
-    return [keep("row", number) for number in row(tuple(p.astype(dtype) for p in primals))]
+def _along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
+    """`tangent` of arrays in their own dtypes; fixed are the primals and what is known of rows."""
 
+    def forward(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
+        primals, known = fixed[:inputs], fixed[inputs:]
+        more = {"known": known} if known else {}
 
-def _along(tangent: Tangent, static: dict[str, Any]) -> Callable[..., Array]:
-    """`tangent` of arrays in their own dtypes."""
-
-    def along(primals: Sequence[Array], tangents: Sequence[Array], **known: Any) -> Array:
         def split(*both: Array) -> Array:
-            return tangent(both[: len(primals)], both[len(primals) :], **known, **static)
+            return tangent(both[:inputs], both[inputs:], **more, **options)
 
         return in_work_dtype(split, *primals, *tangents)
 
-    return along
+    return forward
 
 
-def _against(gradient: Gradient, static: dict[str, Any]) -> Callable[..., Sequence[Array]]:
+def _transposed(forward: Forward, inputs: int) -> Backward:
+    """JAX's own transpose."""
+
+    def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
+        return jax.linear_transpose(partial(forward, fixed), fixed[:inputs])(cotangent)[0]
+
+    return backward
+
+
+def _against(gradient: Gradient, options: dict[str, Any]) -> Backward:
     """`gradient` of arrays in their own dtypes; each comes back in that of its argument."""
 
-    def against(primals: Sequence[Array], cotangent: Array) -> Sequence[Array]:
-        dtype = work_dtype(primals[0].dtype)
-        wide = tuple(p.astype(dtype) for p in primals)
-        grads = gradient(wide, cotangent.astype(dtype), **static)
-        return [g.astype(p.dtype) for g, p in zip(grads, primals, strict=True)]
+    def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
+        dtype = work_dtype(fixed[0].dtype)
+        wide = tuple(p.astype(dtype) for p in fixed)
+        grads = gradient(wide, cotangent.astype(dtype), **options)
+        return [g.astype(p.dtype) for g, p in zip(grads, fixed, strict=True)]
 
-    return against
+    return backward

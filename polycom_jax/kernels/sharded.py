@@ -11,12 +11,15 @@ from jaxtyping import Array, Float
 from polycom_jax._errors import InputError
 from polycom_jax.sharding import Rules
 
-_HIDDEN = ("batch", "mlp")
+
+def hidden_axes(x: Float[Array, "*N F"]) -> tuple[str, ...]:
+    """The logical axes of the hidden layer: tokens, flat or by sequence, by width."""
+    return ("batch", "mlp") if x.ndim == 2 else ("batch", "seq", "mlp")
 
 
 def over_mesh(
-    f: Callable[..., Array], rules: Rules | None, params: Any, *hidden: Float[Array, "N F"]
-) -> Float[Array, "N F"]:
+    f: Callable[..., Array], rules: Rules | None, params: Any, *hidden: Float[Array, "*N F"]
+) -> Float[Array, "*N F"]:
     """f(params, *hidden, axis_name=...) on each device's part of `hidden`.
 
     GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. The
@@ -28,7 +31,7 @@ def over_mesh(
         rules: where the logical axes "batch" and "mlp" lie on the mesh of `jax.set_mesh`. Without
             rules, or on a mesh of one device, it is a plain call.
         params: any tree of arrays.
-        *hidden: tokens by hidden width.
+        *hidden: tokens (flat, or batch by sequence) by hidden width.
 
     Raises:
         InputError: a dimension that does not divide over its mesh axes.
@@ -36,11 +39,12 @@ def over_mesh(
     mesh = jax.sharding.get_abstract_mesh()
     if rules is None or mesh.empty or mesh.size == 1:
         return f(params, *hidden, axis_name=None)
+    axes = hidden_axes(hidden[0])
     for x in hidden:
-        rules.check_divides("hidden", x.shape, _HIDDEN, mesh)  # pyright: ignore[reportArgumentType]
-    spec = rules.partition(_HIDDEN)
+        rules.check_divides("hidden", x.shape, axes, mesh)  # pyright: ignore[reportArgumentType]
+    spec = rules.partition(axes)
     split = jax.shard_map(
-        partial(f, axis_name=larger_than_one(mesh, spec[1])),
+        partial(f, axis_name=larger_than_one(mesh, spec[-1])),
         in_specs=(PartitionSpec(), *[spec] * len(hidden)),
         out_specs=spec,
         check_vma=False,  # kernels that are interpreted, in tests, do not pass the check

@@ -3,17 +3,19 @@
 B batch, T sequence, S keys, D model, F hidden, H query heads, K kv heads, C head width.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.apart import apart
 from polycom_jax.kernels.attention import attention as attend
+from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.keep import keep
 from polycom_jax.kernels.rope import rope
-from polycom_jax.kernels.sharded import over_mesh
+from polycom_jax.kernels.sharded import hidden_axes, over_mesh
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
@@ -85,7 +87,7 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Pre-norm causal self-attention; with a cache, over the keys and values that it holds too."""
     batch, length, _ = x.shape
-    y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
+    y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
 
     def project(name: str, logical: str) -> Array:
         w = params[name]
@@ -116,17 +118,24 @@ def attention(
     )
     with jax.named_scope("attention_out"):
         w_o = params["w_o"]
-        out = jnp.dot(out.reshape(batch * length, -1), w_o.reshape(-1, w_o.shape[-1]))
+        out = jnp.dot(out.reshape(*y.shape[:-1], -1), w_o.reshape(-1, w_o.shape[-1]))
     return constrain(out.reshape(x.shape), rules, "batch", "seq", "residual"), cache
 
 
 def flat(x: Float[Array, "B T D"]) -> Float[Array, "BT D"]:
-    """All tokens in one dimension.
-
-    XLA's CPU backend takes 1.6 times as long for the gradient of a matrix product with
-    three-dimensional operands.
-    """
+    """All tokens in one dimension."""
     return x.reshape(-1, x.shape[-1])
+
+
+def for_products(x: Float[Array, "B T D"]) -> Float[Array, "*N D"]:
+    """x as products with matrices run fastest: flat, but for a TPU as it is.
+
+    XLA's CPU backend takes 1.6 times as long for the gradient of a product with three-dimensional
+    operands. Its TPU backend fuses an activation into the product behind it, and a product into the
+    stack of what layers keep, but not over a reshape: at dense-1b on a v5p that would be two copies
+    of 0.54 ms each beside products of 2.50 ms a layer (libtpu 0.0.50.1, its own estimate).
+    """
+    return x if backend() == "tpu" else flat(x)
 
 
 def _qk_norm(cfg: ModelConfig, x: Float[Array, "B T H C"], scale: Array) -> Array:
@@ -161,24 +170,39 @@ def ffn_specs(cfg: ModelConfig) -> Specs:
 
 def pre_activations(
     cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
-) -> list[Float[Array, "BT F"]]:
+) -> list[Float[Array, "*N F"]]:
     """What the activation is applied to: x W_up, or x W_gate and x W_up if gated, x normalised."""
-    y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
+    y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
+    return [keep("product", product) for product in _products(cfg, params, y, rules)]
+
+
+def _products(
+    cfg: ModelConfig, params: Any, y: Float[Array, "*N D"], rules: Rules | None
+) -> list[Float[Array, "*N F"]]:
     names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
     with jax.named_scope("ffn_up"):
         products = [jnp.dot(y, params[name]) for name in names]
-        return [keep("product", constrain(x, rules, "batch", "mlp")) for x in products]
+        return [constrain(x, rules, *hidden_axes(x)) for x in products]
 
 
 def ffn(
     cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
 ) -> Float[Array, "B T D"]:
     """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
-    hidden = pre_activations(cfg, params, x, rules)
+    if _forms_gradient_twice(cfg):
+        stopped = jax.lax.stop_gradient(params) | {"norm": params["norm"]}
+        y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
+        twins = _products(cfg, params, jax.lax.stop_gradient(y), rules)
+        hidden = pre_activations(cfg, stopped, x, rules), twins
+    else:
+        hidden = pre_activations(cfg, params, x, rules), None
 
-    def down(activation: Any, w_down: Array, *hidden: Array) -> Array:
+    def down(activation: Any, w_down: Array, hidden: Any) -> Array:
         with jax.named_scope("activation"):
-            h = constrain(_activate(cfg, activation, hidden, rules), rules, "batch", "mlp")
+            act = partial(_activate, cfg, rules)
+            xs, twins = hidden
+            h = act(activation, *xs) if twins is None else apart(act, activation, xs, twins)
+            h = constrain(h, rules, *hidden_axes(h))
         with jax.named_scope("ffn_down"):
             return jnp.dot(h, w_down)
 
@@ -186,13 +210,20 @@ def ffn(
         # The pre-activations are kept and h is not: the gradient of w_down computes it again.
         policy = jax.checkpoint_policies.nothing_saveable
         down = jax.checkpoint(down, policy=policy, prevent_cse=False)
-    out = down(params["activation"], params["w_down"], *hidden).reshape(x.shape)
+    out = down(params["activation"], params["w_down"], hidden).reshape(x.shape)
     return constrain(out, rules, "batch", "seq", "residual")
 
 
+def _forms_gradient_twice(cfg: ModelConfig) -> bool:
+    """Whether `apart` pays: XLA fuses it on a TPU, and it is no kernel of its own."""
+    learned_means = cfg.row.over_rows and "coeffs" in cfg.row.specs
+    kernel = cfg.row.options.implementation == "pallas_tpu"
+    return backend() == "tpu" and learned_means and not kernel
+
+
 def _activate(
-    cfg: ModelConfig, params: Any, hidden: Sequence[Float[Array, "BT F"]], rules: Rules | None
-) -> Float[Array, "BT F"]:
+    cfg: ModelConfig, rules: Rules | None, params: Any, *hidden: Float[Array, "*N F"]
+) -> Float[Array, "*N F"]:
     if cfg.row.options.implementation == "pallas_tpu":
         return over_mesh(cfg.row.apply, rules, params, *hidden)
     return cfg.row.apply(params, *hidden)

@@ -76,6 +76,13 @@ def test_the_longest_branch_of_a_conditional_counts():
     assert [row.scope for row in prediction.rows] == ["cond/dear"]
 
 
+def test_of_a_rescue_the_branch_counts_that_runs_while_nothing_overflows():
+    text = program("conditional").replace("CHEAP", CYCLES % 10).replace("DEAR", CYCLES % 500)
+    assert "jit(f)/cond" in text
+    prediction = predict_text(text.replace("jit(f)/cond", "jit(f)/rescue/cond"), V5E)
+    assert prediction.cycles == pytest.approx(10)
+
+
 def without_estimates(flops: float = 0, groups: str = "{{0,1,2,3}}") -> str:
     # A kernel that reads 8 MiB and writes 4, a gather to 1 MiB over four chips, a permutation that
     # XLA overlaps, a scatter without an estimate, and an array that stays in VMEM.

@@ -17,7 +17,7 @@ F32 = 2e-6
 # Inputs and powers under the smallest normal number count as 0, times a gain of up to 1/sqrt(eps).
 FLOOR = 1.2e-38 * 2e3
 
-IMPLEMENTATIONS = ["reference", "xla", "cpu"]
+IMPLEMENTATIONS = ["reference", "xla", "cpu", "tpu"]
 each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.activations.polynomial import horner, norm_polynomial, power_gains, scale_row
 from polycom_jax.kernels.recompute import recomputed
 
@@ -49,7 +50,7 @@ def _derivative(
 def row(primals: Pair, *, eps: float) -> list[Array]:
     """The scale of each row, and the gain of each power."""
     x, coeffs = primals
-    z, scale = scale_row(x)
+    z, scale = scale_row(x.astype(work_dtype(x.dtype)))
     return [scale, *power_gains(z, scale, coeffs.size - 1, eps)]
 
 
@@ -63,7 +64,8 @@ def _relu_row(primals: Pair, *, eps: float) -> list[Array]:
     return row((jax.nn.relu(x), coeffs), eps=eps)
 
 
-def _value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
+def value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
+    """PolyNorm, of the row numbers that are known."""
     if known is None:
         return norm_polynomial(x, coeffs, eps)
     scale, *gains = known
@@ -71,8 +73,9 @@ def _value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array
     return horner(x * scale, [bias, *(a * s for a, s in zip(others, gains, strict=True))])
 
 
-def _relu_value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
-    return _value(jax.nn.relu(x), coeffs, eps=eps, known=known)
+def relu_value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
+    """PolyReLUNorm, likewise."""
+    return value(jax.nn.relu(x), coeffs, eps=eps, known=known)
 
 
 def relu_tangent(primals: Pair, tangents: Pair, *, eps: float, known: Known = None) -> Array:
@@ -83,8 +86,9 @@ def relu_tangent(primals: Pair, tangents: Pair, *, eps: float, known: Known = No
     return _derivative(jax.nn.relu(x), coeffs, dx, dcoeffs, known)
 
 
-def _glu_value(gate: Array, up: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
-    return _value(gate, coeffs, eps=eps, known=known) * up
+def glu_value(gate: Array, up: Array, coeffs: Array, *, eps: float, known: Known = None) -> Array:
+    """Gated PolyNorm, likewise."""
+    return value(gate, coeffs, eps=eps, known=known) * up
 
 
 def _glu_row(primals: Any, *, eps: float) -> list[Array]:
@@ -97,9 +101,9 @@ def glu_tangent(primals: Any, tangents: Any, *, eps: float, known: Known = None)
     (gate, up, coeffs), (dgate, dup, dcoeffs) = primals, tangents
     known = known or _glu_row(primals, eps=eps)
     change = _derivative(gate, coeffs, dgate, dcoeffs, known)
-    return change * up + _value(gate, coeffs, eps=eps, known=known) * dup
+    return change * up + value(gate, coeffs, eps=eps, known=known) * dup
 
 
-poly_norm = recomputed(_value, tangent, row=row)
-poly_relu_norm = recomputed(_relu_value, relu_tangent, row=_relu_row)
-poly_norm_glu = recomputed(_glu_value, glu_tangent, row=_glu_row)
+poly_norm = recomputed(value, tangent, row=row)
+poly_relu_norm = recomputed(relu_value, relu_tangent, row=_relu_row)
+poly_norm_glu = recomputed(glu_value, glu_tangent, row=_glu_row)

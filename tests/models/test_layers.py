@@ -1,0 +1,61 @@
+"""The feed-forward block as it is built for a TPU, on a CPU: the same numbers, another program."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from polycom_jax import models
+from polycom_jax import params as pm
+from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.models import layers
+
+SMALL = replace(models.preset("tiny"), dtype="float32")
+
+
+def block(activation: str, remat: Any = "dots", implementation: Any = None) -> tuple[Any, Any, Any]:
+    """A function that no trace has seen, and what it is applied to."""
+    options = replace(SMALL.activation_options, implementation=implementation)
+    cfg = replace(SMALL, activation=activation, remat=remat, activation_options=options)
+    params = pm.init(layers.ffn_specs(cfg), jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 8, cfg.embed_dim))
+    return (lambda params, x: layers.ffn(cfg, params, x, None)), params, x
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+@pytest.mark.parametrize(
+    "activation", ["poly_norm", "poly_norm_glu", "poly_relu_norm", "poly_relu", "swiglu"]
+)
+def test_a_tpu_s_block_has_the_values_and_gradients_of_a_cpu_s(activation: str, remat: Any):
+    def everything() -> Any:
+        f, params, x = block(activation, remat)
+
+        def loss(params: Any, x: Any) -> Any:
+            return jnp.sum(jnp.sin(f(params, x)))
+
+        slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+        ones = jax.tree.map(jnp.ones_like, (params, x))
+        return slopes, jax.jit(lambda *at: jax.jvp(loss, at, ones))(params, x)
+
+    plain = everything()
+    with compiling_for("tpu"):
+        twice = everything()
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(twice), strict=True):
+        # Sums over up to 10^4 terms of float32, in another order.
+        assert jnp.max(jnp.abs(a - b)) <= 3e-6 * jnp.max(jnp.abs(a))
+
+
+def barriers(activation: str) -> int:
+    # The version "tpu" has a barrier of its own.
+    f, params, x = block(activation, implementation="xla")
+    gradient = jax.grad(lambda params, x: jnp.sum(f(params, x)))
+    return str(jax.make_jaxpr(gradient)(params, x)).count("optimization_barrier")
+
+
+def test_only_where_a_gradient_waits_for_sums_over_rows_is_it_formed_twice():
+    names = ("poly_norm", "poly_norm_glu", "poly_relu_norm", "poly_relu")
+    with compiling_for("tpu"):
+        assert [barriers(name) for name in names] == [1, 1, 1, 0]
+    assert barriers("poly_norm") == 0
