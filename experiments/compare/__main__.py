@@ -192,7 +192,9 @@ class Comparing:
         """Prints the tables; writes report, numbers and figures."""
         config, study = self.config, self.study
         batch_tokens = config.data.batch_size * self.base.context_length
-        relative = relative_times({arm.name: times.seconds[arm.name] for arm in study.arms})
+        relative: dict[str, float] = {}
+        for group in study.groups():
+            relative |= relative_times({name: times.seconds[name] for name in group})
         arms = []
         for arm in study.arms:
             cost = cost_of(

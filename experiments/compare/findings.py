@@ -28,7 +28,8 @@ class Cost:
         flops: of training on a token, forward and backward, the activation's own included.
         activation_share: of these, the activation's own.
         step_seconds: one update, median of the rounds.
-        relative_seconds: the same in units of the fastest arm's, see `relative_times`.
+        relative_seconds: the same in units of the fastest arm's among those that it is compared
+            with, see `relative_times`.
         tokens_per_second: at that speed.
         memory: bytes of one step: state, gradients, activations.
     """
@@ -54,8 +55,9 @@ class ArmFinding:
         search: how.
         cost: of the model.
         losses: held-out nats a token at the full length, a seed each; NaN where the run diverged.
-        losses_at_seconds: the same at the time that the fastest arm takes for the full length,
-            interpolated between decayed lengths; NaN where that is outside of them.
+        losses_at_seconds: the same at the time that the fastest arm of those that it is compared
+            with takes for the full length, interpolated between decayed lengths; NaN where that is
+            outside of them.
         curve: (tokens, mean over seeds) of every decayed length.
     """
 
@@ -143,7 +145,7 @@ class Findings:
 
 
 def relative_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Each arm's time a step in units of the fastest arm's.
+    """Time a step of arms that are compared with each other, in units of the fastest one's.
 
     Rounds are compared one by one: an arm's ratio is the median over rounds of its time by the mean
     of all arms in the same round. The least of these ratios is the unit.

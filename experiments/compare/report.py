@@ -58,8 +58,9 @@ def _costs(arms: Sequence[ArmFinding]) -> Section:
         tuple(rows),
         (
             "FLOPs of training, causal attention, the activation's own included; ratios to the"
-            " first arm. Time a step in units of the fastest arm's: all arms in strict alternation,"
-            " median over rounds of the ratio. MiB: what the compiled step holds.",
+            " first arm. Time a step in units of the fastest arm's of those that are compared with"
+            " each other: all arms in strict alternation, median over rounds of the ratio. MiB:"
+            " what the compiled step holds.",
         ),
     )  # fmt: skip
 
@@ -109,8 +110,8 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
         (
             f"Means over {len(arms[0].losses)} seeds. Each length has its own decay to zero over"
             f" its last {DECAYS_OVER:.0%}, from one trunk at constant rate. sd: over seeds, at the"
-            " full length. Equal seconds: the time that the fastest arm takes for the full length,"
-            " interpolated between lengths in log(tokens).",
+            " full length. Equal seconds: the time that the fastest arm of those compared with each"
+            " other takes for the full length, interpolated between lengths in log(tokens).",
         ),
     )
 

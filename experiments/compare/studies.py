@@ -102,6 +102,14 @@ class Study:
         )
         return replace(self, arms=tuple(a for a in self.arms if a.name in names), pairs=pairs)
 
+    def groups(self) -> list[list[str]]:
+        """Names of arms that are compared with each other, at once or through others."""
+        found = [{arm.name} for arm in self.arms]
+        for pair in self.pairs:
+            joined = [group for group in found if group & set(pair)]
+            found = [group for group in found if group not in joined] + [set().union(*joined)]
+        return [[arm.name for arm in self.arms if arm.name in group] for group in found]
+
     def model(self, base: ModelConfig) -> ModelConfig:
         """What all arms have in common."""
         return mixture_of(base) if self.mixture and not base.is_moe else base

@@ -208,6 +208,19 @@ def test_times_are_ratios_within_a_round():
     assert found == pytest.approx({"a": 1, "b": 2})
 
 
+def test_equal_seconds_are_those_of_arms_that_are_compared():
+    # A model of double width is many times slower than one of half: its seconds are its pair's.
+    sizes = STUDIES["width-depth"].groups()
+    assert [set(group) for group in sizes] == [
+        {f"swiglu_{size}", f"poly_norm_{size}"}
+        for size in ("half_width", "base", "double_width", "half_depth", "double_depth")
+    ]
+    for name in ("activations", "controls", "precision"):
+        (every,) = STUDIES[name].groups()
+        assert every == [arm.name for arm in STUDIES[name].arms]
+    assert TWO.only(["swiglu", "poly_norm"]).groups() == [["swiglu", "poly_norm"]]
+
+
 def test_a_difference_that_holm_leaves_nothing_of_is_said_to_be_one():
     result = paired([1.0, 2.0, 3.0], [2.0, 3.0, 4.001])
     assert Comparison("a", "b", "tokens", result, 0.5).verdict == "lower, not after Holm"
