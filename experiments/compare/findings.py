@@ -89,7 +89,7 @@ class Comparison:
         reference: with which.
         budget: what is equal.
         result: None where a run diverged or lies outside of what was measured.
-        p_holm: p adjusted for the comparisons with this reference at this budget.
+        p_holm: p adjusted for all of the study's comparisons at this budget.
     """
 
     arm: str
@@ -210,15 +210,12 @@ def findings(
     by_name = {arm.name: arm for arm in arms}
     comparisons = []
     for budget in BUDGETS:
-        for family in dict.fromkeys(reference for _, reference in study.pairs):
-            pairs = [pair for pair in study.pairs if pair[1] == family]
-            results = [_compared(by_name[a].at(budget), by_name[b].at(budget)) for a, b in pairs]
-            tested = [r.p for r in results if r is not None]
-            adjusted = iter(holm(tested))
-            comparisons += [
-                Comparison(a, b, budget, r, math.nan if r is None else next(adjusted))
-                for (a, b), r in zip(pairs, results, strict=True)
-            ]
+        results = [_compared(by_name[a].at(budget), by_name[b].at(budget)) for a, b in study.pairs]
+        adjusted = iter(holm([r.p for r in results if r is not None]))
+        comparisons += [
+            Comparison(a, b, budget, r, math.nan if r is None else next(adjusted))
+            for (a, b), r in zip(study.pairs, results, strict=True)
+        ]
     needed = [_tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
     return Findings(name, tuple(arms), tuple(comparisons), tuple(n for n in needed if n))
 

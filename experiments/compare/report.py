@@ -119,26 +119,23 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
 def _comparisons(found: Findings, budget: str) -> Section:
     chosen = [c for c in found.comparisons if c.budget == budget]
     seeds = len(found.arms[0].losses)
-    families: dict[str, int] = {}
-    for c in chosen:
-        families[c.reference] = families.get(c.reference, 0) + 1
-    largest = max(families.values(), default=1)
-    least = smallest_p(seeds) * largest
+    tested = sum(c.result is not None for c in chosen)
+    least = smallest_p(seeds) * tested
     note = (
         f"arm - reference over {seeds} seeds, paired: mean and {1 - LEVEL:.0%} interval (Student's"
-        f" t); p of the two-sided sign-flip test with Holm's correction over the comparisons with"
-        f" one reference; correlation of the pair over seeds; the difference that would be found"
-        f" with chance {POWER:.0%}. An interval with zero in it: no difference found."
+        " t); p of the two-sided sign-flip test with Holm's correction over all comparisons of"
+        " this table; correlation of the pair over seeds; the difference that would be found with"
+        f" chance {POWER:.0%}. An interval with zero in it: no difference found."
     )
     if budget == "seconds":
         note += (
             " The speeds are taken as they stand above; their own spread is not in the interval."
         )
     power = (
-        f"With {seeds} seeds and {largest} comparisons, no p can be below {min(1, least):.3g}:"
+        f"With {seeds} seeds and {tested} comparisons, no p can be below {min(1, least):.3g}:"
         " the test alone can decide nothing here, whatever the differences."
         if least > LEVEL
-        else f"With {seeds} seeds and {largest} comparisons, p can be as small as {least:.3g}."
+        else f"With {seeds} seeds and {tested} comparisons, p can be as small as {least:.3g}."
     )
     return Section(
         f"Differences at equal {budget}",

@@ -67,8 +67,8 @@ class Study:
     Attributes:
         question: one line.
         arms: in the order of the tables.
-        pairs: (arm, reference) of every comparison; those of one reference are one family for
-            Holm's correction.
+        pairs: (arm, reference) of every comparison; together they are one family for Holm's
+            correction.
         mixture: the common model has a mixture of experts in place of its feed-forward blocks.
     """
 
@@ -126,8 +126,13 @@ def mixture_of(base: ModelConfig) -> ModelConfig:
 
 
 def _against(arms: Sequence[Arm], *references: str) -> tuple[tuple[str, str], ...]:
-    """Every other arm with each reference."""
-    return tuple((arm.name, name) for name in references for arm in arms if arm.name != name)
+    """Every other arm with each reference, but for references that were compared already."""
+    return tuple(
+        (arm.name, name)
+        for at, name in enumerate(references)
+        for arm in arms
+        if arm.name != name and arm.name not in references[:at]
+    )
 
 
 def _plain(*activations: str) -> tuple[Arm, ...]:

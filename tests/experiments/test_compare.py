@@ -227,6 +227,21 @@ def test_a_difference_that_holm_leaves_nothing_of_is_said_to_be_one():
     assert Comparison("a", "b", "tokens", result, 0.01).verdict == "lower"
 
 
+def test_all_comparisons_of_a_table_are_one_family():
+    # Two pairs without an arm in common, as in width-depth: three seeds, all differences positive.
+    losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu": 2.0, "relu2": 2.5}
+    runs = {n: [run(n, s, (x + s, x + s, x + s)) for s in (0, 1, 2)] for n, x in losses.items()}
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    two = replace(TWO, pairs=(("poly_norm", "swiglu"), ("relu2", "relu")))
+    found = findings("width-depth", two, arms, runs)
+    assert [c.p_holm for c in found.comparisons] == pytest.approx([2 * 2 / 8] * 4)
+
+
+def test_no_pair_is_compared_twice():
+    for study in STUDIES.values():
+        assert len({frozenset(pair) for pair in study.pairs}) == len(study.pairs)
+
+
 def test_a_run_that_diverged_is_told_and_not_averaged_away():
     runs = {
         "swiglu": [run("swiglu", s, (4.0, 3.0, 2.0)) for s in (0, 1)],
