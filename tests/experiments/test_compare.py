@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,9 @@ def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(STUDIES, "moe", TWO)  # pyright: ignore[reportArgumentType]
     text = settings.parent / "little.txt"
     return [
-        "moe", "--quick", "--data", str(text), "--data.document-bytes", "2000", "--seq-len", "16",
-        "--steps", "8", "--seeds", "2", "--heldout-tokens", "64", "--workdir", str(tmp_path / "w"),
+        "moe", "--model", "bytes-0.1m", "--search-seeds", "1", "--data", str(text),
+        "--data.document-bytes", "2000", "--seq-len", "16", "--steps", "8", "--seeds", "2",
+        "--heldout-tokens", "64", "--workdir", str(tmp_path / "w"),
     ]  # fmt: skip
 
 
@@ -90,6 +92,13 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
 
     assert compare.main([*command, "--steps", "12"]) == 2
     assert "steps: 8 there, 12 now" in capsys.readouterr().err
+
+
+def test_after_a_quick_study_comes_the_real_one():
+    quick = config.from_command(["order", "--quick", "--workdir", "somewhere"])
+    done = SimpleNamespace(config=quick, command="-", root=Path("somewhere"))
+    following = compare.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
+    assert following == "python -m experiments.compare order --scale cpu"
 
 
 def test_a_run_is_what_make_train_step_computes():
