@@ -129,7 +129,9 @@ def _comparisons(found: Findings, budget: str) -> Section:
     )
     if budget == "seconds":
         note += (
-            " The speeds are taken as they stand above; their own spread is not in the interval."
+            " Speeds: standard error that the measured speeds add, from the spread of the pair's"
+            " ratio over rounds; it is in the interval and in what is detectable, p is of the seeds"
+            " alone."
         )
     power = (
         f"With {seeds} seeds and {tested} comparisons, no p can be below {min(1, least):.3g}:"
@@ -137,27 +139,28 @@ def _comparisons(found: Findings, budget: str) -> Section:
         if least > LEVEL
         else f"With {seeds} seeds and {tested} comparisons, p can be as small as {least:.3g}."
     )
+    speeds = ("speeds",) if budget == "seconds" else ()
+    columns = ("p (Holm)", "correlation", *speeds, "detectable")
     return Section(
         f"Differences at equal {budget}",
-        ("arm", "reference", "difference", "p (Holm)", "correlation", "detectable", "verdict"),
-        tuple(_comparison_row(c) for c in chosen),
+        ("arm", "reference", "difference", *columns, "verdict"),
+        tuple(_comparison_row(c, columns) for c in chosen),
         (note, power),
-    )  # fmt: skip
+    )
 
 
-def _comparison_row(c: Comparison) -> tuple[str, ...]:
+def _comparison_row(c: Comparison, columns: Sequence[str]) -> tuple[str, ...]:
     r = c.result
     if r is None:
-        return (c.arm, c.reference, "-", "-", "-", "-", c.verdict)
-    return (
-        c.arm,
-        c.reference,
-        f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]",
-        f"{c.p_holm:.3f}",
-        f"{r.correlation:+.2f}",
-        f"{r.detectable:.4f}",
-        c.verdict,
-    )
+        return (c.arm, c.reference, "-", *("-" for _ in columns), c.verdict)
+    cells = {
+        "p (Holm)": f"{c.p_holm:.3f}",
+        "correlation": f"{r.correlation:+.2f}",
+        "speeds": f"{c.speed_error:.4f}",
+        "detectable": f"{r.detectable:.4f}",
+    }
+    difference = f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
+    return (c.arm, c.reference, difference, *(cells[name] for name in columns), c.verdict)
 
 
 def _tokens(needed: Sequence[TokensNeeded]) -> Section:

@@ -180,11 +180,12 @@ def run(arm: str, seed: int, heldout: tuple[float, ...], *, diverged: bool = Fal
     return Run(key, diverged, heldout, (1,), (1.0,), (1.0,), ({},), 1.0)
 
 
-def finding(arm: str, runs: list[Run], time: float):
+def finding(arm: str, runs: list[Run], time: float, times: tuple[float, ...] = ()):
     from experiments.compare.findings import Cost, arm_finding
     from experiments.compare.search import Search
 
-    cost = Cost(1, 1, 1.0, 0.0, time, time, 1.0, 1)
+    rounds = times or (time,) * 11
+    cost = Cost(1, 1, 1.0, 0.0, time, time, 1.0, 1, tuple(rounds))
     search = Search((0.01,), (1.0,), 0.01, False)
     cfg = replace(SMALL, activation=arm)
     return arm_finding(arm, cfg, search, cost, runs, batch_tokens=10)
@@ -209,6 +210,35 @@ def test_an_arm_that_is_better_and_slower_may_lose_at_equal_seconds():
     assert needed.high == pytest.approx(2**-0.5)
     assert needed.low == pytest.approx(0.25)
     assert needed.bounded == 1
+
+
+def test_an_interval_at_equal_seconds_holds_the_error_of_the_speeds():
+    # d = -0.4 to -0.6 at equal tokens; the loss falls by 1 with each doubling.
+    shift = (-0.1, 0.0, 0.1)
+    runs = {
+        "swiglu": [run("swiglu", s, (4.0, 3.0, 2.0)) for s in range(3)],
+        "poly_norm": [
+            run("poly_norm", s, (3.5 + x, 2.5 + x, 1.5 + x)) for s, x in enumerate(shift)
+        ],
+    }
+
+    def compared(times: tuple[float, ...]):
+        arms = [finding("swiglu", runs["swiglu"], 1.0)]
+        arms += [finding("poly_norm", runs["poly_norm"], 1.0, times)]
+        return findings("activations", TWO, arms, runs).comparisons
+
+    tokens, steady = compared((1.0,) * 11)
+    assert steady.speed_error == tokens.speed_error == 0
+    assert steady.result == tokens.result
+    assert steady.verdict == "lower, not after Holm"
+    # A speed that is known within a factor of two: no difference of half a doubling is found.
+    _, shaky = compared((0.5,) * 5 + (1.0,) + (2.0,) * 5)
+    assert shaky.speed_error > 0.5
+    assert shaky.result is not None
+    assert steady.result is not None
+    assert shaky.result.mean == steady.result.mean
+    assert shaky.result.low < steady.result.low
+    assert shaky.verdict == "no difference found"
 
 
 def test_times_are_ratios_within_a_round():
