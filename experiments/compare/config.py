@@ -180,7 +180,8 @@ ABOUT = (
     "Compare activations at equal data order, initial values, parameters and compute; the same"
     " command again resumes. A study may stand first:\n"
     + "\n".join(f"  {name:<14}{study.question}" for name, study in STUDIES.items())
-    + "\n--quick is --scale quick."
+    + "\n--quick is --scale quick. Short names:\n"
+    + "\n".join(f"  {cli.flag_name(a):<14}{cli.flag_name(b)}" for a, b in ALIASES.items())
 )
 
 
