@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,31 @@ def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
     assert stored["eos_token_id"] == 256
     weights = "model.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+@pytest.mark.filterwarnings("default")  # theirs are not ours to mend
+def test_pytorch_writes_the_same_text(settings, tmp_path, capsys, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra bench)")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    modules = transformers.dynamic_module_utils
+    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    whole, target = str(tmp_path / "run"), str(tmp_path / "exported")
+    assert pretrain.main(["--config", str(settings), "--workdir", whole]) == 0
+    assert convert.main(["--source", whole, "--target", target]) == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(target, trust_remote_code=True)
+    assert model.config.polycom["activation"] == "poly_norm"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(target, trust_remote_code=True)
+    for prompt in ("The 7th quick", "jumps", ""):
+        capsys.readouterr()
+        words = ["--workdir", whole, "--greedy", "--prompt", prompt, "--max-new-tokens", "16"]
+        assert generate.main(words) == 0
+        written = capsys.readouterr().out
+        ids = tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            found = model.generate(**ids, do_sample=False, max_new_tokens=16, pad_token_id=0)
+        assert tokenizer.decode(found[0], skip_special_tokens=True) + "\n" == written
+        assert len(written) > len(prompt) + 10
 
 
 def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys):
