@@ -138,6 +138,22 @@ def test_one_error_lists_all_that_is_wrong_with_the_tensors(tmp_path):
     assert "\n" not in message
 
 
+def test_many_tensors_of_one_kind_do_not_hide_the_others(tmp_path):
+    # A deeper config than the weights, and names of another release.
+    tensors = tiny.weights(tiny.LLAMA)
+    tensors["transformer.extra.weight"] = np.zeros(3, np.float32)
+    tensors["model.norm.weight"] = np.zeros(5, np.float32)
+    path = tiny.write(tmp_path, {**tiny.LLAMA, "num_hidden_layers": 9}, tensors)
+    with pytest.raises(InputError) as caught:
+        huggingface.load(path)
+    message = str(caught.value)
+    assert message.count("is missing") < 20
+    assert "more such" in message
+    assert "transformer.extra.weight is unknown" in message
+    assert "model.norm.weight is [5], not [16]" in message
+    assert "\n" not in message
+
+
 def test_a_tensor_in_two_files_is_an_error(tmp_path):
     path = tiny.write(tmp_path, tiny.LLAMA, tiny.weights(tiny.LLAMA), files=2)
     index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
