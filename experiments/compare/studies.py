@@ -8,6 +8,7 @@ from typing import Any
 from polycom_jax._errors import require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import Dtype
+from polycom_jax.params import Role
 from polycom_jax.table import ActivationOptions
 from polycom_jax.training import OptimConfig
 
@@ -24,6 +25,7 @@ class Arm:
         activation: a row of `polycom_jax.ACTIVATIONS`.
         options: of that row.
         optim: fields of `OptimConfig` that differ.
+        decays: roles of parameters that decay, too.
         dtype: of activations and matrix products; None: the model's.
         width: factor of embedding, heads and hidden width.
         depth: factor of the number of layers.
@@ -33,6 +35,7 @@ class Arm:
     activation: str
     options: ActivationOptions = ActivationOptions()
     optim: Mapping[str, Any] = field(default_factory=dict)
+    decays: tuple[Role, ...] = ()
     dtype: Dtype | None = None
     width: Fraction = Fraction(1)
     depth: Fraction = Fraction(1)
@@ -57,7 +60,7 @@ class Arm:
 
     def optimizer(self, base: OptimConfig) -> OptimConfig:
         """The base with this arm's changes."""
-        return replace(base, **self.optim)
+        return replace(base, **{"decay_roles": (*base.decay_roles, *self.decays), **self.optim})
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,6 @@ def _plain(*activations: str) -> tuple[Arm, ...]:
     return tuple(Arm(name, name) for name in activations)
 
 
-_DECAYED = ("matrix", "embedding", "router", "coefficient")
 _THIRD = 1 / 3
 
 _ACTIVATIONS = _plain(
@@ -162,7 +164,7 @@ _COEFFICIENTS = (
     *_plain("swiglu", "poly_norm"),
     Arm("rate_x0", "poly_norm", optim={"coefficient_multiplier": 0.0}),
     Arm("rate_x10", "poly_norm", optim={"coefficient_multiplier": 10.0}),
-    Arm("decayed", "poly_norm", optim={"decay_roles": _DECAYED}),
+    Arm("decayed", "poly_norm", decays=("coefficient",)),
     Arm("from_linear", "poly_norm", ActivationOptions(initial=(0.0, 1.0, 0.0, 0.0))),
     Arm("from_cubic", "poly_norm", ActivationOptions(initial=(0.0, 0.0, 0.0, 1.0))),
     Arm("from_bias_1", "poly_norm", ActivationOptions(initial=(1.0, _THIRD, _THIRD, _THIRD))),

@@ -22,6 +22,7 @@ from polycom_jax import models
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import OptimConfig, make_state, make_train_step, put_batch
 from polycom_jax.training.optimizer import make_schedule
+from polycom_jax.training.recipes import recipe
 
 pytestmark = pytest.mark.slow  # studies end to end
 
@@ -161,6 +162,15 @@ def test_a_study_can_be_cut_down_to_some_arms():
     study = STUDIES["activations"].only(["poly_norm", "swiglu", "relu"])
     assert [arm.name for arm in study.arms] == ["swiglu", "relu", "poly_norm"]
     assert study.pairs == (("relu", "swiglu"), ("poly_norm", "swiglu"))
+
+
+@pytest.mark.parametrize("preset", ["dense-1b", "moe-1b-7b"])
+def test_an_arm_that_decays_coefficients_departs_in_nothing_else(preset: str):
+    base = recipe(preset).optim  # the mixture's has norms that decay, and they stay
+    decayed = STUDIES["coefficients"].arm("decayed").optimizer(base)
+    assert decayed == replace(base, decay_roles=(*base.decay_roles, "coefficient"))
+    assert decayed.weight_decay == 0.1
+    assert STUDIES["coefficients"].arm("poly_norm").optimizer(base) == base
 
 
 def test_width_and_depth_scale_the_model():
