@@ -84,12 +84,19 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
             programs, key, *a, **k)
     )  # fmt: skip
     monkeypatch.setattr(compare.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(compare, "circumstances", lambda: {"commit": "another"})
     assert compare.main(command) == 0
     assert [(key.arm, key.seed) for key in made] == [(lost.parent.name, 1)]
     for path, text in files.items():
         again, before = json.loads(path.read_text()), json.loads(text)
         assert again["heldout"] == before["heldout"]
         assert again["loss"] == before["loss"]
+    # Who reports is one thing, who trained is told of every run.
+    commits = {json.loads(text)["commit"] for text in files.values()}
+    about = json.loads((root / "results.json").read_text())["about"]
+    assert about["commit"] == "another"
+    expected = sorted({"another", *(commit or "not known" for commit in commits)})
+    assert about["commit of the runs"].split(", ") == expected
 
     assert compare.main([*command, "--steps", "12"]) == 2
     assert "steps: 8 there, 12 now" in capsys.readouterr().err
