@@ -248,3 +248,18 @@ def test_the_host_never_holds_a_second_model(tmp_path, monkeypatch):
     tensor = max(value.nbytes for value in tiny.weights(tiny.OLMOE).values())
     # The runtime lets go of an array a little after it has copied it.
     assert max(sizes) <= most <= 2 * max(sizes) + tensor + 4 * 128 < sum(sizes) / 2
+
+
+def test_a_cpu_takes_the_hosts_values_as_they_are(tmp_path, monkeypatch):
+    path = folder(tmp_path, "olmoe")
+    values, made = folder_module._values, []
+
+    def kept(*args):
+        made.append(values(*args))
+        return made[-1]
+
+    monkeypatch.setattr(folder_module, "_values", kept)
+    _, params = huggingface.load(path)
+    # One copy of the model in memory: the arrays are the ones that were filled.
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
+    assert places == [value.ctypes.data for value in made]

@@ -1,6 +1,7 @@
 """`load` and `save`: a folder to (config, parameters) and back, one tensor at a time."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from polycom_jax.training import model_specs
 
 WeightDtype = Literal["float32", "bfloat16", "float16"]
 
+ALIGNED = 64
+"""Bytes: what XLA's CPU client asks of memory that it shares."""
 SHARD_BYTES = 2 << 30
 """Files of a large model are at most this large."""
 
@@ -38,7 +41,8 @@ def load(
 
     Parameters are as `models.init` gives them: float32 whatever the folder has (float32, bfloat16,
     float16; one file or several with an index), vocabulary padded. Besides them the host holds the
-    parameter that is read, of all layers, and at times the one before it.
+    parameter that is read, of all layers, and at times the one before it; where the host is the
+    device, no more than the tensor that is read.
 
     Args:
         path: the folder, with config.json and safetensors files.
@@ -87,7 +91,7 @@ def _values(
 ) -> np.ndarray:
     """`parameter[index]`, filled from the tensors that lie in it; padding rows are zero."""
     box = [range(size)[piece] for size, piece in zip(spec.shape, index, strict=True)]
-    out = np.zeros([len(span) for span in box], spec.dtype)
+    out = _aligned([len(span) for span in box], np.dtype(spec.dtype))
     for part in parts:
         depth = len(part.index)
         if any(i not in span for i, span in zip(part.index, box, strict=False)):
@@ -97,6 +101,14 @@ def _values(
         values = part.to_ours(read(part.name))[index[depth:]]
         out[(*place, *(slice(size) for size in values.shape))] = values
     return out
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Zeros from a multiple of `ALIGNED` bytes on: a CPU device takes these without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
