@@ -170,6 +170,15 @@ def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, ca
     assert load_model(target).cfg == replace(MODEL, activation="poly_norm_glu")
 
 
+def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys):
+    text = tmp_path / "short.txt"
+    text.write_text("Pack my box with five dozen liquor jugs.\n")
+    assert evaluate.main(["--workdir", str(folder), "--data", str(text)]) == 2
+    assert "--split all" in capsys.readouterr().err
+    (found,) = measured(folder, "--data", str(text), "--split", "all")
+    assert (found["documents"], found["bytes"]) == (1, 41)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
