@@ -6,6 +6,7 @@ import difflib
 import functools
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -327,7 +328,8 @@ def parse(default: C, settings: Sequence[Setting], *, prog: str, about: str) -> 
             default=default,
             args=[token for setting in settings for token in setting.tokens()],
             prog=prog,
-            description=about,
+            # tyro joins a line that begins with a letter to the one before it, an entry of a list.
+            description=re.sub(r"(\n  .*)\n(?=\w)", r"\1\n\n", about),
             config=(tyro.conf.FlagConversionOff,),
         )
 

@@ -17,6 +17,7 @@ from experiments.tables import Section
 from experiments.trained import Model
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Tokenizer
+from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.lm_eval import language_model
 
 TASK_SETS: dict[str, tuple[str, ...]] = {
@@ -82,7 +83,8 @@ def run_tasks(
         `packages`: versions of what they were computed with.
 
     Raises:
-        InputError: lm-eval is not installed, an unknown task, or one whose data cannot be had.
+        InputError: lm-eval is not installed, a tokenizer that transformers cannot read, an unknown
+            task, or one whose data cannot be had.
     """
     with tempfile.TemporaryDirectory() as folder:
         lm = language_model(
@@ -133,7 +135,10 @@ def run_tasks(
 def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
     """As `transformers` reads it: what a Hugging Face folder holds, or what one of ours becomes."""
     try:
-        from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
+        from transformers import (  # pyright: ignore[reportMissingImports]
+            AutoTokenizer,
+            PretrainedConfig,
+        )
     except ImportError as error:
         raise InputError(
             f"transformers cannot be imported ({error}); pip install 'polycom-jax[eval]'."
@@ -148,7 +153,21 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         )
         assert own is not None
         save_tokenizer(folder, own, context_length=model.cfg.context_length)
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    # A folder's own code is not needed here; unless told, transformers asks at the keyboard for
+    # leave to run it, as soon as it looks for the model's class in our config.json.
+    other = {"config": PretrainedConfig()} if _brings_code(folder) else {}
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **other
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"transformers cannot read the tokenizer in {folder}: {error}") from error
+
+
+def _brings_code(folder: Path) -> bool:
+    """Does its config.json name code of its own."""
+    file = folder / "config.json"
+    return file.is_file() and "auto_map" in read_json(file)
 
 
 def _expand(name: str, manager: Any) -> list[str]:

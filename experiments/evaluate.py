@@ -16,7 +16,7 @@ from experiments import cli, downstream
 from experiments.progress import Display
 from experiments.tables import finite, print_section
 from experiments.trained import Model, check_tokenizer, data_for, load_model, read_text
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax.data import (
     ByteTokenizer,
     Corpus,
@@ -25,6 +25,7 @@ from polycom_jax.data import (
     TokenStore,
     eval_batches,
 )
+from polycom_jax.data.documents import SingleDocumentError
 from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
@@ -209,7 +210,13 @@ class Measure:
         data = data_for(self._model, source, tokenizer=asked.tokenizer, text_field=asked.text_field)
         if asked.split == "all" and names_files(source):
             data = replace(data, heldout=source)  # all of it, also where nothing could be held out
-        return read_text(self._model, data, self._display.busy)
+        try:
+            return read_text(self._model, data, self._display.busy)
+        except SingleDocumentError as error:
+            raise InputError(
+                f"{source}: a single document, so nothing of it is held out; --split all reads all"
+                " of a text that the model was not trained on."
+            ) from error
 
 
 def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:

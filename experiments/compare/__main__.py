@@ -78,6 +78,7 @@ class Comparing:
         some = next(train_batches(self.corpus.train, batch_size=rows, seq_len=seq_len, seed=0))
         self.batch = jax.device_put(some)
         self.programs: dict[str, Programs] = {}
+        self.circumstances = circumstances()
         self.done, self.worked = 0, 0.0
         self.trained = 0
 
@@ -162,6 +163,7 @@ class Comparing:
                 programs, key, self.corpus.train, self.heldout,
                 batch_size=self.config.data.batch_size,
             )  # fmt: skip
+            run = replace(run, commit=self.circumstances["commit"])
             self.runs.write(run)
             self.trained, self.worked = self.trained + 1, self.worked + time.perf_counter() - clock
             self.tell(run)
@@ -192,7 +194,9 @@ class Comparing:
         """Prints the tables; writes report, numbers and figures."""
         config, study = self.config, self.study
         batch_tokens = config.data.batch_size * self.base.context_length
-        relative = relative_times({arm.name: times.seconds[arm.name] for arm in study.arms})
+        relative: dict[str, float] = {}
+        for group in study.groups():
+            relative |= relative_times({name: times.seconds[name] for name in group})
         arms = []
         for arm in study.arms:
             cost = cost_of(
@@ -205,8 +209,10 @@ class Comparing:
             own = (found[arm.name], cost, runs[arm.name])
             arms.append(arm_finding(arm.name, self.model(arm), *own, batch_tokens=batch_tokens))
         result = findings(config.study, study, arms, runs)
+        made = sorted({run.commit or "not known" for own in runs.values() for run in own})
+        about = {**self.about(), "commit of the runs": ", ".join(made)}
         drawn = figures.draw_all(self.root / "plots", result, runs, batch_tokens)
-        text, numbers = report.write(self.root, study.question, result, self.about(), drawn)
+        text, numbers = report.write(self.root, study.question, result, about, drawn)
         for section in report.sections(result):
             print_section(self.display.console, section)
         self.display.note(
@@ -220,7 +226,7 @@ class Comparing:
         return {
             "command": self.command,
             **versions(),
-            **circumstances(),
+            **self.circumstances,
             "model": f"{config.model}: {base.num_layers} layers of {base.embed_dim},"
             f" gated width {base.gated_width}, vocabulary {base.vocab_size}",
             "data": f"{config.data.source} ({self.corpus.fingerprint})",

@@ -145,8 +145,8 @@ SCALES: Mapping[str, CompareConfig] = {
         search_seeds=1,
         heldout_tokens=16_384,
     ),
-    # Ten seeds: with the seven comparisons of `activations`, fewer than nine leave no p that
-    # survives Holm's correction, whatever the differences (7 * 2^(1 - 8) > 0.05).
+    # Ten seeds: with the thirteen comparisons of `controls`, fewer leave no p that survives Holm's
+    # correction, whatever the differences (13 * 2^(1 - 9) > 0.05).
     "cpu": CompareConfig(
         study=_STUDY,
         scale="cpu",
@@ -180,7 +180,8 @@ ABOUT = (
     "Compare activations at equal data order, initial values, parameters and compute; the same"
     " command again resumes. A study may stand first:\n"
     + "\n".join(f"  {name:<14}{study.question}" for name, study in STUDIES.items())
-    + "\n--quick is --scale quick."
+    + "\n--quick is --scale quick. Short names:\n"
+    + "\n".join(f"  {cli.flag_name(a):<14}{cli.flag_name(b)}" for a, b in ALIASES.items())
 )
 
 

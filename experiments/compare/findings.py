@@ -9,7 +9,17 @@ import numpy as np
 
 from experiments.compare.runs import Run
 from experiments.compare.search import Search
-from experiments.compare.statistics import LEVEL, Paired, at_tokens, crossing, holm, paired
+from experiments.compare.statistics import (
+    LEVEL,
+    Paired,
+    at_tokens,
+    crossing,
+    holm,
+    median_error,
+    paired,
+    slope_at,
+    widened,
+)
 from experiments.compare.studies import Study
 from polycom_jax import models
 from polycom_jax.models import ModelConfig
@@ -28,9 +38,11 @@ class Cost:
         flops: of training on a token, forward and backward, the activation's own included.
         activation_share: of these, the activation's own.
         step_seconds: one update, median of the rounds.
-        relative_seconds: the same in units of the fastest arm's, see `relative_times`.
+        relative_seconds: the same in units of the fastest arm's among those that it is compared
+            with, see `relative_times`.
         tokens_per_second: at that speed.
         memory: bytes of one step: state, gradients, activations.
+        rounds: seconds of an update in each round; all arms have the same rounds.
     """
 
     parameters: int
@@ -41,6 +53,7 @@ class Cost:
     relative_seconds: float
     tokens_per_second: float
     memory: int
+    rounds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,9 @@ class ArmFinding:
         search: how.
         cost: of the model.
         losses: held-out nats a token at the full length, a seed each; NaN where the run diverged.
-        losses_at_seconds: the same at the time that the fastest arm takes for the full length,
-            interpolated between decayed lengths; NaN where that is outside of them.
+        losses_at_seconds: the same at the time that the fastest arm of those that it is compared
+            with takes for the full length, interpolated between decayed lengths; NaN where that is
+            outside of them.
         curve: (tokens, mean over seeds) of every decayed length.
     """
 
@@ -86,8 +100,10 @@ class Comparison:
         arm: which.
         reference: with which.
         budget: what is equal.
-        result: None where a run diverged or lies outside of what was measured.
-        p_holm: p adjusted for the comparisons with this reference at this budget.
+        result: None where a run diverged or lies outside of what was measured. At equal seconds the
+            interval holds the error of the speeds, too.
+        p_holm: p adjusted for all of the study's comparisons at this budget.
+        speed_error: standard error that the measured speeds add to the mean, see `speed_error`.
     """
 
     arm: str
@@ -95,6 +111,7 @@ class Comparison:
     budget: Budget
     result: Paired | None
     p_holm: float
+    speed_error: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -143,7 +160,7 @@ class Findings:
 
 
 def relative_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Each arm's time a step in units of the fastest arm's.
+    """Time a step of arms that are compared with each other, in units of the fastest one's.
 
     Rounds are compared one by one: an arm's ratio is the median over rounds of its time by the mean
     of all arms in the same round. The least of these ratios is the unit.
@@ -168,6 +185,7 @@ def cost_of(
         relative_seconds=relative,
         tokens_per_second=batch_size * cfg.context_length / step,
         memory=memory,
+        rounds=tuple(seconds),
     )
 
 
@@ -208,23 +226,38 @@ def findings(
     by_name = {arm.name: arm for arm in arms}
     comparisons = []
     for budget in BUDGETS:
-        for family in dict.fromkeys(reference for _, reference in study.pairs):
-            pairs = [pair for pair in study.pairs if pair[1] == family]
-            results = [_compared(by_name[a].at(budget), by_name[b].at(budget)) for a, b in pairs]
-            tested = [r.p for r in results if r is not None]
-            adjusted = iter(holm(tested))
-            comparisons += [
-                Comparison(a, b, budget, r, math.nan if r is None else next(adjusted))
-                for (a, b), r in zip(pairs, results, strict=True)
-            ]
+        results = [_compared(by_name[a], by_name[b], budget) for a, b in study.pairs]
+        adjusted = iter(holm([r.p for r, _ in results if r is not None]))
+        comparisons += [
+            Comparison(a, b, budget, r, math.nan if r is None else next(adjusted), error)
+            for (a, b), (r, error) in zip(study.pairs, results, strict=True)
+        ]
     needed = [_tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
     return Findings(name, tuple(arms), tuple(comparisons), tuple(n for n in needed if n))
 
 
-def _compared(arm: Sequence[float], reference: Sequence[float]) -> Paired | None:
-    if not np.isfinite([*arm, *reference]).all():
-        return None
-    return paired(arm, reference)
+def _compared(
+    arm: ArmFinding, reference: ArmFinding, budget: Budget
+) -> tuple[Paired | None, float]:
+    own, others = arm.at(budget), reference.at(budget)
+    if not np.isfinite([*own, *others]).all():
+        return None, 0.0
+    error = 0.0 if budget == "tokens" else speed_error(arm, reference)
+    return widened(paired(own, others), error), error
+
+
+def speed_error(arm: ArmFinding, reference: ArmFinding) -> float:
+    """Standard error of the difference at equal seconds that comes from the measured speeds.
+
+    slope x error(median over rounds of log(time / reference's time)), slope the loss's by
+    log(tokens) where the two are read, root mean square of theirs.
+    """
+    slopes = []
+    for one in (arm, reference):
+        tokens, losses = zip(*one.curve, strict=True)
+        slopes.append(slope_at(tokens, losses, tokens[-1] / one.cost.relative_seconds))
+    ratios = np.log(arm.cost.rounds) - np.log(reference.cost.rounds)
+    return float(np.sqrt(np.mean(np.square(slopes)))) * median_error(ratios.tolist())
 
 
 def _tokens_needed(

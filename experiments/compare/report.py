@@ -58,8 +58,9 @@ def _costs(arms: Sequence[ArmFinding]) -> Section:
         tuple(rows),
         (
             "FLOPs of training, causal attention, the activation's own included; ratios to the"
-            " first arm. Time a step in units of the fastest arm's: all arms in strict alternation,"
-            " median over rounds of the ratio. MiB: what the compiled step holds.",
+            " first arm. Time a step in units of the fastest arm's of those that are compared with"
+            " each other: all arms in strict alternation, median over rounds of the ratio. MiB:"
+            " what the compiled step holds.",
         ),
     )  # fmt: skip
 
@@ -109,8 +110,8 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
         (
             f"Means over {len(arms[0].losses)} seeds. Each length has its own decay to zero over"
             f" its last {DECAYS_OVER:.0%}, from one trunk at constant rate. sd: over seeds, at the"
-            " full length. Equal seconds: the time that the fastest arm takes for the full length,"
-            " interpolated between lengths in log(tokens).",
+            " full length. Equal seconds: the time that the fastest arm of those compared with each"
+            " other takes for the full length, interpolated between lengths in log(tokens).",
         ),
     )
 
@@ -118,48 +119,48 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
 def _comparisons(found: Findings, budget: str) -> Section:
     chosen = [c for c in found.comparisons if c.budget == budget]
     seeds = len(found.arms[0].losses)
-    families: dict[str, int] = {}
-    for c in chosen:
-        families[c.reference] = families.get(c.reference, 0) + 1
-    largest = max(families.values(), default=1)
-    least = smallest_p(seeds) * largest
+    tested = sum(c.result is not None for c in chosen)
+    least = smallest_p(seeds) * tested
     note = (
         f"arm - reference over {seeds} seeds, paired: mean and {1 - LEVEL:.0%} interval (Student's"
-        f" t); p of the two-sided sign-flip test with Holm's correction over the comparisons with"
-        f" one reference; correlation of the pair over seeds; the difference that would be found"
-        f" with chance {POWER:.0%}. An interval with zero in it: no difference found."
+        " t); p of the two-sided sign-flip test with Holm's correction over all comparisons of"
+        " this table; correlation of the pair over seeds; the difference that would be found with"
+        f" chance {POWER:.0%}. An interval with zero in it: no difference found."
     )
     if budget == "seconds":
         note += (
-            " The speeds are taken as they stand above; their own spread is not in the interval."
+            " Speeds: standard error that the measured speeds add, from the spread of the pair's"
+            " ratio over rounds; it is in the interval and in what is detectable, p is of the seeds"
+            " alone."
         )
     power = (
-        f"With {seeds} seeds and {largest} comparisons, no p can be below {min(1, least):.3g}:"
+        f"With {seeds} seeds and {tested} comparisons, no p can be below {min(1, least):.3g}:"
         " the test alone can decide nothing here, whatever the differences."
         if least > LEVEL
-        else f"With {seeds} seeds and {largest} comparisons, p can be as small as {least:.3g}."
+        else f"With {seeds} seeds and {tested} comparisons, p can be as small as {least:.3g}."
     )
+    speeds = ("speeds",) if budget == "seconds" else ()
+    columns = ("p (Holm)", "correlation", *speeds, "detectable")
     return Section(
         f"Differences at equal {budget}",
-        ("arm", "reference", "difference", "p (Holm)", "correlation", "detectable", "verdict"),
-        tuple(_comparison_row(c) for c in chosen),
+        ("arm", "reference", "difference", *columns, "verdict"),
+        tuple(_comparison_row(c, columns) for c in chosen),
         (note, power),
-    )  # fmt: skip
+    )
 
 
-def _comparison_row(c: Comparison) -> tuple[str, ...]:
+def _comparison_row(c: Comparison, columns: Sequence[str]) -> tuple[str, ...]:
     r = c.result
     if r is None:
-        return (c.arm, c.reference, "-", "-", "-", "-", c.verdict)
-    return (
-        c.arm,
-        c.reference,
-        f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]",
-        f"{c.p_holm:.3f}",
-        f"{r.correlation:+.2f}",
-        f"{r.detectable:.4f}",
-        c.verdict,
-    )
+        return (c.arm, c.reference, "-", *("-" for _ in columns), c.verdict)
+    cells = {
+        "p (Holm)": f"{c.p_holm:.3f}",
+        "correlation": f"{r.correlation:+.2f}",
+        "speeds": f"{c.speed_error:.4f}",
+        "detectable": f"{r.detectable:.4f}",
+    }
+    difference = f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
+    return (c.arm, c.reference, difference, *(cells[name] for name in columns), c.verdict)
 
 
 def _tokens(needed: Sequence[TokensNeeded]) -> Section:

@@ -46,6 +46,7 @@ class Run:
         grad_norm: mean norm of the gradient, likewise.
         coefficients: at these updates, name -> layer -> numbers.
         seconds: that training and evaluation took.
+        commit: of the code that trained it; None: not known.
     """
 
     key: RunKey
@@ -56,6 +57,7 @@ class Run:
     grad_norm: tuple[float, ...]
     coefficients: tuple[Mapping[str, Any], ...]
     seconds: float
+    commit: str | None = None
 
     @property
     def final(self) -> float:

@@ -5,11 +5,11 @@ t quantiles are SciPy's, which JAX itself depends on.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from polycom_jax._errors import require
 
@@ -21,6 +21,8 @@ EXACT_UP_TO = 20
 """Pairs up to which all 2^n sign patterns are counted."""
 DRAWS = 1 << 20
 """Sign patterns drawn where there are more pairs."""
+RESAMPLED = 2000
+"""Bootstrap samples of a median's error."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,29 @@ def paired(arm: Sequence[float], reference: Sequence[float]) -> Paired:
     )
 
 
+def widened(result: Paired, error: float) -> Paired:
+    """The same with a further error of the mean, normal and independent of the seeds.
+
+    Half the interval becomes sqrt(half^2 + (z error)^2), z the normal quantile; the detectable
+    difference grows likewise. p is of the seeds alone and stays.
+    """
+    wide, strong = (float(ndtri(q)) for q in (1 - LEVEL / 2, POWER))
+    half = math.hypot(result.high - result.mean, wide * error)
+    return replace(
+        result,
+        low=result.mean - half,
+        high=result.mean + half,
+        detectable=math.hypot(result.detectable, (wide + strong) * error),
+    )
+
+
+def median_error(x: Sequence[float]) -> float:
+    """Standard error of the median of x, by the bootstrap; a fixed seed draws."""
+    values = np.asarray(x, np.float64)
+    picks = np.random.default_rng(0).integers(0, values.size, (RESAMPLED, values.size))
+    return float(np.median(values[picks], axis=1).std())
+
+
 def sign_flip(d: Float[np.ndarray, " N"]) -> float:
     """p of "d is as likely as -d", two-sided: the share of sign patterns s with
     |mean(s d)| >= |mean(d)|.
@@ -145,3 +170,10 @@ def at_tokens(tokens: Sequence[float], losses: Sequence[float], wanted: float) -
     if not tokens[0] * (1 - 1e-9) <= wanted <= tokens[-1] * (1 + 1e-9):
         return math.nan
     return float(np.interp(math.log(wanted), np.log(np.asarray(tokens, np.float64)), losses))
+
+
+def slope_at(tokens: Sequence[float], losses: Sequence[float], wanted: float) -> float:
+    """d loss / d log(tokens) of the line that `at_tokens` reads; at a length, of the one before."""
+    x = np.log(np.asarray(tokens, np.float64))
+    after = int(np.clip(np.searchsorted(x, math.log(wanted) - 1e-9), 1, len(x) - 1))
+    return float((losses[after] - losses[after - 1]) / (x[after] - x[after - 1]))

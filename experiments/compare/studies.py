@@ -8,6 +8,7 @@ from typing import Any
 from polycom_jax._errors import require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import Dtype
+from polycom_jax.params import Role
 from polycom_jax.table import ActivationOptions
 from polycom_jax.training import OptimConfig
 
@@ -24,6 +25,7 @@ class Arm:
         activation: a row of `polycom_jax.ACTIVATIONS`.
         options: of that row.
         optim: fields of `OptimConfig` that differ.
+        decays: roles of parameters that decay, too.
         dtype: of activations and matrix products; None: the model's.
         width: factor of embedding, heads and hidden width.
         depth: factor of the number of layers.
@@ -33,6 +35,7 @@ class Arm:
     activation: str
     options: ActivationOptions = ActivationOptions()
     optim: Mapping[str, Any] = field(default_factory=dict)
+    decays: tuple[Role, ...] = ()
     dtype: Dtype | None = None
     width: Fraction = Fraction(1)
     depth: Fraction = Fraction(1)
@@ -57,7 +60,7 @@ class Arm:
 
     def optimizer(self, base: OptimConfig) -> OptimConfig:
         """The base with this arm's changes."""
-        return replace(base, **self.optim)
+        return replace(base, **{"decay_roles": (*base.decay_roles, *self.decays), **self.optim})
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Study:
     Attributes:
         question: one line.
         arms: in the order of the tables.
-        pairs: (arm, reference) of every comparison; those of one reference are one family for
-            Holm's correction.
+        pairs: (arm, reference) of every comparison; together they are one family for Holm's
+            correction.
         mixture: the common model has a mixture of experts in place of its feed-forward blocks.
     """
 
@@ -102,6 +105,14 @@ class Study:
         )
         return replace(self, arms=tuple(a for a in self.arms if a.name in names), pairs=pairs)
 
+    def groups(self) -> list[list[str]]:
+        """Names of arms that are compared with each other, at once or through others."""
+        found = [{arm.name} for arm in self.arms]
+        for pair in self.pairs:
+            joined = [group for group in found if group & set(pair)]
+            found = [group for group in found if group not in joined] + [set().union(*joined)]
+        return [[arm.name for arm in self.arms if arm.name in group] for group in found]
+
     def model(self, base: ModelConfig) -> ModelConfig:
         """What all arms have in common."""
         return mixture_of(base) if self.mixture and not base.is_moe else base
@@ -118,15 +129,19 @@ def mixture_of(base: ModelConfig) -> ModelConfig:
 
 
 def _against(arms: Sequence[Arm], *references: str) -> tuple[tuple[str, str], ...]:
-    """Every other arm with each reference."""
-    return tuple((arm.name, name) for name in references for arm in arms if arm.name != name)
+    """Every other arm with each reference, but for references that were compared already."""
+    return tuple(
+        (arm.name, name)
+        for at, name in enumerate(references)
+        for arm in arms
+        if arm.name != name and arm.name not in references[:at]
+    )
 
 
 def _plain(*activations: str) -> tuple[Arm, ...]:
     return tuple(Arm(name, name) for name in activations)
 
 
-_DECAYED = ("matrix", "embedding", "router", "coefficient")
 _THIRD = 1 / 3
 
 _ACTIVATIONS = _plain(
@@ -149,7 +164,7 @@ _COEFFICIENTS = (
     *_plain("swiglu", "poly_norm"),
     Arm("rate_x0", "poly_norm", optim={"coefficient_multiplier": 0.0}),
     Arm("rate_x10", "poly_norm", optim={"coefficient_multiplier": 10.0}),
-    Arm("decayed", "poly_norm", optim={"decay_roles": _DECAYED}),
+    Arm("decayed", "poly_norm", decays=("coefficient",)),
     Arm("from_linear", "poly_norm", ActivationOptions(initial=(0.0, 1.0, 0.0, 0.0))),
     Arm("from_cubic", "poly_norm", ActivationOptions(initial=(0.0, 0.0, 0.0, 1.0))),
     Arm("from_bias_1", "poly_norm", ActivationOptions(initial=(1.0, _THIRD, _THIRD, _THIRD))),

@@ -251,6 +251,10 @@ def content_hash(raw: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8, person=b"heldout").digest(), "big")
 
 
+class SingleDocumentError(InputError):
+    """A text of one document: it cannot be split into a part to train on and one held out."""
+
+
 def heldout_below(hashes: Iterable[int], source: str) -> int:
     """The bound under which a document's `content_hash` holds it out.
 
@@ -258,7 +262,8 @@ def heldout_below(hashes: Iterable[int], source: str) -> int:
     empty ones count for neither.
 
     Raises:
-        InputError: fewer than two different documents.
+        InputError: no text.
+        SingleDocumentError: no two different documents.
     """
     empty = content_hash(b"")
     low, high = 2**64, -1
@@ -266,10 +271,10 @@ def heldout_below(hashes: Iterable[int], source: str) -> int:
         if one != empty:
             low, high = min(low, one), max(high, one)
     require(high >= 0, f"{source}: no text in it; the corpus is empty.")
-    require(
-        low < high,
-        f"{source}: a single document, so nothing can be held out; give more text, or other files"
-        " by data.heldout, or lower data.document_bytes, the size that a .txt file is cut at (a"
-        " .jsonl file has one a line).",
-    )
+    if low >= high:
+        raise SingleDocumentError(
+            f"{source}: a single document, so nothing can be held out; give more text, or other"
+            " files by data.heldout, or lower data.document_bytes, the size that a .txt file is cut"
+            " at (a .jsonl file has one a line)."
+        )
     return min(max(int(HELDOUT_SHARE * 2**64), low + 1), high)

@@ -1,5 +1,6 @@
 """Command lines: settings, their order, and errors of one line."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -219,6 +220,24 @@ def test_defects_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main([])
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "next_line"),
+    [
+        ("convert", "  --fit-batches N ", "With --activation"),
+        ("faults", "  --out DIR ", "Exit code 3"),
+        ("plan", "  --json FILE ", "Exit code 3"),
+        ("compare", "  --data ", "  --batch-size"),
+    ],
+)
+def test_help_keeps_lists_apart_from_what_follows(program, line, next_line, capsys):
+    name = program if program == "convert" else f"{program}.__main__"
+    assert importlib.import_module(f"experiments.{name}").main(["--help"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    at = next(i for i, text in enumerate(shown) if text.startswith(line))
+    following = next(text for text in shown[at + 1 :] if text.strip())
+    assert following.startswith(next_line)
 
 
 def test_help_lists_the_fields_and_ends_well(capsys: pytest.CaptureFixture[str]):

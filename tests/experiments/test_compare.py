@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from polycom_jax import models
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import OptimConfig, make_state, make_train_step, put_batch
 from polycom_jax.training.optimizer import make_schedule
+from polycom_jax.training.recipes import recipe
 
 pytestmark = pytest.mark.slow  # studies end to end
 
@@ -42,8 +44,9 @@ def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(STUDIES, "moe", TWO)  # pyright: ignore[reportArgumentType]
     text = settings.parent / "little.txt"
     return [
-        "moe", "--quick", "--data", str(text), "--data.document-bytes", "2000", "--seq-len", "16",
-        "--steps", "8", "--seeds", "2", "--heldout-tokens", "64", "--workdir", str(tmp_path / "w"),
+        "moe", "--model", "bytes-0.1m", "--search-seeds", "1", "--data", str(text),
+        "--data.document-bytes", "2000", "--seq-len", "16", "--steps", "8", "--seeds", "2",
+        "--heldout-tokens", "64", "--workdir", str(tmp_path / "w"),
     ]  # fmt: skip
 
 
@@ -81,15 +84,29 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
             programs, key, *a, **k)
     )  # fmt: skip
     monkeypatch.setattr(compare.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(compare, "circumstances", lambda: {"commit": "another"})
     assert compare.main(command) == 0
     assert [(key.arm, key.seed) for key in made] == [(lost.parent.name, 1)]
     for path, text in files.items():
         again, before = json.loads(path.read_text()), json.loads(text)
         assert again["heldout"] == before["heldout"]
         assert again["loss"] == before["loss"]
+    # Who reports is one thing, who trained is told of every run.
+    commits = {json.loads(text)["commit"] for text in files.values()}
+    about = json.loads((root / "results.json").read_text())["about"]
+    assert about["commit"] == "another"
+    expected = sorted({"another", *(commit or "not known" for commit in commits)})
+    assert about["commit of the runs"].split(", ") == expected
 
     assert compare.main([*command, "--steps", "12"]) == 2
     assert "steps: 8 there, 12 now" in capsys.readouterr().err
+
+
+def test_after_a_quick_study_comes_the_real_one():
+    quick = config.from_command(["order", "--quick", "--workdir", "somewhere"])
+    done = SimpleNamespace(config=quick, command="-", root=Path("somewhere"))
+    following = compare.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
+    assert following == "python -m experiments.compare order --scale cpu"
 
 
 def test_a_run_is_what_make_train_step_computes():
@@ -154,6 +171,15 @@ def test_a_study_can_be_cut_down_to_some_arms():
     assert study.pairs == (("relu", "swiglu"), ("poly_norm", "swiglu"))
 
 
+@pytest.mark.parametrize("preset", ["dense-1b", "moe-1b-7b"])
+def test_an_arm_that_decays_coefficients_departs_in_nothing_else(preset: str):
+    base = recipe(preset).optim  # the mixture's has norms that decay, and they stay
+    decayed = STUDIES["coefficients"].arm("decayed").optimizer(base)
+    assert decayed == replace(base, decay_roles=(*base.decay_roles, "coefficient"))
+    assert decayed.weight_decay == 0.1
+    assert STUDIES["coefficients"].arm("poly_norm").optimizer(base) == base
+
+
 def test_width_and_depth_scale_the_model():
     arm = Arm("big", "relu", width=Fraction(2), depth=Fraction(1, 2))
     cfg = arm.model(config.SHAPES["bytes-0.8m"])
@@ -171,11 +197,12 @@ def run(arm: str, seed: int, heldout: tuple[float, ...], *, diverged: bool = Fal
     return Run(key, diverged, heldout, (1,), (1.0,), (1.0,), ({},), 1.0)
 
 
-def finding(arm: str, runs: list[Run], time: float):
+def finding(arm: str, runs: list[Run], time: float, times: tuple[float, ...] = ()):
     from experiments.compare.findings import Cost, arm_finding
     from experiments.compare.search import Search
 
-    cost = Cost(1, 1, 1.0, 0.0, time, time, 1.0, 1)
+    rounds = times or (time,) * 11
+    cost = Cost(1, 1, 1.0, 0.0, time, time, 1.0, 1, tuple(rounds))
     search = Search((0.01,), (1.0,), 0.01, False)
     cfg = replace(SMALL, activation=arm)
     return arm_finding(arm, cfg, search, cost, runs, batch_tokens=10)
@@ -202,16 +229,73 @@ def test_an_arm_that_is_better_and_slower_may_lose_at_equal_seconds():
     assert needed.bounded == 1
 
 
+def test_an_interval_at_equal_seconds_holds_the_error_of_the_speeds():
+    # d = -0.4 to -0.6 at equal tokens; the loss falls by 1 with each doubling.
+    shift = (-0.1, 0.0, 0.1)
+    runs = {
+        "swiglu": [run("swiglu", s, (4.0, 3.0, 2.0)) for s in range(3)],
+        "poly_norm": [
+            run("poly_norm", s, (3.5 + x, 2.5 + x, 1.5 + x)) for s, x in enumerate(shift)
+        ],
+    }
+
+    def compared(times: tuple[float, ...]):
+        arms = [finding("swiglu", runs["swiglu"], 1.0)]
+        arms += [finding("poly_norm", runs["poly_norm"], 1.0, times)]
+        return findings("activations", TWO, arms, runs).comparisons
+
+    tokens, steady = compared((1.0,) * 11)
+    assert steady.speed_error == tokens.speed_error == 0
+    assert steady.result == tokens.result
+    assert steady.verdict == "lower, not after Holm"
+    # A speed that is known within a factor of two: no difference of half a doubling is found.
+    _, shaky = compared((0.5,) * 5 + (1.0,) + (2.0,) * 5)
+    assert shaky.speed_error > 0.5
+    assert shaky.result is not None
+    assert steady.result is not None
+    assert shaky.result.mean == steady.result.mean
+    assert shaky.result.low < steady.result.low
+    assert shaky.verdict == "no difference found"
+
+
 def test_times_are_ratios_within_a_round():
     # The machine is ten times slower in the second round; b always takes twice as long as a.
     found = relative_times({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]})
     assert found == pytest.approx({"a": 1, "b": 2})
 
 
+def test_equal_seconds_are_those_of_arms_that_are_compared():
+    # A model of double width is many times slower than one of half: its seconds are its pair's.
+    sizes = STUDIES["width-depth"].groups()
+    assert [set(group) for group in sizes] == [
+        {f"swiglu_{size}", f"poly_norm_{size}"}
+        for size in ("half_width", "base", "double_width", "half_depth", "double_depth")
+    ]
+    for name in ("activations", "controls", "precision"):
+        (every,) = STUDIES[name].groups()
+        assert every == [arm.name for arm in STUDIES[name].arms]
+    assert TWO.only(["swiglu", "poly_norm"]).groups() == [["swiglu", "poly_norm"]]
+
+
 def test_a_difference_that_holm_leaves_nothing_of_is_said_to_be_one():
     result = paired([1.0, 2.0, 3.0], [2.0, 3.0, 4.001])
     assert Comparison("a", "b", "tokens", result, 0.5).verdict == "lower, not after Holm"
     assert Comparison("a", "b", "tokens", result, 0.01).verdict == "lower"
+
+
+def test_all_comparisons_of_a_table_are_one_family():
+    # Two pairs without an arm in common, as in width-depth: three seeds, all differences positive.
+    losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu": 2.0, "relu2": 2.5}
+    runs = {n: [run(n, s, (x + s, x + s, x + s)) for s in (0, 1, 2)] for n, x in losses.items()}
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    two = replace(TWO, pairs=(("poly_norm", "swiglu"), ("relu2", "relu")))
+    found = findings("width-depth", two, arms, runs)
+    assert [c.p_holm for c in found.comparisons] == pytest.approx([2 * 2 / 8] * 4)
+
+
+def test_no_pair_is_compared_twice():
+    for study in STUDIES.values():
+        assert len({frozenset(pair) for pair in study.pairs}) == len(study.pairs)
 
 
 def test_a_run_that_diverged_is_told_and_not_averaged_away():

@@ -11,9 +11,12 @@ from experiments.compare.statistics import (
     at_tokens,
     crossing,
     holm,
+    median_error,
     paired,
     sign_flip,
+    slope_at,
     smallest_p,
+    widened,
 )
 from polycom_jax._errors import InputError
 
@@ -30,6 +33,35 @@ def test_the_interval_is_students():
     assert found.correlation == pytest.approx(1)
     assert not found.found  # zero lies inside: -0.48 to 4.48
     assert paired([2.0, 3.0, 4.0001], [1.0, 2.0, 3.0]).found
+
+
+def test_a_further_error_adds_in_quadrature():
+    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert widened(found, 0.0) == found
+    wide = widened(found, 0.7)
+    half = math.hypot(found.high - found.mean, 1.959964 * 0.7)
+    assert (wide.low, wide.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
+    assert wide.detectable == pytest.approx(
+        math.hypot(found.detectable, (1.959964 + 0.841621) * 0.7)
+    )
+    assert (wide.mean, wide.p, wide.sd) == (found.mean, found.p, found.sd)
+
+
+def test_the_error_of_a_median():
+    assert median_error([3.0] * 11) == 0
+    # Of a normal distribution: sqrt(pi / 2) sd / sqrt(n), for many values.
+    values = np.random.default_rng(1).normal(size=1001)
+    expected = math.sqrt(math.pi / 2) * values.std() / math.sqrt(1001)
+    assert median_error(values.tolist()) == pytest.approx(expected, rel=0.2)
+
+
+def test_a_slope_is_that_of_the_line_which_is_read():
+    tokens, losses = (10.0, 20.0, 40.0), (4.0, 3.0, 2.5)
+    assert slope_at(tokens, losses, 15.0) == pytest.approx(-1 / math.log(2))
+    assert slope_at(tokens, losses, 20.0) == pytest.approx(-1 / math.log(2))
+    assert slope_at(tokens, losses, 30.0) == pytest.approx(-0.5 / math.log(2))
+    assert slope_at(tokens, losses, 40.0) == pytest.approx(-0.5 / math.log(2))
+    assert slope_at(tokens, losses, 10.0) == pytest.approx(-1 / math.log(2))
 
 
 def test_the_sign_flip_test_counts_patterns():

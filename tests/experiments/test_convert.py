@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,31 @@ def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
     assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
 
 
+@pytest.mark.filterwarnings("default")  # theirs are not ours to mend
+def test_pytorch_writes_the_same_text(settings, tmp_path, capsys, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra bench)")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    modules = transformers.dynamic_module_utils
+    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    whole, target = str(tmp_path / "run"), str(tmp_path / "exported")
+    assert pretrain.main(["--config", str(settings), "--workdir", whole]) == 0
+    assert convert.main(["--source", whole, "--target", target]) == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(target, trust_remote_code=True)
+    assert model.config.polycom["activation"] == "poly_norm"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(target, trust_remote_code=True)
+    for prompt in ("The 7th quick", "jumps", ""):
+        capsys.readouterr()
+        words = ["--workdir", whole, "--greedy", "--prompt", prompt, "--max-new-tokens", "16"]
+        assert generate.main(words) == 0
+        written = capsys.readouterr().out
+        ids = tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            found = model.generate(**ids, do_sample=False, max_new_tokens=16, pad_token_id=0)
+        assert tokenizer.decode(found[0], skip_special_tokens=True) + "\n" == written
+        assert len(written) > len(prompt) + 10
+
+
 def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("Pack my box with five dozen liquor jugs.\n" * 40)
@@ -142,6 +168,15 @@ def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, ca
     assert abs(before - after) < 0.2
     assert "explained" in shown
     assert load_model(target).cfg == replace(MODEL, activation="poly_norm_glu")
+
+
+def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys):
+    text = tmp_path / "short.txt"
+    text.write_text("Pack my box with five dozen liquor jugs.\n")
+    assert evaluate.main(["--workdir", str(folder), "--data", str(text)]) == 2
+    assert "--split all" in capsys.readouterr().err
+    (found,) = measured(folder, "--data", str(text), "--split", "all")
+    assert (found["documents"], found["bytes"]) == (1, 41)
 
 
 @pytest.mark.parametrize(

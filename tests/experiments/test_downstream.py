@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import downstream, evaluate
+from experiments import convert, downstream, evaluate
 
 FOUND = {
     "results": {
@@ -95,6 +95,31 @@ def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     words = ["--workdir", str(whole), "--tasks", str(colours / "colours.yaml"), "--limit", "2"]
     assert evaluate.main([*words, "--json", str(out)]) == 0
     assert json.loads(out.read_text())["tasks"]["n-samples"]["colours"]["effective"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_an_exported_folder_is_asked_without_a_question_at_the_keyboard(
+    whole, colours, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
+
+    def nobody(prompt: str = "") -> str:
+        raise AssertionError(f"asked at the keyboard: {prompt}")
+
+    monkeypatch.setattr("builtins.input", nobody)
+    folder, out = tmp_path / "folder", tmp_path / "numbers.json"
+    assert convert.main(["--source", str(whole), "--target", str(folder)]) == 0
+    accuracies = []
+    for workdir in (whole, folder):
+        words = ["--workdir", str(workdir), "--tasks", str(colours), "--json", str(out)]
+        assert evaluate.main(words) == 0
+        accuracies.append(json.loads(out.read_text())["tasks"]["results"]["colours"]["acc,none"])
+    assert accuracies[0] == accuracies[1]
+    assert "You are using a model of type" not in capsys.readouterr().err
+    (folder / "tokenizer.json").write_text("{}")
+    assert evaluate.main(words) == 2
+    assert "tokenizer" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,19 @@ def test_all_notebooks_install_themselves_in_the_same_way():
     cells = {code_cells(path)[0][1] for path in NOTEBOOKS.glob("*.ipynb")}
     kept = {re.sub(r'find_spec\(".*"\)|  # .*', "", cell) for cell in cells}
     assert len(kept) == 1
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_clone_that_an_earlier_kernel_made_is_used_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # On Colab a kernel that starts again finds its files, but no sys.path of the one before.
+    (tmp_path / "polycom" / "polycom_jax").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.path", ["there"])
+    exec(compile(code_cells(path)[0][1], str(path), "exec"), {})
+    assert sys.path == [str(tmp_path / "polycom"), "there"]
 
 
 def test_the_sobolev_notebook_tells_the_rates(capsys: pytest.CaptureFixture[str]):

@@ -138,6 +138,22 @@ def test_one_error_lists_all_that_is_wrong_with_the_tensors(tmp_path):
     assert "\n" not in message
 
 
+def test_many_tensors_of_one_kind_do_not_hide_the_others(tmp_path):
+    # A deeper config than the weights, and names of another release.
+    tensors = tiny.weights(tiny.LLAMA)
+    tensors["transformer.extra.weight"] = np.zeros(3, np.float32)
+    tensors["model.norm.weight"] = np.zeros(5, np.float32)
+    path = tiny.write(tmp_path, {**tiny.LLAMA, "num_hidden_layers": 9}, tensors)
+    with pytest.raises(InputError) as caught:
+        huggingface.load(path)
+    message = str(caught.value)
+    assert message.count("is missing") < 20
+    assert "more such" in message
+    assert "transformer.extra.weight is unknown" in message
+    assert "model.norm.weight is [5], not [16]" in message
+    assert "\n" not in message
+
+
 def test_a_tensor_in_two_files_is_an_error(tmp_path):
     path = tiny.write(tmp_path, tiny.LLAMA, tiny.weights(tiny.LLAMA), files=2)
     index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
@@ -232,3 +248,18 @@ def test_the_host_never_holds_a_second_model(tmp_path, monkeypatch):
     tensor = max(value.nbytes for value in tiny.weights(tiny.OLMOE).values())
     # The runtime lets go of an array a little after it has copied it.
     assert max(sizes) <= most <= 2 * max(sizes) + tensor + 4 * 128 < sum(sizes) / 2
+
+
+def test_a_cpu_takes_the_hosts_values_as_they_are(tmp_path, monkeypatch):
+    path = folder(tmp_path, "olmoe")
+    values, made = folder_module._values, []
+
+    def kept(*args):
+        made.append(values(*args))
+        return made[-1]
+
+    monkeypatch.setattr(folder_module, "_values", kept)
+    _, params = huggingface.load(path)
+    # One copy of the model in memory: the arrays are the ones that were filled.
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
+    assert places == [value.ctypes.data for value in made]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -182,6 +183,14 @@ def test_greedy_tokens_are_those_of_our_own_cache(tmp_path):
         pad_token_id=0,
     )
     np.testing.assert_array_equal(done[:, prompt.shape[1] :].numpy(), mine)
+
+
+def test_config_json_holds_nothing_that_transformers_warns_of(tmp_path):
+    huggingface.save(tmp_path / "model", DENSE, trained(DENSE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        read = transformers.PretrainedConfig.from_pretrained(tmp_path / "model")
+    assert (read.rope_theta, read.rope_parameters["rope_theta"]) == (DENSE.rope_theta,) * 2
 
 
 @pytest.mark.slow

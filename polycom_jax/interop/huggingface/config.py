@@ -259,7 +259,6 @@ def to_json(cfg: ModelConfig, *, dtype: str, end_of_text: int | None) -> dict[st
         "attention_bias": False,
         "mlp_bias": False,
         "rope_theta": cfg.rope_theta,
-        "rope_scaling": None,
         "rope_parameters": {"rope_type": "default", "rope_theta": cfg.rope_theta},
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,

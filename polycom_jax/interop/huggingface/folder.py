@@ -1,6 +1,7 @@
 """`load` and `save`: a folder to (config, parameters) and back, one tensor at a time."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +24,13 @@ from polycom_jax.training import model_specs
 
 WeightDtype = Literal["float32", "bfloat16", "float16"]
 
+ALIGNED = 64
+"""Bytes: what XLA's CPU client asks of memory that it shares."""
 SHARD_BYTES = 2 << 30
 """Files of a large model are at most this large."""
 
-_LISTED = 20
+_LISTED = 12
+"""Problems of one kind that an error spells out."""
 _TORCH_FILES = "torch_models"
 
 
@@ -37,7 +41,8 @@ def load(
 
     Parameters are as `models.init` gives them: float32 whatever the folder has (float32, bfloat16,
     float16; one file or several with an index), vocabulary padded. Besides them the host holds the
-    parameter that is read, of all layers, and at times the one before it.
+    parameter that is read, of all layers, and at times the one before it; where the host is the
+    device, no more than the tensor that is read.
 
     Args:
         path: the folder, with config.json and safetensors files.
@@ -50,7 +55,8 @@ def load(
 
     Raises:
         InputError: a model that we have no counterpart of (the field is named), or tensors that are
-            missing, unknown, there twice or of another shape: one error that lists all of them.
+            missing, unknown, there twice or of another shape: one error that lists them, the first
+            dozen of each kind.
     """
     folder = Path(path).expanduser()
     require(folder.is_dir(), f"{folder} is no folder; give one that holds config.json.")
@@ -85,7 +91,7 @@ def _values(
 ) -> np.ndarray:
     """`parameter[index]`, filled from the tensors that lie in it; padding rows are zero."""
     box = [range(size)[piece] for size, piece in zip(spec.shape, index, strict=True)]
-    out = np.zeros([len(span) for span in box], spec.dtype)
+    out = _aligned([len(span) for span in box], np.dtype(spec.dtype))
     for part in parts:
         depth = len(part.index)
         if any(i not in span for i, span in zip(part.index, box, strict=False)):
@@ -97,29 +103,42 @@ def _values(
     return out
 
 
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Zeros from a multiple of `ALIGNED` bytes on: a CPU device takes these without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
     """Raises one `InputError` with all that is wrong with a folder's tensors."""
     wanted = {tensor.name: tensor.shape for tensor in all_tensors(cfg)}
     found = {name: s for name, s in stored.shapes.items() if not name.endswith(DERIVED)}
-    problems = list(stored.problems)
+    kinds = {"in the files": list(stored.problems)}
     if cfg.tie_embeddings and "lm_head.weight" in found:
         # Older folders hold the one matrix twice; then both must say the same.
         embed, head = "model.embed_tokens.weight", "lm_head.weight"
         if found.get(embed) != found.pop(head) or np.any(stored.read(embed) != stored.read(head)):
-            problems.append(f"{head} is not {embed}, which config.json ties it to")
-    problems += [f"{name} is missing" for name in wanted if name not in stored.shapes]
-    problems += [f"{name} is unknown" for name in found if name not in wanted]
-    problems += [
+            kinds["in the files"].append(f"{head} is not {embed}, which config.json ties it to")
+    kinds["missing"] = [f"{name} is missing" for name in wanted if name not in stored.shapes]
+    kinds["unknown"] = [f"{name} is unknown" for name in found if name not in wanted]
+    kinds["shapes"] = [
         f"{name} is {list(found[name])}, not {list(shape)}"
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
-    if problems:
-        more = len(problems) - _LISTED
+    if any(kinds.values()):
         raise InputError(
-            f"{folder}: {len(problems)} of its tensors do not fit its config.json:"
-            f" {'; '.join(problems[:_LISTED])}{f'; and {more:,} more' if more > 0 else ''}."
+            f"{folder}: {sum(map(len, kinds.values()))} of its tensors do not fit its config.json:"
+            f" {'; '.join(map(_listed, filter(None, kinds.values())))}."
         )
+
+
+def _listed(problems: list[str]) -> str:
+    """The first of one kind, and how many more: a large model must not hide the other kinds."""
+    more = len(problems) - _LISTED
+    return "; ".join(problems[:_LISTED]) + (f"; and {more:,} more such" if more > 0 else "")
 
 
 def save(
