@@ -45,6 +45,8 @@ def test_train_writes_one_row_a_run_a_report_and_plots(trained: Path):
         assert float(row["l2"]) <= float(row["sup"])
     record = json.loads((trained / "train.json").read_text())
     assert "train --quick" in record["about"]["command"]
+    assert {"processor", "cores", "commit"} <= set(record["about"])  # where the numbers are from
+    assert f"commit {record['about']['commit']}" in (trained / "train.md").read_text()
     for cell in ("40-relu", "40-swiglu"):
         tried = json.loads((trained / "cells" / f"{cell}.json").read_text())["selection"]
         best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
