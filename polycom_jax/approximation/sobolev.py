@@ -74,17 +74,31 @@ class Grid:
     @cached_property
     def points(self) -> Float[np.ndarray, "P d"]:
         """Where functions and their derivatives are evaluated, float64."""
-        return _product(self._axis[0], self.dim)
+        return _product(self._axis[0], self.dim, np.arange(self.size))
 
     @cached_property
     def weights(self) -> Float[np.ndarray, " P"]:
         """Quadrature weights of `points`, none negative, with sum 1."""
-        return np.prod(_product(self._axis[1], self.dim), axis=1)
+        return np.prod(_product(self._axis[1], self.dim, np.arange(self.size)), axis=1)
 
     @cached_property
     def fractions(self) -> Float[np.ndarray, "Q d"]:
         """The points whose coordinates are all `FRACTIONS` of a cell; for values only."""
-        return _product(self._each_cell(np.array(FRACTIONS)), self.dim)
+        axis = self._each_cell(np.array(FRACTIONS))
+        return _product(axis, self.dim, np.arange(len(axis) ** self.dim))
+
+    def chunks(self) -> Iterator[tuple[Float[np.ndarray, "C d"], Float[np.ndarray, " C"]]]:
+        """`points` and `weights` a part at a time, without ever making all of them.
+
+        All parts have one shape; the last one is filled up with points that weigh nothing.
+        """
+        return _parts(*self._axis, self.dim, min(CHUNK, self.size))
+
+    def fraction_chunks(self) -> Iterator[Float[np.ndarray, "C d"]]:
+        """`fractions` in parts of the shape of `chunks`, so that one program serves both."""
+        axis = self._each_cell(np.array(FRACTIONS))
+        parts = _parts(axis, np.zeros(len(axis)), self.dim, min(CHUNK, self.size))
+        return (points for points, _ in parts)
 
     @cached_property
     def _axis(self) -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +112,20 @@ class Grid:
         return ((np.arange(self.cells)[:, None] + fractions) / self.cells).ravel()
 
 
-def _product(axis: np.ndarray, dim: int) -> np.ndarray:
-    return np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+def _product(axis: np.ndarray, dim: int, rows: np.ndarray) -> np.ndarray:
+    """Some rows of the product of an axis with itself, in lexicographic order."""
+    return np.stack([axis[i] for i in np.unravel_index(rows, (len(axis),) * dim)], axis=-1)
+
+
+def _parts(
+    axis: np.ndarray, shares: np.ndarray, dim: int, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    total = len(axis) ** dim
+    for start in range(0, total, size):
+        rows = np.arange(start, start + size)
+        inside = np.minimum(rows, total - 1)
+        weights = np.prod(_product(shares, dim, inside), axis=1)
+        yield _product(axis, dim, inside), np.where(rows < total, weights, 0)
 
 
 def derivative(f: Function, index: Sequence[int]) -> Function:
@@ -151,8 +177,8 @@ def derivative_norms(
     with jax.enable_x64(True):
         _check_values(f, grid.dim)
         sums = np.zeros(len(indices))
-        for x, weights in _chunks(grid.points, grid.weights, grid.size):
-            sizes = np.abs(np.asarray(_derivatives(f, x, indices)))
+        for points, weights in grid.chunks():
+            sizes = np.abs(np.asarray(_derivatives(f, jnp.asarray(points), indices)))
             if math.isinf(p):
                 sums = np.maximum(sums, sizes.max(axis=1))
             else:
@@ -160,8 +186,8 @@ def derivative_norms(
                     sums += sizes**p @ weights
         if math.isinf(p):
             # Derivatives are dropped here, where there may be none: one program serves all points.
-            for x, _ in _chunks(grid.fractions, np.zeros(len(grid.fractions)), grid.size):
-                values = np.abs(np.asarray(_derivatives(f, x, indices)[0]))
+            for points in grid.fraction_chunks():
+                values = np.abs(np.asarray(_derivatives(f, jnp.asarray(points), indices)[0]))
                 sums[0] = np.maximum(sums[0], values.max())
     norms = sums if math.isinf(p) else sums ** (1 / p)
     return dict(zip(indices, map(float, norms), strict=True))
@@ -224,17 +250,3 @@ def _check_values(f: Function, dim: int) -> None:
         f"The function takes points [2, {dim}] to {list(shape)}; it must give one value a point,"
         " [2].",
     )
-
-
-def _chunks(
-    points: np.ndarray, weights: np.ndarray, size: int
-) -> Iterator[tuple[Array, np.ndarray]]:
-    """Chunks of one shape; the last one is filled up with a point that weighs nothing."""
-    size = min(CHUNK, size)
-    for start in range(0, len(points), size):
-        x, w = points[start : start + size], weights[start : start + size]
-        short = size - len(x)
-        yield (
-            jnp.asarray(np.concatenate([x, np.repeat(x[-1:], short, axis=0)])),
-            np.concatenate([w, np.zeros(short)]),
-        )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
+from polycom_jax.approximation import sobolev
 from polycom_jax.approximation.bounds import multi_indices
 from polycom_jax.approximation.sobolev import (
     CHUNK,
@@ -112,6 +113,28 @@ def test_points_beyond_one_chunk_count_too():
     assert norms[(0,)] == pytest.approx(math.sqrt(1 / 3), rel=TIGHT)
     assert norms[(1,)] == pytest.approx(1, rel=TIGHT)
     assert sobolev_norm(lambda x: x[:, 0], grid, order=0, smoothness=SMOOTH) > 0.9999
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_parts_of_a_grid_are_the_grid(dim: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sobolev, "CHUNK", 100)
+    grid = Grid(dim, cells=2, gauss=1)
+    points, weights = map(np.concatenate, zip(*grid.chunks(), strict=True))
+    np.testing.assert_array_equal(points[: grid.size], grid.points)
+    np.testing.assert_array_equal(weights[: grid.size], grid.weights)
+    assert not weights[grid.size :].any()
+    fractions = np.concatenate(list(grid.fraction_chunks()))
+    np.testing.assert_array_equal(fractions[: 6**dim], grid.fractions)
+    np.testing.assert_array_equal(
+        fractions[6**dim :], grid.fractions[-1:].repeat(len(fractions) - 6**dim, 0)
+    )
+
+
+def test_a_grid_of_any_size_takes_no_memory():
+    # 576^3 points would be 5 GB, and half as much again for weights.
+    points, weights = next(Grid(3, cells=64, gauss=1).chunks())
+    assert points.shape == (CHUNK, 3)
+    assert weights.max() < 1e-6
 
 
 def test_values_that_are_no_numbers_do_not_vanish():
