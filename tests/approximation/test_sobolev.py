@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
+from polycom_jax import approximation as pa
 from polycom_jax.approximation import sobolev
 from polycom_jax.approximation.bounds import multi_indices
 from polycom_jax.approximation.sobolev import (
@@ -96,6 +97,23 @@ def test_second_derivatives_of_a_kinked_function_are_refused():
     assert sobolev_norm(f, Grid(1, 1), order=1, smoothness=1) == pytest.approx(1)
     with pytest.raises(InputError, match=r"order=2: .* k <= 1 only"):
         sobolev_error(f, f, Grid(1, 1), order=2, smoothness=1)
+
+
+def test_networks_are_refused_derivatives_they_do_not_have_whatever_is_declared():
+    target = pa.get_target("waves", order=2, dim=1)
+    for net in (pa.taylor_network(target, 2, 1, 4), pa.linear_interpolant(target, 4)):
+        for declared in (None, math.inf):
+            with pytest.raises(InputError, match=r"order=2: .* k <= 1 only"):
+                sobolev_error(net, target, Grid(1, 4), order=2, smoothness=declared)
+    rough = pa.get_target("spline", order=1, dim=1)
+    with pytest.raises(InputError, match=r"order=2: .* k <= 1 only"):
+        sobolev_norm(rough, Grid(1, 4), order=2)
+    smooth = pa.taylor_network(target, 2, 1, 4, kind="spline")
+    assert 0 < sobolev_error(smooth, target, Grid(1, 4), order=0) <= pa.bound(2, 1, 4, "spline")
+    with pytest.raises(InputError, match="neither networks nor targets"):
+        sobolev_error(smooth, lambda x: x[:, 0], Grid(1, 4), order=0)
+    with pytest.raises(InputError, match="one output, not 2"):
+        sobolev_norm(pa.parallel(smooth, smooth), Grid(1, 4), order=0)
 
 
 def test_errors_are_the_norms_of_differences_and_float64_inside():
