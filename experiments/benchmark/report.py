@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from experiments import plots
 from experiments.benchmark.results import Result, Row, Spread
-from experiments.environment import cores, processor
+from experiments.environment import commit, cores, processor
 from experiments.workdir import versions, whole
 
 PACKAGES = ("torch", "triton", "transformers", "liger-kernel", "libtpu", "numpy", "flax", "optax")
@@ -92,18 +91,7 @@ def circumstances() -> dict[str, Any]:
             found[package] = None
     if "torch" in sys.modules:
         found["torch threads"] = sys.modules["torch"].get_num_threads()
-    return {**found, "backend": jax.default_backend(), "commit": _commit()}
-
-
-def _commit() -> str | None:
-    """The commit that this file is of, marked where the checkout differs from it."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    return {**found, "backend": jax.default_backend(), "commit": commit()}
 
 
 def tables(result: Result, width: int) -> list[Table]:

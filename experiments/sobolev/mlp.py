@@ -92,12 +92,17 @@ def mlp_of_size(activation: str, size: int, *, dim: int, layers: int) -> Mlp:
     """The widest one with at most `size` parameters, so that all activations have as many.
 
     Raises:
-        InputError: not even width 2 fits.
+        InputError: not even width 2 fits, or more than width `MAX_WIDTH` does.
     """
 
     def at(width: int) -> Mlp:
         return Mlp(activation, width, dim, layers)
 
+    require(
+        at(MAX_WIDTH).size > size,
+        f"sobolev.sizes: {size} parameters are too many for {activation} with {layers} hidden"
+        f" layers in dimension {dim}; a width of {MAX_WIDTH} has {at(MAX_WIDTH).size}.",
+    )
     low, high = 1, MAX_WIDTH
     while low < high:  # the largest width that fits
         middle = (low + high + 1) // 2

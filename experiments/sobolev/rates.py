@@ -12,7 +12,9 @@ from jax.tree_util import Partial
 
 from experiments.sobolev.options import RatesOptions
 from polycom_jax import approximation as pa
+from polycom_jax._errors import require
 from polycom_jax.approximation.bounds import INTERIOR as KNOWN
+from polycom_jax.approximation.combine import DENSE_LIMIT
 from polycom_jax.approximation.sobolev import difference
 from polycom_jax.approximation.targets import Target, get_target
 from polycom_jax.approximation.taylor import check_memory
@@ -111,22 +113,35 @@ def networks_for(n: int, d: int) -> list[str]:
 
 
 def check(options: RatesOptions) -> None:
-    """Refuses what does not fit into memory, before any work.
+    """Refuses what does not fit into memory, and N that are too few, before any work.
 
     Raises:
-        InputError: from `check_memory`.
+        InputError: from `check_memory`, or nothing is guaranteed of a ReLU network.
     """
-    for case in cases(options):
+    for case in [*cases(options), *saturation_cases(options), *constant_cases(options)]:
         kind = "spline" if case.network == "poly_relu_spline" else "trapezoid"
         check_memory(case.n, case.d, case.cells, kind, options.memory)
+        eps = _relu_eps(case)
+        require(
+            case.network != "relu" or eps < 1,
+            f"sobolev.cells_{case.d}d={options.cells(case.d)}: of the ReLU network for n={case.n},"
+            f" N={case.cells} an error of {eps:.3g} is guaranteed, and the network 0 does as well"
+            " on the unit ball; begin with a larger N.",
+        )
 
 
-def rates(todo: Sequence[Case], tell: Tell) -> list[Row]:
+def _relu_eps(case: Case) -> float:
+    """What a ReLU network of so many cells is asked for: half is for products, if there are any."""
+    return pa.bound(case.n, case.d, case.cells) * (2 if case.n * case.d > 1 else 1)
+
+
+def rates(todo: Sequence[Case], tell: Tell, *, memory: int = DENSE_LIMIT) -> list[Row]:
     """One row a network: its size, depth, errors, and what is guaranteed.
 
     Args:
         todo: from `cases`; those of one slope follow each other.
         tell: takes (share done, what is being done).
+        memory: the most bytes that the numbers of one network may take.
 
     Returns:
         Rows with "n", "d", "network", "target", "N", "size", "depth", "sup" (measured on a grid
@@ -140,7 +155,7 @@ def rates(todo: Sequence[Case], tell: Tell) -> list[Row]:
             float(weights[index - 1] / weights[-1]) if index else 0.0,
             f"{case.network}, n = {case.n}, d = {case.d}, N = {case.cells}",
         )
-        row = measure(case)
+        row = measure(case, memory)
         before = rows[-1] if rows else row
         if _series(before) == _series(row) and before["N"] < row["N"]:
             row["slope"] = math.log(row["sup"] / before["sup"]) / math.log(row["N"] / before["N"])
@@ -148,9 +163,9 @@ def rates(todo: Sequence[Case], tell: Tell) -> list[Row]:
     return rows
 
 
-def measure(case: Case) -> Row:
+def measure(case: Case, memory: int) -> Row:
     """Builds the network of a case and measures its error in all norms that it has."""
-    net, guarantee, kind, cells = build(case)
+    net, guarantee, kind, cells = build(case, memory)
     if case.network == "interpolation":
         f = Partial(_all_of, net)
     else:
@@ -179,7 +194,7 @@ def measure(case: Case) -> Row:
     return row | {f"w{k}": upto[k] for k in range(1, order + 1)}
 
 
-def build(case: Case) -> tuple[pa.Network, float, Any, int]:
+def build(case: Case, memory: int) -> tuple[pa.Network, float, Any, int]:
     """(network, error guaranteed on the unit ball, partition, N).
 
     The ReLU network is asked for the eps of which half is the bound at N, so it has N cells too.
@@ -187,17 +202,17 @@ def build(case: Case) -> tuple[pa.Network, float, Any, int]:
     n, d, cells = case.n, case.d, case.cells
     match case.network:
         case "poly_relu":
-            net = pa.taylor_network(case.target, n, d, cells)
+            net = pa.taylor_network(case.target, n, d, cells, limit=memory)
             return net, pa.bound(n, d, cells), "trapezoid", cells
         case "poly_relu_spline":
-            net = pa.taylor_network(case.target, n, d, cells, kind="spline")
+            net = pa.taylor_network(case.target, n, d, cells, kind="spline", limit=memory)
             return net, pa.bound(n, d, cells, "spline"), "spline", cells
         case "interpolation":
             net = pa.linear_interpolant(case.target, cells)
             return net, pa.interpolation_bound(n, cells), "trapezoid", cells
         case _:
-            eps = pa.bound(n, d, cells) * (2 if n * d > 1 else 1)
-            net = pa.relu_taylor_network(case.target, n, d, eps)
+            eps = _relu_eps(case)
+            net = pa.relu_taylor_network(case.target, n, d, eps, limit=memory)
             return net, eps, "trapezoid", pa.cells_for(eps / (2 if n * d > 1 else 1), n, d)
 
 

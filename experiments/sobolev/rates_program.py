@@ -1,6 +1,7 @@
 """The program `python -m experiments.sobolev rates`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def run(options: RatesOptions, workdir: Path, command: str, display: Display) ->
     pace = Pace(display)
     main, saturating = cases(options), saturation_cases(options)
     share = len(main) / (len(main) + len(saturating))
-    rows = rates(main, lambda done, doing: pace.tell(share * done, doing))
-    saturation = rates(saturating, lambda done, doing: pace.tell(share + (1 - share) * done, doing))
-    exact = rates(constant_cases(options), lambda done, doing: pace.tell(1.0, doing))
+    measured = partial(rates, memory=options.memory)
+    rows = measured(main, lambda s, doing: pace.tell(share * s, doing))
+    saturation = measured(saturating, lambda s, doing: pace.tell(share + (1 - share) * s, doing))
+    exact = measured(constant_cases(options), lambda _, doing: pace.tell(1.0, doing))
     display.stop()
     tables = {
         "slopes": slopes(rows),

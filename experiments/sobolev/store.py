@@ -3,14 +3,13 @@
 import csv
 import json
 import math
-import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.environment import commit, cores, processor
 from experiments.workdir import versions, whole
 from polycom_jax._errors import InputError, require
 
@@ -23,7 +22,7 @@ class Store:
 
     Attributes:
         root: the folder.
-        study: its name: rates, train or imitate.
+        study: its name, as on the command line.
     """
 
     root: Path
@@ -102,9 +101,9 @@ class Store:
 
 
 def about(command: str) -> dict[str, Any]:
-    """The command, versions and the machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"command": command, **versions(), "machine": f"{platform.machine()}, {cores} cores"}
+    """The command, versions, the machine and the commit."""
+    machine = {"processor": processor(), "cores": str(cores())}
+    return {"command": command, **versions(), **machine, "commit": commit() or "unknown"}
 
 
 def _check_same(before: Row, now: Row, free: Sequence[str], root: Path) -> None:

@@ -1,8 +1,8 @@
 """Norms and errors in W^{k,p}([0,1]^d), by quadrature and automatic differentiation.
 
-A function here takes points [P, d] to values [P], row by row. Wrap one that has parameters in
-`jax.tree_util.Partial(f, parameters)`: functions that differ in numbers alone then share a compiled
-program.
+A function here takes points [P, d] to values [P], row by row, or is a `Network` of one output. Wrap
+one that has parameters in `jax.tree_util.Partial(f, parameters)`: functions that differ in numbers
+alone then share a compiled program, as networks do.
 """
 
 import math
@@ -18,6 +18,9 @@ from jaxtyping import Array, Float
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.bounds import multi_indices
+from polycom_jax.approximation.evaluation import evaluate
+from polycom_jax.approximation.network import Network
+from polycom_jax.approximation.targets import Target
 
 Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
 MultiIndex = tuple[int, ...]
@@ -74,17 +77,31 @@ class Grid:
     @cached_property
     def points(self) -> Float[np.ndarray, "P d"]:
         """Where functions and their derivatives are evaluated, float64."""
-        return _product(self._axis[0], self.dim)
+        return _product(self._axis[0], self.dim, np.arange(self.size))
 
     @cached_property
     def weights(self) -> Float[np.ndarray, " P"]:
         """Quadrature weights of `points`, none negative, with sum 1."""
-        return np.prod(_product(self._axis[1], self.dim), axis=1)
+        return np.prod(_product(self._axis[1], self.dim, np.arange(self.size)), axis=1)
 
     @cached_property
     def fractions(self) -> Float[np.ndarray, "Q d"]:
         """The points whose coordinates are all `FRACTIONS` of a cell; for values only."""
-        return _product(self._each_cell(np.array(FRACTIONS)), self.dim)
+        axis = self._each_cell(np.array(FRACTIONS))
+        return _product(axis, self.dim, np.arange(len(axis) ** self.dim))
+
+    def chunks(self) -> Iterator[tuple[Float[np.ndarray, "C d"], Float[np.ndarray, " C"]]]:
+        """`points` and `weights` a part at a time, without ever making all of them.
+
+        All parts have one shape; the last one is filled up with points that weigh nothing.
+        """
+        return _parts(*self._axis, self.dim, min(CHUNK, self.size))
+
+    def fraction_chunks(self) -> Iterator[Float[np.ndarray, "C d"]]:
+        """`fractions` in parts of the shape of `chunks`, so that one program serves both."""
+        axis = self._each_cell(np.array(FRACTIONS))
+        parts = _parts(axis, np.zeros(len(axis)), self.dim, min(CHUNK, self.size))
+        return (points for points, _ in parts)
 
     @cached_property
     def _axis(self) -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +115,20 @@ class Grid:
         return ((np.arange(self.cells)[:, None] + fractions) / self.cells).ravel()
 
 
-def _product(axis: np.ndarray, dim: int) -> np.ndarray:
-    return np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+def _product(axis: np.ndarray, dim: int, rows: np.ndarray) -> np.ndarray:
+    """Some rows of the product of an axis with itself, in lexicographic order."""
+    return np.stack([axis[i] for i in np.unravel_index(rows, (len(axis),) * dim)], axis=-1)
+
+
+def _parts(
+    axis: np.ndarray, shares: np.ndarray, dim: int, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    total = len(axis) ** dim
+    for start in range(0, total, size):
+        rows = np.arange(start, start + size)
+        inside = np.minimum(rows, total - 1)
+        weights = np.prod(_product(shares, dim, inside), axis=1)
+        yield _product(axis, dim, inside), np.where(rows < total, weights, 0)
 
 
 def derivative(f: Function, index: Sequence[int]) -> Function:
@@ -126,33 +155,41 @@ def _derivatives(
 
 
 def derivative_norms(
-    f: Function, grid: Grid, *, order: int, p: float = math.inf, smoothness: float
+    f: Function | Network,
+    grid: Grid,
+    *,
+    order: int,
+    p: float = math.inf,
+    smoothness: float | None = None,
 ) -> dict[MultiIndex, float]:
     """The L^p norm of D^m f for each |m| <= order, computed in float64.
 
     Args:
-        f: points [P, d] to values [P], row by row; differentiable by JAX in forward mode.
+        f: points [P, d] to values [P], row by row, differentiable by JAX in forward mode; or a
+            network of one output.
         grid: its cells should resolve f.
         order: k >= 0 of W^{k,p}.
         p: from 1 to infinity; the supremum is the largest value on the grid, so never too large.
         smoothness: the largest k for which f is in W^{k,inf}: 1 for ReLU and trapezoid networks, s
             for piecewise polynomials in C^{s-1}, `math.inf` for smooth functions. It is declared,
-            for it cannot be seen from values.
+            for it cannot be seen from values; a `Network` or a `Target` brings its own, which no
+            declaration exceeds, and needs none.
 
     Raises:
         InputError: order beyond the smoothness: automatic differentiation would return the
             derivative of the pieces, without what happens between them (0 for a ReLU network, whose
             second derivative is no function at all). Also for numbers out of their range, or a
-            function that returns something else than one value a point.
+            function that returns something else than one value a point, or is neither network nor
+            target and has no declared smoothness.
     """
-    _check(order, p, smoothness)
+    _check(order, p, _smoothness((f,), smoothness))
     indices = tuple(multi_indices(grid.dim, order))
-    f = f if isinstance(f, Partial) else Partial(f)
+    f = _callable(f)
     with jax.enable_x64(True):
         _check_values(f, grid.dim)
         sums = np.zeros(len(indices))
-        for x, weights in _chunks(grid.points, grid.weights, grid.size):
-            sizes = np.abs(np.asarray(_derivatives(f, x, indices)))
+        for points, weights in grid.chunks():
+            sizes = np.abs(np.asarray(_derivatives(f, jnp.asarray(points), indices)))
             if math.isinf(p):
                 sums = np.maximum(sums, sizes.max(axis=1))
             else:
@@ -160,15 +197,20 @@ def derivative_norms(
                     sums += sizes**p @ weights
         if math.isinf(p):
             # Derivatives are dropped here, where there may be none: one program serves all points.
-            for x, _ in _chunks(grid.fractions, np.zeros(len(grid.fractions)), grid.size):
-                values = np.abs(np.asarray(_derivatives(f, x, indices)[0]))
+            for points in grid.fraction_chunks():
+                values = np.abs(np.asarray(_derivatives(f, jnp.asarray(points), indices)[0]))
                 sums[0] = np.maximum(sums[0], values.max())
     norms = sums if math.isinf(p) else sums ** (1 / p)
     return dict(zip(indices, map(float, norms), strict=True))
 
 
 def sobolev_norm(
-    f: Function, grid: Grid, *, order: int, p: float = math.inf, smoothness: float
+    f: Function | Network,
+    grid: Grid,
+    *,
+    order: int,
+    p: float = math.inf,
+    smoothness: float | None = None,
 ) -> float:
     """||f|| in W^{k,p}: max over |m| <= k of sup |D^m f| for p = inf, as in the paper's Theorem 3.
 
@@ -188,18 +230,46 @@ def sobolev_norm(
 
 
 def sobolev_error(
-    f: Function, g: Function, grid: Grid, *, order: int, p: float = math.inf, smoothness: float
+    f: Function | Network,
+    g: Function | Network,
+    grid: Grid,
+    *,
+    order: int,
+    p: float = math.inf,
+    smoothness: float | None = None,
 ) -> float:
     """||f - g|| in W^{k,p}; `smoothness` is that of the rougher one of the two.
 
     The other arguments and the errors are those of `derivative_norms`.
     """
-    return sobolev_norm(difference(f, g), grid, order=order, p=p, smoothness=smoothness)
+    known = _smoothness((f, g), smoothness)
+    return sobolev_norm(difference(f, g), grid, order=order, p=p, smoothness=known)
 
 
-def difference(f: Function, g: Function) -> Function:
+def difference(f: Function | Network, g: Function | Network) -> Function:
     """x -> f(x) - g(x), still a `Partial` of both functions' parameters."""
-    return Partial(_difference, *(h if isinstance(h, Partial) else Partial(h) for h in (f, g)))
+    return Partial(_difference, _callable(f), _callable(g))
+
+
+def _callable(f: Function | Network) -> Partial:
+    if isinstance(f, Network):
+        require(f.outputs == 1, f"the network must have one output, not {f.outputs}.")
+        return Partial(_values, f)
+    return f if isinstance(f, Partial) else Partial(f)
+
+
+def _values(net: Network, x: Array) -> Array:
+    return evaluate(net, x)[:, 0]
+
+
+def _smoothness(functions: Sequence[Function | Network], declared: float | None) -> float:
+    known = [f.smoothness for f in functions if isinstance(f, Network | Target)]
+    require(
+        declared is not None or len(known) == len(functions),
+        "smoothness must be given for functions that are neither networks nor targets: the largest"
+        " k for which they are in W^(k,inf).",
+    )
+    return min([math.inf if declared is None else declared, *known])
 
 
 def _difference(f: Function, g: Function, x: Array) -> Array:
@@ -211,7 +281,7 @@ def _check(order: int, p: float, smoothness: float) -> None:
     require(p >= 1, f"p={p} must be at least 1.")
     require(
         order <= smoothness,
-        f"order={order}: the function is declared to be in W^(k,inf) for k <= {smoothness} only, so"
+        f"order={order}: the function is in W^(k,inf) for k <= {smoothness} only, so"
         " its error in a higher norm is infinite or undefined; lower the order, or take a smoother"
         " network, such as one on B-splines.",
     )
@@ -224,17 +294,3 @@ def _check_values(f: Function, dim: int) -> None:
         f"The function takes points [2, {dim}] to {list(shape)}; it must give one value a point,"
         " [2].",
     )
-
-
-def _chunks(
-    points: np.ndarray, weights: np.ndarray, size: int
-) -> Iterator[tuple[Array, np.ndarray]]:
-    """Chunks of one shape; the last one is filled up with a point that weighs nothing."""
-    size = min(CHUNK, size)
-    for start in range(0, len(points), size):
-        x, w = points[start : start + size], weights[start : start + size]
-        short = size - len(x)
-        yield (
-            jnp.asarray(np.concatenate([x, np.repeat(x[-1:], short, axis=0)])),
-            np.concatenate([w, np.zeros(short)]),
-        )

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
+from polycom_jax import approximation as pa
+from polycom_jax.approximation import sobolev
 from polycom_jax.approximation.bounds import multi_indices
 from polycom_jax.approximation.sobolev import (
     CHUNK,
@@ -97,6 +99,23 @@ def test_second_derivatives_of_a_kinked_function_are_refused():
         sobolev_error(f, f, Grid(1, 1), order=2, smoothness=1)
 
 
+def test_networks_are_refused_derivatives_they_do_not_have_whatever_is_declared():
+    target = pa.get_target("waves", order=2, dim=1)
+    for net in (pa.taylor_network(target, 2, 1, 4), pa.linear_interpolant(target, 4)):
+        for declared in (None, math.inf):
+            with pytest.raises(InputError, match=r"order=2: .* k <= 1 only"):
+                sobolev_error(net, target, Grid(1, 4), order=2, smoothness=declared)
+    rough = pa.get_target("spline", order=1, dim=1)
+    with pytest.raises(InputError, match=r"order=2: .* k <= 1 only"):
+        sobolev_norm(rough, Grid(1, 4), order=2)
+    smooth = pa.taylor_network(target, 2, 1, 4, kind="spline")
+    assert 0 < sobolev_error(smooth, target, Grid(1, 4), order=0) <= pa.bound(2, 1, 4, "spline")
+    with pytest.raises(InputError, match="neither networks nor targets"):
+        sobolev_error(smooth, lambda x: x[:, 0], Grid(1, 4), order=0)
+    with pytest.raises(InputError, match="one output, not 2"):
+        sobolev_norm(pa.parallel(smooth, smooth), Grid(1, 4), order=0)
+
+
 def test_errors_are_the_norms_of_differences_and_float64_inside():
     f = lambda x: jnp.exp(x[:, 0])  # noqa: E731
     g = jax.tree_util.Partial(lambda a, x: jnp.exp(x[:, 0]) + a * x[:, 0], 1e-12)
@@ -112,6 +131,28 @@ def test_points_beyond_one_chunk_count_too():
     assert norms[(0,)] == pytest.approx(math.sqrt(1 / 3), rel=TIGHT)
     assert norms[(1,)] == pytest.approx(1, rel=TIGHT)
     assert sobolev_norm(lambda x: x[:, 0], grid, order=0, smoothness=SMOOTH) > 0.9999
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_parts_of_a_grid_are_the_grid(dim: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sobolev, "CHUNK", 100)
+    grid = Grid(dim, cells=2, gauss=1)
+    points, weights = map(np.concatenate, zip(*grid.chunks(), strict=True))
+    np.testing.assert_array_equal(points[: grid.size], grid.points)
+    np.testing.assert_array_equal(weights[: grid.size], grid.weights)
+    assert not weights[grid.size :].any()
+    fractions = np.concatenate(list(grid.fraction_chunks()))
+    np.testing.assert_array_equal(fractions[: 6**dim], grid.fractions)
+    np.testing.assert_array_equal(
+        fractions[6**dim :], grid.fractions[-1:].repeat(len(fractions) - 6**dim, 0)
+    )
+
+
+def test_a_grid_of_any_size_takes_no_memory():
+    # 576^3 points would be 5 GB, and half as much again for weights.
+    points, weights = next(Grid(3, cells=64, gauss=1).chunks())
+    assert points.shape == (CHUNK, 3)
+    assert weights.max() < 1e-6
 
 
 def test_values_that_are_no_numbers_do_not_vanish():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sobolev import fit, intervals
+from experiments.sobolev import fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN, ImitateOptions, RatesOptions, TrainOptions
@@ -45,6 +45,8 @@ def test_train_writes_one_row_a_run_a_report_and_plots(trained: Path):
         assert float(row["l2"]) <= float(row["sup"])
     record = json.loads((trained / "train.json").read_text())
     assert "train --quick" in record["about"]["command"]
+    assert {"processor", "cores", "commit"} <= set(record["about"])  # where the numbers are from
+    assert f"commit {record['about']['commit']}" in (trained / "train.md").read_text()
     for cell in ("40-relu", "40-swiglu"):
         tried = json.loads((trained / "cells" / f"{cell}.json").read_text())["selection"]
         best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
@@ -75,6 +77,7 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["train", "--sobolev.dim", "0"], "sobolev.dim=0"),
         (["train", "--sobolev.seeds", "1"], "sobolev.seeds=1"),
         (["train", "--sobolev.sizes", "3"], "too few"),
+        (["train", "--sobolev.sizes", "1000000000"], "too many for relu"),
         (["train", "--sobolev.targets", "runge:2"], "among the targets"),
         (["train", "--sobolev.targets", "wave:2"], "Did you mean 'waves'"),
         (["train", "--sobolev.learning-rates", "0.1", "0.2"], "four or more"),
@@ -85,6 +88,8 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["rates", "--sobolev.orders", "0"], "sobolev.orders=0"),
         (["rates", "--sobolev.dims", "0"], "sobolev.dims=0"),
         (["rates", "--sobolev.cells-2d", "8", "100000"], "the limit is"),
+        (["rates", "--sobolev.dims", "2", "--sobolev.cells-1d", "8", "10000000"], "the limit is"),
+        (["rates", "--sobolev.cells-2d", "2", "4"], "begin with a larger N"),
         (["imitate", "--sobolev.eps", "1.5", "0.1"], "sobolev.eps=1.5"),
     ],
 )
@@ -139,6 +144,15 @@ def test_rates_are_the_theorys(tmp_path: Path):
     for row in read(tmp_path / "rates.csv"):
         assert row["formula"] in ("", row["size"])
     assert "are the integer formula" in (tmp_path / "rates.md").read_text()
+
+
+def test_networks_are_built_within_the_memory_that_was_asked_for():
+    # A limit above the library's own was refused in the middle of the study.
+    options = RatesOptions(orders=(1,), dims=(1,), memory=2000)
+    (case, *_) = rates.cases(options)
+    with pytest.raises(InputError, match="the limit is"):
+        rates.build(case, memory=100)
+    rates.build(case, memory=2000)
 
 
 def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
