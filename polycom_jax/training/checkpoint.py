@@ -120,9 +120,7 @@ class Checkpoints:
             return
         if self._writer is None:
             self._writer = self._open_writer()
-        metrics: dict[str, Any] = {}
-        if environment:
-            metrics[restore.ENVIRONMENT] = dict(environment)
+        metrics: dict[str, float] = {}
         if score is not None and math.isfinite(score):
             metrics["score"] = float(score)
         sums = checksums(state)
@@ -130,7 +128,7 @@ class Checkpoints:
             name: Leaf(leaf.shape, leaf.dtype.name, sums[name])
             for name, leaf in leaf_names(state).items()
         }
-        self._saving = Contents(step, leaves, dict(self._about or {}))
+        self._saving = Contents(step, leaves, dict(self._about or {}), dict(environment or {}))
         args = ocp.args.Composite(**{restore.STATE: ocp.args.PyTreeSave(state)})
         self._pending = True
         self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
@@ -198,7 +196,7 @@ class Checkpoints:
         if self._pending and not self._writer.is_saving_in_progress():
             self.wait()
 
-    def environment(self, step: int) -> dict[str, str]:
+    def environment(self, step: int) -> Mapping[str, str]:
         """What was saved of the environment with the checkpoint of `step`."""
         return restore.environment(self.folder / str(step))
 

@@ -21,10 +21,6 @@ STATE, METRICS = "state", "metrics"
 """Items of a checkpoint. Orbax calls the last one so itself."""
 
 
-ENVIRONMENT = "environment"
-"""A name among the metrics."""
-
-
 def read(
     folder: Path,
     target: Any,
@@ -168,13 +164,10 @@ def score(folder: Path) -> float | None:
         return None
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> Mapping[str, str]:
     """The environment saved with a checkpoint; empty if none was.
 
     Raises:
-        ValueError: damaged.
+        Unreadable: damaged.
     """
-    try:
-        return json.loads((folder / METRICS / METRICS).read_text()).get(ENVIRONMENT, {})
-    except FileNotFoundError:
-        return {}
+    return manifest.read(folder).contents.environment
