@@ -17,6 +17,7 @@ from experiments.progress import Display
 from experiments.tables import finite, print_section
 from experiments.trained import Model, check_tokenizer, data_for, load_model, read_text
 from polycom_jax._errors import InputError, require
+from polycom_jax._fields import check_fields
 from polycom_jax.data import (
     ByteTokenizer,
     Corpus,
@@ -86,6 +87,7 @@ class EvaluateConfig:
     json: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in LEAST.items():
             value = getattr(self, name)
             require(value is None or value >= least, f"{name}={value} must be at least {least}.")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from experiments.named import named
 from polycom_jax._errors import InputError
 
 
@@ -63,8 +64,9 @@ class MetricsFile:
 
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         """Appends one line, {"step": step, **values}."""
-        self._file.write(_encoded({"step": step, **values}))
-        self._file.flush()
+        with named(self._path):
+            self._file.write(_encoded({"step": step, **values}))
+            self._file.flush()
 
     def amend(self, record: Mapping[str, Any]) -> None:
         """Puts `record` in place of the last line."""
@@ -74,16 +76,18 @@ class MetricsFile:
 
     def sync(self) -> None:
         """Returns once all lines are on the disk; called before a checkpoint refers to them."""
-        os.fsync(self._file.fileno())
+        with named(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with named(self._path):
+            self._file.close()
 
     def _rewritten(self, lines: list[bytes]) -> BinaryIO:
         """The file with these lines and no others, open to append to; whole at any moment."""
         temporary = self._path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with named(temporary), temporary.open("wb") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())

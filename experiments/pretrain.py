@@ -32,7 +32,7 @@ from polycom_jax import models
 from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.windows import count_windows
-from polycom_jax.hosts import joined, meet
+from polycom_jax.hosts import joined, meet, together
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import (
     Checkpoints,
@@ -235,7 +235,8 @@ def run_steps(
             if not last:
                 batch = put(next(batches))
             if step == first + 1:
-                jax.block_until_ready(metrics)
+                with together("the first step"):
+                    jax.block_until_ready(metrics)
                 display.note(
                     f"first step done {time.perf_counter() - STARTED:.1f} s after the start"
                 )

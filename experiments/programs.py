@@ -15,6 +15,7 @@ from experiments.environment import deterministic
 from experiments.progress import Display
 from polycom_jax.data import Corpus, eval_batches
 from polycom_jax.data.cache import cache_folder
+from polycom_jax.hosts import meet, together
 from polycom_jax.params import Params
 from polycom_jax.training import (
     TrainState,
@@ -28,6 +29,10 @@ from polycom_jax.training.loss import Batch
 
 MIN_COMPILE_S = 0.1
 """Programs that took less to compile are not kept: reading them would take as long."""
+
+COMPILE_S = 3600.0
+"""How long hosts wait for each other to have compiled: one may find in its cache what another one
+must make."""
 
 NEWEST = 4
 """Entries of the cache that a start looks into: a killed process leaves one that is torn."""
@@ -69,6 +74,8 @@ def compile_step(
     step = make_train_step(config.model, config.optim, config.run.steps, mesh)
     options = compiler_options(config, display)
     compiled = step.lower(state, batch).compile(compiler_options=options)
+    # Where devices of several hosts meet for the first time, collectives wait half a minute alone.
+    meet("compile the training step", timeout_s=COMPILE_S)
     display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
     return compiled
 
@@ -105,12 +112,14 @@ def make_evaluation(
         if compiled is None:
             lowered = eval_step.lower(params, batch)
             compiled = lowered.compile(compiler_options=deterministic(config.run))
+            meet("compile the evaluation", timeout_s=COMPILE_S)
         return compiled(params, batch)
 
     def heldout_numbers(params: Params) -> dict[str, float]:
         batches = _until(cut, map(put, eval_batches(heldout, **shape)))
         try:
-            result = evaluate(once, params, batches, heldout.num_bytes)
+            with together("evaluate"):
+                result = evaluate(once, params, batches, heldout.num_bytes)
         except Cut:
             return {}
         return {"heldout_loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}

@@ -22,6 +22,7 @@ from experiments.progress import Display
 from experiments.trained import load_trained
 from experiments.workdir import Workdir, data_record
 from polycom_jax._errors import require
+from polycom_jax._fields import check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, make_mesh
@@ -51,6 +52,7 @@ class ReplayConfig:
     checkpoint: str = "latest"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.step >= 1, f"step={self.step} must be at least 1.")
 
 

@@ -15,6 +15,7 @@ import yaml
 import polycom_jax
 from experiments import cli, lock
 from experiments.config import PretrainConfig, differences, from_file, inherit, nested
+from experiments.named import named
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Corpus, Tokenizer
 from polycom_jax.data.tokenizers import load_tokenizer
@@ -200,8 +201,9 @@ class Workdir:
 def whole(path: Path) -> Iterator[Path]:
     """A file to write instead of `path`, which it then replaces: whole, or not at all."""
     temporary = path.with_suffix(".tmp")
-    yield temporary
-    os.replace(temporary, path)
+    with named(path):
+        yield temporary
+        os.replace(temporary, path)
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,12 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile thousands of small programs; LLVM's higher levels take a third of the time, and
 # what they do is not what is tested.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Eight devices on two busy cores come to a collective one after the other, and XLA ends the process
+# after 40 s of that.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 
 import jax
 import pytest

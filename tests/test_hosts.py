@@ -185,6 +185,25 @@ def test_a_host_that_stays_behind_is_named(store: Store):
     assert [w._poll(late) for w in (b, a)] == [None] * 2
 
 
+def test_a_host_that_does_not_come_to_a_block_of_all_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    a, b = watches(2, lost_after_s=9 * watch.WAIT_S)
+    monkeypatch.setattr(watch, "running", a)
+    with watch.together("save", limit_s=3 * watch.WAIT_S):
+        late = time.monotonic() + watch.WAIT_S + 1
+        assert [w._poll(late - 2) for w in (b, a)] == [None] * 2
+        text = a._poll(late)
+        assert f"Waited {watch.WAIT_S + 1:.0f} s for host 1 (of 0 to 1) to come to: save." in text
+        assert b._poll(late) is None
+        monkeypatch.setattr(watch, "running", b)
+        with watch.together("save", limit_s=3 * watch.WAIT_S):  # It is slow, and has come.
+            assert [w._poll(late) for w in (b, a)] == [None] * 2
+            text = a._poll(late + 2 * watch.WAIT_S)
+            assert "for host 1 (of 0 to 1) to get through: save." in text
+    assert [w._poll(late + 2 * watch.WAIT_S) for w in (b, a)] == [None] * 2
+
+
 def test_the_end_of_another_host_is_passed_on(store: Store):
     a, b = watches(2)
     store[f"{watch._ENDED}1"] = "host 1 ended: no space left"

@@ -20,6 +20,7 @@ from experiments.progress import Display
 from experiments.tables import finite, print_section
 from experiments.workdir import versions, whole
 from polycom_jax._errors import require
+from polycom_jax._fields import check_fields
 
 ABOUT = (
     "Look inside trained models, side by side: ranks and spectra of weights, similarity of layers,"
@@ -54,6 +55,7 @@ class AnalyzeConfig:
     out: str = "runs/analysis"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(bool(self.runs), "Name one or more folders of runs, as runs/tiny-poly_norm.")
         require(self.tokens >= 1, f"tokens={self.tokens} must be at least 1.")
         for name in ("tokenizer", "text_field"):

@@ -11,6 +11,7 @@ from tyro.conf import arg
 from experiments import cli
 from experiments.compare.studies import STUDIES, Study
 from polycom_jax._errors import require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
@@ -77,6 +78,7 @@ class CompareConfig:
     workdir: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _ = self.chosen
         if self.model not in MODELS:
             raise unknown("model", self.model, MODELS)

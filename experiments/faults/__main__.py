@@ -25,6 +25,7 @@ from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
 from experiments.progress import Display
 from polycom_jax._errors import require
+from polycom_jax._fields import check_fields
 
 ABOUT = (
     "Kill a run at random moments, start it again, and compare its bits with those of a run that"
@@ -53,6 +54,7 @@ class FaultsConfig:
     out: str = "runs/faults"
 
     def __post_init__(self) -> None:
+        check_fields(self, wide=("seed",))
         require(self.kills >= 1, f"kills={self.kills} must be at least 1.")
 
 

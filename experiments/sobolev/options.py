@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polycom_jax._errors import InputError, require, unknown
+from polycom_jax._fields import check_fields
 from polycom_jax.approximation.bounds import cell_size, size_formula
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
@@ -74,6 +75,7 @@ class TrainOptions(Options):
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "sobolev.")
         for name in ("activations", "sizes", "targets"):
             values = getattr(self, name)
             require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
@@ -97,7 +99,10 @@ class TrainOptions(Options):
             f"sobolev.selection={self.selection} is among the targets; learning rates are chosen on"
             " another one, or they would be fitted to the result.",
         )
-        require(self.save_every_s >= 0, f"sobolev.save_every_s={self.save_every_s} is negative.")
+        require(
+            0 <= self.save_every_s < math.inf,
+            f"sobolev.save_every_s={self.save_every_s} must be 0 or more, and finite.",
+        )
         for name in (*self.targets, self.selection):
             named_target(name, self.dim)
 
@@ -169,6 +174,7 @@ class RatesOptions(Options):
     memory: int = 2**30
 
     def __post_init__(self) -> None:
+        check_fields(self, "sobolev.", wide=("memory",))
         for name in ("orders", "dims"):
             values = getattr(self, name)
             require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
@@ -203,6 +209,7 @@ class ImitateOptions(Options):
     iterates: tuple[int, ...] = (1, 2, 3)
 
     def __post_init__(self) -> None:
+        check_fields(self, "sobolev.")
         for eps in self.eps:
             require(
                 1e-12 <= eps < 1,

@@ -1,9 +1,9 @@
 """From a config's `source` to the raw documents of its two splits, through TFDS."""
 
+import contextlib
 import difflib
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,9 +219,9 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
     from polycom_jax.data import builders
 
     try:
-        with builders.quiet():
+        # Names with a namespace are looked up on servers.
+        with builders.quiet(), downloads.ending(), _own_features(source):
             if _is_tfds_folder(source):
-                _check_features(Path(source).expanduser())
                 return tfds.builder_from_directory(Path(source).expanduser())
             return tfds.builder(source)
     except InputError:
@@ -240,25 +240,31 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
         raise InputError(f"data.source={source!r}: {one_line(error)}") from error
 
 
-def _check_features(folder: Path) -> None:
-    """Raises `InputError` unless the classes that a prepared folder names are TFDS's own.
+@contextlib.contextmanager
+def _own_features(source: str) -> Iterator[None]:
+    """In the block, TFDS imports no class that a prepared folder names, unless it is its own.
 
-    TFDS imports the module of whatever class stands in the file, and so would run its code.
+    To build a feature it imports whatever module stands in features.json, and so would run its
+    code; it looks for such folders by name, too.
     """
-    pending: list[Any] = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            for key in ("type", "pythonClassName", "python_class_name"):
-                name = node.get(key)
-                require(
-                    not isinstance(name, str) or name.startswith("tensorflow_datasets."),
-                    f"{folder / 'features.json'} names the class {name!r}, which is not of TFDS:"
-                    " its code would be run. Prepare the data again with features of TFDS.",
-                )
-            pending += node.values()
-        elif isinstance(node, list):
-            pending += node
+    import tensorflow_datasets as tfds
+
+    features: Any = tfds.features.FeatureConnector
+    find = features.__dict__["cls_from_name"]
+
+    def find_own(cls: Any, name: str) -> Any:
+        require(
+            name.startswith("tensorflow_datasets."),
+            f"data.source={source!r}: its features.json names the class {name!r}, which is not of"
+            " TFDS: its code would be run. Prepare the data again with features of TFDS.",
+        )
+        return find.__func__(cls, name)
+
+    features.cls_from_name = classmethod(find_own)
+    try:
+        yield
+    finally:
+        features.cls_from_name = find
 
 
 def _nearest_configs(source: str) -> str | None:

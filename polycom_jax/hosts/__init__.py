@@ -6,7 +6,17 @@ first, writes files. A program on one host starts none of this and pays nothing 
 
 from polycom_jax.hosts.config import HostsConfig
 from polycom_jax.hosts.joined import joined
-from polycom_jax.hosts.meeting import HostsError, fetch, meet
-from polycom_jax.hosts.watch import agree_on_stop, leave
+from polycom_jax.hosts.meeting import HostsError, fetch, gather, meet
+from polycom_jax.hosts.watch import agree_on_stop, leave, together
 
-__all__ = ["HostsConfig", "HostsError", "agree_on_stop", "fetch", "joined", "leave", "meet"]
+__all__ = [
+    "HostsConfig",
+    "HostsError",
+    "agree_on_stop",
+    "fetch",
+    "gather",
+    "joined",
+    "leave",
+    "meet",
+    "together",
+]

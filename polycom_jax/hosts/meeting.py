@@ -49,12 +49,26 @@ def meet(what: str, values: Mapping[str, Any] | None = None, *, timeout_s: float
         HostsError: hosts are missing after `timeout_s`; they are named.
         InputError: a host has other values; it is named, with the first that differs.
     """
+    _compare(what, gather(what, dict(values or {}), timeout_s=timeout_s))
+
+
+def gather(what: str, value: Any, *, timeout_s: float = WAIT_S) -> dict[int, Any]:
+    """Returns what each host has come here with, by host, once all have.
+
+    Args:
+        what: name of the occasion, for messages too.
+        value: JSON-able.
+        timeout_s: how long to wait.
+
+    Raises:
+        HostsError: hosts are missing after `timeout_s`; they are named.
+    """
     count, index = jax.process_count(), jax.process_index()
     if count == 1:
-        return
+        return {index: value}
     client = store()
     place = f"polycom_jax/meet/{what}/{next(_COUNTS[what])}/"
-    client.key_value_set(f"{place}{index}", json.dumps(dict(values or {}), sort_keys=True))
+    client.key_value_set(f"{place}{index}", json.dumps(value, sort_keys=True))
     try:
         client.wait_at_barrier(place, round(1000 * timeout_s))
     except jax.errors.JaxRuntimeError as error:
@@ -63,7 +77,7 @@ def meet(what: str, values: Mapping[str, Any] | None = None, *, timeout_s: float
                 f"Waited {timeout_s:g} s for {named(missing, count)} to come to: {what}."
             ) from error
         raise
-    _compare(what, {host: json.loads(text) for host, text in entries(place).items()})
+    return {host: json.loads(text) for host, text in entries(place).items()}
 
 
 def entries(place: str) -> dict[int, str]:

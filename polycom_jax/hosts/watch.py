@@ -10,11 +10,13 @@ through which others reach it knows at once.
 """
 
 import contextlib
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NoReturn
 
 import jax
@@ -44,16 +46,34 @@ Tell = Callable[[BaseException], int]
 """Says an error to the person who runs the program; returns the exit code."""
 
 
+@dataclass(frozen=True)
+class Block:
+    """A block of `together` that this host is in.
+
+    Attributes:
+        what: its name.
+        number: how many it has come to.
+        since: when it did.
+        limit_s: how long it may take.
+    """
+
+    what: str
+    number: int
+    since: float
+    limit_s: float
+
+
 class Seen:
     """When the signs of another host last changed."""
 
     def __init__(self, now: float) -> None:
-        self.beat, self.step = "", -1
+        self.beat, self.step, self.block = "", -1, 0
         self.beat_at = self.step_at = now
 
     def update(self, text: str, now: float) -> None:
-        """Takes its latest sign, "BEAT STEP"."""
-        beat, step = text.split()
+        """Takes its latest sign, "BEAT STEP BLOCK"."""
+        beat, step, block = text.split()
+        self.block = int(block)
         if beat != self.beat:
             self.beat, self.beat_at = beat, now
         if int(step) != self.step:
@@ -83,6 +103,8 @@ class Watch(threading.Thread):
         self._found: str | None = None
         self._reached = time.monotonic()
         self.step, self._beat = 0, 0
+        self.block: Block | None = None
+        self.blocks = 0
         now = time.monotonic()
         self._seen = {i: Seen(now) for i in range(place.count)}
         self._done, self._leaving = threading.Event(), threading.Lock()
@@ -164,14 +186,14 @@ class Watch(threading.Thread):
     def _poll(self, now: float) -> str | None:
         """Gives a sign of life and reads the others'; returns what is wrong, if anything is."""
         self._beat += 1
-        sign = f"{self._beat} {self.step}"
+        sign = f"{self._beat} {self.step} {self.blocks}"
         store().key_value_set(f"{_BEAT}{self._place.index}", sign, allow_overwrite=True)
         for host, text in entries(_BEAT).items():
             self._seen[host].update(text, now)
         ended = entries(_ENDED)
         if ended:
             return ended[min(ended)]
-        return self._find_lost(now) or self._find_stuck(now)
+        return self._find_lost(now) or self._find_stuck(now) or self._find_absent(now)
 
     def _find_lost(self, now: float) -> str | None:
         lost = {i for i, s in self._seen.items() if now - s.beat_at > self._lost_after_s}
@@ -204,6 +226,21 @@ class Watch(threading.Thread):
             f" still at step {min(behind.values())}."
         )
 
+    def _find_absent(self, now: float) -> str | None:
+        """Is this host in a block of `together` in vain?"""
+        block = self.block
+        if block is None or now - block.since <= WAIT_S:
+            return None
+        waited = now - block.since
+        absent = {i for i, s in self._seen.items() if s.block < block.number}
+        if not absent and waited <= block.limit_s:
+            return None
+        others = absent or set(self._seen) - {self._place.index}
+        return (
+            f"Waited {waited:.0f} s for {named(others, self._place.count)} to"
+            f" {'come to' if absent else 'get through'}: {block.what}."
+        )
+
 
 running: Watch | None = None
 """The watch of this process, set by `joined`."""
@@ -214,6 +251,29 @@ def leave(error: BaseException, tell: Tell) -> NoReturn:
     if running is not None:
         running.leave(error)
     os._exit(tell(error))
+
+
+@contextlib.contextmanager
+def together(what: str, *, limit_s: float = math.inf) -> Iterator[None]:
+    """A block that all hosts go through, and in which they wait for each other in others' code.
+
+    What waits there (a collective, a barrier of Orbax) may do so for ever and names nobody. The
+    process ends with a `HostsError` once it has been in the block for `WAIT_S` and another host has
+    not come to it, or for `limit_s` in any case. On a single host nothing is watched.
+
+    Args:
+        what: name of the block, for the message.
+        limit_s: longer than whatever the block does, if that is known.
+    """
+    if (own := running) is None:
+        yield
+        return
+    own.blocks += 1
+    own.block = Block(what, own.blocks, time.monotonic(), limit_s)
+    try:
+        yield
+    finally:
+        own.block = None
 
 
 def agree_on_stop(step: int, asked: int | None) -> int | None:

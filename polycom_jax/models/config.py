@@ -1,6 +1,7 @@
 """What a transformer is: one frozen, validated dataclass."""
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Literal, get_args
 
 from polycom_jax._errors import InputError, require, unknown
@@ -144,8 +145,9 @@ class ModelConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
         if self.num_heads % self.num_kv_heads:
-            near = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
-            near = sorted(near, key=lambda k: (abs(k - self.num_kv_heads), k))[:2]
+            small = [k for k in range(1, isqrt(self.num_heads) + 1) if self.num_heads % k == 0]
+            divisors = {*small, *(self.num_heads // k for k in small)}
+            near = sorted(divisors, key=lambda k: (abs(k - self.num_kv_heads), k))[:2]
             raise InputError(
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads}; nearest: num_kv_heads={' or '.join(map(str, sorted(near)))}."

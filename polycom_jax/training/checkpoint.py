@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import jax
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.hosts import meet
+from polycom_jax.hosts import meet, together
 from polycom_jax.params import Params, Specs
 from polycom_jax.training import restore
 from polycom_jax.training.checksums import checksums, leaf_names
@@ -24,6 +24,9 @@ from polycom_jax.training.quiet import Silence, collect_quietly, quietly
 from polycom_jax.training.state import TrainState
 
 Tree = TypeVar("Tree")
+
+LONGEST_S = 7200.0
+"""How long hosts may be at one checkpoint before it counts as stuck."""
 
 
 class SaveError(RuntimeError):
@@ -113,28 +116,10 @@ class Checkpoints:
             InputError: the folder has checkpoints that this run did not start from.
             SaveError: this save, or the one before, failed.
         """
-        import orbax.checkpoint as ocp
-
-        self.wait()
-        if step == self._current:
-            return
-        if self._writer is None:
-            self._writer = self._open_writer()
-        metrics: dict[str, Any] = {}
-        if environment:
-            metrics[restore.ENVIRONMENT] = dict(environment)
-        if score is not None and math.isfinite(score):
-            metrics["score"] = float(score)
-        sums = checksums(state)
-        leaves = {
-            name: Leaf(leaf.shape, leaf.dtype.name, sums[name])
-            for name, leaf in leaf_names(state).items()
-        }
-        self._saving = Contents(step, leaves, dict(self._about or {}))
-        args = ocp.args.Composite(**{restore.STATE: ocp.args.PyTreeSave(state)})
-        self._pending = True
-        self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
-        self._current = step
+        with together(f"save the checkpoint of step {step}", limit_s=LONGEST_S):
+            self._finish()
+            if step != self._current:
+                self._save(step, state, score, environment)
 
     def restore(
         self, abstract_state: TrainState, *, step: int | None = None, specs: Specs | None = None
@@ -196,9 +181,9 @@ class Checkpoints:
             SaveError: it failed.
         """
         if self._pending and not self._writer.is_saving_in_progress():
-            self.wait()
+            self._finish()  # Others may find theirs ended at another step.
 
-    def environment(self, step: int) -> dict[str, str]:
+    def environment(self, step: int) -> Mapping[str, str]:
         """What was saved of the environment with the checkpoint of `step`."""
         return restore.environment(self.folder / str(step))
 
@@ -208,9 +193,8 @@ class Checkpoints:
         Raises:
             SaveError: it failed.
         """
-        if self._writer is not None:
-            self._call(lambda writer: writer.wait_until_finished())
-            self._pending = False
+        with together("end the save under way", limit_s=LONGEST_S):
+            self._finish()
 
     def close(self) -> None:
         """Waits for the save under way and ends all threads.
@@ -219,7 +203,8 @@ class Checkpoints:
             SaveError: it failed.
         """
         if self._writer is not None:
-            self._call(lambda writer: writer.close())
+            with together("end the saves", limit_s=LONGEST_S):
+                self._call(lambda writer: writer.close())
             self._writer = None
         self._hush.close()
 
@@ -233,6 +218,36 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _finish(self) -> None:
+        if self._writer is not None:
+            self._call(lambda writer: writer.wait_until_finished())
+            self._pending = False
+
+    def _save(
+        self,
+        step: int,
+        state: TrainState,
+        score: float | None,
+        environment: Mapping[str, str] | None,
+    ) -> None:
+        import orbax.checkpoint as ocp
+
+        if self._writer is None:
+            self._writer = self._open_writer()
+        metrics: dict[str, float] = {}
+        if score is not None and math.isfinite(score):
+            metrics["score"] = float(score)
+        sums = checksums(state)
+        leaves = {
+            name: Leaf(leaf.shape, leaf.dtype.name, sums[name])
+            for name, leaf in leaf_names(state).items()
+        }
+        self._saving = Contents(step, leaves, dict(self._about or {}), dict(environment or {}))
+        args = ocp.args.Composite(**{restore.STATE: ocp.args.PyTreeSave(state)})
+        self._pending = True
+        self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
+        self._current = step
 
     def _read(
         self, target: Tree, step: int | None, specs: Specs | None, *, partial: bool
@@ -252,9 +267,10 @@ class Checkpoints:
         for candidate in reversed(steps):
             path = self.folder / str(candidate)
             try:
-                return candidate, restore.read(
-                    path, target, specs, partial=partial, about=self._about
-                )
+                with together(f"read the checkpoint {path}", limit_s=LONGEST_S):
+                    return candidate, restore.read(
+                        path, target, specs, partial=partial, about=self._about
+                    )
             except restore.Unreadable as error:
                 damage = f"checkpoint {path} is damaged ({error})"
                 if candidate != steps[0]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ class Contents:
         step: number of updates done.
         leaves: the state by dotted name.
         about: what the run is of, as given to `Checkpoints`.
+        environment: what the bits depend on beside it, as given to `Checkpoints.save`.
     """
 
     step: int
     leaves: Mapping[str, Leaf]
     about: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def read(folder: Path) -> Manifest:
         for name, leaf in contents["leaves"].items()
     }
     files = {name: (size, digest) for name, (size, digest) in tree["files"].items()}
-    return Manifest(Contents(contents["step"], leaves, contents["about"]), files)
+    return Manifest(Contents(**contents | {"leaves": leaves}), files)
 
 
 def damaged_file(folder: Path, files: Digests, *, share: int, shares: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import jax
 
 from polycom_jax._errors import InputError
+from polycom_jax.hosts import HostsError
 
 
 def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
@@ -21,7 +22,12 @@ def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
     with Silence() as silence:
         try:
             return f(), None
-        except (InputError, MemoryError, jax.errors.JaxRuntimeError):
+        except jax.errors.JaxRuntimeError as error:
+            if str(error).startswith("DEADLINE_EXCEEDED"):  # of a barrier
+                what = " ".join(str(error).split())
+                raise HostsError(f"Hosts waited for each other in a checkpoint: {what}") from error
+            raise
+        except (InputError, HostsError, MemoryError):
             raise
         except Exception as error:  # Orbax raises bare `Exception` for what it cannot read
             failure = " ".join(str(error).split())[:240] or repr(error)

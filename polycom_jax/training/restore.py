@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from polycom_jax._errors import InputError
+from polycom_jax.hosts import gather
 from polycom_jax.params import ParamSpec, Specs
 from polycom_jax.training import manifest
 from polycom_jax.training.checksums import checksums, leaf_names
@@ -21,8 +21,8 @@ STATE, METRICS = "state", "metrics"
 """Items of a checkpoint. Orbax calls the last one so itself."""
 
 
-ENVIRONMENT = "environment"
-"""A name among the metrics."""
+CHECK_S = 3600.0
+"""How long hosts wait for each other to have read their shares of a checkpoint's files."""
 
 
 def read(
@@ -79,12 +79,8 @@ def _verified(
         _check_fits(folder, found.contents.leaves, target, specs, partial)
         share, shares = jax.process_index(), jax.process_count()
         damage = manifest.damaged_file(folder, found.files, share=share, shares=shares)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        flags = multihost_utils.process_allgather(np.array([bool(damage)]))
-        if np.any(flags):
-            damage = damage or "as another host found"
+    if any(gather("check the checkpoint's files", bool(damage), timeout_s=CHECK_S).values()):
+        damage = damage or "as another host found"
     if damage or found is None:
         raise Unreadable(damage)
     return found.contents
@@ -168,13 +164,10 @@ def score(folder: Path) -> float | None:
         return None
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> Mapping[str, str]:
     """The environment saved with a checkpoint; empty if none was.
 
     Raises:
-        ValueError: damaged.
+        Unreadable: damaged.
     """
-    try:
-        return json.loads((folder / METRICS / METRICS).read_text()).get(ENVIRONMENT, {})
-    except FileNotFoundError:
-        return {}
+    return manifest.read(folder).contents.environment

@@ -14,12 +14,17 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from experiments import cli, generate, pretrain
+from experiments import cli, convert, evaluate, generate, pretrain, replay
+from experiments.analyze import __main__ as analyze
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.options import Options
+from experiments.compare import __main__ as compare
+from experiments.compare.config import SCALES
 from experiments.config import ALIASES, default_config
+from experiments.faults import __main__ as faults
 from experiments.generate import GenerateConfig
 from experiments.plan import __main__ as plan
+from experiments.sobolev import __main__ as sobolev
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,12 +32,26 @@ RUN = cli.flatten(default_config("tiny"))
 OTHER: dict[str, dict[str, Any]] = {
     "generate": cli.flatten(GenerateConfig()),
     "benchmark": cli.flatten(Options()),
+    "evaluate": cli.flatten(evaluate.EvaluateConfig()),
+    "analyze": cli.flatten(analyze.AnalyzeConfig()),
+    "replay": cli.flatten(replay.ReplayConfig()),
+    "compare": cli.flatten(SCALES["cpu"]),
+    "sobolev": cli.flatten(sobolev.STUDIES["train"].default),
 }
+FIRST = {"sobolev": ("train",), "convert": ("--source", "absent", "--target", "exported")}
+"""Words that a program wants before the others."""
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": pretrain.main,
     "plan": plan.main,
     "generate": generate.main,
     "benchmark": benchmark.main,
+    "evaluate": evaluate.main,
+    "analyze": analyze.main,
+    "replay": replay.main,
+    "compare": compare.main,
+    "sobolev": sobolev.main,
+    "convert": convert.main,
+    "faults": faults.main,
 }
 
 
@@ -62,11 +81,19 @@ NOT_WHOLE = ["4294967296", "1.5", "1e3", "0x10"]
 HOSTILE = st.sampled_from(["\0", "a\0b", "\udcff", "x" * 3 + "\ud800"])
 
 
+OWN_FLAGS = (
+    *("topology", "json", "search", "quick"),  # of plan, compare and sobolev
+    *("source", "checkpoint", "target", "dtype", "fit_batches"),  # of convert
+    *("kills", "seed", "out"),  # of faults
+)
+
+
 @st.composite
 def unknown_flags(draw: st.DrawFn) -> Bad:
     program = draw(st.sampled_from(sorted(PROGRAMS)))
     name = draw(st.text(string.ascii_letters + string.digits + "-_.=é", min_size=1, max_size=12))
-    known = {*fields_of(program), *ALIASES, "config", "topology", "json", "help", ""}
+    names = {*fields_of(program), *ALIASES, "config", "help", "", *OWN_FLAGS}
+    known = names | {name.rpartition(".")[2] for name in names}
     if name.partition("=")[0].replace("-", "_") in known:
         name = f"x{name}x"
     return Bad(program, (f"--{name}", *draw(st.lists(GARBAGE, max_size=2))))
@@ -89,14 +116,18 @@ def wrong_values(draw: st.DrawFn) -> Bad:
     return Bad(program, (f"{cli.flag_name(name)}={value}",))
 
 
+CHECKED = ["pretrain", "plan", "generate", "evaluate", "analyze", "replay", "compare", "faults"]
+
+
 @st.composite
 def hostile_text(draw: st.DrawFn) -> Bad:
-    program = draw(st.sampled_from(["pretrain", "plan", "generate"]))
+    program = draw(st.sampled_from(CHECKED))
     texts = sorted(n for n, value in fields_of(program).items() if isinstance(value, str))
     return Bad(program, (f"{cli.flag_name(draw(st.sampled_from(texts)))}={draw(HOSTILE)}",))
 
 
 MAY_BE_NONE = ("clip_norm",)
+WITH_FILES = ["pretrain", "plan", "convert", "faults"]
 SCALARS = st.one_of(
     st.sampled_from([None, True, [], {}, [[1]], [{}], {"a": 1}, {1: {2: 3}}, [None]]),
     TEXT.map(lambda text: f"no-such-{text}"),
@@ -118,7 +149,7 @@ def wrong_yaml(draw: st.DrawFn) -> Bad:
         inner[name] = inner = {}
     inner[last] = value
     text = yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
-    return Bad(draw(st.sampled_from(["pretrain", "plan"])), ("--config", "CONFIG"), text)
+    return Bad(draw(st.sampled_from(WITH_FILES)), ("--config", "CONFIG"), text)
 
 
 def is_no_mapping(raw: bytes) -> bool:
@@ -171,7 +202,7 @@ BROKEN_YAML = st.sampled_from(
 @st.composite
 def broken_yaml(draw: st.DrawFn) -> Bad:
     raw = draw(st.one_of(BROKEN_YAML, st.binary(min_size=1, max_size=40).filter(is_no_mapping)))
-    return Bad(draw(st.sampled_from(["pretrain", "plan"])), ("--config", "CONFIG"), raw)
+    return Bad(draw(st.sampled_from(WITH_FILES)), ("--config", "CONFIG"), raw)
 
 
 CHEAP = st.one_of(unknown_flags(), stray_words(), broken_yaml(), wrong_yaml())
@@ -185,7 +216,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def reached(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("bad input was accepted")
 
-    for module, name in ((pretrain, "run"), (plan, "find_slice"), (benchmark, "run")):
+    for module, name in (
+        *((pretrain, "run"), (plan, "find_slice"), (benchmark, "run"), (convert, "mesh_of")),
+        *((evaluate, "make_mesh"), (compare, "Comparing"), (sobolev, "importlib")),
+        (faults, "Torture"),
+    ):
         monkeypatch.setattr(module, name, reached)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POLYCOM_CACHE", str(tmp_path.parent / "cache"))
@@ -193,8 +228,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(bad: Bad, config: Path) -> list[str]:
-    words = [str(config) if word == "CONFIG" else word for word in bad.words]
-    return words
+    words = (*FIRST.get(bad.program, ()), *bad.words)
+    return [str(config) if word == "CONFIG" else word for word in words]
 
 
 def check(bad: Bad, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

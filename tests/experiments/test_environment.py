@@ -53,6 +53,11 @@ def test_a_gpu_gives_the_same_bits_each_time():
     assert len({compiled(values).tobytes() for _ in range(20)}) == 1
 
 
+def test_the_tests_own_virtual_devices_have_time_too():
+    flags = host_collectives.os.environ["XLA_FLAGS"]
+    assert "--xla_cpu_collective_call_terminate_timeout_seconds=600" in flags
+
+
 @pytest.mark.parametrize(
     ("flags", "takes"),
     [

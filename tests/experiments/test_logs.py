@@ -1,12 +1,15 @@
 """metrics.jsonl: what it keeps when a run is killed and resumed."""
 
 import json
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.logs import Logs, MetricsFile, cut_short, read_metrics
+from experiments.workdir import whole
 from polycom_jax import InputError
 
 
@@ -33,6 +36,22 @@ def test_resuming_cuts_lines_behind_the_checkpoint(tmp_path: Path):
     write(path, range(4, 8), step=3)
     assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4, 5, 6, 7]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_disk_that_is_full_is_told_with_the_file_that_did_not_fit(tmp_path: Path):
+    path, name = tmp_path / "metrics.jsonl", tmp_path / "config.yaml"
+    file = MetricsFile(path, step=0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            file.write(1, {"loss": [1.0] * 1000})
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            file.close()  # what did not fit is tried again
+        with pytest.raises(OSError, match=re.escape(str(name))), whole(name) as temporary:
+            temporary.write_text("x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_starting_anew_empties_the_file(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,13 +70,27 @@ def test_a_workdir_that_cannot_be_is_told_in_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_data_set_names_no_code_to_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder that somebody prepared with TFDS says by name which class reads a feature."""
+@pytest.mark.parametrize("by", ["folder", "name"])
+def test_a_data_set_names_no_code_to_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+):
+    """What somebody prepared with TFDS says by name which class reads a feature."""
+    from tensorflow_datasets.core.utils import file_utils
+
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20)))
     prepare(DataConfig(str(path), "bytes", cache_dir=str(tmp_path / "c")), vocab_size=300)
-    (folder,) = {found.parent for found in (tmp_path / "c").rglob("features.json")}
-    again = DataConfig(str(folder), "bytes", cache_dir=str(tmp_path / "d"), heldout="heldout")
+    (prepared,) = {found.parent for found in (tmp_path / "c").rglob("features.json")}
+    folder = tmp_path / "sets" / "their_own" / "1.0.0"
+    shutil.copytree(prepared, folder)
+    about = folder / "dataset_info.json"
+    about.write_text(about.read_text().replace('"name": "text"', '"name": "their_own"'))
+    for record in folder.glob("text-*"):
+        record.rename(folder / record.name.replace("text-", "their_own-"))
+    # Where TFDS looks for names.
+    monkeypatch.setattr(file_utils, "_REGISTERED_DATA_DIRS", {tmp_path / "sets"})
+    source = str(folder) if by == "folder" else "their_own"
+    again = DataConfig(source, "bytes", cache_dir=str(tmp_path / "d"), heldout="heldout")
     assert prepare(again, vocab_size=300).train.num_documents > 0
     features = folder / "features.json"
     text = features.read_text()
@@ -87,7 +102,7 @@ def test_a_data_set_names_no_code_to_be_imported(tmp_path: Path, monkeypatch: py
         f"from pathlib import Path\nPath({str(tmp_path / 'marker')!r}).touch()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    changed = DataConfig(str(folder), "bytes", cache_dir=str(tmp_path / "e"), heldout="heldout")
+    changed = DataConfig(source, "bytes", cache_dir=str(tmp_path / "e"), heldout="heldout")
     with pytest.raises(InputError, match=r"executed\.Text"):
         prepare(changed, vocab_size=300)
     assert not (tmp_path / "marker").exists()

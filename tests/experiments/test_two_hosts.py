@@ -25,19 +25,34 @@ SPLIT = ["--mesh.data", "1", "--mesh.fsdp", "8"]
 OTHER = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
 COMPARED = ("loss", "grad_norm", "heldout_loss", "bits_per_byte")
 Processes = list[subprocess.Popen[str]]
+PLAIN = ("-m", "experiments.pretrain")
+# The last host has to compile what the first one finds in its cache.
+LATE = """
+import sys, time
+from experiments import pretrain
+honest = pretrain.compile_step
+def late(*args):
+    if sys.argv[-1] == "1":
+        time.sleep(45)
+    return honest(*args)
+pretrain.compile_step = late
+sys.exit(pretrain.main())
+"""
 
 
 @contextlib.contextmanager
-def two_hosts(settings: Path, workdir: Path, *words: str) -> Iterator[Processes]:
+def two_hosts(
+    settings: Path, workdir: Path, *words: str, program: tuple[str, ...] = PLAIN
+) -> Iterator[Processes]:
     """The program on two hosts."""
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-    program = [sys.executable, "-m", "experiments.pretrain", "--config", str(settings)]
+    command = [sys.executable, *program, "--config", str(settings)]
     place = ["--hosts.coordinator", f"localhost:{port}", "--hosts.count", "2", "--hosts.index"]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     started = [
         subprocess.Popen(
-            [*program, "--workdir", str(workdir), *words, *place, index],
+            [*command, "--workdir", str(workdir), *words, *place, index],
             cwd=ROOT,
             env=environment,
             text=True,
@@ -131,6 +146,14 @@ def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_s
     # Onto other hosts, and another mesh: step 8 of one was evaluated, that of two was not.
     after = {name: value for name, value in numbers(one)[8].items() if name in COMPARED[:2]}
     assert_close(after, numbers(two)[8])
+
+
+@pytest.mark.exhaustive
+def test_a_host_that_compiles_for_longer_is_waited_for(settings: Path, tmp_path: Path):
+    """Of XLA's own, hosts that meet for the first time wait for thirty seconds."""
+    words = ("--steps", "1", "--run.sample-tokens", "1")
+    with two_hosts(settings, tmp_path, *SPLIT, *words, program=("-c", LATE)) as processes:
+        assert end(processes) == [(0, []), (0, [])]
 
 
 @pytest.mark.exhaustive

@@ -41,6 +41,10 @@ def test_presets_match_gated_and_other_parameter_counts(name: str):
     ("change", "message"),
     [
         ({"num_heads": 12, "num_kv_heads": 5}, r"num_kv_heads=5; nearest: num_kv_heads=4 or 6\."),
+        (  # at once, whatever the number
+            {"num_heads": 2_147_483_646, "num_kv_heads": 4},
+            r"num_kv_heads=4; nearest: num_kv_heads=2 or 3\.",
+        ),
         ({"head_dim": 63}, "head_dim=63 must be even"),
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
         ({"qk_norm": "heads"}, "Did you mean 'head'"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
+from polycom_jax.hosts import HostsError
 from polycom_jax.training import (
     Checkpoints,
     OptimConfig,
@@ -21,6 +22,7 @@ from polycom_jax.training import (
 )
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 from polycom_jax.training.checksums import checksums
+from polycom_jax.training.quiet import quietly
 
 OPTIM = OptimConfig()
 SPLIT = "data 2, fsdp 2, tensor 2"
@@ -306,6 +308,14 @@ def test_a_failed_save_shows_at_the_next_call_and_harms_no_older_one(
     assert checkpoints.all_steps() == [2]
     assert_same_bits(Checkpoints(tmp_path).restore(abstract), state)
     assert_nothing_said()
+
+
+def test_a_barrier_that_hosts_wait_at_in_vain_is_no_defect_of_the_program():
+    def barrier():
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out.\nId: save/1")
+
+    with pytest.raises(HostsError, match=r"waited for each other .*Barrier timed out\. Id: save/1"):
+        quietly(barrier)
 
 
 def test_nothing_is_left_running_or_said(tmp_path, abstract, state, assert_nothing_said):

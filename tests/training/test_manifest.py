@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     """Two checkpoints of a tree, steps 1 and 2; that of step 1 is one less."""
     with Checkpoints(tmp_path / "c", about=ABOUT) as checkpoints:
         checkpoints.save(1, jax.tree.map(lambda x: x - 1, TREE))
-        checkpoints.save(2, TREE)
+        checkpoints.save(2, TREE, environment={"cores": "2"})
     return tmp_path / "c"
 
 
@@ -53,6 +53,8 @@ def test_it_says_what_a_checkpoint_holds(folder: Path):
     contents = found.contents
     assert contents.step == 2
     assert contents.about == {"config.width": [32, 16], "data": "abc"}
+    assert contents.environment == Checkpoints(folder).environment(2) == {"cores": "2"}
+    assert Checkpoints(folder).environment(1) == {}
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in contents.leaves.items()} == {
         "params.w": ((32, 16), "float32"),
         "params.b": ((), "float32"),
