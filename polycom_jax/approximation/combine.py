@@ -39,15 +39,17 @@ def compose(outer: Network, inner: Network) -> Network:
 
 
 def _chain(outer: Affine, inner: Affine) -> Affine:
-    """The map outer(inner(x)), where inner makes one block and one of the two has no copies."""
-    return Affine(
-        weights=np.matmul(outer.weights, inner.weights),
-        biases=outer.biases + outer.weights @ inner.biases[0],
-        wires=(outer.wires.astype(int) @ inner.wires.astype(int)) > 0,
-        biased=outer.biased | (outer.wires & inner.biased).any(axis=1),
-        sources=inner.sources,
-        copies=outer.copies,
-    )
+    """The map outer(inner(x)), where inner makes one block and one of the two has no copies.
+
+    Without copies, what cancels does not exist; a block has what any of its copies may need.
+    """
+    weights = np.matmul(outer.weights, inner.weights)
+    biases = outer.biases + outer.weights @ inner.biases[0]
+    wires = (outer.wires.astype(int) @ inner.wires.astype(int)) > 0
+    biased = outer.biased | (outer.wires & inner.biased).any(axis=1)
+    if inner.sources == outer.copies == 1:
+        wires, biased = wires & (weights[0] != 0), biased & (biases[0] != 0)
+    return Affine(weights, biases, wires, biased, inner.sources, outer.copies)
 
 
 def identity(width: int) -> Network:

@@ -33,6 +33,17 @@ def test_a_bias_that_comes_from_the_inner_network_is_counted():
     assert pa.compose(pa.power(2), pa.linear([[1.0]], [2.0])).size == 4
 
 
+def test_what_cancels_is_not_counted():
+    moved = pa.compose(pa.linear([[1.0]], [-2.0]), pa.linear([[1.0]], [2.0]))
+    assert moved.size == 1
+    both = pa.compose(pa.linear([[1.0, 1.0]]), pa.linear([[1.0, 2.0], [-1.0, 3.0]]))
+    assert both.size == 1
+    assert pa.compose(pa.power(2), both).size == 3
+    # In a network made of copies the block stays whole: a coefficient may vanish at one node.
+    copies = pa.taylor_network(lambda x: 0 * x[:, 0], 2, 1, 3)
+    assert pa.compose(pa.linear([[1.0]]), copies).size == pa.size_formula(2, 1, 3)
+
+
 def test_the_identity_and_deeper_networks_are_the_same_function():
     assert np.array_equal(plain(pa.identity(2), X), X)
     f = random_network(1, 2, 6, 3)
