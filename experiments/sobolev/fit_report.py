@@ -86,7 +86,7 @@ def sections(
     return [
         "## Over all sizes and targets",
         "",
-        "Error over the geometric mean of all activations' errors, below 1 is better than"
+        "Error over the geometric mean of all networks' errors, below 1 is better than"
         " average; averaged over sizes and targets for each seed, with the 95 % interval over"
         f" {options.seeds} seeds. It says nothing of other targets, sizes or budgets.",
         "",
@@ -139,7 +139,7 @@ def treatment(options: TrainOptions) -> str:
 def _overall_rows(by_metric: dict[str, list[Row]]) -> list[Row]:
     rows = []
     for first in by_metric["l2"]:
-        row: Row = {"activation": first["activation"]}
+        row: Row = {"network": first["activation"]}
         for metric, label in METRICS.items():
             own = next(r for r in by_metric[metric] if r["activation"] == first["activation"])
             row[label] = markdown.ranged(own["ratio"], own["low"], own["high"])
@@ -159,7 +159,8 @@ def _overall_sentence(rows: list[Row]) -> str:
 def _error_rows(means: Sequence[Row]) -> list[Row]:
     rows = []
     for row in sorted(means, key=lambda row: (row["target"], row["size"], row["l2"])):
-        shown = {key: row[key] for key in ("target", "parameters", "activation")}
+        shown = {key: row[key] for key in ("target", "parameters")}
+        shown["network"] = row["activation"]
         for metric, label in METRICS.items():
             shown[label] = markdown.ranged(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
         rows.append(shown)
@@ -171,7 +172,7 @@ def _rate_rows(cells: Sequence[Row]) -> list[Row]:
     for cell in cells:
         tried = [entry["learning_rate"] for entry in cell["selection"]]
         if tried:
-            row = rows.setdefault(cell["activation"], {"activation": cell["activation"]})
+            row = rows.setdefault(cell["activation"], {"network": cell["activation"]})
             row[f"size {cell['size']}"] = (
                 f"{cell['learning_rate']:.1e} of [{tried[0]:.1e}, {tried[-1]:.1e}]"
             )

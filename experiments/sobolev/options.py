@@ -48,6 +48,8 @@ class TrainOptions(Options):
             `selection`. Where it is the first or the last, the range is extended.
         selection: the target that learning rates are chosen on, NAME:n; none of `targets`.
         cells: of the grid that errors are measured on, on each axis; 15 points each.
+        memory: bytes that the fits of one network, which run at once, may take: parameters, their
+            gradients and Adam's moments, and the points.
         save_every_s: seconds between two saved states; 0: every time there is something to save.
     """
 
@@ -72,10 +74,11 @@ class TrainOptions(Options):
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
     selection: str = "runge:2"
     cells: int = 8
+    memory: int = 2**30
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
-        check_fields(self, "sobolev.")
+        check_fields(self, "sobolev.", wide=("memory",))
         for name in ("activations", "sizes", "targets"):
             values = getattr(self, name)
             require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
@@ -84,6 +87,7 @@ class TrainOptions(Options):
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
         _at_least(self, 1, "dim", "layers", "steps", "batch_size", "points", "cells", "sizes")
+        _at_least(self, 1, "memory")
         _at_least(self, 2, "seeds")  # an interval needs two
         require(self.dim <= MAX_DIM, f"sobolev.dim={self.dim} must be at most {MAX_DIM}.")
         require(

@@ -9,7 +9,7 @@ from experiments.sobolev.options import RefineOptions
 from experiments.sobolev.pace import Pace
 from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants
 from experiments.sobolev.store import Store
-from experiments.sobolev.train import Study
+from experiments.sobolev.train import Study, check_memory
 from experiments.sobolev.train_program import GRACE_S, line
 
 
@@ -19,7 +19,8 @@ def run(options: RefineOptions, workdir: Path, command: str, display: Display) -
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
         every = contestants(options, study.targets)
-        store.open(options, free=("save_every_s",))
+        check_memory(options, every)
+        store.open(options, free=("save_every_s", "memory"))
         cells = study.run(every, lambda cell, n, of: pace.note(f"[{n}/{of}] {line(cell)}"))
     display.stop()
     cells = [*as_built(study, every), *cells]

@@ -18,6 +18,7 @@ from experiments.sobolev.fit import Data, Fit, Runs, State, Trainable
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import TrainOptions, named_target
 from experiments.sobolev.store import Store
+from polycom_jax._errors import require
 from polycom_jax.approximation.sobolev import Grid, derivative_norms
 from polycom_jax.approximation.targets import Target
 from polycom_jax.params import Params
@@ -65,6 +66,24 @@ def perceptrons(options: TrainOptions) -> list[Contestant]:
         for size in options.sizes
         for activation in options.activations
     ]
+
+
+def check_memory(options: TrainOptions, contestants: Sequence[Contestant]) -> None:
+    """Raises `InputError` if the fits of a network would take more than `options.memory`."""
+    runs = max(len(options.targets) * options.seeds, len(options.learning_rates))
+    points = 8 * options.points * (options.dim + len(options.targets) + 1)  # once in float64
+    for each in contestants:
+        tree = jax.eval_shape(each.network.init, jax.random.key(0), jnp.int32(0))
+        numbers = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        # Float32, four of each: parameters, gradients and two moments.
+        needed = 16 * numbers * runs + points
+        require(
+            needed <= options.memory,
+            f"{runs} fits of {each.activation} with {each.network.size:,} parameters"
+            f" ({numbers:,} in dense matrices) to {options.points:,} points take"
+            f" {needed / 2**20:,.0f} MiB, more than sobolev.memory={options.memory}; take smaller"
+            " sobolev.sizes, fewer points or seeds, or raise it.",
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from experiments.sobolev import fit_report
 from experiments.sobolev.options import TrainOptions
 from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store
-from experiments.sobolev.train import Study, perceptrons
+from experiments.sobolev.train import Study, check_memory, perceptrons
 
 GRACE_S = 25.0
 """Seconds within which a first Ctrl-C or SIGTERM ends the study: behind a part of a fit, saved."""
@@ -18,7 +18,8 @@ GRACE_S = 25.0
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
     store, every = Store(workdir, "train"), perceptrons(options)
-    store.open(options, free=("save_every_s",))
+    check_memory(options, every)
+    store.open(options, free=("save_every_s", "memory"))
     pace = Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
