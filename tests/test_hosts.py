@@ -391,3 +391,43 @@ def test_no_host_waits_for_ever_and_each_says_why_in_one_line(
             assert code == 3, err
             assert len(err) == 1, err
             assert err[0].startswith(line)
+
+
+LOST_AT_THE_START = """
+    import sys
+    from polycom_jax.hosts import HostsConfig, joined
+    from polycom_jax.hosts.config import find_place
+    from polycom_jax.hosts.lobby import wait_for_hosts
+
+    def tell(error):
+        print(type(error).__name__, error, flush=True)
+        return 3
+
+    port, index, stays = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    config = HostsConfig(f"localhost:{port}", 2, index, start_timeout_s=60, lost_after_s=3)
+    if index != stays:
+        wait_for_hosts(find_place(config), 60)
+        sys.exit()
+    sys.modules["polycom_jax.hosts.joined"].CONNECT_S = 3
+    with joined(config, tell=tell):
+        print("went on alone")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stays", [0, 1])
+def test_a_host_lost_between_meeting_and_start_is_not_waited_for(stays: int, tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(LOST_AT_THE_START))
+    words = [sys.executable, str(program), str(free_port())]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [*words, str(index), str(stays)], env=environment, text=True, stdout=subprocess.PIPE
+        )
+        for index in (0, 1)
+    ]
+    said = processes[stays].communicate(timeout=60)[0]
+    processes[1 - stays].communicate(timeout=60)
+    assert said.startswith("HostsError A host was lost while JAX started"), said
+    assert (processes[stays].returncode, said.count("\n")) == (3, 1)

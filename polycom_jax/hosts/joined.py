@@ -1,6 +1,7 @@
 """The life of a program on several hosts: start, watch, end."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -9,8 +10,11 @@ from polycom_jax._errors import InputError
 from polycom_jax.hosts import watch
 from polycom_jax.hosts.config import HostsConfig, Place, find_place
 from polycom_jax.hosts.lobby import wait_for_hosts
-from polycom_jax.hosts.meeting import meet
+from polycom_jax.hosts.meeting import HostsError, meet
 from polycom_jax.hosts.relay import Relay
+
+CONNECT_S = 25
+"""How long JAX may take to connect hosts that have just met: who is missing then is gone."""
 
 
 @contextlib.contextmanager
@@ -37,7 +41,8 @@ def joined(
         return
     wait_for_hosts(place, config.start_timeout_s)
     relay = None if place.index == 0 else Relay(place.coordinator, config.lost_after_s)
-    _start(place, config, relay.address if relay else place.coordinator)
+    with _in_time(place, tell):
+        _start(place, config, relay.address if relay else place.coordinator)
     first_gone = relay.lost if relay else None
     watch.running = own = watch.Watch(place, config.lost_after_s, tell, first_gone)
     own.start()
@@ -56,6 +61,22 @@ def joined(
     own.finish()
 
 
+@contextlib.contextmanager
+def _in_time(place: Place, tell: watch.Tell) -> Iterator[None]:
+    """Ends the process if the block takes longer than `CONNECT_S`."""
+    lost = HostsError(
+        f"A host was lost while JAX started: not all of {place.count} hosts, which had met, were"
+        f" connected at {place.coordinator} within {CONNECT_S} s."
+    )
+    timer = threading.Timer(CONNECT_S, watch.leave, (lost, tell))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _start(place: Place, config: HostsConfig, coordinator: str) -> None:
     # Its handler of SIGTERM would take the signal from the program's own, or lose it to that one;
     # and Ctrl-C needs the same agreement, which is `agree_on_stop`.
@@ -67,7 +88,8 @@ def _start(place: Place, config: HostsConfig, coordinator: str) -> None:
             place.index,
             place.devices,
             cluster_detection_method="deactivate",
-            initialization_timeout=round(config.start_timeout_s),
+            # Longer than `_in_time`: when it is over, JAX ends the process with a trace in C++.
+            initialization_timeout=round(2 * CONNECT_S + watch.LEAVE_S),
             # JAX's own watch and wait, behind ours.
             heartbeat_timeout_seconds=round(2 * config.lost_after_s + watch.LEAVE_S),
             shutdown_timeout_seconds=round(config.lost_after_s),
