@@ -148,7 +148,7 @@ class Study:
     def _cell(self, each: Contestant, tell: Callable[[float, str], None]) -> Row:
         options, name = self.options, each.name
         fit = Fit(each.network, options.steps, options.batch_size)
-        selection = self._select(name, fit, lambda s, w: tell(s / 2, w))
+        selection = self._selection(name, fit, lambda s, w: tell(s / 2, w))
         rate = min(selection, key=lambda row: row["l2"])["learning_rate"]
         pairs = [(t, s) for t in range(len(options.targets)) for s in range(options.seeds)]
         runs = Runs.of((rate, t, s) for t, s in pairs)
@@ -167,6 +167,14 @@ class Study:
                 for (t, s), error in zip(pairs, errors, strict=True)
             ],
         }
+
+    def _selection(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
+        """What `_select` finds; what is in the store is not looked for again."""
+        stored = self.store.cell(f"{name}-rates")
+        if stored is None:
+            stored = {"selection": self._select(name, fit, tell)}
+            self.store.keep_cell(f"{name}-rates", stored)
+        return stored["selection"]
 
     def _select(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
         """One row a learning rate: the geometric mean of L2 errors over some seeds.

@@ -1,8 +1,10 @@
 """The studies of approximation: small runs end to end, what they conclude, how they refuse."""
 
 import csv
+import itertools
 import json
 import math
+import signal
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.signals import StopRequest
 from experiments.sobolev import fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.mlp import mlp_of_size
@@ -63,6 +66,26 @@ def test_finished_cells_are_not_fitted_again(trained: Path, monkeypatch: pytest.
     before = (trained / "train.csv").read_text()
     assert main(["train", *TRAIN, "--workdir", str(trained)]) == 0
     assert (trained / "train.csv").read_text() == before
+
+
+def test_a_study_that_is_stopped_amid_a_fit_ends_as_one_that_is_not(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    due, asked = StopRequest.due, itertools.count()
+
+    def at_the_18th(self: StopRequest, step: int) -> bool:
+        if next(asked) == 17:  # of two fits of 12 steps: behind step 6 of the second
+            self.number = signal.SIGTERM
+        return due(self, step)
+
+    monkeypatch.setattr(StopRequest, "due", at_the_18th)
+    command = ["train", *TRAIN, "--workdir", str(tmp_path)]
+    assert main(command) == 128 + signal.SIGTERM
+    assert [path.name for path in (tmp_path / "state").glob("*/*")] == ["6"]
+    assert main(command) == 0
+    assert (tmp_path / "train.csv").read_bytes() == (trained / "train.csv").read_bytes()
+    # Twelve steps of each fit, and none twice: two cells of two fits.
+    assert next(asked) == 4 * 12
 
 
 def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
