@@ -173,7 +173,7 @@ class RatesOptions(Options):
     dims: tuple[int, ...] = (1, 2, 3)
     target: str = "spline"
     cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
-    cells_2d: tuple[int, ...] = (8, 16, 32)
+    cells_2d: tuple[int, ...] = (8, 16, 32, 64)
     cells_3d: tuple[int, ...] = (4, 8)
     memory: int = 2**30
 
