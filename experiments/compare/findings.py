@@ -20,7 +20,7 @@ from experiments.compare.statistics import (
     slope_at,
     widened,
 )
-from experiments.compare.studies import Study
+from experiments.compare.studies import Pair, Study
 from polycom_jax import models
 from polycom_jax.models import ModelConfig
 
@@ -116,12 +116,39 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.result is None:
-            return "not comparable"
-        if not self.result.found:
-            return "no difference found"
-        side = "lower" if self.result.mean < 0 else "higher"
-        return side if self.p_holm <= LEVEL else f"{side}, not after Holm"
+        return _verdict(self.result, self.p_holm)
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """Two pairs at equal tokens: does the first differ from its reference more than the second?
+
+    Attributes:
+        pair: (arm, reference).
+        other: the pair that it is compared with.
+        result: (arm - reference) - (other arm - its reference), seed by seed; None where a run
+            diverged.
+        p_holm: p adjusted for all of the study's interactions.
+    """
+
+    pair: Pair
+    other: Pair
+    result: Paired | None
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return _verdict(self.result, self.p_holm)
+
+
+def _verdict(result: Paired | None, p_holm: float) -> str:
+    if result is None:
+        return "not comparable"
+    if not result.found:
+        return "no difference found"
+    side = "lower" if result.mean < 0 else "higher"
+    return side if p_holm <= LEVEL else f"{side}, not after Holm"
 
 
 @dataclass(frozen=True)
@@ -156,6 +183,7 @@ class Findings:
     study: str
     arms: tuple[ArmFinding, ...]
     comparisons: tuple[Comparison, ...]
+    interactions: tuple[Interaction, ...]
     tokens_needed: tuple[TokensNeeded, ...]
 
 
@@ -222,18 +250,42 @@ def arm_finding(
 def findings(
     name: str, study: Study, arms: Sequence[ArmFinding], runs: Mapping[str, Sequence[Run]]
 ) -> Findings:
-    """Compares every pair of the study, and asks each arm for its tokens."""
+    """Compares every pair of the study, and pairs of pairs, and asks each arm for its tokens."""
     by_name = {arm.name: arm for arm in arms}
     comparisons = []
     for budget in BUDGETS:
         results = [_compared(by_name[a], by_name[b], budget) for a, b in study.pairs]
-        adjusted = iter(holm([r.p for r, _ in results if r is not None]))
+        adjusted = _adjusted([r for r, _ in results])
         comparisons += [
-            Comparison(a, b, budget, r, math.nan if r is None else next(adjusted), error)
-            for (a, b), (r, error) in zip(study.pairs, results, strict=True)
+            Comparison(a, b, budget, r, p, error)
+            for (a, b), (r, error), p in zip(study.pairs, results, adjusted, strict=True)
         ]
+    crossed = [_crossed(by_name, pair, other) for pair, other in study.interactions]
+    interactions = [
+        Interaction(pair, other, r, p)
+        for (pair, other), r, p in zip(study.interactions, crossed, _adjusted(crossed), strict=True)
+    ]
     needed = [_tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
-    return Findings(name, tuple(arms), tuple(comparisons), tuple(n for n in needed if n))
+    return Findings(
+        name,
+        tuple(arms),
+        tuple(comparisons),
+        tuple(interactions),
+        tuple(n for n in needed if n),
+    )
+
+
+def _adjusted(results: Sequence[Paired | None]) -> list[float]:
+    """Holm's p of those that there are, NaN for the others."""
+    p = iter(holm([r.p for r in results if r is not None]))
+    return [math.nan if r is None else next(p) for r in results]
+
+
+def _crossed(arms: Mapping[str, ArmFinding], pair: Pair, other: Pair) -> Paired | None:
+    losses = [np.asarray(arms[name].losses) for name in (*pair, *other)]
+    if not np.isfinite(losses).all():
+        return None
+    return paired(losses[0] - losses[1], losses[2] - losses[3])
 
 
 def _compared(

@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare.findings import ArmFinding, Comparison, Findings, TokensNeeded
+from experiments.compare.findings import (
+    ArmFinding,
+    Comparison,
+    Findings,
+    Interaction,
+    TokensNeeded,
+)
 from experiments.compare.schedule import DECAYS_OVER
-from experiments.compare.statistics import LEVEL, POWER, smallest_p
+from experiments.compare.statistics import LEVEL, POWER, Paired, smallest_p
 from experiments.tables import Section, as_markdown, finite
 from experiments.workdir import whole
 
@@ -26,6 +32,7 @@ def sections(found: Findings) -> list[Section]:
         _losses(found.arms),
         _comparisons(found, "tokens"),
         _comparisons(found, "seconds"),
+        *([_interactions(found)] if found.interactions else []),
         _tokens(found.tokens_needed),
     ]
 
@@ -119,8 +126,6 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
 def _comparisons(found: Findings, budget: str) -> Section:
     chosen = [c for c in found.comparisons if c.budget == budget]
     seeds = len(found.arms[0].losses)
-    tested = sum(c.result is not None for c in chosen)
-    least = smallest_p(seeds) * tested
     note = (
         f"arm - reference over {seeds} seeds, paired: mean and {1 - LEVEL:.0%} interval (Student's"
         " t); p of the two-sided sign-flip test with Holm's correction over all comparisons of"
@@ -133,20 +138,26 @@ def _comparisons(found: Findings, budget: str) -> Section:
             " ratio over rounds; it is in the interval and in what is detectable, p is of the seeds"
             " alone."
         )
-    power = (
-        f"With {seeds} seeds and {tested} comparisons, no p can be below {min(1, least):.3g}:"
-        " the test alone can decide nothing here, whatever the differences."
-        if least > LEVEL
-        else f"With {seeds} seeds and {tested} comparisons, p can be as small as {least:.3g}."
-    )
     speeds = ("speeds",) if budget == "seconds" else ()
     columns = ("p (Holm)", "correlation", *speeds, "detectable")
     return Section(
         f"Differences at equal {budget}",
         ("arm", "reference", "difference", *columns, "verdict"),
         tuple(_comparison_row(c, columns) for c in chosen),
-        (note, power),
+        (note, _smallest(seeds, chosen)),
     )
+
+
+def _smallest(seeds: int, family: Sequence[Comparison | Interaction]) -> str:
+    """How small p can get, in a sentence."""
+    tested = sum(c.result is not None for c in family)
+    least = smallest_p(seeds) * tested
+    if least > LEVEL:
+        return (
+            f"With {seeds} seeds and {tested} comparisons, no p can be below {min(1, least):.3g}:"
+            " the test alone can decide nothing here, whatever the differences."
+        )
+    return f"With {seeds} seeds and {tested} comparisons, p can be as small as {least:.3g}."
 
 
 def _comparison_row(c: Comparison, columns: Sequence[str]) -> tuple[str, ...]:
@@ -159,8 +170,32 @@ def _comparison_row(c: Comparison, columns: Sequence[str]) -> tuple[str, ...]:
         "speeds": f"{c.speed_error:.4f}",
         "detectable": f"{r.detectable:.4f}",
     }
-    difference = f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
-    return (c.arm, c.reference, difference, *(cells[name] for name in columns), c.verdict)
+    return (c.arm, c.reference, _interval(r), *(cells[name] for name in columns), c.verdict)
+
+
+def _interval(r: Paired) -> str:
+    return f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
+
+
+def _interactions(found: Findings) -> Section:
+    seeds = len(found.arms[0].losses)
+    rows = []
+    for i in found.interactions:
+        r = i.result
+        cells = ("-", "-", "-") if r is None else (
+            _interval(r), f"{i.p_holm:.3f}", f"{r.detectable:.4f}"
+        )  # fmt: skip
+        rows.append((" - ".join(i.pair), " - ".join(i.other), *cells, i.verdict))
+    return Section(
+        "Differences of differences at equal tokens",
+        ("difference", "less the difference", "is", "p (Holm)", "detectable", "verdict"),
+        tuple(rows),
+        (
+            f"Over {seeds} seeds: the first difference less the second, seed by seed; the rest as"
+            " above, Holm's correction over this table.",
+            _smallest(seeds, found.interactions),
+        ),
+    )
 
 
 def _tokens(needed: Sequence[TokensNeeded]) -> Section:

@@ -12,6 +12,9 @@ from polycom_jax.params import Role
 from polycom_jax.table import ActivationOptions
 from polycom_jax.training import OptimConfig
 
+Pair = tuple[str, str]
+"""(arm, reference)."""
+
 REFERENCE = "swiglu"
 """What the paper's claims are about: every study that has this arm compares with it."""
 
@@ -72,12 +75,15 @@ class Study:
         arms: in the order of the tables.
         pairs: (arm, reference) of every comparison; together they are one family for Holm's
             correction.
+        interactions: (pair, pair) whose differences are compared: does the first pair differ more
+            than the second; together one family, too.
         mixture: the common model has a mixture of experts in place of its feed-forward blocks.
     """
 
     question: str
     arms: tuple[Arm, ...]
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[Pair, ...]
+    interactions: tuple[tuple[Pair, Pair], ...] = ()
     mixture: bool = False
 
     def arm(self, name: str) -> Arm:
@@ -103,7 +109,12 @@ class Study:
             f"arms={' '.join(names)} leaves nothing to compare; this study compares with"
             f" {references}.",
         )
-        return replace(self, arms=tuple(a for a in self.arms if a.name in names), pairs=pairs)
+        return replace(
+            self,
+            arms=tuple(a for a in self.arms if a.name in names),
+            pairs=pairs,
+            interactions=tuple(both for both in self.interactions if set(both) <= set(pairs)),
+        )
 
     def groups(self) -> list[list[str]]:
         """Names of arms that are compared with each other, at once or through others."""
@@ -128,7 +139,7 @@ def mixture_of(base: ModelConfig) -> ModelConfig:
     )
 
 
-def _against(arms: Sequence[Arm], *references: str) -> tuple[tuple[str, str], ...]:
+def _against(arms: Sequence[Arm], *references: str) -> tuple[Pair, ...]:
     """Every other arm with each reference, but for references that were compared already."""
     return tuple(
         (arm.name, name)
@@ -220,6 +231,10 @@ STUDIES: Mapping[str, Study] = {
             ),
             *((f"{n}_bfloat16", f"{n}_float32") for n in ("swiglu", "poly_relu", "poly_norm")),
         ),
+        tuple(
+            ((f"poly_{n}_bfloat16", f"poly_{n}_float32"), ("swiglu_bfloat16", "swiglu_float32"))
+            for n in ("relu", "norm")
+        ),
     ),
     "moe": Study(
         "Does it hold in a mixture of experts?",
@@ -231,5 +246,10 @@ STUDIES: Mapping[str, Study] = {
         "Does the gain hold as the model grows?",
         _WIDTH_DEPTH,
         tuple((f"poly_norm_{size}", f"swiglu_{size}") for size in _SIZES),
+        tuple(
+            ((f"poly_norm_{size}", f"swiglu_{size}"), ("poly_norm_base", "swiglu_base"))
+            for size in _SIZES
+            if size != "base"
+        ),
     ),
 }

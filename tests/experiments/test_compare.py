@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.compare import __main__ as compare
-from experiments.compare import config, studies, train
+from experiments.compare import config, report, studies, train
 from experiments.compare.findings import Comparison, findings, relative_times
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.schedule import decay_start, rate_share, warmup_steps
@@ -291,6 +291,36 @@ def test_all_comparisons_of_a_table_are_one_family():
     two = replace(TWO, pairs=(("poly_norm", "swiglu"), ("relu2", "relu")))
     found = findings("width-depth", two, arms, runs)
     assert [c.p_holm for c in found.comparisons] == pytest.approx([2 * 2 / 8] * 4)
+
+
+def test_differences_are_compared_seed_by_seed():
+    # Apart by 0.5 and by 0.2, at levels that vary far more from seed to seed.
+    losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu": 2.0, "relu2": 2.2}
+    runs = {
+        n: [run(n, s, (9.0, 9.0, x + 5 * s + 0.01 * s * (n == "relu"))) for s in (0, 1, 2)]
+        for n, x in losses.items()
+    }
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    pairs = (("poly_norm", "swiglu"), ("relu2", "relu"))
+    crossed = replace(TWO, pairs=pairs, interactions=((pairs[0], pairs[1]),))
+    found = findings("precision", crossed, arms, runs)
+    (one,) = found.interactions
+    assert one.result is not None
+    assert one.result.mean == pytest.approx(0.3 + 0.01)
+    assert one.result.low == pytest.approx(0.31 - 4.302653 * 0.01 / 3**0.5)
+    assert one.p_holm == pytest.approx(0.25)
+    assert one.verdict == "higher, not after Holm"
+    table = next(s for s in report.sections(found) if s.title.startswith("Differences of"))
+    assert table.rows[0][:2] == ("poly_norm - swiglu", "relu2 - relu")
+    assert table.rows[0][2] == "+0.3100 [+0.2852, +0.3348]"
+
+
+def test_interactions_are_of_pairs_that_are_compared():
+    for name, study in STUDIES.items():
+        assert {pair for both in study.interactions for pair in both} <= set(study.pairs), name
+    cut = STUDIES["precision"].only(["swiglu_float32", "swiglu_bfloat16", "poly_norm_bfloat16"])
+    assert not cut.interactions
+    assert cut.pairs
 
 
 def test_no_pair_is_compared_twice():
