@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,8 +15,8 @@ from tyro.conf import arg
 from experiments import cli, downstream
 from experiments.progress import Display
 from experiments.tables import finite, print_section
-from experiments.trained import Model, check_tokenizer, data_for, load_model, read_text
-from polycom_jax._errors import InputError, require
+from experiments.trained import Model, Split, check_tokenizer, data_for, load_model, read_text
+from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
 from polycom_jax.data import (
     ByteTokenizer,
@@ -26,7 +26,6 @@ from polycom_jax.data import (
     TokenStore,
     eval_batches,
 )
-from polycom_jax.data.documents import SingleDocumentError
 from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
@@ -36,7 +35,6 @@ ABOUT = (
     " tasks of lm-evaluation-harness (extra `eval`)."
 )
 
-Splits = Literal["heldout", "all"]
 Windows = Literal["packed", "sliding"]
 
 LEAST = {"seq_len": 1, "stride": 1, "batch_size": 1, "limit": 1, "num_fewshot": 0}
@@ -77,7 +75,7 @@ class EvaluateConfig:
     tasks: Annotated[tuple[str, ...], arg(metavar="TASK [TASK ...]")] = ()
     num_fewshot: int | None = None
     limit: int | None = None
-    split: Splits = "heldout"
+    split: Split = "heldout"
     windows: Windows = "packed"
     stride: int | None = None
     seq_len: int | None = None
@@ -210,15 +208,7 @@ class Measure:
         """The text as the model's own tokens."""
         asked = self._config
         data = data_for(self._model, source, tokenizer=asked.tokenizer, text_field=asked.text_field)
-        if asked.split == "all" and names_files(source):
-            data = replace(data, heldout=source)  # all of it, also where nothing could be held out
-        try:
-            return read_text(self._model, data, self._display.busy)
-        except SingleDocumentError as error:
-            raise InputError(
-                f"{source}: a single document, so nothing of it is held out; --split all reads all"
-                " of a text that the model was not trained on."
-            ) from error
+        return read_text(self._model, data, self._display.busy, asked.split)
 
 
 def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:

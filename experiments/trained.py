@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 from jax.sharding import Mesh
@@ -12,6 +13,8 @@ from experiments.workdir import Workdir
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
+from polycom_jax.data.documents import SingleDocumentError
+from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop import huggingface
 from polycom_jax.models import ModelConfig
@@ -21,6 +24,9 @@ from polycom_jax.training import Checkpoints, model_specs
 
 TOKENIZER = "tokenizer.json"
 """The file's name, in a run's folder and in Hugging Face's."""
+
+Split = Literal["heldout", "all"]
+"""Of a text: the part that training on it leaves out, or every document."""
 
 
 @dataclass(frozen=True)
@@ -153,13 +159,23 @@ def data_for(
     return data if text_field is None else replace(data, text_field=text_field)
 
 
-def read_text(model: Model, data: DataConfig, progress: Callable[[str], None]) -> Corpus:
-    """The text as tokens of the model.
+def read_text(
+    model: Model, data: DataConfig, progress: Callable[[str], None], split: Split = "heldout"
+) -> Corpus:
+    """The text as tokens of the model; of files and "all", everything is what is held out.
 
     Raises:
         InputError: a text that cannot be read, or a tokenizer of another model.
     """
-    corpus = prepare(data, vocab_size=model.cfg.vocab_size, progress=progress)
+    if split == "all" and names_files(data.source):
+        data = replace(data, heldout=data.source)  # also where nothing could be held out
+    try:
+        corpus = prepare(data, vocab_size=model.cfg.vocab_size, progress=progress)
+    except SingleDocumentError as error:
+        raise InputError(
+            f"{data.source}: a single document, so nothing of it is held out; --split all reads all"
+            " of a text that the model was not trained on."
+        ) from error
     require(
         corpus.tokenizer.vocab_size <= model.cfg.vocab_size,
         f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"

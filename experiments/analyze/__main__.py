@@ -18,9 +18,11 @@ from experiments.analyze.measure import measure
 from experiments.analyze.opened import open_model
 from experiments.progress import Display
 from experiments.tables import finite, print_section
+from experiments.trained import Split
 from experiments.workdir import versions, whole
 from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
+from polycom_jax.data.sources import names_files
 
 ABOUT = (
     "Look inside trained models, side by side: ranks and spectra of weights, similarity of layers,"
@@ -36,10 +38,12 @@ class AnalyzeConfig:
     Attributes:
         runs: folders of runs, or Hugging Face folders.
         checkpoint: "latest", "best" (lowest held-out loss) or a step; the same of all runs.
-        tokens: held-out tokens to run the models on, in windows of the model's context spread
-            evenly over what is held out.
-        data: text for all of them, as `experiments.pretrain --data`, of which the held-out part is
-            taken; None: each run's own, and a Hugging Face folder has none.
+        tokens: how many to run the models on, in windows of the model's context spread evenly over
+            the text.
+        data: text for all of them, as `experiments.pretrain --data`; None: what each run's own
+            training left out, and a Hugging Face folder has none.
+        split: of `data`: "heldout", the part that training on it leaves out; "all", every document
+            of files that no model was trained on.
         tokenizer: for folders without one: "bytes", or the path of a tokenizer.json.
         text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
             text, else "text".
@@ -50,6 +54,7 @@ class AnalyzeConfig:
     checkpoint: str = "latest"
     tokens: int = 4096
     data: str | None = None
+    split: Split = "heldout"
     tokenizer: str | None = None
     text_field: str | None = None
     out: str = "runs/analysis"
@@ -64,6 +69,10 @@ class AnalyzeConfig:
                 value is None or self.data is not None,
                 f"{name}={value!r} goes with data, which names a text.",
             )
+        require(
+            self.split == "heldout" or (self.data is not None and names_files(self.data)),
+            f"split='all' goes with --data and files, came data={self.data}; leave it out.",
+        )
 
 
 @cli.program
@@ -83,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
                 tokens=config.tokens,
                 checkpoint=config.checkpoint,
                 data=config.data,
+                split=config.split,
                 tokenizer=config.tokenizer,
                 text_field=config.text_field,
                 tell=display.busy,

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.trained import Model, data_for, load_model, read_text
+from experiments.trained import Model, Split, data_for, load_model, read_text
 from experiments.workdir import Workdir, data_record
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare
@@ -26,6 +26,7 @@ def open_model(
     tokens: int,
     checkpoint: str = "latest",
     data: str | None = None,
+    split: Split = "heldout",
     tokenizer: str | None = None,
     text_field: str | None = None,
     tell: Tell = _silent,
@@ -37,7 +38,8 @@ def open_model(
         tokens: of text; in whole windows of the model's context, or in one shorter window, spread
             evenly over what is held out.
         checkpoint: of a run, as `load_trained` takes it.
-        data: a text of which the held-out part is taken; None: that of the run.
+        data: a text; None: that of the run, of which the held-out part is taken.
+        split: of `data`: the held-out part, or all of files.
         tokenizer: where the folder has none, see `data_for`.
         text_field: see `data_for`.
         tell: takes a line on what is being done.
@@ -52,7 +54,7 @@ def open_model(
     else:
         needed = tokenizer if model.tokenizer is None else None
         asked = data_for(model, data, tokenizer=needed, text_field=text_field)
-        corpus = read_text(model, asked, tell)
+        corpus = read_text(model, asked, tell, split)
     length = min(model.cfg.context_length, tokens)
     every = -(-corpus.heldout.num_targets // length)
     require(every > 0, f"{data or folder}: nothing of the text is held out; name a longer one.")

@@ -27,7 +27,7 @@ UNROLLED_ON_CPU = 8
 
 _KEPT: dict[str, tuple[Kept, ...]] = {
     "dots": ("product", "row", "attention"),
-    "attention": ("attention",),
+    "attention": ("row", "attention"),
     "full": (),
 }
 

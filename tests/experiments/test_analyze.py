@@ -45,6 +45,9 @@ def test_misuse_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "holds neither a run" in capsys.readouterr().err
     assert analyze.main(["--tokenizer", "bytes"]) == 2
     assert "goes with data" in capsys.readouterr().err
+    for words in (["--split", "all"], ["--split", "all", "--data", "stdlib"]):
+        assert analyze.main(words) == 2
+        assert "split='all' goes with --data and files" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -61,6 +64,10 @@ def test_an_imported_model_is_measured_as_the_run_that_it_was(
     run, imported = json.loads((out / "results.json").read_text())["runs"].values()
     assert (run["model"].pop("step"), imported["model"].pop("step")) == (6, None)
     assert imported == run
+    text.write_text("One document alone, of which nothing can be held out.\n" * 3)
+    assert analyze.main([str(folder), *words]) == 2
+    assert "--split all reads all" in " ".join(capsys.readouterr().err.split())
+    assert analyze.main([str(folder), *words, "--split", "all"]) == 0
     (folder / "tokenizer.json").unlink()
     assert analyze.main([str(folder), *words]) == 2
     assert "name one with --tokenizer" in capsys.readouterr().err

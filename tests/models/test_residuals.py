@@ -123,7 +123,7 @@ def test_between_layers_the_model_keeps_pre_activations_or_inputs(
         assert not [x.shape for x in found if x.shape[:2] == (cfg.num_layers, BATCH * LENGTH)]
 
 
-@pytest.mark.parametrize(("remat", "numbers"), [("dots", 4), ("attention", 0)])
+@pytest.mark.parametrize(("remat", "numbers"), [("dots", 4), ("attention", 4), ("full", 0)])
 def test_for_accelerators_the_scale_and_gains_of_each_row_are_kept_beside_its_product(
     remat: Any, numbers: int
 ):
