@@ -19,7 +19,8 @@ from polycom_jax import aot, get_activation
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError
 from polycom_jax.kernels.arg_specs import ARG_SPECS, ArgSpec
-from polycom_jax.kernels.dispatch import IMPLEMENTATIONS
+from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, compiling_for
+from polycom_jax.kernels.sharded import whole_rows
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.layers import ffn, ffn_specs
 
@@ -86,9 +87,10 @@ def _run(
     for name, contestant in contestants.items():
         tell(f"compiling {name}")
         try:
-            program, arguments = contestant.program(which)
-            placed = aot.place(arguments, device)
-            compiled = aot.compile(program, *placed, compiler_options=options_used)
+            with compiling_for("tpu"), whole_rows(True):
+                program, arguments = contestant.program(which)
+                placed = aot.place(arguments, device)
+                compiled = aot.compile(program, *placed, compiler_options=options_used)
         except InputError as error:  # it does not fit, or this version cannot take the arguments
             left_out[name] = str(error)
         else:

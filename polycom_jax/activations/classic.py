@@ -14,13 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations.inputs import check_floating, check_gate, in_work_dtype
+from polycom_jax.activations.rectifier import rectified, squared_relu
 
 Elementwise = Callable[[Array], Array]
-
-
-def squared_relu(x: Array) -> Array:
-    """max(x, 0)^2 of an array of the work dtype."""
-    return jnp.square(jax.nn.relu(x))
 
 
 def exact_gelu(x: Array) -> Array:
@@ -61,7 +57,7 @@ def _gated(f: Elementwise, gate: ArrayLike, up: ArrayLike) -> Array:
 
 def relu(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:
     """max(x, 0), with derivative 0 at 0. Any shape and floating dtype, which the result has too."""
-    return _elementwise(jax.nn.relu, x)
+    return _elementwise(rectified, x)
 
 
 def relu2(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:
@@ -122,4 +118,4 @@ def reglu(gate: Float[ArrayLike, "*S"], up: Float[ArrayLike, "*S"]) -> Float[Arr
 
     Reference: Shazeer, arXiv 2002.05202.
     """
-    return _gated(jax.nn.relu, gate, up)
+    return _gated(rectified, gate, up)

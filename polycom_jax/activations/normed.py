@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from polycom_jax.activations.classic import Elementwise, exact_gelu, squared_relu
+from polycom_jax.activations.classic import Elementwise, exact_gelu
 from polycom_jax.activations.inputs import EPS, check_gate, check_row, in_work_dtype
 from polycom_jax.activations.polynomial import scale_row
+from polycom_jax.activations.rectifier import squared_relu
 
 AxisName = str | tuple[str, ...] | None
 """Mesh axis, or axes, that split the rows inside `jax.shard_map`; None: rows are whole."""

@@ -1,6 +1,8 @@
-"""Sums over rows of several arrays in one pass, for XLA's CPU backend."""
+"""Sums over rows of several arrays in one pass, as XLA's CPU and TPU backends need them told."""
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 PARTS = 8
-"""Parts a row is cut into, which are added to each other lane by lane: LLVM unrolls that many and
-vectorises over lanes; from 32 on it does not, and the sum is one scalar addition after another."""
+"""Parts a row is cut into. On a CPU they are added to each other lane by lane: LLVM unrolls that
+many and vectorises over lanes; from 32 on it does not, and the sum is one scalar addition after
+another. On a TPU each is summed for itself, see `sums_in_parts`."""
+
+LANES = 128
+"""Of a TPU's registers."""
 
 NARROW = 64
 """Rows up to this wide are summed at once: there is too little to vectorise."""
@@ -49,6 +55,25 @@ def _add(terms: Sequence[Array], axis: int = -1) -> list[Array]:
 
     inits = (zero,) * len(terms)
     return list(jax.lax.reduce(tuple(terms), inits, add, (axis % terms[0].ndim,)))
+
+
+def sums_in_parts(
+    terms: Callable[[Float[Array, "*S P"]], Sequence[Float[Array, "*S P"]]],
+    x: Float[Array, "*S F"],
+) -> list[Float[Array, "*S 1"]]:
+    """row_sums(terms(x)) for XLA's TPU backend: of `PARTS` parts of whole registers' lanes, added.
+
+    In one piece it takes 0.427, 0.284 and 0.841 ms for x^2, x^4 and x^6 of bfloat16 rows of 8,256,
+    5,504 and 16,384 (16,384 rows on v5p; a plain sum of x takes as long), in these parts 0.184,
+    0.128 and 0.336; v5e, v4 and v6e gain as much (libtpu 0.0.50.1, its own estimate). Half as many
+    parts, or twice as many, gain less. `terms` is of elements, so that parts of x can be cut before
+    it: XLA may write the terms to memory where they are cut.
+    """
+    width = x.shape[-1]
+    part = -(-width // (PARTS * LANES)) * LANES
+    parts = [terms(x[..., i : i + part]) for i in range(0, width, part)]
+    sums = [[jnp.sum(t, axis=-1, keepdims=True) for t in own] for own in parts]
+    return [functools.reduce(operator.add, of_parts) for of_parts in zip(*sums, strict=True)]
 
 
 @row_sums.defjvp

@@ -1,6 +1,8 @@
 """Kernels inside programs that run over a mesh: a kernel sees what one device holds."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,37 @@ from polycom_jax.sharding import Rules
 def hidden_axes(x: Float[Array, "*N F"]) -> tuple[str, ...]:
     """The logical axes of the hidden layer: tokens, flat or by sequence, by width."""
     return ("batch", "mlp") if x.ndim == 2 else ("batch", "seq", "mlp")
+
+
+_whole: ContextVar[bool | None] = ContextVar("whole", default=None)
+
+
+def rows_are_whole() -> bool:
+    """Whether it is known that no mesh axis splits the rows that an activation gets.
+
+    An array does not tell while a function is traced; `whole_rows` does, and one device alone has
+    nothing to split them over.
+    """
+    told = _whole.get()
+    return jax.device_count() == 1 if told is None else told
+
+
+@contextlib.contextmanager
+def whole_rows(whole: bool) -> Iterator[None]:
+    """While it lasts, `rows_are_whole` says so."""
+    token = _whole.set(whole)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
+def splits_rows(rules: Rules | None) -> bool:
+    """Whether the mesh of `jax.set_mesh` splits the hidden layer's width by these rules."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty:
+        return False
+    return larger_than_one(mesh, rules.partition(("mlp",))[0]) is not None
 
 
 def over_mesh(

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
-from polycom_jax.kernels.sharded import larger_than_one
+from polycom_jax.kernels.keep import keeping
+from polycom_jax.kernels.sharded import larger_than_one, whole_rows
 from polycom_jax.models import exchange as ex
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.moved import collect, inverse, permute, spread
@@ -188,7 +189,7 @@ def _experts(
         hidden = [product(rows, params[name]) for name in names]
 
     def down(activation: Any, w_down: Array, weight: Array, *hidden: Array) -> Array:
-        with jax.named_scope("activation"):
+        with jax.named_scope("activation"), whole_rows(hidden_axis is None):
             h = _activate(cfg, activation, hidden, sizes, hidden_axis)
             h = (h.astype(jnp.float32) * weight[:, None]).astype(h.dtype)
         with jax.named_scope("experts_down"):
@@ -196,8 +197,7 @@ def _experts(
 
     if cfg.remat == "none":
         # The pre-activations are kept and h is not, as in a dense layer.
-        policy = jax.checkpoint_policies.nothing_saveable
-        down = jax.checkpoint(down, policy=policy, prevent_cse=False)
+        down = jax.checkpoint(down, policy=keeping("row"), prevent_cse=False)
     return down(params["activation"], params[_OUT], weight, *hidden)
 
 

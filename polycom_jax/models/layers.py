@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 from polycom_jax.kernels.apart import apart
 from polycom_jax.kernels.attention import attention as attend
 from polycom_jax.kernels.dispatch import backend
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.keep import keep, keeping
 from polycom_jax.kernels.rope import rope
-from polycom_jax.kernels.sharded import hidden_axes, over_mesh
+from polycom_jax.kernels.sharded import hidden_axes, over_mesh, splits_rows, whole_rows
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
@@ -207,9 +207,9 @@ def ffn(
             return jnp.dot(h, w_down)
 
     if cfg.remat == "none":
-        # The pre-activations are kept and h is not: the gradient of w_down computes it again.
-        policy = jax.checkpoint_policies.nothing_saveable
-        down = jax.checkpoint(down, policy=policy, prevent_cse=False)
+        # The pre-activations are kept and h is not: the gradient of w_down computes it again, from
+        # what PolyNorm knows of each row.
+        down = jax.checkpoint(down, policy=keeping("row"), prevent_cse=False)
     out = down(params["activation"], params["w_down"], hidden).reshape(x.shape)
     return constrain(out, rules, "batch", "seq", "residual")
 
@@ -226,4 +226,5 @@ def _activate(
 ) -> Float[Array, "*N F"]:
     if cfg.row.options.implementation == "pallas_tpu":
         return over_mesh(cfg.row.apply, rules, params, *hidden)
-    return cfg.row.apply(params, *hidden)
+    with whole_rows(not splits_rows(rules)):
+        return cfg.row.apply(params, *hidden)

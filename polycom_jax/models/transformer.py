@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import backend
-from polycom_jax.kernels.keep import Kept, keep
+from polycom_jax.kernels.keep import Kept, keep, keeping
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.moe import moe, moe_specs, summary
@@ -192,9 +192,8 @@ def _run_group(
     if cfg.remat != "none":
         # A loop keeps forward and backward apart; unrolled, XLA would merge what is recomputed
         # with what it was to replace.
-        policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[cfg.remat])
         looped = unroll < cfg.num_layers
-        block = jax.checkpoint(block, policy=policy, prevent_cse=not looped)
+        block = jax.checkpoint(block, policy=keeping(*_KEPT[cfg.remat]), prevent_cse=not looped)
     return jax.lax.scan(block, x, (stacked, cache), unroll=unroll)
 
 

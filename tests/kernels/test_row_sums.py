@@ -5,16 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax.kernels.row_sums import row_sums
+from polycom_jax.kernels.row_sums import row_sums, sums_in_parts
 
 # Below and at the cuts of row_sums, with and without a rest, and where lanes are cut again.
 WIDTHS = (1, 7, 64, 65, 123, 512, 4096, 4100, 65_536)
 
 
+def of_parts(terms):
+    """Both arrays as one, of which a part gives both."""
+    return sums_in_parts(lambda both: list(both), jnp.stack(terms))
+
+
+@pytest.mark.parametrize("add", [row_sums, of_parts])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_sums_are_those_of_float64(width):
+def test_sums_are_those_of_float64(add, width):
     rows = np.random.default_rng(width).normal(size=(3, width)).astype(np.float32)
-    sums = row_sums([jnp.asarray(rows**2), jnp.asarray(rows)])
+    sums = add([jnp.asarray(rows**2), jnp.asarray(rows)])
     for got, terms in zip(
         sums, (rows.astype(np.float64) ** 2, rows.astype(np.float64)), strict=True
     ):
@@ -22,6 +28,17 @@ def test_sums_are_those_of_float64(width):
         bound = 2**-24 * np.sqrt(600) * np.abs(terms).sum(-1, keepdims=True)
         assert got.shape == (3, 1)
         assert np.all(np.abs(got - terms.sum(-1, keepdims=True)) <= bound)
+
+
+@pytest.mark.parametrize(
+    ("width", "parts"), [(128, 1), (129, 2), (1536, 6), (8256, 8), (65_536, 8)]
+)
+def test_a_tpu_gets_a_few_parts_of_whole_registers(width, parts):
+    x = jax.ShapeDtypeStruct((4, width), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda x: sums_in_parts(lambda x: [x], x))(x)
+    cuts = [eqn.params for eqn in jaxpr.eqns if eqn.primitive.name == "slice"]
+    assert max(len(cuts), 1) == parts
+    assert all(cut["start_indices"][1] % 128 == 0 for cut in cuts)
 
 
 def test_no_term_is_written_to_memory():

@@ -1,5 +1,6 @@
 """The feed-forward block as it is built for a TPU, on a CPU: the same numbers, another program."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.models import layers
+from polycom_jax.sharding import Rules, make_mesh
 
 SMALL = replace(models.preset("tiny"), dtype="float32")
 
@@ -66,3 +68,18 @@ def test_only_where_a_gradient_waits_for_sums_over_rows_is_it_formed_twice():
     with compiling_for("tpu"):
         assert [barriers(name) for name in names] == [1, 1, 1, 0]
     assert barriers("poly_norm") == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "parts"), [(None, 3), ({"fsdp": 8}, 3), ({"data": 4, "tensor": 2}, 1)]
+)
+def test_rows_are_cut_for_their_sums_where_no_mesh_axis_splits_them(split: Any, parts: int):
+    # Of rows that lie on several devices, GSPMD would move what is cut to another one.
+    cfg = replace(SMALL, activation="poly_norm", ffn_width=300)
+    params = pm.abstract(layers.ffn_specs(cfg))
+    x = jax.ShapeDtypeStruct((8, 8, cfg.embed_dim), jnp.float32)
+    mesh = jax.set_mesh(make_mesh(**{"data": 1} | split)) if split else contextlib.nullcontext()
+    with compiling_for("tpu"), mesh:
+        traced = jax.make_jaxpr(lambda p, x: layers.ffn(cfg, p, x, Rules() if split else None))
+        powers = str(traced(params, x)).count(" slice[")
+    assert powers == (0 if parts == 1 else parts)

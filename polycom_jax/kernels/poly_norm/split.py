@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner, scale_row
+from polycom_jax.activations.rectifier import step
 from polycom_jax.kernels.poly_norm import rows
 from polycom_jax.kernels.recompute import recomputed
 
@@ -60,7 +61,7 @@ def _relu_value(x: Array, coeffs: Array, **static: Any) -> Array:
 
 def _relu_tangent(primals: Any, tangents: Any, **static: Any) -> Array:
     (x, coeffs), (dx, dcoeffs) = primals, tangents
-    return _derivative(jax.nn.relu(x), coeffs, jnp.where(x > 0, dx, 0), dcoeffs, **static)
+    return _derivative(jax.nn.relu(x), coeffs, step(x) * dx, dcoeffs, **static)
 
 
 def _glu_value(gate: Array, up: Array, coeffs: Array, **static: Any) -> Array:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.activations.polynomial import horner, norm_polynomial, power_gains, scale_row
+from polycom_jax.activations.rectifier import step
 from polycom_jax.kernels.recompute import recomputed
 
 Pair = tuple[Array, Array]
@@ -81,7 +82,7 @@ def relu_value(x: Array, coeffs: Array, *, eps: float, known: Known = None) -> A
 def relu_tangent(primals: Pair, tangents: Pair, *, eps: float, known: Known = None) -> Array:
     """The change of `poly_relu_norm` along (dx, dcoeffs)."""
     (x, coeffs), (dx, dcoeffs) = primals, tangents
-    dx = jnp.where(x > 0, dx, 0)
+    dx = step(x) * dx
     known = known or _relu_row(primals, eps=eps)
     return _derivative(jax.nn.relu(x), coeffs, dx, dcoeffs, known)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from polycom_jax.activations.learnable import prelu
 from polycom_jax.activations.polynomial import horner
+from polycom_jax.activations.rectifier import step
 from polycom_jax.kernels.recompute import recomputed
 
 
@@ -28,7 +29,7 @@ def relu_value(x: Array, coeffs: Array) -> Array:
 def relu_tangent(primals: Any, tangents: Any) -> Array:
     """Its change along (dx, dcoeffs)."""
     (x, coeffs), (dx, dcoeffs) = primals, tangents
-    return _derivative(jax.nn.relu(x), coeffs, jnp.where(x > 0, dx, 0), dcoeffs)
+    return _derivative(jax.nn.relu(x), coeffs, step(x) * dx, dcoeffs)
 
 
 def prelu_value(x: Array, coeffs: Array, slope: Array) -> Array:
@@ -39,7 +40,8 @@ def prelu_value(x: Array, coeffs: Array, slope: Array) -> Array:
 def prelu_tangent(primals: Any, tangents: Any) -> Array:
     """Its change along (dx, dcoeffs, dslope)."""
     (x, coeffs, slope), (dx, dcoeffs, dslope) = primals, tangents
-    dz = jnp.where(x > 0, dx, slope * dx + x * dslope)
+    positive = step(x)
+    dz = (positive + (1 - positive) * slope) * dx + jnp.minimum(x, 0) * dslope
     return _derivative(prelu(x, slope), coeffs, dz, dcoeffs)
 
 
