@@ -19,7 +19,7 @@ import jax
 
 from experiments import cli
 from experiments.config import from_command
-from experiments.environment import facts
+from experiments.environment import commit, facts
 from experiments.faults.compare import differences
 from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
@@ -72,14 +72,14 @@ def main(argv: Sequence[str]) -> int:
         not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; name a new folder."
     )
     command = shlex.join(["python", "-m", "experiments.faults", *argv])
+    begun_with = commit()
     with Display() as display:
         # Here arrays are only compared; the devices are the runs'.
         jax.config.update("jax_platforms", "cpu")
         torture = Torture(out, rest, config.run.checkpoint_every, options, display)
         torture.run()
-        outcome = Outcome(
-            command, facts(config.run), torture.kills, torture.runs, torture.differences
-        )
+        about = {**facts(config.run), "commit": begun_with or "not known"}
+        outcome = Outcome(command, about, torture.kills, torture.runs, torture.differences)
         outcome.write(out)
         display.console.print(outcome.table())
         for run, found in outcome.differences.items():
