@@ -1,6 +1,7 @@
 """Strict JAX for every test: eight virtual CPU devices, and rank promotion raises."""
 
 import os
+import sys
 
 # Before the backend starts: a test must not depend on the accelerator that happens to be there,
 # unless it says so by its marker (`-m gpu`, `-m tpu` are run with this variable set by hand).
@@ -26,6 +27,23 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Prepared data and compiled programs go to a folder of this test run, never to the user's."""
     os.environ["POLYCOM_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture(scope="module")
+def own_modules(tmp_path_factory: pytest.TempPathFactory):
+    """Code of a Hugging Face folder is copied to a folder of the tests and forgotten behind them.
+
+    Otherwise it would go below HF_HOME, and a folder of the same name in another module of tests
+    would be looked for where the first one's copy lies.
+    """
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    copies = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", copies)
+        patch.setattr(sys, "path", [*sys.path])
+        yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,12 +93,10 @@ def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")  # theirs are not ours to mend
-def test_pytorch_writes_the_same_text(settings, tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("own_modules")
+def test_pytorch_writes_the_same_text(settings, tmp_path, capsys):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra bench)")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    modules = transformers.dynamic_module_utils
-    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
     whole, target = str(tmp_path / "run"), str(tmp_path / "exported")
     assert pretrain.main(["--config", str(settings), "--workdir", whole]) == 0
     assert convert.main(["--source", whole, "--target", target]) == 0

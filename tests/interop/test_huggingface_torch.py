@@ -24,22 +24,15 @@ torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed (extr
 transformers: Any = pytest.importorskip(
     "transformers", reason="transformers is not installed (extra bench)"
 )
-pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to mend
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # theirs are not ours to mend
+    pytest.mark.usefixtures("own_modules"),
+]
 
 ATOL = 1e-4
 """Logits of order 1 to 5, from float32 sums in different orders."""
 
 FORWARD = jax.jit(models.forward, static_argnums=0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _modules(tmp_path_factory: pytest.TempPathFactory):
-    """Code from a folder is copied below HF_HOME, which may not be the user's here."""
-    copies = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", copies)
-        patch.setattr(sys, "path", [*sys.path])
-        yield
 
 
 def theirs(folder: Path, **options: Any) -> Any:

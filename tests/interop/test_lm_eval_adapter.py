@@ -1,7 +1,6 @@
 """Against the harness's own `hf` backend, where it and PyTorch are installed (extra `eval`)."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ transformers: Any = pytest.importorskip(
 )
 pytest.importorskip("torch", reason="PyTorch is not installed (extra eval)")
 pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to mend
-
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # theirs are not ours to mend
+    pytest.mark.usefixtures("own_modules"),
+]
 NATS = 1e-3
 """Sums of some 60 float32 log-probabilities of order 5; each side adds in another order."""
 
@@ -72,16 +74,6 @@ generation_kwargs: {until: ["STOP", "\\n\\n"], do_sample: false, max_gen_toks: 2
 metric_list: [{metric: exact_match}]
 """,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _modules(tmp_path_factory: pytest.TempPathFactory):
-    """Code from a folder is copied below HF_HOME, which may not be the user's here."""
-    copies = str(tmp_path_factory.mktemp("modules"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", copies)
-        patch.setattr(sys, "path", [*sys.path])
-        yield
 
 
 @pytest.fixture(scope="module")
