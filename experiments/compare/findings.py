@@ -285,7 +285,7 @@ def _crossed(arms: Mapping[str, ArmFinding], pair: Pair, other: Pair) -> Paired 
     losses = [np.asarray(arms[name].losses) for name in (*pair, *other)]
     if not np.isfinite(losses).all():
         return None
-    return paired(losses[0] - losses[1], losses[2] - losses[3])
+    return paired((losses[0] - losses[1]).tolist(), (losses[2] - losses[3]).tolist())
 
 
 def _compared(
