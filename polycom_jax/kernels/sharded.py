@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import InputError
@@ -25,11 +25,15 @@ _whole: ContextVar[bool | None] = ContextVar("whole", default=None)
 def rows_are_whole() -> bool:
     """Whether it is known that no mesh axis splits the rows that an activation gets.
 
-    An array does not tell while a function is traced; `whole_rows` does, and one device alone has
-    nothing to split them over.
+    An array does not tell while a function is traced; `whole_rows` does. Without it: one device
+    alone has nothing to split them over, and inside `jax.shard_map` over all axes of a mesh an
+    array is what one device holds.
     """
     told = _whole.get()
-    return jax.device_count() == 1 if told is None else told
+    if told is not None:
+        return told
+    kinds = set(jax.sharding.get_abstract_mesh().axis_types)
+    return jax.device_count() == 1 or kinds == {AxisType.Manual}
 
 
 @contextlib.contextmanager

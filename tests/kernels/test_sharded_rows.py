@@ -17,7 +17,7 @@ from polycom_jax.kernels.poly_norm import (
     poly_norm_glu,
     poly_relu_norm,
 )
-from polycom_jax.kernels.sharded import over_mesh
+from polycom_jax.kernels.sharded import over_mesh, rows_are_whole, whole_rows
 from polycom_jax.sharding import Rules, make_mesh
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -171,3 +171,22 @@ def test_an_axis_that_is_not_there_and_a_version_without_shards_are_told(mesh):
         poly_norm(x, COEFFS, axis_name="tensor")
     with pytest.raises(InputError, match=r"poly_norm over shards 'reference'.*pallas_tpu, xla"):
         split(partial(poly_norm, implementation="reference"), mesh)(x, COEFFS)
+
+
+def test_rows_are_known_to_be_whole_inside_a_shard_map_or_where_it_is_said():
+    mesh, told = make_mesh(data=4, tensor=2), []
+
+    def look(x):
+        told.append(rows_are_whole())
+        return x
+
+    x = jnp.ones((8, 4))
+    specs = {"in_specs": P("data"), "out_specs": P("data")}
+    with jax.set_mesh(mesh):
+        jax.eval_shape(look, x)
+        jax.eval_shape(jax.shard_map(look, **specs), x)
+        # GSPMD may still split rows over the axis that is left to it.
+        jax.eval_shape(jax.shard_map(look, axis_names={"data"}, **specs), x)
+    with whole_rows(True):
+        jax.eval_shape(look, x)
+    assert told == [False, True, False, True]

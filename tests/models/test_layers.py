@@ -53,7 +53,7 @@ def test_a_tpu_s_block_has_the_values_and_gradients_of_a_cpu_s(activation: str, 
         twice = everything()
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(twice), strict=True):
         # Sums over up to 10^4 terms of float32, in another order.
-        assert jnp.max(jnp.abs(a - b)) <= 3e-6 * jnp.max(jnp.abs(a))
+        assert jnp.max(jnp.abs(a - b)) <= 2**-24 * 10**2 * jnp.max(jnp.abs(a))
 
 
 def barriers(activation: str) -> int:
@@ -70,16 +70,17 @@ def test_only_where_a_gradient_waits_for_sums_over_rows_is_it_formed_twice():
     assert barriers("poly_norm") == 0
 
 
-@pytest.mark.parametrize(
-    ("split", "parts"), [(None, 3), ({"fsdp": 8}, 3), ({"data": 4, "tensor": 2}, 1)]
-)
-def test_rows_are_cut_for_their_sums_where_no_mesh_axis_splits_them(split: Any, parts: int):
-    # Of rows that lie on several devices, GSPMD would move what is cut to another one.
+def slices(split: dict[str, int] | None) -> int:
     cfg = replace(SMALL, activation="poly_norm", ffn_width=300)
     params = pm.abstract(layers.ffn_specs(cfg))
     x = jax.ShapeDtypeStruct((8, 8, cfg.embed_dim), jnp.float32)
     mesh = jax.set_mesh(make_mesh(**{"data": 1} | split)) if split else contextlib.nullcontext()
     with compiling_for("tpu"), mesh:
         traced = jax.make_jaxpr(lambda p, x: layers.ffn(cfg, p, x, Rules() if split else None))
-        powers = str(traced(params, x)).count(" slice[")
-    assert powers == (0 if parts == 1 else parts)
+        return str(traced(params, x)).count(" slice[")
+
+
+def test_rows_are_cut_for_their_sums_where_no_mesh_axis_splits_them():
+    # Of rows that lie on several devices, GSPMD would move what is cut to another one.
+    whole = slices({"data": 4, "tensor": 2})
+    assert [slices(split) - whole for split in (None, {"fsdp": 8}, {"tensor": 8})] == [3, 3, 0]
