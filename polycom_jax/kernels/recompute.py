@@ -38,17 +38,9 @@ def recomputed(
         f(*arrays, **static), compiled also when called eagerly; `static` must be hashable.
     """
 
-    def numbers_of(arrays: tuple[Array, ...], options: dict[str, Any]) -> list[Array]:
-        return [] if row is None else row(arrays, **options)
-
-    def valued(arrays: tuple[Array, ...], known: list[Array], options: dict[str, Any]) -> Array:
-        more = {"known": known} if known else {}
-        return in_work_dtype(partial(value, **more, **options), *arrays)
-
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
     def function(static: tuple[tuple[str, Any], ...], *arrays: Array) -> Array:
-        options = dict(static)
-        return valued(arrays, numbers_of(arrays, options), options)
+        return in_work_dtype(partial(value, **dict(static)), *arrays)
 
     @function.defjvp
     def rule(
@@ -57,8 +49,12 @@ def recomputed(
         tangents: tuple[Array, ...],
     ) -> tuple[Array, Array]:
         options = dict(static)
-        known = [keep("row", number) for number in numbers_of(primals, options)]
-        out = valued(primals, known, options)
+        if row is None:
+            known: list[Array] = []
+            out = function(static, *primals)
+        else:
+            known = [keep("row", number) for number in row(primals, **options)]
+            out = in_work_dtype(partial(value, known=known, **options), *primals)
         forward = _along(tangent, len(primals), options)
         backward = _against(gradient, options) if gradient else _transposed(forward, len(primals))
         return out, linear_map(forward, backward, (*primals, *known), tangents)
