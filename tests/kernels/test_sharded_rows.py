@@ -181,12 +181,12 @@ def test_rows_are_known_to_be_whole_inside_a_shard_map_or_where_it_is_said():
         return x
 
     x = jnp.ones((8, 4))
-    specs = {"in_specs": P("data"), "out_specs": P("data")}
+    manual = partial(jax.shard_map, look, in_specs=P("data"), out_specs=P("data"))
     with jax.set_mesh(mesh):
         jax.eval_shape(look, x)
-        jax.eval_shape(jax.shard_map(look, **specs), x)
+        jax.eval_shape(manual(), x)
         # GSPMD may still split rows over the axis that is left to it.
-        jax.eval_shape(jax.shard_map(look, axis_names={"data"}, **specs), x)
+        jax.eval_shape(manual(axis_names={"data"}), x)
     with whole_rows(True):
         jax.eval_shape(look, x)
     assert told == [False, True, False, True]
