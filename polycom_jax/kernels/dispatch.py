@@ -60,8 +60,8 @@ Preference = Implementation | AttentionImplementation | Where
 # 8192 x 2048 x 8256, forward and backward, takes 9.38 ms with `xla` and at least 9.73 with
 # `pallas_tpu` (libtpu 0.0.51). An activation stands between matmuls, so XLA it is; `tpu` is how its
 # backend needs PolyNorm told: 24 layers of 16,384 x 2048 x 8256 on v5p, forward and backward, take
-# 205 ms with it and gradients formed `apart`, 238 with `xla`; relu2's 199, SwiGLU's 202 (libtpu
-# 0.0.50.1, xla_tpu_scoped_vmem_limit_kib=49152).
+# 205 ms with it and 224 with `xla`, gradients formed `apart` in both; relu2's 199, SwiGLU's 202
+# (libtpu 0.0.50.1, xla_tpu_scoped_vmem_limit_kib=49152).
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
     "cpu": (Where("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
     "gpu": ("cudnn", "xla"),

@@ -96,8 +96,8 @@ class ModelConfig:
             are never all in memory; gradients are those of the whole. None: over all at once.
         remat: what the backward pass recomputes: "none"; "dots": all but attention and the matrix
             products that it needs (not those of experts); "attention": all but what attention's
-            backward pass reads (q, k, v and the result); "full": whole blocks. The first two keep
-            PolyNorm's few numbers a row, too.
+            backward pass reads (q, k, v and the result); "full": whole blocks. All but "full" keep
+            PolyNorm's few numbers a row.
         unroll: layers that one step of the scan over layers runs; None: all of them on a CPU where
             they are few, else one. More layers take longer to compile.
     """
