@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from experiments import pretrain
 from experiments.faults.compare import differences
@@ -45,10 +45,14 @@ def two_hosts(
     settings: Path, workdir: Path, *words: str, program: tuple[str, ...] = PLAIN
 ) -> Iterator[Processes]:
     """The program on two hosts."""
-    with socket.create_server(("", 0)) as server:
-        port = server.getsockname()[1]
     command = [sys.executable, *program, "--config", str(settings)]
-    place = ["--hosts.coordinator", f"localhost:{port}", "--hosts.count", "2", "--hosts.index"]
+    place = [
+        "--hosts.coordinator",
+        f"localhost:{free_port()}",
+        "--hosts.count",
+        "2",
+        "--hosts.index",
+    ]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     started = [
         subprocess.Popen(
