@@ -48,11 +48,11 @@ Preference = Implementation | AttentionImplementation | Where
 # cpu, attention: a training step (4,096 tokens, 6 layers, 4 heads of 64) takes 1.09, 0.99 and 0.92
 # of the time with `blocks` that it takes with `xla`, at windows of 256, 512 and 1024.
 #
-# cpu, PolyNorm: forward and backward, float32, take 0.45 to 0.50 of the time of `xla` at
-# [2048, 4096] and [8192, 1024] (`experiments.benchmark ops`, two cores, jax 0.12).
+# cpu, PolyNorm and PolyReLU: forward and backward, float32, take 0.37 to 0.42 of the time of `xla`
+# at [2048, 4096] and [8192, 1024] (`experiments.benchmark ops`, two cores, jax 0.12).
 #
-# cpu, PolyReLU: 0.50 to 0.60 of the time of `xla`, likewise. gpu: not measured; XLA's fusions, and
-# cuDNN for attention, which is what JAX's users take there. tpu, attention: compiled, not timed.
+# gpu: not measured; XLA's fusions, and cuDNN for attention, which is what JAX's users take there.
+# tpu, attention: compiled, not timed.
 #
 # tpu, PolyNorm and PolyReLU: a kernel alone beats XLA (bfloat16 [8192, 4096] on v5e, by the
 # compiler's own schedules: PolyNorm forward 0.16 against 1.03 ms, backward 0.26 against 1.23), but

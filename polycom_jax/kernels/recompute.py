@@ -20,7 +20,8 @@ Row = Callable[..., list[Array]]
 """row(primals, **static): numbers of each row, in the work dtype, that value and tangent need. It
 takes arrays in any dtype."""
 Gradient = Callable[..., Sequence[Array]]
-"""gradient(primals, cotangent, **static) in the work dtype: the transpose of `tangent`."""
+"""gradient(primals, cotangent, **static) in the work dtype: the transpose of `tangent`; with a
+`Row`, it takes `known`, too."""
 
 
 def recomputed(
@@ -55,8 +56,9 @@ def recomputed(
         else:
             known = [keep("row", number) for number in row(primals, **options)]
             out = in_work_dtype(partial(value, known=known, **options), *primals)
-        forward = _along(tangent, len(primals), options)
-        backward = _against(gradient, options) if gradient else _transposed(forward, len(primals))
+        inputs = len(primals)
+        forward = _along(tangent, inputs, options)
+        backward = _against(gradient, inputs, options) if gradient else _transposed(forward, inputs)
         return out, linear_map(forward, backward, (*primals, *known), tangents)
 
     @partial(jax.jit, static_argnums=0)
@@ -93,13 +95,15 @@ def _transposed(forward: Forward, inputs: int) -> Backward:
     return backward
 
 
-def _against(gradient: Gradient, options: dict[str, Any]) -> Backward:
+def _against(gradient: Gradient, inputs: int, options: dict[str, Any]) -> Backward:
     """`gradient` of arrays in their own dtypes; each comes back in that of its argument."""
 
     def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
-        dtype = work_dtype(fixed[0].dtype)
-        wide = tuple(p.astype(dtype) for p in fixed)
-        grads = gradient(wide, cotangent.astype(dtype), **options)
-        return [g.astype(p.dtype) for g, p in zip(grads, fixed, strict=True)]
+        primals, known = fixed[:inputs], fixed[inputs:]
+        more = {"known": known} if known else {}
+        dtype = work_dtype(primals[0].dtype)
+        wide = tuple(p.astype(dtype) for p in primals)
+        grads = gradient(wide, cotangent.astype(dtype), **more, **options)
+        return [g.astype(p.dtype) for g, p in zip(grads, primals, strict=True)]
 
     return backward

@@ -1,7 +1,8 @@
 """PolyNorm and its two relatives in few passes over memory, for XLA's CPU backend.
 
-Forward: the row sums of x^2, x^4 ... in one pass, the polynomial in a second. Backward: those sums,
-the row sums of g, g x, g x^2 ... in another pass, and the input's gradient in the last one:
+Forward: the row sums of x^2, x^4 ... in one pass, from which the numbers of each row follow that
+the backward pass keeps; the polynomial in a second. Backward: the row sums of g, g x, g x^2 ... in
+one pass, the input's gradient in another:
 
     dx = g sum_i i a_i s_i x^(i-1) - sum_i i a_i s_i^3 mean(g x^i) x^(2i-1)
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.activations.polynomial import horner, scale_row
 from polycom_jax.kernels.poly_norm import xla
 from polycom_jax.kernels.recompute import recomputed
@@ -45,41 +47,55 @@ def _pulls(x: Float[Array, "*S F"], g: Float[Array, "*S F"], order: int) -> Rows
     return row_sums(terms)
 
 
-def _scale_and_moments(x: Float[Array, "*S F"], order: int) -> tuple[Array, Rows]:
-    """The scale of each row, and the row sums of z^2, z^4 ... for z = scale * x."""
+def row(primals: xla.Pair, *, eps: float) -> Rows:
+    """The scale of each row, and the gain of each power."""
+    x, coeffs = primals
+    return _row(x.astype(work_dtype(x.dtype)), coeffs.size - 1, eps)
 
-    def scaled(x: Array, *_sums: Array) -> tuple[Array, Rows]:
+
+def _row(x: Float[Array, "*S F"], order: int, eps: float) -> Rows:
+    def scaled(x: Array, *_sums: Array) -> Rows:
         z, scale = scale_row(x)
-        return scale, _moments(z, order)
+        return [scale, *_moments(z, order)]
 
-    def as_it_is(_x: Array, *sums: Array) -> tuple[Array, Rows]:
-        return jnp.ones_like(sums[0]), list(sums)
+    def as_it_is(_x: Array, *sums: Array) -> Rows:
+        return [jnp.ones_like(sums[0]), *sums]
 
     # Only what is small leaves the conditional: XLA's CPU backend runs what is inside on one core.
     sums = _moments(x, order)
-    return jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_it_is, scaled, x, *sums)
+    scale, *sums = jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_it_is, scaled, x, *sums)
+    means = [m / x.shape[-1] + eps * scale ** (2 * i) for i, m in enumerate(sums, start=1)]
+    return [scale, *map(jax.lax.rsqrt, means)]
 
 
-def _gains(scale: Array, moments: Rows, width: int, eps: float) -> Rows:
-    return [
-        jax.lax.rsqrt(m / width + eps * scale ** (2 * i)) for i, m in enumerate(moments, start=1)
-    ]
+def _relu_row(primals: xla.Pair, *, eps: float) -> Rows:
+    x, coeffs = primals
+    return row((jax.nn.relu(x), coeffs), eps=eps)
 
 
-def _polynomial(z: Array, coeffs: Array, gains: Rows) -> Array:
-    bias, *others = coeffs
-    return horner(z, [bias, *(a * s for a, s in zip(others, gains, strict=True))])
+def _glu_row(primals: Any, *, eps: float) -> Rows:
+    gate, _, coeffs = primals
+    return row((gate, coeffs), eps=eps)
 
 
-def _value(x: Array, coeffs: Array, *, eps: float) -> Array:
-    scale, moments = _scale_and_moments(x, coeffs.size - 1)
-    return _polynomial(x * scale, coeffs, _gains(scale, moments, x.shape[-1], eps))
+def _value(x: Array, coeffs: Array, *, eps: float, known: xla.Known = None) -> Array:
+    return xla.value(x, coeffs, eps=eps, known=known or row((x, coeffs), eps=eps))
 
 
-def _gradients(x: Array, coeffs: Array, g: Array, eps: float) -> tuple[Array, Array, Array]:
-    """Of x and coeffs; and the value, which costs nothing where it is not used."""
-    order, width = coeffs.size - 1, x.shape[-1]
-    scale, moments = _scale_and_moments(x, order)
+def _relu_value(x: Array, coeffs: Array, *, eps: float, known: xla.Known = None) -> Array:
+    return _value(jax.nn.relu(x), coeffs, eps=eps, known=known)
+
+
+def _glu_value(
+    gate: Array, up: Array, coeffs: Array, *, eps: float, known: xla.Known = None
+) -> Array:
+    return _value(gate, coeffs, eps=eps, known=known) * up
+
+
+def _gradient(primals: xla.Pair, g: Array, *, eps: float, known: Rows) -> tuple[Array, Array]:
+    del eps
+    x, coeffs = primals
+    (scale, *gains), order, width = known, coeffs.size - 1, x.shape[-1]
 
     def again(x: Array, g: Array, scale: Array, *_sums: Array) -> Rows:
         return _pulls(x * scale, g, order)
@@ -89,7 +105,7 @@ def _gradients(x: Array, coeffs: Array, g: Array, eps: float) -> tuple[Array, Ar
 
     sums = _pulls(x, g, order)
     bias, *pulls = jax.lax.cond(jnp.all(scale == 1), as_they_are, again, x, g, scale, *sums)
-    z, gains = x * scale, _gains(scale, moments, width, eps)
+    z = x * scale
     straight, shrink = [], []
     for i, (a, s, pull) in enumerate(zip(coeffs[1:], gains, pulls, strict=True), start=1):
         straight.append(i * a * s)
@@ -97,36 +113,21 @@ def _gradients(x: Array, coeffs: Array, g: Array, eps: float) -> tuple[Array, Ar
         shrink.append(i * a * s * (s * (s * (pull / width))))
     dx = (horner(z, straight) * g - horner(z * z, shrink) * z) * scale
     of_powers = [s * pull for s, pull in zip(gains, pulls, strict=True)]
-    dcoeffs = jnp.stack([jnp.sum(rows) for rows in (bias, *of_powers)])
-    return dx, dcoeffs, _polynomial(z, coeffs, gains)
+    return dx, jnp.stack([jnp.sum(rows) for rows in (bias, *of_powers)])
 
 
-def _gradient(primals: Any, g: Array, *, eps: float) -> tuple[Array, Array]:
+def _relu_gradient(primals: xla.Pair, g: Array, *, eps: float, known: Rows) -> tuple[Array, Array]:
     x, coeffs = primals
-    dx, dcoeffs, _ = _gradients(x, coeffs, g, eps)
-    return dx, dcoeffs
-
-
-def _relu_value(x: Array, coeffs: Array, *, eps: float) -> Array:
-    return _value(jax.nn.relu(x), coeffs, eps=eps)
-
-
-def _relu_gradient(primals: Any, g: Array, *, eps: float) -> tuple[Array, Array]:
-    x, coeffs = primals
-    dx, dcoeffs, _ = _gradients(jax.nn.relu(x), coeffs, g, eps)
+    dx, dcoeffs = _gradient((jax.nn.relu(x), coeffs), g, eps=eps, known=known)
     return jnp.where(x > 0, dx, 0), dcoeffs
 
 
-def _glu_value(gate: Array, up: Array, coeffs: Array, *, eps: float) -> Array:
-    return _value(gate, coeffs, eps=eps) * up
-
-
-def _glu_gradient(primals: Any, g: Array, *, eps: float) -> tuple[Array, Array, Array]:
+def _glu_gradient(primals: Any, g: Array, *, eps: float, known: Rows) -> tuple[Array, Array, Array]:
     gate, up, coeffs = primals
-    dgate, dcoeffs, value = _gradients(gate, coeffs, g * up, eps)
-    return dgate, g * value, dcoeffs
+    dgate, dcoeffs = _gradient((gate, coeffs), g * up, eps=eps, known=known)
+    return dgate, g * xla.value(gate, coeffs, eps=eps, known=known), dcoeffs
 
 
-poly_norm = recomputed(_value, xla.tangent, _gradient)
-poly_relu_norm = recomputed(_relu_value, xla.relu_tangent, _relu_gradient)
-poly_norm_glu = recomputed(_glu_value, xla.glu_tangent, _glu_gradient)
+poly_norm = recomputed(_value, xla.tangent, _gradient, row)
+poly_relu_norm = recomputed(_relu_value, xla.relu_tangent, _relu_gradient, _relu_row)
+poly_norm_glu = recomputed(_glu_value, xla.glu_tangent, _glu_gradient, _glu_row)
