@@ -142,6 +142,7 @@ def _layer_sums(
     segments = None
     if cfg.document_mask:
         positions, segments = batch["positions"], batch["segment_ids"]
+    around = layers.rotary(cfg, positions)
     units = jnp.eye(row.options.order + 1, dtype=jnp.float32)
     names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
     declared = layers.ffn_specs(cfg), layers.attention_specs(cfg)
@@ -151,7 +152,7 @@ def _layer_sums(
             cast(specs, layer[part], cfg.dtype)
             for specs, part in zip(declared, ("ffn", "attention"), strict=True)
         )
-        x = x + layers.attention(cfg, attention, x, positions, segments, None, None)[0]
+        x = x + layers.attention(cfg, attention, x, around, segments, None, None)[0]
         y = layers.flat(layers.rms_norm(x, ffn["norm"], cfg.norm_eps))
         hidden = [jnp.dot(y, ffn[name]).astype(jnp.float32) for name in names]
 

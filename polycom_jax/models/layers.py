@@ -14,7 +14,7 @@ from polycom_jax.kernels.apart import apart
 from polycom_jax.kernels.attention import attention as attend
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.keep import keep, keeping
-from polycom_jax.kernels.rope import rope
+from polycom_jax.kernels.rope import Turns, rope, turns
 from polycom_jax.kernels.sharded import hidden_axes, over_mesh, splits_rows, whole_rows
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
@@ -76,16 +76,25 @@ def attention_specs(cfg: ModelConfig) -> Specs:
     return specs
 
 
+def rotary(cfg: ModelConfig, positions: Int[Array, "B T"]) -> Turns:
+    """What the rotary embedding of every layer turns queries and keys by."""
+    with jax.named_scope("attention"):
+        return turns(positions, cfg.head_dim, cfg.rope_theta)
+
+
 def attention(
     cfg: ModelConfig,
     params: Any,
     x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
+    around: Turns,
     segment_ids: Int[Array, "B T"] | None,
     cache: Any,
     rules: Rules | None,
 ) -> tuple[Float[Array, "B T D"], Any]:
-    """Pre-norm causal self-attention; with a cache, over the keys and values that it holds too."""
+    """Pre-norm causal self-attention; with a cache, over the keys and values that it holds too.
+
+    `around` is from `rotary`.
+    """
     batch, length, _ = x.shape
     y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
 
@@ -99,7 +108,7 @@ def attention(
         if cfg.qk_norm != "none":
             q = _qk_norm(cfg, q, params["q_norm"])
             k = _qk_norm(cfg, k, params["k_norm"])
-        q, k = rope(q, positions, cfg.rope_theta), rope(k, positions, cfg.rope_theta)
+        q, k = rope(q, around), rope(k, around)
     if cache is not None:
         cache = {
             "k": _append(cache["k"], k, cache["length"]),

@@ -13,6 +13,7 @@ from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.keep import Kept, keep, keeping
+from polycom_jax.kernels.rope import Turns
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.moe import moe, moe_specs, summary
@@ -120,7 +121,7 @@ def hidden(
     index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
     steps = start[:, None] + index[None, :]
-    places = steps if positions is None else positions
+    around = layers.rotary(cfg, steps if positions is None else positions)
     keys = length if cache is None else cache["layers"][0]["k"].shape[2]
     require(length <= keys, f"{length} tokens do not fit a cache for {keys}; make a longer one.")
     require(
@@ -138,7 +139,7 @@ def hidden(
     for group, stacked in enumerate(params["layers"]):
         group_cache = None if cache is None else cache["layers"][group]
         x, (group_cache, group_statistics) = _run_group(
-            cfg, stacked, x, places, segment_ids, start, group_cache, rules
+            cfg, stacked, x, around, segment_ids, start, group_cache, rules
         )
         new_groups.append(group_cache)
         statistics.append(group_statistics)
@@ -155,7 +156,7 @@ def _run_group(
     cfg: ModelConfig,
     stacked: Params,
     x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
+    around: Turns,
     segment_ids: Int[Array, "B T"] | None,
     start: Int[Array, " B"],
     cache: Any,
@@ -173,9 +174,7 @@ def _run_group(
         if kv is not None:
             kv = {**kv, "length": start}
         with jax.named_scope("attention"):
-            out, kv = layers.attention(
-                cfg, params["attention"], x, positions, segment_ids, kv, rules
-            )
+            out, kv = layers.attention(cfg, params["attention"], x, around, segment_ids, kv, rules)
             x = keep("product", x + out)
         statistics = None
         if cfg.is_moe:

@@ -82,7 +82,7 @@ def test_the_fit_of_a_gated_layer_is_the_least_squares_solution():
     columns, targets = [], []
     for batch in text:
         x = params["embed"][batch["tokens"]]
-        where = (batch["positions"], batch["segment_ids"], None, None)
+        where = (layers.rotary(cfg, batch["positions"]), batch["segment_ids"], None, None)
         x = x + layers.attention(cfg, first["attention"], x, *where)[0]
         y = layers.rms_norm(x, first["ffn"]["norm"], cfg.norm_eps)
         y = np.asarray(y, np.float64)[batch["mask"]]
