@@ -65,6 +65,7 @@ def test_the_sobolev_notebook_tells_the_rates(capsys: pytest.CaptureFixture[str]
     assert "order=2" in said  # refused, with the reason
 
 
+@pytest.mark.slow
 def test_the_activations_notebook_shows_sizes_and_slopes():
     names = run("activations")
     large = names["scales"] >= 1

@@ -146,6 +146,7 @@ def test_every_study_has_a_quick_form_of_valid_options():
     assert set(TrainOptions().activations) <= set(ACTIVATIONS)
 
 
+@pytest.mark.slow
 def test_rates_are_the_theorys(tmp_path: Path):
     words = "--dims 1 --orders 2 --cells-1d 8 16"
     assert main(["rates", *words.split(), "--workdir", str(tmp_path)]) == 0
@@ -181,6 +182,7 @@ def test_networks_are_built_within_the_memory_that_was_asked_for():
     rates.build(case, memory=2000)
 
 
+@pytest.mark.slow
 def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
     words = "--eps 1e-1 1e-3 1e-5 --iterates 1"
     assert main(["imitate", *words.split(), "--workdir", str(tmp_path)]) == 0
