@@ -213,6 +213,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     assert numbers(tmp_path) == numbers(whole)
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_and_keeps_the_end_of_the_schedule(
     run: Run,
     tmp_path: Path,

@@ -49,17 +49,14 @@ def assert_same_run(one, other):
         assert value == pytest.approx(other[1][name], rel=5e-5), name
 
 
-@pytest.mark.parametrize(
-    "mesh", ["data 8", "fsdp 8", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2"]
-)
+@pytest.mark.parametrize("mesh", ["fsdp 8", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2"])
 def test_poly_norm_loses_the_same_on_every_mesh(trained, mesh):
     assert_same_run(trained(), trained(mesh=mesh))
 
 
-@pytest.mark.parametrize("activation", ["poly_relu", "swiglu"])
-def test_others_lose_the_same_with_a_split_hidden_axis(trained, activation):
-    split = trained(activation, "data 2, fsdp 2, tensor 2")
-    assert_same_run(trained(activation), split)
+def test_an_element_wise_one_loses_the_same_with_a_split_hidden_axis(trained):
+    split = trained("poly_relu", "data 2, fsdp 2, tensor 2")
+    assert_same_run(trained("poly_relu"), split)
     assert abs(split[0][-1] - trained()[0][-1]) > 1e-4
 
 
