@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
 # Before the backend starts: a test must not depend on the accelerator that happens to be there,
 # unless it says so by its marker (`-m gpu`, `-m tpu` are run with this variable set by hand).
@@ -21,6 +22,15 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a TPU's compiler is left out where the wheel that has it is not installed."""
+    if find_spec("libtpu") is None:
+        without = pytest.mark.skip(reason="needs the libtpu wheel (extra plan), and no TPU")
+        for item in items:
+            if item.get_closest_marker("tpu_backend"):
+                item.add_marker(without)
 
 
 @pytest.fixture(autouse=True, scope="session")

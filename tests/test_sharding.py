@@ -1,7 +1,6 @@
 """Which devices a mesh takes, in which order, and what it says where sizes do not fit."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,6 @@ def test_the_nearest_sizes_that_work_are_named(sizes: dict[str, Any], nearest: s
 
 
 @pytest.mark.tpu_backend
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the libtpu wheel")
 def test_an_axis_may_take_a_part_of_a_torus(monkeypatch: pytest.MonkeyPatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

@@ -1,7 +1,6 @@
 """What the real compiler says; it needs the libtpu wheel, and no TPU."""
 
 from functools import partial
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,7 @@ from jax.experimental import pallas as pl
 from polycom_jax import aot
 from polycom_jax.aot.compiler import ENVIRONMENT
 
-pytestmark = [
-    pytest.mark.tpu_backend,
-    pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the libtpu wheel"),
-]
+pytestmark = pytest.mark.tpu_backend
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +86,6 @@ def test_notes_say_what_a_prediction_rests_on():
 
 
 @pytest.mark.tpu_backend
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the libtpu wheel")
 def test_an_operation_is_predicted_and_what_cannot_run_is_left_out():
     options = Options(suites=("tpu",), chips=("v5e",), passes=("forward",), shapes=("f16",))
     (operation, _) = tpu.cases(options)

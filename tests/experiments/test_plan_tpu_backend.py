@@ -9,7 +9,6 @@ from experiments.plan.__main__ import main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "tpu_configs"
 
-pytest.importorskip("libtpu")
 pytestmark = pytest.mark.tpu_backend
 
 

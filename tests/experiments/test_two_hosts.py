@@ -46,13 +46,8 @@ def two_hosts(
 ) -> Iterator[Processes]:
     """The program on two hosts."""
     command = [sys.executable, *program, "--config", str(settings)]
-    place = [
-        "--hosts.coordinator",
-        f"localhost:{free_port()}",
-        "--hosts.count",
-        "2",
-        "--hosts.index",
-    ]
+    coordinator = f"localhost:{free_port()}"
+    place = ["--hosts.coordinator", coordinator, "--hosts.count", "2", "--hosts.index"]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     started = [
         subprocess.Popen(

@@ -1,6 +1,5 @@
 """Every version of attention against float64 NumPy; what is computed where; what is refused."""
 
-import importlib.util
 from functools import partial
 from typing import Any
 
@@ -17,10 +16,6 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.table import ActivationOptions
 from polycom_jax.training import OptimConfig, abstract_state, make_train_step
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs the libtpu wheel"
-)
 
 
 def arguments(
@@ -245,7 +240,6 @@ def test_arguments_that_make_no_sense_are_refused():
 
 
 @pytest.mark.tpu_backend
-@needs_libtpu
 def test_splash_compiles_inside_a_model_split_over_data_and_tensor():
     aot.without_tpu()
     mesh = make_mesh(data=2, tensor=2, devices=aot.devices("v5e", "2x2"))

@@ -1,6 +1,5 @@
 """TPU kernels through the TPU's own compiler, for chips that are not there."""
 
-import importlib.util
 import math
 import re
 from functools import partial
@@ -18,12 +17,7 @@ from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_no
 from polycom_jax.kernels.poly_relu import poly_relu
 from polycom_jax.sharding import make_mesh
 
-pytestmark = [
-    pytest.mark.tpu_backend,
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None, reason="the libtpu wheel is not installed"
-    ),
-]
+pytestmark = pytest.mark.tpu_backend
 
 CHIPS = ("v4", "v5e", "v5p", "v6e")
 NORM = partial(poly_norm, implementation="pallas_tpu")

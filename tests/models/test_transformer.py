@@ -1,5 +1,6 @@
 """Causality, positions, documents, padding, caching: what changes, and what does not."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -242,3 +243,15 @@ def test_segments_with_a_cache_are_refused():
         hidden(
             SMALL, weights(SMALL), tokens(), segment_ids=tokens(), cache=init_cache(SMALL, 2, 12)
         )
+
+
+def test_the_rotary_turns_are_computed_outside_of_the_layers_loop():
+    # JAX itself moves them out of what is kept, but not of what is computed again.
+    cfg = replace(SMALL, remat="attention", unroll=1)
+    ids = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    step = jax.make_jaxpr(jax.grad(lambda p, ids: jnp.sum(hidden(cfg, p, ids)[0])))
+    equations = step(pm.abstract(specs(cfg)), ids).jaxpr.eqns
+    loops = [str(eqn) for eqn in equations if eqn.primitive.name == "scan"]
+    assert len(loops) == 2
+    assert not any(re.search(r"\b(sin|cos)\b", loop) for loop in loops)
+    assert "sin" in {eqn.primitive.name for eqn in equations}
