@@ -233,7 +233,11 @@ def _forms_gradient_twice(cfg: ModelConfig) -> bool:
 def _activate(
     cfg: ModelConfig, rules: Rules | None, params: Any, *hidden: Float[Array, "*N F"]
 ) -> Float[Array, "*N F"]:
-    if cfg.row.options.implementation == "pallas_tpu":
-        return over_mesh(cfg.row.apply, rules, params, *hidden)
-    with whole_rows(not splits_rows(rules)):
+    kernel = cfg.row.options.implementation == "pallas_tpu"
+    whole = not splits_rows(rules)
+    with whole_rows(whole):
+        if kernel or (whole and cfg.row.over_rows):
+            # A device decides by itself whether a row of its own must be scaled. Left to GSPMD, all
+            # devices agree on it, in every layer, over the network between slices too.
+            return over_mesh(cfg.row.apply, rules, params, *hidden)
         return cfg.row.apply(params, *hidden)

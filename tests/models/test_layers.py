@@ -86,3 +86,26 @@ def test_rows_are_cut_for_their_sums_where_no_mesh_axis_splits_them():
     whole = slices({"data": 4, "tensor": 2})
     # Three parts, for each of the two derivatives of `apart`.
     assert [slices(split) - whole for split in (None, {"fsdp": 8}, {"tensor": 8})] == [6, 6, 0]
+
+
+@pytest.mark.parametrize("target", ["cpu", "tpu"])
+def test_a_device_decides_by_itself_whether_its_rows_must_be_scaled(target: str):
+    f, params, x = block("poly_norm")
+    cfg = replace(SMALL, activation="poly_norm")
+    x = jnp.concatenate([x] * 4)
+    # One row overflows, on one device.
+    params["w_up"] = params["w_up"].at[0].multiply(1e3)
+    x = x.at[3, 2, 0].set(1e4)
+    wanted = f(params, x)
+    mesh = make_mesh(data=8)
+    batch = jax.NamedSharding(mesh, jax.P("data"))
+    with compiling_for(target), jax.set_mesh(mesh):
+        ffn = lambda p, x: layers.ffn(cfg, p, x, Rules())  # noqa: E731
+        # As in training: by itself the value has XLA's usual form, without a conditional.
+        split = jax.jit(lambda p, x: jax.vjp(ffn, p, x)[0], out_shardings=batch)
+        program = split.lower(params, jax.device_put(x, batch)).compile()
+        text = str(program.as_text())
+        assert "conditional" in text
+        assert "all-reduce" not in text
+        got = program(params, jax.device_put(x, batch))
+    assert jnp.max(jnp.abs(got - wanted)) <= 2**-24 * 10**2 * jnp.max(jnp.abs(wanted))

@@ -18,62 +18,37 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.inputs import work_dtype
-from polycom_jax.activations.polynomial import horner, scale_row
-from polycom_jax.kernels.poly_norm import xla
+from polycom_jax.activations.polynomial import horner
+from polycom_jax.kernels.poly_norm import rows, xla
+from polycom_jax.kernels.poly_norm.numbers import Numbers, numbers
 from polycom_jax.kernels.recompute import recomputed
 from polycom_jax.kernels.row_sums import row_sums
 
-LARGEST = 2.0**80
-"""Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^40 (|x| <= 10,321 at order
-3), and no sum overflows unless the cotangent is beyond 1e26. What is larger costs two more passes,
-on one core."""
 
-Rows = list[Float[Array, "*S 1"]]
-
-
-def _moments(x: Float[Array, "*S F"], order: int) -> Rows:
-    """Row sums of x^2, x^4 ... x^(2 order)."""
-    squares = [x * x]
-    for _ in range(order - 1):
-        squares.append(squares[-1] * squares[0])
-    return row_sums(squares)
-
-
-def _pulls(x: Float[Array, "*S F"], g: Float[Array, "*S F"], order: int) -> Rows:
+def _pulls(x: Float[Array, "*S F"], g: Float[Array, "*S F"], order: int) -> Numbers:
     """Row sums of g, g x, g x^2 ... g x^order."""
-    terms = [g]
-    for _ in range(order):
-        terms.append(terms[-1] * x)
-    return row_sums(terms)
+    return row_sums(rows.pulls(x, g, order))
 
 
-def row(primals: xla.Pair, *, eps: float) -> Rows:
+def row(primals: xla.Pair, *, eps: float) -> Numbers:
     """The scale of each row, and the gain of each power."""
     x, coeffs = primals
     return _row(x.astype(work_dtype(x.dtype)), coeffs.size - 1, eps)
 
 
-def _row(x: Float[Array, "*S F"], order: int, eps: float) -> Rows:
-    def scaled(x: Array, *_sums: Array) -> Rows:
-        z, scale = scale_row(x)
-        return [scale, *_moments(z, order)]
+def _row(x: Float[Array, "*S F"], order: int, eps: float) -> Numbers:
+    def sums(x: Array) -> Numbers:
+        return row_sums(rows.moments(x, order))
 
-    def as_it_is(_x: Array, *sums: Array) -> Rows:
-        return [jnp.ones_like(sums[0]), *sums]
-
-    # Only what is small leaves the conditional: XLA's CPU backend runs what is inside on one core.
-    sums = _moments(x, order)
-    scale, *sums = jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_it_is, scaled, x, *sums)
-    means = [m / x.shape[-1] + eps * scale ** (2 * i) for i, m in enumerate(sums, start=1)]
-    return [scale, *map(jax.lax.rsqrt, means)]
+    return numbers(x, order, eps, first=sums, again=sums)
 
 
-def _relu_row(primals: xla.Pair, *, eps: float) -> Rows:
+def _relu_row(primals: xla.Pair, *, eps: float) -> Numbers:
     x, coeffs = primals
     return row((jax.nn.relu(x), coeffs), eps=eps)
 
 
-def _glu_row(primals: Any, *, eps: float) -> Rows:
+def _glu_row(primals: Any, *, eps: float) -> Numbers:
     gate, _, coeffs = primals
     return row((gate, coeffs), eps=eps)
 
@@ -92,15 +67,15 @@ def _glu_value(
     return _value(gate, coeffs, eps=eps, known=known) * up
 
 
-def _gradient(primals: xla.Pair, g: Array, *, eps: float, known: Rows) -> tuple[Array, Array]:
+def _gradient(primals: xla.Pair, g: Array, *, eps: float, known: Numbers) -> tuple[Array, Array]:
     del eps
     x, coeffs = primals
     (scale, *gains), order, width = known, coeffs.size - 1, x.shape[-1]
 
-    def again(x: Array, g: Array, scale: Array, *_sums: Array) -> Rows:
+    def again(x: Array, g: Array, scale: Array, *_sums: Array) -> Numbers:
         return _pulls(x * scale, g, order)
 
-    def as_they_are(_x: Array, _g: Array, _scale: Array, *sums: Array) -> Rows:
+    def as_they_are(_x: Array, _g: Array, _scale: Array, *sums: Array) -> Numbers:
         return list(sums)
 
     sums = _pulls(x, g, order)
@@ -116,13 +91,17 @@ def _gradient(primals: xla.Pair, g: Array, *, eps: float, known: Rows) -> tuple[
     return dx, jnp.stack([jnp.sum(rows) for rows in (bias, *of_powers)])
 
 
-def _relu_gradient(primals: xla.Pair, g: Array, *, eps: float, known: Rows) -> tuple[Array, Array]:
+def _relu_gradient(
+    primals: xla.Pair, g: Array, *, eps: float, known: Numbers
+) -> tuple[Array, Array]:
     x, coeffs = primals
     dx, dcoeffs = _gradient((jax.nn.relu(x), coeffs), g, eps=eps, known=known)
     return jnp.where(x > 0, dx, 0), dcoeffs
 
 
-def _glu_gradient(primals: Any, g: Array, *, eps: float, known: Rows) -> tuple[Array, Array, Array]:
+def _glu_gradient(
+    primals: Any, g: Array, *, eps: float, known: Numbers
+) -> tuple[Array, Array, Array]:
     gate, up, coeffs = primals
     dgate, dcoeffs = _gradient((gate, coeffs), g * up, eps=eps, known=known)
     return dgate, g * xla.value(gate, coeffs, eps=eps, known=known), dcoeffs

@@ -18,71 +18,52 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.inputs import work_dtype
-from polycom_jax.activations.polynomial import scale_row
-from polycom_jax.kernels.poly_norm import xla
-from polycom_jax.kernels.poly_norm.cpu import LARGEST
+from polycom_jax.kernels.poly_norm import rows, xla
+from polycom_jax.kernels.poly_norm.numbers import Numbers, numbers
 from polycom_jax.kernels.recompute import recomputed
 from polycom_jax.kernels.row_sums import sums_in_parts
 from polycom_jax.kernels.sharded import rows_are_whole
 
-Rows = list[Float[Array, "*S 1"]]
 
-
-def _powers(x: Float[Array, "*S F"], order: int) -> list[Float[Array, "*S F"]]:
-    """x^2, x^4 ... x^(2 order)."""
-    terms = [x * x]
-    for _ in range(order - 1):
-        terms.append(terms[-1] * terms[0])
-    return terms
-
-
-def _sums(terms: list[Float[Array, "*S F"]]) -> Rows:
-    return [jnp.sum(term, axis=-1, keepdims=True) for term in terms]
-
-
-def _row(x: Float[Array, "*S F"], order: int, eps: float, cut: bool, relu: bool = False) -> Rows:
-    dtype, width = work_dtype(x.dtype), x.shape[-1]
+def _row(x: Float[Array, "*S F"], order: int, eps: float, cut: bool, relu: bool = False) -> Numbers:
+    dtype = work_dtype(x.dtype)
 
     def wide(x: Array) -> Array:
-        # Past the barrier and inside the branch, where it is fused: nothing wider than x is stored.
         return jax.nn.relu(x.astype(dtype)) if relu else x.astype(dtype)
 
-    def powers(x: Array) -> list[Array]:
-        return _powers(wide(x), order)
+    def terms(x: Array) -> list[Array]:
+        return rows.moments(wide(x), order)
 
-    def as_they_are(_x: Array, *sums: Array) -> Rows:
-        return [jnp.ones_like(sums[0]), *sums]
+    def plain(terms: list[Array]) -> Numbers:
+        return [jnp.sum(term, axis=-1, keepdims=True) for term in terms]
 
-    def of_scaled(x: Array, *_sums_before: Array) -> Rows:
-        z, scale = scale_row(wide(x))
-        return [scale, *_sums(_powers(z, order))]
-
-    x = jax.lax.optimization_barrier(x)
-    sums = sums_in_parts(powers, x) if cut else _sums(powers(x))
-    with jax.named_scope("rescue"):
-        fits = jnp.all(sums[-1] <= LARGEST)
-        scale, *sums = jax.lax.cond(fits, as_they_are, of_scaled, x, *sums)
-    means = [s / width + eps * scale ** (2 * i) for i, s in enumerate(sums, start=1)]
-    return [scale, *map(jax.lax.rsqrt, means)]
+    return numbers(
+        jax.lax.optimization_barrier(x),
+        order,
+        eps,
+        first=lambda x: sums_in_parts(terms, x) if cut else plain(terms(x)),
+        again=lambda z: plain(rows.moments(z, order)),
+        wide=wide,
+    )
 
 
-def row(primals: xla.Pair, *, eps: float, cut: bool) -> Rows:
+def row(primals: xla.Pair, *, eps: float, cut: bool) -> Numbers:
     """The scale of each row, and the gain of each power."""
     x, coeffs = primals
     return _row(x, coeffs.size - 1, eps, cut)
 
 
-def _relu_row(primals: xla.Pair, *, eps: float, cut: bool) -> Rows:
+def _relu_row(primals: xla.Pair, *, eps: float, cut: bool) -> Numbers:
     x, coeffs = primals
     return _row(x, coeffs.size - 1, eps, cut, relu=True)
 
 
-def _glu_row(primals: Any, *, eps: float, cut: bool) -> Rows:
+def _glu_row(primals: Any, *, eps: float, cut: bool) -> Numbers:
     gate, _, coeffs = primals
     return _row(gate, coeffs.size - 1, eps, cut)
 
 
-def _version(value: Any, tangent: Any, row: Callable[..., Rows]) -> Callable[..., Array]:
+def _version(value: Any, tangent: Any, row: Callable[..., Numbers]) -> Callable[..., Array]:
     """Rows are cut where no device holds a part of one: GSPMD would move what is cut elsewhere."""
     cut, uncut = (recomputed(value, tangent, row=partial(row, cut=c)) for c in (True, False))
 
