@@ -16,6 +16,11 @@ from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import TrainState, abstract_state, make_train_step
 from polycom_jax.training.step import batch_sharding
 
+ROLLED = {"xla_tpu_enable_emitter_rolling": "true"}
+"""Machine code with loops rolled, which no one will run: it takes two thirds of the time to emit.
+The scheduled program, its arrays and the estimates are the same (libtpu 0.0.50.1); its code, in the
+report "program", is smaller than a run's: 0.05 GiB where that has 0.06 (v5p-128-dense-1b)."""
+
 _NAME = re.compile(r"(?:(\d+)\*)?(v\w+):(\d+(?:x\d+)+)")
 
 
@@ -71,8 +76,8 @@ class Step:
     lowered: jax.stages.Lowered
 
     def compile(self, options: tuple[str, ...]) -> jax.stages.Compiled:
-        """Compiles it with XLA options of the form NAME=VALUE."""
-        named = dict(option.split("=", 1) for option in options)
+        """Compiles it with XLA options of the form NAME=VALUE, and `ROLLED`."""
+        named = ROLLED | dict(option.split("=", 1) for option in options)
         return aot.compile(self.lowered, compiler_options=named)
 
 

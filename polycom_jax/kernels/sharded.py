@@ -1,6 +1,7 @@
-"""Kernels inside programs that run over a mesh: a kernel sees what one device holds."""
+"""What runs on the part of an array that one device holds: kernels, and what a row decides."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -54,12 +55,27 @@ def splits_rows(rules: Rules | None) -> bool:
     return larger_than_one(mesh, rules.partition(("mlp",))[0]) is not None
 
 
+def holds_rows(rules: Rules | None, x: Float[Array, "*N F"]) -> bool:
+    """Whether each device of the mesh of `jax.set_mesh` has whole rows of `x` for itself alone.
+
+    Then `over_mesh` takes them, and moves nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if rules is None or mesh.empty or splits_rows(rules):
+        return False
+    axes = [larger_than_one(mesh, entry) or () for entry in rules.partition(hidden_axes(x))]
+    parts = [math.prod(mesh.shape[name] for name in names) for names in axes]
+    divides = all(size % n == 0 for size, n in zip(x.shape, parts, strict=True))
+    return divides and math.prod(parts) == mesh.size
+
+
 def over_mesh(
     f: Callable[..., Array], rules: Rules | None, params: Any, *hidden: Float[Array, "*N F"]
 ) -> Float[Array, "*N F"]:
     """f(params, *hidden, axis_name=...) on each device's part of `hidden`.
 
-    GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. The
+    GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. And
+    what depends on a row alone, but for GSPMD on all of them, is so decided where the row is. The
     parameters are whole on every device, and their gradients are added up over all of them.
 
     Args:

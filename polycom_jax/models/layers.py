@@ -15,7 +15,13 @@ from polycom_jax.kernels.attention import attention as attend
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.keep import keep, keeping
 from polycom_jax.kernels.rope import Turns, rope, turns
-from polycom_jax.kernels.sharded import hidden_axes, over_mesh, splits_rows, whole_rows
+from polycom_jax.kernels.sharded import (
+    hidden_axes,
+    holds_rows,
+    over_mesh,
+    splits_rows,
+    whole_rows,
+)
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
@@ -225,19 +231,25 @@ def ffn(
 
 def _forms_gradient_twice(cfg: ModelConfig) -> bool:
     """Whether `apart` pays: XLA fuses it on a TPU, and it is no kernel of its own."""
-    learned_means = cfg.row.over_rows and "coeffs" in cfg.row.specs
-    kernel = cfg.row.options.implementation == "pallas_tpu"
-    return backend() == "tpu" and learned_means and not kernel
+    return backend() == "tpu" and _learned_means(cfg) and not _kernel(cfg)
+
+
+def _learned_means(cfg: ModelConfig) -> bool:
+    """Whether the activation is PolyNorm or one of its relatives."""
+    return cfg.row.over_rows and "coeffs" in cfg.row.specs
+
+
+def _kernel(cfg: ModelConfig) -> bool:
+    return cfg.row.options.implementation == "pallas_tpu"
 
 
 def _activate(
     cfg: ModelConfig, rules: Rules | None, params: Any, *hidden: Float[Array, "*N F"]
 ) -> Float[Array, "*N F"]:
-    kernel = cfg.row.options.implementation == "pallas_tpu"
-    whole = not splits_rows(rules)
-    with whole_rows(whole):
-        if kernel or (whole and cfg.row.over_rows):
-            # A device decides by itself whether a row of its own must be scaled. Left to GSPMD, all
-            # devices agree on it, in every layer, over the network between slices too.
+    with whole_rows(not splits_rows(rules)):
+        # Whether rows have to be scaled is a question to each device. Of GSPMD's programs all
+        # devices answer it together, in every layer, over the network between slices too; that is
+        # left to rows that lie on several devices.
+        if _kernel(cfg) or (_learned_means(cfg) and holds_rows(rules, hidden[0])):
             return over_mesh(cfg.row.apply, rules, params, *hidden)
         return cfg.row.apply(params, *hidden)

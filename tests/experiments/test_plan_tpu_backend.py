@@ -1,11 +1,17 @@
 """Whole plans of two files, by the compiler."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments.plan.__main__ import main
+from experiments.plan.slices import ROLLED, find_slice
+from polycom_jax import aot, poly_norm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "tpu_configs"
 
@@ -25,3 +31,20 @@ def test_a_plan_fits_and_has_no_problems(tmp_path: Path, name: str, seconds):
     assert sum(found["parts"].values()) == pytest.approx(1, abs=0.01)
     assert not any("how often the loop" in what for what in found["not_estimated"])
     assert {c["opcode"] for c in found["collectives"]} >= {"all-gather"}
+
+
+def test_rolled_loops_change_machine_code_and_no_estimate():
+    aot.without_tpu()
+    where = find_slice("v5e:2x2").devices[0]
+    shapes = (((4096, 8192), jnp.bfloat16), ((4,), jnp.float32))
+    x, coeffs = aot.place([jax.ShapeDtypeStruct(*shape) for shape in shapes], where)
+
+    def both(dy: Any, *arguments: Any) -> Any:
+        y, pull = jax.vjp(partial(poly_norm, implementation="tpu"), *arguments)
+        return y, pull(dy)
+
+    lowered = jax.jit(both).lower(x, x, coeffs)
+    plain, rolled = (aot.predict(aot.compile(lowered, compiler_options=o)) for o in ({}, ROLLED))
+    assert rolled.code_bytes < plain.code_bytes
+    assert rolled.seconds == plain.seconds
+    assert rolled.temporary_bytes == plain.temporary_bytes

@@ -11,6 +11,8 @@ import pytest
 from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.poly_norm.numbers import LARGEST
+from polycom_jax.kernels.sharded import holds_rows
 from polycom_jax.models import layers
 from polycom_jax.sharding import Rules, make_mesh
 
@@ -93,19 +95,45 @@ def test_a_device_decides_by_itself_whether_its_rows_must_be_scaled(target: str)
     f, params, x = block("poly_norm")
     cfg = replace(SMALL, activation="poly_norm")
     x = jnp.concatenate([x] * 4)
-    # One row overflows, on one device.
-    params["w_up"] = params["w_up"].at[0].multiply(1e3)
-    x = x.at[3, 2, 0].set(1e4)
-    wanted = f(params, x)
+    # One row is too large, on one device.
+    params["w_up"] = params["w_up"].at[0].multiply(1e4)
+    x = x.at[:, :, 0].set(0.0).at[3, 2, 0].set(1e4)
+    (hidden,) = layers.pre_activations(cfg, params, x, None)
+    sums = jnp.sum(hidden.astype(jnp.float32) ** 6, axis=-1)
+    assert jnp.sum(sums > LARGEST) == 1
+    dy = jax.random.normal(jax.random.key(2), x.shape)
+
+    def both(f: Any) -> Any:
+        def run(params: Any, x: Any, dy: Any) -> Any:
+            y, pull = jax.vjp(f, params, x)
+            return y, pull(dy)
+
+        return run
+
+    wanted = jax.jit(both(f))(params, x, dy)
     mesh = make_mesh(data=8)
     batch = jax.NamedSharding(mesh, jax.P("data"))
+    x, dy = jax.device_put((x, dy), batch)
     with compiling_for(target), jax.set_mesh(mesh):
-        ffn = lambda p, x: layers.ffn(cfg, p, x, Rules())  # noqa: E731
-        # As in training: by itself the value has XLA's usual form, without a conditional.
-        split = jax.jit(lambda p, x: jax.vjp(ffn, p, x)[0], out_shardings=batch)
-        program = split.lower(params, jax.device_put(x, batch)).compile()
-        text = str(program.as_text())
-        assert "conditional" in text
-        assert "all-reduce" not in text
-        got = program(params, jax.device_put(x, batch))
-    assert jnp.max(jnp.abs(got - wanted)) <= 2**-24 * 10**2 * jnp.max(jnp.abs(wanted))
+        split = both(lambda p, x: layers.ffn(cfg, p, x, Rules()))
+        program = jax.jit(split).lower(params, x, dy).compile()
+        got = program(params, x, dy)
+    text = str(program.as_text())
+    assert "conditional(" in text
+    assert not [line for line in text.splitlines() if "pred[]" in line and "all-reduce" in line]
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        # Sums over up to 10^4 terms of float32, in another order.
+        assert jnp.max(jnp.abs(a - b)) <= 2**-24 * 10**2 * jnp.max(jnp.abs(b))
+
+
+def test_rows_that_a_device_does_not_have_for_itself_are_left_to_gspmd():
+    shapes = {(8, 8, 64): True, (4, 8, 64): False, (64, 64): True, (12, 64): False}
+    meshes = ({"data": 8}, {"fsdp": 4, "expert": 2}, {"tensor": 8})
+    for sizes in meshes:
+        with jax.set_mesh(make_mesh(**{"data": 1} | sizes)):
+            for shape, wanted in shapes.items():
+                assert holds_rows(Rules(), jnp.zeros(shape)) == (wanted and "tensor" not in sizes)
+    with jax.set_mesh(make_mesh(data=4, tensor=2)):
+        # The others of an axis that splits nothing would have the same rows.
+        assert not holds_rows(Rules(mlp=None), jnp.zeros((8, 8, 64)))
+    assert not holds_rows(Rules(), jnp.zeros((8, 64)))

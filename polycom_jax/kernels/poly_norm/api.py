@@ -82,7 +82,7 @@ def poly_norm(
         ones, relative to the terms before they cancel, and finite for every finite input (orders up
         to 24, rows up to 65,536 wide). Inputs and powers under 1.2e-38 may count as 0: an absolute
         error of up to 1.2e-38 |a_i| / sqrt(eps). Saved for the backward pass: `x` and `coeffs`,
-        and on accelerators order + 1 numbers a row.
+        and on CPUs and TPUs order + 1 numbers a row.
 
     Raises:
         InputError: no floating array, no last axis or an empty one, coefficients that are no vector

@@ -88,7 +88,7 @@ def _gradient(primals: xla.Pair, g: Array, *, eps: float, known: Numbers) -> tup
         shrink.append(i * a * s * (s * (s * (pull / width))))
     dx = (horner(z, straight) * g - horner(z * z, shrink) * z) * scale
     of_powers = [s * pull for s, pull in zip(gains, pulls, strict=True)]
-    return dx, jnp.stack([jnp.sum(rows) for rows in (bias, *of_powers)])
+    return dx, jnp.stack([jnp.sum(total) for total in (bias, *of_powers)])
 
 
 def _relu_gradient(

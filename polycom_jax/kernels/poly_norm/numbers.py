@@ -11,8 +11,8 @@ from polycom_jax.kernels.poly_norm import rows
 
 LARGEST = 2.0**80
 """Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^40 (|x| <= 10,321 at order
-3), and no sum overflows unless the cotangent is beyond 1e26. A row whose sum is larger has all rows
-that the device holds read twice more."""
+3), and no sum overflows unless the cotangent is beyond 1e26. A larger one costs two more passes
+over all rows, on a CPU on one core."""
 
 Numbers = list[Float[Array, "*S 1"]]
 
@@ -46,12 +46,13 @@ def numbers(
 
     def scaled(x: Array, *sums: Array) -> Numbers:
         z, scale = scale_row(wide(x))
-        # Not for all rows alike: XLA's TPU backend copies an array, if it is the only one that a
-        # branch reads, to the layout that it would like to have it in (libtpu 0.0.50.1).
+        # Rows that fit keep their sums. With no second array to read here, XLA's TPU backend would
+        # copy x to the layout that the branch likes, in every layer (libtpu 0.0.50.1).
         fits = sums[-1] <= LARGEST
         both = zip(as_they_are(x, *sums), [scale, *again(z)], strict=True)
         return [jnp.where(fits, plain, rescued) for plain, rescued in both]
 
+    # Only what is small leaves the conditional: XLA's CPU backend runs what is inside on one core.
     sums = first(x)
     with jax.named_scope("rescue"):
         scale, *sums = jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_they_are, scaled, x, *sums)
