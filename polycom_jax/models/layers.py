@@ -3,6 +3,7 @@
 B batch, T sequence, S keys, D model, F hidden, H query heads, K kv heads, C head width.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -214,9 +215,7 @@ def ffn(
 
     def down(activation: Any, w_down: Array, hidden: Any) -> Array:
         with jax.named_scope("activation"):
-            act = partial(_activate, cfg, rules)
-            xs, twins = hidden
-            h = act(activation, *xs) if twins is None else apart(act, activation, xs, twins)
+            h = _activate(cfg, rules, activation, *hidden)
             h = constrain(h, rules, *hidden_axes(h))
         with jax.named_scope("ffn_down"):
             return jnp.dot(h, w_down)
@@ -244,12 +243,27 @@ def _kernel(cfg: ModelConfig) -> bool:
 
 
 def _activate(
-    cfg: ModelConfig, rules: Rules | None, params: Any, *hidden: Float[Array, "*N F"]
+    cfg: ModelConfig,
+    rules: Rules | None,
+    params: Any,
+    xs: Sequence[Float[Array, "*N F"]],
+    twins: Sequence[Float[Array, "*N F"]] | None,
 ) -> Float[Array, "*N F"]:
-    with whole_rows(not splits_rows(rules)):
-        # Whether rows have to be scaled is a question to each device. Of GSPMD's programs all
-        # devices answer it together, in every layer, over the network between slices too; that is
-        # left to rows that lie on several devices.
-        if _kernel(cfg) or (_learned_means(cfg) and holds_rows(rules, hidden[0])):
-            return over_mesh(cfg.row.apply, rules, params, *hidden)
-        return cfg.row.apply(params, *hidden)
+    whole = not splits_rows(rules)
+
+    def own(params: Any, *xs: Array, **where: Any) -> Array:
+        # Here, since `apart` traces it when it is differentiated.
+        with whole_rows(whole):
+            return cfg.row.apply(params, *xs, **where)
+
+    def act(params: Any, *both: Array, **where: Any) -> Array:
+        f = partial(own, **where)
+        return apart(f, params, both[: len(xs)], both[len(xs) :]) if twins else f(params, *both)
+
+    both = (*xs, *(twins or ()))
+    # Whether rows have to be scaled is a question to each device. Of GSPMD's programs all devices
+    # answer it together, in every layer, over the network between slices too; that is left to rows
+    # that lie on several devices.
+    if _kernel(cfg) or (_learned_means(cfg) and holds_rows(rules, xs[0])):
+        return over_mesh(act, rules, params, *both)
+    return act(params, *both)
