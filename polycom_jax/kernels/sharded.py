@@ -74,8 +74,8 @@ def over_mesh(
 ) -> Float[Array, "*N F"]:
     """f(params, *hidden, axis_name=...) on each device's part of `hidden`.
 
-    GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. And
-    what depends on a row alone, but for GSPMD on all of them, is so decided where the row is. The
+    GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. A
+    condition on a device's own rows, which GSPMD would reduce over all devices, stays there. The
     parameters are whole on every device, and their gradients are added up over all of them.
 
     Args:
