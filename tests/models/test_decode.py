@@ -22,7 +22,7 @@ CFG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.tree.map(lambda p: p * 8, init(CFG, jax.random.key(0)))
+    return jax.jit(lambda key: jax.tree.map(lambda p: p * 8, init(CFG, key)))(jax.random.key(0))
 
 
 def test_greedy_decoding_equals_repeated_uncached_forward_passes(params):

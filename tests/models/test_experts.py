@@ -61,7 +61,7 @@ def problem(cfg: ModelConfig, chosen: np.ndarray):
     return params, y, weights, dy
 
 
-def loop(cfg: ModelConfig, params: Any, y: Any, weights: Any, chosen: np.ndarray) -> jax.Array:
+def loop(cfg: ModelConfig, params: Any, y: Any, weights: Any, chosen: Any) -> jax.Array:
     """Every expert, one after the other, on all tokens; those that did not choose it get none."""
     own, total = cfg.moe.coefficients == "expert", jnp.zeros(y.shape)
     for e in range(EXPERTS):
@@ -78,27 +78,38 @@ def with_gradients(f: Any, dy: Any, *arguments: Any) -> tuple[Any, Any]:
     return y, pull(dy)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def looped(cfg: ModelConfig, params: Any, y: Any, weights: Any, chosen: Any, dy: Any) -> Any:
+    return with_gradients(lambda p, y, w: loop(cfg, p, y, w, chosen), dy, params, y, weights)
+
+
 @functools.cache
 def wanted(activation: str, k: int, kind: str, coefficients: str) -> Any:
     cfg, chosen = config(activation, k, coefficients=coefficients), routing(kind, k)
     params, y, weights, dy = problem(cfg, chosen)
-    run = jax.jit(lambda *a: with_gradients(lambda p, y, w: loop(cfg, p, y, w, chosen), dy, *a))
-    return jax.device_get(run(params, y, weights))
+    return jax.device_get(looped(cfg, params, y, weights, chosen, dy))
+
+
+@functools.cache  # one program serves every routing
+def program(cfg: ModelConfig, exchange: Any) -> Any:
+    """`exchange`: what the program is traced with."""
+    del exchange
+
+    def run(params: Any, y: Any, weights: Any, chosen: Any, dy: Any) -> Any:
+        f = lambda p, y, w: run_experts(cfg, p, y, w, chosen, Rules())  # noqa: E731
+        out, pull, dropped = jax.vjp(f, params, y, weights, has_aux=True)
+        return out, pull(dy), dropped
+
+    return jax.jit(run)
 
 
 def got(cfg: ModelConfig, chosen: np.ndarray, mesh: str) -> tuple[Any, Any, int]:
     params, y, weights, dy = problem(cfg, chosen)
-    rules = Rules()
-
-    def run(*arguments: Any) -> Any:
-        f = lambda p, y, w: run_experts(cfg, p, y, w, jnp.asarray(chosen), rules)  # noqa: E731
-        out, pull, dropped = jax.vjp(f, *arguments, has_aux=True)
-        return out, pull(dy), dropped
-
     sizes = MESHES[mesh]
     on = make_mesh(devices=jax.devices()[:1]) if sizes is None else make_mesh(**sizes)
     with jax.set_mesh(on):
-        out, gradients, dropped = jax.device_get(jax.jit(run)(params, y, weights))
+        run = program(cfg, exchange.exchange())
+        out, gradients, dropped = jax.device_get(run(params, y, weights, chosen, dy))
     return out, gradients, int(dropped)
 
 
@@ -206,10 +217,11 @@ def test_a_capacity_drops_the_last_rows_and_counts_them():
     kept = jnp.asarray(np.arange(TOKENS)[:, None] % 4 < 2, jnp.float32)
     params, y, weights, dy = problem(cfg, chosen)
 
+    @jax.jit
     def run(*arguments: Any) -> Any:
         return with_gradients(lambda p, y, w: loop(cfg, p, y, w * kept, chosen), dy, *arguments)
 
-    assert_same((out, gradients), jax.jit(run)(params, y, weights))
+    assert_same((out, gradients), run(params, y, weights))
 
 
 def test_a_capacity_for_the_worst_drops_nothing():

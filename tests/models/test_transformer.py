@@ -62,12 +62,14 @@ logits_of = jax.jit(forward, static_argnums=0)
 def weights(cfg: ModelConfig, gain: float = 10.0) -> Any:
     # Ten times the usual deviation: at initialisation attention is almost uniform, and a test that
     # compares outputs would hardly see it.
+    if cfg.remat != SMALL.remat:  # the same parameters
+        return weights(replace(cfg, remat=SMALL.remat), gain)
     params = jax.jit(lambda key: init(cfg, key))(jax.random.key(1))
     scale = jax.tree.map(lambda m: gain if m else 1.0, pm.mask(specs(cfg), {"matrix"}))
     return jax.tree.map(lambda p, s: p * s, params, scale)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("tied", "olmo")])
 def test_the_future_has_exactly_zero_gradient(name: str):
     cfg = VARIANTS[name]
     params, ids = weights(cfg), tokens()
@@ -85,15 +87,19 @@ def test_the_future_has_exactly_zero_gradient(name: str):
     assert np.all(np.abs(np.asarray(gradient[:, :6])).max(axis=-1) > 0)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# What is computed again in a backward pass is no other forward pass, nor are other initial values.
+@pytest.mark.parametrize(
+    "name", [name for name in VARIANTS if name != "olmo" and not name.startswith("remat")]
+)
 def test_a_cached_pass_equals_the_uncached_one(name: str):
     cfg = VARIANTS[name]
     params, ids = weights(cfg), tokens()
     expected = logits_of(cfg, params, ids)
-    x1, _, kv = run(cfg, params, ids[:, :7], cache=init_cache(cfg, 2, 12))
-    x2, _, kv = run(cfg, params, ids[:, 7:8], cache=kv)
-    x3, _, kv = run(cfg, params, ids[:, 8:], cache=kv)
-    got = unembed(cfg, params, jnp.concatenate([x1, x2, x3], axis=1))
+    kv, parts = init_cache(cfg, 2, 12), []
+    for part in (ids[:, :5], ids[:, 5:10], ids[:, 10:11], ids[:, 11:]):
+        x, _, kv = run(cfg, params, part, cache=kv)
+        parts.append(x)
+    got = unembed(cfg, params, jnp.concatenate(parts, axis=1))
     chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-4)
     assert np.all(np.asarray(kv["length"]) == 12)
 
@@ -185,14 +191,15 @@ def test_equal_names_and_shapes_start_bit_identical_across_activations():
 
 def test_initial_deviations_follow_the_official_script():
     cfg = replace(SMALL, embed_dim=128, num_layers=8, gated_width=256, vocab_size=2000)
-    params = init(cfg, jax.random.key(0))
+    drawn = jax.jit(init, static_argnums=0)
+    params = drawn(cfg, jax.random.key(0))
     std = (2 / (5 * 128)) ** 0.5
     group = params["layers"][0]
     assert float(params["unembed"][:2000].std()) == pytest.approx(std, rel=0.02)
     assert float(group["ffn"]["w_up"].std()) == pytest.approx(std, rel=0.02)
     assert float(group["ffn"]["w_down"].std()) == pytest.approx(std / 4, rel=0.02)
     assert float(group["attention"]["w_o"].std()) == pytest.approx(std / 4, rel=0.05)
-    olmo = init(replace(cfg, init="olmo"), jax.random.key(0))["layers"][0]["ffn"]["w_up"]
+    olmo = drawn(replace(cfg, init="olmo"), jax.random.key(0))["layers"][0]["ffn"]["w_up"]
     assert float(jnp.abs(olmo).max()) <= 0.06 + 1e-7
     # A normal cut at three deviations has 0.9866 of its deviation left.
     assert float(olmo.std()) == pytest.approx(0.02 * 0.9866, rel=0.01)

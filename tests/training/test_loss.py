@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,9 @@ from polycom_jax import params as pm
 from polycom_jax.sharding import Rules
 from polycom_jax.training import put_batch
 from polycom_jax.training.loss import _by_device, _chunked_nats, batch_nats, token_nats
+
+nats_of = jax.jit(batch_nats, static_argnums=0)
+logits_of = jax.jit(models.forward, static_argnums=0)
 
 
 def reference(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -71,8 +76,8 @@ def test_padding_columns_change_nothing_and_get_no_gradient():
 def test_only_unmasked_targets_count(model, make_batch, initial):
     cfg, batch = model(), make_batch()
     params = initial("one device").params
-    nats, aux = batch_nats(cfg, params, batch)
-    logits = models.forward(
+    nats, aux = nats_of(cfg, params, batch)
+    logits = logits_of(
         cfg,
         params,
         batch["tokens"],
@@ -83,7 +88,7 @@ def test_only_unmasked_targets_count(model, make_batch, initial):
     assert float(nats) == pytest.approx(expected, rel=1e-5)
     assert aux == {}
     hidden_targets = np.where(batch["mask"], batch["targets"], 0)
-    again, _ = batch_nats(cfg, params, batch | {"targets": hidden_targets})
+    again, _ = nats_of(cfg, params, batch | {"targets": hidden_targets})
     assert float(again) == float(nats)
 
 
@@ -98,18 +103,19 @@ def test_document_boundaries_count_iff_the_model_says_so(model, make_batch, init
         "segment_ids": np.ones_like(batch["segment_ids"]),
         "positions": np.broadcast_to(np.arange(8, dtype=np.int32)[None], (16, 8)),
     }
-    split, _ = batch_nats(cfg, params, batch)
-    joined, _ = batch_nats(cfg, params, whole)
+    split, _ = nats_of(cfg, params, batch)
+    joined, _ = nats_of(cfg, params, whole)
     assert (float(split) != float(joined)) == document_mask
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def total_and_gradients(cfg, params, batch, rules=None):
     """The sum over the batch, and its gradient for all parameters."""
 
     def total(params, batch):
         return batch_nats(cfg, params, batch, rules)[0]
 
-    return jax.jit(jax.value_and_grad(total))(params, batch)
+    return jax.value_and_grad(total)(params, batch)
 
 
 def largest_relative_error(got, expected) -> float:

@@ -50,7 +50,7 @@ def test_decay_reaches_matrices_and_embeddings_but_neither_norms_nor_coefficient
     params = pm.map_specs(lambda spec: jnp.ones(spec.shape), specs)
     optimizer = make_optimizer(OptimConfig(peak_learning_rate=1e-2, weight_decay=0.5), specs, 10**6)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
     by_role = {"matrix": -5e-3, "embedding": -5e-3, "norm": 0.0, "coefficient": 0.0}
     seen = set()
     for spec, update in zip(
@@ -67,7 +67,7 @@ def test_gradients_are_cut_at_the_global_norm_and_left_alone_below_it(specs, nor
     grads = params
     grads = optax.tree.scale(norm / optax.tree.norm(grads), grads)
     optimizer = make_optimizer(OptimConfig(b1=0.9, clip_norm=0.5), specs, 10)
-    _, state = optimizer.update(grads, optimizer.init(params), params)
+    _, state = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
     mean = optax.tree.get(state, "mu")
     # Adam's update does not change with the gradient's scale; the mean of gradients does.
     assert float(optax.tree.norm(mean)) == pytest.approx(0.1 * expected, rel=1e-5)

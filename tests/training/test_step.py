@@ -49,7 +49,7 @@ def assert_same_run(one, other):
         assert value == pytest.approx(other[1][name], rel=5e-5), name
 
 
-@pytest.mark.parametrize("mesh", ["fsdp 8", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor 2"])
+@pytest.mark.parametrize("mesh", ["fsdp 8", "data 2, fsdp 2, tensor 2"])
 def test_poly_norm_loses_the_same_on_every_mesh(trained, mesh):
     assert_same_run(trained(), trained(mesh=mesh))
 
@@ -60,8 +60,8 @@ def test_an_element_wise_one_loses_the_same_with_a_split_hidden_axis(trained):
     assert abs(split[0][-1] - trained()[0][-1]) > 1e-4
 
 
-SPLIT_ROWS = ("poly_norm", "poly_norm_glu", "poly_relu_norm", "swiglu_norm")
-"""Each way in which an activation takes a mean over its row, once."""
+SPLIT_ROWS = ("poly_norm_glu", "poly_relu_norm", "swiglu_norm")
+"""Each way in which an activation takes a mean over its row, once; PolyNorm itself is above."""
 
 
 # What is element-wise does not know that its rows are split: among the longest tests.
