@@ -166,9 +166,8 @@ def shardings(specs: Specs, mesh: jax.sharding.Mesh, rules: Rules) -> Any:
 def _sharding(
     path: tuple[Any, ...], spec: ParamSpec, mesh: jax.sharding.Mesh, rules: Rules
 ) -> NamedSharding:
-    spec_partition = rules.partition(spec.axes)
-    rules.check_divides(path_name(path), spec.shape, spec.axes, mesh)
-    return NamedSharding(mesh, spec_partition)
+    partition = rules.partition_parameter(path_name(path), spec.shape, spec.axes, mesh)
+    return NamedSharding(mesh, partition)
 
 
 def mask(specs: Specs, roles: frozenset[str] | set[str]) -> Any:

@@ -31,8 +31,8 @@ class Rules:
     """Logical axis -> mesh axis (None: not split). A misspelt one is an error, not a replication.
 
     `batch`, `seq` and `residual` name dimensions of activations only. A parameter's model width
-    (`embed`) is split over fsdp; that of the residual stream (`residual`) is not, since the batch
-    already is.
+    (`embed`) is split over fsdp, for experts their number (`partition_parameter`); that of the
+    residual stream (`residual`) is not, since the batch already is.
     """
 
     batch: MeshAxes = BATCH_AXES
@@ -64,6 +64,26 @@ class Rules:
                 )
                 used[mesh_axis] = str(axis)
             entries.append(entry)
+        return PartitionSpec(*entries)
+
+    def partition_parameter(
+        self, name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh
+    ) -> PartitionSpec:
+        """The `PartitionSpec` of a parameter; its dimensions must divide, see `check_divides`.
+
+        What splits the model width of experts splits their number, too, in its place, if that
+        divides: gathered expert by expert, a matrix comes in the order in which it is multiplied.
+        """
+        self.check_divides(name, shape, axes, mesh)
+        partition = self.partition(axes)
+        if not {"expert", "embed"} <= set(axes):
+            return partition
+        expert, embed = axes.index("expert"), axes.index("embed")
+        both = (*_names(partition[expert]), *_names(partition[embed]))
+        if shape[expert] % math.prod(mesh.shape[axis] for axis in both):
+            return partition
+        entries = list(partition)
+        entries[expert], entries[embed] = both, None
         return PartitionSpec(*entries)
 
     def check_divides(

@@ -81,6 +81,20 @@ def test_dimensions_that_do_not_divide_name_the_nearest_that_do():
         pm.shardings(specs, mesh, Rules())
 
 
+def test_experts_are_split_by_number_where_it_divides_and_else_by_width():
+    mesh = make_mesh(data=1, fsdp=2, expert=2, tensor=2)
+    axes = ("layers", "expert", "embed", "mlp")
+
+    def partition(experts: int) -> P:
+        spec = ParamSpec((3, experts, 16, 12), axes, NORMAL, "matrix", stacked=1)
+        return pm.shardings(spec, mesh, Rules()).spec
+
+    assert partition(8) == P(None, ("expert", "fsdp"), None, "tensor")
+    assert partition(6) == P(None, "expert", "fsdp", "tensor")
+    with pytest.raises(InputError, match="'expert' of size 5 does not divide"):
+        partition(5)
+
+
 def test_misspelt_logical_axes_are_errors():
     with pytest.raises(InputError, match="Did you mean 'embed'"):
         Rules().partition(("embde", "mlp"))

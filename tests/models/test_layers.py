@@ -32,11 +32,11 @@ def block(activation: str, remat: Any = "dots", implementation: Any = None) -> t
     ("activation", "remat"),
     [
         ("poly_norm", "none"),
-        ("poly_norm", "dots"),
+        pytest.param("poly_norm", "dots", marks=pytest.mark.slow),
         ("poly_norm_glu", "dots"),
         ("poly_relu_norm", "none"),
-        ("poly_relu", "dots"),
-        ("swiglu", "none"),
+        pytest.param("poly_relu", "dots", marks=pytest.mark.slow),
+        pytest.param("swiglu", "none", marks=pytest.mark.slow),
     ],
 )
 def test_a_tpu_s_block_has_the_values_and_gradients_of_a_cpu_s(activation: str, remat: Any):

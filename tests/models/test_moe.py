@@ -154,7 +154,9 @@ def test_each_expert_starts_with_its_own_values_and_coefficients_alike():
     assert not np.array_equal(params["w_up"][0], params["w_up"][1])
 
 
-@pytest.mark.parametrize("activation", ["poly_norm", "swiglu"])
+@pytest.mark.parametrize(
+    "activation", ["poly_norm", pytest.param("swiglu", marks=pytest.mark.slow)]
+)
 def test_a_model_gives_logits_gradients_and_statistics(activation: str):
     cfg = replace(config(), activation=activation)
     params = jax.jit(init, static_argnums=0)(cfg, jax.random.key(0))

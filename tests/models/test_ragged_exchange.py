@@ -21,7 +21,7 @@ pytestmark = pytest.mark.tpu_backend
 TOKENS, WIDTH = 4096, 256
 
 
-@pytest.mark.parametrize("chip", ["v5e", "v5p"])
+@pytest.mark.parametrize("chip", [pytest.param("v5e", marks=pytest.mark.exhaustive), "v5p"])
 def test_rows_travel_by_the_ragged_exchange(chip):
     cfg = preset("moe-1b-7b", embed_dim=WIDTH, gated_width=256, moe=MoEConfig(16, 4))
     aot.without_tpu()

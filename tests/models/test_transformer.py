@@ -205,7 +205,9 @@ def test_initial_deviations_follow_the_official_script():
     assert float(olmo.std()) == pytest.approx(0.02 * 0.9866, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["poly_norm", "poly_norm_glu"])
+@pytest.mark.parametrize(
+    "name", ["poly_norm", pytest.param("poly_norm_glu", marks=pytest.mark.slow)]
+)
 def test_logits_and_gradients_do_not_depend_on_the_mesh(name: str):
     """The norms of PolyNorm run over a hidden axis that is split here; training has the others."""
     cfg = replace(SMALL, activation=name)
