@@ -63,7 +63,7 @@ def test_an_element_wise_one_loses_the_same_with_a_split_hidden_axis(trained):
     assert abs(split[0][-1] - trained()[0][-1]) > 1e-4
 
 
-# A gated one, whose row is a product's: among the longer tests. The others: among the longest.
+# A gated one, with a mean over its gate's row: among the longer tests. The others: the longest.
 @pytest.mark.parametrize(
     "activation",
     [
