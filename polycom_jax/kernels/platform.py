@@ -17,9 +17,12 @@ from polycom_jax._errors import InputError
 _only_on_tpu = Primitive("only_on_tpu")
 
 
-def only_on_tpu(x: Array) -> Array:
-    """x; compiled for anything but a TPU it raises `InputError`. It costs nothing."""
-    return _only_on_tpu.bind(x)
+def only_on_tpu(x: Array, implementation: str = "pallas_tpu") -> Array:
+    """x; compiled for anything but a TPU it raises `InputError`, which names the implementation.
+
+    It costs nothing.
+    """
+    return _only_on_tpu.bind(x, implementation=implementation)
 
 
 def why_not_on_tpu(x: Array, *_others: Array, **_static: Any) -> str | None:
@@ -39,25 +42,26 @@ def why_not_on_tpu(x: Array, *_others: Array, **_static: Any) -> str | None:
     return None
 
 
-def _same(x: Any) -> Any:
+def _same(x: Any, *, implementation: str) -> Any:
+    del implementation
     return x
 
 
-def _lower(ctx: mlir.LoweringRuleContext, x: Any) -> Any:
+def _lower(ctx: mlir.LoweringRuleContext, x: Any, *, implementation: str) -> Any:
     platforms = ctx.platforms or ctx.module_context.platforms
     if set(platforms) != {"tpu"}:
         raise InputError(
-            f"implementation='pallas_tpu' cannot be compiled for {', '.join(platforms)}: its"
+            f"implementation={implementation!r} cannot be compiled for {', '.join(platforms)}: its"
             " kernels run on TPUs; implementation=None takes one that runs here."
         )
     return [x]
 
 
-def _batch(args: Any, dims: Any) -> tuple[Array, Any]:
-    return only_on_tpu(args[0]), dims[0]
+def _batch(args: Any, dims: Any, *, implementation: str) -> tuple[Array, Any]:
+    return only_on_tpu(args[0], implementation), dims[0]
 
 
 _only_on_tpu.def_abstract_eval(_same)
-_only_on_tpu.def_impl(jax.jit(_only_on_tpu.bind))
+_only_on_tpu.def_impl(jax.jit(_only_on_tpu.bind, static_argnames="implementation"))
 mlir.register_lowering(_only_on_tpu, _lower)
 batching.primitive_batchers[_only_on_tpu] = _batch

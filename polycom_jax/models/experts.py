@@ -181,9 +181,12 @@ def _experts(
     names = _IN if cfg.row.gated else _IN[1:]
     real = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] < jnp.sum(sizes)
 
+    def only_real(x: Array) -> Array:
+        return x if filled else jnp.where(real, x, 0)
+
     def product(x: Array, w: Array) -> Array:
-        out = grouped_matmul(x, w, sizes)
-        return out if filled else jnp.where(real, out, 0)
+        # Behind the last group anything may stand: in the result, and in the gradient of x.
+        return only_real(grouped_matmul(only_real(x), w, sizes))
 
     with jax.named_scope("experts_up"):
         hidden = [product(rows, params[name]) for name in names]

@@ -62,6 +62,9 @@ def test_an_unlisted_backend_takes_xla(monkeypatch):
 def test_every_preference_ends_with_the_version_that_takes_everything():
     for entries in dispatch.PREFERENCE.values():
         names = [e.implementation if isinstance(e, Where) else e for e in entries]
-        known = {*dispatch.IMPLEMENTATIONS, *dispatch.ATTENTION_IMPLEMENTATIONS}
-        assert set(names) <= known
+        assert set(names) <= {
+            *dispatch.IMPLEMENTATIONS,
+            *dispatch.ATTENTION_IMPLEMENTATIONS,
+            *dispatch.GROUPED_IMPLEMENTATIONS,
+        }
         assert names[-1] == "xla"

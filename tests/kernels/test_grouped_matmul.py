@@ -1,4 +1,6 @@
-"""Grouped products against a loop in float64: any sizes, both versions, all gradients."""
+"""Grouped products against a loop in float64: any sizes, every version, all gradients."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,18 +8,25 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.kernels.grouped_matmul import cpu, grouped_matmul
+from polycom_jax.kernels.dispatch import GROUPED_IMPLEMENTATIONS, compiling_for
+from polycom_jax.kernels.grouped_matmul import cpu, grouped_matmul, megablox
+from polycom_jax.kernels.grouped_matmul.api import GROUPED_MATMUL
+from polycom_jax.sharding import make_mesh
 
-VERSIONS = ("cpu", "xla")
-SIZES = {
-    "uneven": [100, 3, 0, 47],
-    "all in one": [0, 0, 150, 0],
-    "none": [0, 0, 0, 0],
-    "blocks filled exactly": [32, 64, 32, 22],
-    "room behind": [1, 0, 5, 2],
-    "one group": [150],
+VERSIONS = {
+    "cpu": partial(grouped_matmul, implementation="cpu"),
+    "xla": partial(grouped_matmul, implementation="xla"),
+    "megablox": partial(megablox.grouped_matmul, interpret=True),
 }
-ROWS, K, M = 150, 5, 7
+SIZES = {
+    "uneven": [150, 3, 0, 103],
+    "all in one": [0, 0, 256, 0],
+    "none": [0, 0, 0, 0],
+    "blocks filled exactly": [128, 64, 32, 32],
+    "room behind": [1, 0, 5, 2],
+    "one group": [256],
+}
+ROWS, K, M = 256, 5, 7
 
 
 def problem(sizes: list[int], dtype=jnp.float32):
@@ -41,7 +50,7 @@ def loop(x, w, dy, sizes):
 
 
 def ours(version, x, w, dy, sizes):
-    y, pull = jax.vjp(lambda x, w: grouped_matmul(x, w, sizes, implementation=version), x, w)
+    y, pull = jax.vjp(lambda x, w: VERSIONS[version](x, w, sizes), x, w)
     return y, *pull(dy)
 
 
@@ -52,7 +61,7 @@ def test_value_and_gradients_are_those_of_a_loop(version, name):
     used = int(sizes.sum())
     got, wanted = ours(version, x, w, dy, sizes), loop(x, w, dy, sizes)
     for a, b, rows in zip(got, wanted, (used, used, None), strict=True):
-        # Sums of at most 150 products of normal numbers, in float32.
+        # Sums of at most 256 products of normal numbers, in float32.
         np.testing.assert_allclose(a[:rows], b[:rows], rtol=1e-5, atol=1e-5)
 
 
@@ -65,12 +74,18 @@ def test_bfloat16_is_summed_in_float32(version):
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-4)
 
 
-def test_what_stands_behind_the_last_group_reaches_nothing():
+@pytest.mark.parametrize("version", ["cpu", "megablox"])
+def test_what_stands_behind_the_last_group_reaches_nothing(version):
     x, w, dy, sizes = problem(SIZES["room behind"])
     dirty = [a.at[8:].set(jnp.nan) for a in (x, dy)]
-    clean = ours("cpu", x.at[8:].set(0), w, dy.at[8:].set(0), sizes)
-    for a, b in zip(ours("cpu", dirty[0], w, dirty[1], sizes), clean, strict=True):
-        np.testing.assert_array_equal(a, b)
+    clean = ours(version, x.at[8:].set(0), w, dy.at[8:].set(0), sizes)
+    got = ours(version, dirty[0], w, dirty[1], sizes)
+    for a, b, rows in zip(got, clean, (8, 8, None), strict=True):
+        np.testing.assert_array_equal(a[:rows], b[:rows])
+
+
+def test_every_named_version_is_tested():
+    assert set(VERSIONS) == set(GROUPED_IMPLEMENTATIONS)
 
 
 def test_work_does_not_grow_with_groups_times_rows():
@@ -88,12 +103,12 @@ def test_blocks_are_about_as_long_as_groups(rows, groups, block):
     assert cpu.block_rows(rows, groups) == block
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["cpu", "xla"])
 def test_forward_over_reverse_mode_works(version):
     x, w, dy, sizes = problem(SIZES["uneven"])
 
     def loss(w):
-        return jnp.sum(dy * jnp.square(grouped_matmul(x, w, sizes, implementation=version)))
+        return jnp.sum(dy * jnp.square(VERSIONS[version](x, w, sizes)))
 
     slope = jax.grad(loss)
     _, product = jax.jvp(slope, (w,), (w,))
@@ -102,9 +117,84 @@ def test_forward_over_reverse_mode_works(version):
 
 def test_misfits_are_told():
     x, w, _, sizes = problem(SIZES["uneven"])
-    with pytest.raises(InputError, match=r"came \(150, 5\), \(4, 5, 7\) and \(3,\)"):
+    with pytest.raises(InputError, match=r"came \(256, 5\), \(4, 5, 7\) and \(3,\)"):
         grouped_matmul(x, w, sizes[:3])
     with pytest.raises(InputError, match="came bfloat16, float32"):
         grouped_matmul(x.astype(jnp.bfloat16), w, sizes)
     with pytest.raises(InputError, match="implementation of grouped_matmul"):
-        grouped_matmul(x, w, sizes, implementation="pallas_tpu")
+        GROUPED_MATMUL(x, w, sizes, implementation="pallas_tpu")
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize(("k", "n"), [(2048, 1536), (100, 10), (8192, 7000), (1, 8192)])
+def test_tiles_fit_vmem(k, n, itemsize, gradient, cores):
+    k, n = (size * 2 // itemsize for size in (k, n))
+    rows, tk, tn = megablox.tiles(k, n, itemsize, gradient=gradient, cores=cores)
+    inputs = 2 * itemsize * (rows * tk + tk * tn + rows * tn)
+    assert inputs + 4 * (tk if gradient else rows) * tn <= 15 * 2**20
+    assert tn == n or tn % 128 == 0
+
+
+def test_tiles_of_the_papers_mixture():
+    assert megablox.tiles(2048, 1536, 2, cores=1) == (128, 2048, 1536)
+    assert megablox.tiles(1536, 2048, 2, cores=1) == (128, 1536, 2048)
+    for gradient, cores in ((False, 2), (True, 1), (True, 2)):
+        more = {"gradient": gradient, "cores": cores}
+        assert megablox.tiles(2048, 1536, 2, **more) == (128, 2048, 768)
+        assert megablox.tiles(1536, 2048, 2, **more) == (128, 1536, 1024)
+    assert megablox.tiles(2048, 4096, 2, cores=1)[2] == 1408  # three parts, which two cores
+    assert megablox.tiles(2048, 4096, 2, cores=2)[2] == 1024  # would not share evenly: four
+
+
+def test_matrices_in_several_tiles(monkeypatch):
+    monkeypatch.setattr(megablox, "tiles", lambda *_, **__: (128, 128, 128))
+    rng = np.random.default_rng(1)
+    x, w, dy = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        for shape in ((ROWS, 200), (3, 200, 300), (ROWS, 300))
+    )
+    sizes = jnp.array([100, 0, 156])
+    for a, b in zip(ours("megablox", x, w, dy, sizes), loop(x, w, dy, sizes), strict=True):
+        # Sums of at most 300 products of normal numbers, in float32.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_where_megablox_cannot_run_it_says_so():
+    x, w, _, sizes = problem(SIZES["uneven"])
+    named = partial(grouped_matmul, implementation="megablox")
+    with pytest.raises(InputError, match="250 rows are no multiple of 128"):
+        named(x[:250], w, sizes)
+    with pytest.raises(InputError, match="rows of 8193 bfloat16 are longer than 16384 bytes"):
+        named(jnp.ones((128, 1), jnp.bfloat16), jnp.ones((1, 1, 8193), jnp.bfloat16), sizes[:1])
+    with pytest.raises(InputError, match="not float16"):
+        named(x.astype(jnp.float16), w.astype(jnp.float16), sizes)
+    with pytest.raises(InputError, match="'megablox' cannot be compiled for cpu"):
+        jax.jit(named).lower(x, w, sizes)
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(256, True), (250, False)])
+def test_tpus_take_megablox_where_it_can(rows, taken):
+    x, w, _, sizes = problem(SIZES["uneven"])
+    with compiling_for("tpu"):
+        assert megablox_in(grouped_matmul, x[:rows], w, sizes) == taken
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_shard_map_that_checks_what_varies_takes_xla(check):
+    x, w, _, sizes = problem(SIZES["uneven"])
+    spec = jax.sharding.PartitionSpec("data")
+    with compiling_for("tpu"), jax.set_mesh(make_mesh(data=8)):
+        f = jax.shard_map(
+            grouped_matmul, in_specs=(spec, None, spec), out_specs=spec, check_vma=check
+        )
+        several = jnp.tile(x, (8, 1)), w, jnp.tile(sizes, 8)
+        assert megablox_in(f, *several) == (not check)
+
+
+def megablox_in(f, *arguments):
+    text = str(jax.make_jaxpr(f)(*arguments))
+    found = "pallas_call" in text
+    assert found != ("ragged_dot" in text)
+    return found

@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 from polycom_jax import aot
 from polycom_jax._errors import InputError
 from polycom_jax.kernels.arg_specs import select
+from polycom_jax.kernels.grouped_matmul import grouped_matmul
+from polycom_jax.kernels.grouped_matmul.megablox import tensor_cores
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_relu import poly_relu
 from polycom_jax.sharding import make_mesh
@@ -99,6 +101,37 @@ def test_poly_norm_compiles_both_ways(chip, spec):
 def test_other_shapes_dtypes_and_relatives_compile(f, chip, shape, dtype, inputs):
     text = both_ways(f, chip, shape, dtype, inputs)
     assert text.count('custom_call_target="tpu_custom_call"') in (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("chip", "k", "n", "dtype"),
+    [
+        *((chip, 2048, 1536, jnp.bfloat16) for chip in CHIPS),
+        ("v4", 4096, 1000, jnp.float32),
+        ("v5e", 8192, 1000, jnp.bfloat16),
+    ],
+)
+def test_grouped_products_compile_both_ways(chip, k, n, dtype):
+    rows, groups = 131_072, 64  # too large for fast memory, into which XLA copies what fits
+
+    def both(x, w, sizes, dy):
+        f = partial(grouped_matmul, sizes=sizes, implementation="megablox")
+        y, vjp = jax.vjp(f, x, w)
+        return y, vjp(dy)
+
+    shapes = ((rows, k), dtype), ((groups, k, n), dtype), ((groups,), jnp.int32), ((rows, n), dtype)
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    text = program(both, *aot.place(arguments, aot.devices(chip)[0]))
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
+    if n % 128 == 0:
+        # Each gradient takes matrices, or rows, as they lie.
+        assert large_instructions(text, rows * n * jnp.dtype(dtype).itemsize) == []
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_mesh_tells_how_many_cores_a_device_has(chip):
+    with jax.set_mesh(make_mesh(devices=aot.devices(chip))):
+        assert tensor_cores() == aot.CHIPS[chip].tensor_cores
 
 
 def test_experts_with_coefficients_of_their_own_compile():

@@ -12,7 +12,8 @@ import pytest
 
 from polycom_jax import params as pm
 from polycom_jax.kernels.dispatch import compiling_for
-from polycom_jax.models import ModelConfig, MoEConfig, exchange, preset
+from polycom_jax.kernels.grouped_matmul import grouped_matmul
+from polycom_jax.models import ModelConfig, MoEConfig, exchange, experts, preset
 from polycom_jax.models.experts import run_experts
 from polycom_jax.models.moe import moe_specs
 from polycom_jax.models.moved import collect, inverse, permute, spread
@@ -91,9 +92,9 @@ def wanted(activation: str, k: int, kind: str, coefficients: str) -> Any:
 
 
 @functools.cache  # one program serves every routing
-def program(cfg: ModelConfig, exchange: Any) -> Any:
-    """`exchange`: what the program is traced with."""
-    del exchange
+def program(cfg: ModelConfig, *traced_with: Any) -> Any:
+    """`traced_with`: what else the program depends on."""
+    del traced_with
 
     def run(params: Any, y: Any, weights: Any, chosen: Any, dy: Any) -> Any:
         f = lambda p, y, w: run_experts(cfg, p, y, w, chosen, Rules())  # noqa: E731
@@ -108,7 +109,7 @@ def got(cfg: ModelConfig, chosen: np.ndarray, mesh: str) -> tuple[Any, Any, int]
     sizes = MESHES[mesh]
     on = make_mesh(devices=jax.devices()[:1]) if sizes is None else make_mesh(**sizes)
     with jax.set_mesh(on):
-        run = program(cfg, exchange.exchange())
+        run = program(cfg, exchange.exchange(), experts.grouped_matmul)
         out, gradients, dropped = jax.device_get(run(params, y, weights, chosen, dy))
     return out, gradients, int(dropped)
 
@@ -203,6 +204,32 @@ def test_both_exchanges_come_to_the_same(kind):
     out, gradients, dropped = got(config(), routing(kind, 2), "expert 4, tensor 2")
     assert_same((out, gradients), wanted("poly_norm", 2, kind, "layer"))
     assert dropped == 0
+
+
+@pytest.mark.parametrize("coefficients", ["layer", "expert"])
+def test_what_stands_behind_all_rows_reaches_nothing(monkeypatch, coefficients):
+    """A grouped product may leave anything there, in values and gradients: here it leaves NaN."""
+
+    def behind(x: Any, sizes: Any) -> Any:
+        return jnp.arange(x.shape[0])[:, None] >= jnp.sum(sizes)
+
+    def leave_nan(x: Any, w: Any, sizes: Any) -> Any:
+        x = nan_gradient(x, sizes)
+        return jnp.where(behind(x, sizes), jnp.nan, grouped_matmul(x, w, sizes))
+
+    @jax.custom_vjp
+    def nan_gradient(x: Any, sizes: Any) -> Any:
+        del sizes
+        return x
+
+    def pull(sizes: Any, dx: Any) -> Any:
+        return jnp.where(behind(dx, sizes), jnp.nan, dx), None
+
+    nan_gradient.defvjp(lambda x, sizes: (x, sizes), pull)
+    monkeypatch.setattr(experts, "grouped_matmul", leave_nan)
+    cfg = config(coefficients=coefficients)
+    out, gradients, _ = got(cfg, routing("any", 2), "data 2, expert 4")
+    assert_same((out, gradients), wanted("poly_norm", 2, "any", coefficients))
 
 
 @pytest.mark.usefixtures("either_exchange")

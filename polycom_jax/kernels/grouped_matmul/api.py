@@ -4,14 +4,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
-from polycom_jax.kernels.dispatch import Implementation, Operation, Version
-from polycom_jax.kernels.grouped_matmul import cpu, xla
+from polycom_jax.kernels.dispatch import GroupedImplementation, Operation, Version
+from polycom_jax.kernels.grouped_matmul import cpu, megablox, xla
 
 GROUPED_MATMUL = Operation(
     "grouped_matmul",
     {
         "xla": Version(xla.grouped_matmul),
         "cpu": Version(cpu.grouped_matmul),
+        "megablox": Version(megablox.grouped_matmul, megablox.why_not),
     },
 )
 
@@ -21,7 +22,7 @@ def grouped_matmul(
     w: Float[Array, "E K M"],
     sizes: Int[Array, " E"],
     *,
-    implementation: Implementation | None = None,
+    implementation: GroupedImplementation | None = None,
 ) -> Float[Array, "R M"]:
     """The first sizes[0] rows of x times w[0], the next sizes[1] rows times w[1], and so on.
 
@@ -30,17 +31,20 @@ def grouped_matmul(
         w: one matrix a group, of the dtype of `x`.
         sizes: rows of each group, int32; their sum is at most R, which nothing can check.
         implementation: None for the backend's best, or
-            "xla": `jax.lax.ragged_dot`, which is fused on TPUs, and on a CPU multiplies all rows
-            with every matrix;
+            "xla": `jax.lax.ragged_dot`, which is one kernel on TPUs, and on a CPU multiplies all
+            rows with every matrix;
             "cpu": blocks of rows one after the other, R + E x (block - 1) of them at most; first
-            derivatives in reverse mode, and forward over reverse mode.
+            derivatives in reverse mode, and forward over reverse mode;
+            "megablox": JAX's TPU kernels; bfloat16 and float32, R a multiple of 128, K and M of at
+            most 16 KiB; first derivatives in reverse mode only.
 
     Returns:
         [R, M] in the dtype of `x`, float32 inside. Rows behind the last group, in it and in the
         gradient of `x`, may hold anything; the gradient of `w` does not feel them.
 
     Raises:
-        InputError: shapes or dtypes that do not go together, or an unknown implementation.
+        InputError: shapes or dtypes that do not go together, or an implementation that is unknown
+            or cannot run here.
     """
     require(
         x.ndim == 2 and w.ndim == 3 and x.shape[1] == w.shape[1] and sizes.shape == w.shape[:1],

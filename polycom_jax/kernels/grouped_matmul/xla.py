@@ -10,10 +10,11 @@ def grouped_matmul(
     """`jax.lax.ragged_dot`; see `api.grouped_matmul`.
 
     XLA's TPU backend makes of it a kernel of the form of JAX's megablox: tiles of 128 rows, with an
-    expert's whole matrix where VMEM holds it (xla_tpu_scoped_vmem_limit_kib=49152). For the
-    gradient of x it copies the matrices, transposed, which megablox's kernel does not: with that,
-    in tiles of the same size, the step of tpu_configs/v5p-128-moe-1b-7b takes 2,684 ms in place of
-    2,826 (libtpu 0.0.50.1; the kernels themselves at their roofline in both: the prediction is
-    blind to tiles, and nobody has timed either).
+    expert's whole matrix where VMEM holds it (xla_tpu_scoped_vmem_limit_kib=49152). Two differences
+    make `megablox` the better one. For the gradient of x, XLA copies the matrices, transposed: 173
+    of 2,826 ms in the step of tpu_configs/v5p-128-moe-1b-7b, which takes 2,684 with `megablox` (by
+    prediction, libtpu 0.0.50.1). And where it takes a whole matrix, its kernel's one parallel
+    dimension has one step, so that the second core of a v4 or v5p has nothing to do, which no
+    prediction shows.
     """
     return jax.lax.ragged_dot(x, w, sizes)

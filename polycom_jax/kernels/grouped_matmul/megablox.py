@@ -1,0 +1,103 @@
+"""Grouped products by JAX's megablox kernels for TPUs, in tiles that fit any TPU's VMEM."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from polycom_jax.kernels.platform import only_on_tpu, why_not_on_tpu
+from polycom_jax.kernels.tpu_call import LANES, round_up
+
+VMEM_BUDGET = 15 * 2**20
+"""Bytes that a kernel's tiles, two buffers of each, and its sums take: the compiler's default limit
+is 16 MiB, and it needs up to half a MiB itself."""
+
+LONGEST = 16 * 2**10
+"""Bytes of the longest row that a product's tiles hold: 8,192 numbers in bfloat16. Cut, the tiles
+of a matrix would be read anew for every 128 rows."""
+
+MOST_ROWS = 2048
+"""Of a matrix, in a tile of its gradient."""
+
+
+def grouped_matmul(
+    x: Float[Array, "R K"],
+    w: Float[Array, "E K M"],
+    sizes: Int[Array, " E"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "R M"]:
+    """See `api.grouped_matmul`; rows behind the last group hold what was in memory before.
+
+    `interpret` runs the kernels as plain operations on any backend, for tests.
+    """
+    sizes = sizes.astype(jnp.int32)
+    if not interpret:
+        sizes = only_on_tpu(sizes, "megablox")
+    return _product(x, w, sizes, interpret)
+
+
+def tiles(
+    k: int, n: int, itemsize: int, *, gradient: bool = False, cores: int = 2
+) -> tuple[int, int, int]:
+    """(rows, k, n) of a tile, for rows of k times matrices of k x n, or for the matrices' gradient.
+
+    Few rows, as a tile that two groups share is computed for both; of the matrix as much as fits,
+    since rows are read anew for each part of n. Sums are float32, and for the gradient as large as
+    the matrix's tile. A device's cores share these parts among them, and nothing else.
+    """
+    tk = min(k, MOST_ROWS) if gradient else k
+    padded = round_up(tk, LANES)
+    row = 2 * itemsize * LANES * padded
+    column = 2 * itemsize * (padded + LANES) + 4 * (padded if gradient else LANES)
+    parts = round_up(-(-n // ((VMEM_BUDGET - row) // column // LANES * LANES)), cores)
+    return LANES, tk, min(n, round_up(-(-n // parts), LANES))
+
+
+def tensor_cores() -> int:
+    """TensorCores of a device of the mesh of `jax.set_mesh`; without one two, as v4 and v5p have.
+
+    On a chip that has one, two parts cost one reading of the rows.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "num_cores", None) or 2
+
+
+def why_not(x: Array, w: Array, sizes: Array, **_static: Any) -> str | None:
+    """A reason against, or None."""
+    if x.shape[0] % LANES:
+        return f"{x.shape[0]} rows are no multiple of {LANES}"
+    if max(w.shape[1:]) * w.dtype.itemsize > LONGEST:
+        return f"rows of {max(w.shape[1:])} {w.dtype} are longer than {LONGEST} bytes"
+    if any(jax.typeof(a).manual_axis_type.varying for a in (x, w, sizes)):
+        return "jax.shard_map checks what varies over the mesh (check_vma), which they do not tell"
+    return why_not_on_tpu(x, w, sizes)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _product(x: Array, w: Array, sizes: Array, interpret: bool) -> Array:
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
+
+    k, n = w.shape[1:]
+    tiling = tiles(k, n, x.dtype.itemsize, cores=tensor_cores())
+    return gmm(x, w, sizes, x.dtype, tiling, interpret=interpret)
+
+
+def _forward(x: Array, w: Array, sizes: Array, interpret: bool) -> tuple[Array, Any]:
+    return _product(x, w, sizes, interpret), (x, w, sizes)
+
+
+def _backward(interpret: bool, kept: Any, dy: Array) -> tuple[Array, Array, None]:
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
+
+    x, w, sizes = kept
+    k, n = w.shape[1:]
+    tiled = partial(tiles, itemsize=x.dtype.itemsize, cores=tensor_cores())
+    dx = gmm(dy, w, sizes, x.dtype, tiled(n, k), transpose_rhs=True, interpret=interpret)
+    dw = tgmm(x.T, dy, sizes, w.dtype, tiled(k, n, gradient=True), interpret=interpret)
+    return dx, dw, None
+
+
+_product.defvjp(_forward, _backward)
