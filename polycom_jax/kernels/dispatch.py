@@ -52,8 +52,9 @@ Preference = _Name | Where
 # take the arguments, goes to the next. `xla` takes everything, so it ends each list and serves
 # other backends.
 #
-# cpu, attention: a training step (4,096 tokens, 6 layers, 4 heads of 64) takes 1.09, 0.99 and 0.92
-# of the time with `blocks` that it takes with `xla`, at windows of 256, 512 and 1024.
+# cpu, attention: a training step (4,096 tokens, 6 layers, 4 heads of 64) takes 1.05, 1.03 and 0.80
+# of the time with `blocks` that it takes with `xla`, at windows of 256, 512 and 1024 (two cores
+# with 2 MiB of L2; with 1 MiB 1.09, 0.99 and 0.92, before `blocks` took segments well).
 #
 # cpu, PolyNorm and PolyReLU: forward and backward, float32, take 0.37 to 0.42 of the time of `xla`
 # at [2048, 4096] and [8192, 1024] (`experiments.benchmark ops`, two cores, jax 0.12).
