@@ -69,11 +69,12 @@ Preference = _Name | Where
 # tpu, PolyNorm and PolyReLU: a kernel alone beats XLA (bfloat16 [8192, 4096] on v5e, by the
 # compiler's own schedules: PolyNorm forward 0.16 against 1.03 ms, backward 0.26 against 1.23), but
 # between two matmuls XLA fuses the polynomial into them and a kernel keeps it out: the block of
-# 8192 x 2048 x 8256, forward and backward, takes 9.38 ms with `xla` and at least 9.73 with
-# `pallas_tpu` (libtpu 0.0.51). An activation stands between matmuls, so XLA it is; `tpu` is how its
-# backend needs PolyNorm told: 24 layers of 16,384 x 2048 x 8256 on v5p, forward and backward, take
-# 205 ms with it and 224 with `xla`, gradients formed `apart` in both; relu2's 199, SwiGLU's 202
-# (libtpu 0.0.50.1, xla_tpu_scoped_vmem_limit_kib=49152).
+# 8192 x 2048 x 8256 on v5e, forward and backward, takes 9.24 ms with `xla`, 9.52 with `tpu` and at
+# least 10.07 with `pallas_tpu` (relu2 9.14, SwiGLU 9.24; libtpu 0.0.50.1). An activation stands
+# between matmuls, so XLA it is; `tpu` is how its backend needs PolyNorm told in a whole step, where
+# gradients are formed `apart`: 1,323 ms in place of 1,340 in tpu_configs/v5e-16-dense-1b, and on
+# v5p 24 layers of 16,384 x 2048 x 8256, both passes, take 205 ms with it and 224 with `xla`;
+# relu2's 199, SwiGLU's 202 (xla_tpu_scoped_vmem_limit_kib=49152).
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
     "cpu": (Where("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
     "gpu": ("cudnn", "xla"),
