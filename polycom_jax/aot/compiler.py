@@ -1,8 +1,9 @@
 """Devices of a slice that is not there, and compilation for them."""
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib import metadata
 from typing import Any, cast
 
@@ -147,12 +148,28 @@ def compile(
         jitted = function if hasattr(function, "lower") else jax.jit(function)
         lowered = cast(Any, jitted).lower(*args)
     try:
-        return lowered.compile(compiler_options=dict(compiler_options or {}))
+        with _nothing_kept():
+            return lowered.compile(compiler_options=dict(compiler_options or {}))
     except jax.errors.JaxRuntimeError as error:
         refusal = does_not_fit(str(error))
         if refusal is None:
             raise
         raise refusal from error
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """While it lasts, JAX writes no compiled program to its persistent cache.
+
+    One for devices that are not there can be written and not read: JAX would warn, and compile.
+    """
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 # The forms in which libtpu 0.0.51 reports that memory ran out, with (needed, available).

@@ -1,5 +1,8 @@
 """What the real compiler says; it needs the libtpu wheel, and no TPU."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -34,6 +37,23 @@ def test_devices_are_whole_chips(name):
     assert len(devices) == 4
     assert {device.device_kind for device in devices} == {chip.device_kind}
     assert {device.num_cores for device in devices} == {chip.tensor_cores}
+
+
+def test_no_program_goes_to_the_cache_that_could_not_be_read_again(tmp_path):
+    """In a process of its own: JAX asks once whether there is a cache."""
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from polycom_jax import aot\n"
+        f"jax.config.update('jax_compilation_cache_dir', {str(tmp_path)!r})\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
+        "x = aot.place(jax.ShapeDtypeStruct((256, 256), jnp.float32), aot.devices('v5e')[0])\n"
+        "for _ in range(2):\n"
+        "    aot.compile(jax.jit(lambda x: x @ x), x)\n"
+        "assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.0\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(command, check=True, env=os.environ | ENVIRONMENT, timeout=300)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_larger_slices_have_several_hosts():
