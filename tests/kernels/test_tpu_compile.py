@@ -13,8 +13,7 @@ from jax.sharding import PartitionSpec as P
 from polycom_jax import aot
 from polycom_jax._errors import InputError
 from polycom_jax.kernels.arg_specs import select
-from polycom_jax.kernels.grouped_matmul import grouped_matmul
-from polycom_jax.kernels.grouped_matmul.megablox import tensor_cores
+from polycom_jax.kernels.grouped_matmul import grouped_matmul, megablox
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_relu import poly_relu
 from polycom_jax.sharding import make_mesh
@@ -129,9 +128,23 @@ def test_grouped_products_compile_both_ways(chip, k, n, dtype):
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_a_mesh_tells_how_many_cores_a_device_has(chip):
+def test_tiles_are_for_as_many_cores_as_the_meshs_devices_have(chip, monkeypatch):
+    asked = []
+
+    def tiles(*sizes, **how):
+        asked.append(how["cores"])
+        return tiles_of_a_kernel(*sizes, **how)
+
+    tiles_of_a_kernel = megablox.tiles
+    monkeypatch.setattr(megablox, "tiles", tiles)
+    shapes = ((256, 8), jnp.float32), ((2, 8, 8), jnp.float32), ((2,), jnp.int32)
+
+    def product(x, w, sizes):
+        return jnp.sum(megablox.grouped_matmul(x, w, sizes))
+
     with jax.set_mesh(make_mesh(devices=aot.devices(chip))):
-        assert tensor_cores() == aot.CHIPS[chip].tensor_cores
+        jax.make_jaxpr(jax.grad(product, (0, 1)))(*(jax.ShapeDtypeStruct(*s) for s in shapes))
+    assert asked == [aot.CHIPS[chip].tensor_cores] * 3
 
 
 def test_experts_with_coefficients_of_their_own_compile():
