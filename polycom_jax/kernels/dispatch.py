@@ -72,9 +72,11 @@ Preference = _Name | Where
 # 8192 x 2048 x 8256 on v5e, forward and backward, takes 9.24 ms with `xla`, 9.52 with `tpu` and at
 # least 10.07 with `pallas_tpu` (relu2 9.14, SwiGLU 9.24; libtpu 0.0.50.1). An activation stands
 # between matmuls, so XLA it is; `tpu` is how its backend needs PolyNorm told in a whole step, where
-# gradients are formed `apart`: 1,323 ms in place of 1,340 in tpu_configs/v5e-16-dense-1b, and on
-# v5p 24 layers of 16,384 x 2048 x 8256, both passes, take 205 ms with it and 224 with `xla`;
-# relu2's 199, SwiGLU's 202 (xla_tpu_scoped_vmem_limit_kib=49152).
+# gradients are formed `apart`: 1,323 ms in place of 1,340 in tpu_configs/v5e-16-dense-1b, 436 in
+# place of 460 in v6e-256-dense-1b, and on v5p 24 layers of 16,384 x 2048 x 8256, both passes, take
+# 205 ms with it and 224 with `xla`; relu2's 199, SwiGLU's 202 (there
+# xla_tpu_scoped_vmem_limit_kib=49152). The block by itself is no guide to that: `xla` is ahead on
+# v5e, on v5p (4.02 ms, `tpu` 4.12) and on v6e (3.06, 3.30), and behind on v4 (8.11, 7.75).
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
     "cpu": (Where("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
     "gpu": ("cudnn", "xla"),

@@ -9,6 +9,7 @@ from experiments.benchmark import tpu
 from experiments.benchmark.options import Options
 from polycom_jax import aot
 from polycom_jax.aot.compiler import ENVIRONMENT
+from polycom_jax.kernels.arg_specs import ARG_SPECS
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +64,11 @@ def test_blocks_hold_equal_numbers_of_parameters():
     assert len(set(matrices.values())) == 1
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(contestants["poly_norm"].arguments[1])}
     assert dtypes == {jnp.dtype("bfloat16"), jnp.dtype("float32")}
+
+
+def test_without_a_named_implementation_those_that_run_on_a_tpu_are_compiled():
+    _, found = tpu._operations(ARG_SPECS[0], Options(suites=("tpu",), activations=("poly_norm",)))
+    assert list(found) == ["poly_norm", "poly_norm (tpu)", "poly_norm (pallas_tpu)", "relu2"]
 
 
 def test_rows_are_compared_with_both_references():
