@@ -22,10 +22,10 @@ def keep_freed_memory() -> bool:
     parameters, batches of 16 x 256, two cores). It has to be called before JAX is imported: threads
     that have an arena of their own keep it.
 
-    What is kept can be some times what a step needs: a freed block that has lost its last bytes to
-    another array is too small for the next step's. That run had 1.6 GiB after its first step, 2.6
-    after 31, 3.7 after 36 and no more after 420. Where that is too much, any MALLOC_ variable in
-    the environment turns it off.
+    What is kept can be more than twice what a step needs, since the next step's block need not fit
+    where the last one's was: that run had 1.6 GiB after its first step, 2.6 after 31, 3.7 after 36
+    and no more after 420. Where that is too much, any MALLOC_ variable in the environment turns it
+    off.
 
     Returns:
         Whether it took effect. Not without glibc, nor where the user has set MALLOC_ variables or
