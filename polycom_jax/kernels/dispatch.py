@@ -76,7 +76,9 @@ Preference = _Name | Where
 # place of 460 in v6e-256-dense-1b, and on v5p 24 layers of 16,384 x 2048 x 8256, both passes, take
 # 205 ms with it and 224 with `xla`; relu2's 199, SwiGLU's 202 (there
 # xla_tpu_scoped_vmem_limit_kib=49152). The block by itself is no guide to that: `xla` is ahead on
-# v5e, on v5p (4.02 ms, `tpu` 4.12) and on v6e (3.06, 3.30), and behind on v4 (8.11, 7.75).
+# v5e, on v5p (4.02 ms, `tpu` 4.12) and on v6e (3.06, 3.30), and behind on v4 (8.11, 7.75); and
+# with `pallas_tpu` v6e's takes at least 2.92 and v4's 7.50, but whole steps of v6e-256 and v4-32
+# 554 and 1,069 ms (with `tpu` 436 and 956).
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
     "cpu": (Where("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
     "gpu": ("cudnn", "xla"),
