@@ -1,7 +1,6 @@
 """Command lines: tyro flags over a YAML file over defaults, with errors of one line."""
 
 import contextlib
-import datetime
 import difflib
 import functools
 import io
@@ -14,13 +13,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
 import tyro
-import yaml
 
+from experiments.paths import expanded, path_names
 from polycom_jax._errors import InputError, require
 from polycom_jax.hosts import HostsError
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
@@ -33,13 +31,10 @@ LESS_MEMORY = (
     " model or --model.remat full."
 )
 
-YAML_BYTES = 2**20
-"""Longest file that is read as a config."""
+CLOSE = 0.75
+"""Least similarity of what is misspelled, as difflib measures it."""
 
 _python_formats = warnings.formatwarning
-
-RECORD = "record"
-"""Section of a run's own config.yaml that says how it came about; it sets nothing."""
 
 
 OTHER_HOST = 75
@@ -186,7 +181,7 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
             name = flag[2:].replace("-", "_")
             name = aliases.get(name, name)
             if name not in known:
-                raise _unknown("flag", flag, map(flag_name, {*known, *aliases}))
+                raise unknown_name("flag", flag, map(flag_name, {*known, *aliases}))
             settings.append(Setting(name, (value,) if equals else ()))
         else:
             require(bool(settings), f"{word!r} belongs to no flag; --help lists the flags.")
@@ -195,110 +190,21 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
     return settings
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's plain types, no key twice and no aliases.
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a flag or key that there is not, with the one that is meant, if that is clear.
 
-    Of two keys PyYAML lets the last one win, whole sections too; and with aliases a file of a few
-    lines spells out millions of keys, or one that holds itself.
+    That is a field of this last name; one that it abbreviates, by its beginning (`warmup`) or by
+    initials (`lr`); or one that is spelled almost so. A run has some seventy flags: to list them
+    all, or to name one that is far away, does not help.
     """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="it has an alias (*)", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for index, key in enumerate(keys):
-            if key.value in [other.value for other in keys[:index]]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"it has the key {key.value!r} twice", problem_mark=key.start_mark
-                )
-        return node
-
-
-def read_yaml(path: Path, base: Mapping[str, Any], aliases: Aliases) -> list[Setting]:
-    """Reads the settings of a YAML file with the nested shape of the config.
-
-    Args:
-        path: the file.
-        base: dotted name -> default value of every field that may be set.
-        aliases: short name -> dotted name.
-
-    Raises:
-        InputError: no such file, no YAML, an unknown key (names the nearest), a key twice.
-    """
-    try:
-        tree = yaml.load(_text(path), _Loader)
-    except InputError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} cannot be read: {error}.") from error
-    # PyYAML lets go through whatever a malformed scalar makes its constructors raise.
-    except Exception as error:
-        raise InputError(f"--config {path} is not valid YAML: {error}.") from error
-    tree = {} if tree is None else tree
-    require(
-        isinstance(tree, dict),
-        f"--config {path} must hold sections such as `optim:`, not a {type(tree).__name__}.",
-    )
-    tree.pop(RECORD, None)
-    settings: dict[str, Setting] = {}
-    for key, value in _leaves(tree):
-        name = aliases.get(key, key)
-        if name not in base:
-            raise _unknown(f"key in {path}:", key, {*base, *aliases})
-        require(name not in settings, f"{path} sets {name} twice.")
-        settings[name] = Setting(name, _words(f"{path}: {key}", value, base[name]))
-    return list(settings.values())
-
-
-def _text(path: Path) -> str:
-    require("\0" not in str(path), f"--config {str(path)!r} is no name of a file.")
-    with path.open("rb") as file:
-        raw = file.read(YAML_BYTES + 1)
-    require(
-        len(raw) <= YAML_BYTES, f"--config {path} is longer than {YAML_BYTES} bytes: no config is."
-    )
-    return raw.decode("utf-8")
-
-
-def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _words(where: str, value: Any, default: Any) -> tuple[str, ...]:
-    if isinstance(value, list | tuple):
-        require(isinstance(default, tuple), f"{where} takes one value, not the list {value}.")
-        return tuple(word for one in value for word in _words(where, one, ""))
-    require(not isinstance(value, dict), f"{where} takes a value, not a section.")
-    require(
-        isinstance(value, str | int | float | datetime.date | None),
-        f"{where} takes text or a number, not a {type(value).__name__}.",
-    )
-    require(  # Elsewhere tyro tells; in a text field, None would be the text "None".
-        value is not None or not isinstance(default, str),
-        f"{where} is empty; leave the key out to keep its default.",
-    )
-    try:
-        return (str(value),)
-    except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"{where}: {error}.") from error
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    # A run has some seventy flags: the nearest helps, the whole list would not.
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    last = {other.lstrip("-").rpartition(".")[2]: other for other in names}
-    tail = difflib.get_close_matches(name.lstrip("-").rpartition(".")[2], last, n=1, cutoff=0.75)
-    hint = near or [last[part] for part in tail]
+    last = {_last(other): other for other in names}
+    asked = _last(name)
+    short = [other for part, other in last.items() if len(asked) > 1 and _abbreviates(asked, part)]
+    whole = {other.lstrip("-"): other for other in names}
+    near = [whole[n] for n in difflib.get_close_matches(name.lstrip("-"), whole, 1, CLOSE)]
+    near += [last[part] for part in difflib.get_close_matches(asked, last, 1, CLOSE)]
+    hint = [last[asked]] if asked in last else short[:1] if len(short) == 1 else near
     return InputError(
         f"Unknown {kind} {name!r}. "
         + (f"Did you mean {hint[0]!r}? " if hint else "")
@@ -306,22 +212,27 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     )
 
 
+def _last(name: str) -> str:
+    return name.lstrip("-").rpartition(".")[2].replace("-", "_")
+
+
+def _abbreviates(short: str, name: str) -> bool:
+    """`warmup` and `ws` are short for `warmup_steps`, `lr` is for `peak_learning_rate`."""
+    initials = "".join(word[:1] for word in name.split("_"))
+    return name.startswith(f"{short}_") or (len(initials) > 1 and initials.endswith(short))
+
+
 def parse(default: C, settings: Sequence[Setting], *, prog: str, about: str) -> C:
     """The default with `settings` applied, later ones winning; tyro converts the values.
 
-    A bool may stand alone for True: `--greedy`.
+    A bool may stand alone for True: `--greedy`. Paths are `expanded`.
 
     Raises:
         InputError: a value that its field's type, or the config it belongs to, refuses.
         SystemExit: after printing the help, where `--help` is among the settings.
     """
-    values = flatten(default)
-    settings = [
-        Setting(setting.name, ("True",))
-        if not setting.words and isinstance(values.get(setting.name), bool)
-        else setting
-        for setting in settings
-    ]
+    values, paths = flatten(default), path_names(type(default))
+    settings = [_prepared(setting, values.get(setting.name), paths) for setting in settings]
     with _one_line_errors():
         return tyro.cli(
             type(default),
@@ -332,6 +243,20 @@ def parse(default: C, settings: Sequence[Setting], *, prog: str, about: str) -> 
             description=re.sub(r"(\n  .*)\n(?=\w)", r"\1\n\n", about),
             config=(tyro.conf.FlagConversionOff,),
         )
+
+
+def _prepared(setting: Setting, default: Any, paths: frozenset[str]) -> Setting:
+    words, flag = setting.words, flag_name(setting.name)
+    if not words and isinstance(default, bool):
+        words = ("True",)
+    require(
+        len(words) <= 1 or isinstance(default, tuple),
+        f"{flag} takes one value, not the {len(words)} words {' '.join(map(repr, words))}; quote a"
+        " value with spaces, and a glob, which the shell would take apart.",
+    )
+    if setting.name in paths:
+        words = tuple(expanded(flag, word) for word in words)
+    return Setting(setting.name, words)
 
 
 @contextlib.contextmanager
@@ -368,10 +293,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def split_flags(
+    argv: Sequence[str], names: Sequence[str], paths: Sequence[str] = ()
+) -> tuple[dict[str, str], list[str]]:
     """The flags that are a program's own, and the words for `from_command`.
 
     A first word that is no flag names a config file.
+
+    Args:
+        argv: the command line.
+        names: of the flags.
+        paths: those of them that take a path, which is `expanded`.
 
     Raises:
         InputError: one of them without a value.
@@ -384,7 +316,7 @@ def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[dict[str, st
         while name in words:
             at = words.index(name)
             require(at + 1 < len(words), f"{name} takes a value.")
-            own[name] = words[at + 1]
+            own[name] = expanded(name, words[at + 1]) if name in paths else words[at + 1]
             del words[at : at + 2]
     return own, words
 

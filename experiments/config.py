@@ -3,6 +3,7 @@
 Defaults come from the recipe of the model preset; a YAML file replaces some, flags replace more.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from experiments import cli
+from experiments.paths import expanded
+from experiments.yaml_file import read_yaml
 from polycom_jax._errors import require
-from polycom_jax._fields import LARGEST, check_fields
+from polycom_jax._fields import LARGEST, PathText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
@@ -135,7 +138,7 @@ class PretrainConfig:
     hosts: HostsConfig
     run: RunConfig
     preset: Annotated[str, arg(metavar="|".join(RECIPES))]
-    workdir: str | None = None
+    workdir: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -175,12 +178,6 @@ _SHORT_NAMES = (
     )
 )
 
-PERIODS = frozenset({"run.steps", "run.log_every", "run.eval_every", "run.checkpoint_every"})
-"""Fields that may change when a run is resumed."""
-
-_MESH = frozenset({f"mesh.{field.name}" for field in fields(MeshConfig)} | {"run.deterministic"})
-"""They may change too, by what rounding makes of it: another machine may go on."""
-
 _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
     | {f"hosts.{field.name}" for field in fields(HostsConfig)}
@@ -189,16 +186,25 @@ _PLACES = frozenset(
 """Fields that say where things lie and where values came from, and change no number of a run."""
 
 
-def default_config(preset: str) -> PretrainConfig:
-    """The preset's recipe.
+FILLED = ("model.vocab_size", "optim.warmup_steps", "optim.decay_steps")
+"""Fields that, where nobody sets them, follow from the data and the run's length."""
+
+WARMUP_SHARE = 10
+"""A warm-up that nobody has set takes one part of so many of a run, or the recipe's, if less."""
+
+
+def default_config(preset: str, steps: int | None = None) -> PretrainConfig:
+    """The preset's recipe, for a run of its own length or of so many steps.
 
     Raises:
         InputError: no such preset.
     """
     chosen = recipe(preset)
+    steps = chosen.steps if steps is None else max(steps, 1)
+    warmup = min(chosen.optim.warmup_steps, steps // WARMUP_SHARE)
     return PretrainConfig(
         model=chosen.model,
-        optim=chosen.optim,
+        optim=replace(chosen.optim, warmup_steps=warmup),
         data=DataConfig(batch_size=chosen.batch_size),
         mesh=MeshConfig(),
         hosts=HostsConfig(),
@@ -219,19 +225,31 @@ def from_command(
         InputError: an unknown flag or key, a value of the wrong kind, a file that is none.
         SystemExit: after `--help`.
     """
-    base = cli.flatten(default_config(DEFAULT_PRESET))
+    base = _fields()
     flags = cli.read_flags(argv, {*base, "config"}, ALIASES)
     files = [flag.words for flag in flags if flag.name == "config"]
     words = [word for given in files for word in given]
     require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
     flags = [flag for flag in flags if flag.name != "config"]
-    stored = cli.read_yaml(Path(words[0]), base, ALIASES) if words else []
+    stored = read_yaml(Path(expanded("--config", words[0])), base, ALIASES) if words else []
     settings = stored + flags
-    default = default_config(_preset(stored, flags))
+    default = default_config(_preset(stored, flags), _steps(settings))
     config = cli.parse(default, settings, prog=prog, about=f"{about}\n\n{_SHORT_NAMES}")
     if config.workdir is None:
         config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
     return config, frozenset(setting.name for setting in settings)
+
+
+def _fields() -> dict[str, Any]:
+    return cli.flatten(default_config(DEFAULT_PRESET))
+
+
+def _steps(settings: Sequence[cli.Setting]) -> int | None:
+    """The length of the run, if it is set; a word that is no number is refused when it is read."""
+    words = [word for setting in settings if setting.name == "run.steps" for word in setting.words]
+    with contextlib.suppress(ValueError):
+        return int(words[-1]) if words else None
+    return None
 
 
 def _preset(stored: Sequence[cli.Setting], flags: Sequence[cli.Setting]) -> str:
@@ -250,8 +268,9 @@ def _preset(stored: Sequence[cli.Setting], flags: Sequence[cli.Setting]) -> str:
 
 
 def from_file(path: Path) -> PretrainConfig:
-    """The config that a run's own config.yaml holds."""
-    return from_command(["--config", str(path)], prog="", about="")[0]
+    """The config that a run's own config.yaml holds, with what data and length had filled in."""
+    stored = read_yaml(path, _fields(), ALIASES, whole=True)
+    return cli.parse(default_config(_preset(stored, [])), stored, prog="", about="")
 
 
 def nested(config: PretrainConfig) -> dict[str, Any]:
@@ -286,30 +305,29 @@ def resolve(config: PretrainConfig, given: frozenset[str], *, vocab_size: int) -
     )
 
 
+def filled(config: PretrainConfig, given: frozenset[str]) -> list[str]:
+    """Those of `FILLED` that a command, which sets the fields `given`, leaves open."""
+    values = cli.flatten(config)
+    return [name for name in FILLED if name not in given or values[name] is None]
+
+
 def inherit(
     config: PretrainConfig, given: frozenset[str], stored: PretrainConfig
 ) -> PretrainConfig:
-    """The command's config, with what `resolve` had filled taken from the run that it resumes."""
-    model, optim = config.model, config.optim
-    if "model.vocab_size" not in given:
-        model = replace(model, vocab_size=stored.model.vocab_size)
-    if optim.decay_steps is None:
-        optim = replace(optim, decay_steps=stored.optim.decay_steps)
-    return replace(config, model=model, optim=optim)
+    """The command's config, with what was filled in taken from the run that it resumes."""
+    names = [name.split(".") for name in filled(config, given)]
+
+    def taken(section: str) -> dict[str, Any]:
+        source = getattr(stored, section)
+        return {field: getattr(source, field) for its, field in names if its == section}
+
+    return replace(
+        config,
+        model=replace(config.model, **taken("model")),
+        optim=replace(config.optim, **taken("optim")),
+    )
 
 
 def shared(config: PretrainConfig) -> dict[str, Any]:
     """What all hosts of a run must have in common: everything but the places of things."""
     return {name: value for name, value in cli.flatten(config).items() if name not in _PLACES}
-
-
-def fixed(config: PretrainConfig) -> dict[str, Any]:
-    """Field -> value, for all that must not change when a run is resumed."""
-    free = PERIODS | _MESH | _PLACES
-    return {name: value for name, value in cli.flatten(config).items() if name not in free}
-
-
-def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Field -> (stored, now), where what must not change when a run is resumed has changed."""
-    before, now = fixed(stored), fixed(config)
-    return {name: (before[name], now[name]) for name in sorted(before) if before[name] != now[name]}

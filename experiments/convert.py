@@ -24,8 +24,9 @@ from rich.table import Table
 
 from experiments import cli
 from experiments.config import PretrainConfig, from_command
+from experiments.devices import mesh_of
 from experiments.exported import save_tokenizer
-from experiments.pretrain import load, mesh_of
+from experiments.pretrain import load
 from experiments.programs import batch_shape, make_evaluation
 from experiments.progress import Display
 from experiments.report import activation_parameters, coefficient_table
@@ -88,7 +89,7 @@ class Task:
 @cli.program
 def main(argv: Sequence[str]) -> int:
     """Reads, replaces the activation where that was asked for, and writes."""
-    own, rest = cli.split_flags(argv, OWN_FLAGS)
+    own, rest = cli.split_flags(argv, OWN_FLAGS, paths=("--source", "--target"))
     config, given = from_command(rest, prog="python -m experiments.convert", about=ABOUT)
     task = read_task(own, config, given)
     mesh = mesh_of(config)

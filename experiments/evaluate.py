@@ -17,7 +17,7 @@ from experiments.progress import Display
 from experiments.tables import finite, print_section
 from experiments.trained import Model, Split, check_tokenizer, data_for, load_model, read_text
 from polycom_jax._errors import require
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import (
     ByteTokenizer,
     Corpus,
@@ -69,10 +69,10 @@ class EvaluateConfig:
         json: a file for the numbers; None: they are printed alone.
     """
 
-    workdir: str = "runs/tiny-poly_norm"
+    workdir: PathText = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
-    data: Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")] = ()
-    tasks: Annotated[tuple[str, ...], arg(metavar="TASK [TASK ...]")] = ()
+    data: Annotated[tuple[PathText, ...], arg(metavar="TEXT [TEXT ...]")] = ()
+    tasks: Annotated[tuple[PathText, ...], arg(metavar="TASK [TASK ...]")] = ()
     num_fewshot: int | None = None
     limit: int | None = None
     split: Split = "heldout"
@@ -80,9 +80,9 @@ class EvaluateConfig:
     stride: int | None = None
     seq_len: int | None = None
     batch_size: int = 8
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     text_field: str | None = None
-    json: str | None = None
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -10,6 +10,7 @@ from experiments.sampling import Sampling, complete
 from experiments.trained import load_trained
 from experiments.workdir import Workdir
 from polycom_jax._errors import require
+from polycom_jax._fields import PathText
 
 ABOUT = "Continue a prompt with the model of a run."
 
@@ -26,7 +27,7 @@ class GenerateConfig(Sampling):
         greedy: always the most probable token, as temperature 0.
     """
 
-    workdir: str = "runs/tiny-poly_norm"
+    workdir: PathText = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
     prompt: str = "def "
     num_samples: int = 1

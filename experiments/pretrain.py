@@ -17,35 +17,33 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import STARTED, cli
-from experiments.config import PretrainConfig, fixed, from_command, resolve, shared
+from experiments.config import PretrainConfig, filled, from_command, resolve, shared
+from experiments.devices import check_fits, mesh_of
 from experiments.environment import changed, facts
 from experiments.logs import Logs, cut_short
 from experiments.meter import Meter
-from experiments.plan.files import made_for
 from experiments.programs import batch_shape, compile_step, keep_compiled, make_evaluation
 from experiments.progress import Display
 from experiments.report import report
+from experiments.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.signals import StopRequest, stop_request
 from experiments.trained import load_trained
 from experiments.workdir import Workdir, data_record, resumed, versions
+from experiments.yaml_file import FILLED_IN
 from polycom_jax import models
-from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import joined, meet, together
-from polycom_jax.sharding import Rules, make_mesh
+from polycom_jax.sharding import make_mesh
 from polycom_jax.training import (
     Checkpoints,
     TrainState,
     abstract_state,
-    batch_rows,
     latest_step,
     make_state,
     model_specs,
     put_batch,
 )
-from polycom_jax.training.state import split_count
-from polycom_jax.training.step import check_parts
 
 ABOUT = "Pretrain a transformer. The same command again resumes the run."
 
@@ -53,13 +51,30 @@ ABOUT = "Pretrain a transformer. The same command again resumes the run."
 @cli.program
 def main(argv: Sequence[str]) -> int:
     """Runs, resumes, or says that there is nothing left to do."""
-    config, given = from_command(argv, prog="python -m experiments.pretrain", about=ABOUT)
+    config, given = read_command(argv)
     with (
         stop_request(config.run.grace_s) as stop,
         joined(config.hosts, tell=cli.tell, common=(cli.Stop,)),
     ):
         run(config, given, stop)
     return 0
+
+
+def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
+    """What to run; of a run's folder, with nothing that makes it another run, its own settings.
+
+    Raises:
+        InputError: see `from_command`.
+    """
+    read = partial(from_command, prog="python -m experiments.pretrain", about=ABOUT)
+    config, given = read(argv)
+    workdir = Workdir(Path(str(config.workdir)))
+    named, _ = cli.split_flags(argv, ("--config",))
+    if named or "workdir" not in given or not goes_on(given) or not workdir.config.is_file():
+        return config, given
+    if given & {*BY_FINGERPRINT} and latest_step(workdir.checkpoints) is None:
+        return config, given  # with other data it is another run, and there is nothing to lose
+    return read(["--config", str(workdir.config), *argv])
 
 
 def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:
@@ -74,6 +89,8 @@ def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> Non
         meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
             config = resumed(workdir, config, given)
+            if changes := allowed(config, workdir.read_config()):
+                display.note(f"changed: {changes}")
             if done >= config.run.steps and not evaluation_due(config, workdir, done):
                 display.note(
                     f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
@@ -104,6 +121,8 @@ def train(
     check_fits(config, mesh)
     config, corpus, record = load(config, given, workdir, display, resuming=resuming)
     display.note(describe(config, corpus))
+    for warning in schedule_warnings(config, resuming=resuming):
+        display.note(f"warning: {warning}")
     if treated := treatment(config, corpus):
         display.note(treated)
 
@@ -178,14 +197,9 @@ def load(
     if resuming:
         workdir.check_data(data_record(corpus))
     else:
-        horizon_given = config.optim.decay_steps is not None
+        record |= {FILLED_IN: filled(config, given), **versions()}
         config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
-        record |= {
-            **({} if horizon_given else {"decay_steps": config.optim.decay_steps}),
-            **versions(),
-            **data_record(corpus),
-        }
-    return config, corpus, record
+    return config, corpus, record | data_record(corpus)
 
 
 def evaluation_due(config: PretrainConfig, workdir: Workdir, step: int) -> Mapping[str, Any] | None:
@@ -268,28 +282,6 @@ def run_steps(
     return state
 
 
-def mesh_of(config: PretrainConfig) -> Mesh:
-    """The mesh over all devices.
-
-    Raises:
-        InputError: its sizes do not fit them; files of `tpu_configs/` that would are named.
-    """
-    try:
-        return make_mesh(**asdict(config.mesh))
-    except InputError as error:
-        files = made_for(jax.device_count())
-        fitting = f" Made for {jax.device_count()} chips: {', '.join(files)}." if files else ""
-        raise InputError(f"{error}{fitting}") from error
-
-
-def check_fits(config: PretrainConfig, mesh: Mesh) -> None:
-    """Raises `InputError`, before anything is written, where sizes do not divide over the mesh."""
-    rows, parts = config.data.batch_size, config.optim.accumulation_steps
-    batch_rows(rows, mesh)
-    check_parts(rows, parts, split_count(mesh, Rules(), "batch"))
-    abstract_state(config.model, config.optim, mesh)
-
-
 def is_first_host() -> bool:
     """Is this the host that writes files and shows progress?"""
     return jax.process_index() == 0
@@ -303,6 +295,25 @@ def treatment(config: PretrainConfig, corpus: Corpus) -> str:
         f" of {config.model.context_length} and run over several windows"
     )
     return "; ".join(filter(None, [split if long else "", corpus.treated]))
+
+
+def schedule_warnings(config: PretrainConfig, *, resuming: bool) -> list[str]:
+    """Where the learning rate does not do what a run of this length is thought to want."""
+    optim, steps, found = config.optim, config.run.steps, []
+    if optim.warmup_steps >= steps:
+        found.append(
+            f"optim.warmup_steps={optim.warmup_steps} is not shorter than the run's {steps} steps:"
+            " the learning rate never gets to its peak"
+        )
+    horizon = optim.decay_steps or steps
+    if resuming and horizon < steps:
+        last = optim.peak_learning_rate * optim.final_learning_rate_fraction
+        found.append(
+            f"the schedule that this run began with ends at step {horizon}: from there to step"
+            f" {steps} the learning rate stays at {last:g}. A run with a schedule of {steps} steps"
+            " begins in another --workdir"
+        )
+    return found
 
 
 def describe(config: PretrainConfig, corpus: Corpus) -> str:

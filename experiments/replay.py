@@ -22,7 +22,7 @@ from experiments.progress import Display
 from experiments.trained import load_trained
 from experiments.workdir import Workdir, data_record
 from polycom_jax._errors import require
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, make_mesh
@@ -48,7 +48,7 @@ class ReplayConfig:
     """
 
     step: int = 1
-    workdir: str = "runs/tiny-poly_norm"
+    workdir: PathText = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
 
     def __post_init__(self) -> None:

@@ -13,11 +13,14 @@ import jaxlib
 import yaml
 
 import polycom_jax
-from experiments import cli, lock
-from experiments.config import PretrainConfig, differences, from_file, inherit, nested
+from experiments import lock
+from experiments.config import PretrainConfig, from_file, inherit, nested
 from experiments.named import named
+from experiments.paths import try_folder
+from experiments.resuming import differences
+from experiments.yaml_file import RECORD
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import Corpus, Tokenizer
+from polycom_jax.data import Corpus, DataConfig, Tokenizer
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.training.checkpoint import all_steps
 
@@ -91,6 +94,8 @@ class Workdir:
                 ) from error
             except OSError as error:
                 raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
+            for folder in (self.checkpoints, self.tensorboard, self.plots):
+                try_folder("--workdir", folder)
             yield
 
     def read_config(self) -> PretrainConfig:
@@ -111,9 +116,18 @@ class Workdir:
             f" --workdir {self.root}` makes one.",
         )
         config, horizon = from_file(self.config), self.record().get("decay_steps")
+        config = replace(config, data=self.with_own_tokenizer(config.data))
         if config.optim.decay_steps is not None or horizon is None:
             return config
+        # Runs of earlier versions have it in their record alone.
         return replace(config, optim=replace(config.optim, decay_steps=horizon))
+
+    def with_own_tokenizer(self, data: DataConfig) -> DataConfig:
+        """The folder's tokenizer.json for one that lies no more where it was: a folder may move."""
+        moved = data.tokenizer not in ("bytes", "bpe") and not Path(data.tokenizer).exists()
+        if not moved or not self.tokenizer.is_file():
+            return data
+        return replace(data, tokenizer=str(self.tokenizer))
 
     def record(self) -> dict[str, Any]:
         """How the run came about: versions, device, fingerprint of its data, schedule's end.
@@ -125,10 +139,10 @@ class Workdir:
             tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"{self.config} cannot be read: {error}.") from error
-        record = tree.get(cli.RECORD) if isinstance(tree, dict) else None
+        record = tree.get(RECORD) if isinstance(tree, dict) else None
         if not isinstance(record, dict):
             raise InputError(
-                f"{self.config} is not as a run has written it (it has no section {cli.RECORD!r});"
+                f"{self.config} is not as a run has written it (it has no section {RECORD!r});"
                 " bring the old file back, or give another --workdir."
             )
         return record
@@ -159,16 +173,14 @@ class Workdir:
     def write_config(self, config: PretrainConfig, record: Mapping[str, Any]) -> None:
         """Writes config.yaml.
 
-        A `decay_steps` in the record is one that nobody gave. It stands there alone: a new run with
-        this file and other `steps` finds its own.
+        What the record names under `filled_in` nobody gave: a new run with this file finds its own.
         """
         header = (
             f"# What `python -m experiments.pretrain --workdir {self.root}` ran with.\n"
-            f"# Resume: the same command again.  Anew: --config {self.config} --workdir OTHER\n"
+            f"# Resume: that command, with --steps for more of them.\n"
+            f"# Anew: --config {self.config} --workdir OTHER\n"
         )
-        if "decay_steps" in record:
-            config = replace(config, optim=replace(config.optim, decay_steps=None))
-        tree = nested(config) | {cli.RECORD: dict(record)}
+        tree = nested(config) | {RECORD: dict(record)}
         with whole(self.config) as file:
             file.write_text(header + yaml.safe_dump(_plain(tree), sort_keys=False), "utf-8")
 
@@ -195,6 +207,16 @@ class Workdir:
         """Writes sample.txt."""
         with whole(self.sample) as file:
             file.write_text(text + "\n", encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that a flag names, whole, and the folders above it; to a pipe or device, so."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -245,22 +267,23 @@ def _plain(tree: Any) -> Any:
 def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> PretrainConfig:
     """The config to go on with, for a run that has checkpoints.
 
-    Steps, periods and mesh are the command's; what the data or the run's length had filled in (the
-    vocabulary, the end of the schedule) is the stored run's.
+    What changes no result is the command's (see `resuming`); what the data or the run's length had
+    filled in (the vocabulary, warm-up and end of the schedule) is the stored run's.
 
     Raises:
         InputError: any other difference; both values are named.
     """
     stored = workdir.read_config()
     config = inherit(config, given, stored)
+    config = replace(config, data=workdir.with_own_tokenizer(config.data))
     changed = differences(config, stored)
     if changed:
         listed = "; ".join(
             f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items()
         )
         raise InputError(
-            f"{workdir.root} holds a run with other settings ({listed}). Resume it with the command"
-            f" that began it or with --config {workdir.config} --workdir {workdir.root}, or begin"
-            " another --workdir. Only steps, periods and the mesh may change."
+            f"{workdir.root} holds a run with other settings ({listed}). Resume it with `python -m"
+            f" experiments.pretrain --workdir {workdir.root}`, or begin another --workdir. Steps,"
+            " periods, mesh, remat, accumulation and where things lie may change."
         )
     return config

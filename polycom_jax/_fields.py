@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from polycom_jax._errors import InputError, require, unknown
 
@@ -17,6 +17,10 @@ LARGEST = 2**31 - 1
 """What an int32 holds: steps, tokens and sizes are counted in it."""
 
 LARGEST_FLOAT = 3.4e38
+
+PATH = "a path"
+PathText = Annotated[str, PATH]
+"""Text that is, or may be, the path of a file or folder; programs expand `~` in it."""
 
 
 def check_fields(config: Any, prefix: str = "", *, wide: Iterable[str] = ()) -> None:

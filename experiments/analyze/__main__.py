@@ -21,7 +21,7 @@ from experiments.tables import finite, print_section
 from experiments.trained import Split
 from experiments.workdir import versions, whole
 from polycom_jax._errors import require
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data.sources import names_files
 
 ABOUT = (
@@ -50,14 +50,14 @@ class AnalyzeConfig:
         out: folder for report.md, results.json and plots.
     """
 
-    runs: tuple[str, ...] = ("runs/tiny-poly_norm",)
+    runs: tuple[PathText, ...] = ("runs/tiny-poly_norm",)
     checkpoint: str = "latest"
     tokens: int = 4096
-    data: str | None = None
+    data: PathText | None = None
     split: Split = "heldout"
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     text_field: str | None = None
-    out: str = "runs/analysis"
+    out: PathText = "runs/analysis"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from experiments.benchmark.peers import PEERS
 from polycom_jax._errors import require, unknown
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.kernels.arg_specs import ARG_SPECS
 from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
@@ -79,7 +79,7 @@ class Options:
     sample_seconds: float = 0.2
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
-    out: str = "runs/benchmark"
+    out: PathText = "runs/benchmark"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -11,7 +11,7 @@ from tyro.conf import arg
 from experiments import cli
 from experiments.compare.studies import STUDIES, Study
 from polycom_jax._errors import require, unknown
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
@@ -75,7 +75,7 @@ class CompareConfig:
     search_seeds: int
     heldout_tokens: int | None
     arms: tuple[str, ...] = ()
-    workdir: str | None = None
+    workdir: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

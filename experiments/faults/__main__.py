@@ -25,7 +25,7 @@ from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
 from experiments.progress import Display
 from polycom_jax._errors import require
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 
 ABOUT = (
     "Kill a run at random moments, start it again, and compare its bits with those of a run that"
@@ -51,7 +51,7 @@ class FaultsConfig:
 
     kills: int = 20
     seed: int = 0
-    out: str = "runs/faults"
+    out: PathText = "runs/faults"
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("seed",))

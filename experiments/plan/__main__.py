@@ -43,7 +43,7 @@ REFUSED = 3
 def main(argv: Sequence[str]) -> int:
     """Compiles, prints a page, and tells by the exit code whether the plan is good."""
     searching, argv = "--search" in argv, [word for word in argv if word != "--search"]
-    own, rest = cli.split_flags(argv, ("--topology", "--json"))
+    own, rest = cli.split_flags(argv, ("--topology", "--json"), paths=("--json",))
     config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT)
     aot.without_tpu()
     where = find_slice(own.get("--topology", config.run.tpu_slice))

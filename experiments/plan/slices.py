@@ -1,6 +1,5 @@
 """TPU slices by name, and the step that a config would run on one."""
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.config import PretrainConfig
+from experiments.plan.files import parts_of
 from polycom_jax import aot
-from polycom_jax._errors import InputError, require
+from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import TrainState, abstract_state, make_train_step
@@ -20,8 +20,6 @@ ROLLED = {"xla_tpu_enable_emitter_rolling": "true"}
 """Machine code with loops rolled, which no one will run: it takes two thirds of the time to emit.
 The scheduled program, its arrays and the estimates are the same (libtpu 0.0.50.1); its code, in the
 report "program", is smaller than a run's: 0.05 GiB where that has 0.06 (v5p-128-dense-1b)."""
-
-_NAME = re.compile(r"(?:(\d+)\*)?(v\w+):(\d+(?:x\d+)+)")
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,7 @@ def find_slice(name: str | None) -> Slice:
         name is not None,
         "No TPU slice to plan for: give --topology, as v5e:4x4, or run.tpu_slice in the config.",
     )
-    found = _NAME.fullmatch(str(name))
-    if found is None:
-        raise InputError(
-            f"TPU slice {name!r} must be CHIP:TOPOLOGY, as v5e:4x4 or v5p:4x4x4; two slices are"
-            " 2*v5e:16x16."
-        )
-    slices, chip, topology = int(found[1] or 1), found[2], found[3]
+    slices, chip, topology = parts_of(str(name))
     return Slice(str(name), chip, tuple(aot.devices(chip, topology, slices=slices)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.approximation.bounds import cell_size, size_formula
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
@@ -26,7 +26,7 @@ class Command:
     """
 
     sobolev: Options
-    workdir: str
+    workdir: PathText
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycom_jax._errors import require
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import PathText, check_fields
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class DataConfig:
         lock_timeout_s: seconds to wait for another process that prepares the same data.
     """
 
-    source: str = "stdlib"
-    tokenizer: str = "bpe"
+    source: PathText = "stdlib"
+    tokenizer: PathText = "bpe"
     batch_size: int = 16
-    cache_dir: str | None = None
+    cache_dir: PathText | None = None
     text_field: str = "text"
     train_split: str = "train"
-    heldout: str | None = None
+    heldout: PathText | None = None
     undecodable: Literal["replace", "skip", "error"] = "replace"
     damaged: Literal["error", "skip"] = "error"
     document_bytes: int = 65_536

@@ -67,8 +67,8 @@ def test_metrics_have_one_line_a_step_with_its_evaluation_if_it_had_one(whole: P
 def test_the_config_says_what_really_ran(whole: Path):
     tree = yaml.safe_load((whole / "config.yaml").read_text())
     assert tree["model"]["vocab_size"] == ByteTokenizer.vocab_size
-    assert tree["optim"]["decay_steps"] is None
-    assert tree["record"]["decay_steps"] == 6
+    assert tree["optim"]["decay_steps"] == 6
+    assert tree["record"]["filled_in"] == ["model.vocab_size", "optim.decay_steps"]
     assert tree["record"]["jax"] == jax.__version__
     assert tree["record"]["data_fingerprint"]
 

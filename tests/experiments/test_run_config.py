@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import cli
 from experiments.config import (
     PretrainConfig,
     RunConfig,
     default_config,
-    differences,
     from_command,
     from_file,
     inherit,
     resolve,
 )
+from experiments.resuming import differences
 from experiments.workdir import Workdir, resumed
+from experiments.yaml_file import RECORD
 from polycom_jax import InputError
 from polycom_jax.models import preset
 from polycom_jax.training import RECIPES, recipe
@@ -60,7 +60,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path):
     config, given = read(f"--config {path} --steps 6")
     assert config.model == preset("dense-110m", num_layers=3)
     assert (config.run.steps, config.run.seed) == (6, 9)
-    assert config.optim == recipe("dense-110m").optim
+    assert config.optim == replace(recipe("dense-110m").optim, warmup_steps=0)  # of six steps
     assert given == {"preset", "model.num_layers", "run.steps", "run.seed"}
 
 
@@ -106,7 +106,7 @@ def test_the_written_config_reads_back_as_it_was(tmp_path: Path):
     assert replace(from_file(workdir.config), workdir=config.workdir) == config
     assert workdir.record() == {"data_fingerprint": "f", "data": {"bytes": 3}}
     assert set(yaml.safe_load(workdir.config.read_text())) == {
-        *("model", "optim", "data", "mesh", "run", cli.RECORD)
+        *("model", "optim", "data", "mesh", "run", RECORD)
     }
     assert not list(tmp_path.glob("*.tmp"))
 
