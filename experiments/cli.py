@@ -34,6 +34,9 @@ LESS_MEMORY = (
 CLOSE = 0.75
 """Least similarity of what is misspelled, as difflib measures it."""
 
+UNITS = ("steps", "every", "size", "dir")
+"""Last words of fields that people leave out."""
+
 _python_formats = warnings.formatwarning
 
 
@@ -193,11 +196,10 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a flag or key that there is not, with the one that is meant, if that is clear.
 
-    That is a field of this last name; one that it abbreviates, by its beginning (`warmup`) or by
-    initials (`lr`); or one that is spelled almost so. A run has some seventy flags: to list them
-    all, or to name one that is far away, does not help.
+    That is a field of this last name; one that it abbreviates; or one that is spelled almost so. A
+    run has some seventy flags: to list them all, or to name one that is far away, does not help.
     """
-    names = sorted(known)
+    names = sorted(sorted(known), key=len, reverse=True)  # of two with one last name, the short one
     last = {_last(other): other for other in names}
     asked = _last(name)
     short = [other for part, other in last.items() if len(asked) > 1 and _abbreviates(asked, part)]
@@ -217,9 +219,12 @@ def _last(name: str) -> str:
 
 
 def _abbreviates(short: str, name: str) -> bool:
-    """`warmup` and `ws` are short for `warmup_steps`, `lr` is for `peak_learning_rate`."""
-    initials = "".join(word[:1] for word in name.split("_"))
-    return name.startswith(f"{short}_") or (len(initials) > 1 and initials.endswith(short))
+    """`warmup` is short for `warmup_steps`, and `lr` for `peak_learning_rate`."""
+    *first, unit = name.split("_")
+    initials = "".join(word[:1] for word in (*first, unit))
+    if unit in UNITS and short == "_".join(first):
+        return True
+    return bool(first) and initials.endswith(short)
 
 
 def parse(default: C, settings: Sequence[Setting], *, prog: str, about: str) -> C:

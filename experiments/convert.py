@@ -26,10 +26,12 @@ from experiments import cli
 from experiments.config import PretrainConfig, from_command
 from experiments.devices import mesh_of
 from experiments.exported import save_tokenizer
+from experiments.paths import try_folder
 from experiments.pretrain import load
 from experiments.programs import batch_shape, make_evaluation
 from experiments.progress import Display
 from experiments.report import activation_parameters, coefficient_table
+from experiments.tables import print_table
 from experiments.trained import Model, load_model
 from experiments.workdir import Workdir
 from polycom_jax._errors import InputError, require, unknown
@@ -132,7 +134,10 @@ def read_task(own: dict[str, str], config: PretrainConfig, given: frozenset[str]
         batches.isdecimal() and int(batches) >= 1,
         f"--fit-batches {batches} must be a whole number, at least 1.",
     )
+    if "--target" in own:
+        try_folder("--target", Path(own["--target"]))
     if workdir is not None:
+        try_folder("--workdir", workdir.root)
         require(
             latest_step(workdir.checkpoints) is None and not workdir.config.exists(),
             f"{workdir.root} holds a run already; give another --workdir.",
@@ -205,7 +210,7 @@ def swapped(
     batches = train_batches(corpus.train, **batch_shape(config, mesh), seed=config.run.seed)
     display.busy(f"fitting {row.name} on {task.fit_batches} batches of {config.data.source}")
     found = swap(config.model, params, map(put, islice(batches, task.fit_batches)), row)
-    display.console.print(fit_table(found.cfg, found.params, found.explained))
+    print_table(display.console, fit_table(found.cfg, found.params, found.explained))
     for when, cfg, values in (
         ("before", config.model, params),
         ("after", found.cfg, found.params),

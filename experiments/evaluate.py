@@ -9,13 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from rich.markup import escape
 from rich.table import Table
 from tyro.conf import arg
 
 from experiments import cli, downstream
+from experiments.paths import try_file
 from experiments.progress import Display
-from experiments.tables import finite, print_section
+from experiments.tables import finite, print_section, print_table
 from experiments.trained import Model, Split, check_tokenizer, data_for, load_model, read_text
+from experiments.workdir import write_text
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import (
@@ -104,6 +107,8 @@ def main(argv: Sequence[str]) -> int:
     default = EvaluateConfig()
     settings = cli.read_flags(argv, cli.flatten(default), {})
     config = cli.parse(default, settings, prog="python -m experiments.evaluate", about=ABOUT)
+    if config.json is not None:
+        try_file("--json", Path(config.json))
     mesh = make_mesh()
     with Display() as display:
         display.busy(f"reading {config.workdir}")
@@ -115,13 +120,13 @@ def main(argv: Sequence[str]) -> int:
             measure = Measure(config, model, mesh, display)
             rows = [measure(source) for source in texts]
             found |= {"seq_len": measure.seq_len, "stride": measure.stride, "results": rows}
-            display.console.print(table(config, measure, rows))
+            print_table(display.console, table(config, measure, rows))
         if config.tasks:
             found["tasks"] = run_tasks(config, model, mesh, display)
             print_section(display.console, downstream.section(found["tasks"]))
         if config.json is not None:
             text = json.dumps(finite(found), indent=1)
-            Path(config.json).write_text(text + "\n", encoding="utf-8")
+            write_text(Path(config.json), text + "\n")
             display.note(f"Numbers: {config.json}")
         folder = shlex.quote(config.workdir)
         display.note(f"Next:\n  python -m experiments.analyze {folder}")
@@ -224,7 +229,9 @@ def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) 
         shown.add_column(name, justify="right")
     for row in rows:
         counts = [f"{row[name]:,.0f}" for name in columns[:3]]
-        shown.add_row(row["data"], *counts, f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
+        shown.add_row(
+            escape(row["data"]), *counts, f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}"
+        )
     return shown
 
 

@@ -1,6 +1,7 @@
 """Paths that programs are given: `~` in them, and whether what they are for can be written."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -56,8 +57,8 @@ def try_folder(flag: str, folder: Path) -> None:
 
     A program asks before its work, which may take hours. Folders that are missing it may make.
     """
-    with _refused(flag, folder), _made(folder):
-        tempfile.TemporaryFile(dir=folder).close()
+    with _refused(flag, folder):
+        _try(folder)
 
 
 def try_file(flag: str, path: Path) -> None:
@@ -67,7 +68,14 @@ def try_file(flag: str, path: Path) -> None:
         if path.is_file():
             path.open("ab").close()
         if path.is_file() or not path.exists():  # else a device, or a pipe
-            try_folder(flag, path.parent)
+            _try(path.parent)
+
+
+def _try(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, and a folder is wanted")
+    with _made(folder):
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 @contextlib.contextmanager

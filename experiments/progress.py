@@ -92,7 +92,7 @@ class Display:
     def doing(self, what: str) -> None:
         """Names what is being done: "train", "evaluate", "compile"."""
         if self._bar is not None:
-            self._bar.update(self._task, description=what)
+            self._bar.update(self._task, description=escape(what))
 
     def step(self, step: int) -> None:
         """`step` is done."""

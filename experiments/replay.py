@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import cli
 from experiments.programs import batch_shape, keep_compiled
 from experiments.progress import Display
+from experiments.tables import print_table
 from experiments.trained import load_trained
 from experiments.workdir import Workdir, data_record
 from polycom_jax._errors import require
@@ -81,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         display.note(f"batch of step {asked.step}, parameters of step {trained.step}")
         nats, slopes = repeat(trained.config.model, trained.params, rows, mesh)
         texts = [trained.tokenizer.decode(row[:SHOWN].tolist()) for row in rows["tokens"]]
-        display.console.print(row_table(nats, rows, texts))
+        print_table(display.console, row_table(nats, rows, texts))
         display.note(gradient_text(slopes))
     return 0
 
@@ -124,7 +126,7 @@ def row_table(nats: np.ndarray, rows: dict[str, np.ndarray], texts: Sequence[str
     table.add_column("begins")
     for index in np.argsort(-np.nan_to_num(nats, nan=np.inf, posinf=np.inf), kind="stable"):
         targets = int(rows["mask"][index].sum())
-        table.add_row(str(index), f"{nats[index]:.4f}", str(targets), repr(texts[index]))
+        table.add_row(str(index), f"{nats[index]:.4f}", str(targets), escape(repr(texts[index])))
     return table
 
 

@@ -16,6 +16,7 @@ from experiments import plots
 from experiments.config import PretrainConfig
 from experiments.logs import read_metrics
 from experiments.sampling import Sampling, complete
+from experiments.tables import print_table
 from experiments.workdir import Workdir
 from polycom_jax.data import Tokenizer
 from polycom_jax.hosts import fetch
@@ -51,7 +52,7 @@ def report(
     workdir.write_sample(text)  # Last: it says that all the rest is there.
     if any(learned):
         title = f"what {config.model.activation} learned in each layer"
-        console.print(coefficient_table(title, learned))
+        print_table(console, coefficient_table(title, learned))
     console.rule("sample")
     console.print(text, markup=False, soft_wrap=True)
     console.rule()
@@ -133,14 +134,19 @@ def next_commands(workdir: Workdir, config: PretrainConfig) -> str:
     other = "swiglu" if config.model.activation != "swiglu" else "poly_norm"
     rival = shlex.quote(f"{workdir.root}-{other}")
     prompt = shlex.quote(config.run.sample_prompt)
-    longer = 2 * config.run.steps
+    longer, optim = 2 * config.run.steps, config.optim
     config_file = shlex.quote(str(workdir.config))
+    on, anew = "", shlex.quote(f"{workdir.root}-{longer}")
+    if (optim.decay_steps or config.run.steps) < longer:
+        last = optim.peak_learning_rate * optim.final_learning_rate_fraction
+        on = f"  # goes on at the schedule's last learning rate, {last:g}"
     return "\n".join(
         [
             f"Plots: {workdir.plots}   Numbers: {workdir.metrics}   Sample: {workdir.sample}",
             "Next:",
             f"  {python}.generate --workdir {root} --prompt {prompt}",
-            f"  {python}.pretrain --config {config_file} --workdir {root} --steps {longer}",
+            f"  {python}.pretrain --workdir {root} --steps {longer}{on}",
+            f"  {python}.pretrain --config {config_file} --workdir {anew} --steps {longer}",
             f"  {python}.pretrain --config {config_file} --workdir {rival} --activation {other}",
             f"  tensorboard --logdir {root}/tensorboard",
         ]

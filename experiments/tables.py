@@ -8,10 +8,14 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 FILE_WIDTH = 132
-"""Columns of tables where the output is no terminal: a file has no width to fold them to."""
+"""Columns of tables, at least, where the output is no terminal: a file has no width to fold to."""
+
+LONGEST_LINE = 10_000
+"""Columns that no table gets to."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,40 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
+def print_table(console: Console, table: Table) -> None:
+    """The table with nothing cut off: on a terminal long cells fold, in a file lines are long."""
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", False
+    if console.is_terminal:
+        console.print(table)
+        return
+    options = console.options.update(max_width=LONGEST_LINE)
+    width = max(FILE_WIDTH, Measurement.get(console, options, table).maximum)
+    # rich never prints wider than its console
+    type(console)(file=console.file, width=width, quiet=console.quiet).print(table)
+
+
+def room(console: Console) -> int:
+    """Columns that a table may take."""
+    return console.width if console.is_terminal else LONGEST_LINE
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit that there is one of: "3.2 days", "5.1 hours", "40.0 seconds"."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
 def print_section(console: Console, section: Section) -> None:
     """The table, and its notes below it."""
     table = Table(title=escape(section.title), title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(section.columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(escape(column), justify="left" if index == 0 else "right")
     for row in section.rows:
         table.add_row(*map(escape, row))
-    if console.is_terminal:
-        console.print(table)
-    else:  # rich never prints wider than its console
-        Console(file=console.file, width=FILE_WIDTH, quiet=console.quiet).print(table)
+    print_table(console, table)
     for note in section.notes:
         console.print(note, markup=False, soft_wrap=True)
 

@@ -16,6 +16,7 @@ from experiments import cli
 from experiments.analyze import figures, report
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import open_model
+from experiments.paths import try_folder
 from experiments.progress import Display
 from experiments.tables import finite, print_section
 from experiments.trained import Split
@@ -84,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
     settings = cli.read_flags([*(["--runs"] if first else []), *words], cli.flatten(default), {})
     config = cli.parse(default, settings, prog="python -m experiments.analyze", about=ABOUT)
     command = shlex.join(["python", "-m", "experiments.analyze", *argv])
+    out = Path(config.out)
+    try_folder("--out", out / "plots")
     with Display() as display:
         measured = {}
         for name, folder in names(config.runs).items():
@@ -100,7 +103,11 @@ def main(argv: Sequence[str]) -> int:
             measured[name] = measure(
                 model, batch, lambda what, name=name: display.note(f"{name}: {what}")
             )
-        write(Path(config.out), measured, {"command": command, **versions()}, display)
+        about = {"command": command, **versions()}
+        if steps := unlike(measured):
+            about["note"] = steps
+            display.note(f"note: {steps}")
+        write(out, measured, about, display)
     return 0
 
 
@@ -110,6 +117,15 @@ def names(runs: Sequence[str]) -> dict[str, Path]:
     short = [folder.resolve().name for folder in folders]
     unique = len(set(short)) == len(short)
     return dict(zip(short if unique else map(str, folders), folders, strict=True))
+
+
+def unlike(measured: Mapping[str, Any]) -> str:
+    """Says so where the models were not trained for equally many steps; "" where they were."""
+    steps = {name: found["model"]["step"] for name, found in measured.items()}
+    if len(set(steps.values())) == 1:
+        return ""
+    told = (f"{name} {'of no run' if step is None else step}" for name, step in steps.items())
+    return f"these models were not trained equally long, in steps: {', '.join(told)}"
 
 
 def write(

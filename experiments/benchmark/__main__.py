@@ -19,7 +19,9 @@ from experiments import KEEPS_FREED_MEMORY, cli
 from experiments.benchmark.options import SUITES, Options
 from experiments.benchmark.report import Report, tables
 from experiments.benchmark.results import Case, Result
+from experiments.paths import try_folder
 from experiments.progress import Display
+from experiments.tables import print_table, room
 
 ABOUT = (
     "Measure our operations, blocks and training steps beside their peers. Suites may stand first:"
@@ -42,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         "freed memory is kept": str(KEEPS_FREED_MEMORY),  # of all contestants, the peers' too
     }
     report = Report(Path(options.out), command, about)
+    try_folder("--out", report.plots)
     with Display() as display:
         run(every_case(options), report, display)
         display.note(f"Numbers: {report.numbers}   Tables: {report.tables}   Plots: {report.plots}")
@@ -78,8 +81,8 @@ def run(cases: Sequence[Case], report: Report, display: Display) -> None:
         report.draw(result)
         elapsed = time.perf_counter() - began
         left = elapsed / (index + 1) * (len(cases) - index - 1)
-        for drawn in tables(result, display.console.width):
-            display.console.print(drawn)
+        for drawn in tables(result, room(display.console)):
+            print_table(display.console, drawn)
         for name, reason in result.left_out.items():
             display.note(f"  left out: {name}: {reason}")
         for note in result.notes:

@@ -127,7 +127,7 @@ def _column_width(cells: Sequence[str]) -> int:
 def _draw_table(title: str | None, columns: Sequence[Sequence[str]]) -> Table:
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, (heading, *_cells) in enumerate(columns):
-        drawn.add_column(heading, justify="right" if index else "left", no_wrap=True)
+        drawn.add_column(escape(heading), justify="right" if index else "left", no_wrap=True)
     for cells in list(zip(*columns, strict=True))[1:]:
         drawn.add_row(*map(escape, cells))
     return drawn

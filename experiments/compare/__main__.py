@@ -28,6 +28,7 @@ from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.programs import MIN_COMPILE_S
 from experiments.progress import Display
+from experiments.resuming import BY_FINGERPRINT
 from experiments.tables import print_section
 from experiments.workdir import Workdir, versions
 from polycom_jax import models
@@ -37,6 +38,7 @@ from polycom_jax.models import ModelConfig
 
 FREE = frozenset(
     {"workdir", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
+    | {"data.lock_timeout_s", *BY_FINGERPRINT}
 )
 """Settings that may change while a folder's runs stay what they are."""
 

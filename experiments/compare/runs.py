@@ -112,7 +112,7 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
             file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
-    names: Sequence[str] = sorted(stored.keys() | settings.keys())
+    names: Sequence[str] = sorted(settings)  # earlier versions named more
     changed = [
         f"{name}: {stored.get(name)!r} there, {settings.get(name)!r} now"
         for name in names

@@ -23,7 +23,9 @@ from experiments.environment import commit, facts
 from experiments.faults.compare import differences
 from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
+from experiments.paths import try_folder
 from experiments.progress import Display
+from experiments.tables import print_table
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 
@@ -68,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
     taken = {"workdir", "data.cache_dir"} & given
     require(not taken, f"{', '.join(sorted(taken))}: both lie in --out; leave them out.")
     out = Path(options.out)
+    try_folder("--out", out)
     require(
         not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; name a new folder."
     )
@@ -81,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         about = {**facts(config.run), "commit": begun_with or "not known"}
         outcome = Outcome(command, about, torture.kills, torture.runs, torture.differences)
         outcome.write(out)
-        display.console.print(outcome.table())
+        print_table(display.console, outcome.table())
         for run, found in outcome.differences.items():
             for text in found:
                 display.note(f"run {run} differs: {text}")

@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 
 from experiments import cli
 from experiments.config import PretrainConfig, from_command
+from experiments.paths import try_file
 from experiments.plan import outcome, report, search
 from experiments.plan.slices import Slice, find_slice, training_step
 from experiments.progress import Display
 from experiments.tables import print_section
+from experiments.workdir import write_text
 from polycom_jax import aot
 from polycom_jax.sharding import make_mesh
 
@@ -45,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
     searching, argv = "--search" in argv, [word for word in argv if word != "--search"]
     own, rest = cli.split_flags(argv, ("--topology", "--json"), paths=("--json",))
     config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT)
+    if "--json" in own:
+        try_file("--json", Path(own["--json"]))
     aot.without_tpu()
     where = find_slice(own.get("--topology", config.run.tpu_slice))
     with Display() as display:
@@ -59,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
             display.console.print(report.text(found), markup=False, highlight=False, soft_wrap=True)
             record, good = asdict(found), not found.problems
     if "--json" in own:
-        Path(own["--json"]).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(own["--json"]), json.dumps(record, indent=1) + "\n")
     return 0 if good else REFUSED
 
 

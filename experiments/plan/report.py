@@ -1,6 +1,7 @@
 """A plan as text."""
 
 from experiments.plan.outcome import Outcome
+from experiments.tables import duration
 
 GIB = 2**30
 
@@ -37,7 +38,7 @@ def text(found: Outcome) -> str:
     lines += [
         "",
         f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count),"
-        f" {found.days:.1f} days for the run",
+        f" {duration(86_400 * found.days)} for the run",
         "Estimated cycles x loop trips; attention kernels at half of the peak; collectives by"
         " bandwidth, those that overlap taken as hidden. A prediction, no measurement.",
         *(f"not estimated: {what}" for what in found.not_estimated),

@@ -1,6 +1,7 @@
 """Figures of the studies, as PNG and PDF: logarithmic axes, theory's lines, bands for seeds."""
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from experiments.plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Okabe and Ito's palette, distinct to colour-blind eyes; markers tell lines apart in grey.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#999933")
@@ -116,6 +119,15 @@ def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) ->
     return shown
 
 
+def _fold(title: "Text", figure: "Figure") -> None:
+    """Breaks a title between words until it is no wider than its figure, which would clip it."""
+    words = title.get_text().split()
+    for width in range(len(title.get_text()), 0, -1):
+        if title.get_window_extent().width <= 0.96 * figure.bbox.width:
+            return
+        title.set_text(textwrap.fill(" ".join(words), width, break_long_words=False))
+
+
 def power_line(
     x: Sequence[float], anchor: tuple[float, float], exponent: float, label: str
 ) -> Line:
@@ -135,7 +147,8 @@ def _figure(path: Path, rows: int, columns: int, title: str) -> Iterator[list["A
         figure = Figure(figsize=(3.7 * columns, 2.7 * rows + 0.7), layout="constrained")
         FigureCanvasAgg(figure)
         axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-        figure.suptitle(title, fontsize=11)
+        shown = figure.suptitle(title, fontsize=11)
         yield list(axes)
+        _fold(shown, figure)
         figure.savefig(path.with_suffix(".png"))
         figure.savefig(path.with_suffix(".pdf"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.environment import commit, cores, processor
+from experiments.paths import try_folder
 from experiments.workdir import versions, whole
 from polycom_jax._errors import InputError, require
 
@@ -50,6 +51,8 @@ class Store:
         """
         path = self.root / f"{self.study}-options.json"
         now = json.loads(json.dumps(asdict(options)))  # tuples as lists
+        for folder in (self.plots, self.root / "cells"):
+            try_folder("--workdir", folder)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if path.exists():

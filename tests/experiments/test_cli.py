@@ -14,6 +14,8 @@ import jax
 import pytest
 
 from experiments import cli
+from experiments.config import ALIASES as RUN_ALIASES
+from experiments.config import default_config
 from experiments.yaml_file import read_yaml
 from polycom_jax import InputError
 from polycom_jax._errors import require
@@ -107,7 +109,8 @@ def test_an_empty_file_sets_nothing(tmp_path: Path):
         (["stray"], "'stray' belongs to no flag"),
         (["--wide", "x"], "^--part.width: .*'x'"),
         (["--wide"], "--part.width"),
-        (["--wide", "3", "4"], "4"),
+        (["--wide", "3", "4"], "--part.width takes one value, not the 2 words '3' '4'; quote"),
+        (["--text", "a", "b"], "--text takes one value, not the 2 words .* a glob"),
         (["--part.kind", "odd"], "'odd'.*plain.*fancy"),
         (["--part.quick", "maybe"], "'maybe'.*True.*False"),
     ],
@@ -315,3 +318,36 @@ def test_other_errors_of_the_device_keep_their_traceback():
 def test_yaml_is_plain_values_and_nothing_else(tmp_path: Path, text: str, message: str):
     with pytest.raises(InputError, match=message):
         parse([], yaml_file(tmp_path, text))
+
+
+RUN = {*cli.flatten(default_config("tiny")), "config"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        *(("--lr", "--optim.peak-learning-rate"), ("--wd", "--optim.weight-decay")),
+        *(("--bs", "--batch-size"), ("--learning-rate", "--optim.peak-learning-rate")),
+        *(("--num-layers", "--model.num-layers"), ("--warmup", "--optim.warmup-steps")),
+        *(("--batch", "--batch-size"), ("--eval", "--eval-every")),
+        *(("--model.lr", "--optim.peak-learning-rate"), ("--stpes", "--steps")),
+        *(("--wrokdir", "--workdir"), ("--cache-dir", "--data.cache-dir")),
+        *(
+            ("--gradient-accumulation-steps", "--optim.accumulation-steps"),
+            ("--dtype", "--model.dtype"),
+        ),
+    ],
+)
+def test_the_flag_that_is_meant_is_named(flag: str, meant: str):
+    with pytest.raises(InputError, match=f"Did you mean '{meant}'") as caught:
+        cli.read_flags([flag, "1"], RUN, RUN_ALIASES)
+    assert f"Unknown flag '{flag}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--epochs", "--gpus", "--xy", "--q", "--output", "--wandb", "--l"]
+)
+def test_no_flag_is_named_that_is_far_from_what_was_asked(flag: str):
+    with pytest.raises(InputError) as caught:
+        cli.read_flags([flag, "1"], RUN, RUN_ALIASES)
+    assert "Did you mean" not in str(caught.value)

@@ -8,7 +8,7 @@ import jax
 import pytest
 import yaml
 
-from experiments import cli, pretrain, programs
+from experiments import cli, devices, pretrain, programs
 from experiments.config import from_command
 from experiments.plan import __main__ as plan
 from experiments.plan import files, outcome, report
@@ -183,9 +183,41 @@ def test_what_is_written_past_python_is_caught():
 
 def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
     config, _ = from_command(["--mesh.data", "3"], prog="", about="")
-    monkeypatch.setattr(pretrain, "made_for", lambda count: [f"for-{count}.yaml"])
+    monkeypatch.setattr(devices, "made_for", lambda count: [f"for-{count}.yaml"])
     with pytest.raises(InputError, match=r"there are 8.*Made for 8 chips: for-8\.yaml"):
-        pretrain.mesh_of(config)
+        devices.mesh_of(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
+    monkeypatch, tmp_path, capsys, path
+):
+    monkeypatch.setattr(pretrain, "prepare", None)  # nothing is downloaded: a call would fail
+    assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
+    error = capsys.readouterr().err
+    config, _ = from_command(["--config", str(path)], prog="", about="")
+    count = files.chips(str(config.run.tpu_slice))
+    assert f"needs {count} devices, and there are 8 (cpu)" in error
+    assert "--run.tpu-slice None" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slice_of_as_many_devices_is_taken_and_a_strange_name_refused():
+    devices.check_slice("v5e:2x4")
+    devices.check_slice(None)
+    with pytest.raises(InputError, match="must be CHIP:TOPOLOGY"):
+        devices.check_slice("a dozen")
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [(1.5, "1.5 days"), (0.04, "57.6 minutes"), (0.5, "12.0 hours"), (1e-4, "8.6 seconds")],
+)
+def test_the_length_of_a_run_is_told_in_a_unit_that_it_has(days, text):
+    from dataclasses import replace
+
+    assert f", {text} for the run" in report.text(replace(FOUND, days=days))
 
 
 def test_options_of_a_tpu_are_left_out_elsewhere_with_a_word():

@@ -98,4 +98,13 @@ def test_the_next_commands_can_be_pasted(tmp_path: Path):
     shown = report.next_commands(workdir, config)
     assert f"--workdir '{workdir.root}' --prompt 'def '" in shown
     assert "--activation swiglu" in shown
-    assert f"--steps {2 * config.run.steps}" in shown
+    longer = 2 * config.run.steps
+    assert f"--workdir '{workdir.root}' --steps {longer}  # goes on at" in shown
+    assert "last learning rate, 0.0005\n" in shown
+    assert f"--workdir '{workdir.root}-{longer}' --steps {longer}\n" in shown
+
+
+def test_a_schedule_that_goes_on_is_not_called_ended(tmp_path: Path):
+    config = default_config("tiny")
+    config = replace(config, optim=replace(config.optim, decay_steps=2 * config.run.steps))
+    assert "goes on at" not in report.next_commands(Workdir(tmp_path), config)
