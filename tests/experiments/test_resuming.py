@@ -255,7 +255,8 @@ def test_a_run_goes_on_elsewhere_with_less_memory_to_the_same_numbers(
     out = capsys.readouterr().out
     assert "changed: run.steps 6 -> 7\n" in out
     assert "ends at step 6: from there to step 7 the learning rate stays at" in out
-    text = shutil.copy(settings.parent / "little.txt", tmp_path / "elsewhere.txt")
+    text = str(tmp_path / "elsewhere.txt")
+    shutil.copy(settings.parent / "little.txt", text)
     words = ["--workdir", str(moved), "--steps", "7", "--data", text, "--model.remat", "full"]
     words += ["--mesh.data", "4", "--mesh.fsdp", "2", "--model.loss-chunk", "16"]
     assert pretrain.main(words) == 0
