@@ -69,6 +69,10 @@ class Corpus:
             count = sum(self.summary[split][kind] for split in ("train", "heldout"))
             if count:
                 parts.append(f"{count} " + words.format("document" if count == 1 else "documents"))
+        if names := self.summary.get("other_names"):
+            parts.append(
+                f"{names} more {'name' if names == 1 else 'names'} of the same files left out"
+            )
         return ", ".join(parts)
 
 
@@ -118,6 +122,8 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
             "tokenizer": cfg.tokenizer,
             "undecodable": cfg.undecodable,
             "files": dict(source.files),
+            **({"heldout_files": dict(source.heldout_files)} if source.heldout_files else {}),
+            **source.treated,
         },
     )
 

@@ -5,20 +5,21 @@ place for every source (`store.py`).
 """
 
 import codecs
+import contextlib
+import errno
 import glob
-import gzip
 import hashlib
 import json
-import lzma
 import os
 import platform
+import stat
 import sysconfig
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.data.packed import Damaged, damage, open_text
 
 HELDOUT_SHARE = 0.03
 """Share of the documents that is held out, by hash of their content: copies stay on one side."""
@@ -30,10 +31,8 @@ PRUNED_FOLDERS = frozenset(
 """Folders of the standard library that are no part of the corpus: what others installed, tests,
 and `encodings`, an eighth of the bytes, generated tables of code points: nothing to learn from."""
 
-_PACKED = (".gz", ".xz")
-_KINDS = (".txt", ".jsonl")
-_BOM = b"\xef\xbb\xbf"
-_File = BinaryIO | gzip.GzipFile | lzma.LZMAFile
+PACKED = (".gz", ".xz")
+KINDS = (".txt", ".jsonl")
 
 
 def stdlib_name() -> str:
@@ -66,27 +65,46 @@ def stdlib_documents() -> Iterator[tuple[str, bytes]]:
 
 def text_kind(path: str | Path) -> str | None:
     """Either ".txt" or ".jsonl", seen through .gz and .xz; None for anything else."""
-    path = Path(path)
-    suffix = Path(path.stem).suffix if path.suffix in _PACKED else path.suffix
-    return suffix if suffix in _KINDS else None
+    path = Path(os.fspath(path).lower())
+    suffix = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    return suffix if suffix in KINDS else None
+
+
+def printable(path: str | Path) -> str:
+    """A path as text: bytes of a name that are no UTF-8 are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def text_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
     """The files that a path or glob (`**` too) names, sorted; messages say which `field` it was.
 
+    Of several names of one file, by links, the first is taken; folders that a glob matches are
+    passed over.
+
     Raises:
-        InputError: no such file, or one that is neither .txt nor .jsonl.
+        InputError: no such file, a link to none, something that is no file, or a file that is
+            neither .txt nor .jsonl.
     """
+    return one_each(matched_files(pattern, field))
+
+
+def matched_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
+    """As `text_files`, with all names of a file."""
     expanded = os.path.expanduser(pattern)
-    exact = Path(expanded)
-    names = [expanded] if exact.exists() else glob.glob(expanded, recursive=True)
-    paths = tuple(Path(n) for n in sorted(names) if os.path.isfile(n))
+    exact = os.path.lexists(expanded)
+    names = [expanded] if exact else glob.glob(expanded, recursive=True)
     require(
-        not exact.is_dir(),
+        not os.path.isdir(expanded),
         f"{field}={pattern!r} is a folder; name files, with a glob for instance:"
         f" '{pattern.rstrip('/')}/**/*.txt'.",
     )
-    require(bool(paths), f"{field}={pattern!r}: no such file, and no file matches it as a glob.")
+    paths = tuple(path for path in map(Path, sorted(names)) if _is_file(path))
+    hint = " In a glob '[' begins a set of signs; a bracket itself is written '[[]'."
+    require(
+        bool(paths),
+        f"{field}={pattern!r}: no such file, and no file matches it as a glob."
+        + (hint if "[" in pattern else ""),
+    )
     for path in paths:
         require(
             text_kind(path) is not None,
@@ -94,6 +112,33 @@ def text_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
             " what it holds: plain text, or one JSON object a line.",
         )
     return paths
+
+
+def _is_file(path: Path) -> bool:
+    """False for a folder; `InputError` for what is neither."""
+    try:  # `**` goes round a folder's link to one above it until the system sees too many links.
+        mode = os.stat(os.path.join(os.path.realpath(path.parent), path.name)).st_mode
+    except OSError as error:
+        broken = path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+        why = f"links to {os.readlink(path)}, which is not there" if broken else "cannot be read"
+        raise InputError(
+            f"{path} {why} ({error.strerror}); mend it, or take it away from the text."
+        ) from error
+    require(
+        stat.S_ISREG(mode) or stat.S_ISDIR(mode),
+        f"{path} is a pipe or a device, and text is read more than once; write it to a file.",
+    )
+    return stat.S_ISREG(mode)
+
+
+def one_each(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The first name of each file."""
+    found: dict[Any, Path] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        about = os.stat(real)
+        found.setdefault((about.st_dev, about.st_ino) if about.st_nlink > 1 else real, path)
+    return tuple(found.values())
 
 
 Skip = Callable[[str, InputError], None]
@@ -119,31 +164,36 @@ def text_documents(
     object or has no such field, is left out if `skip` returns; it raises the error as it is.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: a file that cannot be read, or that holds no text in UTF-8 from its first bytes.
     """
     for path in paths:
-        try:
-            with _open(path) as file:
-                if file.read(len(_BOM)) != _BOM:
-                    file.seek(0)
-                if text_kind(path) == ".jsonl":
-                    yield from _json_documents(path, file, text_field, skip)
-                else:
-                    yield from _plain_documents(path, file, document_bytes)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            wrong = InputError(
-                f"{path} is damaged or cut short ({error}); fetch or compress it again."
-            )
-            wrong.__cause__ = error
-            skip(f"{path}, from where it is damaged", wrong)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        with _told(path, skip), open_text(path) as file:
+            if text_kind(path) == ".jsonl":
+                yield from _json_documents(path, file, text_field, skip)
+            else:
+                yield from _plain_documents(path, file, document_bytes)
 
 
-def _open(path: Path) -> _File:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    return lzma.open(path, "rb") if path.suffix == ".xz" else open(path, "rb")
+def check_files(paths: Iterable[Path], *, damaged: str) -> None:
+    """Raises `InputError` for a file that cannot be read, or that is no text from its first bytes.
+
+    With `damaged` "skip", a packed file that does not unpack is for `text_documents` to leave out.
+    """
+    skip = refuse if damaged == "error" else lambda where, error: None
+    for path in paths:
+        with _told(path, skip), open_text(path):
+            pass
+
+
+@contextlib.contextmanager
+def _told(path: Path, skip: Skip) -> Iterator[None]:
+    """In the block, errors of the file as ours."""
+    try:
+        yield
+    except Damaged as error:
+        skip(f"{path}, from where it is damaged", damage(path, error))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _json_documents(
@@ -157,13 +207,17 @@ def _json_documents(
         except InputError as error:
             skip(f"{path}, line {number}", error)
         else:
-            yield f"{path.name}, line {number}", _encode(text)
+            yield f"{printable(path.name)}, line {number}", text
 
 
-def _text_of(line: bytes, where: str, text_field: str) -> str:
-    # surrogateescape carries bytes that are not UTF-8 through the JSON parser unchanged.
+def _text_of(line: bytes, where: str, text_field: str) -> bytes:
+    """The text of a JSON line as UTF-8; its lone surrogates and other bytes stay undecodable."""
     try:
-        record = json.loads(line.decode("utf-8", "surrogateescape"))
+        words, errors = line.decode("utf-8"), "surrogatepass"
+    except UnicodeDecodeError:  # Carried through the JSON parser unchanged.
+        words, errors = line.decode("utf-8", "surrogateescape"), "surrogateescape"
+    try:
+        record = json.loads(words, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}.") from error
     require(
@@ -178,30 +232,37 @@ def _text_of(line: bytes, where: str, text_field: str) -> str:
             f"{where}: field {text_field!r} {got}; expected text. Fields there: {have}. Name the"
             " right one with data.text_field."
         )
-    return text
-
-
-def _encode(text: str) -> bytes:
-    """UTF-8, with escaped bytes as they were and other lone surrogates as undecodable bytes."""
     try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
+        return text.encode("utf-8", errors)
+    except UnicodeEncodeError:  # A surrogate that is no escaped byte, beside bytes that are.
         return text.encode("utf-8", "surrogatepass")
 
 
-def _plain_documents(path: Path, file: _File, document_bytes: int) -> Iterator[tuple[str, bytes]]:
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; `ValueError` for a name that stands there twice: which one is meant?"""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the field {twice!r} twice")
+    return record
+
+
+def _plain_documents(
+    path: Path, file: BinaryIO, document_bytes: int
+) -> Iterator[tuple[str, bytes]]:
     start, size, held = 0, 0, []
     for piece in _pieces(file, document_bytes):
         held.append(piece)
         size += len(piece)
         if size >= document_bytes:
-            yield f"{path.name}, from byte {start}", b"".join(held)
+            yield f"{printable(path.name)}, from byte {start}", b"".join(held)
             start, size, held = start + size, 0, []
     if held:
-        yield f"{path.name}, from byte {start}", b"".join(held)
+        yield f"{printable(path.name)}, from byte {start}", b"".join(held)
 
 
-def _pieces(file: _File, size: int) -> Iterator[bytes]:
+def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
     """The lines; one longer than `size` in pieces, so that it is never held whole."""
     rest = b""
     while got := file.readline(size):

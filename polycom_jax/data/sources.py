@@ -2,46 +2,26 @@
 
 import contextlib
 import difflib
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax.data import documents, downloads
+from polycom_jax.data import documents, downloads, local
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
-from polycom_jax.data.records import Documents, Records, one_line
+from polycom_jax.data.local import Source, read_split
+from polycom_jax.data.records import Documents, one_line
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 _HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
 _GLOB_SIGNS = frozenset("*?[")
-LISTED_FILES = 100
-"""How many local files a run's record lists at most."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where documents come from.
-
-    Attributes:
-        name: for people.
-        fingerprint: equal where the documents and their splits are equal; known before anything is
-            written, so that what is prepared already need not be read again.
-        open: prepares if need be; returns the train and the held-out documents.
-        files: local files by name, and the beginning of their SHA-256: by these people find what
-            has changed. Of more than `LISTED_FILES`, none.
-    """
-
-    name: str
-    fingerprint: str
-    open: Callable[[], tuple[Documents, Documents]]
-    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -54,130 +34,24 @@ def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
         InputError: no such file or name, or nothing usable in it.
     """
     if cfg.source == "stdlib":
-        return _stdlib(cfg, cache, report)
+        return local.stdlib(cfg, cache, report)
     if names_files(cfg.source):
-        return _text(cfg, cache, report)
+        return local.text(cfg, cache, report)
     return _from_tfds(cfg, cache, report)
 
 
 def names_files(source: str) -> bool:
     """Whether a source is local text files, and neither "stdlib" nor of TFDS."""
-    path = Path(source).expanduser()
+    path = os.path.expanduser(source)
     if source == "stdlib" or _is_tfds_folder(source):
         return False
     marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
-    return marked or path.exists() or path.suffix in (".txt", ".jsonl", ".gz", ".xz")
+    suffixes = (*documents.KINDS, *documents.PACKED)
+    return marked or os.path.lexists(path) or source.lower().endswith(suffixes)
 
 
 def _is_tfds_folder(source: str) -> bool:
-    return (Path(source).expanduser() / "dataset_info.json").is_file()
-
-
-def _stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    version = documents.stdlib_name()
-
-    def now() -> str:
-        found = documents.stdlib_documents()
-        contents = [(name, documents.content_hash(raw)) for name, raw in found]
-        return digest("stdlib", version, documents.HELDOUT_SHARE, contents)
-
-    fingerprint = now()
-
-    def make() -> "tfds.core.DatasetBuilder":
-        import tensorflow_datasets as tfds
-
-        from polycom_jax.data import builders
-
-        config = tfds.core.BuilderConfig(name=f"{version}-{fingerprint[:16]}", description=name)
-        return builders.Stdlib(config=config, data_dir=cache / "tfds")
-
-    name = f"the standard library of {version}"
-    return Source(
-        name, fingerprint, lambda: _local(make, now, fingerprint, name, cfg, cache, report)
-    )
-
-
-def _text(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    paths = documents.text_files(cfg.source)
-    apart = documents.text_files(cfg.heldout, "data.heldout") if cfg.heldout else ()
-    options: dict[str, Any] = {
-        "text_field": cfg.text_field,
-        "document_bytes": cfg.document_bytes,
-        "damaged": cfg.damaged,
-    }
-
-    def now() -> tuple[str, dict[str, str]]:
-        sums = {path: documents.file_digest(path) for path in (*paths, *apart)}
-        contents = [
-            [(documents.text_kind(path), sums[path]) for path in side] for side in (paths, apart)
-        ]
-        listed = {str(path): sums[path][:16] for path in sums}
-        return digest("text", documents.HELDOUT_SHARE, options, contents), listed
-
-    fingerprint, files = now()
-
-    def make() -> "tfds.core.DatasetBuilder":
-        from polycom_jax.data import builders
-
-        config = builders.TextConfig(
-            name=fingerprint,
-            description=cfg.source,
-            files=tuple(str(path.absolute()) for path in paths),
-            heldout_files=tuple(str(path.absolute()) for path in apart),
-            heldout=cfg.heldout or "",
-            **options,
-        )
-        return builders.Text(config=config, data_dir=cache / "tfds")
-
-    return Source(
-        cfg.source,
-        fingerprint,
-        lambda: _local(make, lambda: now()[0], fingerprint, cfg.source, cfg, cache, report),
-        files if len(files) <= LISTED_FILES else {},
-    )
-
-
-def _local(
-    make: Callable[[], "tfds.core.DatasetBuilder"],
-    now: Callable[[], str],
-    fingerprint: str,
-    name: str,
-    cfg: DataConfig,
-    cache: Path,
-    report: Report,
-) -> tuple[Documents, Documents]:
-    from polycom_jax.data import builders
-
-    lock = cache / "tfds" / f"{fingerprint}.lock"
-    with locked(lock, timeout_s=cfg.lock_timeout_s, report=report), builders.quiet():
-        builder = make()
-        if not builder.is_prepared():
-            report(f"Writing {name} as ArrayRecord")
-            builder.download_and_prepare(file_format="array_record")
-            if now() != fingerprint:  # It is read several times while it is prepared.
-                shutil.rmtree(builder.data_dir)
-                raise InputError(
-                    f"{name} was changed while it was prepared; start again when nothing writes to"
-                    " it any more."
-                )
-        left_out: Any = builder.info.metadata or {}
-        train, heldout = (
-            Documents(
-                _records(builder, split),
-                "text",
-                folder=str(builder.data_dir),
-                place_field="path",
-                skip_damaged=cfg.damaged == "skip",
-                left_out=left_out.get(split, 0),
-            )
-            for split in ("train", "heldout")
-        )
-    return train, heldout
-
-
-def _records(builder: "tfds.core.DatasetBuilder", split: str) -> Records:
-    read: Any = builder.as_data_source  # A decorator hides its signature.
-    return read(split)
+    return os.path.isfile(os.path.join(os.path.expanduser(source), "dataset_info.json"))
 
 
 def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -298,7 +172,7 @@ def _download(builder: "tfds.core.DatasetBuilder") -> None:
 def _read(builder: "tfds.core.DatasetBuilder", split: str, cfg: DataConfig) -> Documents:
     name, text_field = builder.info.full_name, cfg.text_field
     try:
-        records = _records(builder, split)
+        records = read_split(builder, split)
     except NotImplementedError as error:
         raise InputError(
             f"{name} lies prepared in {builder.data_dir} in a format that only TensorFlow reads;"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 import sys
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def test_bytes_that_are_not_utf8_come_through_json_lines_unchanged(tmp_path: Pat
         second.decode()
 
 
+def test_surrogates_that_json_spells_out_are_no_bytes_of_a_character(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\\udcc3\\udca9"}\n{"text": "\\ud83d\\ude42"}\n')
+    halves, pair = read(tmp_path / "a.jsonl")
+    assert pair.decode() == "🙂"
+    with pytest.raises(UnicodeDecodeError):
+        halves.decode()
+
+
+def test_a_number_that_is_none_is_no_matter_beside_the_text(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(b'\n{"text": "a", "score": NaN}\r\n  \n{"text": "b"}')
+    assert read(tmp_path / "a.jsonl") == [b"a", b"b"]
+
+
 def test_another_field_can_hold_the_text(tmp_path: Path):
     assert read(jsonl(tmp_path / "a.jsonl", {"body": "x"}), text_field="body") == [b"x"]
 
@@ -111,6 +125,11 @@ def test_another_field_can_hold_the_text(tmp_path: Path):
         ('{"text": 3}', ["line 2", "'text' is of type int", "expected text"]),
         ("[1]", ["line 2", "list", "expected a JSON object"]),
         ('{"text": ', ["line 2", "not JSON"]),
+        ('{"text": "a", "text": "b"}', ["line 2", "'text' twice"]),
+        ('{"text": NaN}', ["line 2", "'text' is of type float"]),
+        ('{"text": null}', ["line 2", "'text' is of type NoneType"]),
+        ('{"text": "a"} {"text": "b"}', ["line 2", "not JSON"]),
+        ('{"text": "a"}\r{"text": "b"}', ["line 2", "not JSON"]),
     ],
 )
 def test_a_wrong_json_line_is_named(tmp_path: Path, line: str, words: list[str]):
@@ -149,6 +168,57 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str, match:
     (tmp_path / "a.bin").write_text("x")
     with pytest.raises(InputError, match=match):
         documents.text_files(str(tmp_path / name))
+
+
+def test_a_link_to_nothing_is_refused_and_not_left_out(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    for name in ("*.txt", "b.txt"):
+        with pytest.raises(InputError, match=r"b\.txt links to .*gone\.txt, which is not there"):
+            documents.text_files(str(tmp_path / name))
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt links to .*symbolic links"):
+        documents.text_files(str(tmp_path / "*.txt"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "*.txt"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt is a pipe or a device"):
+        documents.text_files(str(tmp_path / name))
+
+
+def test_a_file_of_several_names_is_taken_once(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.txt").write_text("x")
+    (tmp_path / "sub" / "round").symlink_to(tmp_path)  # `**` follows it again and again
+    os.link(tmp_path / "sub" / "b.txt", tmp_path / "c.txt")
+    (tmp_path / "d.txt").symlink_to("sub/b.txt")
+    (tmp_path / "e.txt").write_text("x")
+    found = documents.text_files(str(tmp_path / "**" / "*.txt"))
+    assert found == (tmp_path / "c.txt", tmp_path / "e.txt")
+
+
+def test_a_bracket_in_a_name_is_explained(tmp_path: Path):
+    folder = tmp_path / "data [v1]"
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+    with pytest.raises(InputError, match=r"no such file.*'\[' begins a set .*\[\[\]"):
+        documents.text_files(f"{folder}/*.txt")
+    assert documents.text_files(f"{tmp_path}/data [[]v1]/*.txt") == (folder / "a.txt",)
+    assert documents.text_files(f"{folder}/a.txt") == (folder / "a.txt",)
+
+
+def test_a_name_that_is_no_utf8_is_read_and_written_with_escapes(tmp_path: Path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    path.write_bytes(b"text")
+    (found,) = documents.text_files(str(tmp_path / "*.txt"))
+    assert found == path
+    read_ = documents.text_documents([found], text_field="text", document_bytes=9)
+    assert list(read_) == [(r"caf\xe9.txt, from byte 0", b"text")]
 
 
 def test_a_folder_is_refused_with_the_glob_that_would_do(tmp_path: Path):
