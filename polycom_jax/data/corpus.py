@@ -1,11 +1,12 @@
 """`prepare`: from a data config to two token stores and a tokenizer, made once and kept."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polycom_jax._errors import require
 from polycom_jax.data.cache import Report, build_once, cache_folder, check_seal, digest, seal
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.documents import whole_characters
@@ -24,6 +25,12 @@ from polycom_jax.data.tokenizers import (
 FORMAT = 2
 """Version of what lies in the cache folder; raise it when the same input would give other files."""
 
+ENCODES = "special tokens as text, pieces of a document without spaces between them"
+"""How given tokenizers encode; names what differs from data that were prepared otherwise."""
+
+MOST_LOST = 0.5
+"""Share of the bytes above which text that the tokens do not hold is an error, and not a count."""
+
 _TREATMENTS = {
     "replace": "{} with undecodable bytes replaced",
     "skip": "{} not in UTF-8 left out",
@@ -41,9 +48,9 @@ class Corpus:
         tokenizer: what made them.
         fingerprint: equal for equal tokens in both stores; keep it with a run and compare it on
             resuming, and between hosts.
-        summary: for people and logs: source, tokenizer, vocab_size, and for each split the counts
-            of documents, bytes, tokens, empty, damaged and undecodable documents, what was done
-            with the last, and local files with the beginning of their SHA-256.
+        summary: for people and logs: source, tokenizer, vocab_size, for each split the counts of
+            `write_store`, what was done with undecodable documents, and how local files were read,
+            by name with the beginning of their SHA-256.
     """
 
     train: TokenStore
@@ -66,12 +73,18 @@ class Corpus:
             ("undecodable", treatment),
         )
         for kind, words in kinds:
-            count = sum(self.summary[split][kind] for split in ("train", "heldout"))
+            count = _total(self.summary, kind)
             if count:
                 parts.append(f"{count} " + words.format("document" if count == 1 else "documents"))
         if names := self.summary.get("other_names"):
             parts.append(
                 f"{names} more {'name' if names == 1 else 'names'} of the same files left out"
+            )
+        if lost := _total(self.summary, "lost"):
+            share = lost / _total(self.summary, "bytes")
+            parts.append(
+                f"{lost:,} bytes ({share:.2%}) that the tokenizer cannot give back (characters"
+                " dropped, unknown or changed) not counted in bits a byte"
             )
         return ", ".join(parts)
 
@@ -96,10 +109,11 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
     given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg.tokenizer)
     cache = cache_folder(cfg.cache_dir)
     source = resolve(cfg, cache, report)
+    encodes = {} if given is None or given.exact else {"encodes": ENCODES}
     recipe = (
         ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
         if given is None
-        else [given.fingerprint]
+        else [given.fingerprint, *encodes.values()]
     )
     key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable, cfg.damaged)
 
@@ -109,7 +123,7 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
 
     folder = build_once(cache / "tokens" / key, build, timeout_s=cfg.lock_timeout_s, report=report)
     check_seal(folder)
-    tokenizer = given or FileTokenizer(folder / "tokenizer.json")
+    tokenizer = given or FileTokenizer(folder / "tokenizer.json", exact=True)
     summary = json.loads((folder / "summary.json").read_text())
     return Corpus(
         train=open_store(folder / "train"),
@@ -124,6 +138,7 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
             "files": dict(source.files),
             **({"heldout_files": dict(source.heldout_files)} if source.heldout_files else {}),
             **source.treated,
+            **encodes,
         },
     )
 
@@ -145,7 +160,7 @@ def _build(
     if tokenizer is None:
         report(f"Training a BPE of {vocab_size} tokens on {source.name}")
         _train_bpe(folder / "tokenizer.json", train, cfg, vocab_size)
-        tokenizer = FileTokenizer(folder / "tokenizer.json")
+        tokenizer = FileTokenizer(folder / "tokenizer.json", exact=True)
     summary: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
     for name, split in (("train", train), ("heldout", heldout)):
         summary[name] = write_store(
@@ -157,7 +172,26 @@ def _build(
             progress=_percent(report, f"Tokenising the {name} split", len(split)),
         )
         summary[name]["damaged"] += split.left_out
+    _check_kept(summary, source.name)
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def _check_kept(summary: Mapping[str, Any], name: str) -> None:
+    """Raises `InputError` where the tokens say nothing of most of the text."""
+    for kind, words in (
+        ("replaced", "is not UTF-8; convert it, with `iconv -f ENCODING -t UTF-8` for instance."),
+        (
+            "lost",
+            "cannot be given back by the tokenizer (characters dropped, unknown or changed): it is"
+            " for other text. Take 'bpe', 'bytes', or one with these characters in its vocabulary.",
+        ),
+    ):
+        share = _total(summary, kind) / _total(summary, "bytes")
+        require(share <= MOST_LOST, f"{name}: {share:.0%} of the text {words}")
+
+
+def _total(summary: Mapping[str, Any], kind: str) -> int:
+    return sum(summary[split].get(kind, 0) for split in ("train", "heldout"))
 
 
 def _percent(report: Report, what: str, total: int) -> Callable[[int], None]:

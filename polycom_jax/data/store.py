@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.data.encoding import lost_bytes
 from polycom_jax.data.tokenizers import Tokenizer
 
 _BATCH_BYTES = 1 << 20
@@ -34,7 +35,8 @@ class TokenStore:
         tokens: uint16 or uint32 [n].
         offsets: int64 [documents + 1]; document i is `tokens[offsets[i]:offsets[i + 1]]`, the
             end-of-text token before it included, and `offsets[-1]` is the last token of all.
-        num_bytes: length of the text in UTF-8: what bits a byte are counted by.
+        num_bytes: length in UTF-8 of the text that the tokens can give back: what bits a byte are
+            counted by.
     """
 
     tokens: np.ndarray
@@ -73,6 +75,7 @@ class Cleaner:
         self.empty = 0
         self.damaged = 0
         self.undecodable = 0
+        self.replaced = 0
 
     def texts(self, raws: Iterable[bytes | None]) -> Iterator[str]:
         """The usable documents, in order; None is one that could not be read."""
@@ -94,7 +97,9 @@ class Cleaner:
                         f" {error.start}); data.undecodable='replace' or 'skip' would go on."
                     ) from error
                 if self._undecodable == "replace":
-                    yield raw.decode("utf-8", "replace")
+                    text = raw.decode("utf-8", "replace")
+                    self.replaced += len("\ufffd".encode()) * text.count("\ufffd")
+                    yield text
 
 
 def write_store(
@@ -117,7 +122,9 @@ def write_store(
         progress: called now and then with the number of documents read.
 
     Returns:
-        The counts: documents, bytes, tokens, empty, damaged, undecodable.
+        The counts: documents, bytes, tokens, empty, damaged, undecodable; and where there are any,
+        of the bytes, those replaced (U+FFFD in place of what is not UTF-8) and those lost (of
+        characters that the tokenizer cannot give back, see `lost_bytes`).
 
     Raises:
         InputError: no usable document.
@@ -126,18 +133,23 @@ def write_store(
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     cleaner = Cleaner(undecodable, where)
     eot = np.array([tokenizer.eot], dtype)
-    offsets, num_tokens, num_bytes = array("q"), 0, 0
+    offsets, num_tokens, num_bytes, lost = array("q"), 0, 0, 0
     with open(folder / "tokens.bin", "wb") as file:
         for blocks in _batches(_blocks(cleaner.texts(raws))):
-            encoded = tokenizer.encode_batch([block.text for block in blocks])
-            for block, ids in zip(blocks, encoded, strict=True):
+            leads = ["" if block.first else tokenizer.lead(block.text) for block in blocks]
+            given = [lead + block.text for lead, block in zip(leads, blocks, strict=True)]
+            encoded = tokenizer.encode_batch(given)
+            for block, lead, text, ids in zip(blocks, leads, given, encoded, strict=True):
                 if block.first:
                     offsets.append(num_tokens)
                     num_tokens += len(eot)
                     file.write(eot.tobytes())
-                num_tokens += len(ids)
+                if not tokenizer.exact:
+                    lost += lost_bytes(text, tokenizer.decode(ids))
+                own = ids[len(tokenizer.encode(lead)) :] if lead else ids
+                num_tokens += len(own)
                 num_bytes += len(block.text.encode())
-                file.write(ids.astype(dtype).tobytes())
+                file.write(own.astype(dtype).tobytes())
             progress(cleaner.seen)
         file.write(eot.tobytes())
     require(
@@ -153,6 +165,8 @@ def write_store(
         "empty": cleaner.empty,
         "damaged": cleaner.damaged,
         "undecodable": cleaner.undecodable,
+        **({"replaced": cleaner.replaced} if cleaner.replaced else {}),
+        **({"lost": lost} if lost else {}),
     }
     offsets.append(num_tokens)
     np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
@@ -170,7 +184,7 @@ def open_store(folder: Path) -> TokenStore:
     return TokenStore(
         tokens=np.memmap(folder / "tokens.bin", np.dtype(about["dtype"]), "r"),
         offsets=offsets,
-        num_bytes=about["bytes"],
+        num_bytes=about["bytes"] - about.get("lost", 0),
     )
 
 

@@ -1,22 +1,30 @@
 """Text to token ids and back: raw bytes, a trained byte-level BPE, or a given `tokenizer.json`.
 
-The first two give any text back exactly. Text is only ever text: where it spells a special token,
-`<|endoftext|>` for instance, that is encoded as ordinary characters.
+The first two give any text back exactly; of a given one, `write_store` counts what it loses. Text
+is only ever text: where it spells a special token, `<|endoftext|>` for instance, that is encoded as
+ordinary characters.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.data.encoding import Encoder
 
 EOT = "<|endoftext|>"
 EOT_NAMES = (EOT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
 """End-of-text tokens that a given tokenizer is searched for, in this order."""
+
+_MOST_GAPS = 1024
+"""Ids without a token that any vocabulary may have, beside as many as it has tokens."""
+
+LONGEST_PIECE = 1024
+"""Characters of a piece that a BPE is trained on: the trainer's time goes with the square of it."""
 
 BPE_PATTERN = (
     r"[^\s\p{L}\p{N}]?[\p{L}\p{M}]+"  # a word, with one sign before it: _name .name (name
@@ -48,12 +56,21 @@ class Tokenizer(Protocol):
         """Equal for tokenizers that give equal ids."""
         ...
 
+    @property
+    def exact(self) -> bool:
+        """Is it known to give any text back exactly?"""
+        ...
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, `uint32 [tokens]`, without any special token."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of one text."""
+        ...
+
+    def lead(self, text: str) -> str:
+        """What to encode before `text` where it goes on another, and whose ids to take away."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -75,6 +92,7 @@ class ByteTokenizer:
     vocab_size = 257
     eot = 256
     fingerprint = "bytes"
+    exact = True
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The UTF-8 bytes of each text."""
@@ -83,6 +101,10 @@ class ByteTokenizer:
     def encode(self, text: str) -> np.ndarray:
         """The UTF-8 bytes of the text."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
+
+    def lead(self, text: str) -> str:
+        """Nothing: bytes are bytes wherever they stand."""
+        return ""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text whose bytes these are."""
@@ -96,44 +118,63 @@ class ByteTokenizer:
 class FileTokenizer:
     """A Hugging Face `tokenizer.json`, ours or a given one.
 
+    What a given one adds to texts, cuts off or draws by lot is left out.
+
+    Args:
+        path: of the file.
+        exact: it is known to give any text back exactly, as those of `train_bpe` do.
+
     Raises:
-        InputError: no such file, not a tokenizer, or none of `EOT_NAMES` in it.
+        InputError: no such file, not a tokenizer, none of `EOT_NAMES` in it, or ids far beyond the
+            number of its tokens.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        import tokenizers
-
+    def __init__(self, path: str | Path, *, exact: bool = False) -> None:
         path = Path(path).expanduser()
+        require(
+            not path.is_dir(),
+            f"Tokenizer {str(path)!r} is a folder; name the file in it: {path / 'tokenizer.json'}.",
+        )
         require(
             path.is_file(), f"Tokenizer {str(path)!r}: no such file; use 'bpe', 'bytes' or a path."
         )
-        text = path.read_bytes()
         try:
-            model = tokenizers.Tokenizer.from_buffer(text)
-        except Exception as error:  # The binding raises plain `Exception`.
-            raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}.") from error
-        vocabulary = model.get_vocab(with_added_tokens=True)
+            self._text = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        self._model, tree = _read_tokenizer(path, self._text)
+        vocabulary: dict[str, int] = self._model.get_vocab(with_added_tokens=True)
         names = [name for name in EOT_NAMES if name in vocabulary]
         require(
             bool(names),
             f"{path} has no end-of-text token; it needs one of {', '.join(EOT_NAMES)}.",
         )
-        model.no_padding()
-        model.no_truncation()
-        model.encode_special_tokens = True  # i.e. encode their spelling as text
-        self._text, self._model = text, model
         self.vocab_size = max(vocabulary.values()) + 1
+        require(
+            self.vocab_size <= 2 * len(vocabulary) + _MOST_GAPS,
+            f"{path} has ids up to {self.vocab_size - 1} for {len(vocabulary)} tokens; a model has"
+            " a row for every id up to the largest. Number them without such gaps.",
+        )
         self.eot: int = vocabulary[names[0]]
-        self.fingerprint = hashlib.sha256(text).hexdigest()[:32]
+        self.fingerprint = hashlib.sha256(self._text).hexdigest()[:32]
+        self.exact = exact
+        self._encode = Encoder(self._model, tree, self.eot, str(path))
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, no special token added."""
-        found = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(one.ids, np.uint32) for one in found]
+        """The ids of each text, no special token added.
+
+        Raises:
+            InputError: a character that the tokenizer has no id for, not even an unknown token.
+        """
+        return self._encode(texts)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of one text, no special token added."""
         return self.encode_batch([text])[0]
+
+    def lead(self, text: str) -> str:
+        """See `Encoder.lead`; nothing for an exact one, which puts nothing before a text."""
+        return "" if self.exact else self._encode.lead(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids."""
@@ -142,6 +183,20 @@ class FileTokenizer:
     def save(self, path: Path) -> None:
         """Writes the `tokenizer.json` as it was read, byte for byte."""
         path.write_bytes(self._text)
+
+
+def _read_tokenizer(path: Path, text: bytes) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer, and what stands in its file."""
+    import tokenizers
+
+    try:
+        model, tree = tokenizers.Tokenizer.from_buffer(text), json.loads(text)
+        if tree["model"].get("dropout"):  # Of a BPE: merges left out at random.
+            tree["model"]["dropout"] = None
+            model = tokenizers.Tokenizer.from_str(json.dumps(tree))
+        return model, tree
+    except Exception as error:  # The binding raises plain `Exception`.
+        raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}.") from error
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -173,12 +228,10 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
 
     check_bpe_size(vocab_size)
     model = tokenizers.Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(BPE_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(tokenizers.Regex(BPE_PATTERN), "isolated")
+    short = pre_tokenizers.Split(tokenizers.Regex(rf"[\s\S]{{1,{LONGEST_PIECE}}}"), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.pre_tokenizer = pre_tokenizers.Sequence([pieces, short, to_bytes])
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -187,6 +240,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
         show_progress=False,
     )
     model.train_from_iterator(texts, trainer)
+    model.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])
     model.save(str(path), pretty=False)
 
 

@@ -121,6 +121,24 @@ def test_a_tokenizer_without_end_of_text_is_refused(bpe_file: Path, tmp_path: Pa
         tokenizers.FileTokenizer(path)
 
 
+def test_a_trainer_is_given_no_piece_of_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = "abcd" * 5_000
+    tokenizers.train_bpe(iter([text]), 300, tmp_path / "short.json")
+    monkeypatch.setattr(tokenizers, "LONGEST_PIECE", 50_000)
+    tokenizers.train_bpe(iter([text]), 300, tmp_path / "whole.json")
+    short, whole = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("short", "whole")
+    )
+    assert max(map(len, short["model"]["vocab"])) <= tokenizers.LONGEST_PIECE
+    assert short["pre_tokenizer"] == whole["pre_tokenizer"]  # what the run itself encodes with
+    assert max(map(len, whole["model"]["vocab"])) > 1024 >= max(map(len, short["model"]["vocab"]))
+
+
+def test_a_folder_is_told_from_a_missing_file(tmp_path: Path):
+    with pytest.raises(InputError, match=r"is a folder; name the file in it: .*tokenizer\.json"):
+        tokenizers.FileTokenizer(tmp_path)
+
+
 def test_a_missing_or_wrong_tokenizer_file_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="no such file"):
         tokenizers.FileTokenizer(tmp_path / "absent.json")
