@@ -59,7 +59,9 @@ class RunConfig:
         steps: optimiser steps in all.
         seed: of the initial parameters, the order of the data and the sample.
         log_every: steps between two lines of metrics.jsonl; steps that are evaluated have one, too.
-        eval_every: steps between two evaluations on all held-out text; the last step has one too.
+        eval_every: steps between two evaluations on held-out text; the last step has one too.
+        eval_tokens: of the held-out text that an evaluation reads, spread evenly over it, and the
+            same each time; None: all.
         checkpoint_every: steps between two checkpoints; the last step has one too. The best one
             is the best of those saved at a step that is evaluated, too.
         keep_last: newest checkpoints to keep, beside the best one.
@@ -82,6 +84,7 @@ class RunConfig:
     seed: int = 0
     log_every: int = 10
     eval_every: int = 100
+    eval_tokens: int | None = None
     checkpoint_every: int = 100
     keep_last: int = 2
     sample_prompt: str = "def "
@@ -106,6 +109,10 @@ class RunConfig:
         ):
             value = getattr(self, name)
             require(value >= 1, f"run.{name}={value} must be at least 1.")
+        require(
+            self.eval_tokens is None or self.eval_tokens >= 1,
+            f"run.eval_tokens={self.eval_tokens} must be at least 1.",
+        )
         require(self.grace_s > 0, f"run.grace_s={self.grace_s} must be above 0 seconds.")
         for option in self.compiler_options:
             require(
@@ -143,6 +150,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require(self.workdir != "", "workdir is empty; leave it out for the default.")
+        require(
+            self.data.heldout != self.data.source,
+            f"data.heldout={self.data.heldout!r} is data.source: all of it would be trained on.",
+        )
         tokens, batch = self.data.batch_size * self.model.context_length, self.data.batch_size
         require(
             tokens <= LARGEST,

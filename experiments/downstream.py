@@ -207,7 +207,7 @@ def _shown(display: Display) -> Any:
             display.start(0, total)
             display.doing(what)
         display.step(done)
-        if not display.console.is_terminal and clock - last >= PLAIN_EVERY_S:
+        if not display.live and clock - last >= PLAIN_EVERY_S:
             last = clock
             left = (clock - begun) / done * (total - done)
             display.note(f"{what} {done:,}/{total:,}  {left:.0f} s left")

@@ -17,7 +17,7 @@ from experiments import cli, downstream
 from experiments.paths import try_file
 from experiments.progress import Display
 from experiments.tables import finite, print_section, print_table
-from experiments.trained import Model, Split, check_tokenizer, data_for, load_model, read_text
+from experiments.trained import Model, Split, check_tokenizer, load_model, read_text
 from experiments.workdir import write_text
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
@@ -212,8 +212,17 @@ class Measure:
     def _prepared(self, source: str) -> Corpus:
         """The text as the model's own tokens."""
         asked = self._config
-        data = data_for(self._model, source, tokenizer=asked.tokenizer, text_field=asked.text_field)
-        return read_text(self._model, data, self._display.busy, asked.split)
+        corpus = read_text(
+            self._model,
+            source,
+            self._display.busy,
+            split=asked.split,
+            tokenizer=asked.tokenizer,
+            text_field=asked.text_field,
+        )
+        if corpus.treated:
+            self._display.note(f"{source}: {corpus.treated}")
+        return corpus
 
 
 def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:

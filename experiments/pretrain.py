@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from experiments import STARTED, cli
 from experiments.config import PretrainConfig, filled, from_command, resolve, shared
+from experiments.described import describe, held_out_too_much, schedule_warnings, treatment
 from experiments.devices import check_fits, mesh_of
 from experiments.environment import changed, facts
 from experiments.logs import Logs, cut_short
@@ -30,7 +31,6 @@ from experiments.signals import StopRequest, stop_request
 from experiments.trained import load_trained
 from experiments.workdir import Workdir, data_record, resumed, versions
 from experiments.yaml_file import FILLED_IN
-from polycom_jax import models
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import joined, meet, together
@@ -121,10 +121,9 @@ def train(
     check_fits(config, mesh)
     config, corpus, record = load(config, given, workdir, display, resuming=resuming)
     display.note(describe(config, corpus))
-    for warning in schedule_warnings(config, resuming=resuming):
-        display.note(f"warning: {warning}")
-    if treated := treatment(config, corpus):
-        display.note(treated)
+    told = (treatment(config, corpus), held_out_too_much(config, corpus))
+    for line in (*schedule_warnings(config, resuming=resuming), *filter(None, told)):
+        display.note(line)
 
     about = fixed(config) | {
         "data_fingerprint": corpus.fingerprint,
@@ -285,49 +284,6 @@ def run_steps(
 def is_first_host() -> bool:
     """Is this the host that writes files and shows progress?"""
     return jax.process_index() == 0
-
-
-def treatment(config: PretrainConfig, corpus: Corpus) -> str:
-    """One line on documents that were not simply taken as they are."""
-    long = corpus.train.documents_longer_than(config.model.context_length)
-    split = (
-        f"{long:,} of {corpus.train.num_documents:,} training documents are longer than the context"
-        f" of {config.model.context_length} and run over several windows"
-    )
-    return "; ".join(filter(None, [split if long else "", corpus.treated]))
-
-
-def schedule_warnings(config: PretrainConfig, *, resuming: bool) -> list[str]:
-    """Where the learning rate does not do what a run of this length is thought to want."""
-    optim, steps, found = config.optim, config.run.steps, []
-    if optim.warmup_steps >= steps:
-        found.append(
-            f"optim.warmup_steps={optim.warmup_steps} is not shorter than the run's {steps} steps:"
-            " the learning rate never gets to its peak"
-        )
-    horizon = optim.decay_steps or steps
-    if resuming and horizon < steps:
-        last = optim.peak_learning_rate * optim.final_learning_rate_fraction
-        found.append(
-            f"the schedule that this run began with ends at step {horizon}: from there to step"
-            f" {steps} the learning rate stays at {last:g}. A run with a schedule of {steps} steps"
-            " begins in another --workdir"
-        )
-    return found
-
-
-def describe(config: PretrainConfig, corpus: Corpus) -> str:
-    """One line on model, data, length and devices."""
-    model, run = config.model, config.run
-    active = f" ({models.count_active_params(model):,} active)" if model.is_moe else ""
-    return (
-        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters"
-        f"{active},"
-        f" vocabulary {model.vocab_size:,}; {len(corpus.train.tokens):,} training tokens;"
-        f" {run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens,"
-        f" learning rate falling until step {config.optim.decay_steps:,};"
-        f" {jax.device_count()} x {jax.devices()[0].device_kind}"
-    )
 
 
 if __name__ == "__main__":

@@ -96,12 +96,15 @@ class Cut(Exception):
 def make_evaluation(
     config: PretrainConfig, corpus: Corpus, mesh: Mesh, cut: Callable[[], bool]
 ) -> Callable[[Params], dict[str, float]]:
-    """Builds the function from parameters to their numbers on all held-out text.
+    """Builds the function from parameters to their numbers on held-out text.
 
-    `cut` is asked before each batch; once it says yes, there are no numbers.
+    That is all of it, or `run.eval_tokens` spread over it; bits a byte are then by the bytes that a
+    token of all of it has. `cut` is asked before each batch; once it says yes, there are no
+    numbers.
     """
     eval_step = make_eval_step(config.model, mesh)
-    heldout, shape = corpus.heldout, batch_shape(config, mesh)
+    heldout = corpus.heldout
+    batches = eval_batches(heldout, **batch_shape(config, mesh), tokens=config.run.eval_tokens)
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     # Compiled once, as the training step is: batches of another shape are an error that names both
     # shapes, and no program is compiled again while the run goes on.
@@ -116,13 +119,17 @@ def make_evaluation(
         return compiled(params, batch)
 
     def heldout_numbers(params: Params) -> dict[str, float]:
-        batches = _until(cut, map(put, eval_batches(heldout, **shape)))
         try:
             with together("evaluate"):
-                result = evaluate(once, params, batches, heldout.num_bytes)
+                read = _until(cut, map(put, batches))
+                result = evaluate(once, params, read, heldout.num_bytes)
         except Cut:
             return {}
-        return {"heldout_loss": result["loss"], "bits_per_byte": result["bits_per_byte"]}
+        share = result["tokens"] / heldout.num_targets
+        return {
+            "heldout_loss": result["loss"],
+            "bits_per_byte": result["bits_per_byte"] / share,
+        }
 
     return heldout_numbers
 

@@ -52,6 +52,13 @@ class Display:
     ) -> None:
         self.stop()
 
+    @property
+    def live(self) -> bool:
+        """Can it draw over what it has drawn, with signs for a bar? Else there are plain lines."""
+        console = self.console
+        drawn = console.is_terminal and not console.is_dumb_terminal
+        return drawn and console.encoding.startswith("utf")
+
     def note(self, text: str) -> None:
         """A line that stays."""
         self._idle()
@@ -59,7 +66,7 @@ class Display:
 
     def busy(self, text: str) -> None:
         """Before training: what is going on. On a terminal the next such line replaces it."""
-        if not self.console.is_terminal:
+        if not self.live:
             self.note(text)
         elif self._status is None:
             self._status = self.console.status(escape(text))
@@ -76,7 +83,7 @@ class Display:
         """Training begins (or goes on) behind `step` of `steps`."""
         self._steps = steps
         self._idle()
-        if self.console.is_terminal:
+        if self.live:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=None),

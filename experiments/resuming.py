@@ -90,6 +90,7 @@ FREE: Mapping[str, str] = {
     "run.steps": "length",
     "run.log_every": "what is told and when",
     "run.eval_every": "what is told and when",
+    "run.eval_tokens": "what is told and when",
     "run.checkpoint_every": "what is kept and when",
     "run.keep_last": "what is kept and when",
     "run.sample_prompt": "what the finished model writes",

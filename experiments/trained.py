@@ -1,9 +1,9 @@
 """A model to use: of a finished or running run, or of a Hugging Face folder; and text for it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +14,7 @@ from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
 from polycom_jax.data.documents import SingleDocumentError
+from polycom_jax.data.local import EMPTY, file_sums
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop import huggingface
@@ -79,6 +80,7 @@ class Model:
         data: what it was trained on, where that is known; else the defaults.
         folder: it was read from.
         step: of the run's checkpoint; None: it is no run's.
+        noted: what the run's record says of its data (`Corpus.summary`).
     """
 
     cfg: ModelConfig
@@ -87,6 +89,7 @@ class Model:
     data: DataConfig
     folder: Path
     step: int | None
+    noted: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -110,8 +113,12 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
         InputError: neither stands there, or it cannot be read.
     """
     if (folder / "config.yaml").is_file():
-        run = load_trained(Workdir(folder), checkpoint, mesh=mesh)
-        return Model(run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
+        workdir = Workdir(folder)
+        run = load_trained(workdir, checkpoint, mesh=mesh)
+        noted = workdir.record().get("data", {})
+        return Model(
+            run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step, noted
+        )
     require(
         (folder / "config.json").is_file(),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
@@ -137,51 +144,95 @@ def check_tokenizer(model: Model, named: str | None) -> None:
     )
 
 
-def data_for(
-    model: Model, source: str, *, tokenizer: str | None = None, text_field: str | None = None
-) -> DataConfig:
-    """How `source` becomes the model's own tokens.
+def read_text(
+    model: Model,
+    source: str,
+    tell: Callable[[str], None],
+    *,
+    split: Split = "heldout",
+    tokenizer: str | None = None,
+    text_field: str | None = None,
+) -> Corpus:
+    """A text as tokens of the model; of files and "all", everything is what is held out.
 
-    Of a run's own text is held out what training on it left out.
+    Of a run's own text is held out what training on it left out, whatever name it goes by.
 
     Args:
         model: it is for.
         source: as `DataConfig.source`.
+        tell: takes a line on what is being done.
+        split: what is wanted of it.
         tokenizer: for a model whose folder has none, as `DataConfig.tokenizer`.
         text_field: as `DataConfig.text_field`; None: a run's own for its own text, or the default.
 
     Raises:
-        InputError: no tokenizer, or two.
+        InputError: a text that cannot be read, or some of which the model was trained on; no
+            tokenizer, or two, or another model's.
     """
     check_tokenizer(model, tokenizer)
-    data = model.data if source == model.data.source else DataConfig(source)
+    own = _is_own(model, source, split)
+    data = replace(model.data, source=source) if own else DataConfig(source)
     data = replace(data, tokenizer=tokenizer or str(model.tokenizer_name))
-    return data if text_field is None else replace(data, text_field=text_field)
-
-
-def read_text(
-    model: Model, data: DataConfig, progress: Callable[[str], None], split: Split = "heldout"
-) -> Corpus:
-    """The text as tokens of the model; of files and "all", everything is what is held out.
-
-    Raises:
-        InputError: a text that cannot be read, or a tokenizer of another model.
-    """
-    if split == "all" and names_files(data.source):
-        data = replace(data, heldout=data.source)  # also where nothing could be held out
+    data = data if text_field is None else replace(data, text_field=text_field)
+    files = names_files(source)
+    if split == "all" and files:
+        data = replace(data, heldout=source)  # also where nothing could be held out
     try:
-        corpus = prepare(data, vocab_size=model.cfg.vocab_size, progress=progress)
+        corpus = prepare(data, vocab_size=model.cfg.vocab_size, progress=tell)
     except SingleDocumentError as error:
         raise InputError(
-            f"{data.source}: a single document, so nothing of it is held out; --split all reads all"
-            " of a text that the model was not trained on."
+            f"{source}: a single document, so nothing of it is held out; --split all reads all of a"
+            " text that the model was not trained on."
         ) from error
     require(
         corpus.tokenizer.vocab_size <= model.cfg.vocab_size,
         f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
         f" {model.cfg.vocab_size}: it is another model's.",
     )
+    if own and files and split == "heldout" and model.noted:
+        _check_left_out(source, model.noted, corpus.summary)
     return corpus
+
+
+def _is_own(model: Model, source: str, split: Split) -> bool:
+    """Whether a source is what the model was trained on: of files, their contents tell."""
+    own = model.data.source
+    if source == own or not (names_files(source) and names_files(own)):
+        return source == own
+    now, trained = file_sums(source), _trained_on(model)
+    if set(now.values()) == trained:
+        return True
+    seen = [name for name, content in now.items() if content in trained - {EMPTY}]
+    require(
+        not seen or split == "all",
+        f"{source}: the model was trained on {', '.join(seen[:3])}, so the part of it that would be"
+        f" held out now is not what training left out. That is measured by --data {own}; other"
+        " text without these files.",
+    )
+    return False
+
+
+def _trained_on(model: Model) -> set[str]:
+    """The files that a run was trained on, by the beginnings of their SHA-256, if known."""
+    apart = model.data.heldout is None or "heldout_files" in model.noted
+    if apart and model.noted.get("files"):
+        return set(model.noted["files"].values())
+    try:
+        return set(file_sums(model.data.source).values())
+    except InputError:  # The text of a run may be gone.
+        return set()
+
+
+def _check_left_out(source: str, noted: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, after = (
+        {name: about["heldout"][name] for name in ("documents", "bytes")} for about in (noted, now)
+    )
+    require(
+        before == after,
+        f"{source}: training left out {before['documents']} documents of {before['bytes']} bytes,"
+        f" and now {after['documents']} of {after['bytes']} would be held out: the files, or how"
+        " they are split, have changed. Measure it on other text.",
+    )
 
 
 def _step(checkpoints: Checkpoints, name: str) -> int | None:

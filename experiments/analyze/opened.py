@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.trained import Model, Split, data_for, load_model, read_text
+from experiments.trained import Model, Split, load_model, read_text
 from experiments.workdir import Workdir, data_record
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare
@@ -40,8 +40,8 @@ def open_model(
         checkpoint: of a run, as `load_trained` takes it.
         data: a text; None: that of the run, of which the held-out part is taken.
         split: of `data`: the held-out part, or all of files.
-        tokenizer: where the folder has none, see `data_for`.
-        text_field: see `data_for`.
+        tokenizer: where the folder has none, see `read_text`.
+        text_field: see `read_text`.
         tell: takes a line on what is being done.
 
     Raises:
@@ -53,8 +53,7 @@ def open_model(
         corpus = _own_text(model, tell)
     else:
         needed = tokenizer if model.tokenizer is None else None
-        asked = data_for(model, data, tokenizer=needed, text_field=text_field)
-        corpus = read_text(model, asked, tell, split)
+        corpus = read_text(model, data, tell, split=split, tokenizer=needed, text_field=text_field)
     length = min(model.cfg.context_length, tokens)
     every = -(-corpus.heldout.num_targets // length)
     require(every > 0, f"{data or folder}: nothing of the text is held out; name a longer one.")

@@ -31,7 +31,7 @@ class Pace:
         self._share = share
         self._display.step(round(SCALE * share))
         self._display.doing(doing)
-        if not self._display.console.is_terminal and now - self._told >= PLAIN_EVERY_S:
+        if not self._display.live and now - self._told >= PLAIN_EVERY_S:
             self._told = now
             self._display.note(f"{share:.0%}  {doing}  {self.left()}")
 

@@ -30,14 +30,15 @@ def cache_folder(given: str | None) -> Path:
         name = platformdirs.user_cache_dir("polycom_jax", appauthor=False)
     folder = Path(name).expanduser().absolute()
     try:
+        name.encode()  # TFDS takes no other names.
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
+    except (OSError, ValueError):
         writable = False
     if not writable:
         raise InputError(
-            f"Cache folder {folder} cannot be written; name another with data.cache_dir or the"
-            " environment variable POLYCOM_CACHE."
+            f"Cache folder {str(folder)!r} cannot be written, or its name is no UTF-8; name another"
+            " with data.cache_dir or the environment variable POLYCOM_CACHE."
         )
     return folder
 

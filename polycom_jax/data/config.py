@@ -23,7 +23,8 @@ class DataConfig:
         text_field: the field of a JSON line or of a TFDS example that holds the text.
         train_split: TFDS split to train on; slices as TFDS writes them ("train[:1%]").
         heldout: what to evaluate on. For local files: the path or glob of others, which are then
-            all that is held out (that none of their text is in `source` too is the caller's care).
+            all that is held out (no file of `source` may be one of them; that none of their text is
+            in it is the caller's care), or `source` itself, for text that no model is trained on.
             For TFDS: a split. None: of TFDS the first of validation, valid, heldout, test that
             exists; else a share of the documents to train on, by content hash.
         undecodable: what happens to a document that is not UTF-8: its bad bytes are replaced by

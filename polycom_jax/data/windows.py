@@ -84,8 +84,11 @@ def eval_batches(
     seq_len: int,
     stride: int | None = None,
     rows: Sequence[int] | None = None,
+    tokens: int | None = None,
 ) -> "EvalBatches":
     """A sized iterable over all windows in order; every target of the store counts exactly once.
+
+    With `tokens`, over so many of the windows as have that many, spread evenly over the store.
 
     Windows begin every `stride` tokens. Where they overlap, a target counts in the first of its
     windows, so behind the first window each has `seq_len - stride` tokens or more before it
@@ -100,14 +103,17 @@ def eval_batches(
         seq_len: T.
         stride: from window to window; None: `seq_len`, windows side by side.
         rows: as in `train_batches`.
+        tokens: to read, in whole windows; None: all.
 
     Raises:
-        InputError: `batch_size` or `seq_len` is less than 1, a row is not in the batch, or `stride`
-            is not from 1 to `seq_len`.
+        InputError: `batch_size`, `seq_len` or `tokens` is less than 1, a row is not in the batch,
+            or `stride` is not from 1 to `seq_len`.
     """
     stride = _checked(seq_len) if stride is None else stride
     require(1 <= stride <= seq_len, f"stride={stride} must be from 1 to seq_len={seq_len}.")
-    return EvalBatches(store, batch_size, seq_len, _checked_rows(batch_size, rows), stride)
+    require(tokens is None or tokens >= 1, f"tokens={tokens} must be at least 1.")
+    rows = _checked_rows(batch_size, rows)
+    return EvalBatches(store, batch_size, seq_len, rows, stride, tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,18 +125,32 @@ class EvalBatches:
     seq_len: int
     rows: Sequence[int]
     stride: int
+    tokens: int | None = None
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that the store has."""
+        behind_first = max(0, self.store.num_targets - self.seq_len)
+        return 1 + -(-behind_first // self.stride)
+
+    @property
+    def num_read(self) -> int:
+        """Windows that are read."""
+        if self.tokens is None:
+            return self.num_windows
+        return min(self.num_windows, -(-self.tokens // self.stride))
 
     def __len__(self) -> int:
-        behind_first = max(0, self.store.num_targets - self.seq_len)
-        num_windows = 1 + -(-behind_first // self.stride)
-        return -(-num_windows // self.batch_size)
+        return -(-self.num_read // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         steps = grain.MapDataset.range(len(self))
         return iter(steps.map(self._batch).to_iter_dataset(_PREFETCH))
 
     def _batch(self, step: int) -> Batch:
-        windows = step * self.batch_size + np.array(self.rows, np.int64)
+        places = step * self.batch_size + np.array(self.rows, np.int64)
+        spread = places * self.num_windows // self.num_read
+        windows = np.where(places < self.num_read, spread, self.num_windows)  # behind all: padding
         return gather(self.store, windows, self.seq_len, self.stride)
 
 

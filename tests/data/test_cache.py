@@ -95,3 +95,10 @@ def test_waiting_for_a_lock_is_said_and_ends_with_its_name(tmp_path: Path):
     assert os.fspath(path) in said[0]
     with cache.locked(path, timeout_s=0.1, report=quietly):
         pass  # and it is free again
+
+
+def test_a_folder_whose_name_is_no_utf8_is_refused(tmp_path: Path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(InputError, match="its name is no UTF-8"):
+        cache.cache_folder(name)
+    assert not os.path.exists(name)

@@ -1,6 +1,7 @@
 """Given tokenizers of every kind: text stays text, pieces join, and what is lost is counted."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,41 @@ def test_ids_with_large_gaps_are_refused(tmp_path: Path):
     (tmp_path / "t.json").write_text(json.dumps(tree))
     with pytest.raises(InputError, match="ids up to 1000000000 for 9 tokens"):
         FileTokenizer(tmp_path / "t.json")
+
+
+def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
+    return [path, *(place for key, value in inner for place in _places(value, (*path, key)))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_with_something_wrong_in_it_is_used_or_refused_in_a_line(tmp_path: Path, kind: str):
+    path, draw = tmp_path / "t.json", random.Random(kind)
+    saved(KINDS[kind](), path)
+    whole = json.loads(path.read_text())
+    places = [place for place in _places(whole) if place and "vocab" not in place[:-2]]
+    said: list[str] = []
+    for _ in range(60):
+        tree = json.loads(json.dumps(whole))
+        *parents, last = draw.choice(places)
+        at = tree
+        for key in parents:
+            at = at[key]
+        at[last] = draw.choice([None, -1, 10**9, 2**70, 1e300, "", "(", "</s>", [], {}, True])
+        path.write_text(json.dumps(tree)[: draw.choice([None, None, None, -9])])
+        try:
+            given = FileTokenizer(path)
+            given.decode(given.encode("the river</s>é\n"))
+        except InputError as error:
+            said.append(str(error))
+    assert len(said) > 10
+    assert all(str(path) in line and "\n" not in line for line in said)
 
 
 def test_merges_that_are_left_out_at_random_are_not(tmp_path: Path):

@@ -111,6 +111,31 @@ def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, shares: li
     assert sum(1 for _ in hosts[0]) == len(hosts[0])  # and it can be read again
 
 
+@pytest.mark.parametrize("shares", [[None], [range(2), range(2, 4)]])
+@pytest.mark.parametrize("tokens", [1, 15, 30, 56, 10**9])
+def test_evaluation_on_some_tokens_reads_whole_windows_spread_over_the_store(
+    tokens: int, shares: list
+):
+    options: dict[str, Any] = {"batch_size": 4, "seq_len": 5}
+    hosts = [eval_batches(STORE, **options, rows=rows, tokens=tokens) for rows in shares]
+    rows = [row for parts in zip(*hosts, strict=True) for part in parts for row in _rows(part)]
+    every = [row for batch in eval_batches(STORE, **options) for row in _rows(batch)]
+    count = min(len(every), -(-tokens // 5))
+    assert rows == [every[i * len(every) // count] for i in range(count)]
+    assert len(hosts[0]) == -(-count // 4)
+
+
+def _rows(batch: Batch) -> list[list[int]]:
+    """The targets of each row that has some."""
+    found = zip(batch["targets"], batch["mask"], strict=True)
+    return [row[mask].tolist() for row, mask in found if mask.any()]
+
+
+def test_no_tokens_to_evaluate_on_are_refused():
+    with pytest.raises(InputError, match="tokens=0 must be at least 1"):
+        eval_batches(STORE, batch_size=4, seq_len=5, tokens=0)
+
+
 def test_starting_at_a_step_equals_iterating_to_it():
     start: dict[str, Any] = {"batch_size": 4, "seq_len": 5, "seed": 3}
     through = take(train_batches(STORE, **start), 60)  # many epochs of eleven windows

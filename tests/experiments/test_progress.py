@@ -56,6 +56,21 @@ def test_stages_before_training_replace_each_other_on_a_terminal_only():
         assert ("counting [1]\ncounting [2]\n" in text.getvalue()) != terminal
 
 
+@pytest.mark.parametrize("lacks", ["control codes", "signs"])
+def test_a_terminal_that_cannot_draw_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, lacks: str):
+    monkeypatch.setenv("TERM", "dumb" if lacks == "control codes" else "xterm")
+    raw = io.BytesIO()
+    text = io.TextIOWrapper(raw, "utf-8" if lacks == "control codes" else "ascii")
+    with Display(Console(file=text, force_terminal=True, width=100, highlight=False)) as display:
+        display.busy("counting")
+        display.start(0, 2)
+        display.step(2)
+        display.numbers(2, VALUES, 0.0)
+    text.flush()
+    shown = raw.getvalue().decode().splitlines()
+    assert shown == ["counting", "step 2/2  loss 2.5000  12,345 tokens/s  0:00 left"]
+
+
 def test_the_plain_lines_say_the_time_left(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("experiments.progress.PLAIN_EVERY_S", 0.0)
     screen, text = console(terminal=False)

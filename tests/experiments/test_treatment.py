@@ -1,7 +1,13 @@
+"""What a run says of its text before it begins."""
+
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
-from experiments.config import default_config
-from experiments.pretrain import treatment
+import pytest
+
+from experiments.config import PretrainConfig, default_config
+from experiments.described import describe, held_out_too_much, treatment
 from polycom_jax.data import ByteTokenizer, Corpus
 
 
@@ -33,3 +39,51 @@ def test_documents_that_were_not_taken_as_they_are_are_told_of():
         "2 of 3 training documents are longer than the context of 256 and run over several windows"
     )
     assert "1 document with undecodable bytes replaced" in told(2, 1)
+
+
+def corpus(train: int, heldout: int) -> Any:
+    """Of two splits of so many bytes, a token each."""
+
+    def split(size: int) -> Any:
+        return SimpleNamespace(tokens=range(size + 1), num_targets=size, num_documents=3)
+
+    counts = {"train": {"bytes": train}, "heldout": {"bytes": heldout}}
+    return SimpleNamespace(train=split(train), heldout=split(heldout), summary=counts)
+
+
+def config(**changes: Any) -> PretrainConfig:
+    usual = default_config("tiny")
+    data = replace(usual.data, source="a.txt", batch_size=4, **changes)
+    run = replace(usual.run, steps=100)
+    return replace(usual, data=data, run=run, optim=replace(usual.optim, decay_steps=100))
+
+
+def test_the_first_line_has_the_sizes_of_both_splits_and_the_epochs():
+    line = describe(config(), corpus(256 * 80, 256 * 20))
+    assert "20,481 training tokens (20,480 bytes), 5,121 held out (5,120 bytes);" in line
+    assert "100 steps of 4 x 256 tokens, 5 epochs," in line
+    some = replace(config(), run=replace(config().run, eval_tokens=1_000))
+    assert "held out (5,120 bytes), 1,000 of them read at a time;" in describe(
+        some, corpus(256 * 80, 256 * 20)
+    )
+
+
+@pytest.mark.parametrize(
+    ("heldout", "source", "share", "warns"),
+    [
+        (None, "a.txt", 0.94, True),
+        (None, "a.txt", 0.16, True),
+        (None, "a.txt", 0.14, False),
+        ("b.txt", "a.txt", 0.94, False),
+        (None, "c4/en", 0.94, False),
+    ],
+)
+def test_text_that_is_mostly_held_out_is_warned_of(
+    heldout: str | None, source: str, share: float, warns: bool
+):
+    apart = round(70_000 * share)
+    changed = config(heldout=heldout)
+    changed = replace(changed, data=replace(changed.data, source=source))
+    said = held_out_too_much(changed, corpus(70_000 - apart, apart))
+    assert said.startswith(f"warning: {share:.0%} of the text is held out") == warns
+    assert bool(said) == warns

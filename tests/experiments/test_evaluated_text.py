@@ -1,0 +1,103 @@
+"""What `experiments.evaluate` measures on a run's own text, by whatever name."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments import evaluate, pretrain
+from experiments.workdir import Workdir
+
+
+@pytest.fixture(scope="module")
+def little(settings: Path) -> Path:
+    """The text that the run was trained on."""
+    return Path(yaml.safe_load(settings.read_text())["data"]["source"])
+
+
+def measured(whole: Path, source: object, out: Path, *words: str) -> dict[str, Any]:
+    flags = ["--workdir", str(whole), "--data", str(source), "--json", str(out), *words]
+    assert evaluate.main(flags) == 0
+    (found,) = json.loads(out.read_text())["results"]
+    return found
+
+
+def test_by_every_name_the_part_that_training_left_out_is_measured(
+    whole: Path, little: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy, link = tmp_path / "copy.txt", tmp_path / "link.txt"
+    shutil.copy(little, copy)
+    link.symlink_to(little)
+    monkeypatch.chdir(tmp_path)
+    names = [little, "./copy.txt", "link.txt", f"{little.parent}/*.txt"]
+    found = [measured(whole, name, tmp_path / "n.json") for name in names]
+    left_out = Workdir(whole).record()["data"]["heldout"]
+    assert [(one["bytes"], one["documents"]) for one in found] == [
+        (left_out["bytes"], left_out["documents"])
+    ] * len(names)
+    assert len({one["loss"] for one in found}) == 1
+
+
+@pytest.mark.parametrize("case", ["more files", "changed", "split otherwise"])
+def test_text_of_which_some_was_trained_on_is_refused(
+    whole: Path, little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(".lock"))
+    shutil.copy(little, tmp_path / "little.txt")
+    (tmp_path / "more.txt").write_text("Other text.\n" * 90)
+    config = folder / "config.yaml"
+    text, source, words = config.read_text(), str(tmp_path / "little.txt"), "would be held out"
+    if case == "more files":
+        source, words = str(tmp_path / "*.txt"), "the model was trained on"
+    elif case == "changed":
+        config.write_text(text.replace(f"source: {little}", f"source: {source}"))
+        Path(source).write_text("A line that was not there.\n" + little.read_text())
+    else:  # as an earlier version had cut it
+        old = yaml.safe_load(text)
+        old["record"]["data"]["heldout"] |= {"documents": 1, "bytes": 64_000}
+        config.write_text(yaml.safe_dump(old))
+    assert evaluate.main(["--workdir", str(folder), "--data", source]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_may_evaluate_on_some_of_what_is_held_out(run: Any, whole: Path, tmp_path: Path):
+    assert run(tmp_path / "w", "--run.eval-tokens", "64") == 0
+    some, every = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "w", whole)
+    )
+    assert [line["loss"] for line in some] == [line["loss"] for line in every]
+    held = [
+        (a["heldout_loss"], b["heldout_loss"])
+        for a, b in zip(some, every, strict=True)
+        if "heldout_loss" in a
+    ]
+    assert len(held) == 2
+    assert all(a != b for a, b in held)
+    ratios = [
+        line["bits_per_byte"] / line["heldout_loss"]
+        for line in (*some, *every)
+        if "heldout_loss" in line
+    ]
+    assert ratios == pytest.approx([ratios[0]] * len(ratios), rel=1e-12)
+    more = ["--run.eval-tokens", "128", "--steps", "7"]
+    assert run(tmp_path / "w", *more) == 0  # it may change when a run goes on
+
+
+def test_held_out_text_is_not_what_is_trained_on(little: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--data", str(little), "--data.heldout", str(little)]
+    assert pretrain.main(words) == 2
+    assert "all of it would be trained on" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_utf8_is_trained_on_by_a_glob(run: Any, little: Path, tmp_path: Path):
+    shutil.copy(little, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    assert run(tmp_path / "w", "--data", f"{tmp_path}/*.txt", "--steps", "1") == 0
+    assert [r"caf\xe9.txt" in name for name in Workdir(tmp_path / "w").record()["data"]["files"]]
