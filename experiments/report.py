@@ -124,7 +124,7 @@ def draw_shapes(
         shape(start),
         [shape(layer) for layer in layers] if start else [],
         title=title,
-        note=f"(elements of one row of {ROW:,} standard-normal quantiles)",
+        note=f"Applied to one row of {ROW:,} standard-normal quantiles; dashed: at the start.",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from experiments import cli
 from experiments.analyze import figures, report
 from experiments.analyze.measure import measure
-from experiments.analyze.opened import open_model
+from experiments.analyze.opened import common_step, open_model, seed_of
 from experiments.paths import try_folder
 from experiments.progress import Display
 from experiments.tables import finite, print_section
@@ -48,6 +48,7 @@ class AnalyzeConfig:
         tokenizer: for folders without one: "bytes", or the path of a tokenizer.json.
         text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
             text, else "text".
+        untrained: also measures a random model of each config, for the figures' dashed lines.
         out: folder for report.md, results.json and plots.
     """
 
@@ -58,6 +59,7 @@ class AnalyzeConfig:
     split: Split = "heldout"
     tokenizer: PathText | None = None
     text_field: str | None = None
+    untrained: bool = True
     out: PathText = "runs/analysis"
 
     def __post_init__(self) -> None:
@@ -88,8 +90,8 @@ def main(argv: Sequence[str]) -> int:
     out = Path(config.out)
     try_folder("--out", out / "plots")
     with Display() as display:
-        measured = {}
-        for name, folder in names(config.runs).items():
+        measured, folders = {}, names(config.runs)
+        for name, folder in folders.items():
             model, batch = open_model(
                 folder,
                 tokens=config.tokens,
@@ -101,13 +103,15 @@ def main(argv: Sequence[str]) -> int:
                 tell=display.busy,
             )
             measured[name] = measure(
-                model, batch, lambda what, name=name: display.note(f"{name}: {what}")
+                model,
+                batch,
+                lambda what, name=name: display.note(f"{name}: {what}"),
+                seed=seed_of(model) if config.untrained else None,
             )
-        about = {"command": command, **versions()}
-        if steps := unlike(measured):
-            about["note"] = steps
-            display.note(f"note: {steps}")
-        write(out, measured, about, display)
+            measured[name]["model"]["text"] = config.data or model.data.source
+        runs = [folders[name] for name in measured if measured[name]["model"]["step"] is not None]
+        mind = report.unlike(measured, common_step(runs))
+        write(out, measured, {"command": command, **versions()}, mind, display)
     return 0
 
 
@@ -119,28 +123,28 @@ def names(runs: Sequence[str]) -> dict[str, Path]:
     return dict(zip(short if unique else map(str, folders), folders, strict=True))
 
 
-def unlike(measured: Mapping[str, Any]) -> str:
-    """Says so where the models were not trained for equally many steps; "" where they were."""
-    steps = {name: found["model"]["step"] for name, found in measured.items()}
-    if len(set(steps.values())) == 1:
-        return ""
-    told = (f"{name} {'of no run' if step is None else step}" for name, step in steps.items())
-    return f"these models were not trained equally long, in steps: {', '.join(told)}"
-
-
 def write(
-    out: Path, measured: Mapping[str, Any], about: Mapping[str, Any], display: Display
+    out: Path,
+    measured: Mapping[str, Any],
+    about: Mapping[str, Any],
+    mind: Sequence[str],
+    display: Display,
 ) -> None:
-    """Tables on the terminal; report.md, results.json and plots/ in the folder."""
+    """Tables on the terminal; report.md, results.json and plots/ in the folder.
+
+    `mind` are lines on what the runs are unequal in, beside what is compared.
+    """
     out.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw_all(out / "plots", measured)
     with whole(out / "report.md") as file:
-        file.write_text(report.markdown(measured, about, drawn), encoding="utf-8")
+        file.write_text(report.markdown(measured, about, mind, drawn), encoding="utf-8")
     record = finite({"about": dict(about), "runs": dict(measured)})
     with whole(out / "results.json") as file:
         file.write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
     for section in report.sections(measured):
         print_section(display.console, section)
+    for line in mind:
+        display.note(line)
     display.note(
         f"Report: {out / 'report.md'}   Numbers: {out / 'results.json'}   Plots: {out / 'plots'}"
     )

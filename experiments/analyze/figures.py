@@ -1,21 +1,27 @@
-"""Figures of an analysis: a line, or a panel, for each run."""
+"""Figures of an analysis: a line, or a panel, for each run; dashed, its config untrained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.analyze.measure import by_block
-from experiments.plots import COLOURS, panels
+from experiments.panels import COLOURS, REFERENCE, colour_bar, layer_bar, layer_line, panels
 
 Measured = Mapping[str, Any]
 """Run -> what `measure` gave."""
+Get = Callable[[Mapping[str, Any]], Sequence[float] | np.ndarray | None]
+"""A line's values, of a run or of its untrained config; None: it has none."""
+
+UNTRAINED = "Dashed: a random model, the same config as it is initialised."
+MARKED: Any = {"marker": "o", "markersize": 3}
 
 
 def draw_all(folder: Path, measured: Measured) -> list[Path]:
-    """Draws all of them; the paths, without suffix."""
-    drawn = {
+    """Draws all that there is something to draw in; the paths, without suffix."""
+    measured = {_label(run): found for run, found in measured.items()}
+    figures = {
         "ranks": _draw_ranks,
         "spectra": _draw_spectra,
         "cosine": lambda path, m: _draw_similarity(path, m, "cosine", "cosine similarity"),
@@ -24,13 +30,28 @@ def draw_all(folder: Path, measured: Measured) -> list[Path]:
         "gradients": _draw_gradients,
         "curves": _draw_curves,
     }
-    for name, draw in drawn.items():
-        draw(folder / name, measured)
-    return [folder / name for name in drawn]
+    return [folder / name for name, draw in figures.items() if draw(folder / name, measured)]
 
 
-def _colours(measured: Measured) -> dict[str, str]:
-    return {run: COLOURS[i % len(COLOURS)] for i, run in enumerate(measured)}
+def _label(run: str) -> str:
+    """Matplotlib leaves what begins with an underscore out of legends."""
+    return f" {run}" if run.startswith("_") else run
+
+
+def _lines(measured: Measured, get: Get) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Each run's values and how they look, and those of its config untrained."""
+    for index, (run, found) in enumerate(measured.items()):
+        look = {"color": COLOURS[index % len(COLOURS)], "label": run}
+        dashed = {**look, "label": f"{run}, untrained", "linestyle": "--", "linewidth": 1.0}
+        for part, style in ((found, look), (found.get("untrained"), dashed)):
+            values = get(part) if part else None
+            if values is not None:
+                yield np.array(values, float), style
+
+
+def _note(measured: Measured, *more: str) -> str:
+    dashed = [UNTRAINED] if any(found.get("untrained") for found in measured.values()) else []
+    return " ".join([*more, *dashed])
 
 
 def _by_layer(axis: Any) -> None:
@@ -41,7 +62,7 @@ def _by_layer(axis: Any) -> None:
 
 
 def _matrices(measured: Measured) -> list[str]:
-    """Names of matrices with more than one layer that any run has."""
+    """Names of the layers' matrices that any run has."""
     return list(
         dict.fromkeys(
             name
@@ -52,105 +73,152 @@ def _matrices(measured: Measured) -> list[str]:
     )
 
 
-def _draw_ranks(path: Path, measured: Measured) -> None:
+def _draw_ranks(path: Path, measured: Measured) -> bool:
     """Effective rank of each matrix by layer, as a share of the largest that its shape allows."""
-    names, colours = _matrices(measured), _colours(measured)
-    with panels(path, len(names), width=3.2, height=2.6) as axes:
+
+    def shares(found: Mapping[str, Any], name: str) -> np.ndarray | None:
+        matrix = found["weights"].get(name)
+        return matrix and np.array(matrix["ranks"]["effective"]) / min(matrix["shape"])
+
+    names = _matrices(measured)
+    title, size = "Effective rank of weight matrices", {"width": 3.2, "height": 2.4}
+    with panels(path, len(names), title=title, note=_note(measured), shared="xy", **size) as axes:
         for axis, name in zip(axes, names, strict=True):
-            for run, found in measured.items():
-                if name in found["weights"]:
-                    matrix = found["weights"][name]
-                    shares = np.array(matrix["ranks"]["effective"]) / min(matrix["shape"])
-                    axis.plot(shares, marker="o", markersize=3, color=colours[run], label=run)
-            axis.set_title(name)
+            for values, look in _lines(measured, lambda found, name=name: shares(found, name)):
+                axis.plot(values, **MARKED, **look)
             _by_layer(axis)
-            axis.set_ylabel("effective rank / full")
-        axes[0].legend(fontsize=7)
+            axis.set(title=name, ylabel="rank by the greatest", ylim=(0, 1.02))
+    return True
 
 
-def _draw_spectra(path: Path, measured: Measured) -> None:
+def _draw_spectra(path: Path, measured: Measured) -> bool:
     """Singular values by the largest, geometric mean over layers."""
-    names, colours = _matrices(measured), _colours(measured)
-    with panels(path, len(names), width=3.2, height=2.6) as axes:
+
+    def spectrum(found: Mapping[str, Any], name: str) -> np.ndarray | None:
+        if name not in found["weights"]:
+            return None
+        s = np.array(found["weights"][name]["singular_values"])
+        relative = np.maximum(s / s[:, :1], 1e-12)
+        return np.exp(np.log(relative).mean(axis=0))
+
+    names = _matrices(measured)
+    title, size = "Singular values of weight matrices", {"width": 3.2, "height": 2.4}
+    note = _note(measured, "Geometric means over layers.")
+    with panels(path, len(names), title=title, note=note, shared="xy", **size) as axes:
         for axis, name in zip(axes, names, strict=True):
-            for run, found in measured.items():
-                if name in found["weights"]:
-                    s = np.array(found["weights"][name]["singular_values"])
-                    relative = np.maximum(s / s[:, :1], 1e-12)
-                    index = np.linspace(0, 1, s.shape[1])
-                    middle = np.exp(np.log(relative).mean(axis=0))
-                    axis.plot(index, middle, color=colours[run], label=run)
-            axis.set_yscale("log")
-            axis.set_title(name)
-            axis.set_xlabel("index / number")
-            axis.set_ylabel("singular value / largest")
-        axes[0].legend(fontsize=7)
+            for values, look in _lines(measured, lambda found, name=name: spectrum(found, name)):
+                axis.plot(np.linspace(0, 1, len(values)), values, **look)
+            axis.set(
+                title=name, yscale="log", xlabel="index by their number", ylabel="by the largest"
+            )
+    return True
 
 
-def _draw_similarity(path: Path, measured: Measured, name: str, label: str) -> None:
-    """A map for each run: places along the depth against each other; all on one scale."""
-    maps = {run: np.array(found["inside"][name]) for run, found in measured.items()}
-    low = min(float(values.min()) for values in maps.values())
-    with panels(path, len(maps), width=3.4, height=3.0) as axes:
-        for axis, (run, values) in zip(axes, maps.items(), strict=True):
+def _draw_similarity(path: Path, measured: Measured, name: str, label: str) -> bool:
+    """A map for each run and for its config untrained: places along the depth; all on one scale."""
+    maps = [
+        (values, look["label"])
+        for values, look in _lines(measured, lambda found: found["inside"][name])
+    ]
+    low = min(float(values.min()) for values, _ in maps)
+    title = f"Residual stream along the depth: {label}"
+    note = "Places: before each layer, and after the last. One scale for all maps."
+    columns = 2 if len(maps) > len(measured) else 3
+    size = {"columns": columns, "width": 3.4, "height": 2.8}
+    with panels(path, len(maps), title=title, note=note, **size) as axes:
+        image = None
+        for axis, (values, run) in zip(axes, maps, strict=True):
             image = axis.imshow(values, vmin=low, vmax=1.0, origin="lower", cmap="viridis")
             axis.grid(visible=False)
-            axis.set_title(run, fontsize=8)
-            axis.set_xlabel("before layer (last: after all)")
-            if axis.figure is not None:
-                axis.figure.colorbar(image, ax=axis, label=label)
+            axis.set(title=run, xlabel="place", ylabel="place")
+        colour_bar(image, axes, label)
+    return True
 
 
 _ACTIVITY = (
-    ("inputs", "kurtosis", "kurtosis of the activation's input"),
-    ("hidden", "kurtosis", "kurtosis of its output"),
-    ("hidden", "near_zero_share", "outputs near zero, share"),
-    ("hidden", "zero_share", "outputs that are zero, share"),
-    ("hidden", "rms", "rms of its output"),
-    ("states", "largest_by_median", "residual stream: largest / median"),
+    ("inputs", "kurtosis", "activation's input", "kurtosis"),
+    ("hidden", "kurtosis", "activation's output", "kurtosis"),
+    ("inputs", "rms", "activation's input", "rms"),
+    ("hidden", "rms", "activation's output", "rms"),
+    ("hidden", "near_zero_share", "outputs near zero", "share"),
+    ("hidden", "zero_share", "outputs that are zero", "share"),
+    ("states", "largest_by_median", "residual stream", "largest by median size"),
 )
+"""(where it is, number, title, unit); panels of one unit have one scale."""
 
 
-def _draw_activity(path: Path, measured: Measured) -> None:
-    colours = _colours(measured)
-    with panels(path, len(_ACTIVITY), width=3.4, height=2.6) as axes:
-        for axis, (where, number, label) in zip(axes, _ACTIVITY, strict=True):
-            for run, found in measured.items():
-                values = [place[number] for place in found["inside"][where]]
-                axis.plot(values, marker="o", markersize=3, color=colours[run], label=run)
+def _draw_activity(path: Path, measured: Measured) -> bool:
+    """Numbers on what enters and leaves the activation, and on the residual stream."""
+    lines = {
+        (name, unit): list(
+            _lines(measured, lambda found, w=where, n=number: [p[n] for p in found["inside"][w]])
+        )
+        for where, number, name, unit in _ACTIVITY
+    }
+    shown = {key: own for key, own in lines.items() if any(np.nansum(y) > 0 for y, _ in own)}
+    left = ", ".join(name for name, unit in lines if (name, unit) not in shown)
+    note = _note(measured, *([f"Left out, zero in all layers: {left}."] if left else []))
+    size = {"columns": 2, "width": 3.8, "height": 2.3}
+    title = "Activations by layer"
+    with panels(path, len(shown), title=title, note=note, shared="x", **size) as axes:
+        first: dict[str, Any] = {}
+        for axis, ((name, unit), own) in zip(axes, shown.items(), strict=True):
+            if first.setdefault(unit, axis) is not axis:
+                axis.sharey(first[unit])
+            for values, look in own:
+                axis.plot(values, **MARKED, **look)
             _by_layer(axis)
-            axis.set_title(label, fontsize=8)
-        axes[0].legend(fontsize=7)
+            axis.set(title=name, ylabel=unit, yscale="linear" if unit == "share" else "log")
+            if unit == "share":
+                axis.set_ylim(bottom=0)
+    return True
 
 
-def _draw_gradients(path: Path, measured: Measured) -> None:
-    colours = _colours(measured)
-    blocks = {run: by_block(found["gradients"]) for run, found in measured.items()}
-    names = list(dict.fromkeys(name for found in blocks.values() for name in found))
-    with panels(path, len(names), width=3.6, height=2.8) as axes:
-        for axis, name in zip(axes, names, strict=True):
-            for run, found in blocks.items():
-                if name in found:
-                    axis.plot(found[name], marker="o", color=colours[run], label=run)
-            axis.set_yscale("log")
-            axis.set_title(f"gradient's norm, {name}")
+def _draw_gradients(path: Path, measured: Measured) -> bool:
+    """Norm of the gradient of whole blocks, by layer."""
+    names = list(
+        dict.fromkeys(n for found in measured.values() for n in by_block(found["gradients"]))
+    )
+    lines = {
+        name: list(_lines(measured, lambda found, n=name: by_block(found["gradients"]).get(n)))
+        for name in names
+    }
+    shown = {name: own for name, own in lines.items() if any(np.nansum(y) > 0 for y, _ in own)}
+    if not shown:
+        return False
+    title, note = "Gradient of the mean loss by layer", _note(measured)
+    size = {"width": 3.8, "height": 2.6}
+    with panels(path, len(shown), title=title, note=note, shared="xy", **size) as axes:
+        for axis, (name, own) in zip(axes, shown.items(), strict=True):
+            for values, look in own:
+                axis.plot(values, **MARKED, **look)
             _by_layer(axis)
-        axes[0].legend(fontsize=7)
+            axis.set(title=name, ylabel="norm", yscale="log")
+    return True
 
 
-def _draw_curves(path: Path, measured: Measured) -> None:
+def _draw_curves(path: Path, measured: Measured) -> bool:
     """A panel for each run: output over input, one line a layer, a band where rows differ."""
-    import matplotlib as mpl
-
-    with panels(path, len(measured), width=4.2, height=3.4) as axes:
+    layers = max(len(found["inside"]["curves"]) for found in measured.values())
+    title = "Activations as they are used: output over input"
+    bands = (
+        "Lines: means; bands: from a tenth to nine tenths of the outputs at that input."
+        " A thousandth of the inputs is left out at either end."
+    )
+    note, size = _note(measured, bands), {"width": 4.2, "height": 3.0}
+    with panels(path, len(measured), title=title, note=note, shared="xy", **size) as axes:
         for axis, (run, found) in zip(axes, measured.items(), strict=True):
-            curves: Sequence[Mapping[str, Any]] = found["inside"]["curves"]
-            for layer, curve in enumerate(curves):
-                colour = mpl.colormaps["viridis"](0.9 * layer / max(len(curves) - 1, 1))
-                axis.plot(curve["x"], curve["mean"], color=colour, label=f"layer {layer}")
-                axis.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.15)
-            axis.set_title(f"{run}: {found['model']['activation']}", fontsize=8)
-            axis.set_xlabel("input (0.1 % left out at either end)")
-            axis.set_ylabel("output")
-            if len(curves) <= 8:
-                axis.legend(fontsize=7)
+            for layer, curve in enumerate(found["inside"]["curves"]):
+                look = layer_line(layer, layers)
+                axis.plot(curve["x"], curve["mean"], **look)
+                band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+                axis.fill_between(curve["x"], curve["low"], curve["high"], **band)
+            if found.get("untrained"):
+                for curve in found["untrained"]["inside"]["curves"]:
+                    dashed = {**REFERENCE, "label": "untrained, each layer"}
+                    axis.plot(curve["x"], curve["mean"], **dashed)
+            axis.set(
+                title=f"{run}: {found['model']['activation']}", xlabel="input", ylabel="output"
+            )
+        layer_bar(axes, layers)
+    return True

@@ -17,20 +17,24 @@ from polycom_jax.training.loss import Batch
 Tell = Callable[[str], None]
 
 
-def measure(model: Model, batch: Batch, tell: Tell) -> dict[str, Any]:
+def measure(model: Model, batch: Batch, tell: Tell, *, seed: int | None = None) -> dict[str, Any]:
     """All numbers of a model on one held-out batch.
 
+    Args:
+        model: what to measure.
+        batch: to run it on.
+        tell: takes a line on what is being done.
+        seed: of a random model of the same config, measured beside it; None: none is.
+
     Returns:
-        `model`, `weights` (see `weights_of`), `inside` (see `inside_of`), `gradients`: name ->
-        norm in each layer.
+        `model`, and as of `numbers`: `weights`, `inside`, `gradients`; with a seed, these of the
+        random model as `untrained`.
     """
     cfg = model.cfg
-    tell("singular values")
-    weights = weights_of(cfg, model.params)
-    tell("layers")
-    inside = inside_of(cfg, model.params, batch)
-    tell("gradients")
-    norms = analysis.gradient_norms(cfg, model.params, batch)
+    found = numbers(cfg, model.params, batch, tell)
+    if seed is not None:
+        params = jax.jit(models.init, static_argnums=0)(cfg, jax.random.key(seed))
+        found["untrained"] = numbers(cfg, params, batch, lambda what: tell(f"untrained, {what}"))
     return {
         "model": {
             "activation": cfg.activation,
@@ -40,10 +44,21 @@ def measure(model: Model, batch: Batch, tell: Tell) -> dict[str, Any]:
             "hidden_width": cfg.hidden_width,
             "step": model.step,
         },
-        "weights": weights,
-        "inside": inside,
-        "gradients": {name: norm.tolist() for name, norm in norms.items()},
+        **found,
     }
+
+
+def numbers(cfg: ModelConfig, params: Params, batch: Batch, tell: Tell) -> dict[str, Any]:
+    """`weights` (see `weights_of`), `inside` (see `inside_of`), `gradients`: name -> norm in each
+    layer."""
+    tell("singular values")
+    weights = weights_of(cfg, params)
+    tell("layers")
+    inside = inside_of(cfg, params, batch)
+    tell("gradients")
+    norms = analysis.gradient_norms(cfg, params, batch)
+    gradients = {name: norm.tolist() for name, norm in norms.items()}
+    return {"weights": weights, "inside": inside, "gradients": gradients}
 
 
 def weights_of(cfg: ModelConfig, params: Params) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A model to look into, and held-out text to run it on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -11,6 +11,7 @@ from experiments.workdir import Workdir, data_record
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare
 from polycom_jax.data.windows import gather
+from polycom_jax.training.checkpoint import all_steps
 from polycom_jax.training.loss import Batch
 
 Tell = Callable[[str], None]
@@ -59,6 +60,17 @@ def open_model(
     require(every > 0, f"{data or folder}: nothing of the text is held out; name a longer one.")
     windows = np.linspace(0, every, min(every, -(-tokens // length)), endpoint=False)
     return model, jax.device_put(gather(corpus.heldout, windows.astype(np.int64), length))
+
+
+def seed_of(model: Model) -> int:
+    """The seed that a run began with; 0 for a model that is no run's."""
+    return 0 if model.step is None else Workdir(model.folder).read_config().run.seed
+
+
+def common_step(folders: Sequence[Path]) -> int | None:
+    """The latest step that all these runs have a checkpoint of."""
+    steps = [set(all_steps(Workdir(folder).checkpoints)) for folder in folders]
+    return max(set.intersection(*steps), default=None) if steps else None
 
 
 def _own_text(model: Model, tell: Tell) -> Corpus:

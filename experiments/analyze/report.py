@@ -18,6 +18,31 @@ def sections(measured: Measured) -> list[Section]:
     return [_ranks(measured), _similarity(measured), _activity(measured), _gradients(measured)]
 
 
+def unlike(measured: Measured, common: int | None) -> list[str]:
+    """Lines on what the models differ in though it is not what one compares: steps and texts.
+
+    `common` is a step that checkpoints of all of them are there of, None: there is none.
+    """
+    models = {run: found["model"] for run, found in measured.items()}
+    steps = {run: model["step"] for run, model in models.items() if model["step"] is not None}
+    texts = {run: model["text"] for run, model in models.items()}
+    lines = []
+    if len(set(steps.values())) > 1:
+        way = (
+            "no step is saved of all"
+            if common is None
+            else f"--checkpoint {common} reads that of all"
+        )
+        lines.append(f"Mind: not at the same step ({_listed(steps)}); {way}.")
+    if len(set(texts.values())) > 1:
+        lines.append(f"Mind: not on the same text ({_listed(texts)}); --data names one for all.")
+    return lines
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{run}: {value}" for run, value in values.items())
+
+
 def _ranks(measured: Measured) -> Section:
     names = list(dict.fromkeys(n for found in measured.values() for n in found["weights"]))
     rows = []
@@ -120,10 +145,14 @@ def _range(norms: Sequence[float]) -> str:
     return f"{low:.3g}" if len(norms) == 1 else f"{low:.3g} to {high:.3g}"
 
 
-def markdown(measured: Measured, about: Mapping[str, Any], figures: Sequence[Path]) -> str:
+def markdown(
+    measured: Measured, about: Mapping[str, Any], mind: Sequence[str], figures: Sequence[Path]
+) -> str:
     """The report."""
     lines = ["# Inside " + ", ".join(measured), "", f"    {about['command']}", ""]
     lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
+    for line in mind:
+        lines += ["", line]
     for section in sections(measured):
         lines += as_markdown(section)
     lines += ["", "## Figures", ""]

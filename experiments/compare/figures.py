@@ -6,28 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare.findings import BUDGETS, Findings
+from experiments.compare.findings import BUDGETS, Comparison, Findings
 from experiments.compare.runs import Run
-from experiments.plots import COLOURS, panels
+from experiments.panels import COLOURS, ORANGE, fit, layer_bar, layer_line, panels
 
 Runs = Mapping[str, Sequence[Run]]
 """Arm -> its runs, one a seed."""
 
 SMOOTHED = 5
 """Points of a curve that are averaged where it is drawn."""
+BAND = "Means over seeds; bands: from the least to the greatest of the seeds."
 
 
 def draw_all(folder: Path, found: Findings, runs: Runs, batch_tokens: int) -> list[Path]:
-    """Draws every figure of a study; the paths, without suffix."""
+    """Draws every figure of a study that there is something to draw in; the paths, no suffix."""
     figures = [folder / "dynamics", folder / "decayed", folder / "differences"]
-    _draw_dynamics(figures[0], runs, batch_tokens)
-    _draw_decayed(figures[1], found)
-    _draw_differences(figures[2], found)
-    for name, arm_runs in runs.items():
-        if any(run.coefficients and run.coefficients[-1] for run in arm_runs):
-            figures.append(folder / f"coefficients-{name}")
-            _draw_coefficients(figures[-1], name, arm_runs, batch_tokens)
-    return figures
+    drawn = [
+        _draw_dynamics(figures[0], found.study, runs, batch_tokens),
+        _draw_decayed(figures[1], found),
+        _draw_differences(figures[2], found),
+    ]
+    for arm, own in runs.items():
+        figures.append(folder / f"coefficients-{arm}")
+        title = f"{found.study}: coefficients of {arm}"
+        drawn.append(_draw_coefficients(figures[-1], title, _whole(own), batch_tokens))
+    return [path for path, is_drawn in zip(figures, drawn, strict=True) if is_drawn]
 
 
 def _line(index: int) -> dict[str, Any]:
@@ -39,35 +42,36 @@ def _whole(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if not run.diverged]
 
 
-def _draw_dynamics(path: Path, runs: Runs, batch_tokens: int) -> None:
+def _draw_dynamics(path: Path, study: str, runs: Runs, batch_tokens: int) -> bool:
     """Training loss, its paired difference to the first arm, and the norm of the gradient.
 
-    Means over seeds with a band from least to greatest, smoothed over `SMOOTHED` points. What a
-    batch adds to every arm's loss drops out of the difference.
+    What a batch adds to every arm's loss drops out of the difference.
     """
-    good = {arm: _whole(arm_runs) for arm, arm_runs in runs.items()}
-    first = next(iter(good))
+    good = {arm: _whole(own) for arm, own in runs.items()}
+    first, *others = good
     base = {run.key.seed: np.array(run.loss) for run in good[first]}
-    with panels(path, 3, width=4.6, height=3.8) as axes:
-        for index, (arm, arm_runs) in enumerate(good.items()):
-            paired = [run for run in arm_runs if run.key.seed in base]
-            curves = (
-                [np.array(run.loss) for run in arm_runs],
-                [np.array(run.loss) - base[run.key.seed] for run in paired],
-                [np.array(run.grad_norm) for run in arm_runs],
-            )
-            for axis, values in zip(axes, curves, strict=True):
-                if values:
-                    x = np.array(arm_runs[0].steps) * batch_tokens
-                    _band(axis, x, np.array(values), _line(index), arm)
-        for axis, label in zip(
-            axes,
-            ("training loss (nats a token)", f"training loss - {first}'s", "norm of the gradient"),
-            strict=True,
-        ):
+    losses = {arm: [np.array(run.loss) for run in own] for arm, own in good.items()}
+    gradients = {arm: [np.array(run.grad_norm) for run in own] for arm, own in good.items()}
+    paired = {
+        arm: [np.array(run.loss) - base[run.key.seed] for run in own if run.key.seed in base]
+        for arm, own in good.items()
+    }
+    shown = [("training loss", "loss (nats a token)", losses)]
+    if any(paired[arm] for arm in others):
+        shown.append((f"training loss - {first}'s", "difference (nats a token)", paired))
+    shown.append(("gradient", "norm", gradients))
+    if not any(good.values()):
+        return False
+    title, note = f"{study}: training", f"{BAND} Smoothed over {SMOOTHED} points."
+    with panels(path, len(shown), title=title, note=note, width=4.4, height=3.2) as axes:
+        for axis, (name, label, values) in zip(axes, shown, strict=True):
+            for index, arm in enumerate(good):
+                if values[arm]:
+                    x = np.array(good[arm][0].steps) * batch_tokens
+                    _band(axis, x, np.array(values[arm]), _line(index), arm)
             _tokens_along(axis)
-            axis.set_ylabel(label)
-        axes[0].legend(fontsize=7)
+            axis.set(title=name, ylabel=label)
+    return True
 
 
 def _band(axis: Any, x: np.ndarray, values: np.ndarray, line: dict[str, Any], label: str) -> None:
@@ -80,9 +84,13 @@ def _band(axis: Any, x: np.ndarray, values: np.ndarray, line: dict[str, Any], la
     axis.fill_between(x, values.min(0), values.max(0), color=line["color"], alpha=0.1)
 
 
-def _draw_decayed(path: Path, found: Findings) -> None:
+def _draw_decayed(path: Path, found: Findings) -> bool:
     """Held-out loss at the end of each length's decay."""
-    with panels(path, 1, width=5.2, height=3.8) as (axes,):
+    if not any(arm.curve for arm in found.arms):
+        return False
+    title = f"{found.study}: held-out loss at equal tokens"
+    note = "Means over seeds; each point is of runs whose rate decayed to zero there."
+    with panels(path, 1, title=title, note=note, width=5.2, height=3.4) as (axes,):
         for index, arm in enumerate(found.arms):
             if arm.curve:
                 axes.plot(
@@ -90,28 +98,44 @@ def _draw_decayed(path: Path, found: Findings) -> None:
                     **_line(index),
                 )  # fmt: skip
         axes.set_xscale("log")
-        axes.set_xlabel("tokens, rate decayed to zero at each point")
-        axes.set_ylabel("held-out loss (nats a token)")
-        axes.legend(fontsize=7)
+        axes.set(xlabel="tokens", ylabel="held-out loss (nats a token)")
+    return True
 
 
-def _draw_differences(path: Path, found: Findings) -> None:
+def _draw_differences(path: Path, found: Findings) -> bool:
     """Each comparison's mean and interval, at equal tokens and at equal seconds."""
-    shown = {b: [c for c in found.comparisons if c.budget == b and c.result] for b in BUDGETS}
-    longest = max(map(len, shown.values()), default=0)
-    with panels(path, 2, columns=2, width=4.8, height=1.4 + 0.28 * longest) as axes:
-        for axis, budget in zip(axes, BUDGETS, strict=True):
-            for place, c in enumerate(shown[budget]):
-                if c.result is None:
-                    continue
-                colour = COLOURS[0] if c.result.found else "0.6"
-                axis.plot([c.result.low, c.result.high], [place, place], color=colour)
-                axis.plot(c.result.mean, place, marker="o", markersize=4, color=colour)
-            names = [f"{c.arm} - {c.reference}" for c in shown[budget]]
-            axis.set_yticks(range(len(names)), names, fontsize=7)
-            axis.axvline(0, color=COLOURS[1], linewidth=1.0)
+    shown = {
+        budget: own
+        for budget in BUDGETS
+        if (own := [c for c in found.comparisons if c.budget == budget and c.result])
+    }
+    if not shown:
+        return False
+    width = 4.8
+    names = {b: [fit(f"{c.arm} - {c.reference}", 0.4 * width, 8) for c in shown[b]] for b in shown}
+    longest = max(map(len, names.values()))
+    lines = max(name.count("\n") + 1 for own in names.values() for name in own)
+    title = f"{found.study}: differences in held-out loss"
+    note = "Dots: means over seeds; lines: 95 % intervals, coloured where they leave out zero."
+    size = {"columns": 2, "width": width, "height": 1.4 + longest * (0.1 + 0.15 * lines)}
+    with panels(path, len(shown), title=title, note=note, shared="x", **size) as axes:
+        for axis, (budget, own) in zip(axes, shown.items(), strict=True):
+            for place, comparison in enumerate(own):
+                _interval(axis, place, comparison)
+            axis.set_yticks(range(len(own)), names[budget], fontsize=8)
+            axis.axvline(0, color=ORANGE, linewidth=1.0)
             axis.invert_yaxis()
-            axis.set_xlabel(f"difference at equal {budget} (nats a token, 95 %)")
+            axis.locator_params(axis="x", nbins=5)
+            axis.set(title=f"at equal {budget}", xlabel="difference (nats a token)")
+    return True
+
+
+def _interval(axis: Any, place: int, comparison: Comparison) -> None:
+    result = comparison.result
+    if result is not None:
+        colour = COLOURS[0] if result.found else "0.6"
+        axis.plot([result.low, result.high], [place, place], color=colour)
+        axis.plot(result.mean, place, marker="o", markersize=4, color=colour)
 
 
 def _tokens_along(axis: Any) -> None:
@@ -122,27 +146,39 @@ def _tokens_along(axis: Any) -> None:
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _draw_coefficients(path: Path, arm: str, runs: Sequence[Run], batch_tokens: int) -> None:
-    """One panel a number, one line a layer: mean over seeds, band from least to greatest."""
-    import matplotlib as mpl
-
-    good = _whole(runs)
-    if not good:
-        return
-    first = good[0].coefficients[0]
-    numbers = [(name, i) for name, layers in first.items() for i in range(len(layers[0]))]
-    x = np.array(good[0].steps) * batch_tokens
-    layers = len(next(iter(first.values())))
-    with panels(path, len(numbers), columns=4, width=3.0, height=2.6) as axes:
-        for axis, (name, i) in zip(axes, numbers, strict=True):
-            for layer in range(layers):
-                values = np.array(
-                    [[point[name][layer][i] for point in run.coefficients] for run in good]
-                )
-                colour = mpl.colormaps["viridis"](0.9 * layer / max(layers - 1, 1))
-                axis.plot(x, values.mean(0), color=colour, label=f"layer {layer}")
-                axis.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15)
-            axis.set_title(f"{arm}: a_{i}" if name == "coeffs" else f"{arm}: {name}")
+def _draw_coefficients(path: Path, title: str, runs: Sequence[Run], batch_tokens: int) -> bool:
+    """One panel a number that is not zero throughout, one line a layer."""
+    if not runs or not runs[0].coefficients or not runs[0].coefficients[-1]:
+        return False
+    numbers = {
+        (name, i): values
+        for name in runs[0].coefficients[0]
+        for i, values in enumerate(_values(runs, name))
+    }
+    shown = {number: values for number, values in numbers.items() if np.any(values)}
+    if not shown:
+        return False
+    left = ", ".join(_number(*number) for number in numbers if number not in shown)
+    note = BAND + (f" Left out, zero throughout: {left}." if left else "")
+    x = np.array(runs[0].steps) * batch_tokens
+    with panels(path, len(shown), title=title, note=note, columns=4, width=3.0, height=2.4) as axes:
+        for axis, (number, values) in zip(axes, shown.items(), strict=True):
+            layers = values.shape[-1]
+            for layer, line in enumerate(np.moveaxis(values, -1, 0)):
+                look = layer_line(layer, layers)
+                axis.plot(x, line.mean(0), **look)
+                axis.fill_between(x, line.min(0), line.max(0), color=look["color"], alpha=0.15)
             _tokens_along(axis)
-        if layers <= 8:
-            axes[0].legend(fontsize=7)
+            axis.set(title=_number(*number), ylabel="value")
+        layer_bar(axes, layers)
+    return True
+
+
+def _values(runs: Sequence[Run], name: str) -> np.ndarray:
+    """[numbers, seeds, points, layers]."""
+    found = [[point[name] for point in run.coefficients] for run in runs]
+    return np.moveaxis(np.array(found), -1, 0)
+
+
+def _number(name: str, index: int) -> str:
+    return f"a_{index}" if name == "coeffs" else name

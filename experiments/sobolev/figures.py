@@ -1,24 +1,19 @@
-"""Figures of the studies, as PNG and PDF: logarithmic axes, theory's lines, bands for seeds."""
+"""Figures of the studies: panels of lines and bands, logarithmic axes, theory's lines."""
 
-import contextlib
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.plots import STYLE
+from experiments.panels import COLOURS, REFERENCE, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
-# Okabe and Ito's palette, distinct to colour-blind eyes; markers tell lines apart in grey.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#999933")
 MARKERS = "os^vDP*X"
+"""They tell lines apart in grey."""
 
 
 @dataclass(frozen=True)
@@ -63,47 +58,47 @@ class Panel:
     y_log: bool = True
 
 
-def draw(path: Path, panels: Sequence[Panel], title: str, columns: int = 2) -> None:
-    """Draws the panels with one legend and saves `path`.png and `path`.pdf."""
-    labels = [
-        line.label for panel in panels for line in panel.lines if line.label and not line.reference
-    ]
+def draw(
+    path: Path,
+    parts: Sequence[Panel],
+    title: str,
+    columns: int = 2,
+    *,
+    note: str = "",
+    shared: str = "",
+) -> None:
+    """Draws the panels with one legend and saves `path`.png and `path`.pdf.
+
+    Args:
+        path: without a suffix.
+        parts: the panels.
+        title: above all of them.
+        columns: panels in a row.
+        note: what bands and dashed lines are.
+        shared: "x", "y" or "xy": axes that all panels have in common.
+    """
+    labels = [line.label for part in parts for line in part.lines if not line.reference]
     looks = {
         label: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         for i, label in enumerate(dict.fromkeys(labels))
     }
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    with _figure(path, rows, columns, title) as axes:
-        shown: dict[str, Any] = {}
-        for panel, own in zip(panels, axes, strict=False):
-            shown |= _draw(own, panel, looks)
-        figure = axes[0].figure
-        assert figure is not None
-        for unused in axes[len(panels) :]:
-            unused.set_visible(False)
-        figure.legend(
-            list(shown.values()),
-            list(shown),
-            loc="outside lower center",
-            ncols=min(2 * columns, len(shown)),
-        )
+    size = {"columns": columns, "width": 3.7, "height": 2.7}
+    with panels(path, len(parts), title=title, note=note, shared=shared, **size) as axes:
+        for part, own in zip(parts, axes, strict=True):
+            _draw(own, part, looks)
 
 
-def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    shown = {}
-    for line in panel.lines:
-        if line.reference:
-            style: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 1.0}
-        else:
-            style = {**looks[line.label], "markersize": 4}
-        (drawn,) = axes.plot(line.x, line.y, **style)
+    for line in sorted(panel.lines, key=lambda line: line.reference):  # theory last in the legend
+        style: dict[str, Any] = (
+            REFERENCE if line.reference else {**looks[line.label], "markersize": 4}
+        )
+        axes.plot(line.x, _finite(line.y), label=line.label, **style)
         if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.15, lw=0)
-        if line.label:
-            shown.setdefault(line.label, drawn)
+            low, high = _finite(line.low), _finite(line.high)
+            axes.fill_between(line.x, low, high, color=style["color"], alpha=0.15, lw=0)
     if panel.x_log:
         axes.set_xscale("log")
         low, high = axes.get_xlim()
@@ -113,19 +108,13 @@ def _draw(axes: "Axes", panel: Panel, looks: Mapping[str, Mapping[str, str]]) ->
         axes.xaxis.set_minor_formatter(NullFormatter())
     if panel.y_log:
         axes.set_yscale("log")
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
-    axes.set_title(panel.title)
-    return shown
+    axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
 
 
-def _fold(title: "Text", figure: "Figure") -> None:
-    """Breaks a title between words until it is no wider than its figure, which would clip it."""
-    words = title.get_text().split()
-    for width in range(len(title.get_text()), 0, -1):
-        if title.get_window_extent().width <= 0.96 * figure.bbox.width:
-            return
-        title.set_text(textwrap.fill(" ".join(words), width, break_long_words=False))
+def _finite(values: Sequence[float]) -> np.ndarray:
+    """NaN, a gap, for what a network that diverged came to."""
+    found = np.asarray(values, float)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def power_line(
@@ -134,21 +123,3 @@ def power_line(
     """Theory's line y = y_0 (x / x_0)^exponent through `anchor`."""
     x0, y0 = anchor
     return Line(label, list(x), [y0 * (value / x0) ** exponent for value in x], reference=True)
-
-
-@contextlib.contextmanager
-def _figure(path: Path, rows: int, columns: int, title: str) -> Iterator[list["Axes"]]:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.7 * columns, 2.7 * rows + 0.7), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-        shown = figure.suptitle(title, fontsize=11)
-        yield list(axes)
-        _fold(shown, figure)
-        figure.savefig(path.with_suffix(".png"))
-        figure.savefig(path.with_suffix(".pdf"))

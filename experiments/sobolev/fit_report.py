@@ -1,5 +1,6 @@
 """What the fits came to: files, figures, a short report whose sentences follow from the numbers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def draw(
             lines.append(figures.Line(activation, x, y, low, high))
         smoothness = named_target(target, options.dim).order
         exponent = -(smoothness - (metric == "h1")) / options.dim
-        top = max(row[metric] for row in rows)
+        top = max((row[metric] for row in rows if math.isfinite(row[metric])), default=math.nan)
         if len(options.sizes) > 1 and exponent < 0:
             anchor = (options.sizes[0], top)
             lines.append(
@@ -75,8 +76,12 @@ def draw(
             )
         name = f"{target.replace(':', ', n = ')}"
         panels.append(figures.Panel(name, lines, "parameters", METRICS[metric]))
-    title = f"{title}, d = {options.dim}, {options.seeds} seeds"
-    figures.draw(store.plots / f"{store.study}-{metric}", panels, title)
+    title = f"{title}, d = {options.dim}: {METRICS[metric]}"
+    note = (
+        f"Geometric means over {options.seeds} seeds; bands: 95 % intervals of these."
+        " Dashed: theory's slope, through the largest error of the smallest size."
+    )
+    figures.draw(store.plots / f"{store.study}-{metric}", panels, title, note=note, shared="xy")
 
 
 def sections(

@@ -49,7 +49,9 @@ def draw(store: Store, rows: Sequence[Row]) -> None:
         Panel("error", lines("size", "sup"), "nonzero parameters", "sup error", x_log=False),
     ]
     title = "ReLU networks that imitate PolyReLU"
-    figures.draw(store.plots / "imitate", panels, title, columns=3)
+    figures.draw(
+        store.plots / "imitate", panels, title, 3, note="eps: the error that was asked for."
+    )
 
 
 def text(rows: Sequence[Row], command: str) -> str:

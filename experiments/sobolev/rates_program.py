@@ -31,6 +31,7 @@ NAMES = {
     "interpolation": "linear interpolation",
     "poly_relu_spline": "PolyReLU on B-splines",
 }
+THEORY = "Dashed: theory's slope, through the last point."
 
 
 def run(options: RatesOptions, workdir: Path, command: str, display: Display) -> None:
@@ -73,8 +74,9 @@ def draw(
         panels = [
             Panel(f"d = {d}", _by_order(rows, d, axis), label, "sup error") for d in options.dims
         ]
-        title = "Theorem 3: PolyReLU networks, and theory's slope"
-        figures.draw(store.plots / f"rates-{axis}", panels, title, columns=len(panels))
+        title = "Theorem 3: error of PolyReLU networks"
+        path = store.plots / f"rates-{axis}"
+        figures.draw(path, panels, title, len(panels), note=THEORY, shared="y")
     panels = [
         Panel(
             f"n = {n}, d = {d}",
@@ -95,8 +97,10 @@ def draw(
         for n in options.orders
     ]
     if panels:
-        title = "A flat line has no logarithm"
-        figures.draw(store.plots / "rates-logarithm", panels, title, columns=len(options.orders))
+        title = "Size by theory's power of the error"
+        note = "A flat line needs no logarithm."
+        path = store.plots / "rates-logarithm"
+        figures.draw(path, panels, title, len(options.orders), note=note)
     panels = [
         Panel(
             f"n = {n}, d = {d}",
@@ -116,7 +120,8 @@ def draw(
     ]
     if panels:
         title = "Beyond the paper: a C^2 network by B-splines"
-        figures.draw(store.plots / "rates-spline", panels, title, columns=len(options.orders))
+        path = store.plots / "rates-spline"
+        figures.draw(path, panels, title, len(options.orders), note=THEORY, shared="y")
     lines = [
         line
         for (n, _, _, _), own in series(saturation)
@@ -129,7 +134,7 @@ def draw(
     ]
     panel = Panel("d = 1, |f''| = 1", lines, "cells N", "sup error")
     title = "Higher degrees gain no rate on W^(2,inf)"
-    figures.draw(store.plots / "rates-saturation", [panel], title)
+    figures.draw(store.plots / "rates-saturation", [panel], title, note=THEORY)
 
 
 def _by_order(rows: Sequence[Row], d: int, axis: str) -> list[Line]:
