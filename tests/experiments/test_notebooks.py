@@ -1,73 +1,105 @@
 """Notebooks run from top to bottom, in their quick form, and say what they should."""
 
+import base64
+import importlib
 import json
 import re
-import sys
+import shlex
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "experiments" / "notebooks"
+from experiments.notebooks import execute
 
-
-def code_cells(path: Path) -> list[tuple[str, str]]:
-    """(id, source) of each, in order."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    assert notebook["nbformat"] == 4
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert not any(cell["outputs"] for cell in cells)  # none that nobody can trace
-    return [(cell["id"], "".join(cell["source"])) for cell in cells]
+NOTEBOOKS = sorted(execute.HERE.glob("*.ipynb"))
+by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def run(name: str) -> dict:
-    """Executes the code cells in order, as a kernel would: the names that they leave."""
-    import matplotlib as mpl
-    from matplotlib import pyplot as plt
+def run(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, str]:
+    """Executes a notebook in its quick form: the names that it leaves, and what it printed."""
+    picture = execute._picture
 
-    mpl.use("agg")
+    def check(figure: Any) -> dict:
+        said = {text.get_text() for text in figure.findobj(Text)}
+        assert figure.get_suptitle() or figure.axes[0].get_title(), name
+        assert figure.axes[-1].get_xlabel(), name
+        assert all(axes.get_ylabel() for axes in figure.axes), name
+        if any(axes.collections for axes in figure.axes):
+            assert any("nine tenths" in text for text in said), f"{name}: what is the band?"
+        if any(len(axes.lines) > 1 for axes in figure.axes):
+            assert any(axes.get_legend() for axes in figure.axes), name
+        return picture(figure)
+
+    monkeypatch.setattr(execute, "_picture", check)
     names: dict = {"__name__": "__main__", "QUICK": True}
-    try:
-        for cell, source in code_cells(NOTEBOOKS / f"{name}.ipynb"):
-            exec(compile(source, f"{name}.ipynb:{cell}", "exec"), names)
-            for number in plt.get_fignums():  # a kernel draws what a cell leaves
-                plt.figure(number).canvas.draw()
-            plt.close("all")
-    finally:
-        plt.close("all")
-    return names
+    said = "".join(execute.execute(execute.read(execute.HERE / f"{name}.ipynb"), names))
+    for line in said[said.index("Next, in a terminal") :].splitlines()[1:]:
+        command = shlex.split(line.rpartition(" && ")[2])
+        assert command[1] == "-m"
+        program = importlib.import_module(command[2])
+        main = (
+            getattr(program, "main", None) or importlib.import_module(f"{command[2]}.__main__").main
+        )
+        assert main([*command[3:], "--help"]) == 0
+    return names, said
 
 
-def test_all_notebooks_install_themselves_in_the_same_way():
-    cells = {code_cells(path)[0][1] for path in NOTEBOOKS.glob("*.ipynb")}
-    kept = {re.sub(r'find_spec\(".*"\)|  # .*', "", cell) for cell in cells}
-    assert len(kept) == 1
+def test_all_notebooks_begin_with_the_same_cell_and_one_address():
+    cells = ["".join(execute.code_cells(execute.read(path))[0]["source"]) for path in NOTEBOOKS]
+    assert len(set(cells)) == 1
+    for path in NOTEBOOKS:
+        assert execute.read(path) == json.loads(path.read_text("utf-8"))  # pyproject's address
+        assert path.read_text("utf-8").count("REPOSITORY = ") == 2  # the field, and a message
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_a_clone_that_an_earlier_kernel_made_is_used_again(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    # On Colab a kernel that starts again finds its files, but no sys.path of the one before.
-    (tmp_path / "polycom" / "polycom_jax").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("sys.path", ["there"])
-    exec(compile(code_cells(path)[0][1], str(path), "exec"), {})
-    assert sys.path == [str(tmp_path / "polycom"), "there"]
+@by_name
+def test_notebooks_carry_the_pictures_of_their_own_code(path: Path):
+    notebook = execute.read(path)
+    assert path.stat().st_size < 2**19
+    assert notebook["metadata"]["executed"] == execute.fingerprint(notebook)
+    outputs = [output for cell in execute.code_cells(notebook) for output in cell["outputs"]]
+    pictures = [base64.b64decode(o["data"]["image/png"]) for o in outputs if "data" in o]
+    drawing = [c for c in execute.code_cells(notebook) if "plt.subplots" in "".join(c["source"])]
+    assert len(pictures) == len(drawing) > 2
+    for picture in pictures:
+        width, height = struct.unpack(">II", picture[16:24])
+        assert 200 < height < width < 1000
+    text = "".join("".join(output.get("text", [])) for output in outputs)
+    assert "Next, in a terminal" in text
+    assert not re.search(r"/root|/home|/work|/tmp|site-packages", text)
 
 
-def test_the_sobolev_notebook_tells_the_rates(capsys: pytest.CaptureFixture[str]):
-    for n, slope in run("sobolev")["rates"].items():
+def test_an_address_goes_into_the_first_cell_alone(monkeypatch: pytest.MonkeyPatch):
+    before = execute.read(NOTEBOOKS[0])
+    monkeypatch.setattr(execute, "address", lambda: "https://example.org/a/b")
+    after = execute.read(NOTEBOOKS[0])
+    changed = [
+        (one["source"], two["source"])
+        for one, two in zip(before["cells"], after["cells"], strict=True)
+        if one != two
+    ]
+    ((old, new),) = changed
+    assert set(new) - set(old) == {
+        'REPOSITORY = "https://example.org/a/b"  # @param {type: "string"}\n'
+    }
+    assert execute.fingerprint(before) == execute.fingerprint(after)
+
+
+def test_the_sobolev_notebook_tells_the_rates(monkeypatch: pytest.MonkeyPatch):
+    names, said = run("sobolev", monkeypatch)
+    for n, slope in names["rates"].items():
         assert slope == pytest.approx(-n, rel=0.05)
-    said = capsys.readouterr().out
     assert "measured slopes" in said
     assert "order=2" in said  # refused, with the reason
 
 
 @pytest.mark.slow
-def test_the_activations_notebook_shows_sizes_and_slopes():
-    names = run("activations")
+def test_the_activations_notebook_shows_sizes_and_slopes(monkeypatch: pytest.MonkeyPatch):
+    names, _ = run("activations", monkeypatch)
     large = names["scales"] >= 1
     sizes, slopes = (
         {k: np.array(v)[large] for k, v in names[n].items()} for n in ("sizes", "slopes")
@@ -85,12 +117,9 @@ def test_the_activations_notebook_shows_sizes_and_slopes():
 
 
 @pytest.mark.slow
-def test_the_pretrain_notebook_trains_and_compares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_pretrain_notebook_trains_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    names = run("pretrain")
-    said = capsys.readouterr().out
+    names, said = run("pretrain", monkeypatch)
     sizes = re.findall(r" (\w+): ([\d,]+) parameters, held-out loss (\d\.\d+)", said)
     assert [name for name, _, _ in sizes] == ["poly_norm", "swiglu"]
     counts = [int(count.replace(",", "")) for _, count, _ in sizes]

@@ -1,0 +1,1 @@
+"""Notebooks, for Colab too, and what their first cells need."""
