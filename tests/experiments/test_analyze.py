@@ -59,24 +59,6 @@ def test_misuse_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "split='all' goes with --data and files" in capsys.readouterr().err
 
 
-def test_models_of_other_lengths_are_not_compared_without_a_word(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    steps = {"a": 40, "b": 20, "c": None}
-    monkeypatch.setattr(analyze, "open_model", lambda folder, **asked: (folder.name, None))
-    monkeypatch.setattr(analyze, "measure", lambda name, *_: {"model": {"step": steps[name]}})
-    written = []
-    monkeypatch.setattr(analyze, "write", lambda out, found, about, display: written.append(about))
-    for runs, told in (
-        (("a", "b"), "not trained equally long, in steps: a 40, b 20"),
-        (("b", "c"), "in steps: b 20, c of no run"),
-        (("a",), ""),
-    ):
-        assert analyze.main([*runs, "--out", str(tmp_path)]) == 0
-        assert ("note: these models" in capsys.readouterr().out) is bool(told)
-        assert written.pop().get("note", "").endswith(told)
-
-
 @pytest.mark.slow
 def test_an_imported_model_is_measured_as_the_run_that_it_was(
     whole: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
