@@ -1,17 +1,28 @@
 """Calls into Orbax whose failures come back as one line instead of on the terminal."""
 
+import asyncio
+import functools
 import gc
+import importlib.util
+import inspect
 import logging
+import os
+import re
 import sys
+import threading
 import time
-import warnings
+import traceback
+import types
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import jax
 
 from polycom_jax._errors import InputError
 from polycom_jax.hosts import HostsError
+
+_LONGEST = 240
+"""Characters of a failure that are told."""
 
 
 def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
@@ -30,7 +41,7 @@ def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
         except (InputError, HostsError, MemoryError):
             raise
         except Exception as error:  # Orbax raises bare `Exception` for what it cannot read
-            failure = " ".join(str(error).split())[:240] or repr(error)
+            failure = _told(error)
         _collect(silence.reports)
         return None, failure
 
@@ -39,6 +50,14 @@ def collect_quietly() -> None:
     """Deletes what failed calls have left, once it is no longer referred to."""
     with Silence() as silence:
         _collect(silence.reports)
+
+
+def _told(error: BaseException) -> str:
+    """The first cause, in one line; at its ends TensorStore names the array and says why."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text, half = " ".join(str(error).split()) or repr(error), _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def _collect(reports: list[str]) -> None:
@@ -51,43 +70,134 @@ def _collect(reports: list[str]) -> None:
     while seen < len(reports) and time.monotonic() < deadline:
         seen = len(reports)
         time.sleep(0.2)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            gc.collect()
+        _close_unstarted()
+        gc.collect()
+
+
+def _close_unstarted() -> None:
+    """Ends Orbax's tasks that a closed loop never began; deleted, they would warn of it."""
+    for task in gc.get_objects():
+        if type(task) is asyncio.Task and task.get_loop().is_closed():
+            coroutine = task.get_coro()
+            if _is_coroutine_of_orbax(coroutine) and (
+                inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+            ):
+                coroutine.close()
 
 
 class Silence:
     """Keeps off the terminal what Orbax says in its log and, cut off, by `sys.unraisablehook`.
 
-    `reports` are those held back of the latter; everybody else's go where they went before. A class
-    and no generator, which would be finished, too late, when the interpreter ends.
+    What is Orbax's is told by the file that it comes from; everybody else's goes where it went
+    before. Any number may be open, in any threads, and end in any order: the first one puts the
+    hooks in place, the last one takes them out. A class and no generator, which would be finished,
+    too late, when the interpreter ends.
+
+    Attributes:
+        reports: what was held back of `sys.unraisablehook` meanwhile.
     """
 
     def __init__(self) -> None:
         self.reports: list[str] = []
-        self._loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Self:
-        self._hook = sys.unraisablehook
-        for logger in self._loggers:
-            logger.addFilter(self._is_of_others)
-        sys.unraisablehook = self._hold_back
+        with _lock:
+            _open.append(self)
+            _put_hooks()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        sys.unraisablehook = self._hook
-        for logger in self._loggers:
-            logger.removeFilter(self._is_of_others)
+        with _lock:
+            if self in _open:
+                _open.remove(self)
+            if not _open:
+                _take_hooks()
 
-    def _is_of_others(self, record: logging.LogRecord) -> bool:
-        text = record.pathname + logging.Formatter().format(record)  # with its traceback
-        return not any(name in text.lower() for name in ("orbax", "tensorstore", "ocdbt"))
 
-    def _hold_back(self, unraisable: Any) -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        cut_off = code is not None and "orbax" in code.co_filename
-        if cut_off or "Event loop is closed" in str(unraisable.exc_value):
-            self.reports.append(str(unraisable.exc_value))
-        else:
-            self._hook(unraisable)
+_open: list[Silence] = []
+_lock = threading.RLock()  # the garbage collector may close one while another is being opened
+_LOGGERS = ("absl", "asyncio")
+
+
+class _Hook:
+    """Stands in for `before` as `sys.unraisablehook`. Where others have put theirs above it, it
+    can't be taken out, and hands everything on."""
+
+    def __init__(self, before: Callable[[Any], object]) -> None:
+        self.before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        silences = tuple(_open)
+        if not silences or not _is_cut_off(unraisable):
+            self.before(unraisable)
+            return
+        for silence in silences:
+            silence.reports.append(str(unraisable.exc_value))
+
+
+def _put_hooks() -> None:
+    import absl.logging  # noqa: F401  # first, or the logger would not be of its class
+
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_of_others)
+    if len(_open) == 1 and not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+
+
+def _take_hooks() -> None:
+    for name in _LOGGERS:
+        logging.getLogger(name).removeFilter(_is_of_others)
+    while isinstance(hook := sys.unraisablehook, _Hook):
+        sys.unraisablehook = hook.before
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    if record.name != "asyncio":
+        return not _is_orbax(_origin(record))
+    task = re.search(r"coro=<.*? at (.+?):\d+", record.getMessage())
+    if task is not None:
+        return not _is_orbax(task[1])
+    trace = record.exc_info[2] if record.exc_info else None
+    return not any(_is_orbax(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(trace))
+
+
+def _origin(record: logging.LogRecord) -> str:
+    """The file that logged it: where the logger is not of absl's class, the record names absl's."""
+    import absl.logging
+
+    if record.pathname != absl.logging.__file__:
+        return record.pathname
+    frame, passed = sys._getframe(), (absl.logging.__file__, logging.__file__, __file__)
+    while frame.f_back is not None and frame.f_code.co_filename in passed:
+        frame = frame.f_back
+    return frame.f_code.co_filename
+
+
+def _is_cut_off(unraisable: Any) -> bool:
+    """Is it a coroutine of Orbax, or a thread of TensorStore that finds Orbax's loop closed?"""
+    if _is_coroutine_of_orbax(unraisable.object):
+        return True
+    trace = unraisable.exc_traceback
+    if unraisable.object is not None or trace is None:
+        return False
+    # Nobody's Python called this: there is no frame above the loop's own.
+    while trace.tb_next is not None and trace.tb_frame.f_code.co_name == "call_soon_threadsafe":
+        trace = trace.tb_next
+    return trace.tb_next is None and trace.tb_frame.f_code.co_name == "_check_closed"
+
+
+def _is_coroutine_of_orbax(value: Any) -> TypeGuard[types.CoroutineType]:
+    return isinstance(value, types.CoroutineType) and _is_orbax(value.cr_code.co_filename)
+
+
+def _is_orbax(file: str) -> bool:
+    return file.startswith(_orbax())
+
+
+@functools.cache
+def _orbax() -> str:
+    """The folder that Orbax is imported from."""
+    spec = importlib.util.find_spec("orbax.checkpoint")
+    assert spec is not None, "Orbax is among the requirements."
+    assert spec.origin is not None
+    return os.path.dirname(spec.origin) + os.sep
