@@ -1,19 +1,77 @@
-"""Checksums of a folder's files: what was written, and whether it is there still."""
+"""Files, on a disk that may be far away: what it refuses for a moment is asked for again, and
+checksums tell whether what was written is there still."""
 
+import errno
 import hashlib
-from collections.abc import Iterable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 Digests = Mapping[str, tuple[int, str]]
 """Path within a folder -> number of bytes, SHA-256."""
 
 _THREADS = 4  # hashlib and reads release the interpreter
 
+WAITS_S = (0.1, 0.4, 1.6, 6.4)
+"""Seconds before each further try."""
+
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EAGAIN", "EBUSY", "EINTR", "EIO", "ENFILE", "ENOLCK", "ENOTCONN", "EREMOTEIO"),
+        *("ESTALE", "ETIMEDOUT", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN"),
+        *("EHOSTUNREACH", "ENETDOWN", "ENETRESET", "ENETUNREACH", "ESHUTDOWN", "ENOLINK"),
+        *("EPROTO", "ECOMM", "EDEADLK", "EPIPE"),
+    )
+    if hasattr(errno, name)
+)
+"""What the system says of a disk that may answer in a moment."""
+
+
+def passes(error: Exception) -> bool:
+    """Is this an error of the moment, which says nothing of the file itself?"""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _PASSING
+    return isinstance(error, TimeoutError | ConnectionError | InterruptedError | BlockingIOError)
+
+
+def retried(call: Callable[[], T], *, passing: Callable[[Exception], bool] = passes) -> T:
+    """What `call` returns, tried again a few times, ever more slowly, while its error may pass.
+
+    Args:
+        call: does the same however often it is called.
+        passing: which errors are worth another try.
+
+    Raises:
+        Exception: that of the last try, or the first that does not pass.
+    """
+    for wait in WAITS_S:
+        try:
+            return call()
+        except Exception as error:
+            if not passing(error):
+                raise
+        time.sleep(wait)
+    return call()
+
 
 def file_names(folder: Path, without: Iterable[str] = ()) -> list[str]:
-    """The paths of all files under `folder`, sorted."""
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """The paths of all files under `folder`, sorted.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    walk = os.walk(folder, onerror=stop)
+    found = (Path(top, name).relative_to(folder).as_posix() for top, _, own in walk for name in own)
     return sorted(set(found) - set(without))
 
 
@@ -25,7 +83,7 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
     """
     names = list(names)
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda name: _digest(folder / name), names)
+        found = threads.map(lambda name: retried(lambda: _digest(folder / name)), names)
         return dict(zip(names, found, strict=True))
 
 
@@ -36,24 +94,41 @@ def first_damage(folder: Path, files: Digests, *, contents: bool = True) -> str:
         folder: where they lie.
         files: what `digests` gave.
         contents: read them; else only their sizes are looked at.
-    """
 
-    def problem(name: str) -> str:
+    Raises:
+        OSError: a file cannot be read, though tried again, which proves nothing of what is in it.
+    """
+    left = sorted(files)
+
+    def problem(name: str) -> str | OSError:
         path, (size, digest) = folder / name, files[name]
         try:
             found = _digest(path) if contents else (path.stat().st_size, digest)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return "is missing"
+        except IsADirectoryError:
+            return "is a folder"
         except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+            error.filename = error.filename or str(path)  # reading names none
+            return error
         if found[0] != size:
             return f"has {found[0]} bytes of {size}"
         return "" if found[1] == digest else "has other bytes than were written"
 
-    names = sorted(files)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = zip(names, threads.map(problem, names), strict=True)
-        return next((f"{name} {wrong}" for name, wrong in found if wrong), "")
+    def look() -> str:
+        nonlocal left
+        with ThreadPoolExecutor(_THREADS) as threads:
+            found = dict(zip(left, threads.map(problem, left), strict=True))
+        for name, wrong in found.items():
+            if wrong and not isinstance(wrong, OSError):
+                return f"{name} {wrong}"
+        refused = {name: wrong for name, wrong in found.items() if isinstance(wrong, OSError)}
+        if refused:
+            left = list(refused)
+            raise min(refused.values(), key=passes)  # one that no further try would mend, first
+        return ""
+
+    return retried(look)
 
 
 def _digest(path: Path) -> tuple[int, str]:

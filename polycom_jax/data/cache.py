@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polycom_jax._errors import InputError
-from polycom_jax._files import digests, file_names, first_damage
+from polycom_jax._files import digests, file_names, first_damage, retried
 
 Report = Callable[[str], None]
 """Takes one line on what is being done."""
@@ -90,12 +90,16 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path) -> None:
-    """Raises `InputError` unless the files of `folder` are as they were sealed."""
+    """Raises `InputError` unless the files of `folder` are as they were sealed.
+
+    Raises:
+        OSError: they cannot be read; nothing says that they are damaged.
+    """
     try:
         files = {name: (size, digest) for name, (size, digest) in _read_seal(folder).items()}
         contents = sum(size for size, _ in files.values()) <= READ_BYTES
         damage = first_damage(folder, files, contents=contents)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
         damage = f"{SEAL} cannot be read: {error}"
     if damage:
         raise InputError(
@@ -105,7 +109,7 @@ def check_seal(folder: Path) -> None:
 
 
 def _read_seal(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / SEAL).read_text())
+    return json.loads(retried((folder / SEAL).read_text))
 
 
 def build_once(

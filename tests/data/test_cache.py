@@ -1,12 +1,15 @@
 """What is in the cache folder is whole, made once, and locks say who is waited for."""
 
+import builtins
+import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from polycom_jax import InputError
+from polycom_jax import InputError, _files
 from polycom_jax.data import cache
 
 
@@ -102,3 +105,28 @@ def test_a_folder_whose_name_is_no_utf8_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="its name is no UTF-8"):
         cache.cache_folder(name)
     assert not os.path.exists(name)
+
+
+def test_prepared_data_that_a_disk_refuses_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "tokens.bin").write_bytes(b"123")
+    cache.seal(tmp_path)
+    refused = OSError(errno.ESTALE, "Stale file handle")
+    left = [refused, refused]
+    real = builtins.open
+
+    def fake(path: Any, *rest: Any, **options: Any) -> Any:
+        if str(path).endswith("tokens.bin") and left:
+            raise left.pop()
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(_files, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(builtins, "open", fake)
+    cache.check_seal(tmp_path)
+    left = [refused] * 3
+    with pytest.raises(OSError, match=r"Stale file handle.*tokens\.bin"):
+        cache.check_seal(tmp_path)
+    (tmp_path / "tokens.bin").unlink()
+    with pytest.raises(InputError, match=r"damaged \(tokens\.bin is missing\)"):
+        cache.check_seal(tmp_path)
