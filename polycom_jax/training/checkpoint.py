@@ -1,52 +1,39 @@
 """Checkpoints with Orbax: asynchronous, the last few and the best kept, damage noticed.
 
+A checkpoint is damaged where something proves it: a file that is missing, or has other bytes than
+were written. What a disk refuses for a moment is read again, and what it goes on refusing ends the
+run: then nothing is passed over, and nothing is moved.
+
 Orbax is imported on first use.
 """
 
 import contextlib
-import itertools
 import math
-import warnings
-from collections.abc import Callable, Mapping
+import operator
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, SupportsFloat, SupportsIndex
 
-import jax
+import numpy as np
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.hosts import meet, together
+from polycom_jax.hosts import together
 from polycom_jax.params import Params, Specs
-from polycom_jax.training import restore
+from polycom_jax.training import manifest, restore
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.manifest import Contents, Leaf, committer
+from polycom_jax.training.folder import ReadError as ReadError
+from polycom_jax.training.folder import agreed_steps
+from polycom_jax.training.folder import all_steps as all_steps
+from polycom_jax.training.folder import latest_step as latest_step
+from polycom_jax.training.manifest import Contents, Leaf
 from polycom_jax.training.quiet import Silence, collect_quietly, quietly
+from polycom_jax.training.restore import LONGEST_S, Found
+from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
 from polycom_jax.training.state import TrainState
-
-Tree = TypeVar("Tree")
-
-LONGEST_S = 7200.0
-"""How long hosts may be at one checkpoint before it counts as stuck."""
-
-
-class SaveError(RuntimeError):
-    """A checkpoint could not be written; those before it are as they were."""
-
-
-class CheckpointWarning(UserWarning):
-    """A checkpoint is damaged and an older one is used."""
-
-
-def all_steps(folder: str | Path) -> list[int]:
-    """Steps of the finished checkpoints in `folder`, ascending; a save cut short is none."""
-    import orbax.checkpoint as ocp
-
-    return sorted(found.step for found in ocp.step.standard_name_format().find_all(folder))
-
-
-def latest_step(folder: str | Path) -> int | None:
-    """Step of the newest finished checkpoint in `folder`, read from names alone."""
-    return max(all_steps(folder), default=None)
+from polycom_jax.training.writer import Keep, clear_way, open_writer
+from polycom_jax.training.writer import SaveError as SaveError
 
 
 class Checkpoints:
@@ -55,50 +42,56 @@ class Checkpoints:
     Reading changes nothing in the folder, so a run may be sampled from while it goes on. Saving
     belongs to one run at a time.
 
+    Checkpoints that stand in the way of a run that has gone back, since they are damaged or of a
+    future that it will not have, are moved to `set-aside` in the folder by its first save. Of the
+    damaged ones the newest `KEPT_TORN` stay there; others are never deleted.
+
     Args:
         folder: made when first saved to.
         keep_last: how many of the newest stay.
         keep_best: how many with the lowest score stay beside them.
         keep_every: those at multiples of this step stay too; None: no such.
-        about: what the run is of: name -> JSON-able value, its config and its data for instance.
-            It is written into every manifest, and a checkpoint with another value of the same name
-            is not restored. None: restore whatever it is of.
+        about: what the run is of: name -> value, its config and its data for instance; numbers and
+            arrays (NumPy's and JAX's too), texts, paths, lists and mappings. It is written into
+            every manifest, and a checkpoint with another value of the same name is not restored.
+            None: restore whatever it is of.
 
     Raises:
-        InputError: a number out of its range.
+        InputError: a number out of its range, or a value that JSON cannot hold.
     """
 
     def __init__(
         self,
         folder: str | Path,
         *,
-        keep_last: int = 2,
-        keep_best: int = 1,
-        keep_every: int | None = None,
+        keep_last: SupportsIndex = 2,
+        keep_best: SupportsIndex = 1,
+        keep_every: SupportsIndex | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        require(keep_last >= 1, f"keep_last={keep_last} must be at least 1.")
-        require(keep_best >= 0, f"keep_best={keep_best} must be at least 0.")
-        require(
-            keep_every is None or keep_every >= 1,
-            f"keep_every={keep_every} must be at least 1, or none.",
-        )
         self.folder = Path(folder).absolute()
-        self._keep = keep_last, keep_best, keep_every
-        self._about = about
+        self._keep = Keep(
+            last=_whole("keep_last", keep_last, least=1),
+            best=_whole("keep_best", keep_best),
+            every=None if keep_every is None else _whole("keep_every", keep_every, least=1),
+        )
+        self._about = manifest.plain("about", about or {})
         self._writer: Any = None
         self._current: int | None = None  # the step that the run has saved or restored last
+        self._known: set[int] = set()  # steps that it has saved, or found when it restored
+        self._torn: Collection[int] = ()  # steps that it found damaged when it restored
         self._saving: Contents | None = None
         self._pending = False  # a save whose end nobody has looked at yet
         self._hush = contextlib.ExitStack()  # while there is a writer: it logs from threads
+        weakref.finalize(self, self._hush.close)
 
     def save(
         self,
-        step: int,
+        step: SupportsIndex,
         state: TrainState,
         *,
-        score: float | None = None,
-        environment: Mapping[str, str] | None = None,
+        score: SupportsFloat | None = None,
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts to save and returns once `state` is copied, so it may be donated after.
 
@@ -109,20 +102,30 @@ class Checkpoints:
         Args:
             step: number of updates done.
             state: of all hosts; each calls this.
-            score: the held-out loss, lower is better; None: it competes for no best place.
-            environment: what the bits depend on beside the run's settings, by name.
+            score: the held-out loss, lower is better; None, NaN or infinity: it competes for no
+                best place.
+            environment: what the bits depend on beside the run's settings, by name; values as in
+                `about`.
 
         Raises:
-            InputError: the folder has checkpoints that this run did not start from.
+            InputError: the folder has checkpoints that this run did not start from, or `step` is
+                behind the one saved or restored last, or a value cannot be stored.
+            ReadError: the folder cannot be listed.
             SaveError: this save, or the one before, failed.
         """
-        with together(f"save the checkpoint of step {step}", limit_s=LONGEST_S):
+        number, metrics = _whole("step", step), _metrics(score)
+        facts = manifest.plain("environment", environment or {})
+        with together(f"save the checkpoint of step {number}", limit_s=LONGEST_S):
             self._finish()
-            if step != self._current:
-                self._save(step, state, score, environment)
+            if number != self._current:
+                self._save(number, state, metrics, facts)
 
     def restore(
-        self, abstract_state: TrainState, *, step: int | None = None, specs: Specs | None = None
+        self,
+        abstract_state: TrainState,
+        *,
+        step: SupportsIndex | None = None,
+        specs: Specs | None = None,
     ) -> TrainState:
         """Reads a state onto the mesh of `abstract_state`, whatever mesh it was saved from.
 
@@ -142,17 +145,25 @@ class Checkpoints:
             InputError: there is none, none is whole, the given one is not, or it is of another
                 model or another run; differences are named. Never does a run start afresh because
                 its checkpoints cannot be read.
+            ReadError: it cannot be read, though tried again. No older one is taken instead, since
+                nothing says that this one is damaged.
         """
-        found, state = self._read(abstract_state, step, specs, partial=False)
-        self._current = found
-        return state
+        found = self._read(abstract_state, step, specs, partial=False)
+        if found.step != self._current:
+            self.close()  # The next save opens the writer again, once what is later is set aside.
+        self._current, self._known, self._torn = found.step, set(found.steps), found.torn
+        return found.tree
 
     def restore_params(
-        self, abstract_params: Params, *, step: int | None = None, specs: Specs | None = None
+        self,
+        abstract_params: Params,
+        *,
+        step: SupportsIndex | None = None,
+        specs: Specs | None = None,
     ) -> tuple[int, Params]:
         """Reads the model's parameters alone, as `restore` does; returns their step too."""
-        found, tree = self._read({"params": abstract_params}, step, specs, partial=True)
-        return found, tree["params"]
+        found = self._read({"params": abstract_params}, step, specs, partial=True)
+        return found.step, found.tree["params"]
 
     def all_steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
@@ -183,7 +194,7 @@ class Checkpoints:
         if self._pending and not self._writer.is_saving_in_progress():
             self._finish()  # Others may find theirs ended at another step.
 
-    def environment(self, step: int) -> Mapping[str, str]:
+    def environment(self, step: int) -> Mapping[str, Any]:
         """What was saved of the environment with the checkpoint of `step`."""
         return restore.environment(self.folder / str(step))
 
@@ -228,58 +239,54 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        score: float | None,
-        environment: Mapping[str, str] | None,
+        metrics: Mapping[str, float],
+        environment: Mapping[str, Any],
     ) -> None:
         import orbax.checkpoint as ocp
 
+        steps = agreed_steps(self.folder)
+        self._check_own(steps, step)
         if self._writer is None:
-            self._writer = self._open_writer()
-        metrics: dict[str, float] = {}
-        if score is not None and math.isfinite(score):
-            metrics["score"] = float(score)
+            self._open_writer(steps)
         sums = checksums(state)
         leaves = {
             name: Leaf(leaf.shape, leaf.dtype.name, sums[name])
             for name, leaf in leaf_names(state).items()
         }
-        self._saving = Contents(step, leaves, dict(self._about or {}), dict(environment or {}))
+        self._saving = Contents(step, leaves, self._about, environment)
         args = ocp.args.Composite(**{restore.STATE: ocp.args.PyTreeSave(state)})
         self._pending = True
         self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
         self._current = step
+        self._known.add(step)
 
-    def _read(
-        self, target: Tree, step: int | None, specs: Specs | None, *, partial: bool
-    ) -> tuple[int, Tree]:
-        self.wait()
-        steps = self.all_steps()
-        if not steps:
-            raise InputError(f"There is no checkpoint in {self.folder}.")
-        if step is not None:
-            require(
-                step in steps,
-                f"There is no checkpoint of step {step} in {self.folder}; "
-                f"there are: {', '.join(map(str, steps))}.",
+    def _check_own(self, steps: list[int], step: int) -> None:
+        """Raises `InputError` unless `step` may follow those that are in the folder."""
+        current = self._current
+        if steps and current is None:
+            raise InputError(
+                f"{self.folder} holds checkpoints up to step {steps[-1]} that this run did not "
+                "start from: restore one first, or take another folder."
             )
-            steps = [step]
-        damage = ""
-        for candidate in reversed(steps):
-            path = self.folder / str(candidate)
-            try:
-                with together(f"read the checkpoint {path}", limit_s=LONGEST_S):
-                    return candidate, restore.read(
-                        path, target, specs, partial=partial, about=self._about
-                    )
-            except restore.Unreadable as error:
-                damage = f"checkpoint {path} is damaged ({error})"
-                if candidate != steps[0]:
-                    warnings.warn(
-                        f"{damage}; going back to an older one.", CheckpointWarning, stacklevel=3
-                    )
-        raise InputError(
-            f"{damage[:1].upper()}{damage[1:]}, and no older one can be read. To start afresh, "
-            "move the folder away or take another one."
+        if current is None:
+            return
+        require(
+            step > current,
+            f"step={step} is behind step {current}, which was saved or restored last; restore an"
+            " older checkpoint to go on from there.",
+        )
+        others = [step for step in steps if step > current and step not in self._known]
+        require(
+            not others,
+            f"Another run has meanwhile saved step {max(others, default=0)} in {self.folder}; one"
+            " run at a time may save there. Take another folder, or restore to go on from it.",
+        )
+
+    def _read(self, target: Any, step: int | None, specs: Specs | None, *, partial: bool) -> Found:
+        self.wait()
+        step = None if step is None else _whole("step", step)
+        return restore.read_newest(
+            self.folder, step, target, specs, partial=partial, about=self._about
         )
 
     def _call(self, method: Callable[[Any], Any]) -> None:
@@ -288,7 +295,8 @@ class Checkpoints:
         if failure is None:
             return
         quietly(lambda: self._writer.close())
-        self._writer, self._current, self._pending = None, self.latest_step(), False
+        self._writer, self._pending = None, False
+        self._forget_unsaved()
         collect_quietly()  # nothing refers to the writer now
         self._hush.close()
         step = "" if self._saving is None else f" of step {self._saving.step}"
@@ -297,65 +305,45 @@ class Checkpoints:
             " are as they were."
         )
 
+    def _forget_unsaved(self) -> None:
+        """Goes back to the newest checkpoint of this run that is on the disk."""
+        try:
+            self._known &= set(self.all_steps())
+        except ReadError:
+            self._known -= {self._contents().step}
+        self._current = max(self._known, default=None)
+
     def _contents(self) -> Contents:
         assert self._saving is not None
         return self._saving
 
-    def _open_writer(self) -> Any:
-        """Orbax's manager, once the folder holds nothing but what this run goes on from."""
-        import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
-
-        steps, current = self.all_steps(), self._current
-        if steps and current is None:
-            raise InputError(
-                f"{self.folder} holds checkpoints up to step {steps[-1]} that this run did not "
-                "start from: restore one first, or take another folder."
-            )
-        later = [step for step in steps if current is not None and step > current]
-        torn = [step for step in steps if not self._score_is_readable(step)]
-        self._set_aside(sorted({*later, *torn}))
-        last, best, every = self._keep
-        policies = [
-            keep.LatestN(last),
-            keep.BestN(n=best, get_metric_fn=_score_or_worst, reverse=True),
-        ]
-        if every is not None:
-            policies.append(keep.EveryNSteps(every))
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_score_or_worst,
-            best_mode="min",
-            preservation_policy=keep.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
-            save_root_metadata=False,
-            temporary_path_class=committer(self._contents),
-        )
+    def _open_writer(self, steps: list[int]) -> None:
+        """Opens it once the folder holds nothing but what this run goes on from."""
+        clear_way(self.folder, steps, self._current, self._torn)
+        self._known = {step for step in self._known if step <= (self._current or 0)}
         self._hush.enter_context(Silence())
-        writer, failure = quietly(lambda: ocp.CheckpointManager(self.folder, options=options))
-        if failure is not None:
-            self._hush.close()
-            raise SaveError(f"No checkpoint can be saved in {self.folder}: {failure}.")
-        return writer
-
-    def _score_is_readable(self, step: int) -> bool:
         try:
-            restore.score(self.folder / str(step))
-        except ValueError:
-            return False
-        return True
-
-    def _set_aside(self, steps: list[int]) -> None:
-        """Moves checkpoints that are damaged, or of a future that this run will not have."""
-        meet("list the checkpoints")  # or a slower host would find fewer
-        if jax.process_index() == 0:
-            for step in steps:
-                aside = self.folder / "set-aside"
-                aside.mkdir(exist_ok=True)
-                free = next(n for n in itertools.count(1) if not (aside / f"{step}-{n}").exists())
-                (self.folder / str(step)).rename(aside / f"{step}-{free}")
-        meet("set checkpoints aside")
+            self._writer = open_writer(self.folder, self._keep, self._contents)
+        except BaseException:
+            self._hush.close()
+            raise
 
 
-def _score_or_worst(metrics: dict[str, float] | None) -> float:
-    """What ranks a checkpoint; without a score it is the first to go."""
-    return (metrics or {}).get("score", math.inf)
+def _whole(name: str, value: Any, least: int = 0) -> int:
+    """The integer that Python or NumPy has for `value`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    require(number >= least, f"{name}={value!r} must be a whole number of at least {least}.")
+    return number
+
+
+def _metrics(score: Any) -> dict[str, float]:
+    """What is stored of a score."""
+    try:
+        require(np.ndim(score) == 0 and not isinstance(score, str | bytes), "")
+        value = math.nan if score is None else float(score)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"score={score!r:.80} must be a number, or none.") from error
+    return {"score": value} if math.isfinite(value) else {}

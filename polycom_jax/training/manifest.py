@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polycom_jax._files import Digests, digests, file_names, first_damage
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polycom_jax._errors import InputError
+from polycom_jax._files import Digests, digests, file_names, first_damage, retried
+from polycom_jax.training.folder import is_step
 
 FILE = "manifest.json"
 
@@ -23,6 +29,10 @@ hold times; nothing of a state is in them."""
 
 class Unreadable(Exception):
     """A checkpoint is damaged; an older one may be whole."""
+
+
+class OtherFormat(Unreadable):
+    """A checkpoint is not damaged, but of another version of this project."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Contents:
     step: int
     leaves: Mapping[str, Leaf]
     about: Mapping[str, Any]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def committer(contents: Callable[[], Contents]) -> type:
         async def finalize(self) -> None:
             # Orbax takes this class for the parts of a checkpoint, too; a whole one is called by
             # its step.
-            if Path(self.get_final()).name.isdecimal():
+            if is_step(Path(self.get_final()).name):
                 await asyncio.to_thread(write, Path(self.get()), contents())
             await super().finalize()
 
@@ -90,13 +100,18 @@ def committer(contents: Callable[[], Contents]) -> type:
 
 def write(folder: Path, contents: Contents) -> None:
     """Writes the manifest of the files that lie in `folder`, and has it on the disk."""
-    files = digests(folder, file_names(folder, without=(FILE, *_ORBAX_WRITES_LATER)))
+    names = retried(lambda: file_names(folder, without=(FILE, *_ORBAX_WRITES_LATER)))
+    files = digests(folder, names)
     body = {"format": FORMAT, "contents": asdict(contents), "files": files}
     text = json.dumps({"sha256": _of_body(body), **body}, indent=1)
-    with open(folder / FILE, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+
+    def put() -> None:
+        with open(folder / FILE, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    retried(put)
 
 
 def read(folder: Path) -> Manifest:
@@ -104,17 +119,21 @@ def read(folder: Path) -> Manifest:
 
     Raises:
         Unreadable: there is none, or it is damaged itself.
+        OSError: it cannot be read, though tried again, which proves nothing of what is in it.
     """
+    path = folder / FILE
     try:
-        tree = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        tree = json.loads(retried(lambda: path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
         raise Unreadable(f"it has no {FILE}") from None
-    except (OSError, ValueError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         raise Unreadable(f"{FILE} cannot be read: {error}") from None
     if not isinstance(tree, dict) or tree.pop("sha256", None) != _of_body(tree):
         raise Unreadable(f"{FILE} is not as it was written")
-    if tree["format"] != FORMAT:
-        raise Unreadable(f"{FILE} has format {tree['format']}, and this version reads {FORMAT}")
+    if tree.get("format") != FORMAT:
+        raise OtherFormat(
+            f"{FILE} has format {tree.get('format')}, and this version reads {FORMAT}"
+        )
     contents = tree["contents"]
     leaves = {
         name: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
@@ -132,9 +151,65 @@ def damaged_file(folder: Path, files: Digests, *, share: int, shares: int) -> st
         files: of its manifest.
         share: which part of the files to read, from 0; hosts divide them.
         shares: number of parts.
+
+    Raises:
+        OSError: one cannot be read, though tried again, which proves nothing of what is in it.
     """
     names = sorted(files)[share::shares]
     return first_damage(folder, {name: files[name] for name in names})
+
+
+def proven_torn(folder: Path) -> str:
+    """What proves that the checkpoint in `folder` is damaged; "" where nothing does."""
+    try:
+        return damaged_file(folder, read(folder).files, share=0, shares=1)
+    except (OtherFormat, OSError):
+        return ""
+    except Unreadable as error:
+        return str(error)
+
+
+def plain(name: str, value: Any) -> Any:
+    """`value` as JSON gives it back: what is stored, and compared with what was stored.
+
+    Numbers and arrays of NumPy and JAX become Python's, tuples lists, paths and dtypes text.
+
+    Args:
+        name: of the value, for the message.
+        value: None, a truth value, a number, a text, a path, a dtype, an array of numbers, or a
+            list, tuple or mapping of such; keys are text or integers.
+
+    Raises:
+        InputError: it is something else.
+    """
+    match value:
+        case None | bool() | str():
+            return value
+        case int() | float():
+            return int(value) if isinstance(value, int) else float(value)
+        case os.PathLike() if isinstance(path := os.fspath(value), str):
+            return path
+        case np.dtype():
+            return value.name
+        case list() | tuple():
+            return [plain(f"{name}[{i}]", item) for i, item in enumerate(value)]
+        case Mapping() if all(isinstance(key, str | int | np.integer) for key in value):
+            return {str(key): plain(f"{name}.{key}", item) for key, item in value.items()}
+        case np.ndarray() | np.generic() | jax.Array() if (kind := _kind(value.dtype)) is not None:
+            return np.asarray(value).astype(kind).tolist()
+    shown = " ".join(repr(value).split())[:80]
+    raise InputError(
+        f"{name} is {shown}, of type {type(value).__name__}, which a manifest in JSON cannot hold:"
+        " give numbers, text, or lists and mappings of them."
+    )
+
+
+def _kind(dtype: Any) -> type | None:
+    """Python's type for numbers of `dtype`; None: it has none that JSON knows."""
+    kinds = {np.bool_: bool, np.integer: object, np.floating: np.float64}
+    if jnp.issubdtype(dtype, np.timedelta64):  # NumPy counts it among the integers
+        return None
+    return next((kind for of, kind in kinds.items() if jnp.issubdtype(dtype, of)), None)
 
 
 def _of_body(body: Mapping[str, Any]) -> str:

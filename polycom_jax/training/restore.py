@@ -2,18 +2,23 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from polycom_jax._errors import InputError
-from polycom_jax.hosts import gather
+from polycom_jax._errors import InputError, require
+from polycom_jax._files import retried
+from polycom_jax.hosts import gather, together
 from polycom_jax.params import ParamSpec, Specs
 from polycom_jax.training import manifest
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.manifest import Contents, Leaf, Unreadable
+from polycom_jax.training.folder import ReadError, agreed_steps
+from polycom_jax.training.manifest import Contents, Leaf, OtherFormat, Unreadable
 from polycom_jax.training.quiet import quietly
 from polycom_jax.training.state import map_mirrored
 
@@ -21,8 +26,100 @@ STATE, METRICS = "state", "metrics"
 """Items of a checkpoint. Orbax calls the last one so itself."""
 
 
+LONGEST_S = 7200.0
+"""How long hosts may be at one checkpoint before it counts as stuck."""
+
 CHECK_S = 3600.0
 """How long hosts wait for each other to have read their shares of a checkpoint's files."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is damaged and an older one is used."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was read.
+
+    Attributes:
+        step: which.
+        tree: what was asked for.
+        steps: all that lie in the folder.
+        torn: those later than `step` that are damaged.
+    """
+
+    step: int
+    tree: Any
+    steps: Sequence[int]
+    torn: Collection[int]
+
+
+def read_newest(
+    folder: Path,
+    step: int | None,
+    target: Any,
+    specs: Specs | None,
+    *,
+    partial: bool,
+    about: Mapping[str, Any] | None = None,
+) -> Found:
+    """Reads the newest checkpoint in `folder` that is not damaged, or that of `step`.
+
+    Args:
+        folder: of all steps.
+        step: which; None: the newest, and a damaged one is passed over with a warning.
+        target: see `read`, as what follows.
+        specs: "
+        partial: "
+        about: "
+
+    Raises:
+        InputError: there is none, or all are damaged, or it is of another run or model.
+        ReadError: one cannot be read, though tried again; nothing says that it is damaged.
+    """
+    steps = agreed_steps(folder)
+    left, damage, torn = _wanted(folder, steps, step), "", set[int]()
+    while left:
+        candidate = left.pop()
+        path = folder / str(candidate)
+        try:
+            with together(f"read the checkpoint {path}", limit_s=LONGEST_S):
+                tree = read(path, target, specs, partial=partial, about=about)
+            return Found(candidate, tree, steps, torn)
+        except (Unreadable, ReadError) as error:
+            problem = error
+        now = agreed_steps(folder)
+        if now != steps:  # A run that saves there deletes older ones while they are read.
+            steps, left = now, _wanted(folder, now, step)
+        elif isinstance(problem, ReadError):
+            raise ReadError(
+                f"The checkpoint {path} cannot be read ({problem}). Nothing says that it is"
+                " damaged, so no older one is taken and nothing is moved: try again when the disk"
+                " answers, or move it away to go on from an older one."
+            ) from problem
+        else:
+            damage = f"checkpoint {path} is damaged ({problem})"
+            torn |= set() if isinstance(problem, OtherFormat) else {candidate}
+            if left:
+                text = f"{damage}; going back to an older one."
+                warnings.warn(text, CheckpointWarning, stacklevel=4)
+    raise InputError(
+        f"{damage[:1].upper()}{damage[1:]}, and no older one can be read. To start afresh, "
+        "move the folder away or take another one."
+    )
+
+
+def _wanted(folder: Path, steps: Sequence[int], step: int | None) -> list[int]:
+    """What may be read, the last one first."""
+    require(bool(steps), f"There is no checkpoint in {folder}.")
+    if step is None:
+        return list(steps)
+    require(
+        step in steps,
+        f"There is no checkpoint of step {step} in {folder}; "
+        f"there are: {', '.join(map(str, steps))}.",
+    )
+    return [step]
 
 
 def read(
@@ -49,15 +146,14 @@ def read(
     Raises:
         InputError: it is of another run, or holds another model, or another optimiser.
         Unreadable: it is damaged.
+        ReadError: it cannot be read, though tried again; nothing says that it is damaged.
     """
     contents = _verified(folder, target, specs, partial, about)
-    state, failure = quietly(lambda: _load(folder, target, partial))
-    if failure is None:
-        found = checksums(state)
-        wrong = [name for name in found if found[name] != contents.leaves[name].checksum]
-        failure = f"checksums differ: {', '.join(wrong)}" if wrong else None
-    if failure is not None:
-        raise Unreadable(failure)
+    state = _loaded(folder, target, partial)
+    found = checksums(state)
+    wrong = [name for name in found if found[name] != contents.leaves[name].checksum]
+    if wrong:
+        raise Unreadable(f"checksums differ: {', '.join(wrong)}")
     return state
 
 
@@ -69,28 +165,56 @@ def _verified(
     about: Mapping[str, Any] | None,
 ) -> Contents:
     """What the manifest says, once it fits and all files are as it says, on all hosts alike."""
-    found, damage = None, ""
+    found, problem = None, None
     try:
         found = manifest.read(folder)
-    except Unreadable as error:
-        damage = str(error)
-    if found is not None:
         _check_about(folder, found.contents.about, about)
         _check_fits(folder, found.contents.leaves, target, specs, partial)
         share, shares = jax.process_index(), jax.process_count()
         damage = manifest.damaged_file(folder, found.files, share=share, shares=shares)
-    if any(gather("check the checkpoint's files", bool(damage), timeout_s=CHECK_S).values()):
-        damage = damage or "as another host found"
-    if damage or found is None:
-        raise Unreadable(damage)
+        problem = Unreadable(damage) if damage else None
+    except (Unreadable, OSError) as error:
+        problem = error
+    told = [type(problem).__name__, _reason(problem)] if problem else None
+    hosts = gather("check the checkpoint's files", told, timeout_s=CHECK_S)
+    problems = [one for _, one in sorted(hosts.items()) if one]
+    for kind in (Unreadable, OtherFormat):  # Who finds damage has seen it; who cannot read has not.
+        for name, reason in problems:
+            if name == kind.__name__:
+                raise kind(reason)
+    if problems:
+        raise ReadError(problems[0][1])
+    assert found is not None
     return found.contents
 
 
+def _reason(error: Exception) -> str:
+    """In a line; an error of the system with the file that it is about."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or repr(error)
+
+
+def _loaded(folder: Path, target: Any, partial: bool) -> Any:
+    """The values, of files that are all as they were written, tried again until all hosts have
+    theirs."""
+
+    def read_once() -> Any:
+        state, failure = quietly(lambda: _load(folder, target, partial))
+        hosts = gather("read the checkpoint's values", failure, timeout_s=CHECK_S)
+        for _, reason in sorted(hosts.items()):
+            if reason:
+                raise ReadError(f"its files are as they were written, but: {reason}")
+        return state
+
+    return retried(read_once, passing=lambda error: isinstance(error, ReadError))
+
+
 def _load(folder: Path, target: Any, partial: bool) -> Any:
+    """This host's part of the values. Of Orbax the handler alone: around it, a host that fails
+    would leave the others waiting for it."""
     import orbax.checkpoint as ocp
 
-    items: dict[str, Any] = {STATE: ocp.PyTreeCheckpointHandler()}
-    handler = ocp.CompositeCheckpointHandler(**items)
     arguments = jax.tree.map(
         lambda leaf: ocp.ArrayRestoreArgs(
             sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype, strict=False
@@ -98,18 +222,18 @@ def _load(folder: Path, target: Any, partial: bool) -> Any:
         target,
     )
     wanted = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=partial)
-    with contextlib.closing(ocp.Checkpointer(handler)) as reader:
-        return reader.restore(folder, args=ocp.args.Composite(**{STATE: wanted}))[STATE]
+    place: Any = folder / STATE
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.restore(place, args=wanted)
 
 
 def _check_about(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> None:
     """Raises `InputError` where both name a thing, and name it differently."""
-    # As JSON gives them back: tuples are lists.
-    now = json.loads(json.dumps(dict(wanted or {})))
+    now = manifest.plain("about", wanted or {})
     other = [
         f"{name}: {saved[name]!r} there, {now[name]!r} now"
         for name in sorted(saved.keys() & now.keys())
-        if saved[name] != now[name]
+        if saved[name] != now[name] and json.dumps(saved[name]) != json.dumps(now[name])  # NaN
     ]
     if other:
         raise InputError(
@@ -157,17 +281,33 @@ def score(folder: Path) -> float | None:
 
     Raises:
         ValueError: damaged.
+        ReadError: it cannot be read.
     """
+    path = folder / METRICS / METRICS
     try:
-        return json.loads((folder / METRICS / METRICS).read_text()).get("score")
-    except FileNotFoundError:
+        metrics = json.loads(retried(lambda: path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (IsADirectoryError, RecursionError) as error:
+        raise ValueError(f"{path} holds no score: {error}.") from error
+    except OSError as error:
+        raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
+    value = metrics.get("score") if isinstance(metrics, dict) else metrics
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+        raise ValueError(f"{path} holds no score: {value!r:.80}.")
+    return value
 
 
-def environment(folder: Path) -> Mapping[str, str]:
+def environment(folder: Path) -> Mapping[str, Any]:
     """The environment saved with a checkpoint; empty if none was.
 
     Raises:
-        Unreadable: damaged.
+        InputError: damaged, or not there.
+        ReadError: it cannot be read.
     """
-    return manifest.read(folder).contents.environment
+    try:
+        return manifest.read(folder).contents.environment
+    except Unreadable as error:
+        raise InputError(f"The checkpoint {folder} cannot be used: {error}.") from error
+    except OSError as error:
+        raise ReadError(f"The checkpoint {folder} cannot be read: {_reason(error)}.") from error

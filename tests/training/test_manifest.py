@@ -1,7 +1,9 @@
 """A manifest notices whatever was done to a checkpoint's files, itself included."""
 
+import enum
 import errno
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,94 @@ def test_checksums_of_the_tree_stand_in_the_manifest(folder: Path):
     words = np.asarray(TREE["params"]["w"]).ravel().view(np.uint32).astype(np.uint64)
     expected = (words * (2 * np.arange(words.size, dtype=np.uint64) + 1)).sum() % 2**32
     assert leaves["params.w"].checksum == expected
+
+
+class Color(enum.IntEnum):
+    RED = 1
+
+
+PLAIN = {
+    "int64": (np.int64(7), 7),
+    "uint8": (np.uint8(255), 255),
+    "float32": (np.float32(0.1), float(np.float32(0.1))),
+    "float16": (np.float16(0.5), 0.5),
+    "float64": (np.float64(0.1), 0.1),
+    "bool": (np.bool_(True), True),
+    "str": (np.str_("text"), "text"),
+    "jax int": (jnp.int32(-3), -3),
+    "jax bfloat16": (jnp.bfloat16(1.5), 1.5),
+    "jax bool": (jnp.bool_(False), False),
+    "array": (np.arange(4, dtype=np.int16).reshape(2, 2), [[0, 1], [2, 3]]),
+    "jax array": (jnp.array([0.5, 1.5]), [0.5, 1.5]),
+    "tuple": ((1, (np.int8(2), None)), [1, [2, None]]),
+    "path": (Path("/a") / "b", "/a/b"),
+    "dtype": (jnp.zeros(1, jnp.bfloat16).dtype, "bfloat16"),
+    "mapping": (
+        {"a": {np.int64(3): np.float32(2)}, "b": (Path("x"),)},
+        {"a": {"3": 2}, "b": ["x"]},
+    ),
+    "enum": (Color.RED, 1),
+    "nothing": (None, None),
+    "large": (2**70, 2**70),
+    "nan": (float("nan"), math.nan),
+    "numpy nan": (np.float32("nan"), math.nan),
+    "infinity": (-np.inf, -np.inf),
+    "text": ("é \n \udc80", "é \n \udc80"),
+}
+
+
+def test_values_of_numpy_and_jax_are_stored_and_are_equal_on_restore(tmp_path: Path):
+    given = {name: value for name, (value, _) in PLAIN.items()}
+    with Checkpoints(tmp_path, about=given) as checkpoints:
+        checkpoints.save(1, TREE, environment=given)
+    assert restored(tmp_path, about=given) == 3
+    for stored in (manifest.read(tmp_path / "1").contents.about, checkpoints.environment(1)):
+        assert stored.keys() == given.keys()
+        for name, (_, expected) in PLAIN.items():
+            found = stored[name]
+            assert type(found) is type(expected), name
+            assert found == expected or (math.isnan(found) and math.isnan(expected)), name
+    for name in PLAIN:
+        with pytest.raises(InputError, match=f"{name}: .* there, 'another' now"):
+            restored(tmp_path, about={name: "another"})
+
+
+NOT_PLAIN = {
+    "complex": 1j,
+    "numpy complex": np.complex64(1),
+    "date": np.datetime64("2024-01-01"),
+    "span": np.timedelta64(3, "s"),
+    "objects": np.array([object()]),
+    "key": jax.random.key(0),
+    "bytes": b"x",
+    "set": {1, 2},
+    "function": print,
+    "deep": [1, (2, {"a": {"b": 1j}})],
+    "keys": {"a": {1.5: 2}},
+    "pairs": {("a", "b"): 1},
+}
+
+
+@pytest.mark.parametrize("value", NOT_PLAIN.values(), ids=NOT_PLAIN)
+def test_what_json_cannot_hold_is_refused_in_a_line_before_anything_is_saved(
+    tmp_path: Path, value: Any
+):
+    with pytest.raises(
+        InputError, match=r"^about\.value.* is .*of type \w+, which a manifest"
+    ) as one:
+        Checkpoints(tmp_path / "c", about={"value": value})
+    with (
+        Checkpoints(tmp_path / "c") as checkpoints,
+        pytest.raises(InputError, match=r"^environment\.value.* manifest in JSON cannot") as other,
+    ):
+        checkpoints.save(1, TREE, environment={"value": value})
+    assert "\n" not in str(one.value) + str(other.value)
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_a_run_is_of_is_taken_when_it_is_given(tmp_path: Path):
+    about = {"sizes": [1, 2]}
+    with Checkpoints(tmp_path, about=about) as checkpoints:
+        about["sizes"].append(3)
+        checkpoints.save(1, TREE)
+    assert manifest.read(tmp_path / "1").contents.about == {"sizes": [1, 2]}

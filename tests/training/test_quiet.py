@@ -8,14 +8,16 @@ import itertools
 import logging
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 from absl import logging as absl_logging
 
-from polycom_jax.training import quiet
+from polycom_jax.training import Checkpoints, quiet
 from polycom_jax.training.quiet import Silence, quietly
 
 ORBAX = str(Path(ocp.__file__).parent / "some.py")
@@ -69,8 +71,6 @@ def cut_off(file: str) -> None:
 
     coroutine = run(code, file)["wait"](Point())
     coroutine.send(None)
-    del coroutine
-    gc.collect()
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -116,6 +116,18 @@ def test_threads_share_the_hooks(heard: list[str]):
         thread.join()
     assert hooks() == before
     assert quiet._open == []
+
+
+def test_checkpoints_that_nobody_closes_leave_none(tmp_path: Path):
+    before = hooks()
+    checkpoints = Checkpoints(tmp_path)
+    state: Any = {"x": jnp.arange(3.0)}
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    assert hooks() != before
+    del checkpoints
+    gc.collect()
+    assert hooks() == before
 
 
 def test_a_hook_that_was_put_above_stays_and_is_heard(heard: list[str]):
@@ -256,7 +268,7 @@ def test_a_closed_loop_is_kept_quiet_only_where_no_python_called_it(heard: list[
         except RuntimeError as error:
             trace = error.__traceback__
             assert trace is not None
-            it = type("It", (), {})()
+            it: Any = types.SimpleNamespace()
             it.exc_type, it.exc_value, it.exc_traceback = type(error), error, trace.tb_next
             it.err_msg, it.object = None, owner
             sys.unraisablehook(it)
