@@ -1,17 +1,22 @@
 """Text from a model: prompt in, continuations out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
 from polycom_jax.data import Tokenizer
 from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig, generate
-from polycom_jax.models.decode import check_sampling
+from polycom_jax.models.sampling import check_sampling
 from polycom_jax.params import Params
+from polycom_jax.sharding import Rules
+from polycom_jax.training.state import split_count
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,36 @@ def complete(
     The end-of-text token goes before the prompt, as before every document in training.
     """
     tokens = [tokenizer.eot, *tokenizer.encode(prompt).tolist()]
-    new = generate(
-        model,
-        params,
-        jnp.tile(jnp.array(tokens, jnp.int32), (count, 1)),
-        key=jax.random.key(how.seed),
-        max_new_tokens=how.max_new_tokens,
-        temperature=how.temperature,
-        top_k=how.top_k,
-        top_p=how.top_p,
-        stop_token=tokenizer.eot,
-    )
+    with on_mesh(params, count) as rules:
+        new = generate(
+            model,
+            params,
+            jnp.tile(jnp.array(tokens, jnp.int32), (count, 1)),
+            key=jax.random.key(how.seed),
+            max_new_tokens=how.max_new_tokens,
+            temperature=how.temperature,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            stop_token=tokenizer.eot,
+            rules=rules,
+        )
     texts = []
     for row in fetch(new).tolist():
         end = row.index(tokenizer.eot) if tokenizer.eot in row else len(row)
         texts.append(tokenizer.decode(tokens[1:] + row[:end]))
     return texts
+
+
+@contextmanager
+def on_mesh(params: Params, count: int) -> Iterator[Rules | None]:
+    """While it lasts, the mesh that the parameters lie on is in force; yields the rules for it.
+
+    None where `count` rows do not divide over it: then XLA decides what lies where.
+    """
+    sharding = params["final_norm"].sharding
+    if not isinstance(sharding, NamedSharding):
+        yield None
+        return
+    rules = Rules()
+    with jax.set_mesh(sharding.mesh):
+        yield None if count % split_count(sharding.mesh, rules, "batch") else rules

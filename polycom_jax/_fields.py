@@ -40,6 +40,11 @@ def check_fields(config: Any, prefix: str = "", *, wide: Iterable[str] = ()) -> 
         _check(f"{prefix}{name}", getattr(config, name), hint, limit)
 
 
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """`check_fields` of one value: an argument that is declared as `kind`."""
+    _check(name, value, kind, LARGEST)
+
+
 @functools.cache
 def _hints(kind: type) -> Mapping[str, Any]:
     hints = get_type_hints(kind)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each part may import those on lower levels.
 LEVELS = {
+    "_concrete": 0,
     "_errors": 0,
     "_files": 0,
     "_fields": 1,

@@ -3,12 +3,12 @@
 from polycom_jax.models.config import ModelConfig as ModelConfig
 from polycom_jax.models.config import MoEConfig as MoEConfig
 from polycom_jax.models.decode import generate as generate
-from polycom_jax.models.decode import sample as sample
 from polycom_jax.models.flops import Flops as Flops
 from polycom_jax.models.flops import flops_per_token as flops_per_token
 from polycom_jax.models.flops import mfu as mfu
 from polycom_jax.models.presets import PRESETS as PRESETS
 from polycom_jax.models.presets import preset as preset
+from polycom_jax.models.sampling import sample as sample
 from polycom_jax.models.transformer import count_active_params as count_active_params
 from polycom_jax.models.transformer import count_params as count_params
 from polycom_jax.models.transformer import forward as forward

@@ -5,10 +5,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
+from polycom_jax._fields import check_value
 from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.sampling import (
+    NO_TOKEN,
+    Settings,
+    as_settings,
+    check_drawn,
+    check_sampling,
+    draw,
+)
 from polycom_jax.models.transformer import hidden, init_cache, unembed
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules
@@ -30,18 +41,31 @@ def prefill(
         params: its parameters.
         prompt: token ids; row b's prompt is its first `lengths[b]`, what follows is filling.
         room: tokens a row that the cache has place for, T at least.
-        lengths: 1 or more each; None: T.
-        rules: how arrays are split over the mesh of `jax.set_mesh`; None: not stated.
+        lengths: from 1 to T each; None: T.
+        rules: how arrays and the cache are split over the mesh of `jax.set_mesh`; None: not stated.
 
     Returns:
-        The logits behind each prompt, and the cache for `advance`.
+        The logits behind each prompt, and the cache for `advance`. While tracing nothing can be
+        refused: logits behind a prompt of another length, or with other ids, are NaN.
+
+    Raises:
+        InputError: a prompt without a token, longer than `room`, or with ids outside the
+            vocabulary; lengths that are none.
     """
-    x, _, cache = hidden(cfg, params, prompt, rules=rules, cache=init_cache(cfg, len(prompt), room))
-    if lengths is None:
-        return unembed(cfg, params, x[:, -1]), cache
-    last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    lengths, last = _lengths(lengths, jnp.shape(prompt)), jnp.shape(prompt)[-1]
+    # No id is out of place in the filling.
+    is_prompt = jnp.arange(last)[None, :] < lengths[:, None]
+    prompt = jnp.where(
+        is_prompt, _token_ids(cfg, "prompt", prompt, "[batch, tokens]", is_prompt), 0
+    )
+    check_value("room", room, int)
+    require(room >= last, f"room={room} must hold the {last} tokens of the prompt.")
+    cache = init_cache(cfg, len(prompt), room, rules=rules)
+    x, _, cache = hidden(cfg, params, prompt, rules=rules, cache=cache)
+    x = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    good = (lengths >= 1) & (lengths <= last) & jnp.all(_in_vocabulary(cfg, prompt), axis=1)
     # No query sees the filling: it stands behind all of them, and new tokens replace it.
-    return unembed(cfg, params, last), {**cache, "length": lengths}
+    return _logits(cfg, params, x, good), {**cache, "length": lengths}
 
 
 def advance(
@@ -52,49 +76,18 @@ def advance(
     *,
     rules: Rules | None = None,
 ) -> tuple[Float[Array, "B V"], Any]:
-    """Appends one token a row to the cache: the logits behind it, and the longer cache."""
-    x, _, cache = hidden(cfg, params, token[:, None], rules=rules, cache=cache)
-    return unembed(cfg, params, x[:, 0]), cache
+    """Appends one token a row to the cache: the logits behind it, and the longer cache.
 
+    Donated to a jitted function (`donate_argnums`), the cache is written in place. While tracing
+    nothing can be refused: of a row whose cache is full, or whose token is outside the vocabulary,
+    the logits are NaN, and a full cache stays as it is.
 
-def sample(
-    logits: Float[Array, "B V"],
-    key: Key[Array, ""],
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> Int[Array, " B"]:
-    """Draws one token a row.
-
-    `temperature` 0 is greedy. `top_k` keeps the k most probable tokens; `top_p` then keeps the
-    fewest whose probabilities (at this temperature) add up to at least p (Holtzman et al. 2020).
-    Of equally probable tokens both prefer the lower ids.
+    Raises:
+        InputError: a full cache, or ids outside the vocabulary.
     """
-    if temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    # The largest becomes 0 first: a tiny temperature must not turn several into infinity.
-    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
-    if top_k is None and (top_p is None or top_p == 1):
-        return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
-    # Sorted, a cut is a cut by rank, and ties are no matter.
-    ordered, ids = jax.lax.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
-    if top_p is not None and top_p < 1:
-        probabilities = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probabilities, axis=-1) - probabilities
-        ordered = jnp.where(before < top_p, ordered, -jnp.inf)
-    choice = jax.random.categorical(key, ordered, axis=-1)
-    return jnp.take_along_axis(ids, choice[:, None], axis=-1)[:, 0].astype(jnp.int32)
-
-
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises `InputError` for settings that no distribution fits."""
-    require(
-        0 <= temperature < float("inf"),
-        f"temperature={temperature} must be 0 (greedy) or positive and finite.",
-    )
-    require(top_k is None or top_k >= 1, f"top_k={top_k} must be at least 1, or none.")
-    require(top_p is None or 0 < top_p <= 1, f"top_p={top_p} must be in (0, 1], or none.")
+    token = _token_ids(cfg, "token", token, "[batch]")
+    x, _, cache = hidden(cfg, params, token[:, None], rules=rules, cache=cache)
+    return _logits(cfg, params, x[:, 0], _in_vocabulary(cfg, token)), cache
 
 
 def generate(
@@ -104,50 +97,148 @@ def generate(
     *,
     key: Key[Array, ""],
     max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | Int[Array, ""] | None = None,
+    top_p: float | Float[Array, ""] | None = None,
     stop_token: int | None = None,
+    rules: Rules | None = None,
 ) -> Int[Array, "B M"]:
     """Continues each prompt by `max_new_tokens` tokens; after `stop_token` a row repeats it.
 
-    The cache holds prompt and continuation, so attention sees all of both. The token at a place
-    depends on (key, place), not on `max_new_tokens`.
+    Decoding ends when all rows have ended. The cache holds prompt and continuation, so attention
+    sees all of both, also beyond `cfg.context_length`, for which no model is trained. The token at
+    a place depends on (key, place), not on `max_new_tokens`. A program is compiled for each shape
+    of the prompt and `max_new_tokens`, and for nothing else.
+
+    Args:
+        cfg: the model.
+        params: its parameters.
+        prompt: token ids.
+        key: of all draws.
+        max_new_tokens: M, 1 at least.
+        temperature: as in `sample`.
+        top_k: as in `sample`.
+        top_p: as in `sample`.
+        stop_token: ends a row; None: nothing does.
+        rules: how arrays and the cache are split over the mesh of `jax.set_mesh`; None: not stated.
+
+    Returns:
+        int32 ids. Traced values cannot be refused: in the place of what is an error below stands
+        -1, which is no token, to the row's end.
 
     Raises:
-        InputError: an empty prompt, or sampling settings out of range.
+        InputError: a prompt without a token, ids outside the vocabulary, settings out of range,
+            `rules` without a mesh or with one that the batch or the heads do not divide over, or a
+            model whose logits are no numbers.
     """
     check_sampling(temperature, top_k, top_p)
-    require(prompt.ndim == 2 and prompt.shape[1] >= 1, "prompt must hold at least one token.")
+    prompt = _token_ids(cfg, "prompt", prompt, "[batch, tokens]")
+    check_value("max_new_tokens", max_new_tokens, int)
     require(max_new_tokens >= 1, f"max_new_tokens={max_new_tokens} must be at least 1.")
-    return _generate(
-        cfg, max_new_tokens, temperature, top_k, top_p, stop_token, params, prompt, key
+    check_value("stop_token", stop_token, int | None)
+    require(
+        stop_token is None or 0 <= stop_token < cfg.vocab_size,
+        f"stop_token={stop_token} must be an id of the model, from 0 to {cfg.vocab_size - 1}.",
     )
+    require(
+        rules is None or not jax.sharding.get_abstract_mesh().empty,
+        "rules are given, and no mesh: call it inside `with jax.set_mesh(mesh):`.",
+    )
+    settings = as_settings(temperature, top_k, top_p)
+    stop = jnp.asarray(NO_TOKEN if stop_token is None else stop_token, jnp.int32)
+    new = _generate(cfg, rules, int(max_new_tokens), params, prompt, key, settings, stop)
+    check_drawn(
+        new,
+        "The model's logits are NaN or infinite, and no token can be drawn: look for NaN in its"
+        " parameters.",
+    )
+    return new
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(
     cfg: ModelConfig,
+    rules: Rules | None,
     max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    stop_token: int | None,
     params: Params,
     prompt: Int[Array, "B T"],
     key: Key[Array, ""],
+    settings: Settings,
+    stop: Int[Array, ""],
 ) -> Int[Array, "B M"]:
-    draw = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
-    logits, cache = prefill(cfg, params, prompt, room=prompt.shape[1] + max_new_tokens)
-    first = draw(logits, jax.random.fold_in(key, 0))
+    def drawn(logits: Array, place: Any) -> Array:
+        return draw(logits, jax.random.fold_in(key, place), settings)
 
-    def step(carry: tuple, place: Array) -> tuple:
-        token, cache = carry
-        logits, cache = advance(cfg, params, token, cache)
-        new = draw(logits, jax.random.fold_in(key, place))
-        if stop_token is not None:
-            new = jnp.where(token == stop_token, stop_token, new)
-        return (new, cache), new
+    def ended(token: Array) -> Array:
+        return (token == stop) | (token == NO_TOKEN)
 
-    _, rest = jax.lax.scan(step, (first, cache), jnp.arange(1, max_new_tokens))
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+    def goes_on(state: tuple) -> Array:
+        place, token, _, _ = state
+        return (place < max_new_tokens) & ~jnp.all(ended(token))
+
+    def step(state: tuple) -> tuple:
+        place, token, cache, new = state
+        logits, cache = advance(cfg, params, token, cache, rules=rules)
+        token = jnp.where(ended(token), token, drawn(logits, place))
+        return place + 1, token, cache, new.at[:, place].set(token)
+
+    batch, length = prompt.shape
+    logits, cache = prefill(cfg, params, prompt, room=length + max_new_tokens, rules=rules)
+    first = drawn(logits, 0)
+    new = jnp.zeros((batch, max_new_tokens), jnp.int32).at[:, 0].set(first)
+    place, last, _, new = jax.lax.while_loop(goes_on, step, (jnp.int32(1), first, cache, new))
+    return jnp.where(jnp.arange(max_new_tokens)[None, :] < place, new, last[:, None])
+
+
+def _token_ids(
+    cfg: ModelConfig, name: str, ids: Any, form: str, real: Any = True
+) -> Int[Array, "..."]:
+    """The ids as an array of that form, checked as far as they are known, and `real`."""
+    shape = jnp.shape(ids)
+    require(
+        len(shape) == len(form.split()) and 0 not in shape,
+        f"{name} of shape {list(shape)} must be {form}, and hold at least one token.",
+    )
+    values, real = concrete(ids), concrete(real)
+    if values is not None and real is not None and np.issubdtype(values.dtype, np.integer):
+        outside = values[((values < 0) | (values >= cfg.vocab_size)) & real]
+        require(
+            outside.size == 0,
+            f"{name} holds the id {outside[:1].sum()}, and the model's are from 0 to"
+            f" {cfg.vocab_size - 1}: take its own tokenizer.",
+        )
+    array = jnp.asarray(ids)
+    require(
+        jnp.issubdtype(array.dtype, jnp.integer), f"{name} holds {array.dtype}, not integer ids."
+    )
+    return array
+
+
+def _lengths(lengths: Any, shape: tuple[int, ...]) -> Int[Array, " B"]:
+    """The prompts' lengths; those of `shape` where none are given."""
+    require(len(shape) == 2, f"prompt of shape {list(shape)} must be [batch, tokens].")
+    if lengths is None:
+        return jnp.full(shape[:1], shape[1], jnp.int32)
+    lengths = jnp.asarray(lengths)
+    require(
+        lengths.shape == shape[:1] and jnp.issubdtype(lengths.dtype, jnp.integer),
+        f"lengths {lengths.dtype}{list(lengths.shape)} must be integers, one a row of the prompt"
+        f" ({shape[0]}).",
+    )
+    values = concrete(lengths)
+    require(
+        values is None or bool(np.all((values >= 1) & (values <= shape[1]))),
+        f"lengths must be from 1 to {shape[1]}, the prompt's tokens a row; they are {values}.",
+    )
+    return lengths.astype(jnp.int32)
+
+
+def _logits(
+    cfg: ModelConfig, params: Params, x: Float[Array, "B D"], good: Bool[Array, " B"]
+) -> Float[Array, "B V"]:
+    """Of the good rows; NaN in the others."""
+    return jnp.where(good[:, None], unembed(cfg, params, x), jnp.nan)
+
+
+def _in_vocabulary(cfg: ModelConfig, ids: Int[Array, "..."]) -> Bool[Array, "..."]:
+    return (ids >= 0) & (ids < cfg.vocab_size)

@@ -27,6 +27,9 @@ from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
 
+CACHE_AXES = ("layers", "batch", "kv_heads", "seq", "head_dim")
+"""Logical axes of cached keys and values: heads first, as attention's products read them."""
+
 
 def initializers(cfg: ModelConfig) -> tuple[Initializer, Initializer]:
     """Initialisers of ordinary matrices and of the two projections that add to the residual."""
@@ -100,7 +103,8 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], Any]:
     """Pre-norm causal self-attention; with a cache, over the keys and values that it holds too.
 
-    `around` is from `rotary`.
+    `around` is from `rotary`. A cache is that of all layers (`CACHE_AXES`), with the number of the
+    `layer` that this is, and each row's `length`; it comes back with the new keys and values.
     """
     batch, length, _ = x.shape
     y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
@@ -116,21 +120,18 @@ def attention(
             q = _qk_norm(cfg, q, params["q_norm"])
             k = _qk_norm(cfg, k, params["k_norm"])
         q, k = rope(q, around), rope(k, around)
+    start, implementation = None, cfg.attention
     if cache is not None:
-        cache = {
-            "k": _append(cache["k"], k, cache["length"]),
-            "v": _append(cache["v"], v, cache["length"]),
-            "length": cache["length"],
-        }
-        k, v = cache["k"], cache["v"]
+        start, implementation = cache["length"], "xla"
+        k, v, cache = _behind_cached(cache, k, v, rules)
     out = attend(
         q,
         k,
         v,
-        start=None if cache is None else cache["length"],
+        start=start,
         segment_ids=segment_ids,
         rules=rules,
-        implementation=cfg.attention if cache is None else "xla",
+        implementation=implementation,
     )
     with jax.named_scope("attention_out"):
         w_o = params["w_o"]
@@ -160,13 +161,44 @@ def _qk_norm(cfg: ModelConfig, x: Float[Array, "B T H C"], scale: Array) -> Arra
     return rms_norm(x.reshape(*x.shape[:2], -1), scale, cfg.norm_eps).reshape(x.shape)
 
 
-def _append(
-    cached: Float[Array, "B S K C"], new: Float[Array, "B T K C"], start: Int[Array, " B"]
-) -> Float[Array, "B S K C"]:
-    def one(row: Array, update: Array, at: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=0)
+def _behind_cached(
+    cache: Any, k: Float[Array, "B T K C"], v: Float[Array, "B T K C"], rules: Rules | None
+) -> tuple[Float[Array, "B S K C"], Float[Array, "B S K C"], Any]:
+    """This layer's keys and values, cached ones first, and the cache of all layers with them."""
+    layer, extended = cache["layer"], {}
+    for name, new in (("k", k), ("v", v)):
+        held = _append(cache[name], new, layer, cache["length"])
+        extended[name] = constrain(held, rules, *CACHE_AXES)
+    own = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in extended.values())
+    k, v = (jnp.swapaxes(x, 1, 2) for x in own)
+    return k, v, extended
 
-    return jax.vmap(one)(cached, new.astype(cached.dtype), start)
+
+def _append(
+    cached: Float[Array, "L B K S C"],
+    new: Float[Array, "B T K C"],
+    layer: Int[Array, ""],
+    start: Int[Array, " B"],
+) -> Float[Array, "L B K S C"]:
+    """Writes row b's T new entries of one layer behind its first start[b], or none without room.
+
+    A scatter of whole windows: XLA does it in place, where `jax.vmap` of a dynamic update would
+    move the batch to the front, which is a copy, and shift what does not fit over what is there.
+    """
+    return jax.lax.scatter(
+        cached,
+        jnp.stack([jnp.broadcast_to(layer, start.shape), start], axis=1),
+        jnp.swapaxes(new, 1, 2).astype(cached.dtype),
+        jax.lax.ScatterDimensionNumbers(
+            update_window_dims=(1, 2, 3),
+            inserted_window_dims=(0,),
+            scatter_dims_to_operand_dims=(0, 3),
+            operand_batching_dims=(1,),
+            scatter_indices_batching_dims=(0,),
+        ),
+        unique_indices=True,
+        mode="drop",
+    )
 
 
 def ffn_specs(cfg: ModelConfig) -> Specs:

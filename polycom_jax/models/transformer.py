@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from polycom_jax import params as pm
+from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.keep import Kept, keep, keeping
@@ -81,11 +82,29 @@ def count_active_params(cfg: ModelConfig) -> int:
     return count_params(cfg) - idle
 
 
-def init_cache(cfg: ModelConfig, batch: int, length: int) -> Any:
-    """An empty key-value cache for `length` tokens a row; `length` [B] counts those written."""
-    shape = (cfg.num_layers, batch, length, cfg.num_kv_heads, cfg.head_dim)
-    zeros = jnp.zeros(shape, cfg.dtype)
-    return {"layers": [{"k": zeros, "v": zeros}], "length": jnp.zeros((batch,), jnp.int32)}
+def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None = None) -> Any:
+    """An empty key-value cache for `length` tokens a row; `length` [B] counts those written.
+
+    With `rules` it is split over the mesh of `jax.set_mesh`: the batch, and `kv_heads`.
+
+    Raises:
+        InputError: no room for a token, or a batch or heads that do not divide over the mesh.
+    """
+    require(length >= 1, f"A cache for {length} tokens a row has no place for one.")
+    shape = (cfg.num_layers, batch, cfg.num_kv_heads, length, cfg.head_dim)
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    if rules is not None and not mesh.empty:
+        rules.check_divides("cache", shape, layers.CACHE_AXES, mesh)
+    kv = {
+        name: constrain(jnp.zeros(shape, cfg.dtype), rules, *layers.CACHE_AXES)
+        for name in ("k", "v")
+    }
+    return {"layers": [kv], "length": jnp.zeros((batch,), jnp.int32)}
+
+
+def cache_room(cache: Any) -> int:
+    """Tokens a row that a cache has place for."""
+    return cache["layers"][0]["k"].shape[layers.CACHE_AXES.index("seq")]
 
 
 def hidden(
@@ -108,22 +127,23 @@ def hidden(
         segment_ids: document of each token; attention is confined to equal ids. Not with a cache.
         rules: how activations are split over the mesh of `jax.set_mesh`; None: not stated.
         cache: from `init_cache`, or returned by an earlier call: these tokens are appended to it.
-            It must have room for them; when it has not depends on data, so nothing can tell.
+            A row without room for all of them is left as it is, and its hidden states are NaN.
 
     Returns:
         The final hidden states in `cfg.dtype`, a dict of losses and statistics (see `moe.summary`;
         empty for a dense model), and the extended cache (None without one).
 
     Raises:
-        InputError: `segment_ids` together with a cache, or more tokens than a whole cache holds.
+        InputError: `segment_ids` together with a cache, or more tokens than it has room for, as
+            far as its length is known (not while tracing).
     """
     batch, length = tokens.shape
     index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
     steps = start[:, None] + index[None, :]
     around = layers.rotary(cfg, steps if positions is None else positions)
-    keys = length if cache is None else cache["layers"][0]["k"].shape[2]
-    require(length <= keys, f"{length} tokens do not fit a cache for {keys}; make a longer one.")
+    if cache is not None:
+        _check_room(cache, length)
     require(
         cache is None or segment_ids is None,
         "segment_ids with a cache: decode one document a row instead.",
@@ -145,11 +165,22 @@ def hidden(
         statistics.append(group_statistics)
     x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
     if cache is not None:
+        fits = start + length <= cache_room(cache)
+        x = jnp.where(fits[:, None, None], x, jnp.nan)
         cache = {"layers": new_groups, "length": start + length}
     aux = {}
     if cfg.is_moe:
         aux = summary(cfg, jax.tree.map(lambda *groups: jnp.concatenate(groups), *statistics))
     return x, aux, cache
+
+
+def _check_room(cache: Any, length: int) -> None:
+    room, written = cache_room(cache), concrete(cache["length"])
+    held = 0 if written is None else int(written.max(initial=0))
+    require(
+        held + length <= room,
+        f"{length} tokens do not fit a cache for {room} that holds {held}; make a longer one.",
+    )
 
 
 def _run_group(
@@ -162,17 +193,17 @@ def _run_group(
     cache: Any,
     rules: Rules | None,
 ) -> tuple[Float[Array, "B T D"], Any]:
-    """Scans the blocks of one stacked group; what is cached is scanned along with them.
+    """Scans the blocks of one stacked group; the cache goes from one to the next, written in place.
 
     Returns the residual stream, and a pair: the cache, and the statistics of a mixture of experts.
     """
     declared = layer_specs(cfg)
 
-    def block(x: Array, layer: Any) -> tuple[Array, Any]:
-        params, kv = layer
+    def block(carried: Any, layer: Any) -> tuple[Any, Any]:
+        (x, kv), (params, number) = carried, layer
         params = pm.cast(declared, params, cfg.dtype)
         if kv is not None:
-            kv = {**kv, "length": start}
+            kv = {**kv, "length": start, "layer": number}
         with jax.named_scope("attention"):
             out, kv = layers.attention(cfg, params["attention"], x, around, segment_ids, kv, rules)
             x = keep("product", x + out)
@@ -183,9 +214,7 @@ def _run_group(
         else:
             with jax.named_scope("ffn"):
                 out = layers.ffn(cfg, params["ffn"], x, rules)
-        x = x + out
-        kept = None if kv is None else {"k": kv["k"], "v": kv["v"]}
-        return x, (kept, statistics)
+        return (x + out, kv), statistics
 
     unroll = _unroll(cfg)
     if cfg.remat != "none":
@@ -193,7 +222,9 @@ def _run_group(
         # with what it was to replace.
         looped = unroll < cfg.num_layers
         block = jax.checkpoint(block, policy=keeping(*_KEPT[cfg.remat]), prevent_cse=not looped)
-    return jax.lax.scan(block, x, (stacked, cache), unroll=unroll)
+    numbers = None if cache is None else jnp.arange(len(cache["k"]), dtype=jnp.int32)
+    (x, cache), statistics = jax.lax.scan(block, (x, cache), (stacked, numbers), unroll=unroll)
+    return x, (cache, statistics)
 
 
 def _unroll(cfg: ModelConfig) -> int:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import jax
@@ -6,7 +7,11 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.models import ModelConfig, forward, generate, init, sample
+from polycom_jax.models import ModelConfig, decode, forward, generate, init, init_cache, specs
+from polycom_jax.models.decode import advance, prefill
+from polycom_jax.models.sampling import NO_TOKEN
+from polycom_jax.params import abstract, shardings
+from polycom_jax.sharding import Rules, make_mesh
 
 CFG = ModelConfig(
     vocab_size=40,
@@ -52,34 +57,6 @@ def test_rows_stop_at_the_stop_token(params):
         assert set(row[list(row).index(7) :]) == {7}
 
 
-def probabilities(logits: np.ndarray, **settings) -> np.ndarray:
-    """Frequencies of 20,000 draws."""
-    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (20_000, len(logits)))
-    draws = sample(rows, jax.random.key(0), **settings)
-    return np.bincount(np.asarray(draws), minlength=len(logits)) / 20_000
-
-
-def test_sampling_follows_the_stated_distribution():
-    p = np.array([0.5, 0.25, 0.15, 0.1])
-    close = {"atol": 4 * 0.5 / 20_000**0.5}  # four deviations of a frequency
-    np.testing.assert_allclose(probabilities(np.log(p)), p, **close)
-    squared = p**2 / (p**2).sum()
-    np.testing.assert_allclose(probabilities(np.log(p), temperature=0.5), squared, **close)
-    top = np.array([2 / 3, 1 / 3, 0, 0])
-    np.testing.assert_allclose(probabilities(np.log(p), top_k=2), top, **close)
-    np.testing.assert_allclose(probabilities(np.log(p), top_p=0.7), top, **close)
-    np.testing.assert_allclose(probabilities(np.log(p), top_p=0.4), [1, 0, 0, 0], **close)
-    np.testing.assert_allclose(probabilities(np.log(p), top_p=1.0, top_k=99), p, **close)
-
-
-def test_ties_and_extremes_do_not_widen_the_choice():
-    ties = np.zeros(10)
-    assert list(probabilities(ties, top_k=1).nonzero()[0]) == [0]
-    assert list(probabilities(ties, top_p=0.1).nonzero()[0]) == [0]
-    assert list(probabilities(ties, top_p=0.25).nonzero()[0]) == [0, 1, 2]
-    assert probabilities(np.array([5.0, 9, 1, 8]), temperature=1e-38)[1] == 1
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -87,6 +64,12 @@ def test_ties_and_extremes_do_not_widen_the_choice():
         ({"top_k": 0}, "top_k=0 must be at least 1"),
         ({"top_p": 1.5}, r"top_p=1.5 must be in \(0, 1\]"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"max_new_tokens": True}, "max_new_tokens=True must be a whole number"),
+        ({"max_new_tokens": 2.0}, "max_new_tokens=2.0 must be a whole number"),
+        ({"stop_token": 40}, "stop_token=40 must be an id of the model, from 0 to 39"),
+        ({"stop_token": -1}, "stop_token=-1 must be an id of the model"),
+        ({"stop_token": True}, "stop_token=True must be a whole number"),
+        ({"rules": Rules()}, "rules are given, and no mesh"),
     ],
 )
 def test_settings_without_a_distribution_are_refused(params, settings: dict, message: str):
@@ -99,3 +82,184 @@ def test_bfloat16_models_generate_from_a_bfloat16_cache(params):
     cfg = replace(CFG, dtype="bfloat16")
     out = generate(cfg, params, jnp.array([[1, 2]]), key=jax.random.key(0), max_new_tokens=3)
     assert out.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (np.zeros((1, 0), np.int32), r"prompt of shape \[1, 0\] must be \[batch, tokens\]"),
+        (np.zeros((0, 3), np.int32), "must .* hold at least one token"),
+        (np.array([1, 2]), r"prompt of shape \[2\] must be \[batch, tokens\]"),
+        (np.array([[1, 40]]), "prompt holds the id 40, and the model's are from 0 to 39"),
+        (np.array([[1, -100]]), "prompt holds the id -100"),
+        (np.array([[1, 2**40]]), f"prompt holds the id {2**40}"),
+        (np.array([[1.0, 2.0]]), "prompt holds float32, not integer ids"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(params, prompt: np.ndarray, message: str):
+    with pytest.raises(InputError, match=message):
+        generate(CFG, params, prompt, key=jax.random.key(0), max_new_tokens=2)
+    with pytest.raises(InputError, match=message):
+        prefill(CFG, params, prompt, room=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"room": 2}, "room=2 must hold the 3 tokens"),
+        ({"room": 8.0}, "room=8.0 must be a whole number"),
+        ({"room": 8, "lengths": np.array([0, 3])}, "lengths must be from 1 to 3"),
+        ({"room": 8, "lengths": np.array([1, 4])}, "lengths must be from 1 to 3"),
+        ({"room": 8, "lengths": np.array([1])}, r"one a row of the prompt \(2\)"),
+        ({"room": 8, "lengths": np.array([1.0, 2.0])}, "lengths float32"),
+    ],
+)
+def test_a_cache_that_does_not_fit_the_prompts_is_refused(params, settings: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        prefill(CFG, params, jnp.array([[1, 2, 3], [4, 5, 6]]), **settings)
+
+
+def test_lengths_and_ids_that_are_traced_and_wrong_give_no_number(params):
+    lengths = jnp.array([0, 1, 3, 4])
+    prompt = jnp.array([[1, 2, 3], [4, -7, 99], [7, 8, 9], [1, 2, 3]])
+    traced = jax.jit(lambda *given: prefill(CFG, params, given[0], room=8, lengths=given[1]))
+    logits, _ = traced(prompt, lengths)
+    # The filling of row 1 is no id, and none of its matter.
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), [True, False, False, True])
+    alone, _ = prefill(CFG, params, jnp.array([[4]]), room=8)
+    np.testing.assert_allclose(logits[1], alone[0], rtol=1e-4, atol=1e-4)
+    logits, _ = traced(prompt.at[2, 1].set(40), lengths)
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), [True, False, True, True])
+
+
+def test_a_full_cache_is_refused_and_while_traced_gives_no_number(params):
+    prompt = jnp.array([[1, 2, 3], [4, 5, 6]])
+    _, cache = prefill(CFG, params, prompt, room=4, lengths=jnp.array([2, 3]))
+    traced = jax.jit(lambda token, cache: advance(CFG, params, token, cache))
+    token = jnp.array([7, 8])
+    logits, cache = traced(token, cache)
+    assert np.isfinite(logits).all()
+    with pytest.raises(InputError, match="1 tokens do not fit a cache for 4 that holds 4"):
+        advance(CFG, params, token, cache)
+    logits, after = traced(token, cache)
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), [False, True])
+    for name in ("k", "v"):  # what was there is there
+        np.testing.assert_array_equal(
+            after["layers"][0][name][:, 1], cache["layers"][0][name][:, 1]
+        )
+    logits, _ = traced(token, after)  # and a row that is full stays so
+    assert np.isnan(logits).all()
+
+
+def test_an_id_outside_the_vocabulary_does_not_go_on(params):
+    _, cache = prefill(CFG, params, jnp.array([[1, 2]]), room=8)
+    with pytest.raises(InputError, match="token holds the id 40"):
+        advance(CFG, params, jnp.array([40]), cache)
+    logits, _ = jax.jit(lambda *given: advance(CFG, params, *given))(jnp.array([NO_TOKEN]), cache)
+    assert np.isnan(logits).all()
+
+
+def test_a_model_that_is_no_number_writes_nothing(params):
+    broken = {**params, "final_norm": params["final_norm"] * jnp.nan}
+    prompt, settings = jnp.array([[1, 2, 3]]), {"key": jax.random.key(0), "max_new_tokens": 7}
+    for temperature in (0.0, 1.0):
+        with pytest.raises(InputError, match="logits are NaN or infinite"):
+            generate(CFG, broken, prompt, temperature=temperature, **settings)
+    traced = jax.jit(lambda p: generate(CFG, p, prompt, **settings))
+    np.testing.assert_array_equal(traced(broken), [[NO_TOKEN] * 7])
+
+
+def test_other_settings_need_no_other_program(params):
+    prompt, key = jnp.array([[1, 2, 3]]), jax.random.key(0)
+    generate(CFG, params, prompt, key=key, max_new_tokens=7)
+    before = decode._generate._cache_size()
+    for settings in (
+        {"temperature": 0.0},
+        {"temperature": 0.7},
+        {"temperature": np.float32(1.3), "top_k": 3},
+        {"top_k": 500, "top_p": 0.9},
+        {"top_p": 0.5, "stop_token": 3},
+    ):
+        generate(CFG, params, prompt, key=key, max_new_tokens=7, **settings)
+    assert decode._generate._cache_size() == before
+
+
+def test_decoding_ends_when_all_rows_have_ended(params, monkeypatch: pytest.MonkeyPatch):
+    steps = []
+
+    def counted(*args, **options):
+        jax.debug.callback(lambda: steps.append(1))
+        return advance(*args, **options)
+
+    monkeypatch.setattr(decode, "advance", counted)
+    cfg = replace(CFG, context_length=33)  # of its own, for a program of its own
+    prompt, key = jnp.array([[1, 2, 3], [4, 5, 6]]), jax.random.key(4)
+    free = np.asarray(generate(cfg, params, prompt, key=key, max_new_tokens=64))
+    jax.effects_barrier()
+    assert len(steps) == 63
+    stop = int(next(token for token in free[0] if token in free[1]))
+    ends = [list(row).index(stop) for row in free]
+    steps.clear()
+    out = generate(cfg, params, prompt, key=key, max_new_tokens=64, stop_token=stop)
+    jax.effects_barrier()
+    assert len(steps) == max(ends) < 63
+    for row, whole, end in zip(np.asarray(out), free, ends, strict=True):
+        np.testing.assert_array_equal(row, [*whole[:end], *[stop] * (64 - end)])
+
+
+@pytest.mark.parametrize(("batch", "unroll"), [(1, None), (3, None), (3, 1)])
+def test_the_cache_is_written_in_place(batch: int, unroll: int | None):
+    """The heap of the compiled step holds no second cache: a layer of it at most."""
+    cfg = replace(CFG, num_layers=4, unroll=unroll)
+    cache = jax.eval_shape(lambda: init_cache(cfg, batch, 4096))
+    step = jax.jit(lambda p, t, c: advance(cfg, p, t, c), donate_argnums=2)
+    token = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    compiled = step.lower(abstract(specs(cfg)), token, cache).compile()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache["layers"]))
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= size
+    assert memory.temp_size_in_bytes < 0.5 * size
+    shape = ",".join(map(str, cache["layers"][0]["k"].shape))
+    assert f"f32[{shape}]" in compiled.as_text()
+    assert not re.search(rf"f32\[{shape}\]\S* copy\(", compiled.as_text())
+    if batch == 1:  # a scatter is counted as if it went over the whole array
+        moved = compiled.cost_analysis()["bytes accessed"]
+        assert moved < 4 * size  # a layer's keys and values are read, set apart, and read
+
+
+def test_generating_holds_one_cache():
+    room = 4096
+    key, number = jax.random.key(0), jnp.float32(1)
+    compiled = decode._generate.lower(
+        CFG,
+        None,
+        room - 8,
+        abstract(specs(CFG)),
+        jax.ShapeDtypeStruct((2, 8), jnp.int32),
+        key,
+        (number, jnp.int32(1), number),
+        jnp.int32(0),
+    ).compile()
+    cache = jax.eval_shape(lambda: init_cache(CFG, 2, room))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache["layers"]))
+    # And one of its two layers, set apart to be read.
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.9 * size
+
+
+def test_on_a_mesh_the_cache_is_split_and_the_tokens_are_the_same(params):
+    cfg = replace(CFG, num_layers=1, num_kv_heads=2)
+    whole = jax.jit(lambda key: jax.tree.map(lambda p: p * 8, init(cfg, key)))(jax.random.key(0))
+    prompt = jax.random.randint(jax.random.key(1), (4, 5), 0, cfg.vocab_size)
+    settings = {"key": jax.random.key(2), "max_new_tokens": 6, "temperature": 0.0}
+    expected = generate(cfg, whole, prompt, **settings)
+    mesh, rules = make_mesh(data=2, tensor=2, devices=jax.devices()[:4]), Rules()
+    split = jax.device_put(whole, shardings(specs(cfg), mesh, rules))
+    with jax.set_mesh(mesh):
+        got = generate(cfg, split, prompt, rules=rules, **settings)
+        step = jax.jit(lambda p, t, c: advance(cfg, p, t, c, rules=rules)[1])
+        cache = step(split, prompt[:, 0], init_cache(cfg, 4, 16, rules=rules))
+        with pytest.raises(InputError, match="cache: dimension 'batch' of size 3 does not divide"):
+            generate(cfg, split, prompt[:3], rules=rules, **settings)
+    np.testing.assert_array_equal(got, expected)
+    for x in jax.tree.leaves(cache["layers"]):
+        assert x.addressable_shards[0].data.size * 4 == x.size

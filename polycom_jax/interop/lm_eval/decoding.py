@@ -4,17 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require
+from polycom_jax._fields import check_value
 from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.decode import advance, prefill
+from polycom_jax.models.layers import CACHE_AXES
+from polycom_jax.models.sampling import NO_TOKEN, greedy
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules
 from polycom_jax.training import batch_rows, put_batch
@@ -35,7 +37,7 @@ class Decoder:
     def __init__(
         self, cfg: ModelConfig, params: Params, mesh: Mesh, *, batch_size: int, max_length: int
     ) -> None:
-        self._params, self._mesh = params, mesh
+        self._params, self._mesh, self._vocab_size = params, mesh, cfg.vocab_size
         self._size, self._max_length = batch_size, max_length
         self._rows = batch_rows(batch_size, mesh)
         self._first, self._more = make_decode_steps(cfg, mesh)
@@ -51,8 +53,10 @@ class Decoder:
             end: how many of a row's new tokens are its text; what has ended it is the last.
 
         Raises:
-            InputError: an empty prompt, or a context without room for `count` tokens behind one.
+            InputError: an empty prompt, ids outside the vocabulary, a context without room for
+                `count` tokens behind a prompt, or a model whose logits are no numbers.
         """
+        check_value("count", count, int)
         room = self._max_length - count
         require(
             count >= 1 and room >= 1,
@@ -61,6 +65,12 @@ class Decoder:
         )
         require(all(map(len, prompts)), "A prompt without a token: there is nothing to continue.")
         kept = [list(prompt[-room:]) for prompt in prompts]
+        for one in kept:
+            require(
+                min(one) >= 0 and max(one) < self._vocab_size,
+                f"A prompt holds ids from {min(one)} to {max(one)}, and the model's are below"
+                f" {self._vocab_size}: take its own tokenizer.",
+            )
         for indices in batches([bucket(len(prompt), room) for prompt in kept], self._size):
             yield from zip(
                 indices, self._continued([kept[i] for i in indices], room, count, end), strict=True
@@ -79,18 +89,28 @@ class Decoder:
         put = put_batch(own, self._mesh, batch_size=self._size)
         rounds = -(-(count - 1) // STEPS)
         token, cache = self._first(self._params, put, length + rounds * STEPS)
-        new: list[list[int]] = [[int(one)] for one in fetch(token)[: len(prompts)]]
+        new: list[list[int]] = _tokens(token[:, None], len(prompts))
         ends = [end(row, 0) for row in new]
         for _ in range(rounds):
             if None not in ends:
                 break
             tokens, token, cache = self._more(self._params, token, cache)
-            for i, more in enumerate(fetch(tokens)[: len(prompts)].tolist()):
+            for i, more in enumerate(_tokens(tokens, len(prompts))):
                 if ends[i] is None:
                     seen = len(new[i])
                     new[i] = (new[i] + more)[:count]
                     ends[i] = end(new[i], seen)
         return [row[:stop] for row, stop in zip(new, ends, strict=True)]
+
+
+def _tokens(tokens: Array, rows: int) -> list[list[int]]:
+    found = fetch(tokens)[:rows]
+    require(
+        NO_TOKEN not in found,
+        "The model's logits are NaN or infinite, and no token is the most probable: look for NaN in"
+        " its parameters.",
+    )
+    return found.tolist()
 
 
 def make_decode_steps(
@@ -106,25 +126,23 @@ def make_decode_steps(
     rules = rules or Rules()
     replicated = NamedSharding(mesh, PartitionSpec())
     row = NamedSharding(mesh, rules.partition(("batch",)))
-    keys = NamedSharding(mesh, rules.partition(("layers", "batch", "seq", "kv_heads", "head_dim")))
+    keys = NamedSharding(mesh, rules.partition(CACHE_AXES))
     kept = {"layers": [{"k": keys, "v": keys}], "length": row}
     held = pm.shardings(model_specs(cfg, mesh, rules), mesh, rules)
-
-    def best(logits: Array) -> Array:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def first(params: Params, batch: Batch, room: int) -> tuple[Array, Any]:
         lengths = batch["lengths"][:, 0]
         logits, cache = prefill(
             cfg, params, batch["tokens"], lengths=lengths, room=room, rules=rules
         )
-        return best(logits), cache
+        return greedy(logits), cache
 
     def more(params: Params, token: Array, cache: Any) -> tuple[Array, Array, Any]:
         def step(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], Array]:
             token, cache = carry
             logits, cache = advance(cfg, params, token, cache, rules=rules)
-            return (best(logits), cache), best(logits)
+            token = greedy(logits)
+            return (token, cache), token
 
         (token, cache), tokens = jax.lax.scan(step, (token, cache), None, length=STEPS)
         return tokens.T, token, cache
