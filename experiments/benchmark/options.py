@@ -12,7 +12,9 @@ from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
 from polycom_jax.table import ACTIVATIONS
 
-SUITES: tuple[str, ...] = ("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu")
+SUITES: tuple[str, ...] = (
+    *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "generate"),
+)
 
 Pass = Literal["forward", "backward", "both"]
 """The value; the gradients alone, given what the forward pass kept; value and gradients."""
@@ -37,10 +39,11 @@ class Options:
         suites: what to measure, of: ops (a PolyCom activation alone), ffn (the whole feed-forward
             block), attention, loss, train (whole steps), safety (checkpoints, the guard against
             losses that are no numbers), data (the input pipeline), tpu (predicted by compiling for
-            TPUs that are not there). They may stand first, without the flag.
+            TPUs that are not there), generate (writing text). They may stand first, without the
+            flag.
         peers: whom to measure beside us, of: implementations, yardsticks, copy, torch-eager,
-            torch-checkpoint, torch-compile, liger, hf-llama, torch-loader. One that cannot run here
-            is listed with the reason.
+            torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
+            cannot run here is listed with the reason.
         activations: whose operation or block to measure; the first one is the reference.
         shapes: of the operations in ops and tpu, by name from polycom_jax/kernels/arg_specs.py;
             none: those for this backend, dense_1b in tpu.
@@ -48,8 +51,9 @@ class Options:
         dtype: of the arrays; none: the shape's or the model's own.
         model: whose shapes the other suites take: small-5m or a preset; none: small-5m on CPU,
             else dense-1b, as always in tpu.
-        batch_size: sequences a step; none: the model's own here, and 8,192 tokens in tpu.
-        seq_len: tokens a sequence; none: the model's context.
+        batch_size: sequences a step; none: the model's own here, 8,192 tokens in tpu, and in
+            generate 1 and 8 texts.
+        seq_len: tokens a sequence, half of them a prompt in generate; none: the model's context.
         remat: what training recomputes: none, dots, full; left out: the model's own.
         loss_chunk: tokens a chunk of the loss; none: 512 in the suite loss, the model's own in
             training.

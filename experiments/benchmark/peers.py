@@ -15,6 +15,7 @@ PEERS: Mapping[str, str] = {
     "torch-compile": "the same under torch.compile",
     "liger": "Liger-Kernel's Triton kernels",
     "hf-llama": "Hugging Face's LlamaForCausalLM under torch.compile",
+    "hf-generate": "Hugging Face's own generate, of the model as we export it",
     "torch-loader": "PyTorch's DataLoader",
 }
 """Name -> what it is."""
@@ -81,5 +82,6 @@ _NEEDS: Mapping[str, tuple[Callable[[], str | None], ...]] = {
     "torch-compile": (*_TORCH, _compiles),
     "liger": (*_TORCH, _on_cuda, _installed("liger_kernel")),
     "hf-llama": (*_TORCH, _installed("transformers"), _compiles),
+    "hf-generate": (*_TORCH, _installed("transformers")),
     "torch-loader": (_installed("torch"),),
 }

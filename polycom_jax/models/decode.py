@@ -55,9 +55,8 @@ def prefill(
     lengths, last = _lengths(lengths, jnp.shape(prompt)), jnp.shape(prompt)[-1]
     # No id is out of place in the filling.
     is_prompt = jnp.arange(last)[None, :] < lengths[:, None]
-    prompt = jnp.where(
-        is_prompt, _token_ids(cfg, "prompt", prompt, "[batch, tokens]", is_prompt), 0
-    )
+    ids = _token_ids(cfg, "prompt", prompt, "[batch, tokens]", is_prompt)
+    prompt = jnp.where(is_prompt, ids, 0)
     check_value("room", room, int)
     require(room >= last, f"room={room} must hold the {last} tokens of the prompt.")
     cache = init_cache(cfg, len(prompt), room, rules=rules)

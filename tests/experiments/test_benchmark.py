@@ -152,7 +152,7 @@ def test_suites_may_stand_first():
 
 
 def test_the_next_command_names_what_is_left():
-    assert "ffn attention loss train safety data tpu" in next_command(Options())
+    assert "ffn attention loss train safety data tpu generate" in next_command(Options())
     assert "--rounds" in next_command(Options(suites=SUITES))
 
 
@@ -318,7 +318,7 @@ def run_case(suite: str, options: Options) -> Result:
 SMALL = {"model": "tiny", "batch_size": 1, "seq_len": 16, "rounds": 1, "sample_seconds": 1e-4}
 
 
-@pytest.mark.parametrize("suite", ["ffn", "attention", "loss", "data"])
+@pytest.mark.parametrize("suite", ["ffn", "attention", "loss", "data", "generate"])
 def test_suites_run_without_torch(suite: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("experiments.benchmark.data.TOKENS", 10_000)
     result = run_case(
@@ -326,12 +326,12 @@ def test_suites_run_without_torch(suite: str, monkeypatch: pytest.MonkeyPatch):
         Options(
             **SMALL,
             passes=("both",),
-            activations=("poly_norm",) if suite == "ffn" else (),
+            activations=("poly_norm",) if suite in ("ffn", "generate") else (),
             peers=("copy", "implementations"),
             loss_chunk=5,
         ),
     )
-    assert len(result.rows) >= (1 if suite == "ffn" else 2)
+    assert len(result.rows) >= (1 if suite in ("ffn", "generate") else 2)
     assert result.references
     assert result.columns
 
@@ -360,6 +360,22 @@ def test_pytorch_blocks_agree_with_ours(suite: str):
     pytest.importorskip("torch")
     result = run_case(suite, Options(**SMALL, passes=("both",), peers=("torch-eager",)))
     assert any("torch-eager" in row.name for row in result.rows)
+
+
+@pytest.mark.parametrize("activation", ["poly_norm", "swiglu"])
+def test_transformers_writes_the_same_tokens(activation: str, own_modules: None):
+    pytest.importorskip("torch")
+    result = run_case("generate", Options(**SMALL, activations=(activation,)))
+    ours, theirs = result.rows
+    assert (ours.name, theirs.name) == ("generate", "hf-generate")
+    assert theirs.ratios.keys() == {"generate"}
+    assert ours.numbers["tokens/s"] == pytest.approx(8 / ours.seconds.median)
+    assert "100 % of the peer's tokens are ours" in result.notes[0]
+
+
+def test_a_prompt_and_a_token_do_not_fit_one_place():
+    with pytest.raises(InputError, match="seq_len=1 has no place"):
+        run_case("generate", Options(**{**SMALL, "seq_len": 1}))
 
 
 def test_a_wrong_formula_is_found_out(monkeypatch: pytest.MonkeyPatch):

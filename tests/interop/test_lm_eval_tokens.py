@@ -145,6 +145,30 @@ def test_a_context_without_room_is_refused(params, count):
         list(decoder([[1]], count, lambda tokens, start: None))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "count", "message"),
+    [
+        ([], 3, "A prompt without a token"),
+        ([1, 40], 3, "ids from 1 to 40, and the model's are below 40"),
+        ([-100, 3], 3, "ids from -100 to 3"),
+        ([1], True, "count=True must be a whole number"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(params, prompt, count, message):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    decoder = Decoder(CFG, params, mesh, batch_size=4, max_length=72)
+    with pytest.raises(InputError, match=message):
+        list(decoder([[1], prompt], count, lambda tokens, start: None))
+
+
+def test_a_model_that_is_no_number_writes_nothing(params):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    broken = {**params, "final_norm": params["final_norm"] * jnp.nan}
+    decoder = Decoder(CFG, broken, mesh, batch_size=4, max_length=72)
+    with pytest.raises(InputError, match="logits are NaN or infinite"):
+        list(decoder([[1, 2]], 3, lambda tokens, start: None))
+
+
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(params):
     mesh = make_mesh(devices=jax.devices()[:4])
     with pytest.raises(InputError, match="batch_size=6 does not divide over 4 devices"):

@@ -228,22 +228,22 @@ def test_the_cache_is_written_in_place(batch: int, unroll: int | None):
 
 
 def test_generating_holds_one_cache():
-    room = 4096
+    cfg, room = replace(CFG, num_layers=4, unroll=1), 4096
     key, number = jax.random.key(0), jnp.float32(1)
     compiled = decode._generate.lower(
-        CFG,
+        cfg,
         None,
         room - 8,
-        abstract(specs(CFG)),
+        abstract(specs(cfg)),
         jax.ShapeDtypeStruct((2, 8), jnp.int32),
         key,
         (number, jnp.int32(1), number),
         jnp.int32(0),
     ).compile()
-    cache = jax.eval_shape(lambda: init_cache(CFG, 2, room))
+    cache = jax.eval_shape(lambda: init_cache(cfg, 2, room))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache["layers"]))
-    # And one of its two layers, set apart to be read.
-    assert compiled.memory_analysis().temp_size_in_bytes < 1.9 * size
+    # And a layer of it, set apart to be read.
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.6 * size
 
 
 def test_on_a_mesh_the_cache_is_split_and_the_tokens_are_the_same(params):
