@@ -20,7 +20,7 @@ import tyro
 
 from experiments.paths import expanded, path_names
 from experiments.streams import write_any_letter
-from polycom_jax._errors import InputError, require
+from polycom_jax._errors import InputError, InputWarning, require
 from polycom_jax.hosts import HostsError
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
@@ -93,7 +93,7 @@ def _format_warning(
     message: Warning | str, category: type[Warning], name: str, number: int, line: str | None = None
 ) -> str:
     """A warning of ours for people, in a line; others with the place where they were given."""
-    if issubclass(category, CheckpointWarning):
+    if issubclass(category, CheckpointWarning | InputWarning):
         return f"warning: {' '.join(str(message).split())}\n"
     return _python_formats(message, category, name, number, line)
 

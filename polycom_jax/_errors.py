@@ -12,6 +12,13 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """Something that came from outside is used, but not all of it; the message says what is not.
+
+    Programs print the message as one line.
+    """
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Builds the error for a name outside a closed set: it lists the set and the nearest member."""
     names = sorted(known)

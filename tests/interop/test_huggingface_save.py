@@ -5,34 +5,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_folders as tiny
-from tiny_models import DENSE, MOE, OWN, same
+from tiny_models import DENSE, MOE, OWN, same, values
 
-from polycom_jax import ACTIVATIONS, ActivationOptions, InputError, models
+from polycom_jax import ACTIVATIONS, ActivationOptions, InputError
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface.config import GATES, IN_TORCH
-from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import make_mesh
 
 TORCH_FILES = Path(huggingface.__file__).parent / "torch_models"
-
-
-def values(cfg: ModelConfig):
-    """Parameters that all differ, padding rows zero."""
-    specs = models.specs(cfg)
-    seed = iter(range(1000))
-
-    def one(spec):
-        value = np.random.default_rng(next(seed)).normal(size=spec.shape).astype(np.float32)
-        if spec.rows is not None:
-            value[spec.rows :] = 0
-        return jnp.asarray(value)
-
-    return jax.tree.map(one, specs, is_leaf=lambda node: hasattr(node, "role"))
 
 
 def config_of(folder: Path):

@@ -4,8 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from polycom_jax import models
 from polycom_jax.models import ModelConfig, MoEConfig
 
 DENSE = ModelConfig(
@@ -26,3 +28,17 @@ OWN = replace(MOE, moe=replace(MOE.moe, coefficients="expert", normalize_top_k=T
 def same(one: Any, other: Any) -> None:
     """Equal trees, bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def values(cfg: ModelConfig) -> Any:
+    """Parameters that all differ, padding rows zero."""
+    specs = models.specs(cfg)
+    seed = iter(range(1000))
+
+    def one(spec):
+        value = np.random.default_rng(next(seed)).normal(size=spec.shape).astype(np.float32)
+        if spec.rows is not None:
+            value[spec.rows :] = 0
+        return jnp.asarray(value)
+
+    return jax.tree.map(one, specs, is_leaf=lambda node: hasattr(node, "role"))

@@ -8,3 +8,5 @@ model of ours is written with the PyTorch file that computes it (`torch_models/`
 from polycom_jax.interop.huggingface.folder import WeightDtype as WeightDtype
 from polycom_jax.interop.huggingface.folder import load as load
 from polycom_jax.interop.huggingface.folder import save as save
+from polycom_jax.interop.huggingface.generation import Generation as Generation
+from polycom_jax.interop.huggingface.generation import read_generation as read_generation

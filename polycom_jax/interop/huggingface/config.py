@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.interop.huggingface.fields import check_fields, rope_theta
 from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import QkNorm
 from polycom_jax.table import ActivationOptions, get_activation
@@ -79,17 +80,6 @@ _MOE_FIELDS = {
     "router_aux_loss_coef": "load_balance_weight",
 }
 
-# Fields that change what is computed, and the values under which they do not.
-_INERT: Mapping[str, tuple[Any, ...]] = {
-    "attention_bias": (None, False),
-    "mlp_bias": (None, False),
-    "clip_qkv": (None,),
-    "sliding_window": (None,),
-    "rope_scaling": (None, {}),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (None, 1.0),
-}
-
 GATES = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu"}
 """transformers' `hidden_act` of a gate: our row."""
 
@@ -110,31 +100,28 @@ def from_json(stored: Mapping[str, Any]) -> ModelConfig:
 
     `ffn_width` is left to the width rule where that gives the stored width. Without a note of ours,
     attention runs over document boundaries, as it does in transformers, and the dtype is the one
-    the weights are kept in (float32 for float16).
+    the weights are kept in (float32 for float16 and float64).
 
     Raises:
-        InputError: another family, a missing field, or one that our models have no counterpart of.
+        InputError: another family, a field that is missing or of another kind, or one that our
+            models have no counterpart of.
     """
-    model_type = str(stored.get("model_type"))
-    if model_type not in FAMILIES:
+    model_type = stored.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise unknown("model_type in config.json", model_type, FAMILIES)
-    family = FAMILIES[model_type]
-    for name, inert in _INERT.items():
-        require(
-            stored.get(name) in inert,
-            f"config.json: {name}={stored.get(name)!r} changes what the model computes, and our"
-            f" models have no counterpart; {name}={inert[0]!r} is needed.",
-        )
-    fields = {**family.defaults, **stored}
-    wanted = [*_FIELDS, "intermediate_size", *(_MOE_FIELDS if family.moe else ())]
-    missing = [name for name in wanted if name not in fields]
-    require(not missing, f"config.json lacks {', '.join(missing)}.")
-    if fields["num_key_value_heads"] is None:
-        fields["num_key_value_heads"] = fields["num_attention_heads"]
-    if fields["head_dim"] is None:
-        fields["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
+    check_fields(stored)
+    try:
+        return _model(stored, FAMILIES[model_type])
+    except InputError as error:
+        if "config.json" in str(error):
+            raise
+        raise InputError(f"config.json describes no model of ours: {error}") from error
 
+
+def _model(stored: Mapping[str, Any], family: Family) -> ModelConfig:
+    fields = _completed(stored, family)
     ours: Mapping[str, Any] = stored.get(SECTION, {})
+    _check_section(ours, family)
     activation, options = _activation(fields, ours, family)
     values = {mine: fields[theirs] for theirs, mine in _FIELDS.items()}
     width, row = fields["intermediate_size"], get_activation(activation, options)
@@ -155,8 +142,52 @@ def from_json(stored: Mapping[str, Any]) -> ModelConfig:
         activation_options=options,
         moe=MoEConfig(**moe),
         qk_norm=family.qk_norm,
-        rope_theta=_rope_theta(fields),
+        rope_theta=rope_theta(stored),
     )
+
+
+def _completed(stored: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The fields with what absent ones mean."""
+    fields = {**family.defaults, **stored}
+    if family.moe and "num_local_experts" in stored:  # OLMoE's other name for it
+        experts = stored["num_local_experts"]
+        fields["num_experts"] = stored.get("num_experts", experts)
+        require(
+            fields["num_experts"] == experts,
+            f"config.json: num_experts={fields['num_experts']} and num_local_experts={experts}"
+            " contradict each other; remove the wrong one.",
+        )
+    wanted = [*_FIELDS, "intermediate_size", *(_MOE_FIELDS if family.moe else ())]
+    missing = [name for name in wanted if name not in fields]
+    require(not missing, f"config.json lacks {', '.join(missing)}.")
+    width, heads = fields["hidden_size"], fields["num_attention_heads"]
+    require(
+        width % heads == 0,
+        f"config.json: hidden_size={width} must be a multiple of num_attention_heads={heads}.",
+    )
+    pad, size = stored.get("pad_token_id"), fields["vocab_size"]
+    require(
+        pad is None or -size <= pad < size,
+        f"config.json: pad_token_id={pad} is no id of vocab_size={size}.",
+    )
+    if fields["num_key_value_heads"] is None:
+        fields["num_key_value_heads"] = heads
+    if fields["head_dim"] is None:
+        fields["head_dim"] = width // heads
+    return fields
+
+
+def _check_section(ours: Mapping[str, Any], family: Family) -> None:
+    """Raises `InputError` for a note of ours that is unknown, or missing where PyTorch reads it."""
+    read: set[str] = set()
+    if family.file is not None:
+        read = {"activation", *_ACTIVATION, *(("coefficients",) if family.moe else ())}
+    known = {*_TRAINED, *(_TRAINED_MOE if family.moe else ()), *read}
+    for name in ours:
+        if name not in known:
+            raise unknown(f"field of {SECTION} in config.json", name, known)
+    missing = sorted(read - ours.keys())
+    require(not missing, f"config.json: {SECTION} lacks {', '.join(missing)}.")
 
 
 def _activation(
@@ -167,41 +198,15 @@ def _activation(
         if act not in GATES:
             raise unknown("hidden_act in config.json", act, GATES)
         return GATES[act], ActivationOptions()
-    require("activation" in ours, f"config.json: {SECTION}.activation is missing.")
-    chosen = {name: ours[name] for name in _ACTIVATION if name in ours}
-    return ours["activation"], ActivationOptions(**chosen)
+    name = ours["activation"]
+    if not isinstance(name, str) or name not in IN_TORCH:
+        raise unknown(f"{SECTION}.activation in config.json", name, IN_TORCH)
+    return name, ActivationOptions(**{option: ours[option] for option in _ACTIVATION})
 
 
 def _dtype(fields: Mapping[str, Any]) -> str:
     name = str(fields.get("dtype") or fields.get("torch_dtype") or "float32")
-    return "bfloat16" if name.removeprefix("torch.") == "bfloat16" else "float32"
-
-
-def _rope_theta(fields: Mapping[str, Any]) -> float:
-    """The base, from `rope_theta` (transformers 4), `rope_parameters` (5), or both if they agree.
-
-    Raises:
-        InputError: they differ, or the frequencies are rescaled.
-    """
-    new: Mapping[str, Any] = fields.get("rope_parameters") or {}
-    kind = new.get("rope_type", "default")
-    require(
-        kind == "default",
-        f"config.json: rope_parameters.rope_type={kind!r} rescales rotary frequencies, which our"
-        " models do not; 'default' is needed.",
-    )
-    require(
-        new.get("partial_rotary_factor", 1.0) == 1.0,
-        "config.json: rope_parameters.partial_rotary_factor"
-        f"={new.get('partial_rotary_factor')!r}: our models turn whole heads; 1.0 is needed.",
-    )
-    found = {value for value in (fields.get("rope_theta"), new.get("rope_theta")) if value}
-    if len(found) > 1:
-        raise InputError(
-            f"config.json: rope_theta={fields['rope_theta']} and rope_parameters.rope_theta="
-            f"{new['rope_theta']} contradict each other; make them equal or remove the wrong one."
-        )
-    return float(found.pop() if found else 10_000.0)
+    return "bfloat16" if name == "bfloat16" else "float32"
 
 
 def family_of(cfg: ModelConfig) -> str:
@@ -232,8 +237,8 @@ def family_of(cfg: ModelConfig) -> str:
     return kind
 
 
-def to_json(cfg: ModelConfig, *, dtype: str, end_of_text: int | None) -> dict[str, Any]:
-    """The `config.json` of `cfg`, with weights kept in `dtype`.
+def to_json(cfg: ModelConfig, *, dtype: str, ids: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of `cfg`, with weights kept in `dtype` and these ids of special tokens.
 
     Both schemas of RoPE and both names of the dtype stand in it, for transformers 4 and 5.
 
@@ -250,19 +255,19 @@ def to_json(cfg: ModelConfig, *, dtype: str, end_of_text: int | None) -> dict[st
             "AutoModelForCausalLM": f"{family.file}.{family.architecture}",
         }
     stored |= {theirs: getattr(cfg, mine) for theirs, mine in _FIELDS.items()}
+    stored["rms_norm_eps"] = float(cfg.norm_eps)  # transformers takes no whole number
     stored["intermediate_size"] = cfg.hidden_width
     if cfg.is_moe:
         stored |= {theirs: getattr(cfg.moe, mine) for theirs, mine in _MOE_FIELDS.items()}
+        stored["router_aux_loss_coef"] = float(cfg.moe.load_balance_weight)
     theirs = {ours: act for act, ours in GATES.items()}
     stored |= {
         "hidden_act": theirs.get(cfg.activation, "silu"),  # of our own classes, read by none
         "attention_bias": False,
         "mlp_bias": False,
-        "rope_theta": cfg.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": cfg.rope_theta},
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "pad_token_id": None,
+        "rope_theta": float(cfg.rope_theta),
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(cfg.rope_theta)},
+        **ids,
         "dtype": dtype,
         "torch_dtype": dtype,
     }

@@ -1,5 +1,6 @@
 """Safetensors files of a folder, read tensor by tensor and written shard by shard."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 from polycom_jax._errors import InputError, require
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""What weights may be kept in: safetensors' name, NumPy's (with ml_dtypes, which jax brings)."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""What weights may be written in."""
+READABLE = ("F32", "BF16", "F16", "F64")
+"""What they may be kept in, by safetensors' names; float64 is rounded."""
 
 
 def _safetensors() -> ModuleType:
@@ -43,7 +46,7 @@ class Tensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.problems: list[str] = []
         self._folder = folder
-        self._where: dict[str, Path] = {}
+        self._where: dict[str, tuple[Path, str]] = {}  # with its name in that file
         index, whole = folder / INDEX, folder / SINGLE
         require(
             whole.is_file() or index.is_file(),
@@ -57,12 +60,20 @@ class Tensors:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype that it is kept in."""
-        with _safetensors().safe_open(self._where[name], framework="np") as file:
-            return file.get_tensor(name)
+        path, inside = self._where[name]
+        with _safetensors().safe_open(path, framework="np") as file:
+            return file.get_tensor(inside)
+
+    def rename(self, old: str, new: str) -> None:
+        """The tensor is called `new` from now on."""
+        self.shapes[new], self._where[new] = self.shapes.pop(old), self._where.pop(old)
 
     def _read_index(self, index: Path) -> None:
-        listed: dict[str, str] = read_json(index).get("weight_map", {})
-        require(bool(listed), f"{index} has no weight_map.")
+        listed: Any = read_json(index).get("weight_map")
+        require(
+            isinstance(listed, dict) and bool(listed) and all(map(_is_name, listed.values())),
+            f"{index} has no weight_map from tensors to names of files in this folder.",
+        )
         for file in sorted(set(listed.values())):
             if not (self._folder / file).is_file():
                 self.problems.append(f"file {file} is missing")
@@ -79,16 +90,20 @@ class Tensors:
             with safetensors.safe_open(path, framework="np") as file:
                 headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 found = {n: (tuple(h.get_shape()), h.get_dtype()) for n, h in headers.items()}
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged, or no safetensors file: {error}.") from error
         for name, (shape, dtype) in found.items():
             if name in self.shapes:
                 self.problems.append(f"{name} is there twice")
                 continue
-            self.shapes[name], self._where[name] = shape, path
-            if dtype not in DTYPES:
-                self.problems.append(f"{name} is of dtype {dtype}, not {', '.join(DTYPES)}")
+            self.shapes[name], self._where[name] = shape, (path, name)
+            if dtype not in READABLE:
+                self.problems.append(f"{name} is of dtype {dtype}, not {', '.join(READABLE)}")
         return list(found)
+
+
+def _is_name(file: Any) -> bool:
+    return isinstance(file, str) and file == Path(file).name != ""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -102,6 +117,8 @@ def read_json(path: Path) -> dict[str, Any]:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from error
+    except (OSError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
     require(isinstance(stored, dict), f"{path} must hold an object, not {type(stored).__name__}.")
     return stored
 
@@ -118,6 +135,31 @@ def check_empty(folder: Path) -> None:
         not there,
         f"{folder} holds {', '.join(sorted(there)[:3])} already; give another folder, or empty it.",
     )
+
+
+@contextlib.contextmanager
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """Makes the folder; what was written to it goes again where the rest fails, or is stopped."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.iterdir()) - before:
+            path.unlink()
+        for path in made:
+            path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _usual_mode(path: Path) -> Iterator[Path]:
+    """Leaves a file with the mode that the umask gives; safetensors' own is for its owner alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield path
+    path.chmod(mode)
 
 
 def shards(sizes: Sequence[tuple[str, int]], shard_bytes: int) -> list[tuple[str, list[str]]]:
@@ -165,7 +207,8 @@ def write_shards(
             name, value = next(stream)
             assert name == expected, f"{name} comes where {expected} should"
             held[name] = np.asarray(value, order="C")  # ascontiguousarray makes scalars vectors
-        save_file(held, folder / file, metadata={"format": "pt"})
+        with _usual_mode(folder / file) as path:
+            save_file(held, path, metadata={"format": "pt"})
         progress(done, len(plan))
     if len(plan) > 1:
         where = {name: file for file, names in plan for name in names}

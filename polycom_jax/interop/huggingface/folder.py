@@ -16,6 +16,7 @@ from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.hosts import fetch, meet
 from polycom_jax.interop.huggingface import files
 from polycom_jax.interop.huggingface.config import FAMILIES, from_json, to_json
+from polycom_jax.interop.huggingface.generation import Generation, write_generation
 from polycom_jax.interop.huggingface.names import DERIVED, Tensor, all_tensors, tensors
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, ParamSpec
@@ -40,9 +41,9 @@ def load(
     """Reads a folder of Llama, OLMoE or a PolyCom model that `save` wrote.
 
     Parameters are as `models.init` gives them: float32 whatever the folder has (float32, bfloat16,
-    float16; one file or several with an index), vocabulary padded. Besides them the host holds the
-    parameter that is read, of all layers, and at times the one before it; where the host is the
-    device, no more than the tensor that is read.
+    float16, float64; one file or several with an index), vocabulary padded. Besides them the host
+    holds the parameter that is read, of all layers, and at times the one before it; where the host
+    is the device, no more than the tensor that is read.
 
     Args:
         path: the folder, with config.json and safetensors files.
@@ -54,9 +55,9 @@ def load(
         The model's config and its parameters.
 
     Raises:
-        InputError: a model that we have no counterpart of (the field is named), or tensors that are
-            missing, unknown, there twice or of another shape: one error that lists them, the first
-            dozen of each kind.
+        InputError: a model that we have no counterpart of (the field is named), a tensor that is
+            not finite, or tensors that are missing, unknown, there twice or of another shape: one
+            error that lists them, the first dozen of each kind.
     """
     folder = Path(path).expanduser()
     require(folder.is_dir(), f"{folder} is no folder; give one that holds config.json.")
@@ -99,7 +100,15 @@ def _values(
         place = tuple(span.index(i) for i, span in zip(part.index, box, strict=False))
         # Rows that a tensor has not are padding: the slice ends with it.
         values = part.to_ours(read(part.name))[index[depth:]]
-        out[(*place, *(slice(size) for size in values.shape))] = values
+        target = out[(*place, *(slice(size) for size in values.shape), ...)]
+        with np.errstate(over="ignore"):  # of float64: told below
+            target[...] = values
+        require(
+            bool(np.isfinite(target).all()),
+            f"{part.name} holds numbers that are not finite in float32 (NaN or infinity), so that"
+            " nothing that the model computes means anything; the folder is damaged, or the"
+            " training that it is of went wrong.",
+        )
     return out
 
 
@@ -113,15 +122,29 @@ def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
     """Raises one `InputError` with all that is wrong with a folder's tensors."""
+    blocks = cfg.num_layers * max(1, cfg.moe.num_experts)
+    require(
+        blocks <= len(stored.shapes),
+        f"{folder}: config.json asks for {blocks} blocks (layers, times experts), and the files"
+        f" hold {len(stored.shapes)} tensors, too few for them: another model's, or some are"
+        " missing.",
+    )
     wanted = {tensor.name: tensor.shape for tensor in all_tensors(cfg)}
+    embed, head = "model.embed_tokens.weight", "lm_head.weight"
+    if cfg.tie_embeddings and embed not in stored.shapes and head in stored.shapes:
+        stored.rename(head, embed)  # one matrix, by either name
     found = {name: s for name, s in stored.shapes.items() if not name.endswith(DERIVED)}
     kinds = {"in the files": list(stored.problems)}
-    if cfg.tie_embeddings and "lm_head.weight" in found:
+    if cfg.tie_embeddings and head in found:
         # Older folders hold the one matrix twice; then both must say the same.
-        embed, head = "model.embed_tokens.weight", "lm_head.weight"
-        if found.get(embed) != found.pop(head) or np.any(stored.read(embed) != stored.read(head)):
+        same = found.get(embed) == found.pop(head)
+        if same and not stored.problems:
+            same = bool(np.array_equal(stored.read(embed), stored.read(head)))
+        if not same:
             kinds["in the files"].append(f"{head} is not {embed}, which config.json ties it to")
     kinds["missing"] = [f"{name} is missing" for name in wanted if name not in stored.shapes]
+    if kinds["missing"] == [f"{head} is missing"]:
+        kinds["missing"][0] += " (if it is the matrix of the embedding, tie_word_embeddings=true)"
     kinds["unknown"] = [f"{name} is unknown" for name in found if name not in wanted]
     kinds["shapes"] = [
         f"{name} is {list(found[name])}, not {list(shape)}"
@@ -148,6 +171,7 @@ def save(
     *,
     dtype: WeightDtype = "float32",
     end_of_text: int | None = None,
+    generation: Generation | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -165,6 +189,7 @@ def save(
             loads norms and router in `dtype`, and coefficients never).
         end_of_text: token id that stands before and behind a document; transformers begins and ends
             with it.
+        generation: what the folder that the model is from says of this; instead of `end_of_text`.
         shard_bytes: size of a file above which another is begun.
         progress: takes (files written, files).
 
@@ -172,10 +197,13 @@ def save(
         InputError: a model that transformers has no counterpart of (the field is named), parameters
             of another model, a folder that is taken, or values too large for float16.
     """
-    if dtype not in files.DTYPES.values():
-        raise unknown("dtype", dtype, files.DTYPES.values())
+    if dtype not in files.DTYPES:
+        raise unknown("dtype", dtype, files.DTYPES)
     folder = Path(path).expanduser()
-    stored = to_json(cfg, dtype=dtype, end_of_text=end_of_text)
+    # Written where there is none, too: absent, they would be some other model's.
+    ids = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": None}
+    generation = generation or Generation(ids)
+    stored = to_json(cfg, dtype=dtype, ids=generation.ids)
     leaves = _leaves(cfg, params)
     require(shard_bytes >= 1, f"shard_bytes={shard_bytes} must be at least 1.")
 
@@ -187,17 +215,18 @@ def save(
     values = _tensor_values(leaves, dtype)
     if jax.process_index() == 0:
         files.check_empty(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_shards(
-            folder,
-            files.shards(sizes, shard_bytes),
-            values,
-            sum(size for _, size in sizes),
-            progress=progress,
-        )
-        _copy_torch_files(folder, FAMILIES[stored["model_type"]].file)
-        # Last: a folder without it is no model.
-        files.write_json(folder / "config.json", stored)
+        with files.all_or_nothing(folder):
+            files.write_shards(
+                folder,
+                files.shards(sizes, shard_bytes),
+                values,
+                sum(size for _, size in sizes),
+                progress=progress,
+            )
+            _copy_torch_files(folder, FAMILIES[stored["model_type"]].file)
+            write_generation(folder, generation)
+            # Last: a folder without it is no model.
+            files.write_json(folder / "config.json", stored)
     for _ in values:  # other hosts give their parts
         pass
     meet("write the weights")

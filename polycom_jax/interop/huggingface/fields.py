@@ -1,0 +1,251 @@
+"""What a `config.json` may hold: the kind of each field, and which change what a model computes.
+
+Kinds are those that the configuration classes of `transformers` 5 check, so that what it calls
+broken is broken here, too.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polycom_jax._errors import InputError, InputWarning, require
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a JSON value must be.
+
+    Attributes:
+        words: that, for a message.
+        fits: is a value of this kind.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+
+    @property
+    def optional(self) -> "Kind":
+        """The same, or null."""
+        return Kind(f"{self.words}, or null", lambda value: value is None or self.fits(value))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or _is_int(value)
+
+
+COUNT = Kind("a whole number from 1 to 2147483647", lambda v: _is_int(v) and 1 <= v < 2**31)
+TOKEN = Kind("a token's id", lambda v: _is_int(v) and abs(v) < 2**31)
+TOKENS = Kind(
+    "a token's id or a list of some",
+    lambda v: TOKEN.fits(v) or (isinstance(v, list) and all(map(TOKEN.fits, v))),
+)
+FLOAT = Kind(
+    "a finite number with a decimal point or an exponent (transformers takes no whole one)",
+    lambda v: isinstance(v, float) and math.isfinite(v),
+)
+NUMBER = Kind("a number", _is_number)
+POSITIVE = Kind("a positive, finite number", lambda v: _is_number(v) and 0 < v <= 3e38)
+BOOL = Kind("true or false", lambda v: isinstance(v, bool))
+TEXT = Kind("text", lambda v: isinstance(v, str))
+OBJECT = Kind("an object", lambda v: isinstance(v, dict))
+
+
+def one_of(*values: str) -> Kind:
+    """One of a few words."""
+    return Kind(f"one of {', '.join(values)}", lambda v: isinstance(v, str) and v in values)
+
+
+DTYPE = one_of("float32", "bfloat16", "float16", "float64")
+
+# Used here, or without effect on what a model computes: of the latter transformers checks the kind.
+KINDS: Mapping[str, Kind] = {
+    "model_type": TEXT,
+    "vocab_size": COUNT,
+    "hidden_size": COUNT,
+    "intermediate_size": COUNT,
+    "num_hidden_layers": COUNT,
+    "num_attention_heads": COUNT,
+    "num_key_value_heads": COUNT.optional,
+    "head_dim": COUNT.optional,
+    "max_position_embeddings": COUNT,
+    "rms_norm_eps": FLOAT,
+    "hidden_act": TEXT,
+    "tie_word_embeddings": BOOL,
+    "num_experts": COUNT,
+    "num_local_experts": COUNT,
+    "num_experts_per_tok": COUNT,
+    "norm_topk_prob": BOOL,
+    "router_aux_loss_coef": FLOAT,
+    "rope_theta": POSITIVE,
+    "rope_parameters": OBJECT.optional,
+    "rope_scaling": OBJECT.optional,
+    "dtype": DTYPE.optional,
+    "torch_dtype": DTYPE.optional,
+    "polycom": OBJECT,
+    "bos_token_id": TOKEN.optional,
+    "eos_token_id": TOKENS.optional,
+    "pad_token_id": TOKEN.optional,
+    "attention_dropout": NUMBER.optional,
+    "initializer_range": FLOAT,
+    "output_router_logits": BOOL,
+    "use_cache": BOOL,
+    "pretraining_tp": TOKEN.optional,
+    "auto_map": OBJECT,
+    "id2label": OBJECT.optional,
+    "num_labels": TOKEN,
+    "attn_implementation": one_of(
+        "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ).optional,
+}
+
+# Nothing in transformers' Llama and OLMoE reads these, or only to write text.
+_UNREAD = """
+    architectures transformers_version name_or_path _name_or_path _commit_hash
+    _attn_implementation _attn_implementation_autoset experts_implementation
+    return_dict output_hidden_states output_attentions chunk_size_feed_forward is_decoder
+    add_cross_attention cross_attention_hidden_size tie_encoder_decoder torchscript use_bfloat16
+    problem_type label2id finetuning_task task_specific_params tokenizer_class prefix
+    original_max_position_embeddings max_sequence_length gradient_checkpointing
+    sep_token_id unk_token_id mask_token_id decoder_start_token_id forced_bos_token_id
+    forced_eos_token_id temperature top_k top_p typical_p do_sample max_length min_length
+    num_beams num_beam_groups num_return_sequences early_stopping repetition_penalty
+    length_penalty diversity_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    encoder_repetition_penalty epsilon_cutoff eta_cutoff bad_words_ids begin_suppress_tokens
+    suppress_tokens exponential_decay_length_penalty output_scores return_dict_in_generate
+    remove_invalid_values use_flash_attention_2 pretraining_dataset
+"""
+IGNORED = frozenset(_UNREAD.split())
+
+# Fields that change what is computed, the values under which they do not, and how they change it.
+NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "is_causal": ((True,), "attention that sees what follows"),
+    "is_encoder_decoder": ((False,), "an encoder before the decoder"),
+    "attention_bias": ((False, None), "biases in attention's projections"),
+    "mlp_bias": ((False, None), "biases in the feed-forward blocks"),
+    "clip_qkv": ((None,), "clipped queries, keys and values"),
+    "sliding_window": ((None,), "attention to the last few tokens alone"),
+    "attention_chunk_size": ((None,), "attention within a chunk alone"),
+    "quantization_config": ((None,), "quantised weights"),
+    "compression_config": ((None,), "compressed weights"),
+    "per_layer_config": ((None, {}), "layers that differ"),
+    "pruned_heads": ((None, {}), "heads that are left out"),
+    "kv_sharing_modes": ((None,), "layers that share keys and values"),
+    "partial_rotary_factor": ((None, 1.0), "heads that are turned in part"),
+}
+
+
+def check_fields(stored: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a field of another kind, or one that our models do not compute.
+
+    Fields that nothing is known of are told in one `InputWarning`: `transformers` does not read
+    them either, but whoever wrote them may have meant another model.
+    """
+    for name, value in stored.items():
+        check_kind(f"config.json: {name}", value, KINDS.get(name))
+        if name in NEUTRAL:
+            values, words = NEUTRAL[name]
+            require(
+                any(_same(value, one) for one in values),
+                f"config.json: {name}={_short(value)} means {words}, which our models do not"
+                f" compute; {name}={_json(values[0])} is needed.",
+            )
+    _check_layer_types(stored)
+    new = [name for name in stored if name not in {*KINDS, *IGNORED, *NEUTRAL, "layer_types"}]
+    if new:
+        shown = ", ".join(f"{name}={str(stored[name])[:40]!r}" for name in new[:8])
+        warnings.warn(
+            f"config.json: {shown}{' ...' if len(new) > 8 else ''}: read neither here nor by"
+            f" transformers' {stored.get('model_type')}; if the model was trained with code that"
+            " does, this is another model.",
+            InputWarning,
+            stacklevel=5,
+        )
+
+
+def check_kind(name: str, value: Any, kind: Kind | None) -> None:
+    """Raises `InputError` unless the value is of this kind (None: of any)."""
+    if kind is not None:
+        require(kind.fits(value), f"{name}={_short(value)} must be {kind.words}.")
+
+
+def _check_layer_types(stored: Mapping[str, Any]) -> None:
+    kinds, layers = stored.get("layer_types"), stored.get("num_hidden_layers")
+    require(
+        kinds is None or (isinstance(kinds, list) and kinds == ["full_attention"] * len(kinds)),
+        f"config.json: layer_types={_short(kinds)}: our layers are all alike, with attention to all"
+        " that came before; full_attention is needed in each.",
+    )
+    require(
+        kinds is None or len(kinds) == layers,
+        f"config.json: layer_types names {len(kinds or ())} layers, num_hidden_layers={layers}.",
+    )
+
+
+def rope_theta(stored: Mapping[str, Any]) -> float:
+    """The base of the rotary frequencies, wherever it stands.
+
+    transformers reads `rope_scaling` (of its release 4) in place of `rope_parameters` (5) where
+    that says anything, and the outer `rope_theta` where neither has one; in both the type may be
+    called `rope_type` or `type`.
+
+    Raises:
+        InputError: frequencies are rescaled, or two places differ.
+    """
+    places = {name: stored.get(name) or {} for name in ("rope_scaling", "rope_parameters")}
+    for name, place in places.items():
+        _check_rope(f"config.json: {name}", place)
+    read = next((place for place in places.values() if place), {})
+    base = read.get("rope_theta", stored.get("rope_theta", 10_000.0))
+    given = {name: place["rope_theta"] for name, place in places.items() if "rope_theta" in place}
+    given |= {"the outer": stored["rope_theta"]} if "rope_theta" in stored else {}
+    for name, other in given.items():
+        if other != base:
+            raise InputError(
+                f"config.json: rope_theta={base} and {name}'s rope_theta={other} contradict each"
+                " other; make them equal or remove the wrong one."
+            )
+    return float(base)
+
+
+def _check_rope(name: str, place: Mapping[str, Any]) -> None:
+    kind = place.get("rope_type", place.get("type", "default"))
+    called = "rope_type" if "rope_type" in place else "type"
+    # Frequencies divided by one are the frequencies.
+    same = kind == "default" or (kind == "linear" and place.get("factor") in (1, 1.0))
+    require(
+        same,
+        f"{name}.{called}={kind!r} rescales rotary frequencies, which our models do not; 'default'"
+        f" is needed, and {name.split()[-1]}={_short(place)} came.",
+    )
+    check_kind(f"{name}.rope_theta", place.get("rope_theta", 1.0), POSITIVE)
+    part = place.get("partial_rotary_factor", 1.0)
+    require(
+        part is None or (_is_number(part) and part == 1),
+        f"{name}.partial_rotary_factor={part!r}: our models turn whole heads; 1.0 is needed.",
+    )
+    nested = [key for key, value in place.items() if isinstance(value, dict)]
+    require(
+        not nested,
+        f"{name} has its own for {', '.join(nested)}: our layers are all alike; one is needed.",
+    )
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal as JSON: true is not 1, and 1 is 1.0."""
+    truth = isinstance(value, bool) or isinstance(other, bool)
+    return value is other if truth else value == other
+
+
+def _json(value: Any) -> str:
+    return {None: "null", True: "true", False: "false"}.get(value, repr(value))
+
+
+def _short(value: Any) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
