@@ -25,19 +25,20 @@ from rich.table import Table
 from experiments import cli
 from experiments.config import PretrainConfig, from_command
 from experiments.devices import mesh_of
-from experiments.exported import save_tokenizer
+from experiments.exported import generation_of, save_tokenizer
 from experiments.paths import try_folder
 from experiments.pretrain import load
 from experiments.programs import batch_shape, make_evaluation
 from experiments.progress import Display
 from experiments.report import activation_parameters, coefficient_table
 from experiments.tables import print_table
-from experiments.trained import Model, load_model
+from experiments.trained import Model, check_finite, load_model
 from experiments.workdir import Workdir
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface import WeightDtype
+from polycom_jax.interop.huggingface.files import all_or_nothing, check_empty
 from polycom_jax.interop.swap import replacement, swap
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
@@ -98,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
     with Display() as display:
         display.busy(f"reading {task.source}")
         model = load_model(task.source, task.checkpoint, mesh=mesh)
+        check_finite(model.origin, model.params)
         display.note(
             f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation}"
         )
@@ -135,6 +137,7 @@ def read_task(own: dict[str, str], config: PretrainConfig, given: frozenset[str]
         f"--fit-batches {batches} must be a whole number, at least 1.",
     )
     if "--target" in own:
+        check_empty(Path(own["--target"]))
         try_folder("--target", Path(own["--target"]))
     if workdir is not None:
         try_folder("--workdir", workdir.root)
@@ -242,17 +245,21 @@ def export(
     display: Display,
 ) -> None:
     """Writes the Hugging Face folder, tokenizer and all."""
-    tokenizer = model.tokenizer
-    huggingface.save(
-        target,
-        cfg,
-        params,
-        dtype=dtype,
-        end_of_text=None if tokenizer is None else tokenizer.eot,
-        progress=lambda done, files: display.busy(f"wrote {done} of {files} files"),
-    )
-    if tokenizer is not None:
-        save_tokenizer(target, tokenizer, context_length=cfg.context_length)
+    tokenizer, generation = model.tokenizer, model.generation
+    if generation is None and tokenizer is not None:
+        generation = generation_of(tokenizer)
+    with all_or_nothing(target):
+        if tokenizer is not None:
+            as_trained, length = model.trained_here, cfg.context_length
+            save_tokenizer(target, tokenizer, context_length=length, as_trained=as_trained)
+        huggingface.save(
+            target,
+            cfg,
+            params,
+            dtype=dtype,
+            generation=generation,
+            progress=lambda done, files: display.busy(f"wrote {done} of {files} files"),
+        )
     folder = str(target)
     display.note(
         f"Hugging Face folder: {folder}\nNext:\n"
@@ -275,6 +282,8 @@ def begin_run(
         if model.tokenizer is not None and config.data.tokenizer != "bytes":
             workdir.write_tokenizer(model.tokenizer)  # the source may go
             config = replace(config, data=replace(config.data, tokenizer=str(workdir.tokenizer)))
+        if model.generation is not None:
+            workdir.write_generation(model.generation)
         given |= {"model.vocab_size"}
         config, corpus, record = load(config, given, workdir, display, resuming=False)
         workdir.write_tokenizer(corpus.tokenizer)

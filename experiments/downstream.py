@@ -143,7 +143,7 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         raise InputError(
             f"transformers cannot be imported ({error}); pip install 'polycom-jax[eval]'."
         ) from error
-    if (model.folder / "tokenizer_config.json").is_file():
+    if model.step is None and (model.folder / "tokenizer_config.json").is_file():
         folder = model.folder
     else:
         own = model.tokenizer or tokenizer
@@ -152,7 +152,8 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
             f"{model.folder} holds no tokenizer.json; name one with --tokenizer.",
         )
         assert own is not None
-        save_tokenizer(folder, own, context_length=model.cfg.context_length)
+        length = model.cfg.context_length
+        save_tokenizer(folder, own, context_length=length, as_trained=model.trained_here)
     # A folder's own code is not needed here; unless told, transformers asks at the keyboard for
     # leave to run it, as soon as it looks for the model's class in our config.json.
     other = {"config": PretrainedConfig()} if _brings_code(folder) else {}

@@ -17,7 +17,14 @@ from experiments import cli, downstream
 from experiments.paths import try_file
 from experiments.progress import Display
 from experiments.tables import finite, print_section, print_table
-from experiments.trained import Model, Split, check_tokenizer, load_model, read_text
+from experiments.trained import (
+    Model,
+    Split,
+    check_finite,
+    check_tokenizer,
+    load_model,
+    read_text,
+)
 from experiments.workdir import write_text
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
@@ -113,6 +120,7 @@ def main(argv: Sequence[str]) -> int:
     with Display() as display:
         display.busy(f"reading {config.workdir}")
         model = load_model(Path(config.workdir), config.checkpoint, mesh=mesh)
+        check_finite(model.origin, model.params)
         display.note(f"{model.origin}: {model.cfg.activation}")
         found: dict[str, Any] = {"config": asdict(config)}
         texts = config.data if config.data or config.tasks else ("stdlib",)

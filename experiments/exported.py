@@ -1,43 +1,84 @@
 """A tokenizer as `transformers` reads it: tokenizer.json and tokenizer_config.json."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.trained import TOKENIZER
 from polycom_jax.data import ByteTokenizer, Tokenizer
+from polycom_jax.data.beside import CONFIG, begin_ids, json_bytes
 from polycom_jax.data.tokenizers import EOT
+from polycom_jax.interop.huggingface import Generation
 
 
-def save_tokenizer(folder: Path, tokenizer: Tokenizer, *, context_length: int) -> None:
-    """Writes both files; ids are those of `tokenizer`.
+def save_tokenizer(
+    folder: Path, tokenizer: Tokenizer, *, context_length: int, as_trained: bool = True
+) -> None:
+    """Writes both files, and what else lay beside the first; ids are those of `tokenizer`.
 
-    Where the tokenizer says nothing of its own on how a text begins, end of text goes before it, as
-    in training and in `experiments.generate`.
+    Args:
+        folder: where to.
+        tokenizer: of the model.
+        context_length: the model's.
+        as_trained: `tokenizer.begin` goes before a text, as in training and in
+            `experiments.generate`; else nothing does where the tokenizer itself puts nothing there.
     """
+    file, about = folder / TOKENIZER, folder / CONFIG
+    model = _written(file, tokenizer)
+    end = model.id_to_token(tokenizer.eot)
+    begin = [model.id_to_token(index) for index in tokenizer.begin]
+    silent = not begin_ids(model)
+    if as_trained and silent:
+        _put_before(model, begin, tokenizer.begin)
+        model.save(str(file))
+    if not about.is_file():
+        told = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": begin[0],
+            "eos_token": end,
+            "model_max_length": context_length,
+            "clean_up_tokenization_spaces": False,
+        }
+    elif as_trained and silent:
+        # Another class would put before a text what it is used to.
+        told = json.loads(about.read_bytes()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        told["bos_token"] = begin[0]
+    else:
+        return
+    about.write_bytes(json_bytes(told))
+
+
+def generation_of(tokenizer: Tokenizer) -> Generation:
+    """The ids for the config.json of a model that was trained with this tokenizer."""
+    ids = {"bos_token_id": tokenizer.begin[0], "eos_token_id": tokenizer.eot, "pad_token_id": None}
+    return Generation(ids)
+
+
+def _written(file: Path, tokenizer: Tokenizer) -> Any:
+    """Writes tokenizer.json; as the `tokenizers` package has it."""
     import tokenizers
-    from tokenizers import processors
 
     if isinstance(tokenizer, ByteTokenizer):
         model = byte_level(tokenizer)
-    else:
-        tokenizer.save(folder / TOKENIZER)
-        model = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
-    name = model.id_to_token(tokenizer.eot)
-    if model.post_processor is None:
-        model.post_processor = processors.TemplateProcessing(
-            single=f"{name} $A", pair=f"{name} $A {name} $B", special_tokens=[(name, tokenizer.eot)]
-        )
-    model.save(str(folder / TOKENIZER))
-    about = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": name,
-        "eos_token": name,
-        "model_max_length": context_length,
-        "clean_up_tokenization_spaces": False,
-    }
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        model.save(str(file))
+        return model
+    tokenizer.save(file)
+    return tokenizers.Tokenizer.from_file(str(file))
+
+
+def _put_before(model: Any, names: Sequence[str], ids: Sequence[int]) -> None:
+    """Lets the tokenizer put these before a text, behind what it does to texts already."""
+    from tokenizers import processors
+
+    before = " ".join(names)
+    template = processors.TemplateProcessing(
+        single=f"{before} $A",
+        pair=f"{before} $A {before} $B",
+        special_tokens=list(zip(names, ids, strict=True)),
+    )
+    own = model.post_processor
+    model.post_processor = template if own is None else processors.Sequence([own, template])
 
 
 def byte_level(tokenizer: ByteTokenizer) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.sampling import Sampling, complete
-from experiments.trained import load_trained
+from experiments.trained import check_finite, load_trained
 from experiments.workdir import Workdir
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText
@@ -45,7 +45,9 @@ def main(argv: Sequence[str]) -> int:
     settings = cli.read_flags(argv, cli.flatten(default), {})
     config = cli.parse(default, settings, prog="python -m experiments.generate", about=ABOUT)
     trained = load_trained(Workdir(Path(config.workdir)), config.checkpoint)
-    length = 1 + len(trained.tokenizer.encode(config.prompt)) + config.max_new_tokens
+    check_finite(config.workdir, trained.params)
+    tokenizer = trained.tokenizer
+    length = len(tokenizer.begin) + len(tokenizer.encode(config.prompt)) + config.max_new_tokens
     if length > (limit := trained.config.model.context_length):
         print(
             f"note: {length} tokens are longer than the {limit} that the model was trained on.",
@@ -54,10 +56,11 @@ def main(argv: Sequence[str]) -> int:
     texts = complete(
         trained.config.model,
         trained.params,
-        trained.tokenizer,
+        tokenizer,
         config.prompt,
         replace(config, temperature=0.0) if config.greedy else config,
         count=config.num_samples,
+        ends=trained.ends,
     )
     print(f"\n{'-' * 40}\n".join(texts))
     return 0

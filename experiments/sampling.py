@@ -1,6 +1,6 @@
 """Text from a model: prompt in, continuations out."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,12 +54,15 @@ def complete(
     how: Sampling,
     *,
     count: int = 1,
+    ends: Collection[int] = (),
 ) -> list[str]:
     """`count` texts that begin with `prompt`, each up to the end of its document.
 
-    The end-of-text token goes before the prompt, as before every document in training.
+    What the tokenizer begins a text with goes before the prompt, as before every document in
+    training; `ends` are tokens that end a text, too.
     """
-    tokens = [tokenizer.eot, *tokenizer.encode(prompt).tolist()]
+    begin = len(tokenizer.begin)
+    tokens = [*tokenizer.begin, *tokenizer.encode(prompt).tolist()]
     with on_mesh(params, count) as rules:
         new = generate(
             model,
@@ -75,8 +78,8 @@ def complete(
         )
     texts = []
     for row in fetch(new).tolist():
-        end = row.index(tokenizer.eot) if tokenizer.eot in row else len(row)
-        texts.append(tokenizer.decode(tokens[1:] + row[:end]))
+        stops = [place for place, token in enumerate(row) if token in {tokenizer.eot, *ends}]
+        texts.append(tokenizer.decode(tokens[begin:] + row[: min(stops, default=len(row))]))
     return texts
 
 

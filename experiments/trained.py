@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments.config import PretrainConfig
@@ -18,6 +19,7 @@ from polycom_jax.data.local import EMPTY, file_sums
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop import huggingface
+from polycom_jax.interop.huggingface import Generation
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.sharding import make_mesh
@@ -39,12 +41,19 @@ class Trained:
         step: of the checkpoint that was read.
         params: its parameters.
         tokenizer: what turned its text into tokens.
+        generation: what the Hugging Face folder that it was made from says of its texts' ends.
     """
 
     config: PretrainConfig
     step: int
     params: Params
     tokenizer: Tokenizer
+    generation: Generation | None = None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a text beside the tokenizer's own."""
+        return () if self.generation is None else self.generation.ends
 
 
 def load_trained(
@@ -66,7 +75,22 @@ def load_trained(
     with Checkpoints(workdir.checkpoints) as checkpoints:
         step = _step(checkpoints, checkpoint)
         found, params = checkpoints.restore_params(pm.abstract(specs, mesh), step=step, specs=specs)
-    return Trained(config, found, params, workdir.read_tokenizer())
+    return Trained(config, found, params, workdir.read_tokenizer(), workdir.read_generation())
+
+
+def check_finite(where: str, params: Params) -> None:
+    """Raises `InputError` where a run has diverged: what a model of NaN gives means nothing."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        require(
+            bool(_all_finite(leaf)),
+            f"{where}: {pm.path_name(path)} holds numbers that are not finite (NaN or infinity):"
+            " the training went wrong. An older --checkpoint may be whole.",
+        )
+
+
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
 
 
 @dataclass(frozen=True)
@@ -80,6 +104,8 @@ class Model:
         data: what it was trained on, where that is known; else the defaults.
         folder: it was read from.
         step: of the run's checkpoint; None: it is no run's.
+        generation: what the Hugging Face folder that it is from, at first or second hand, says of
+            its texts' ends; None: it is of none.
         noted: what the run's record says of its data (`Corpus.summary`).
     """
 
@@ -89,7 +115,13 @@ class Model:
     data: DataConfig
     folder: Path
     step: int | None
+    generation: Generation | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether text was put before it as this project does, and not by others alone."""
+        return self.step is not None and (self.step > 0 or self.generation is None)
 
     @property
     def origin(self) -> str:
@@ -115,19 +147,26 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     if (folder / "config.yaml").is_file():
         workdir = Workdir(folder)
         run = load_trained(workdir, checkpoint, mesh=mesh)
-        noted = workdir.record().get("data", {})
         return Model(
-            run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step, noted
+            run.config.model,
+            run.params,
+            run.tokenizer,
+            run.config.data,
+            folder,
+            run.step,
+            run.generation,
+            workdir.record().get("data", {}),
         )
     require(
         (folder / "config.json").is_file(),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
     )
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    cfg, params = huggingface.load(folder, mesh=mesh)
     file = folder / TOKENIZER
     tokenizer = load_tokenizer(file) if file.is_file() else None
-    return Model(cfg, params, tokenizer, DataConfig(), folder, None)
+    generation = huggingface.read_generation(folder)
+    cfg, params = huggingface.load(folder, mesh=mesh)
+    return Model(cfg, params, tokenizer, DataConfig(), folder, None, generation)
 
 
 def check_tokenizer(model: Model, named: str | None) -> None:

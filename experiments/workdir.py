@@ -1,6 +1,7 @@
 """The folder of a run: where things lie in it, what it ran with, and when it may be resumed."""
 
 import contextlib
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ from experiments.yaml_file import RECORD
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Corpus, DataConfig, Tokenizer
 from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.interop.huggingface.files import read_json
+from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.training.checkpoint import all_steps
 
 
@@ -44,6 +47,11 @@ class Workdir:
     def tokenizer(self) -> Path:
         """The tokenizer; with it, model and text need nothing from outside the folder."""
         return self.root / "tokenizer.json"
+
+    @property
+    def generation(self) -> Path:
+        """What the folder that a run was made from said of its texts' ends; others have none."""
+        return self.root / "generation.json"
 
     @property
     def metrics(self) -> Path:
@@ -202,6 +210,21 @@ class Workdir:
             " model would read and write nonsense with it. Bring the old file back.",
         )
         return tokenizer
+
+    def write_generation(self, generation: Generation) -> None:
+        """Writes generation.json, for exports."""
+        with whole(self.generation) as file:
+            file.write_text(json.dumps(generation.to_json(), indent=2) + "\n", "utf-8")
+
+    def read_generation(self) -> Generation | None:
+        """What `write_generation` wrote; None: the run is of no Hugging Face folder.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        if not self.generation.is_file():
+            return None
+        return from_json(read_json(self.generation), str(self.generation))
 
     def write_sample(self, text: str) -> None:
         """Writes sample.txt."""

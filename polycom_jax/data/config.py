@@ -17,6 +17,8 @@ class DataConfig:
             prepared; or a TFDS name ("c4/en", "lm1b", "huggingface:...").
         tokenizer: "bytes" (256 values and an end-of-text token); "bpe", a byte-level BPE trained on
             the train split; or the path of a Hugging Face `tokenizer.json`.
+        end_of_text: the token of such a file that ends a text; None: the one that the files beside
+            it name (tokenizer_config.json, config.json), or one of the usual name.
         batch_size: sequences a step, over all hosts.
         cache_dir: where prepared data live. None: the environment variable POLYCOM_CACHE, else the
             platform's user cache folder.
@@ -42,6 +44,7 @@ class DataConfig:
 
     source: PathText = "stdlib"
     tokenizer: PathText = "bpe"
+    end_of_text: str | None = None
     batch_size: int = 16
     cache_dir: PathText | None = None
     text_field: str = "text"
@@ -62,6 +65,11 @@ class DataConfig:
         for name in ("batch_size", "document_bytes", "bpe_train_bytes"):
             value = getattr(self, name)
             require(value >= 1, f"data.{name}={value} must be at least 1.")
+        require(
+            self.end_of_text is None or self.tokenizer not in ("bytes", "bpe"),
+            f"data.end_of_text={self.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
+            f"{self.tokenizer!r} has its own; leave it out.",
+        )
         require(self.heldout != "", "data.heldout is empty; leave it out for the default.")
         require(
             self.heldout is None or self.source != "stdlib",

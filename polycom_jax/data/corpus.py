@@ -106,10 +106,12 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
     report: Report = progress or (lambda message: None)
     if cfg.tokenizer == "bpe":
         check_bpe_size(vocab_size)
-    given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg.tokenizer)
+    given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)
     cache = cache_folder(cfg.cache_dir)
     source = resolve(cfg, cache, report)
-    encodes = {} if given is None or given.exact else {"encodes": ENCODES}
+    encodes: dict[str, Any] = {} if given is None or given.exact else {"encodes": ENCODES}
+    if given is not None and given.begin != (given.eot,):
+        encodes["begin"] = list(given.begin)
     recipe = (
         ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
         if given is None
@@ -143,8 +145,10 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
     )
 
 
-def _given_tokenizer(name: str) -> Tokenizer:
-    return ByteTokenizer() if name == "bytes" else FileTokenizer(name)
+def _given_tokenizer(cfg: DataConfig) -> Tokenizer:
+    if cfg.tokenizer == "bytes":
+        return ByteTokenizer()
+    return FileTokenizer(cfg.tokenizer, end_of_text=cfg.end_of_text)
 
 
 def _build(

@@ -31,17 +31,22 @@ class TokenStore:
     One end-of-text token stands before each document and ends the one before, so every token of the
     text, the first of a document too, is the successor (the target) of exactly one position.
 
+    Where the tokenizer puts something else before a text, `BOS` for instance, that is
+    `BOS d1 EOT BOS d2 EOT ... BOS dn EOT`. `BOS` is given and not predicted: it is no target.
+
     Attributes:
         tokens: uint16 or uint32 [n].
-        offsets: int64 [documents + 1]; document i is `tokens[offsets[i]:offsets[i + 1]]`, the
-            end-of-text token before it included, and `offsets[-1]` is the last token of all.
+        offsets: int64 [documents + 1]; document i is `tokens[offsets[i]:offsets[i + 1]]`, what
+            stands before it included, and `offsets[-1]` is the last token of all.
         num_bytes: length in UTF-8 of the text that the tokens can give back: what bits a byte are
             counted by.
+        begin: how many tokens before each document are no targets.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     num_bytes: int
+    begin: int = 0
 
     @property
     def num_documents(self) -> int:
@@ -50,7 +55,7 @@ class TokenStore:
 
     @property
     def num_targets(self) -> int:
-        """Number of tokens that follow another: what a full evaluation predicts."""
+        """Number of tokens that follow another: what a full evaluation predicts, and `begin`s."""
         return len(self.tokens) - 1
 
     def documents_longer_than(self, tokens: int) -> int:
@@ -132,7 +137,8 @@ def write_store(
     folder.mkdir(parents=True)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     cleaner = Cleaner(undecodable, where)
-    eot = np.array([tokenizer.eot], dtype)
+    eot, begin = np.array([tokenizer.eot], dtype), np.array(tokenizer.begin, dtype)
+    shared = tokenizer.begin == (tokenizer.eot,)  # the end of one text begins the next
     offsets, num_tokens, num_bytes, lost = array("q"), 0, 0, 0
     with open(folder / "tokens.bin", "wb") as file:
         for blocks in _batches(_blocks(cleaner.texts(raws))):
@@ -141,9 +147,12 @@ def write_store(
             encoded = tokenizer.encode_batch(given)
             for block, lead, text, ids in zip(blocks, leads, given, encoded, strict=True):
                 if block.first:
+                    if offsets and not shared:
+                        num_tokens += len(eot)
+                        file.write(eot.tobytes())
                     offsets.append(num_tokens)
-                    num_tokens += len(eot)
-                    file.write(eot.tobytes())
+                    num_tokens += len(begin)
+                    file.write(begin.tobytes())
                 if not tokenizer.exact:
                     lost += lost_bytes(text, tokenizer.decode(ids))
                 own = ids[len(tokenizer.encode(lead)) :] if lead else ids
@@ -170,7 +179,8 @@ def write_store(
     }
     offsets.append(num_tokens)
     np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
-    (folder / "store.json").write_text(json.dumps({"dtype": dtype.name, **counts}))
+    about = {"dtype": dtype.name, **counts, **({} if shared else {"begin": len(begin)})}
+    (folder / "store.json").write_text(json.dumps(about))
     return counts
 
 
@@ -185,6 +195,7 @@ def open_store(folder: Path) -> TokenStore:
         tokens=np.memmap(folder / "tokens.bin", np.dtype(about["dtype"]), "r"),
         offsets=offsets,
         num_bytes=about["bytes"] - about.get("lost", 0),
+        begin=about.get("begin", 0),
     )
 
 

@@ -7,13 +7,14 @@ ordinary characters.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.data.beside import begin_ids, end_named, end_numbered, read_beside, with_end
 from polycom_jax.data.encoding import Encoder
 
 EOT = "<|endoftext|>"
@@ -48,7 +49,12 @@ class Tokenizer(Protocol):
 
     @property
     def eot(self) -> int:
-        """The id that stands before, between and after documents; text never encodes to it."""
+        """The id that stands after a document; text never encodes to it."""
+        ...
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The ids before a text: what the tokenizer itself puts there, else the end of text."""
         ...
 
     @property
@@ -94,6 +100,11 @@ class ByteTokenizer:
     fingerprint = "bytes"
     exact = True
 
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The end of the text before."""
+        return (self.eot,)
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The UTF-8 bytes of each text."""
         return [self.encode(text) for text in texts]
@@ -118,18 +129,24 @@ class ByteTokenizer:
 class FileTokenizer:
     """A Hugging Face `tokenizer.json`, ours or a given one.
 
-    What a given one adds to texts, cuts off or draws by lot is left out.
+    What a given one adds to texts, cuts off or draws by lot is left out of their ids; what it adds
+    before them is `begin`. Files beside it of the names that Hugging Face gives them are read too:
+    they say which token ends a text (tokenizer_config.json, special_tokens_map.json, and the
+    model's own config.json or generation_config.json), else the first of `EOT_NAMES` does.
 
     Args:
         path: of the file.
         exact: it is known to give any text back exactly, as those of `train_bpe` do.
+        end_of_text: the token that ends a text, whatever the files say; None: theirs.
 
     Raises:
-        InputError: no such file, not a tokenizer, none of `EOT_NAMES` in it, or ids far beyond the
+        InputError: no such file, not a tokenizer, no end of text in it, or ids far beyond the
             number of its tokens.
     """
 
-    def __init__(self, path: str | Path, *, exact: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, exact: bool = False, end_of_text: str | None = None
+    ) -> None:
         path = Path(path).expanduser()
         require(
             not path.is_dir(),
@@ -144,21 +161,44 @@ class FileTokenizer:
             raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
         self._model, tree = _read_tokenizer(path, self._text)
         vocabulary: dict[str, int] = self._model.get_vocab(with_added_tokens=True)
-        names = [name for name in EOT_NAMES if name in vocabulary]
-        require(
-            bool(names),
-            f"{path} has no end-of-text token; it needs one of {', '.join(EOT_NAMES)}.",
-        )
         self.vocab_size = max(vocabulary.values()) + 1
         require(
             self.vocab_size <= 2 * len(vocabulary) + _MOST_GAPS,
             f"{path} has ids up to {self.vocab_size - 1} for {len(vocabulary)} tokens; a model has"
             " a row for every id up to the largest. Number them without such gaps.",
         )
-        self.eot: int = vocabulary[names[0]]
-        self.fingerprint = hashlib.sha256(self._text).hexdigest()[:32]
+        self.eot = self._find_end(path, vocabulary, end_of_text)
+        self.begin = begin_ids(self._model) or (self.eot,)
+        require(
+            max(self.begin) < self.vocab_size,
+            f"{path}: its post-processor puts ids {list(self.begin)} before a text, and there are"
+            f" {self.vocab_size}.",
+        )
         self.exact = exact
         self._encode = Encoder(self._model, tree, self.eot, str(path))
+
+    def _find_end(self, path: Path, vocabulary: Mapping[str, int], named: str | None) -> int:
+        """The id that ends a text; a copy says the same by itself, and the fingerprint too."""
+        self._beside = read_beside(path)
+        by_name = next((vocabulary[name] for name in EOT_NAMES if name in vocabulary), None)
+        own = end_named(self._beside, self._model, path.parent)
+        if named is not None:
+            end = vocabulary.get(named)
+            require(end is not None, f"end_of_text={named!r} is no token of {path}.")
+        else:
+            end = end_numbered(path, self._model) if own is None else own
+            end = by_name if end is None else end
+        if end is None:
+            raise InputError(
+                f"{path} has no end-of-text token; it needs one of {', '.join(EOT_NAMES)}, or"
+                " another that a tokenizer_config.json beside it calls eos_token, or that"
+                " data.end_of_text names."
+            )
+        if end != (by_name if own is None else own):
+            self._beside = with_end(self._beside, self._model.id_to_token(end))
+        told = b"" if end == by_name else f" ends with {end}".encode()
+        self.fingerprint = hashlib.sha256(self._text + told).hexdigest()[:32]
+        return end
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, no special token added.
@@ -181,8 +221,10 @@ class FileTokenizer:
         return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def save(self, path: Path) -> None:
-        """Writes the `tokenizer.json` as it was read, byte for byte."""
+        """Writes the `tokenizer.json` as it was read, byte for byte, and what lay beside it."""
         path.write_bytes(self._text)
+        for name, text in self._beside.items():
+            path.with_name(name).write_bytes(text)
 
 
 def _read_tokenizer(path: Path, text: bytes) -> tuple[Any, dict[str, Any]]:

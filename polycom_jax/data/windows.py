@@ -159,7 +159,8 @@ def gather(
 ) -> Batch:
     """The batch of these windows, which begin every `stride` tokens (None: every `seq_len`).
 
-    Positions past the store's end are padding; targets that the window before has are masked.
+    Positions past the store's end are padding; masked are targets that the window before has, and
+    what stands before a document where that is no target.
     """
     start = windows[:, None] * (stride or seq_len)
     index = np.arange(seq_len)
@@ -170,6 +171,9 @@ def gather(
     place = np.minimum(place, store.num_targets - 1)
     document = np.searchsorted(store.offsets, place, side="right") - 1
     begins = np.maximum(store.offsets[document], start)
+    if store.begin:
+        follows = np.searchsorted(store.offsets[:-1], place + 1, side="right") - 1
+        mask &= place + 1 - store.offsets[follows] >= store.begin
     batch = {
         "tokens": store.tokens[place],
         "targets": store.tokens[place + 1],

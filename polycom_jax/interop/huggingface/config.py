@@ -173,6 +173,11 @@ def _completed(stored: Mapping[str, Any], family: Family) -> dict[str, Any]:
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = heads
     if fields["head_dim"] is None:
+        # transformers' OLMoE has no such field, but where there is one multiplies by it.
+        require(
+            not (family.moe and "head_dim" in stored),
+            f"config.json: head_dim=None; leave it out, or write {width // heads}.",
+        )
         fields["head_dim"] = width // heads
     return fields
 

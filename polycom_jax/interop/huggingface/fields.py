@@ -39,6 +39,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or _is_int(value)
 
 
+def _is_numbered(value: Any) -> bool:
+    return isinstance(value, dict) and all(name.strip("-").isdecimal() for name in value)
+
+
 COUNT = Kind("a whole number from 1 to 2147483647", lambda v: _is_int(v) and 1 <= v < 2**31)
 TOKEN = Kind("a token's id", lambda v: _is_int(v) and abs(v) < 2**31)
 TOKENS = Kind(
@@ -92,12 +96,13 @@ KINDS: Mapping[str, Kind] = {
     "eos_token_id": TOKENS.optional,
     "pad_token_id": TOKEN.optional,
     "attention_dropout": NUMBER.optional,
-    "initializer_range": FLOAT,
+    "initializer_range": Kind("from 0.0 to 1.0", lambda v: isinstance(v, float) and 0 <= v <= 1),
     "output_router_logits": BOOL,
     "use_cache": BOOL,
+    "return_dict": Kind("true (transformers' own models need it)", lambda v: v is True),
     "pretraining_tp": TOKEN.optional,
     "auto_map": OBJECT,
-    "id2label": OBJECT.optional,
+    "id2label": Kind("an object with whole numbers as names", _is_numbered).optional,
     "num_labels": TOKEN,
     "attn_implementation": one_of(
         "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
@@ -108,7 +113,7 @@ KINDS: Mapping[str, Kind] = {
 _UNREAD = """
     architectures transformers_version name_or_path _name_or_path _commit_hash
     _attn_implementation _attn_implementation_autoset experts_implementation
-    return_dict output_hidden_states output_attentions chunk_size_feed_forward is_decoder
+    output_hidden_states output_attentions chunk_size_feed_forward is_decoder
     add_cross_attention cross_attention_hidden_size tie_encoder_decoder torchscript use_bfloat16
     problem_type label2id finetuning_task task_specific_params tokenizer_class prefix
     original_max_position_embeddings max_sequence_length gradient_checkpointing
@@ -126,8 +131,8 @@ IGNORED = frozenset(_UNREAD.split())
 NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "is_causal": ((True,), "attention that sees what follows"),
     "is_encoder_decoder": ((False,), "an encoder before the decoder"),
-    "attention_bias": ((False, None), "biases in attention's projections"),
-    "mlp_bias": ((False, None), "biases in the feed-forward blocks"),
+    "attention_bias": ((False,), "biases in attention's projections"),
+    "mlp_bias": ((False,), "biases in the feed-forward blocks"),
     "clip_qkv": ((None,), "clipped queries, keys and values"),
     "sliding_window": ((None,), "attention to the last few tokens alone"),
     "attention_chunk_size": ((None,), "attention within a chunk alone"),

@@ -1,5 +1,6 @@
 """Log-likelihoods of continuations, many requests at a time."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -150,4 +151,9 @@ class Scorer:
 def _read(indices: list[int], found: tuple[Array, Array]) -> Iterator[tuple[int, Score]]:
     sums, greedy = fetch(found)
     for row, index in enumerate(indices):
+        require(
+            math.isfinite(sums[row]),
+            f"A log-likelihood is {sums[row]}: the model gives no numbers, so no score of it means"
+            " anything; its weights are damaged, or its training went wrong.",
+        )
         yield index, Score(float(sums[row]), bool(greedy[row]))
