@@ -278,7 +278,7 @@ def begin_run(
     display: Display,
 ) -> None:
     """Writes the folder of a run that stands before its first step, with these parameters."""
-    with workdir.locked():
+    with workdir.locked(), all_or_nothing(workdir.root):
         if model.tokenizer is not None and config.data.tokenizer != "bytes":
             workdir.write_tokenizer(model.tokenizer)  # the source may go
             config = replace(config, data=replace(config.data, tokenizer=str(workdir.tokenizer)))

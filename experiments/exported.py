@@ -30,8 +30,7 @@ def save_tokenizer(
     begin = [model.id_to_token(index) for index in tokenizer.begin]
     silent = not begin_ids(model)
     if as_trained and silent:
-        _put_before(model, begin, tokenizer.begin)
-        model.save(str(file))
+        _put_before(model, begin, tokenizer.begin).save(str(file))
     if not about.is_file():
         told = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -67,18 +66,29 @@ def _written(file: Path, tokenizer: Tokenizer) -> Any:
     return tokenizers.Tokenizer.from_file(str(file))
 
 
-def _put_before(model: Any, names: Sequence[str], ids: Sequence[int]) -> None:
-    """Lets the tokenizer put these before a text, behind what it does to texts already."""
-    from tokenizers import processors
+def _put_before(model: Any, names: Sequence[str], ids: Sequence[int]) -> Any:
+    """The tokenizer, putting these before a text behind what it does to texts already."""
+    import tokenizers
 
-    before = " ".join(names)
-    template = processors.TemplateProcessing(
-        single=f"{before} $A",
-        pair=f"{before} $A {before} $B",
-        special_tokens=list(zip(names, ids, strict=True)),
-    )
-    own = model.post_processor
-    model.post_processor = template if own is None else processors.Sequence([own, template])
+    # As its file has it: the package's own templates take no name with a space or a colon.
+    tokens = zip(names, ids, strict=True)
+    special = {
+        f"begin{place}": {"id": f"begin{place}", "ids": [index], "tokens": [name]}
+        for place, (name, index) in enumerate(tokens)
+    }
+    before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in special]
+    first, second = ([*before, {"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
+    template = {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": first + second,
+        "special_tokens": special,
+    }
+    tree = json.loads(model.to_str())
+    own = tree["post_processor"]
+    both = {"type": "Sequence", "processors": [own, template]}
+    tree["post_processor"] = template if own is None else both
+    return tokenizers.Tokenizer.from_str(json.dumps(tree))
 
 
 def byte_level(tokenizer: ByteTokenizer) -> Any:

@@ -1,5 +1,6 @@
 """Against PyTorch and `transformers`, where they are installed (extra `bench`)."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pytest
 import tiny_folders as tiny
 from tiny_models import DENSE, MOE, OWN, same
 
-from polycom_jax import ACTIVATIONS, models
+from polycom_jax import ACTIVATIONS, InputError, models
 from polycom_jax.interop import huggingface
+from polycom_jax.interop.huggingface.fields import KINDS, NEUTRAL
 from polycom_jax.models import ModelConfig
 
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed (extra bench)")
@@ -205,3 +207,37 @@ def test_a_folder_loads_without_a_home(tmp_path):
         check=True,
     )
     assert done.stdout.strip() == "PolyComLlamaForCausalLM"
+
+
+ROPE = ({"type": "linear", "factor": 2.0}, {"rope_type": "default"}, {"type": "default"})
+VALUES = (
+    *(None, True, False, 0, 1, -1, 2, 99, 3.5, 1.0, 5000.0, float("nan"), "x", "1", "relu"),
+    *("float16", "eager", [], [1], ["full_attention"] * 2, {}, {"a": 1}, *ROPE),
+)
+MUTATIONS = [
+    (base, name, value)
+    for base, name, value in product(tiny.CONFIGS, (*KINDS, *NEUTRAL, "layer_types"), VALUES)
+]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_a_config_edited_at_random_is_refused_or_the_same_model(seed, tmp_path):
+    drawn = np.random.default_rng(seed).permutation(len(MUTATIONS))[: 60 if seed == 0 else 600]
+    read = 0
+    folders = {
+        name: tiny.write(tmp_path / name, config, tiny.weights(config))
+        for name, config in tiny.CONFIGS.items()
+    }
+    for base, name, value in (MUTATIONS[index] for index in drawn):
+        file = folders[base] / "config.json"
+        file.write_text(json.dumps(tiny.CONFIGS[base] | {name: value}))
+        try:
+            cfg, params = huggingface.load(folders[base])
+        except InputError as error:
+            assert "\n" not in str(error)
+            continue
+        read += 1
+        found = logits(theirs(folders[base], dtype=torch.float32))
+        expected = ours(replace(cfg, dtype="float32"), params)
+        np.testing.assert_allclose(found, expected, atol=ATOL, err_msg=f"{base} {name}={value!r}")
+    assert read > 5

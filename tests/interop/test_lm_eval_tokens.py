@@ -115,6 +115,14 @@ def test_what_cannot_be_scored_is_refused(params, pair):
         list(scorer([pair]))
 
 
+def test_a_model_of_nan_gets_no_score(mild):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    broken = mild | {"final_norm": mild["final_norm"].at[3].set(jnp.nan)}
+    scorer = Scorer(CFG, broken, mesh, batch_size=4, max_length=72)
+    with pytest.raises(InputError, match="A log-likelihood is nan"):
+        list(scorer([Pair([1, 2], [3])]))
+
+
 def plain_greedy(params, prompt: list[int], count: int, end: int) -> list[int]:
     whole = prompt[-(72 - count) :]
     new: list[int] = []

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -147,7 +148,7 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in set(folder.iterdir()) - before:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in made:
             path.rmdir()
         raise
