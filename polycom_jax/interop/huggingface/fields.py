@@ -95,7 +95,7 @@ KINDS: Mapping[str, Kind] = {
     "bos_token_id": TOKEN.optional,
     "eos_token_id": TOKENS.optional,
     "pad_token_id": TOKEN.optional,
-    "attention_dropout": NUMBER.optional,
+    "attention_dropout": NUMBER,
     "initializer_range": Kind("from 0.0 to 1.0", lambda v: isinstance(v, float) and 0 <= v <= 1),
     "output_router_logits": BOOL,
     "use_cache": BOOL,
