@@ -34,7 +34,7 @@ def save_tokenizer(
     if not about.is_file():
         told = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": begin[0],
+            "bos_token": begin[0] if as_trained or not silent else None,
             "eos_token": end,
             "model_max_length": context_length,
             "clean_up_tokenization_spaces": False,

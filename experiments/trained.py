@@ -147,16 +147,9 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     if (folder / "config.yaml").is_file():
         workdir = Workdir(folder)
         run = load_trained(workdir, checkpoint, mesh=mesh)
-        return Model(
-            run.config.model,
-            run.params,
-            run.tokenizer,
-            run.config.data,
-            folder,
-            run.step,
-            run.generation,
-            workdir.record().get("data", {}),
-        )
+        about = (run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
+        noted = workdir.record().get("data", {})
+        return Model(*about, generation=run.generation, noted=noted)
     require(
         (folder / "config.json").is_file(),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
@@ -166,7 +159,7 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     tokenizer = load_tokenizer(file) if file.is_file() else None
     generation = huggingface.read_generation(folder)
     cfg, params = huggingface.load(folder, mesh=mesh)
-    return Model(cfg, params, tokenizer, DataConfig(), folder, None, generation)
+    return Model(cfg, params, tokenizer, DataConfig(), folder, None, generation=generation)
 
 
 def check_tokenizer(model: Model, named: str | None) -> None:

@@ -1,6 +1,7 @@
 """What lies beside a `tokenizer.json`: files that name its end of text, a chat template, others."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +13,50 @@ FILES = (
     *(CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
+TEMPLATES = "additional_chat_templates/*.jinja"
 """They go with a tokenizer wherever it is saved."""
 
 
 def read_beside(path: Path) -> dict[str, bytes]:
-    """The contents of those of `FILES` that lie beside a file of the usual name.
+    """The contents of those of `FILES` and `TEMPLATES` that lie beside a file of the usual name.
 
     Raises:
         InputError: one cannot be read.
     """
     if path.name != NAME:
         return {}
-    files = [path.with_name(name) for name in FILES]
-    return {file.name: _bytes(file) for file in files if file.is_file()}
+    folder = path.parent
+    more = [file.relative_to(folder).as_posix() for file in sorted(folder.glob(TEMPLATES))]
+    return {name: _bytes(folder / name) for name in (*FILES, *more) if (folder / name).is_file()}
+
+
+def write_beside(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes them beside a tokenizer's file."""
+    for name, text in files.items():
+        file = path.parent / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(text)
 
 
 def begin_ids(model: Any) -> tuple[int, ...]:
     """What a tokenizer's own post-processor puts before a text."""
-    alone = model.encode("", add_special_tokens=True).ids
+    alone = _marked(model, "")
     if not alone:
         return ()
     try:
-        encoding = model.encode("a", add_special_tokens=True)
+        marked = _marked(model, "a")
     except Exception:  # The binding raises plain `Exception` where it has no id for this text.
-        return tuple(alone)
-    mask = encoding.special_tokens_mask
-    return tuple(encoding.ids[: mask.index(0)] if 0 in mask else alone)
+        marked = alone
+    added = [special for _, special in marked]
+    first = added.index(False) if False in added else len(alone)
+    return tuple(index for index, _ in marked[:first])
+
+
+def _marked(model: Any, text: str) -> list[tuple[int, bool]]:
+    """The ids of a text, padding left out, and which of them the post-processor has put there."""
+    found = model.encode(text, add_special_tokens=True)
+    masks = zip(found.ids, found.attention_mask, found.special_tokens_mask, strict=True)
+    return [(index, bool(special)) for index, shown, special in masks if shown]
 
 
 def end_named(files: dict[str, bytes], model: Any, folder: Path) -> int | None:

@@ -14,7 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.data.beside import begin_ids, end_named, end_numbered, read_beside, with_end
+from polycom_jax.data.beside import (
+    begin_ids,
+    end_named,
+    end_numbered,
+    read_beside,
+    with_end,
+    write_beside,
+)
 from polycom_jax.data.encoding import Encoder
 
 EOT = "<|endoftext|>"
@@ -223,8 +230,7 @@ class FileTokenizer:
     def save(self, path: Path) -> None:
         """Writes the `tokenizer.json` as it was read, byte for byte, and what lay beside it."""
         path.write_bytes(self._text)
-        for name, text in self._beside.items():
-            path.with_name(name).write_bytes(text)
+        write_beside(path, self._beside)
 
 
 def _read_tokenizer(path: Path, text: bytes) -> tuple[Any, dict[str, Any]]:

@@ -117,12 +117,28 @@ def test_a_copy_takes_all_along_byte_for_byte(bpe, tmp_path):
     about = {"eos_token": E, "bos_token": B, "chat_template": "{{ messages }}", "é": "✓"}
     path = made(bpe, tmp_path / "a", B, E, tokenizer_config=about, special_tokens_map={})
     (tmp_path / "a" / "chat_template.jinja").write_text("{% for m in messages %}\r\n")
+    (tmp_path / "a" / "additional_chat_templates").mkdir()
+    (tmp_path / "a" / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     (tmp_path / "b").mkdir()
-    FileTokenizer(path).save(tmp_path / "b" / "tokenizer.tmp")
-    for file in (tmp_path / "b").iterdir():
-        origin = tmp_path / "a" / file.name.replace(".tmp", ".json")
-        assert file.read_bytes() == origin.read_bytes()
-    assert len(list((tmp_path / "b").iterdir())) == len(list((tmp_path / "a").iterdir())) == 4
+    FileTokenizer(path).save(tmp_path / "b" / "tokenizer.json")
+    contents = [
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.j*")}
+        for folder in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_no_beginning(bpe, side, tmp_path):
+    import tokenizers
+
+    for begin, expected in ((None, (1,)), (B, (0,))):
+        path = made(bpe, tmp_path / "a", B, "</s>", begin=begin)
+        model = tokenizers.Tokenizer.from_file(str(path))
+        model.enable_padding(length=9, direction=side, pad_id=1, pad_token="</s>")
+        model.save(str(path))
+        assert FileTokenizer(path).begin == expected
 
 
 def test_what_begins_a_text_stands_in_the_stream_and_is_no_target(bpe, tmp_path):
