@@ -129,7 +129,8 @@ class PretrainConfig:
 
     Attributes:
         model: the transformer; from the preset.
-        optim: optimiser and schedule; from the preset's recipe.
+        optim: optimiser and schedule; from the preset's recipe, but that a warm-up which is not
+            given takes a tenth of the run at most.
         data: text, tokenizer and batch.
         mesh: arrangement of the devices.
         hosts: which hosts the devices belong to.

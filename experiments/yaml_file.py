@@ -82,7 +82,7 @@ def read_yaml(
     root = _compose(path)
     settings: dict[str, Setting] = {}
     record: Any = {}
-    for key, node in _leaves(root, base):
+    for key, node in _leaves(root):
         if key == RECORD:
             record = _as_text(node)
             continue
@@ -143,14 +143,12 @@ def _text(path: Path) -> str:
     return raw.decode("utf-8")
 
 
-def _leaves(
-    node: MappingNode | None, base: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Node]]:
+def _leaves(node: MappingNode | None, prefix: str = "") -> Iterator[tuple[str, Node]]:
     """Dotted key and value, for whatever is not a section with keys of its own."""
     for key, value in node.value if node else ():
         name = f"{prefix}{key.value}"
         if isinstance(value, MappingNode) and value.value and name != RECORD:
-            yield from _leaves(value, base, f"{name}.")
+            yield from _leaves(value, f"{name}.")
         else:
             yield name, value
 
@@ -182,6 +180,7 @@ def _words(where: str, node: Node, default: Any) -> tuple[str, ...]:
             f"{where} takes one value, not the list [{', '.join(map(str, _as_text(node)))}].",
         )
         return tuple(word for one in node.value for word in _words(where, one, ""))
+    assert isinstance(node, ScalarNode)  # there is no other kind
     word = str(node.value)
     if _is_null(node):
         # Elsewhere the field's type tells; in a text field, None would be the text "None".
