@@ -282,12 +282,13 @@ class Checkpoints:
             " run at a time may save there. Take another folder, or restore to go on from it.",
         )
 
-    def _read(self, target: Any, step: int | None, specs: Specs | None, *, partial: bool) -> Found:
+    def _read(
+        self, target: Any, step: SupportsIndex | None, specs: Specs | None, *, partial: bool
+    ) -> Found:
+        number = None if step is None else _whole("step", step)
         self.wait()
-        step = None if step is None else _whole("step", step)
-        return restore.read_newest(
-            self.folder, step, target, specs, partial=partial, about=self._about
-        )
+        about = self._about
+        return restore.read_newest(self.folder, number, target, specs, partial=partial, about=about)
 
     def _call(self, method: Callable[[Any], Any]) -> None:
         """Calls the writer; if it fails, the next save opens a new one, which reads the folder."""
