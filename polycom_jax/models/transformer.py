@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from polycom_jax import params as pm
 from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
+from polycom_jax._fields import check_value
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.keep import Kept, keep, keeping
 from polycom_jax.kernels.rope import Turns
@@ -90,7 +91,8 @@ def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None
     Raises:
         InputError: no room for a token, or a batch or heads that do not divide over the mesh.
     """
-    require(length >= 1, f"A cache for {length} tokens a row has no place for one.")
+    check_value("length", length, int)
+    require(length >= 1, f"length={length}: a cache must have room for a token at least.")
     shape = (cfg.num_layers, batch, cfg.num_kv_heads, length, cfg.head_dim)
     mesh: Any = jax.sharding.get_abstract_mesh()
     if rules is not None and not mesh.empty:

@@ -255,6 +255,21 @@ def test_more_tokens_than_a_cache_holds_are_refused():
         hidden(SMALL, weights(SMALL), tokens(), cache=init_cache(SMALL, 2, 8))
 
 
+def test_the_second_part_is_refused_where_the_first_left_no_room():
+    _, _, kv = run(SMALL, weights(SMALL), tokens()[:, :7], cache=init_cache(SMALL, 2, 12))
+    with pytest.raises(InputError, match="12 tokens do not fit a cache for 12 that holds 7"):
+        hidden(SMALL, weights(SMALL), tokens(), cache=kv)
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(0, "length=0: a cache must have room"), (2.5, "length=2.5 must be a whole number")],
+)
+def test_a_cache_without_room_is_refused(length: Any, message: str):
+    with pytest.raises(InputError, match=message):
+        init_cache(SMALL, 2, length)
+
+
 def test_segments_with_a_cache_are_refused():
     with pytest.raises(InputError, match="segment_ids with a cache"):
         hidden(
