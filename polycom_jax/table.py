@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
@@ -19,8 +20,7 @@ from polycom_jax._fields import check_fields
 from polycom_jax.activations import classic, normed
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
-from polycom_jax.activations.polynomial import init_coeffs
-from polycom_jax.activations.stability import effective_coeffs
+from polycom_jax.activations.stability import effective_coeffs, stored_coeffs
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_norm.rows import AxisName
@@ -39,7 +39,9 @@ class ActivationOptions:
         sigmoid: pass a_1 ... a_r through the logistic function.
         bound: clip coefficients to [-bound, bound]; None: not.
         output_scale: what PolyCom's output is multiplied by.
-        initial: a_0 ... a_r at the start, order + 1 of them; none: 0, 1/r, ..., 1/r.
+        initial: a_0 ... a_r at the start, order + 1 of them; none: 0, 1/r, ..., 1/r. They are what
+            the polynomial is evaluated with, before `output_scale`: with `sigmoid` the parameters
+            start at their logits.
     """
 
     order: int = 3
@@ -67,6 +69,17 @@ class ActivationOptions:
             f"initial={self.initial} must be order + 1 = {self.order + 1} finite coefficients, a_0"
             " first; or none, for 0, 1/r, ..., 1/r.",
         )
+        if self.initial:
+            self.stored_initial()
+
+    def stored_initial(self) -> Float[np.ndarray, " R+1"]:
+        """The parameters that the activation starts from.
+
+        Raises:
+            InputError: `sigmoid` or `bound` do not allow the initial coefficients.
+        """
+        coeffs = self.initial or (0.0, *[1 / self.order] * self.order)
+        return stored_coeffs(coeffs, sigmoid=self.sigmoid, bound=self.bound)
 
 
 @dataclass(frozen=True)
@@ -102,10 +115,8 @@ class _Row:
 
 def _coefficient_init(options: ActivationOptions) -> Initializer:
     def init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
-        del key  # they start the same in every layer
-        if options.initial:
-            return jnp.asarray(options.initial, dtype)
-        return init_coeffs(shape[0] - 1).astype(dtype)
+        del key, shape  # they start the same in every layer
+        return jnp.asarray(options.stored_initial(), dtype)
 
     return init
 

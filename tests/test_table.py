@@ -310,6 +310,39 @@ def test_coefficients_can_be_held_in_bounds(name, options, effective):
     np.testing.assert_allclose(held, wanted, rtol=F32, atol=F32 * float(jnp.max(jnp.abs(wanted))))
 
 
+@pytest.mark.parametrize(
+    ("options", "effective"),
+    [
+        ({"sigmoid": True}, [0, 1 / 3, 1 / 3, 1 / 3]),
+        ({"sigmoid": True, "order": 2, "bound": 0.5}, [0, 1 / 2, 1 / 2]),
+        ({"sigmoid": True, "initial": (-0.4, 0.9, 0.5, 0.01)}, [-0.4, 0.9, 0.5, 0.01]),
+        ({"bound": 0.5, "output_scale": 0.5}, [0, 1 / 6, 1 / 6, 1 / 6]),
+    ],
+)
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if "coeffs" in get_activation(n).specs])
+def test_the_initial_coefficients_are_those_that_the_polynomial_has(name, options, effective):
+    row = get_activation(name, **options)
+    params = row.init(jax.random.key(0))
+    order = len(effective) - 1
+    hidden = [jnp.linspace(-1, 2, 8, dtype=jnp.float32)] * (2 if row.gated else 1)
+    plain = get_activation(name, order=order)
+    wanted = plain.apply(params | {"coeffs": jnp.array(effective, jnp.float32)}, *hidden)
+    np.testing.assert_allclose(row.apply(params, *hidden), wanted, rtol=F32, atol=F32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigmoid": True, "order": 1}, "with sigmoid a_1 and the others must lie between 0 and 1"),
+        ({"bound": 0.3}, "must be within bound=0.3"),
+    ],
+)
+def test_a_start_that_the_options_do_not_allow_is_refused(options, message):
+    row = get_activation("poly_norm", **options)  # trained coefficients may still be given
+    with pytest.raises(InputError, match=message):
+        row.init(jax.random.key(0))
+
+
 def test_what_is_clipped_has_no_gradient():
     row = get_activation("poly_norm", bound=0.3)
     coeffs = jnp.array([0.0, 0.2, -0.9, 0.4], jnp.float32)
@@ -342,6 +375,11 @@ def test_options_reach_the_function():
         (lambda: ActivationOptions(bound=0.0), "bound=0.0 must be positive"),
         (lambda: ActivationOptions(output_scale=float("nan")), "output_scale=nan must be positive"),
         (lambda: get_activation("poly_norm", initial=(0.0, 1.0)), "initial=.* must be order"),
+        (lambda: get_activation("poly_relu", order=1, initial=(0, 2), bound=1), "within bound=1"),
+        (
+            lambda: get_activation("poly_relu", order=1, initial=(0, 1.0), sigmoid=True),
+            "must lie between 0 and 1",
+        ),
         (lambda: get_activation("relu2", bound=1.0), "does not read this option"),
         (lambda: get_activation("poly_norm", implementation="xl"), "Did you mean 'xla'"),
         (lambda: get_activation("swiglu").apply({}, jnp.ones(3)), "gate, up"),

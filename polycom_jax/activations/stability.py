@@ -1,8 +1,13 @@
 """Coefficients held in bounds: what large models were given on top of PolyCom."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from polycom_jax._errors import require
 
 
 def effective_coeffs(
@@ -25,3 +30,32 @@ def effective_coeffs(
     if bound is not None:
         coeffs = jnp.clip(coeffs, -bound, bound)
     return coeffs * jnp.asarray(output_scale, coeffs.dtype) if output_scale != 1.0 else coeffs
+
+
+def stored_coeffs(
+    effective: Sequence[float], *, sigmoid: bool = False, bound: float | None = None
+) -> Float[np.ndarray, " R+1"]:
+    """The float64 coefficients that `effective_coeffs` turns into `effective`, scale left out.
+
+    a_0, and log(a_i / (1 - a_i)) in the place of the others if `sigmoid`.
+
+    Raises:
+        InputError: coefficients that no stored ones lead to: outside (0, 1) if `sigmoid`, or
+            outside the bound, where they would be clipped and stay.
+    """
+    wanted = np.array(effective, np.float64)
+    shown = tuple(effective)
+    if sigmoid:
+        require(
+            bool(((wanted[1:] > 0) & (wanted[1:] < 1)).all()),
+            f"initial coefficients {shown}: with sigmoid a_1 and the others must lie between 0 and"
+            " 1, which the logistic function does not reach; give other ones as `initial`.",
+        )
+    require(
+        bound is None or bool((np.abs(wanted) <= bound).all()),
+        f"initial coefficients {shown} must be within bound={bound}: what is clipped has no"
+        " gradient and would stay there; give others as `initial`, or a larger bound.",
+    )
+    if sigmoid:
+        wanted[1:] = np.log(wanted[1:]) - np.log1p(-wanted[1:])
+    return wanted

@@ -85,11 +85,13 @@ class PolyComActivation(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self):
-        """0, 1/order, ..., 1/order."""
+        """Effective coefficients 0, 1/order, ..., 1/order: their logits with the sigmoid."""
         for name, parameter in self.named_parameters():
             nn.init.constant_(parameter, INITIAL_SLOPE)
             if name == "coeffs":
                 nn.init.constant_(parameter, 1 / self.options["order"])
+                if self.options["sigmoid"]:
+                    parameter.logit_()
                 parameter[0] = 0
 
     def _apply(self, fn, recurse=True):
