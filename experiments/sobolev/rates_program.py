@@ -29,7 +29,7 @@ NAMES = {
     "poly_relu": "PolyReLU (Theorem 3)",
     "relu": "ReLU (Yarotsky)",
     "interpolation": "linear interpolation",
-    "poly_relu_spline": "PolyReLU on B-splines",
+    "poly_relu_spline": "PolyReLU on splines",
 }
 THEORY = "Dashed: theory's slope, through the last point."
 
@@ -119,7 +119,7 @@ def draw(
         if network == "poly_relu_spline"
     ]
     if panels:
-        title = "Beyond the paper: a C^2 network by B-splines"
+        title = "Beyond the paper: a C^2 network by cubic splines"
         path = store.plots / "rates-spline"
         figures.draw(path, panels, title, len(options.orders), note=THEORY, shared="y")
     lines = [

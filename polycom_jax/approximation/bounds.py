@@ -6,6 +6,7 @@ Targets are in the unit ball of W^{n,inf}([0,1]^d): all derivatives D^m f, |m| <
 import math
 
 from polycom_jax._errors import require
+from polycom_jax.approximation.network import Network
 from polycom_jax.approximation.partitions import Partition, PartitionName, partition
 from polycom_jax.approximation.product_tree import Term, as_term, operands, product_levels
 
@@ -30,7 +31,7 @@ def check_eps(eps: float) -> None:
 
 
 def bound(n: int, d: int, cells: int, kind: PartitionName = "trapezoid") -> float:
-    """sup |f - f_N| <= (d R)^n / n! N^-n, with R = 2/3 for trapezoids: (2d/3)^n / n! N^-n.
+    """sup |f - f_N| <= (d R)^n / n! N^-n, with R = 2/3 for trapezoids and 1 for splines.
 
     f_N(x) is a convex combination of Taylor polynomials about nodes at most R / N away on each
     axis, and sum_{|m|=n} |h^m| / m! = (|h_1| + ... + |h_d|)^n / n!. It is sharp up to the weights:
@@ -103,12 +104,12 @@ def cell_exponents(n: int, d: int) -> list[tuple[int, ...]]:
 
 
 def size_formula(n: int, d: int, cells: int, kind: PartitionName = "trapezoid") -> int:
-    """The size of `taylor_network`: c(n, d) (N + 1)^d; for splines, (N + 3)^d nodes.
+    """The size of `taylor_network`: c(n, d) (N + 1)^d.
 
     c(n, d) = `cell_size` does not depend on N, so the size is O(eps^(-d/n)), without a logarithm.
     """
     check_cells(cells)
-    return cell_size(n, d, kind) * (cells + 1 + 2 * partition(kind).beyond) ** d
+    return cell_size(n, d, kind) * (cells + 1) ** d
 
 
 def cell_size(n: int, d: int, kind: PartitionName = "trapezoid") -> int:
@@ -135,9 +136,13 @@ def cell_size(n: int, d: int, kind: PartitionName = "trapezoid") -> int:
 
 
 def _features(basis: Partition) -> tuple[tuple[int, int], tuple[int, int]]:
-    """For bump and coordinate: units in the last hidden layer, and size without the readout."""
-    bump, coordinate = (
-        (net.layers[-1].units, net.size - net.readout.size)
-        for net in (basis.bump, basis.coordinate)
-    )
-    return bump, coordinate
+    """For bump and coordinate: units in the last hidden layer, and size without the readout.
+
+    In a copy each unit of the first layer has a bias, which says where its node is.
+    """
+
+    def count(net: Network) -> tuple[int, int]:
+        unbiased = net.layers[0].units - int(net.layers[0].affine.biased.sum())
+        return net.layers[-1].units, net.size - net.readout.size + unbiased
+
+    return count(basis.bump), count(basis.coordinate)

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax._errors import require
+from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.approximation.combine import DENSE_LIMIT, dense_bytes, flatten
+from polycom_jax.approximation.evaluation import check_cells_apart
 from polycom_jax.approximation.network import Affine, Network
 
 Params = dict[str, Any]
@@ -28,7 +30,8 @@ def to_dense(net: Network, *, dtype: Any = None, limit: int = DENSE_LIMIT) -> Pa
         "readout": {"weights", "biases"}}.
 
     Raises:
-        InputError: more than `limit` bytes; nothing is allocated then.
+        InputError: more than `limit` bytes, nothing is allocated then; or a dtype that cannot hold
+            the network's numbers, or tell its cells apart (see `evaluation.check_cells_apart`).
     """
     kind = jnp.dtype(float if dtype is None else dtype)
     kind = jax.dtypes.canonicalize_dtype(kind)
@@ -38,10 +41,11 @@ def to_dense(net: Network, *, dtype: Any = None, limit: int = DENSE_LIMIT) -> Pa
         f"the dense form needs {needed / 2**20:,.0f} MiB as {kind.name}; the limit is"
         f" {limit / 2**20:,.0f} MiB. Take a smaller N or a smaller dtype, or raise `limit`.",
     )
+    check_cells_apart(net, kind)
     flat = flatten(net, limit=max(limit, dense_bytes(net)))
     return {
         "layers": [
-            {**_matrices(layer.affine, kind), "coeffs": jnp.asarray(layer.coeffs[0], kind)}
+            {**_matrices(layer.affine, kind), "coeffs": _held(layer.coeffs[0], kind)}
             for layer in flat.layers
         ],
         "readout": _matrices(flat.readout, kind),
@@ -78,14 +82,18 @@ def dense_wires(net: Network, *, limit: int = DENSE_LIMIT) -> Params:
 def apply_dense(params: Params, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S O"]:
     """Values of the network with these parameters, differentiable in both arguments.
 
-    relu'(0) = 0, as in the library's activations.
+    relu'(0) = 0, as in the library's activations. The dtype is what `x` and the parameters promote
+    to; narrower ones than float32 compute in float32 and are rounded once.
     """
-    h = jnp.asarray(x)
+    points = jnp.asarray(x)
+    dtype = jnp.result_type(points, params["readout"]["weights"])
+    h = points.astype(work_dtype(dtype))
+    params = jax.tree.map(lambda leaf: leaf.astype(h.dtype), params)
     for layer in params["layers"]:
         z = jax.nn.relu(_affine(layer, h))
         rows = [c.reshape((1,) * (z.ndim - 1) + c.shape) for c in layer["coeffs"].T]
         h = horner(z, rows)
-    return _affine(params["readout"], h)
+    return _affine(params["readout"], h).astype(dtype)
 
 
 def _affine(params: Params, h: Array) -> Array:
@@ -95,6 +103,15 @@ def _affine(params: Params, h: Array) -> Array:
 
 def _matrices(through: Affine, dtype: np.dtype) -> Params:
     return {
-        "weights": jnp.asarray(through.weights[0].T, dtype),
-        "biases": jnp.asarray(through.biases[0], dtype),
+        "weights": _held(through.weights[0].T, dtype),
+        "biases": _held(through.biases[0], dtype),
     }
+
+
+def _held(numbers: np.ndarray, dtype: np.dtype) -> Array:
+    largest = float(np.abs(numbers).max(initial=0))
+    require(
+        largest <= float(jnp.finfo(dtype).max),
+        f"{dtype.name} does not hold the network's {largest:.3g}; take a wider dtype.",
+    )
+    return jnp.asarray(numbers, dtype)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
+from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.approximation.network import Affine, Network
 
@@ -31,14 +32,16 @@ def evaluate(net: Network, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S O"]:
 
     Returns:
         Values in the dtype of `x`: float64 under `jax.enable_x64(True)`, where arrays of NumPy keep
-        their precision, and float32 otherwise.
+        their precision, and float32 otherwise. Narrower ones compute in float32 and are rounded
+        once.
 
     Raises:
-        InputError: points with another number of coordinates.
+        InputError: points with another number of coordinates, or a network of more cells than the
+            dtype can tell apart (see `check_cells_apart`).
     """
-    points = _points(net, x)
+    points, dtype = _points(net, x)
     y = _evaluate(net, points.reshape(-1, net.inputs))
-    return y.reshape(*points.shape[:-1], net.outputs)
+    return y.reshape(*points.shape[:-1], net.outputs).astype(dtype)
 
 
 def evaluate_copies(
@@ -55,14 +58,16 @@ def evaluate_copies(
         copies: indices of different copies, a row for each point.
 
     Raises:
-        InputError: layers with different numbers of copies.
+        InputError: layers with different numbers of copies, or as for `evaluate`.
     """
     counts = {layer.affine.copies for layer in net.layers}
     require(len(counts) == 1, f"the layers must be copies alike in number, not {sorted(counts)}.")
-    return _evaluate_copies(net, _points(net, x), jnp.asarray(copies))
+    points, dtype = _points(net, x)
+    return _evaluate_copies(net, points, jnp.asarray(copies)).astype(dtype)
 
 
-def _points(net: Network, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S I"]:
+def _points(net: Network, x: Float[ArrayLike, "*S I"]) -> tuple[Float[Array, "*S I"], Any]:
+    """The points in the dtype that is computed in, and that of the values."""
     points = jnp.asarray(x)
     if not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
@@ -71,7 +76,34 @@ def _points(net: Network, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S I"]:
         f"points of shape {points.shape} must have a last axis of {net.inputs}, the network's"
         " number of inputs.",
     )
-    return points
+    dtype = work_dtype(points.dtype)
+    check_cells_apart(net, dtype)
+    return points.astype(dtype), points.dtype
+
+
+def check_cells_apart(net: Network, dtype: Any) -> None:
+    """Raises `InputError` unless `dtype` holds the biases by which copies of a block differ.
+
+    Copies stand for the cells of a grid, at places that their first biases say. Where those are
+    rounded by more than a sixteenth of the way to the next cell, bumps no longer add up to 1.
+    """
+    first = net.layers[0].affine if net.layers else net.readout
+    biases = first.biases
+    if not isinstance(biases, np.ndarray) or len(biases) == 1:  # traced or trained; no copies
+        return
+    rounding = np.abs(biases.astype(dtype).astype(np.float64) - biases)
+    if not rounding.any():
+        return
+    steps = np.diff(np.sort(biases, axis=0), axis=0)
+    step = np.where(steps > 0, steps, np.inf).min(axis=0)
+    lost = rounding > step / 16
+    if lost.any():
+        held = np.where(lost, np.abs(biases) / step, np.inf).min()
+        raise InputError(
+            f"{jnp.dtype(dtype).name} does not tell the cells of this network apart, whose first"
+            f" biases reach {np.abs(biases).max():,.0f}: take at most N={int(held) - 1} cells on an"
+            " axis, or a wider dtype."
+        )
 
 
 @jax.jit

@@ -2,7 +2,9 @@
 
 In the local variable z = N x - m, each partition has a bump phi(z) with sum_m phi(z - m) = 1, and a
 coordinate t(z) in [0, 1] which is span (t - 1/2) = z on the bump's support and constant far away.
-Products of both are made of numbers in [0, 1] only, so nothing grows with the distance from a cell.
+Products of both are made of numbers in [0, 1] only, so nothing grows with the distance from a cell;
+and the units of a bump's last layer are exactly 0 outside its support, whatever the dtype, so that
+the many cells far away add no rounding.
 """
 
 from dataclasses import dataclass
@@ -24,8 +26,7 @@ class Partition:
         bump: z -> phi(z) >= 0.
         coordinate: z -> t(z) in [0, 1], of the same depth.
         span: z = span (t - 1/2) on the support.
-        radius: half of the support.
-        beyond: how many nodes outside [0, 1] have bumps that reach into it, at either end.
+        radius: half of the support, at most 1: only bumps of nodes in [0, 1] reach into it.
         smoothness: the k for which phi is in W^{k,inf}.
     """
 
@@ -33,7 +34,6 @@ class Partition:
     coordinate: Network
     span: float
     radius: float
-    beyond: int
     smoothness: int
 
 
@@ -52,35 +52,35 @@ def _trapezoid() -> Partition:
         coordinate=_relu_layers([[-0.75]], [0.5], [[-1.0]], [1.0]),
         span=4 / 3,
         radius=2 / 3,
-        beyond=0,
         smoothness=1,
     )
 
 
 def _spline() -> Partition:
-    """phi is the cubic B-spline of the knots -2 ... 2, all of whose units are relu^3.
+    """phi = 9/2 (c(1) - 3 c(2/3) + 3 c(1/3)) with c(k) = relu(k - |z|)^3, a C^2 cubic spline.
 
-    It is evaluated at S(z), which is z for |z| <= 2 and levels off at -3 and 3, as C^2 splines do,
-    through knots at 2, 3, 4 and their negatives. So phi is 0 far away up to rounding of S, and
-    large cubes do not have to cancel. t = (S + 3) / 6.
+    It is s(1 - |z|) for the cubic spline s that climbs from 0 to 1 over knots at 0, 1/3, 2/3, 1. As
+    s(q) + s(1 - q) = 1, neighbours add up to 1; as s' = s'' = 0 at both ends, the kinks of |z| at 0
+    and of the units at 1 do not show in phi' and phi''.
+
+    t = relu(7/8 - relu(3/2 - z)/4 + relu(-3/2 - z)/4) clips z/4 + 1/2 to [1/8, 7/8]. Its kinks at
+    -3/2 and 3/2 are outside the support, and it is never 0: there, units of products have theirs.
     """
-    knots, jumps = np.array([-4.0, -3, -2, 2, 3, 4]), np.array([1.0, -2, 1, -1, 2, -1]) / 6
-    cube = (0.0, 0.0, 0.0, 1.0)
-    level = np.ones((6, 1)), -knots, np.tile(cube, (6, 1))
-    ends, binomials = np.arange(-2.0, 3), np.array([1.0, -4, 6, -4, 1]) / 6
-
-    def after(rows: np.ndarray, biases: np.ndarray, units: np.ndarray, out: np.ndarray) -> Network:
-        weights, shifts = [level[0], rows[:, None] * jumps, out[None]], [level[1], biases, None]
-        return feed_forward(weights, shifts, [level[2], units], smoothness=3)
-
-    return Partition(
-        bump=after(np.ones(5), -3 - ends, np.tile(cube, (5, 1)), binomials),
-        coordinate=after(np.ones(1) / 6, np.zeros(1), np.array([[0.0, 1.0]]), np.ones(1)),
-        span=6.0,
-        radius=2.0,
-        beyond=1,
+    knots, cube = np.array([1.0, 2 / 3, 1 / 3]), (0.0, 0.0, 0.0, 1.0)
+    relu = np.tile((0.0, 1.0), (2, 1))
+    bump = feed_forward(
+        [[[1.0], [-1.0]], -np.ones((3, 2)), [[4.5, -13.5, 13.5]]],
+        [None, knots, None],
+        [relu, np.tile(cube, (3, 1))],
         smoothness=3,
     )
+    coordinate = feed_forward(
+        [[[-1.0], [-1.0]], [[-0.25, 0.25]], [[1.0]]],
+        [[1.5, -1.5], [0.875], None],
+        [relu, relu[:1]],
+        smoothness=3,  # of its products with the bump, for which alone it is made
+    )
+    return Partition(bump, coordinate, span=4.0, radius=1.0, smoothness=3)
 
 
 _PARTITIONS = {"trapezoid": _trapezoid, "spline": _spline}

@@ -283,7 +283,7 @@ def _check(order: int, p: float, smoothness: float) -> None:
         order <= smoothness,
         f"order={order}: the function is in W^(k,inf) for k <= {smoothness} only, so"
         " its error in a higher norm is infinite or undefined; lower the order, or take a smoother"
-        " network, such as one on B-splines.",
+        " network, such as one on splines.",
     )
 
 

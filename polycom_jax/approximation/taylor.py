@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from polycom_jax._errors import require
+from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.approximation import bounds
 from polycom_jax.approximation.combine import DENSE_LIMIT, beside, compose
 from polycom_jax.approximation.exact import exact_arithmetic
@@ -47,11 +48,11 @@ def taylor_network(
 ) -> Network:
     """A PolyReLU network for `f` on [0, 1]^d: f_N = sum_m phi_m P_m, without further error.
 
-    The error is at most `bounds.bound(n, d, N, kind)` for `f` in the unit ball of W^{n,inf}, and
-    the size is `bounds.size_formula(n, d, N, kind)`. With trapezoids the approximant is in
-    W^{1,inf} and the rates are n in L^inf and n - 1 in W^{1,inf}. With splines (beyond the paper)
-    it is C^2, as no ReLU network is, and the rates are n, n - 1, n - 2 in L^inf, W^{1,inf},
-    W^{2,inf}.
+    The error is at most `bounds.bound(n, d, N, kind)` for `f` in the unit ball of W^{n,inf}, plus
+    a few roundings of the dtype that the network is evaluated in, and the size is
+    `bounds.size_formula(n, d, N, kind)`. With trapezoids the approximant is in W^{1,inf} and the
+    rates are n in L^inf and n - 1 in W^{1,inf}. With splines (beyond the paper) it is C^2, as no
+    ReLU network is, and the rates are n, n - 1, n - 2 in L^inf, W^{1,inf}, W^{2,inf}.
 
     Args:
         f: the target; its derivatives up to order n - 1 are taken by JAX, in float64.
@@ -145,14 +146,14 @@ def active_copies(
 ) -> Int[Array, "P K"]:
     """The copies of a Taylor network that do not vanish at `x`, for `evaluate_copies`.
 
-    There are 2^d of them for trapezoids and 4^d for splines; others are 0, up to rounding.
+    There are 2^d of them, the corners of the cell that `x` is in.
     """
-    reach = partition(kind).beyond
-    nodes = cells + 1 + 2 * reach
+    del kind  # the bumps of either reach over one cell
     points = jnp.asarray(x)
+    points = points.astype(work_dtype(points.dtype))
     corner = jnp.clip(jnp.floor(points * cells).astype(int), 0, cells - 1)
-    offsets = np.array(list(itertools.product(range(2 + 2 * reach), repeat=points.shape[1])))
-    strides = nodes ** np.arange(points.shape[1])[::-1]
+    offsets = np.array(list(itertools.product(range(2), repeat=points.shape[1])))
+    strides = (cells + 1) ** np.arange(points.shape[1])[::-1]
     return (corner @ strides)[:, None] + (offsets @ strides)[None]
 
 
@@ -167,7 +168,7 @@ def check_memory(n: int, d: int, cells: int, kind: PartitionName, limit: int = D
     bounds.check_order(n, d)
     bounds.check_cells(cells)
     basis = partition(kind)
-    nodes = (cells + 1 + 2 * basis.beyond) ** d
+    nodes = (cells + 1) ** d
     terms = math.comb(n - 1 + d, d)
     needed = 8 * nodes * (2 * n**d + terms + 3 * terms + d * basis.bump.width * 2)
     require(
@@ -209,32 +210,28 @@ def local_coefficients(
 ) -> Float[np.ndarray, "B T"]:
     """Coefficients of each node's Taylor polynomial in powers of the local coordinates t.
 
-    x - node = (span (t - 1/2) + shift) / N on each axis, with shift = 0 but for nodes outside
-    [0, 1]: those take the polynomial of the nearest node inside. Terms are in the order of
+    x - node = span (t - 1/2) / N on each axis. Terms are in the order of
     `bounds.multi_indices(d, n - 1)`.
     """
-    positions = _positions(cells, d, basis)
-    inside = np.clip(positions, 0, cells)
+    positions = _positions(cells, d)
     indices = bounds.multi_indices(d, n - 1)
-    values = derivatives(f, inside / cells, indices)
+    values = derivatives(f, positions / cells, indices)
     table = np.zeros((len(positions), *[n] * d))
     for k, index in enumerate(indices):
         table[:, *index] = values[:, k] / math.prod(map(math.factorial, index))
-    shifts = (positions - inside) - basis.span / 2
+    change = np.zeros((n, n))  # (span (t - 1/2))^k to powers t^j
+    for k, j in itertools.product(range(n), range(n)):
+        if j <= k:
+            power = (-basis.span / 2) ** (k - j) * basis.span**j
+            change[k, j] = math.comb(k, j) * power / float(cells) ** k
     for axis in range(d):
-        change = np.zeros((len(positions), n, n))  # (span t + shift)^k to powers t^j
-        for k, j in itertools.product(range(n), range(n)):
-            if j <= k:
-                power = shifts[:, axis] ** (k - j) * basis.span**j
-                change[:, k, j] = math.comb(k, j) * power / float(cells) ** k
-        moved = np.moveaxis(table, axis + 1, -1)
-        moved = np.einsum("b...k,bkj->b...j", moved, change)
+        moved = np.moveaxis(table, axis + 1, -1) @ change
         table = np.moveaxis(moved, -1, axis + 1)
     return np.stack([table[:, *index] for index in indices], axis=1)
 
 
-def _positions(cells: int, d: int, basis: Partition) -> Int[np.ndarray, "B d"]:
-    axis = np.arange(-basis.beyond, cells + basis.beyond + 1)
+def _positions(cells: int, d: int) -> Int[np.ndarray, "B d"]:
+    axis = np.arange(cells + 1)
     return np.stack(np.meshgrid(*[axis] * d, indexing="ij"), axis=-1).reshape(-1, d)
 
 
@@ -249,11 +246,12 @@ def _cell(n: int, d: int, basis: Partition, how: Arithmetic) -> Network:
 def _assemble(cell: Network, coeffs: np.ndarray, cells: int, basis: Partition) -> Network:
     """x to sum_m coeffs[m] . cell(N x - m): copies that differ in first biases and readout."""
     count = len(coeffs)
-    first, positions = cell.layers[0].affine, _positions(cells, cell.inputs, basis)
+    first, positions = cell.layers[0].affine, _positions(cells, cell.inputs)
     entry = replace(
         first,
         weights=first.weights * cells,
         biases=first.biases - positions @ first.weights[0].T,
+        biased=np.ones_like(first.biased),
         copies=count,
     )
     layers = [replace(cell.layers[0], affine=entry)]

@@ -12,8 +12,11 @@ def test_the_size_of_a_cell_is_the_known_integer():
     assert [pa.cell_size(n, 1) for n in (1, 2, 3, 4)] == [11, 31, 55, 75]
     assert [pa.cell_size(n, 2) for n in (1, 2, 3, 4)] == [32, 86, 159, 251]
     assert [pa.cell_size(n, 3) for n in (1, 2, 3, 4)] == [59, 176, 343, 703]
+    # 21 is 2 x (1 + 1 + 1), 3 x (2 + 1 + 1) and 3. 51 is 18 + 10 for bump and coordinate, 1 + 3 and
+    # 3 x (4 + 1) for phi and phi t, 1 + 3.
+    assert [pa.cell_size(n, 1, "spline") for n in (1, 2)] == [21, 51]
     assert pa.size_formula(2, 2, 9) == 86 * 100
-    assert pa.size_formula(2, 1, 9, "spline") == pa.cell_size(2, 1, "spline") * 12
+    assert pa.size_formula(2, 1, 9, "spline") == pa.cell_size(2, 1, "spline") * 10
 
 
 def test_the_sharp_bound_is_below_the_paper_bound():

@@ -1,6 +1,7 @@
 """Theorem 3: what it says, for targets in the unit ball."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,39 @@ def test_eps_gives_the_least_cells_and_is_kept():
     cells = pa.cells_for(0.01, 2, 2)
     assert net.size == pa.size_formula(2, 2, cells)
     assert error(net, f, cells, 2) <= 0.01
+
+
+@pytest.mark.parametrize(("d", "cells"), [(1, 256), (1, 2048), (2, 40)])
+@pytest.mark.parametrize("kind", ["trapezoid", "spline"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_narrow_dtypes_keep_the_bound_up_to_their_roundings(dtype, kind, d, cells):
+    f = wave(3, d)
+    net = pa.taylor_network(f, 3, d, cells, kind=kind)
+    x = jnp.asarray(np.random.default_rng(0).random((300, d)), dtype)
+    y = pa.evaluate(net, x)
+    assert y.dtype == dtype
+    few = pa.evaluate_copies(net, x, pa.active_copies(x, cells, kind))
+    # The value is at most 1/8, its slope 1/4 on each axis. What is rounded in float32: N x, every
+    # unit's input, the sum.
+    rounding = float(jnp.finfo(dtype).eps) / 16 + 4 * float(jnp.finfo(jnp.float32).eps)
+    for values in (y, few):
+        gap = np.asarray(values[:, 0], np.float64) - f(x.astype(jnp.float64))
+        assert np.abs(gap).max() <= pa.bound(3, d, cells, kind) + rounding
+
+
+def test_more_cells_than_a_dtype_can_tell_apart_are_refused_with_the_most_it_can():
+    net = pa.taylor_network(wave(1, 1), 1, 1, 1000)
+    with pytest.raises(InputError, match=r"bfloat16 does not tell the cells .* at most N=84 cells"):
+        pa.to_dense(net, dtype=jnp.bfloat16)
+    held = pa.taylor_network(wave(1, 1), 1, 1, 84)
+    tree, x = pa.to_dense(held, dtype=jnp.bfloat16), points(84, 1).astype(np.float32)
+    # The readout's values, at most 1/2, are rounded; its cells are not.
+    gap = pa.apply_dense(tree, x) - pa.evaluate(held, x)
+    assert np.abs(gap).max() <= 2**-8
+    first, *others = held.layers
+    away = replace(first, affine=replace(first.affine, biases=first.affine.biases + 2.0**26))
+    with pytest.raises(InputError, match="float32 does not tell the cells"):
+        pa.evaluate(replace(held, layers=(away, *others)), x[:2])
 
 
 def test_polynomials_of_degree_below_n_are_met_exactly():

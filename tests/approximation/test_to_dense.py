@@ -51,6 +51,7 @@ def test_wires_are_the_numbers_that_stand_in_the_network():
     # Of (1 - x)^2 many coefficients are 0 at a node; their wires are there all the same.
     for net in (
         pa.taylor_network(lambda x: (1 - x[:, 0]) ** 2, 3, 1, 3),
+        pa.taylor_network(lambda x: (1 - x[:, 0]) ** 2, 3, 1, 3, kind="spline"),
         random_network(0, 2, 7, 4, 3),
     ):
         params, wires = pa.to_dense(net), pa.dense_wires(net)
@@ -59,3 +60,9 @@ def test_wires_are_the_numbers_that_stand_in_the_network():
         assert all(jax.tree.leaves(kept))
     with pytest.raises(InputError, match="limit is 0 MiB"):
         pa.dense_wires(pa.taylor_network(lambda x: x[:, 0], 2, 1, 3), limit=100)
+
+
+def test_numbers_that_a_dtype_does_not_hold_are_refused():
+    net = pa.feed_forward([[[1e5]], [[1.0]]], [None, None], [[[0.0, 1.0]]])
+    with pytest.raises(InputError, match=r"float16 does not hold the network's 1e\+05"):
+        pa.to_dense(net, dtype=jnp.float16)
