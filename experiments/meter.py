@@ -112,8 +112,9 @@ class Meter:
         a batch is a function of (seed, step)."""
         if values["skipped"]:
             name = "loss" if not math.isfinite(values["loss"]) else "grad_norm"
+            what = f"{name} is {values[name]}" if values["tokens"] else "the batch has no targets"
             return (
-                f"step {step}: {name} is {values[name]}, so nothing was updated"
+                f"step {step}: {what}, so nothing was updated"
                 f" ({self._in_a_row} in a row, run.give_up_after={self._run.give_up_after})"
             )
         return f"step {step}: loss {values['loss']:.4f} is a spike" if values["spike"] else ""

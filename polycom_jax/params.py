@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Key
 
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, own_mesh
 
 Role = Literal["matrix", "embedding", "norm", "coefficient", "router"]
 """What a parameter is for. Decay, dtype and learning-rate rules go by role, not by rank or name."""
@@ -147,17 +147,16 @@ def abstract(
     For ahead-of-time compilation and for restoring checkpoints.
     """
 
-    def one(path: tuple[Any, ...], spec: ParamSpec) -> jax.ShapeDtypeStruct:
-        sharding = None
-        if mesh is not None:
-            sharding = _sharding(path, spec, mesh, rules or Rules())
+    def one(spec: ParamSpec, sharding: NamedSharding | None = None) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
+    placed = [] if mesh is None else [shardings(specs, mesh, rules or Rules())]
+    return map_specs(one, specs, *placed)
 
 
 def shardings(specs: Specs, mesh: jax.sharding.Mesh, rules: Rules) -> Any:
-    """The tree of `NamedSharding` that the rules give each parameter."""
+    """The tree of `NamedSharding` that the rules give each parameter, on `own_mesh`."""
+    mesh = own_mesh(mesh, rules)
     return jax.tree_util.tree_map_with_path(
         lambda path, spec: _sharding(path, spec, mesh, rules), specs, is_leaf=is_spec
     )

@@ -47,6 +47,12 @@ class Rules:
     expert: MeshAxes = "expert"
     layers: MeshAxes = None
 
+    @property
+    def mesh_axes(self) -> tuple[str, ...]:
+        """The mesh axes that anything is split over, each once."""
+        entries = (_names(getattr(self, field.name)) for field in fields(self))
+        return tuple(dict.fromkeys(itertools.chain(*entries)))
+
     def partition(self, axes: Sequence[str | None]) -> PartitionSpec:
         """The `PartitionSpec` of an array with these logical axes."""
         known = {field.name for field in fields(self)}
@@ -144,6 +150,72 @@ def make_mesh(
     )
     arranged = _arrange(tuple(sizes.values()), jax.devices() if devices is None else devices)
     return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def own_mesh(mesh: Mesh, rules: Rules) -> Mesh:
+    """The mesh that arrays and programs of the library lie on, in the place of a user's own.
+
+    Its axes are `AxisType.Auto`, whatever theirs were (`jax.make_mesh` makes explicit ones), and
+    those that the rules name and it lacks are of size 1.
+
+    Raises:
+        InputError: devices along an axis over which the rules split nothing: all of these would do
+            the same work.
+    """
+    wanted = rules.mesh_axes
+    for name, size in mesh.shape.items():
+        require(
+            size == 1 or name in wanted,
+            f"mesh axis {name!r} of size {size}: the rules split nothing over it, but over"
+            f" {', '.join(wanted) or 'no axis'}. Name it so, or give rules that name it, as in"
+            f" Rules(batch={name!r}).",
+        )
+    missing = [name for name in wanted if name not in mesh.shape]
+    names = (*mesh.axis_names, *missing)
+    devices = mesh.devices.reshape(*mesh.devices.shape, *[1] * len(missing))
+    return Mesh(devices, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def rules_here(rules: Rules | None) -> Rules | None:
+    """The rules without the axes that the mesh of `jax.set_mesh` lacks; None stays None.
+
+    Raises:
+        InputError: no mesh, or one with explicit axes.
+    """
+    if rules is None:
+        return None
+    mesh = jax.sharding.get_abstract_mesh()
+    require(
+        not mesh.empty,
+        "rules say how arrays are split over the mesh of `jax.set_mesh`, and there is none; set one"
+        " or leave rules out.",
+    )
+    require(
+        AxisType.Explicit not in mesh.axis_types,
+        f"{_EXPLICIT} Make it with polycom_jax.sharding.make_mesh, or take own_mesh(mesh, rules).",
+    )
+
+    def held(entry: MeshAxes) -> MeshAxes:
+        return tuple(name for name in _names(entry) if name in mesh.shape) or None
+
+    if all(name in mesh.shape for name in rules.mesh_axes):
+        return rules
+    return Rules(**{field.name: held(getattr(rules, field.name)) for field in fields(rules)})
+
+
+_EXPLICIT = (
+    "the mesh of `jax.set_mesh` has axes of AxisType.Explicit, for which every operation would have"
+    " to say how its result is split; those of a model do not."
+)
+
+
+def check_not_explicit(*trees: Any) -> None:
+    """Raises `InputError` where arrays are split over explicit axes of a mesh."""
+    if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+        return
+    for leaf in jax.tree.leaves(trees):
+        split = any(jax.typeof(leaf).sharding.spec)
+        require(not split, f"{_EXPLICIT} Make it with axis_types=(AxisType.Auto, ...).")
 
 
 def _arrange(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:

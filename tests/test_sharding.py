@@ -3,12 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from polycom_jax import InputError, aot
 from polycom_jax.aot.compiler import ENVIRONMENT
-from polycom_jax.sharding import make_mesh
+from polycom_jax.sharding import (
+    Rules,
+    check_not_explicit,
+    constrain,
+    make_mesh,
+    own_mesh,
+    rules_here,
+)
 
 
 @dataclass(frozen=True)
@@ -60,3 +71,41 @@ def test_an_axis_may_take_a_part_of_a_torus(monkeypatch: pytest.MonkeyPatch):
     hosts = [device.process_index for device in mesh.devices.flat]
     # So hosts have no consecutive rows of a batch: `training.batch_rows` says which they have.
     assert hosts != sorted(hosts)
+
+
+def test_a_users_own_mesh_gets_the_axes_that_it_lacks():
+    mesh = own_mesh(jax.make_mesh((8,), ("data",)), Rules())
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "expert": 1, "tensor": 1}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    assert own_mesh(mesh, Rules()) == mesh
+    rules = Rules(batch="x", embed="x", mlp="y", heads="y", kv_heads="y", vocab="y", expert=None)
+    named = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    assert own_mesh(named, rules) == named
+    with pytest.raises(InputError, match="mesh axis 'x' of size 4: the rules split nothing over"):
+        own_mesh(named, Rules())
+
+
+def test_rules_leave_out_the_axes_that_the_mesh_in_force_lacks():
+    x = jnp.zeros((8, 4))
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+        rules = rules_here(Rules())
+        assert rules is not None
+        assert rules.partition(("batch", "vocab")) == P(("data",), None)
+        split = jax.jit(lambda x: constrain(x, rules, "batch", "mlp"))(x)
+        assert len({shard.device for shard in split.addressable_shards}) == 8
+        assert split.addressable_shards[0].data.shape == (1, 4)
+    with jax.set_mesh(make_mesh()):
+        assert rules_here(Rules()) == Rules()
+    assert rules_here(None) is None
+    with pytest.raises(InputError, match="and there is none; set one or leave rules out"):
+        rules_here(Rules())
+
+
+def test_explicit_axes_of_the_mesh_in_force_are_refused_where_something_is_split_over_them():
+    mesh = jax.make_mesh((8,), ("data",))
+    with jax.set_mesh(mesh):
+        with pytest.raises(InputError, match=r"AxisType\.Explicit.*sharding\.make_mesh"):
+            rules_here(Rules())
+        check_not_explicit(jnp.zeros(8))
+        with pytest.raises(InputError, match=r"AxisType\.Explicit"):
+            check_not_explicit(jax.device_put(jnp.zeros(8), NamedSharding(mesh, P("data"))))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from polycom_jax import params as pm
 from polycom_jax.kernels.rope import Turns
 from polycom_jax.models import ModelConfig, layers
+from polycom_jax.models.ids import check_tokens, lookup
 from polycom_jax.models.moe import moe, route
 from polycom_jax.models.transformer import layer_specs
 from polycom_jax.params import Params
@@ -45,7 +46,8 @@ def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
     Attention stops at document boundaries iff `cfg.document_mask`, as in the training loss. The
     `after` of the last layer is what the final norm is applied to.
     """
-    x = jnp.take(params["embed"], batch["tokens"], axis=0).astype(cfg.dtype)
+    tokens = check_tokens(cfg.vocab_size, batch["tokens"])
+    x = lookup(cfg.vocab_size, params["embed"], tokens).astype(cfg.dtype)
     positions, segment_ids = batch["positions"], batch["segment_ids"]
     if not cfg.document_mask:
         plain = jnp.arange(x.shape[1], dtype=jnp.int32)[None]

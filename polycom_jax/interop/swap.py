@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax._errors import InputError, require
 from polycom_jax.models import ModelConfig, layers
+from polycom_jax.models.ids import lookup
 from polycom_jax.params import Params, cast
 from polycom_jax.table import Activation, ActivationOptions, get_activation
 from polycom_jax.training.loss import Batch
@@ -166,7 +167,7 @@ def _layer_sums(
         sums = products[:-1, :-1], products[:-1, -1], products[-1, -1]
         return x + layers.ffn(cfg, ffn, x, None), sums
 
-    x = jnp.take(params["embed"], tokens, axis=0).astype(cfg.dtype)
+    x = lookup(cfg.vocab_size, params["embed"], tokens).astype(cfg.dtype)
     found = []
     for group in params["layers"]:
         x, sums = jax.lax.scan(block, x, group)

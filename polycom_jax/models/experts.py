@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
 from polycom_jax.kernels.keep import keeping
@@ -31,6 +31,7 @@ def run_experts(
     weights: Float[Array, "N K"],
     chosen: Int[Array, "N K"],
     rules: Rules | None,
+    first: Bool[Array, " N"] | None = None,
 ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
     """sum_j weights[n, j] * expert_chosen[n, j](y[n]), expert(y) = act(y W_up) W_down.
 
@@ -44,14 +45,15 @@ def run_experts(
         weights: float32.
         chosen: K different experts a token.
         rules: how all of it lies on the mesh of `jax.set_mesh`; None: on one device.
+        first: tokens that the capacity is for before it is for others; None: all alike.
 
     Returns:
-        The sum, in the dtype of `y`, and how many choices were dropped, over all devices: none
-        without a capacity, or without an expert axis.
+        The sum, in the dtype of `y`, and how many choices (of tokens that are `first`) were
+        dropped, over all devices: none without a capacity, or without an expert axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if rules is None or mesh.empty or mesh.size == 1:
-        return _local(cfg, params, y, weights, chosen, expert_axis=None, hidden_axis=None)
+        return _local(cfg, params, y, weights, chosen, None, expert_axis=None, hidden_axis=None)
     tokens = rules.partition(("batch", None))
     own = {name: _layout(cfg, rules, name) for name in params}
     axes = {
@@ -60,11 +62,11 @@ def run_experts(
     }
     split = jax.shard_map(
         partial(_on_device, cfg, **axes),
-        in_specs=(own, tokens, tokens, tokens),
+        in_specs=(own, tokens, tokens, tokens, rules.partition(("batch",))),
         out_specs=(tokens, PartitionSpec()),
         check_vma=False,  # custom derivatives and kernels do not say over what they vary
     )
-    return split(params, y, weights, chosen)
+    return split(params, y, weights, chosen, first)
 
 
 def _layout(cfg: ModelConfig, rules: Rules, name: str) -> PartitionSpec:
@@ -81,12 +83,13 @@ def _on_device(
     y: Array,
     weights: Array,
     chosen: Array,
+    first: Array | None,
     *,
     expert_axis: ex.AxisName | None,
     hidden_axis: ex.AxisName | None,
     token_axis: ex.AxisName | None,
 ) -> tuple[Array, Array]:
-    out, dropped = _local(cfg, params, y, weights, chosen, expert_axis, hidden_axis)
+    out, dropped = _local(cfg, params, y, weights, chosen, first, expert_axis, hidden_axis)
     if hidden_axis:
         out = jax.lax.psum(out, hidden_axis)
     if token_axis:
@@ -100,16 +103,20 @@ def _local(
     y: Float[Array, "N D"],
     weights: Float[Array, "N K"],
     chosen: Int[Array, "N K"],
+    first: Bool[Array, " N"] | None,
     expert_axis: ex.AxisName | None,
     hidden_axis: ex.AxisName | None,
 ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
     """`run_experts` of this device's tokens."""
-    k, experts = cfg.moe.top_k, cfg.moe.num_experts
+    k, groups = cfg.moe.top_k, cfg.moe.num_experts
     with jax.named_scope("sort"):
         flat = chosen.reshape(-1).astype(jnp.int32)
+        if expert_axis and first is not None and cfg.moe.capacity_factor is not None:
+            flat = _in_turn(flat, jnp.repeat(first, k), groups // jax.lax.axis_size(expert_axis))
+            groups = 2 * groups
         order = jnp.argsort(flat, stable=True).astype(jnp.int32)
         back = inverse(order)
-        ids = jnp.arange(experts, dtype=jnp.int32)
+        ids = jnp.arange(groups, dtype=jnp.int32)
         sizes = jnp.sum(flat[:, None] == ids[None, :], axis=0, dtype=jnp.int32)
         rows = spread(y, order, back, k)
         weight = permute(weights.reshape(-1), order, back)
@@ -121,19 +128,32 @@ def _local(
         return collect(out, order, back, k), dropped
 
 
+def _in_turn(expert: Int[Array, " R"], first: Bool[Array, " R"], held: int) -> Int[Array, " R"]:
+    """Groups of rows in the order that capacity is given in.
+
+    Of each device, which holds `held` experts, there are twice as many: the rows for its experts
+    that come first, and the others.
+    """
+    return expert // held * 2 * held + jnp.where(first, 0, held) + expert % held
+
+
 def _elsewhere(
     cfg: ModelConfig,
     params: Any,
     rows: Float[Array, "R D"],
     weight: Float[Array, " R"],
-    sizes: Int[Array, " E"],
+    sizes: Int[Array, " G"],
     expert_axis: ex.AxisName,
     hidden_axis: ex.AxisName | None,
 ) -> tuple[Float[Array, "R D"], Int[Array, ""]]:
-    """Sorted rows through experts that other devices of the axis hold."""
+    """Sorted rows through experts that other devices of the axis hold.
+
+    They are sorted by expert, or as `_in_turn` says; `sizes` has the number of each group.
+    """
     way_there = ex.exchange()
-    count, experts, k = rows.shape[0], sizes.shape[0], cfg.moe.top_k
+    count, experts, k = rows.shape[0], cfg.moe.num_experts, cfg.moe.top_k
     parts = jax.lax.axis_size(expert_axis)
+    held = experts // parts
     size = ex.slots(count // k, k, experts, parts, cfg.moe.capacity_factor)
     with jax.named_scope("exchange"):
         way = ex.route(sizes, expert_axis, size)
@@ -142,18 +162,19 @@ def _elsewhere(
     with jax.named_scope("sort_received"):
         source, number = way_there.places(way)
         ends = jnp.cumsum(way.received, axis=1)[source]
+        group = jnp.sum(number[:, None] >= ends, axis=1, dtype=jnp.int32)
         # Rows that are none come last, behind all experts.
-        expert = jnp.sum(number[:, None] >= ends, axis=1, dtype=jnp.int32)
+        expert = jnp.where(group < ends.shape[1], group % held, held)
         order = jnp.argsort(expert, stable=True).astype(jnp.int32)
-        own = jnp.sum(way.received, axis=0)
-        back = jnp.where(expert < own.size, inverse(order), -1)
+        own = jnp.sum(way.received.reshape(-1, held), axis=0)
+        back = jnp.where(expert < held, inverse(order), -1)
         order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(own), order, -1)
         rows, weight = (permute(a, order, back, False) for a in (rows, weight))
     out = _experts(cfg, params, rows, weight, own, hidden_axis, filled=False)
     out = permute(out, back, order, False)
     with jax.named_scope("exchange_back"):
         out = way_there.back(out, way, count)
-        dropped = count - jnp.sum(way.sent)
+        dropped = jnp.sum((sizes.reshape(parts, -1) - way.sent)[:, :held])
         # What was not sent has no result: at its place stands another row's, or nothing.
         out = jnp.where(_was_sent(sizes, way, count)[:, None], out, 0)
     return out, dropped

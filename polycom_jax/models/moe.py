@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.experts import run_experts
@@ -62,31 +62,44 @@ def _one_each(experts: int, spec: ParamSpec) -> ParamSpec:
 
 
 def moe(
-    cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
+    cfg: ModelConfig,
+    params: Any,
+    x: Float[Array, "B T D"],
+    rules: Rules | None,
+    loss_mask: Bool[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
     """Pre-norm mixture: sum over the K experts of a token of its weight times their output.
 
     Returns:
-        What is added to the residual stream, and the layer's statistics.
+        What is added to the residual stream, and the layer's statistics, of the tokens of
+        `loss_mask`.
     """
     y = flat(rms_norm(x, params["norm"], cfg.norm_eps))
+    counted = None if loss_mask is None else loss_mask.reshape(-1)
     with jax.named_scope("router"):
-        routing = route(cfg, params["router"], y)
+        routing = route(cfg, params["router"], y, counted)
     experts = {name: params[name] for name in params if name not in ("norm", "router")}
-    out, dropped = run_experts(cfg, experts, y, routing.weights, routing.chosen, rules)
-    share = dropped.astype(jnp.float32) / routing.chosen.size
+    out, dropped = run_experts(
+        cfg, experts, y, routing.weights, routing.chosen, rules, first=counted
+    )
+    share = dropped.astype(jnp.float32) / (_number(y, counted) * cfg.moe.top_k)
     out = constrain(out.reshape(x.shape), rules, "batch", "seq", "residual")
     return out, {**routing.statistics, "dropped": share}
 
 
-def route(cfg: ModelConfig, router: Float[Array, "D E"], y: Float[Array, "N D"]) -> Routing:
+def route(
+    cfg: ModelConfig,
+    router: Float[Array, "D E"],
+    y: Float[Array, "N D"],
+    counted: Bool[Array, " N"] | None = None,
+) -> Routing:
     """The K experts of the greatest softmax(y router), with these probabilities as weights.
 
     All in float32. Losses as in OLMoE (Muennighoff et al. 2024, section 2): load balance, E times
     the sum over experts of (share of all choices) x (mean probability), which is 1 where either is
     even (Shazeer et al. 2017; shares as in megablocks, not HF's K times as much), and the z-loss,
-    the mean square of logsumexp (Zoph et al. 2022). Means run over all tokens of the (micro-)batch,
-    over all devices.
+    the mean square of logsumexp (Zoph et al. 2022). Means run over the `counted` tokens (None: all)
+    of the (micro-)batch, over all devices.
     """
     experts, k = cfg.moe.num_experts, cfg.moe.top_k
     # Three passes of bfloat16 on a TPU, whose default of one would let the choice depend on
@@ -98,26 +111,57 @@ def route(cfg: ModelConfig, router: Float[Array, "D E"], y: Float[Array, "N D"])
     if cfg.moe.normalize_top_k:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     ids = jnp.arange(experts, dtype=chosen.dtype)
-    counts = jnp.sum(chosen[:, :, None] == ids[None, None, :], axis=(0, 1), dtype=jnp.int32)
-    load = counts.astype(jnp.float32) * (experts / chosen.size)
-    z = jax.nn.logsumexp(logits, axis=-1)
+    hits = chosen[:, :, None] == ids[None, None, :]
+    if counted is not None:
+        hits = hits & counted[:, None, None]
+    counts = jnp.sum(hits, axis=(0, 1), dtype=jnp.int32)
+    number = _number(y, counted)
+
+    def mean(x: Float[Array, "N ..."]) -> Float[Array, "..."]:
+        if counted is not None:
+            x = jnp.where(counted.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+        return jnp.sum(x, axis=0) / number
+
+    load, probability = counts.astype(jnp.float32) * (experts / (number * k)), mean(p)
     statistics = {
         "load": load,
-        "load_balance_loss": jnp.sum(load * jnp.mean(p, axis=0)),
-        "router_z_loss": jnp.mean(jnp.square(z)),
-        "entropy": jax.lax.stop_gradient(-jnp.mean(jnp.sum(p * log_p, axis=-1))),
+        "probability": probability,
+        "load_balance_loss": jnp.sum(load * probability),
+        "router_z_loss": mean(jnp.square(jax.nn.logsumexp(logits, axis=-1))),
+        "entropy": jax.lax.stop_gradient(-mean(jnp.sum(p * log_p, axis=-1))),
     }
     return Routing(weights, chosen, statistics)
 
 
-def summary(cfg: ModelConfig, layers: dict[str, Float[Array, "L ..."]]) -> dict[str, Array]:
+def _number(y: Float[Array, "N D"], counted: Bool[Array, " N"] | None) -> Any:
+    """How many tokens count; 1 if none does, whose sums are 0."""
+    if counted is None:
+        return len(y)
+    return jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
+
+
+def of_whole_batch(cfg: ModelConfig, aux: dict[str, Any]) -> dict[str, Any]:
+    """The `aux` of a batch from the sum over its parts, each weighted by its share of the tokens.
+
+    Of a product of two means, as the load-balance loss is, the mean over parts is another number:
+    it is formed again, from the means over the whole batch.
+    """
+    if "layers" not in aux:
+        return aux
+    layers = aux["layers"]
+    balance = jnp.sum(layers["load"] * layers["probability"], axis=-1)
+    return aux | summary(cfg, {**layers, "load_balance_loss": balance})
+
+
+def summary(cfg: ModelConfig, layers: dict[str, Float[Array, "L ..."]]) -> dict[str, Any]:
     """The model's `aux` from its layers' statistics.
 
     Returns:
         `auxiliary_loss`, the weighted sum of `load_balance_loss` and `router_z_loss`, both means
         over layers; `router_entropy` in nats, at most log E; `expert_load` [E], the mean over
         layers of each expert's share of the choices times E, and `expert_load_min` and
-        `expert_load_max` over all experts of all layers; `dropped_share` of all choices.
+        `expert_load_max` over all experts of all layers; `dropped_share` of all choices; and
+        `layers`, what it was given.
     """
     load = layers["load"]
     balance, z = jnp.mean(layers["load_balance_loss"]), jnp.mean(layers["router_z_loss"])
@@ -130,4 +174,5 @@ def summary(cfg: ModelConfig, layers: dict[str, Float[Array, "L ..."]]) -> dict[
         "expert_load_min": jnp.min(load),
         "expert_load_max": jnp.max(load),
         "dropped_share": jnp.mean(layers["dropped"]),
+        "layers": layers,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from polycom_jax import params as pm
 from polycom_jax._concrete import concrete
@@ -18,9 +18,10 @@ from polycom_jax.kernels.keep import Kept, keep, keeping
 from polycom_jax.kernels.rope import Turns
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.ids import check_tokens, lookup
 from polycom_jax.models.moe import moe, moe_specs, summary
 from polycom_jax.params import Params, ParamSpec, Specs
-from polycom_jax.sharding import Rules, constrain
+from polycom_jax.sharding import Rules, check_not_explicit, constrain, rules_here
 
 VOCAB_MULTIPLE = 128
 """Embedding rows are padded to a multiple of this (times the tensor axis): a TPU's tile width."""
@@ -116,17 +117,21 @@ def hidden(
     *,
     positions: Int[Array, "B T"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
+    loss_mask: Bool[Array, "B T"] | None = None,
     rules: Rules | None = None,
     cache: Any = None,
-) -> tuple[Float[Array, "B T D"], dict[str, Array], Any]:
+) -> tuple[Float[Array, "B T D"], dict[str, Any], Any]:
     """Runs all blocks and the final norm.
 
     Args:
         cfg: the model.
         params: its parameters, as from `init`.
-        tokens: token ids below `cfg.vocab_size`.
+        tokens: token ids below `cfg.vocab_size`. In a traced function others are embedded as NaN.
         positions: position of each token for RoPE; default 0..T-1, behind what is cached.
         segment_ids: document of each token; attention is confined to equal ids. Not with a cache.
+        loss_mask: tokens whose targets count. Of a mixture of experts, router losses and statistics
+            are over these alone, and none of the others is computed in the place of one of them
+            where experts' capacity is short. They are still read by later tokens. None: all.
         rules: how activations are split over the mesh of `jax.set_mesh`; None: not stated.
         cache: from `init_cache`, or returned by an earlier call: these tokens are appended to it.
             A row without room for all of them is left as it is, and its hidden states are NaN.
@@ -136,9 +141,19 @@ def hidden(
         empty for a dense model), and the extended cache (None without one).
 
     Raises:
-        InputError: `segment_ids` together with a cache, or more tokens than it has room for, as
-            far as its length is known (not while tracing).
+        InputError: no tokens, ids outside the vocabulary, arrays of another shape than theirs,
+            `segment_ids` together with a cache, more tokens than it has room for, as far as its
+            length is known (not while tracing), or a mesh of explicit axes.
     """
+    tokens, rules = check_tokens(cfg.vocab_size, tokens), rules_here(rules)
+    check_not_explicit(tokens, params)
+    given = {"positions": positions, "segment_ids": segment_ids, "loss_mask": loss_mask}
+    for name, array in given.items():
+        shape = tokens.shape if array is None else jnp.shape(array)
+        require(
+            shape == tokens.shape,
+            f"{name} of shape {shape} must have that of tokens, {tokens.shape}.",
+        )
     batch, length = tokens.shape
     index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
@@ -155,13 +170,13 @@ def hidden(
         # Gathered over fsdp first, as each weight is before its use: rows that come back split
         # along `embed` can reach the batch's sharding only by way of a full copy.
         table = constrain(params["embed"], rules, "vocab", None)
-        x = jnp.take(table, tokens, axis=0).astype(cfg.dtype)
+        x = lookup(cfg.vocab_size, table, tokens).astype(cfg.dtype)
         x = constrain(x, rules, "batch", "seq", "residual")
     new_groups, statistics = [], []
     for group, stacked in enumerate(params["layers"]):
         group_cache = None if cache is None else cache["layers"][group]
         x, (group_cache, group_statistics) = _run_group(
-            cfg, stacked, x, around, segment_ids, start, group_cache, rules
+            cfg, stacked, x, around, segment_ids, loss_mask, start, group_cache, rules
         )
         new_groups.append(group_cache)
         statistics.append(group_statistics)
@@ -170,7 +185,7 @@ def hidden(
         fits = start + length <= cache_room(cache)
         x = jnp.where(fits[:, None, None], x, jnp.nan)
         cache = {"layers": new_groups, "length": start + length}
-    aux = {}
+    aux: dict[str, Any] = {}
     if cfg.is_moe:
         aux = summary(cfg, jax.tree.map(lambda *groups: jnp.concatenate(groups), *statistics))
     return x, aux, cache
@@ -191,6 +206,7 @@ def _run_group(
     x: Float[Array, "B T D"],
     around: Turns,
     segment_ids: Int[Array, "B T"] | None,
+    loss_mask: Bool[Array, "B T"] | None,
     start: Int[Array, " B"],
     cache: Any,
     rules: Rules | None,
@@ -212,7 +228,7 @@ def _run_group(
         statistics = None
         if cfg.is_moe:
             with jax.named_scope("moe"):
-                out, statistics = moe(cfg, params["moe"], x, rules)
+                out, statistics = moe(cfg, params["moe"], x, rules, loss_mask)
         else:
             with jax.named_scope("ffn"):
                 out = layers.ffn(cfg, params["ffn"], x, rules)

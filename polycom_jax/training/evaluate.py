@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -13,8 +12,8 @@ from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules
-from polycom_jax.training.loss import Batch, batch_nats
+from polycom_jax.sharding import Rules, own_mesh
+from polycom_jax.training.loss import Batch, batch_nats, count_targets
 from polycom_jax.training.state import model_specs
 from polycom_jax.training.step import OnMesh, batch_sharding
 
@@ -25,10 +24,11 @@ def make_eval_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) -> 
     Both are float32 scalars over the batch's unmasked targets; the batch is from `put_batch`.
     """
     rules = rules or Rules()
+    mesh = own_mesh(mesh, rules)
 
     def eval_step(params: Params, batch: Batch) -> dict[str, Array]:
         nats, _ = batch_nats(cfg, params, batch, rules)
-        return {"nats": nats, "targets": jnp.sum(batch["mask"], dtype=jnp.float32)}
+        return {"nats": nats, "targets": count_targets(batch)}
 
     jitted = jax.jit(
         eval_step,

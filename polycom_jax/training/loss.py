@@ -9,13 +9,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax import models
+from polycom_jax._errors import require
 from polycom_jax.models import ModelConfig
+from polycom_jax.models.ids import check_range, inside
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, constrain
+from polycom_jax.sharding import Rules, constrain, rules_here
 
 Batch = dict[str, Array]
 """`tokens`, `targets`, `segment_ids`, `positions`: int32 [B, T]; `mask`: bool [B, T], False where
-there is no target."""
+there is no target. Without a mask, targets of `IGNORED` are none."""
+
+IGNORED = -100
+"""How PyTorch, and data made for it, mark a target that does not count (`ignore_index`)."""
+
+
+def counted(batch: Batch) -> Bool[Array, "B T"]:
+    """Which targets count: the batch's `mask`, or those that are not `IGNORED`."""
+    return batch["mask"] if "mask" in batch else batch["targets"] != IGNORED
+
+
+def count_targets(batch: Batch) -> Float[Array, ""]:
+    """The number of targets that count."""
+    return jnp.sum(counted(batch), dtype=jnp.float32)
 
 
 @jax.custom_jvp
@@ -23,7 +38,8 @@ def token_nats(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Flo
     """-log softmax(logits)[target], in float32 whatever the logits' dtype.
 
     Confident tokens keep their small loss and slope, both with float32's relative error: the
-    probability of all other tokens is summed as such, and is not what 1 - p leaves.
+    probability of all other tokens is summed as such, and is not what 1 - p leaves. A target that
+    is none of the V tokens gives NaN, in the slope too.
     """
     return _nats_and_slope(logits, targets)[0]
 
@@ -41,6 +57,7 @@ def _nats_and_slope(
     logits = logits.astype(jnp.float32)
     # The target is picked by comparison, not by a gather, which would collect a vocabulary that is
     # split over devices.
+    targets = inside(logits.shape[-1], targets, -1)
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     chosen = ids == targets[..., None]
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
@@ -49,6 +66,7 @@ def _nats_and_slope(
     gap = top - jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1, keepdims=True)
     # The sum of powers less one: where the target is the largest, its own power is that one.
     rest = others + jnp.expm1(-gap)
+    rest = jnp.where(targets[..., None] < 0, jnp.nan, rest)
     nats = gap + jnp.log1p(rest)
     slope = jnp.where(chosen, -others, powers) / (1 + rest)
     return nats[..., 0], slope
@@ -60,12 +78,24 @@ def batch_nats(
     """The sum of `token_nats` over the batch's unmasked targets, and the model's `aux`.
 
     Attention stops at document boundaries, and positions restart there, iff `cfg.document_mask`.
-    With `cfg.loss_chunk`, logits of that many tokens a device exist at a time.
+    With `cfg.loss_chunk`, logits of that many tokens a device exist at a time. Masked targets may
+    be anything; another one outside the vocabulary makes the sum NaN.
+
+    Raises:
+        InputError: no tokens, or an array that is missing or of another shape than theirs.
     """
-    documents = {}
-    if cfg.document_mask:
-        documents = {name: batch[name] for name in ("segment_ids", "positions")}
-    x, aux, _ = models.hidden(cfg, params, batch["tokens"], rules=rules, **documents)
+    names = ("segment_ids", "positions") if cfg.document_mask else ()
+    for name in ("tokens", "targets", *names):
+        require(name in batch, f"the batch has no {name!r}, only {', '.join(map(repr, batch))}.")
+    shape = jnp.shape(batch["tokens"])
+    for name in ("targets", "mask"):
+        found = jnp.shape(batch[name]) if name in batch else shape
+        require(found == shape, f"{name} of shape {found} must have that of tokens, {shape}.")
+    check_range("targets", cfg.vocab_size, batch["targets"], counted(batch))
+    documents = {name: batch[name] for name in names}
+    x, aux, _ = models.hidden(
+        cfg, params, batch["tokens"], loss_mask=counted(batch), rules=rules, **documents
+    )
     return hidden_nats(cfg, params, x, batch, rules), aux
 
 
@@ -77,15 +107,19 @@ def hidden_nats(
     rules: Rules | None = None,
 ) -> Float[Array, ""]:
     """`batch_nats` from final hidden states on; of `params` it reads the unembedding alone."""
+    rules = rules_here(rules)
     with jax.named_scope("loss"):
+        mask = counted(batch)
+        # Of a masked token nothing is read, and so no NaN: neither its loss nor its slope.
+        targets = jnp.where(mask, inside(cfg.vocab_size, batch["targets"], -1), 0)
         if cfg.loss_chunk is not None:
             table = params["embed"] if cfg.tie_embeddings else params["unembed"]
-            parts = _by_device((x, batch["targets"], batch["mask"]), cfg.loss_chunk, rules)
+            parts = _by_device((x, targets, mask), cfg.loss_chunk, rules)
             return _chunked_nats(cfg, rules, table, *parts)
         logits = models.unembed(cfg, params, x, padded=True)
         logits = constrain(logits, rules, "batch", "seq", "vocab")
-        nats = token_nats(logits, batch["targets"])
-        return jnp.sum(jnp.where(batch["mask"], nats, 0.0))
+        nats = token_nats(logits, targets)
+        return jnp.sum(jnp.where(mask, nats, 0.0))
 
 
 def _by_device(arrays: tuple[Array, ...], chunk: int, rules: Rules | None) -> tuple[Array, ...]:

@@ -16,7 +16,7 @@ from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, Specs
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, own_mesh
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer
 from polycom_jax.training.watch import Watch
 
@@ -44,7 +44,8 @@ def split_count(mesh: Mesh, rules: Rules, axis: str) -> int:
     """Into how many parts the rules split logical axis `axis` on this mesh."""
     entry = rules.partition((axis,))[0]
     names = (entry,) if isinstance(entry, str) else entry or ()
-    return math.prod(mesh.shape[name] for name in names)
+    sizes = own_mesh(mesh, rules).shape
+    return math.prod(sizes[name] for name in names)
 
 
 def model_specs(cfg: ModelConfig, mesh: Mesh | None = None, rules: Rules | None = None) -> Specs:
@@ -72,7 +73,7 @@ def map_mirrored(f: Callable[[Any, Any], Any], tree: Any, by_param: Any) -> Any:
 
 def state_shardings(tree: Any, specs: Specs, mesh: Mesh, rules: Rules) -> Any:
     """A `NamedSharding` for each leaf of a state: its parameter's, or replicated."""
-    replicated = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(own_mesh(mesh, rules), PartitionSpec())
     by_param = pm.shardings(specs, mesh, rules)
     return map_mirrored(lambda _, sharding: sharding or replicated, tree, by_param)
 

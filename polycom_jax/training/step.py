@@ -11,11 +11,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, Shaped
 
-from polycom_jax._errors import InputError
+from polycom_jax._errors import InputError, require
 from polycom_jax.models import ModelConfig
+from polycom_jax.models.moe import of_whole_batch
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, constrain
-from polycom_jax.training.loss import Batch, batch_nats
+from polycom_jax.sharding import Rules, constrain, own_mesh
+from polycom_jax.training.loss import Batch, batch_nats, count_targets
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer, make_schedule
 from polycom_jax.training.state import TrainState, abstract_state, model_specs, split_count
 
@@ -45,7 +46,7 @@ class OnMesh:
 
 def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     """How the arrays of a batch lie on the mesh."""
-    return NamedSharding(mesh, rules.partition(("batch", "seq")))
+    return NamedSharding(own_mesh(mesh, rules), rules.partition(("batch", "seq")))
 
 
 def batch_rows(batch_size: int, mesh: Mesh, rules: Rules | None = None) -> Int[np.ndarray, "rows"]:
@@ -58,6 +59,7 @@ def batch_rows(batch_size: int, mesh: Mesh, rules: Rules | None = None) -> Int[n
         InputError: the batch does not divide over the devices.
     """
     rules = rules or Rules()
+    require(batch_size >= 1, f"batch_size={batch_size} must be at least 1: a batch has rows.")
     parts = split_count(mesh, rules, "batch")
     if batch_size % parts:
         raise InputError(
@@ -121,14 +123,16 @@ def make_train_step(
 
     The loss is sum(-log p) over the batch's unmasked targets / their number, both over all
     micro-batches and hosts, so neither the mesh nor `accumulation_steps` changes it. A model's
-    `aux` is averaged over micro-batches and reported; its entry `auxiliary_loss`, if any, is added
-    to what is minimised.
+    `aux` is reported for the whole batch; its entry `auxiliary_loss`, if any, is added to what is
+    minimised, each micro-batch's by its share of the targets. So the gradient of the load-balance
+    loss, in which the shares of experts are those of a micro-batch, depends on
+    `accumulation_steps`; what is reported does not.
 
     Args:
         cfg: the model.
         optim: how it is updated.
         steps: length of the run, for the schedule.
-        mesh: where it runs.
+        mesh: where it runs; a user's own will do, see `sharding.own_mesh`.
         rules: how it is split there.
 
     Returns:
@@ -136,13 +140,15 @@ def make_train_step(
         Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token,
         `grad_norm` before clipping and `param_norm`, all of the state that came in;
         `learning_rate` of this update; `tokens`, the number of targets; `skipped`, 1 where the loss
-        or a gradient was not finite: the update then is left out, parameters and optimiser stay as
-        they were; `spike`, 1 where the loss stands far above those before (see `Watch`); the `aux`.
+        or a gradient was not finite, as by a target outside the vocabulary, or where there was no
+        target: the update then is left out, parameters and optimiser stay as they were; `spike`, 1
+        where the loss stands far above those before (see `Watch`); the `aux`.
 
     Raises:
         InputError: when it is first called, a batch that does not divide into micro-batches.
     """
     rules = rules or Rules()
+    mesh = own_mesh(mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(cfg, optim, mesh, rules))
     optimizer = make_optimizer(optim, model_specs(cfg, mesh, rules), steps)
     schedule = make_schedule(optim, steps)
@@ -150,7 +156,8 @@ def make_train_step(
     def objective(params: Params, micro: Batch, count: Array) -> tuple[Array, Any]:
         nats, aux = batch_nats(cfg, params, micro, rules)
         loss = nats / count
-        aux = {name: value / optim.accumulation_steps for name, value in aux.items()}
+        share = count_targets(micro) / count
+        aux = jax.tree.map(lambda value: value * share, aux)
         return loss + aux.get("auxiliary_loss", 0.0), {"loss": loss, **aux}
 
     def gradients(params: Params, micro: Batch, count: Array) -> tuple[Params, Any]:
@@ -158,16 +165,18 @@ def make_train_step(
         return jax.lax.with_sharding_constraint(grads, shardings.params), metrics
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        tokens = jnp.sum(batch["mask"], dtype=jnp.float32)
+        tokens = count_targets(batch)
         count = jnp.maximum(tokens, 1.0)
         if optim.accumulation_steps == 1:
             grads, metrics = gradients(state.params, batch, count)
         else:
             micro = split_batch(batch, optim.accumulation_steps, mesh, rules)
             grads, metrics = _sum_over(lambda part: gradients(state.params, part, count), micro)
+            metrics = of_whole_batch(cfg, metrics)
+        metrics.pop("layers", None)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         grad_norm = optax.tree.norm(grads)
-        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (tokens > 0)
         watch, spike = state.watch.after(metrics["loss"], good)
         metrics |= {
             "grad_norm": grad_norm,

@@ -18,7 +18,7 @@ class Watch:
     """Part of the train state, so that a resumed run goes on as if it had not stopped.
 
     Attributes:
-        skipped: updates left out, since loss or gradient were not finite.
+        skipped: updates left out, since loss or gradient were not finite, or nothing to learn from.
         in_a_row: of these, the last ones without a good one since.
         seen: finite losses.
         mean: their running mean.

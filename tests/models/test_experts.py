@@ -251,6 +251,32 @@ def test_a_capacity_drops_the_last_rows_and_counts_them():
     assert_same((out, gradients), run(params, y, weights))
 
 
+@pytest.mark.usefixtures("either_exchange")
+def test_tokens_that_do_not_count_take_no_capacity_of_those_that_do():
+    chosen = np.tile(np.array([[0, 1]], np.int32), (TOKENS, 1))
+    # Eight rows of each device for the first one of its expert axis, of which 2 travel: both of
+    # the last token, the only one that counts, though its are the last for either expert.
+    cfg = config(capacity_factor=0.75)
+    counts = np.arange(TOKENS) % 4 == 3
+    params, y, weights, dy = problem(cfg, chosen)
+
+    def run(params: Any, y: Any, weights: Any) -> Any:
+        f = lambda p, y, w: run_experts(cfg, p, y, w, chosen, Rules(), jnp.array(counts))  # noqa: E731
+        out, pull, dropped = jax.vjp(f, params, y, weights, has_aux=True)
+        return out, pull(dy), dropped
+
+    with jax.set_mesh(make_mesh(data=2, expert=4)):
+        out, gradients, dropped = jax.device_get(jax.jit(run)(params, y, weights))
+    assert dropped == 0
+
+    @jax.jit
+    def plain(*arguments: Any) -> Any:
+        kept = jnp.asarray(counts[:, None], jnp.float32)
+        return with_gradients(lambda p, y, w: loop(cfg, p, y, w * kept, chosen), dy, *arguments)
+
+    assert_same((out, gradients), plain(params, y, weights))
+
+
 def test_a_capacity_for_the_worst_drops_nothing():
     assert exchange.slots(16, 8, 64, 8, None) == 16 * 8
     assert exchange.slots(16, 2, 64, 8, None) == 16 * 2

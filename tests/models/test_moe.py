@@ -78,6 +78,18 @@ def test_the_router_takes_the_most_probable(normalize: bool):
         np.testing.assert_allclose(statistics[name], want[name], rtol=5e-6, err_msg=name)
 
 
+def test_losses_and_statistics_are_of_the_tokens_that_count():
+    y, router = numbers((TOKENS, WIDTH), 0), numbers((WIDTH, 5), 1)
+    counted = np.random.default_rng(2).random(TOKENS) < 0.4
+    found = route(config(), jnp.array(router), jnp.array(y), jnp.array(counted))
+    want = expected(y[counted], router, 2)
+    for name in ("load", "load_balance_loss", "router_z_loss", "entropy"):
+        np.testing.assert_allclose(found.statistics[name], want[name], rtol=5e-6, err_msg=name)
+    np.testing.assert_array_equal(found.chosen, expected(y, router, 2)["chosen"])
+    nothing = route(config(), jnp.array(router), jnp.array(y), jnp.zeros(TOKENS, bool)).statistics
+    assert all(not np.any(value) for value in nothing.values())
+
+
 def test_even_routing_has_a_load_balance_loss_of_one():
     y, router = np.eye(5, dtype=np.float32), 20 * np.eye(5, dtype=np.float32)
     statistics = route(config(top_k=1), jnp.array(router), jnp.array(y)).statistics

@@ -5,11 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax import models
+from polycom_jax import InputError, models
 from polycom_jax import params as pm
 from polycom_jax.sharding import Rules
 from polycom_jax.training import put_batch
-from polycom_jax.training.loss import _by_device, _chunked_nats, batch_nats, token_nats
+from polycom_jax.training.loss import (
+    IGNORED,
+    _by_device,
+    _chunked_nats,
+    batch_nats,
+    count_targets,
+    token_nats,
+)
 
 nats_of = jax.jit(batch_nats, static_argnums=0)
 logits_of = jax.jit(models.forward, static_argnums=0)
@@ -197,3 +204,65 @@ def test_logits_of_one_chunk_are_in_memory_at_a_time(model):
     assert temporaries(model(**shape)) > logits
     # Logits and slope of 128 tokens, and what the layer needs.
     assert temporaries(model(**shape, loss_chunk=128)) < logits / 4
+
+
+WRONG = [-100, -1, 100, 127, 128, 2**31 - 1]
+"""Ids that are none of the vocabulary's 100; from there to 127 are rows of padding."""
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("chunk", [None, 24])
+def test_a_target_outside_the_vocabulary_is_no_number_unless_it_is_masked(
+    model, make_batch, initial, wrong, chunk
+):
+    cfg, batch = model(loss_chunk=chunk), make_batch()
+    params = initial("one device").params
+    sums = jax.jit(lambda p, b: jax.value_and_grad(lambda p: batch_nats(cfg, p, b)[0])(p))
+    right = sums(params, batch)
+    masked = np.where(batch["mask"], batch["targets"], wrong)
+    jax.tree.map(np.testing.assert_array_equal, sums(params, batch | {"targets": masked}), right)
+    spoilt = np.array(batch["targets"])
+    spoilt[tuple(np.argwhere(batch["mask"])[0])] = wrong
+    nats, grads = sums(params, batch | {"targets": spoilt})
+    assert np.isnan(nats)
+    assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(grads))
+    with pytest.raises(InputError, match=f"targets hold {wrong}, which is not from 0 to 99"):
+        batch_nats(cfg, params, batch | {"targets": spoilt})
+
+
+def test_token_nats_of_what_is_no_token_are_no_number():
+    logits = jnp.zeros((4, 5))
+    nats, slope = jax.value_and_grad(lambda z: token_nats(z, jnp.array([-1, 5, 0, 4])).sum())(
+        logits
+    )
+    assert np.isnan(nats)
+    np.testing.assert_array_equal(np.isnan(slope).any(1), [True, True, False, False])
+
+
+def test_without_a_mask_ignored_targets_are_those_of_pytorch(model, make_batch, initial):
+    cfg, batch = model(), make_batch()
+    params = initial("one device").params
+    targets = np.where(batch["mask"], batch["targets"], IGNORED)
+    unmasked = {name: x for name, x in batch.items() if name != "mask"} | {"targets": targets}
+    nats, other = nats_of(cfg, params, batch)[0], nats_of(cfg, params, unmasked)[0]
+    assert float(nats) == float(other)
+    assert count_targets(unmasked) == batch["mask"].sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": None}, "the batch has no 'targets', only 'tokens'"),
+        ({"segment_ids": None}, "the batch has no 'segment_ids'"),
+        ({"targets": np.zeros((16, 7), np.int32)}, r"targets of shape \(16, 7\) must have"),
+        ({"mask": np.ones((16, 9), bool)}, r"mask of shape \(16, 9\) must have"),
+        ({"tokens": np.zeros((0, 8), np.int32), "targets": np.zeros((0, 8))}, "hold no token"),
+        ({"tokens": np.full((16, 8), 100, np.int32)}, "tokens hold 100, and 127 more ids not from"),
+        ({"tokens": np.zeros((16, 8))}, r"tokens float\d\d\[16, 8\] must be integers"),
+    ],
+)
+def test_a_batch_that_is_none_is_refused_in_one_line(model, make_batch, initial, change, message):
+    batch = {name: x for name, x in (make_batch() | change).items() if x is not None}
+    with pytest.raises(InputError, match=message) as told:
+        batch_nats(model(), initial("one device").params, batch)
+    assert "\n" not in str(told.value)

@@ -7,7 +7,14 @@ import pytest
 
 from polycom_jax import ACTIVATIONS, InputError, models
 from polycom_jax.sharding import Rules
-from polycom_jax.training import OptimConfig, abstract_state, make_state, make_train_step, put_batch
+from polycom_jax.training import (
+    OptimConfig,
+    abstract_state,
+    make_eval_step,
+    make_state,
+    make_train_step,
+    put_batch,
+)
 from polycom_jax.training.loss import token_nats
 from polycom_jax.training.step import split_batch
 
@@ -54,6 +61,16 @@ def assert_same_run(one, other):
 )
 def test_poly_norm_loses_the_same_on_every_mesh(trained, mesh):
     assert_same_run(trained(), trained(mesh=mesh))
+
+
+def test_a_mesh_of_jax_itself_with_one_axis_trains_and_evaluates(model, make_batch, trained):
+    cfg, mesh = model(), jax.make_mesh((8,), ("data",))  # its axis is explicit
+    state = make_state(cfg, OPTIM, jax.random.key(3), mesh)
+    batch = put_batch(make_batch(0), mesh)
+    sums = make_eval_step(cfg, mesh)(state.params, batch)
+    _, metrics = make_train_step(cfg, OPTIM, STEPS, mesh)(state, batch)
+    for loss in (metrics["loss"], sums["nats"] / sums["targets"]):
+        np.testing.assert_allclose(loss, trained()[0][0], rtol=5e-6)
 
 
 @pytest.mark.exhaustive
@@ -125,14 +142,50 @@ def test_the_state_is_donated_and_a_batch_can_be_learned(model, meshes, make_bat
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_batch_without_targets_has_no_loss_and_moves_nothing(model, meshes, make_batch, trained):
-    mesh, step = meshes["one device"], trained()[3]
-    state = make_state(model(), OPTIM, jax.random.key(1), mesh)
-    before = jax.tree.map(np.array, state.params)
-    empty = make_batch() | {"mask": np.zeros((16, 8), bool)}
-    state, metrics = step(state, put_batch(empty, mesh))
+@pytest.mark.parametrize("experts", [0, 4])
+def test_a_batch_without_targets_has_no_loss_and_moves_nothing(model, meshes, make_batch, experts):
+    mesh, cfg = meshes["one device"], model(moe=models.MoEConfig(num_experts=experts, top_k=2))
+    optim = replace(OPTIM, weight_decay=0.1)
+    step, state = make_train_step(cfg, optim, 4, mesh), None
+    for masked in (False, True):
+        state = state or make_state(cfg, optim, jax.random.key(1), mesh)
+        before = jax.tree.map(np.array, (state.params, state.opt_state))
+        batch = make_batch() | ({"mask": np.zeros((16, 8), bool)} if masked else {})
+        state, metrics = step(state, put_batch(batch, mesh))
     assert (float(metrics["loss"]), float(metrics["tokens"])) == (0.0, 0.0)
-    jax.tree.map(np.testing.assert_array_equal, before, state.params)
+    assert (float(metrics["skipped"]), int(state.watch.skipped), int(state.step)) == (1, 1, 2)
+    jax.tree.map(np.testing.assert_array_equal, before, (state.params, state.opt_state))
+    assert all(np.isfinite(value).all() for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", ["tokens", "targets"])
+def test_ids_outside_the_vocabulary_skip_the_step(meshes, make_batch, trained, model, name):
+    mesh, step = meshes["one device"], trained()[3]
+    batch = make_batch()
+    batch[name][-1, np.flatnonzero(batch["mask"][-1])[0]] = -100
+    state, metrics = step(
+        make_state(model(), OPTIM, jax.random.key(1), mesh), put_batch(batch, mesh)
+    )
+    assert np.isnan(metrics["loss"])
+    assert metrics["skipped"] == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_accumulation_changes_nothing_of_what_a_mixture_reports(model, meshes, make_batch):
+    cfg, found = model(moe=models.MoEConfig(num_experts=4, top_k=2)), []
+    for parts in (1, 4):
+        optim = replace(OPTIM, accumulation_steps=parts)
+        mesh = meshes["one device"]
+        step, state = (
+            make_train_step(cfg, optim, 4, mesh),
+            make_state(cfg, optim, jax.random.key(1), mesh),
+        )
+        metrics = step(state, put_batch(make_batch(), mesh))[1]
+        found.append({k: v for k, v in metrics.items() if k != "grad_norm"})
+    assert "expert_load" in found[0]
+    assert "layers" not in found[0]
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, found[1][name], rtol=2e-6, err_msg=name)
 
 
 def test_what_a_model_adds_to_its_loss_is_minimised_and_reported(
@@ -175,6 +228,11 @@ def test_micro_batches_take_their_rows_from_every_device(meshes):
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes(meshes, make_batch):
     with pytest.raises(InputError, match=r"batch_size=12 .* 8 devices; nearest: 8 or 16"):
         put_batch(make_batch(rows=12), meshes["data 8"])
+
+
+def test_an_empty_batch_is_refused(meshes, make_batch):
+    with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+        put_batch(make_batch(rows=0), meshes["data 8"])
 
 
 def test_rows_that_are_not_those_of_this_hosts_devices_are_refused(meshes, make_batch):

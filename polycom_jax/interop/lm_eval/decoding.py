@@ -18,7 +18,7 @@ from polycom_jax.models.decode import advance, prefill
 from polycom_jax.models.layers import CACHE_AXES
 from polycom_jax.models.sampling import NO_TOKEN, greedy
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, own_mesh
 from polycom_jax.training import batch_rows, put_batch
 from polycom_jax.training.loss import Batch
 from polycom_jax.training.state import model_specs
@@ -124,6 +124,7 @@ def make_decode_steps(
         which donates the cache.
     """
     rules = rules or Rules()
+    mesh = own_mesh(mesh, rules)
     replicated = NamedSharding(mesh, PartitionSpec())
     row = NamedSharding(mesh, rules.partition(("batch",)))
     keys = NamedSharding(mesh, rules.partition(CACHE_AXES))

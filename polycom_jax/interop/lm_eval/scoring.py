@@ -18,7 +18,7 @@ from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, constrain
+from polycom_jax.sharding import Rules, constrain, own_mesh
 from polycom_jax.training import batch_rows, put_batch
 from polycom_jax.training.loss import Batch, token_nats
 from polycom_jax.training.state import model_specs
@@ -49,6 +49,7 @@ def make_score_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) ->
     multiple of `PLACES`; `targets` [B, S], the tokens behind these; `mask` [B, S], which count.
     """
     rules = rules or Rules()
+    mesh = own_mesh(mesh, rules)
     # What the model was trained with may want lengths that buckets do not have.
     cfg = replace(cfg, attention=None)
 

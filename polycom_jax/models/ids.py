@@ -1,0 +1,66 @@
+"""Token ids: one outside the vocabulary is an error, or NaN; never a number that looks right."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Int
+
+from polycom_jax._errors import InputError, require
+
+
+def check_tokens(vocab_size: int, tokens: Any) -> Int[Array, "B T"]:
+    """The tokens as an array.
+
+    Raises:
+        InputError: no integers [batch, seq], none at all, or ids outside the vocabulary. While a
+            function is traced ids are not known; those outside are embedded as NaN.
+    """
+    check_range("tokens", vocab_size, tokens)
+    array = jnp.asarray(tokens)
+    require(
+        array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer),
+        f"tokens {array.dtype}{list(array.shape)} must be integers [batch, seq].",
+    )
+    require(
+        array.size > 0,
+        f"tokens of shape {list(array.shape)} hold no token; leave out empty batches.",
+    )
+    return array
+
+
+def check_range(name: str, vocab_size: int, ids: Any, counted: Any = True) -> None:
+    """Raises `InputError` where ids that count are outside the vocabulary, if both are known now:
+    not while a function is traced, nor of what other hosts hold.
+    """
+    if not (_is_known(ids) and _is_known(counted)):
+        return
+    values = np.asarray(ids)
+    outside = values[((values < 0) | (values >= vocab_size)) & np.asarray(counted)]
+    if outside.size:
+        more = f", and {outside.size - 1} more ids" if outside.size > 1 else ", which is"
+        raise InputError(
+            f"{name} hold {outside[0]}{more} not from 0 to {vocab_size - 1}: the model has"
+            f" vocab_size={vocab_size}. Take the tokenizer that it was trained with; what is to be"
+            " left out is said by the mask."
+        )
+
+
+def _is_known(array: Any) -> bool:
+    return not isinstance(array, Tracer) and getattr(array, "is_fully_addressable", True)
+
+
+def inside(vocab_size: int, ids: Int[Array, "..."], other: int) -> Int[Array, "..."]:
+    """The ids, int32, with `other` in the place of those outside the vocabulary."""
+    ids = ids.astype(jnp.int32)
+    return jnp.where((ids >= 0) & (ids < vocab_size), ids, other)
+
+
+def lookup(vocab_size: int, table: Array, ids: Int[Array, "..."]) -> Array:
+    """The rows of `table` [at least V, D], NaN for ids outside the vocabulary."""
+    # Behind the table's end, `take` gives NaN; negative ids would count from there.
+    return jnp.take(table, inside(vocab_size, ids, table.shape[0]), axis=0, mode="fill")
+
+
+__all__ = ["check_range", "check_tokens", "inside", "lookup"]
