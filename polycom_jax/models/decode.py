@@ -12,6 +12,7 @@ from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
 from polycom_jax._fields import check_value
 from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.ids import check_range
 from polycom_jax.models.sampling import (
     NO_TOKEN,
     Settings,
@@ -198,14 +199,7 @@ def _token_ids(
         len(shape) == len(form.split()) and 0 not in shape,
         f"{name} of shape {list(shape)} must be {form}, and hold at least one token.",
     )
-    values, real = concrete(ids), concrete(real)
-    if values is not None and real is not None and np.issubdtype(values.dtype, np.integer):
-        outside = values[((values < 0) | (values >= cfg.vocab_size)) & real]
-        require(
-            outside.size == 0,
-            f"{name} holds the id {outside[:1].sum()}, and the model's are from 0 to"
-            f" {cfg.vocab_size - 1}: take its own tokenizer.",
-        )
+    check_range(name, cfg.vocab_size, ids, real)
     array = jnp.asarray(ids)
     require(
         jnp.issubdtype(array.dtype, jnp.integer), f"{name} holds {array.dtype}, not integer ids."

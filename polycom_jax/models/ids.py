@@ -3,10 +3,9 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Int
 
+from polycom_jax._concrete import concrete
 from polycom_jax._errors import InputError, require
 
 
@@ -34,21 +33,17 @@ def check_range(name: str, vocab_size: int, ids: Any, counted: Any = True) -> No
     """Raises `InputError` where ids that count are outside the vocabulary, if both are known now:
     not while a function is traced, nor of what other hosts hold.
     """
-    if not (_is_known(ids) and _is_known(counted)):
+    values, counted = concrete(ids), concrete(counted)
+    if values is None or counted is None:
         return
-    values = np.asarray(ids)
-    outside = values[((values < 0) | (values >= vocab_size)) & np.asarray(counted)]
+    outside = values[((values < 0) | (values >= vocab_size)) & counted]
     if outside.size:
         more = f", and {outside.size - 1} more ids" if outside.size > 1 else ", which is"
         raise InputError(
-            f"{name} hold {outside[0]}{more} not from 0 to {vocab_size - 1}: the model has"
+            f"{name}: {outside[0]}{more} not from 0 to {vocab_size - 1}: the model has"
             f" vocab_size={vocab_size}. Take the tokenizer that it was trained with; what is to be"
             " left out is said by the mask."
         )
-
-
-def _is_known(array: Any) -> bool:
-    return not isinstance(array, Tracer) and getattr(array, "is_fully_addressable", True)
 
 
 def inside(vocab_size: int, ids: Int[Array, "..."], other: int) -> Int[Array, "..."]:

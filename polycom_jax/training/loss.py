@@ -24,8 +24,19 @@ IGNORED = -100
 
 
 def counted(batch: Batch) -> Bool[Array, "B T"]:
-    """Which targets count: the batch's `mask`, or those that are not `IGNORED`."""
-    return batch["mask"] if "mask" in batch else batch["targets"] != IGNORED
+    """Which targets count: the batch's `mask`, or those that are not `IGNORED`.
+
+    Raises:
+        InputError: a mask of floating numbers: weights are not taken.
+    """
+    if "mask" not in batch:
+        return batch["targets"] != IGNORED
+    mask = batch["mask"]
+    require(
+        not jnp.issubdtype(mask.dtype, jnp.inexact),
+        f"mask of dtype {mask.dtype} must be bool: True where a target counts, which all do alike.",
+    )
+    return mask.astype(bool)
 
 
 def count_targets(batch: Batch) -> Float[Array, ""]:

@@ -90,9 +90,9 @@ def test_bfloat16_models_generate_from_a_bfloat16_cache(params):
         (np.zeros((1, 0), np.int32), r"prompt of shape \[1, 0\] must be \[batch, tokens\]"),
         (np.zeros((0, 3), np.int32), "must .* hold at least one token"),
         (np.array([1, 2]), r"prompt of shape \[2\] must be \[batch, tokens\]"),
-        (np.array([[1, 40]]), "prompt holds the id 40, and the model's are from 0 to 39"),
-        (np.array([[1, -100]]), "prompt holds the id -100"),
-        (np.array([[1, 2**40]]), f"prompt holds the id {2**40}"),
+        (np.array([[1, 40]]), "prompt: 40, which is not from 0 to 39"),
+        (np.array([[1, -100]]), "prompt: -100"),
+        (np.array([[1, 2**40]]), f"prompt: {2**40}"),
         (np.array([[1.0, 2.0]]), "prompt holds float32, not integer ids"),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_full_cache_is_refused_and_while_traced_gives_no_number(params):
 
 def test_an_id_outside_the_vocabulary_does_not_go_on(params):
     _, cache = prefill(CFG, params, jnp.array([[1, 2]]), room=8)
-    with pytest.raises(InputError, match="token holds the id 40"):
+    with pytest.raises(InputError, match="token: 40"):
         advance(CFG, params, jnp.array([40]), cache)
     logits, _ = jax.jit(lambda *given: advance(CFG, params, *given))(jnp.array([NO_TOKEN]), cache)
     assert np.isnan(logits).all()

@@ -261,7 +261,8 @@ def test_tokens_that_do_not_count_take_no_capacity_of_those_that_do():
     params, y, weights, dy = problem(cfg, chosen)
 
     def run(params: Any, y: Any, weights: Any) -> Any:
-        f = lambda p, y, w: run_experts(cfg, p, y, w, chosen, Rules(), jnp.array(counts))  # noqa: E731
+        ids, first = jnp.array(chosen), jnp.array(counts)
+        f = lambda p, y, w: run_experts(cfg, p, y, w, ids, Rules(), first)  # noqa: E731
         out, pull, dropped = jax.vjp(f, params, y, weights, has_aux=True)
         return out, pull(dy), dropped
 

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -226,7 +227,7 @@ def test_a_target_outside_the_vocabulary_is_no_number_unless_it_is_masked(
     nats, grads = sums(params, batch | {"targets": spoilt})
     assert np.isnan(nats)
     assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(grads))
-    with pytest.raises(InputError, match=f"targets hold {wrong}, which is not from 0 to 99"):
+    with pytest.raises(InputError, match=f"targets: {wrong}, which is not from 0 to 99"):
         batch_nats(cfg, params, batch | {"targets": spoilt})
 
 
@@ -243,7 +244,7 @@ def test_without_a_mask_ignored_targets_are_those_of_pytorch(model, make_batch, 
     cfg, batch = model(), make_batch()
     params = initial("one device").params
     targets = np.where(batch["mask"], batch["targets"], IGNORED)
-    unmasked = {name: x for name, x in batch.items() if name != "mask"} | {"targets": targets}
+    unmasked: Any = {name: x for name, x in batch.items() if name != "mask"} | {"targets": targets}
     nats, other = nats_of(cfg, params, batch)[0], nats_of(cfg, params, unmasked)[0]
     assert float(nats) == float(other)
     assert count_targets(unmasked) == batch["mask"].sum()
@@ -256,6 +257,7 @@ def test_without_a_mask_ignored_targets_are_those_of_pytorch(model, make_batch, 
         ({"segment_ids": None}, "the batch has no 'segment_ids'"),
         ({"targets": np.zeros((16, 7), np.int32)}, r"targets of shape \(16, 7\) must have"),
         ({"mask": np.ones((16, 9), bool)}, r"mask of shape \(16, 9\) must have"),
+        ({"mask": np.ones((16, 8), np.float32)}, "mask of dtype float32 must be bool"),
         ({"tokens": np.zeros((0, 8), np.int32), "targets": np.zeros((0, 8))}, "hold no token"),
         ({"tokens": np.full((16, 8), 100, np.int32)}, "tokens hold 100, and 127 more ids not from"),
         ({"tokens": np.zeros((16, 8))}, r"tokens float\d\d\[16, 8\] must be integers"),

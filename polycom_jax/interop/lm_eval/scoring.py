@@ -17,6 +17,7 @@ from polycom_jax._errors import require
 from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.models import ModelConfig
+from polycom_jax.models.ids import inside
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, own_mesh
 from polycom_jax.training import batch_rows, put_batch
@@ -65,6 +66,7 @@ def make_score_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) ->
             x, targets, mask = part
             logits = models.unembed(cfg, params, x, padded=True)
             logits = constrain(logits, rules, "batch", None, "vocab")
+            targets = inside(cfg.vocab_size, targets, -1)
             nats = jnp.where(mask, token_nats(logits, targets), 0.0)
             best = jnp.argmax(logits, axis=-1) == targets
             return jnp.sum(nats, axis=1), jnp.all(best | ~mask, axis=1)
