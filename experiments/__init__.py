@@ -10,9 +10,10 @@ if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int
 
 from experiments.host_collectives import patient_collectives
 from experiments.host_memory import keep_freed_memory
-from experiments.streams import open_streams
+from experiments.streams import open_streams, write_any_letter
 
 open_streams()  # before any file is opened that stays open
+write_any_letter()
 
 STARTED = time.perf_counter()
 """When the program began; its imports come after this one, and count for whoever waits."""

@@ -19,7 +19,6 @@ import jax
 import tyro
 
 from experiments.paths import expanded, path_names
-from experiments.streams import write_any_letter
 from polycom_jax._errors import InputError, InputWarning, require
 from polycom_jax.hosts import HostsError
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
@@ -73,7 +72,6 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = _format_warning
-        write_any_letter()
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL and _in_main_thread():
             signal.signal(signal.SIGINT, signal.default_int_handler)  # see experiments/__init__.py
         try:

@@ -36,7 +36,8 @@ class DataConfig:
             checksum is wrong): it is an error, or it is skipped (and counted in `Corpus.summary`).
         document_bytes: a .txt file longer than this is cut at line ends into documents of about
             this size (a line longer than that within, between two characters), so that a single
-            file has something to hold out.
+            file has something to hold out. The default cuts little text finer, down to 1,024 bytes,
+            so that about 128 documents come of it; another value is taken literally.
         bpe_train_bytes: a BPE is trained on at most about this many bytes of the train split, taken
             as every k-th document, and of none more than an eighth of them.
         lock_timeout_s: seconds to wait for another process that prepares the same data.

@@ -42,10 +42,15 @@ class Encoder:
         """
         encoded = self._encoded(self._model.encode_batch_fast, texts)
         found = [np.asarray(one.ids, np.uint32) for one in encoded]
+        if not found or not self._holds_special(np.concatenate(found)):  # asked of all at once
+            return found
         return [
-            self._apart(text) if np.isin(ids, self._reserved).any() else ids
+            self._apart(text) if self._holds_special(ids) else ids
             for text, ids in zip(texts, found, strict=True)
         ]
+
+    def _holds_special(self, ids: np.ndarray) -> bool:
+        return bool(np.isin(ids, self._reserved).any())
 
     def lead(self, text: str) -> str:
         """What to encode before `text` where it goes on another one, and to take away again.

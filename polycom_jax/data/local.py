@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 PIECES, SMALLEST_PIECE = 128, 1024
-"""A .txt file of its own is cut into so many pieces, or pieces so long, if `document_bytes` gives
-fewer: of a few pieces, one is a large part of the text to hold out."""
+"""Little plain text is cut into about so many pieces, or pieces of so many bytes: of a few large
+ones, one is a large part of the text to hold out."""
 
 STREAMS = "every stream"
 """How an .xz file is read; names what differs from data that were prepared otherwise."""
@@ -141,11 +141,12 @@ def _content(path: Path, digest: str) -> tuple[str | None, ...]:
 
 
 def _piece_bytes(cfg: DataConfig, paths: Iterable[Path]) -> int:
-    """`cfg.document_bytes`, or less where too few pieces would come of it to hold some out."""
+    """`cfg.document_bytes`; of the default, less where few pieces would come of it."""
     plain = [path.stat().st_size for path in paths if documents.text_kind(path) == ".txt"]
-    if cfg.heldout or not plain:
+    default = DataConfig.document_bytes
+    if cfg.heldout or not plain or cfg.document_bytes != default:
         return cfg.document_bytes
-    return min(cfg.document_bytes, max(SMALLEST_PIECE, sum(plain) // PIECES))
+    return min(default, max(SMALLEST_PIECE, sum(plain) // PIECES))
 
 
 def _check_apart(files: Mapping[str, str], heldout: Mapping[str, str]) -> None:

@@ -154,7 +154,7 @@ def write_store(
                     num_tokens += len(begin)
                     file.write(begin.tobytes())
                 if not tokenizer.exact:
-                    lost += lost_bytes(text, tokenizer.decode(ids))
+                    lost += lost_bytes(text, tokenizer.decode(ids.tolist()))
                 own = ids[len(tokenizer.encode(lead)) :] if lead else ids
                 num_tokens += len(own)
                 num_bytes += len(block.text.encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments import streams
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,11 +38,17 @@ def test_what_is_printed_goes_into_no_file_where_the_streams_are_closed(tmp_path
 def test_letters_that_stdout_lacks_are_written_as_escapes(monkeypatch: pytest.MonkeyPatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
-
-    @cli.program
-    def main(argv: object) -> int:
-        print("naïve 日 \udce9")
-        return 0
-
-    assert main([]) == 0
+    streams.write_any_letter()
+    print("naïve 日 \udce9", flush=True)
     assert raw.getvalue() == rb"na\xefve \u65e5 \udce9" + b"\n"
+
+
+def test_a_program_has_such_streams():
+    program = "import sys, experiments; print(sys.stdout.errors, sys.stderr.errors)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.split() == [b"backslashreplace"] * 2
