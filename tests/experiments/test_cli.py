@@ -19,7 +19,7 @@ from experiments.config import default_config
 from experiments.yaml_file import read_yaml
 from polycom_jax import InputError
 from polycom_jax._errors import require
-from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
+from polycom_jax.training.checkpoint import CheckpointWarning, ReadError, SaveError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -176,7 +176,12 @@ def test_a_program_that_stops_gives_its_own_code(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "error", [SaveError("not saved"), PermissionError(13, "Permission denied", "w/a.txt")]
+    "error",
+    [
+        SaveError("not saved"),
+        ReadError("cannot be read now"),
+        PermissionError(13, "Permission denied", "w/a.txt"),
+    ],
 )
 def test_what_the_machine_refuses_is_one_line_and_exit_code_one(
     error: Exception, capsys: pytest.CaptureFixture[str]
