@@ -5,6 +5,8 @@ import errno
 import io
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
+from ports import free_port
 
 from polycom_jax import InputError, _files
 from polycom_jax.training import Checkpoints, checkpoint, manifest, restore
@@ -248,3 +251,67 @@ def test_the_environment_of_what_is_not_there_is_told(folder: Path, refuse: Any)
     refuse("2/manifest.json", forever(error("EACCES")))
     with pytest.raises(checkpoint.ReadError, match="Permission denied"):
         checkpoints.environment(2)
+
+
+HOST = """
+import sys
+
+import jax
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[1]))
+
+import numpy as np
+
+from polycom_jax import _files
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import Checkpoints, restore
+from polycom_jax.training.checkpoint import ReadError
+
+_files.WAITS_S = (0.0, 0.0)
+split = jax.sharding.NamedSharding(make_mesh(data=2), jax.sharding.PartitionSpec("data"))
+state = {"w": jax.make_array_from_callback((8,), split, lambda rows: np.arange(8.0)[rows])}
+abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), state)
+load, left = restore._load, 2
+
+
+def refuse(*arguments):
+    global left
+    if jax.process_index() == 1 and left:
+        left -= 1
+        raise ValueError("UNAVAILABLE: of host 1")
+    return load(*arguments)
+
+
+restore._load = refuse
+with Checkpoints(sys.argv[3]) as checkpoints:
+    checkpoints.save(1, state)
+    checkpoints.restore(abstract)
+    assert jax.process_index() == 0 or not left
+    left = 99
+    try:
+        checkpoints.restore(abstract)
+    except ReadError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow  # two processes that import JAX
+def test_two_hosts_read_again_and_give_up_together(tmp_path: Path):
+    words = (f"127.0.0.1:{free_port()}", str(tmp_path / "c"))
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, str(index), *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for host in hosts:
+        said, _ = host.communicate(timeout=300)
+        assert host.returncode == 0
+        assert (
+            "c/1 cannot be read (its files are as they were written, but: UNAVAILABLE" in said
+        )
