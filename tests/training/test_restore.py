@@ -312,6 +312,4 @@ def test_two_hosts_read_again_and_give_up_together(tmp_path: Path):
     for host in hosts:
         said, _ = host.communicate(timeout=300)
         assert host.returncode == 0
-        assert (
-            "c/1 cannot be read (its files are as they were written, but: UNAVAILABLE" in said
-        )
+        assert "c/1 cannot be read (its files are as they were written, but: UNAVAILABLE" in said
