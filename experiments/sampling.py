@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
@@ -90,9 +90,10 @@ def on_mesh(params: Params, count: int) -> Iterator[Rules | None]:
     None where `count` rows do not divide over it: then XLA decides what lies where.
     """
     sharding = params["final_norm"].sharding
-    if not isinstance(sharding, NamedSharding):
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    if not isinstance(mesh, Mesh):
         yield None
         return
     rules = Rules()
-    with jax.set_mesh(sharding.mesh):
-        yield None if count % split_count(sharding.mesh, rules, "batch") else rules
+    with jax.set_mesh(mesh):
+        yield None if count % split_count(mesh, rules, "batch") else rules

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark import peers, shapes
@@ -35,7 +36,8 @@ class Ours:
     """`models.generate` of a prompt [B, T]."""
 
     def __init__(self, cfg: ModelConfig, params: Params, prompt: np.ndarray, count: int) -> None:
-        self._cfg, self._params, self._prompt, self._count = cfg, params, prompt, count
+        self._cfg, self._params, self._count = cfg, params, count
+        self._prompt = jnp.asarray(prompt)
 
     def __call__(self) -> Any:
         """Writes `count` tokens a row."""

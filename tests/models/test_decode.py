@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def test_bfloat16_models_generate_from_a_bfloat16_cache(params):
         (np.array([[1.0, 2.0]]), "prompt holds float32, not integer ids"),
     ],
 )
-def test_prompts_that_are_none_are_refused(params, prompt: np.ndarray, message: str):
+def test_prompts_that_are_none_are_refused(params, prompt: Any, message: str):
     with pytest.raises(InputError, match=message):
         generate(CFG, params, prompt, key=jax.random.key(0), max_new_tokens=2)
     with pytest.raises(InputError, match=message):
@@ -171,17 +172,19 @@ def test_a_model_that_is_no_number_writes_nothing(params):
 
 def test_other_settings_need_no_other_program(params):
     prompt, key = jnp.array([[1, 2, 3]]), jax.random.key(0)
+    program: Any = decode._generate
     generate(CFG, params, prompt, key=key, max_new_tokens=7)
-    before = decode._generate._cache_size()
-    for settings in (
+    before = program._cache_size()
+    every: list[Any] = [
         {"temperature": 0.0},
         {"temperature": 0.7},
         {"temperature": np.float32(1.3), "top_k": 3},
         {"top_k": 500, "top_p": 0.9},
         {"top_p": 0.5, "stop_token": 3},
-    ):
+    ]
+    for settings in every:
         generate(CFG, params, prompt, key=key, max_new_tokens=7, **settings)
-    assert decode._generate._cache_size() == before
+    assert program._cache_size() == before
 
 
 def test_decoding_ends_when_all_rows_have_ended(params, monkeypatch: pytest.MonkeyPatch):
@@ -214,7 +217,7 @@ def test_the_cache_is_written_in_place(batch: int, unroll: int | None):
     cache = jax.eval_shape(lambda: init_cache(cfg, batch, 4096))
     step = jax.jit(lambda p, t, c: advance(cfg, p, t, c), donate_argnums=2)
     token = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    compiled = step.lower(abstract(specs(cfg)), token, cache).compile()
+    compiled: Any = step.lower(abstract(specs(cfg)), token, cache).compile()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache["layers"]))
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= size
@@ -230,7 +233,8 @@ def test_the_cache_is_written_in_place(batch: int, unroll: int | None):
 def test_generating_holds_one_cache():
     cfg, room = replace(CFG, num_layers=4, unroll=1), 4096
     key, number = jax.random.key(0), jnp.float32(1)
-    compiled = decode._generate.lower(
+    program: Any = decode._generate
+    compiled = program.lower(
         cfg,
         None,
         room - 8,

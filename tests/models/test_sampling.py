@@ -84,7 +84,8 @@ def test_logits_without_a_distribution_are_refused(row: list[float], temperature
 
 def test_what_is_masked_is_not_drawn():
     logits = jnp.tile(jnp.array([[-INF, 1.0, -INF, 0.5]]), (64, 1))
-    for settings in ({}, {"top_k": 4}, {"top_p": 1.0, "top_k": 3}, {"temperature": 3e38}):
+    every: list[Any] = [{}, {"top_k": 4}, {"top_p": 1.0, "top_k": 3}, {"temperature": 3e38}]
+    for settings in every:
         assert set(np.asarray(sample(logits, jax.random.key(0), **settings))) == {1, 3}
 
 
@@ -103,7 +104,8 @@ def traced(**settings: Any) -> np.ndarray:
 
 def test_traced_settings_draw_what_the_others_do():
     logits = jnp.tile(jnp.array([[0.0, 2.0, 2.0, 1.0, -1.0]]), (500, 1))
-    for settings in ({"temperature": 0.0}, {"temperature": 0.5, "top_k": 3}, {"top_p": 0.6}):
+    every: list[Any] = [{"temperature": 0.0}, {"temperature": 0.5, "top_k": 3}, {"top_p": 0.6}]
+    for settings in every:
         np.testing.assert_array_equal(
             traced(**settings), sample(logits, jax.random.key(1), **settings)
         )
@@ -158,11 +160,12 @@ def test_a_draw_is_that_of_the_kept_tokens_alone():
 
 
 def test_three_temperatures_are_one_program():
-    before = sampling.draw._cache_size()
-    logits = jnp.zeros((3, 11))
-    for settings in ({"temperature": 0.0}, {"temperature": 0.5}, {"top_k": 2, "top_p": 0.5}, {}):
-        sample(logits, jax.random.key(0), **settings)
-    assert sampling.draw._cache_size() == before + 1
+    program: Any = sampling.draw
+    before = program._cache_size()
+    every: list[Any] = [{"temperature": 0.0}, {"temperature": 0.5}, {"top_k": 2, "top_p": 0.5}, {}]
+    for settings in every:
+        sample(jnp.zeros((3, 11)), jax.random.key(0), **settings)
+    assert program._cache_size() == before + 1
 
 
 def test_a_small_top_p_keeps_the_most_probable_token():

@@ -104,7 +104,7 @@ class Decoder:
 
 
 def _tokens(tokens: Array, rows: int) -> list[list[int]]:
-    found = fetch(tokens)[:rows]
+    found = np.asarray(fetch(tokens))[:rows]
     require(
         NO_TOKEN not in found,
         "The model's logits are NaN or infinite, and no token is the most probable: look for NaN in"
