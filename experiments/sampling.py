@@ -89,11 +89,10 @@ def on_mesh(params: Params, count: int) -> Iterator[Rules | None]:
 
     None where `count` rows do not divide over it: then XLA decides what lies where.
     """
-    sharding = params["final_norm"].sharding
+    sharding, rules = params["final_norm"].sharding, Rules()
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    if not isinstance(mesh, Mesh):
+    if not isinstance(mesh, Mesh) or count % split_count(mesh, rules, "batch"):
         yield None
         return
-    rules = Rules()
     with jax.set_mesh(mesh):
-        yield None if count % split_count(mesh, rules, "batch") else rules
+        yield rules
