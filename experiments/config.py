@@ -70,7 +70,7 @@ class RunConfig:
         compile_cache: keep compiled programs in the cache folder (`compiled/` beside the prepared
             data), so that the next start reads them.
         tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
-            `experiments.plan` compiles for them.
+            `experiments.plan` compiles for them. With other numbers of devices it does not start.
         compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
         grace_s: seconds within which a first Ctrl-C or SIGTERM ends the run: behind a step and
             saved, or where a step takes longer, without. Less than what the scheduler gives.
@@ -136,7 +136,8 @@ class PretrainConfig:
         hosts: which hosts the devices belong to.
         run: length, periods, seed.
         preset: model preset whose recipe gives the defaults.
-        workdir: folder of the run; default: runs/PRESET-ACTIVATION.
+        workdir: folder of the run; default: runs/PRESET-ACTIVATION. A run that is there goes on
+            with its own settings, if no flag says what it is.
     """
 
     model: ModelConfig

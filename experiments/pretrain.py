@@ -45,7 +45,7 @@ from polycom_jax.training import (
     put_batch,
 )
 
-ABOUT = "Pretrain a transformer. The same command again resumes the run."
+ABOUT = "Pretrain a transformer. The same command again resumes the run; so does --workdir alone."
 
 
 @cli.program

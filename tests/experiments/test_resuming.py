@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import cli, pretrain, resuming
+from experiments.compare import __main__ as compare
+from experiments.compare.runs import check_settings
 from experiments.config import PretrainConfig, default_config, from_command, resolve
 from experiments.logs import read_metrics
 from experiments.resuming import BY_FINGERPRINT, FREE, ROUNDING, STAYS, allowed, differences
@@ -290,3 +292,13 @@ def test_other_words_than_a_place_are_refused_before_anything_is_prepared(
     with pytest.raises(InputError, match=r"model\.activation: 'poly_norm' there, 'swiglu' now"):
         resumed(Workdir(folder), *from_command(["--activation", "swiglu"], prog="", about=""))
     assert resuming.goes_on(frozenset({"workdir", "run.steps"}))
+
+
+def test_a_comparison_s_data_may_lie_elsewhere_too(tmp_path: Path):
+    file = tmp_path / "settings.json"
+    check_settings(file, {"steps": 8, "data_fingerprint": "f", "data.source": "/old"})
+    # Earlier versions wrote the place, too; the bytes decide.
+    check_settings(file, {"steps": 8, "data_fingerprint": "f"})
+    with pytest.raises(InputError, match="data_fingerprint: 'f' there, 'g' now"):
+        check_settings(file, {"steps": 8, "data_fingerprint": "g"})
+    assert {"data.source", "data.tokenizer", "data.heldout", "data.cache_dir"} <= compare.FREE
