@@ -98,9 +98,8 @@ def make_evaluation(
 ) -> Callable[[Params], dict[str, float]]:
     """Builds the function from parameters to their numbers on held-out text.
 
-    That is all of it, or `run.eval_tokens` spread over it; bits a byte are then by the bytes that a
-    token of all of it has. `cut` is asked before each batch; once it says yes, there are no
-    numbers.
+    That is all of it, or `run.eval_tokens` spread over it, as many bytes being taken for read as
+    there are tokens. `cut` is asked before each batch; once it says yes, there are no numbers.
     """
     eval_step = make_eval_step(config.model, mesh)
     heldout = corpus.heldout
@@ -125,10 +124,9 @@ def make_evaluation(
                 result = evaluate(once, params, read, heldout.num_bytes)
         except Cut:
             return {}
-        share = result["tokens"] / heldout.num_targets
         return {
             "heldout_loss": result["loss"],
-            "bits_per_byte": result["bits_per_byte"] / share,
+            "bits_per_byte": result["bits_per_byte"] / batches.share,
         }
 
     return heldout_numbers

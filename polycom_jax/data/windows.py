@@ -140,6 +140,14 @@ class EvalBatches:
             return self.num_windows
         return min(self.num_windows, -(-self.tokens // self.stride))
 
+    @property
+    def share(self) -> float:
+        """How much of the store is read: the share of its places that are in some window once."""
+        windows = self._spread(np.arange(self.num_read))
+        ends = np.minimum(windows * self.stride + self.seq_len, self.store.num_targets)
+        begins = windows * self.stride + np.where(windows > 0, self.seq_len - self.stride, 0)
+        return float(np.sum(ends - begins)) / self.store.num_targets
+
     def __len__(self) -> int:
         return -(-self.num_read // self.batch_size)
 
@@ -149,9 +157,12 @@ class EvalBatches:
 
     def _batch(self, step: int) -> Batch:
         places = step * self.batch_size + np.array(self.rows, np.int64)
-        spread = places * self.num_windows // self.num_read
-        windows = np.where(places < self.num_read, spread, self.num_windows)  # behind all: padding
+        # Behind all there is padding.
+        windows = np.where(places < self.num_read, self._spread(places), self.num_windows)
         return gather(self.store, windows, self.seq_len, self.stride)
+
+    def _spread(self, index: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        return index * self.num_windows // self.num_read
 
 
 def gather(

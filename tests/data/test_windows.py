@@ -123,6 +123,7 @@ def test_evaluation_on_some_tokens_reads_whole_windows_spread_over_the_store(
     count = min(len(every), -(-tokens // 5))
     assert rows == [every[i * len(every) // count] for i in range(count)]
     assert len(hosts[0]) == -(-count // 4)
+    assert hosts[0].share == sum(map(len, rows)) / STORE.num_targets
 
 
 def _rows(batch: Batch) -> list[list[int]]:
