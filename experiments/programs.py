@@ -102,8 +102,9 @@ def make_evaluation(
     there are tokens. `cut` is asked before each batch; once it says yes, there are no numbers.
     """
     eval_step = make_eval_step(config.model, mesh)
-    heldout = corpus.heldout
-    batches = eval_batches(heldout, **batch_shape(config, mesh), tokens=config.run.eval_tokens)
+    heldout, some = corpus.heldout, config.run.eval_tokens
+    part = batch_shape(config, mesh) | {"tokens": some}
+    share = 1.0 if some is None else eval_batches(heldout, **part).share
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     # Compiled once, as the training step is: batches of another shape are an error that names both
     # shapes, and no program is compiled again while the run goes on.
@@ -118,16 +119,14 @@ def make_evaluation(
         return compiled(params, batch)
 
     def heldout_numbers(params: Params) -> dict[str, float]:
+        batches = _until(cut, map(put, eval_batches(heldout, **part)))
         try:
             with together("evaluate"):
-                read = _until(cut, map(put, batches))
-                result = evaluate(once, params, read, heldout.num_bytes)
+                result = evaluate(once, params, batches, heldout.num_bytes)
         except Cut:
             return {}
-        return {
-            "heldout_loss": result["loss"],
-            "bits_per_byte": result["bits_per_byte"] / batches.share,
-        }
+        bits = result["bits_per_byte"] / share
+        return {"heldout_loss": result["loss"], "bits_per_byte": bits}
 
     return heldout_numbers
 
