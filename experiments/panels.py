@@ -52,8 +52,7 @@ def panels(
     title: str,
     note: str = "",
     columns: int = 3,
-    width: float = 4.0,
-    height: float = 3.0,
+    size: tuple[float, float] = (4.0, 3.0),
     shared: str = "",
 ) -> Iterator[list["Axes"]]:
     """`count` pairs of axes in one figure, saved as `path`.png and `path`.pdf.
@@ -67,8 +66,7 @@ def panels(
         title: above all of them.
         note: below the title: what bands and dashed lines are, and what was left out.
         columns: panels in a row.
-        width: of a panel, in inches.
-        height: of a panel.
+        size: of a panel: width and height in inches.
         shared: "x", "y" or "xy": axes that all panels have in common.
     """
     import matplotlib as mpl
@@ -76,6 +74,7 @@ def panels(
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
     columns = min(columns, count)
     rows = -(-count // columns)
     with mpl.rc_context(STYLE):
@@ -158,7 +157,7 @@ def _fit_panels(figure: "Figure", width: float, height: float) -> None:
                 axis.set_major_formatter(Plain())
                 if isinstance(axis.get_minor_formatter(), LogFormatterSciNotation):
                     axis.set_minor_formatter(Plain())
-        axes.set_title(fit(axes.get_title(), 0.85 * width, axes.title.get_fontsize()))
+        axes.set_title(fit(axes.get_title(), 0.85 * width, STYLE["axes.titlesize"]))
         axes.set_xlabel(fit(axes.get_xlabel(), 0.8 * width))
         axes.set_ylabel(fit(axes.get_ylabel(), 0.75 * height))
 

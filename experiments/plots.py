@@ -9,7 +9,7 @@ import numpy as np
 from experiments.logs import series
 from experiments.panels import BLUE, ORANGE, fit, layer_bar, layer_line, panels
 
-WIDTH = 5.2
+SIZE = (5.2, 3.0)
 """Of figures of one panel, in inches."""
 
 
@@ -19,7 +19,7 @@ def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
 
     steps, train = series(records, "loss")
     points, heldout = series(records, "heldout_loss")
-    with panels(path, 1, title=f"Loss: {title}", width=WIDTH, height=3.0) as (axes,):
+    with panels(path, 1, title=f"Loss: {title}", size=SIZE) as (axes,):
         if train:
             axes.plot(steps, train, color=BLUE, label="training, single batches")
         if heldout:
@@ -34,7 +34,7 @@ def plot_load(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
     loads = [(r["step"], r["expert_load"]) for r in records if "expert_load" in r]
     title = f"Load of the experts: {title}"
     note = "Tokens that an expert gets by those of an even share; means over layers."
-    with panels(path, 1, title=title, note=note, width=WIDTH) as (axes,):
+    with panels(path, 1, title=title, note=note, size=SIZE) as (axes,):
         axes.axhline(1, color=ORANGE, linewidth=1.1, label="even")
         if loads:
             steps, shares = zip(*loads, strict=True)
@@ -64,7 +64,7 @@ def plot_shapes(
         note: what was applied to what.
     """
     title = f"Activation in each layer: {title}"
-    with panels(path, 1, title=title, note=note, width=WIDTH) as (axes,):
+    with panels(path, 1, title=title, note=note, size=SIZE) as (axes,):
         axes.axhline(0, color="0.7", linewidth=0.8)
         axes.axvline(0, color="0.7", linewidth=0.8)
         for layer, y in enumerate(layers):
@@ -90,13 +90,14 @@ def plot_ratios(
         title: above the axes.
         label: what the ratio is of.
     """
-    names = [fit(name, 0.4 * WIDTH) for name in ratios]
+    width = SIZE[0]
+    names = [fit(name, 0.4 * width) for name in ratios]
     places = np.arange(len(names))
     low, median, high = np.array(list(ratios.values())).T
     note = "Bars: medians over rounds; whiskers: from the lower to the upper quartile."
     lines = max(name.count("\n") + 1 for name in names)
-    size = {"width": WIDTH, "height": 0.9 + len(names) * (0.1 + 0.16 * lines)}
-    with panels(path, 1, title=title, note=note, **size) as (axes,):
+    size = (width, 0.9 + len(names) * (0.1 + 0.16 * lines))
+    with panels(path, 1, title=title, note=note, size=size) as (axes,):
         axes.barh(places, median, color=BLUE, height=0.62)
         whiskers = np.stack([median - low, high - median])
         axes.errorbar(median, places, xerr=whiskers, fmt="none", ecolor="0.25", capsize=2)
@@ -116,4 +117,4 @@ def plot_ratios(
         axes.margins(x=0.12)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(fit(label, 0.5 * WIDTH))  # beside the names
+        axes.set_xlabel(fit(label, 0.5 * width))  # beside the names

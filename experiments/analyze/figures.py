@@ -81,8 +81,10 @@ def _draw_ranks(path: Path, measured: Measured) -> bool:
         return matrix and np.array(matrix["ranks"]["effective"]) / min(matrix["shape"])
 
     names = _matrices(measured)
-    title, size = "Effective rank of weight matrices", {"width": 3.2, "height": 2.4}
-    with panels(path, len(names), title=title, note=_note(measured), shared="xy", **size) as axes:
+    title, size = "Effective rank of weight matrices", (3.2, 2.4)
+    with panels(
+        path, len(names), title=title, note=_note(measured), shared="xy", size=size
+    ) as axes:
         for axis, name in zip(axes, names, strict=True):
             for values, look in _lines(measured, lambda found, name=name: shares(found, name)):
                 axis.plot(values, **MARKED, **look)
@@ -102,9 +104,9 @@ def _draw_spectra(path: Path, measured: Measured) -> bool:
         return np.exp(np.log(relative).mean(axis=0))
 
     names = _matrices(measured)
-    title, size = "Singular values of weight matrices", {"width": 3.2, "height": 2.4}
+    title, size = "Singular values of weight matrices", (3.2, 2.4)
     note = _note(measured, "Geometric means over layers.")
-    with panels(path, len(names), title=title, note=note, shared="xy", **size) as axes:
+    with panels(path, len(names), title=title, note=note, shared="xy", size=size) as axes:
         for axis, name in zip(axes, names, strict=True):
             for values, look in _lines(measured, lambda found, name=name: spectrum(found, name)):
                 axis.plot(np.linspace(0, 1, len(values)), values, **look)
@@ -124,8 +126,7 @@ def _draw_similarity(path: Path, measured: Measured, name: str, label: str) -> b
     title = f"Residual stream along the depth: {label}"
     note = "Places: before each layer, and after the last. One scale for all maps."
     columns = 2 if len(maps) > len(measured) else 3
-    size = {"columns": columns, "width": 3.4, "height": 2.8}
-    with panels(path, len(maps), title=title, note=note, **size) as axes:
+    with panels(path, len(maps), title=title, note=note, columns=columns, size=(3.4, 2.8)) as axes:
         image = None
         for axis, (values, run) in zip(axes, maps, strict=True):
             image = axis.imshow(values, vmin=low, vmax=1.0, origin="lower", cmap="viridis")
@@ -158,9 +159,8 @@ def _draw_activity(path: Path, measured: Measured) -> bool:
     shown = {key: own for key, own in lines.items() if any(np.nansum(y) > 0 for y, _ in own)}
     left = ", ".join(name for name, unit in lines if (name, unit) not in shown)
     note = _note(measured, *([f"Left out, zero in all layers: {left}."] if left else []))
-    size = {"columns": 2, "width": 3.8, "height": 2.3}
-    title = "Activations by layer"
-    with panels(path, len(shown), title=title, note=note, shared="x", **size) as axes:
+    look = {"title": "Activations by layer", "note": note, "shared": "x"}
+    with panels(path, len(shown), columns=2, size=(3.8, 2.3), **look) as axes:
         first: dict[str, Any] = {}
         for axis, ((name, unit), own) in zip(axes, shown.items(), strict=True):
             if first.setdefault(unit, axis) is not axis:
@@ -187,8 +187,8 @@ def _draw_gradients(path: Path, measured: Measured) -> bool:
     if not shown:
         return False
     title, note = "Gradient of the mean loss by layer", _note(measured)
-    size = {"width": 3.8, "height": 2.6}
-    with panels(path, len(shown), title=title, note=note, shared="xy", **size) as axes:
+    size = (3.8, 2.6)
+    with panels(path, len(shown), title=title, note=note, shared="xy", size=size) as axes:
         for axis, (name, own) in zip(axes, shown.items(), strict=True):
             for values, look in own:
                 axis.plot(values, **MARKED, **look)
@@ -205,8 +205,8 @@ def _draw_curves(path: Path, measured: Measured) -> bool:
         "Lines: means; bands: from a tenth to nine tenths of the outputs at that input."
         " A thousandth of the inputs is left out at either end."
     )
-    note, size = _note(measured, bands), {"width": 4.2, "height": 3.0}
-    with panels(path, len(measured), title=title, note=note, shared="xy", **size) as axes:
+    note, size = _note(measured, bands), (4.2, 3.0)
+    with panels(path, len(measured), title=title, note=note, shared="xy", size=size) as axes:
         for axis, (run, found) in zip(axes, measured.items(), strict=True):
             for layer, curve in enumerate(found["inside"]["curves"]):
                 look = layer_line(layer, layers)

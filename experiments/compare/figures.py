@@ -63,7 +63,7 @@ def _draw_dynamics(path: Path, study: str, runs: Runs, batch_tokens: int) -> boo
     if not any(good.values()):
         return False
     title, note = f"{study}: training", f"{BAND} Smoothed over {SMOOTHED} points."
-    with panels(path, len(shown), title=title, note=note, width=4.4, height=3.2) as axes:
+    with panels(path, len(shown), title=title, note=note, size=(4.4, 3.2)) as axes:
         for axis, (name, label, values) in zip(axes, shown, strict=True):
             for index, arm in enumerate(good):
                 if values[arm]:
@@ -90,7 +90,7 @@ def _draw_decayed(path: Path, found: Findings) -> bool:
         return False
     title = f"{found.study}: held-out loss at equal tokens"
     note = "Means over seeds; each point is of runs whose rate decayed to zero there."
-    with panels(path, 1, title=title, note=note, width=5.2, height=3.4) as (axes,):
+    with panels(path, 1, title=title, note=note, size=(5.2, 3.4)) as (axes,):
         for index, arm in enumerate(found.arms):
             if arm.curve:
                 axes.plot(
@@ -117,8 +117,8 @@ def _draw_differences(path: Path, found: Findings) -> bool:
     lines = max(name.count("\n") + 1 for own in names.values() for name in own)
     title = f"{found.study}: differences in held-out loss"
     note = "Dots: means over seeds; lines: 95 % intervals, coloured where they leave out zero."
-    size = {"columns": 2, "width": width, "height": 1.4 + longest * (0.1 + 0.15 * lines)}
-    with panels(path, len(shown), title=title, note=note, shared="x", **size) as axes:
+    size = (width, 1.4 + longest * (0.1 + 0.15 * lines))
+    with panels(path, len(shown), title=title, note=note, shared="x", size=size) as axes:
         for axis, (budget, own) in zip(axes, shown.items(), strict=True):
             for place, comparison in enumerate(own):
                 _interval(axis, place, comparison)
@@ -161,9 +161,9 @@ def _draw_coefficients(path: Path, title: str, runs: Sequence[Run], batch_tokens
     left = ", ".join(_number(*number) for number in numbers if number not in shown)
     note = BAND + (f" Left out, zero throughout: {left}." if left else "")
     x = np.array(runs[0].steps) * batch_tokens
-    with panels(path, len(shown), title=title, note=note, columns=4, width=3.0, height=2.4) as axes:
+    layers = next(iter(shown.values())).shape[-1]
+    with panels(path, len(shown), title=title, note=note, columns=4, size=(3.0, 2.4)) as axes:
         for axis, (number, values) in zip(axes, shown.items(), strict=True):
-            layers = values.shape[-1]
             for layer, line in enumerate(np.moveaxis(values, -1, 0)):
                 look = layer_line(layer, layers)
                 axis.plot(x, line.mean(0), **look)

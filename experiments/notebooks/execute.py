@@ -92,7 +92,7 @@ def _picture(figure: Any) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the named notebooks, or all of them, and writes them with their outputs."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Runs the notebooks and keeps what they show.")
     every = sorted(path.stem for path in HERE.glob("*.ipynb"))
     parser.add_argument("names", nargs="*", help=f"of {', '.join(every)}; none: all")
     parser.add_argument("--address", action="store_true", help="writes the address, runs nothing")

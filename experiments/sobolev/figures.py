@@ -82,8 +82,8 @@ def draw(
         label: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         for i, label in enumerate(dict.fromkeys(labels))
     }
-    size = {"columns": columns, "width": 3.7, "height": 2.7}
-    with panels(path, len(parts), title=title, note=note, shared=shared, **size) as axes:
+    look = {"title": title, "note": note, "shared": shared}
+    with panels(path, len(parts), columns=columns, size=(3.7, 2.7), **look) as axes:
         for part, own in zip(parts, axes, strict=True):
             _draw(own, part, looks)
 

@@ -30,9 +30,6 @@ LONG = "a_run-with/a.very_long_name_that_nobody_would-type-twice_" + "seed012345
 SHORT = ("first", "second")
 
 
-# What is drawn
-
-
 def line(layers: int, low: float) -> list[float]:
     return [low + 0.1 * layer for layer in range(layers)]
 
@@ -159,9 +156,6 @@ CASES: dict[str, Callable[[Path], Any]] = {
     ),
 }  # fmt: skip
 QUICK = ("plots, long names", "analyze, long names", "compare, long names", "rates, one panel")
-
-
-# What is looked at
 
 
 @pytest.fixture

@@ -108,11 +108,12 @@ HAVE = {"jax": "0.10.1", "jaxlib": "0.10.1"}
 
 
 def test_a_jax_that_fits_stays_as_it_is():
-    for device, plugin in (
+    seen: list[tuple[runtime.Accelerator, str]] = [
         ("cuda", "jax-cuda12-plugin"),
         ("cuda", "jax-cuda13-plugin"),
         ("tpu", "libtpu"),
-    ):
+    ]
+    for device, plugin in seen:
         choice = runtime.choose(device, True, WANTED, {**HAVE, plugin: "1"})
         assert choice.extras == ("experiments",)
         assert choice.pins == ("jax==0.10.1", "jaxlib==0.10.1")
@@ -121,7 +122,8 @@ def test_a_jax_that_fits_stays_as_it_is():
 
 
 def test_a_jax_that_does_not_see_the_accelerator_gets_its_part_and_stays():
-    for device, extra in (("cuda", "cuda12"), ("tpu", "tpu")):
+    blind: list[tuple[runtime.Accelerator, str]] = [("cuda", "cuda12"), ("tpu", "tpu")]
+    for device, extra in blind:
         choice = runtime.choose(device, True, WANTED, HAVE)
         assert choice.extras == ("experiments", extra)
         assert choice.pins == ("jax==0.10.1", "jaxlib==0.10.1")
