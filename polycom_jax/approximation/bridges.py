@@ -1,5 +1,7 @@
 """Between the theory's units and those of language models, and between the two types of PolyCom."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from polycom_jax._errors import require
@@ -52,7 +54,11 @@ def _shared_units(coeffs: np.ndarray, shared: np.ndarray, scales: np.ndarray) ->
     spread = np.kron(np.eye(units), scales[:, None])
     gather = (np.eye(units)[:, :, None] * shares[:, None]).reshape(units, -1)
     constant = wanted[:, 0] - shared[0] * shares.sum(1)
-    return feed_forward([spread, gather], [None, constant], [np.tile(shared, (units * order, 1))])
+    net = feed_forward([spread, gather], [None, constant], [np.tile(shared, (units * order, 1))])
+    terms = np.abs(shares) @ (scales[:, None] ** np.arange(1, order + 1) @ np.abs(shared[1:]))
+    values = np.abs(wanted[:, 1:]).sum(1)
+    ratios = np.divide(terms, values, out=np.ones(units), where=values > 0)
+    return replace(net, condition=float(ratios.max(initial=1)))
 
 
 def shared_power(exponent: int, coeffs: Vector) -> Network:
@@ -104,7 +110,7 @@ def type2_limit(step: float) -> Network:
     """x -> (relu(x + h)^3 - relu(x - h)^3) / (6 h): relu(x)^2 in one layer of Type II, as a limit.
 
     relu(x)^3 = relu(x^3) is of both types. The sup error is h^2 / 3, and weights grow like 1/h: in
-    floating point the error has a floor.
+    floating point the error has a floor, and where that is high the dtype is refused.
 
     Args:
         step: h > 0.
@@ -115,4 +121,5 @@ def type2_limit(step: float) -> Network:
     require(step > 0, f"step={step} must be positive.")
     cubes = np.tile((0.0, 0.0, 0.0, 1.0), (2, 1))
     weight = 1 / (6 * step)
-    return feed_forward([[[1.0], [1.0]], [[weight, -weight]]], [[step, -step], None], [cubes])
+    net = feed_forward([[[1.0], [1.0]], [[weight, -weight]]], [[step, -step], None], [cubes])
+    return replace(net, condition=max(1.0, 2 * weight))

@@ -31,11 +31,13 @@ def compose(outer: Network, inner: Network) -> Network:
     if first.copies > 1 and inner.readout.sources > 1:
         return compose(outer, flatten(inner))
     smoothness = min(outer.smoothness, inner.smoothness)
+    condition = max(outer.condition, inner.condition)
     joint = _chain(first, inner.readout)
     if not outer.layers:
-        return Network(inner.layers, joint, smoothness)
+        return Network(inner.layers, joint, smoothness, condition)
     middle = replace(outer.layers[0], affine=joint)
-    return Network((*inner.layers, middle, *outer.layers[1:]), outer.readout, smoothness)
+    layers = (*inner.layers, middle, *outer.layers[1:])
+    return Network(layers, outer.readout, smoothness, condition)
 
 
 def _chain(outer: Affine, inner: Affine) -> Affine:
@@ -90,7 +92,8 @@ def beside(*nets: Network) -> Network:
         nets = tuple(flatten(net) for net in nets)
     layers = tuple(_join_layers([net.layers[k] for net in nets]) for k in range(depth))
     readout = _join([net.readout for net in nets])
-    return Network(layers, readout, min(net.smoothness for net in nets))
+    smoothness = min(net.smoothness for net in nets)
+    return Network(layers, readout, smoothness, max(net.condition for net in nets))
 
 
 def parallel(*nets: Network) -> Network:
@@ -113,7 +116,7 @@ def with_units(net: Network, units: Sequence[Network]) -> Network:
     made = linear(np.eye(net.inputs))
     for layer, instead in zip(net.layers, units, strict=True):
         made = compose(instead, compose(Network((), layer.affine, math.inf), made))
-    return compose(Network((), net.readout, math.inf), made)
+    return compose(Network((), net.readout, math.inf, net.condition), made)
 
 
 def _join_layers(layers: Sequence[Layer]) -> Layer:
@@ -178,7 +181,7 @@ def flatten(net: Network, limit: int = DENSE_LIMIT) -> Network:
         Layer(_flatten(layer.affine), _rows(layer.coeffs, layer.affine.copies))
         for layer in net.layers
     )
-    return Network(layers, _flatten(net.readout), net.smoothness)
+    return Network(layers, _flatten(net.readout), net.smoothness, net.condition)
 
 
 def _flatten(through: Affine) -> Affine:

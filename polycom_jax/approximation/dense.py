@@ -11,7 +11,7 @@ from polycom_jax._errors import require
 from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.approximation.combine import DENSE_LIMIT, dense_bytes, flatten
-from polycom_jax.approximation.evaluation import check_cells_apart
+from polycom_jax.approximation.evaluation import check_dtype
 from polycom_jax.approximation.network import Affine, Network
 
 Params = dict[str, Any]
@@ -31,7 +31,7 @@ def to_dense(net: Network, *, dtype: Any = None, limit: int = DENSE_LIMIT) -> Pa
 
     Raises:
         InputError: more than `limit` bytes, nothing is allocated then; or a dtype that cannot hold
-            the network's numbers, or tell its cells apart (see `evaluation.check_cells_apart`).
+            the network's numbers, or does not do for it (see `evaluation.check_dtype`).
     """
     kind = jnp.dtype(float if dtype is None else dtype)
     kind = jax.dtypes.canonicalize_dtype(kind)
@@ -41,7 +41,7 @@ def to_dense(net: Network, *, dtype: Any = None, limit: int = DENSE_LIMIT) -> Pa
         f"the dense form needs {needed / 2**20:,.0f} MiB as {kind.name}; the limit is"
         f" {limit / 2**20:,.0f} MiB. Take a smaller N or a smaller dtype, or raise `limit`.",
     )
-    check_cells_apart(net, kind)
+    check_dtype(net, kind)
     flat = flatten(net, limit=max(limit, dense_bytes(net)))
     return {
         "layers": [

@@ -36,8 +36,8 @@ def evaluate(net: Network, x: Float[ArrayLike, "*S I"]) -> Float[Array, "*S O"]:
         once.
 
     Raises:
-        InputError: points with another number of coordinates, or a network of more cells than the
-            dtype can tell apart (see `check_cells_apart`).
+        InputError: points with another number of coordinates, or a dtype that does not do for the
+            network (see `check_dtype`).
     """
     points, dtype = _points(net, x)
     y = _evaluate(net, points.reshape(-1, net.inputs))
@@ -77,16 +77,25 @@ def _points(net: Network, x: Float[ArrayLike, "*S I"]) -> tuple[Float[Array, "*S
         " number of inputs.",
     )
     dtype = work_dtype(points.dtype)
-    check_cells_apart(net, dtype)
+    check_dtype(net, dtype)
     return points.astype(dtype), points.dtype
 
 
-def check_cells_apart(net: Network, dtype: Any) -> None:
-    """Raises `InputError` unless `dtype` holds the biases by which copies of a block differ.
+def check_dtype(net: Network, dtype: Any) -> None:
+    """Raises `InputError` where results in `dtype` would not be the network's.
 
-    Copies stand for the cells of a grid, at places that their first biases say. Where those are
-    rounded by more than a sixteenth of the way to the next cell, bumps no longer add up to 1.
+    That is where units cancel so far that less than three digits stay (`Network.condition`), and
+    where the cells of a grid are not told apart: copies of a block differ in their first biases,
+    and if those are rounded by more than a sixteenth of the way to the next cell, bumps no longer
+    add up to 1.
     """
+    dtype = jnp.dtype(dtype)
+    require(
+        net.condition == 1 or net.condition * float(jnp.finfo(dtype).eps) <= 2**-10,
+        f"{dtype.name} keeps less than three digits of this network, whose terms are up to"
+        f" {net.condition:.2g} times as large as their sum: take a lower order, scales further"
+        " apart or a larger step when it is built, or a wider dtype.",
+    )
     first = net.layers[0].affine if net.layers else net.readout
     biases = first.biases
     if not isinstance(biases, np.ndarray) or len(biases) == 1:  # traced or trained; no copies
@@ -100,7 +109,7 @@ def check_cells_apart(net: Network, dtype: Any) -> None:
     if lost.any():
         held = np.where(lost, np.abs(biases) / step, np.inf).min()
         raise InputError(
-            f"{jnp.dtype(dtype).name} does not tell the cells of this network apart, whose first"
+            f"{dtype.name} does not tell the cells of this network apart, whose first"
             f" biases reach {np.abs(biases).max():,.0f}: take at most N={int(held) - 1} cells on an"
             " axis, or a wider dtype."
         )

@@ -94,11 +94,14 @@ class Network:
         smoothness: a k for which the function is in W^{k,inf} of every bounded box: 1 for ReLU
             networks, infinity for polynomials. It is declared by whoever builds the network; the
             default of the constructors is what a single unit guarantees.
+        condition: how much larger than a result the terms are that cancel to it, where a
+            construction makes that large: so many roundings of a dtype are in the result.
     """
 
     layers: tuple[Layer, ...]
     readout: Affine
     smoothness: float = field(metadata={"static": True})
+    condition: float = field(default=1.0, metadata={"static": True})
 
     @property
     def inputs(self) -> int:

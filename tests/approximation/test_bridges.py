@@ -84,3 +84,18 @@ def test_poly_norm_of_one_variable_without_biases_sees_its_sign_alone():
     blind, seeing = pc.poly_norm(x @ w, coeffs), pc.poly_norm(x @ w + b, coeffs)
     np.testing.assert_allclose(blind[1:], blind[:1].repeat(2, 0), rtol=1e-4, atol=1e-5)  # eps
     assert np.abs(seeing[0] - seeing[2]).max() > 0.1
+
+
+def test_a_dtype_in_which_shared_units_cancel_too_far_is_refused():
+    coeffs = [0.0, *[1 / 8] * 8]
+    net, x = pa.shared_power(3, coeffs), X[:5]
+    with pytest.raises(InputError, match="float32 keeps less than three digits of this network"):
+        pa.evaluate(pa.parallel(net, pa.power(2)), x)
+    with pytest.raises(InputError, match="float32 keeps less than three digits"):
+        pa.to_dense(net, dtype=jnp.float32)
+    with pytest.raises(InputError, match="float32 keeps less than three digits"):
+        pa.evaluate(pa.type2_limit(1e-5), x)
+    with jax.enable_x64(True):
+        assert distance(pa.evaluate(net, x), np.maximum(x, 0) ** 3) < 1e8 * 2**-53
+    low = pa.shared_power(3, coeffs[:5])
+    assert distance(pa.evaluate(low, x), np.maximum(x, 0) ** 3) < low.condition * 2**-22
