@@ -74,7 +74,8 @@ def test_an_axis_may_take_a_part_of_a_torus(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_users_own_mesh_gets_the_axes_that_it_lacks():
-    mesh = own_mesh(jax.make_mesh((8,), ("data",)), Rules())
+    explicit = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    mesh = own_mesh(explicit, Rules())
     assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "expert": 1, "tensor": 1}
     assert set(mesh.axis_types) == {AxisType.Auto}
     assert own_mesh(mesh, Rules()) == mesh
@@ -102,7 +103,7 @@ def test_rules_leave_out_the_axes_that_the_mesh_in_force_lacks():
 
 
 def test_explicit_axes_of_the_mesh_in_force_are_refused_where_something_is_split_over_them():
-    mesh = jax.make_mesh((8,), ("data",))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         with pytest.raises(InputError, match=r"AxisType\.Explicit.*sharding\.make_mesh"):
             rules_here(Rules())

@@ -4,6 +4,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from polycom_jax import ACTIVATIONS, InputError, models
 from polycom_jax.sharding import Rules
@@ -64,7 +65,7 @@ def test_poly_norm_loses_the_same_on_every_mesh(trained, mesh):
 
 
 def test_a_mesh_of_jax_itself_with_one_axis_trains_and_evaluates(model, make_batch, trained):
-    cfg, mesh = model(), jax.make_mesh((8,), ("data",))  # its axis is explicit
+    cfg, mesh = model(), jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     state = make_state(cfg, OPTIM, jax.random.key(3), mesh)
     batch = put_batch(make_batch(0), mesh)
     sums = make_eval_step(cfg, mesh)(state.params, batch)
