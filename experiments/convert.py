@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
     mesh = mesh_of(config)
     with Display() as display:
         display.busy(f"reading {task.source}")
-        model = load_model(task.source, task.checkpoint, mesh=mesh)
+        end = config.data.end_of_text
+        model = load_model(task.source, task.checkpoint, mesh=mesh, end_of_text=end)
         check_finite(model.origin, model.params)
         display.note(
             f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation}"

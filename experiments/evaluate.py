@@ -74,6 +74,8 @@ class EvaluateConfig:
         seq_len: tokens of a window, and the most that tasks may fill; None: the model's context.
         batch_size: windows, or requests of tasks, at a time.
         tokenizer: for a folder without one: "bytes", or the path of a tokenizer.json.
+        end_of_text: the token that ends a text, where neither a Hugging Face folder nor a
+            tokenizer.json says.
         text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
             text, else "text".
         json: a file for the numbers; None: they are printed alone.
@@ -91,6 +93,7 @@ class EvaluateConfig:
     seq_len: int | None = None
     batch_size: int = 8
     tokenizer: PathText | None = None
+    end_of_text: str | None = None
     text_field: str | None = None
     json: PathText | None = None
 
@@ -119,7 +122,8 @@ def main(argv: Sequence[str]) -> int:
     mesh = make_mesh()
     with Display() as display:
         display.busy(f"reading {config.workdir}")
-        model = load_model(Path(config.workdir), config.checkpoint, mesh=mesh)
+        where, end = Path(config.workdir), config.end_of_text
+        model = load_model(where, config.checkpoint, mesh=mesh, end_of_text=end)
         check_finite(model.origin, model.params)
         display.note(f"{model.origin}: {model.cfg.activation}")
         found: dict[str, Any] = {"config": asdict(config)}
@@ -147,7 +151,8 @@ def run_tasks(config: EvaluateConfig, model: Model, mesh: Any, display: Display)
     tokenizer: Tokenizer | None = None
     if config.tokenizer is not None:
         named = config.tokenizer
-        tokenizer = ByteTokenizer() if named == "bytes" else FileTokenizer(named)
+        end = config.end_of_text
+        tokenizer = ByteTokenizer() if named == "bytes" else FileTokenizer(named, end_of_text=end)
     return downstream.run_tasks(
         config.tasks,
         model,

@@ -106,6 +106,7 @@ class Model:
         step: of the run's checkpoint; None: it is no run's.
         generation: what the Hugging Face folder that it is from, at first or second hand, says of
             its texts' ends; None: it is of none.
+        end_of_text: the token that ends a text, where its tokenizer.json had to be told.
         noted: what the run's record says of its data (`Corpus.summary`).
     """
 
@@ -116,6 +117,7 @@ class Model:
     folder: Path
     step: int | None
     generation: Generation | None = None
+    end_of_text: str | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,13 +140,29 @@ class Model:
         return "bytes" if is_bytes else str(self.folder / TOKENIZER)
 
 
-def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = None) -> Model:
+def load_model(
+    folder: Path,
+    checkpoint: str = "latest",
+    *,
+    mesh: Mesh | None = None,
+    end_of_text: str | None = None,
+) -> Model:
     """Reads a run's model (there is a config.yaml) or a Hugging Face folder (a config.json).
+
+    Args:
+        folder: where it lies.
+        checkpoint: of a run.
+        mesh: devices to read it onto; None: one.
+        end_of_text: for a Hugging Face folder that does not say which token ends a text.
 
     Raises:
         InputError: neither stands there, or it cannot be read.
     """
     if (folder / "config.yaml").is_file():
+        require(
+            end_of_text is None,
+            f"end_of_text={end_of_text!r}: the run in {folder} has its own; leave it out.",
+        )
         workdir = Workdir(folder)
         run = load_trained(workdir, checkpoint, mesh=mesh)
         about = (run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
@@ -156,10 +174,11 @@ def load_model(folder: Path, checkpoint: str = "latest", *, mesh: Mesh | None = 
     )
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     file = folder / TOKENIZER
-    tokenizer = load_tokenizer(file) if file.is_file() else None
+    tokenizer = load_tokenizer(file, end_of_text=end_of_text) if file.is_file() else None
     generation = huggingface.read_generation(folder)
     cfg, params = huggingface.load(folder, mesh=mesh)
-    return Model(cfg, params, tokenizer, DataConfig(), folder, None, generation=generation)
+    about = (cfg, params, tokenizer, DataConfig(), folder, None)
+    return Model(*about, generation=generation, end_of_text=end_of_text)
 
 
 def check_tokenizer(model: Model, named: str | None) -> None:
@@ -205,6 +224,8 @@ def read_text(
     own = _is_own(model, source, split)
     data = replace(model.data, source=source) if own else DataConfig(source)
     data = replace(data, tokenizer=tokenizer or str(model.tokenizer_name))
+    if model.end_of_text is not None:
+        data = replace(data, end_of_text=model.end_of_text)
     data = data if text_field is None else replace(data, text_field=text_field)
     files = names_files(source)
     if split == "all" and files:

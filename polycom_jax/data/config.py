@@ -66,11 +66,6 @@ class DataConfig:
         for name in ("batch_size", "document_bytes", "bpe_train_bytes"):
             value = getattr(self, name)
             require(value >= 1, f"data.{name}={value} must be at least 1.")
-        require(
-            self.end_of_text is None or self.tokenizer not in ("bytes", "bpe"),
-            f"data.end_of_text={self.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
-            f"{self.tokenizer!r} has its own; leave it out.",
-        )
         require(self.heldout != "", "data.heldout is empty; leave it out for the default.")
         require(
             self.heldout is None or self.source != "stdlib",

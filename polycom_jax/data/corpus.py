@@ -104,6 +104,11 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
             prepared in the cache folder is damaged.
     """
     report: Report = progress or (lambda message: None)
+    require(
+        cfg.end_of_text is None or cfg.tokenizer not in ("bytes", "bpe"),
+        f"data.end_of_text={cfg.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
+        f"{cfg.tokenizer!r} has its own; leave it out.",
+    )
     if cfg.tokenizer == "bpe":
         check_bpe_size(vocab_size)
     given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)

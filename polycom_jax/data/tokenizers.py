@@ -199,7 +199,7 @@ class FileTokenizer:
             raise InputError(
                 f"{path} has no end-of-text token; it needs one of {', '.join(EOT_NAMES)}, or"
                 " another that a tokenizer_config.json beside it calls eos_token, or that"
-                " data.end_of_text names."
+                " data.end_of_text (in experiments.evaluate: end_of_text) names."
             )
         if end != (by_name if own is None else own):
             self._beside = with_end(self._beside, self._model.id_to_token(end))
@@ -247,8 +247,10 @@ def _read_tokenizer(path: Path, text: bytes) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}.") from error
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path, *, end_of_text: str | None = None) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote to `path`; its fingerprint is the same.
+
+    `end_of_text` is for a Hugging Face one, as in `FileTokenizer`.
 
     Raises:
         InputError: no such file, or neither ours nor a Hugging Face `tokenizer.json`.
@@ -257,7 +259,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         is_bytes = json.loads(path.read_bytes()) == _BYTES
     except (OSError, ValueError):
         is_bytes = False  # Then it is for the other to say what is wrong with the file.
-    return ByteTokenizer() if is_bytes else FileTokenizer(path)
+    return ByteTokenizer() if is_bytes else FileTokenizer(path, end_of_text=end_of_text)
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:

@@ -109,8 +109,9 @@ def test_a_named_end_must_be_there_and_be_of_a_file(bpe, tmp_path):
     path = made(bpe, tmp_path / "a", B, E)
     with pytest.raises(InputError, match="end_of_text='<other>' is no token"):
         FileTokenizer(path, end_of_text="<other>")
-    with pytest.raises(InputError, match=r"data.end_of_text='x' is of"):
-        DataConfig(end_of_text="x")
+    for name in ("bytes", "bpe"):
+        with pytest.raises(InputError, match=r"data.end_of_text='x' is of"):
+            prepare(DataConfig(tokenizer=name, end_of_text="x"), vocab_size=300)
 
 
 def test_a_copy_takes_all_along_byte_for_byte(bpe, tmp_path):

@@ -214,6 +214,22 @@ def test_a_text_ends_at_any_of_its_ends(folder):
 
 
 @pytest.mark.slow
+def test_a_folder_that_does_not_say_what_ends_a_text_is_told(folder, text, tmp_path, capsys):
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    asked = ["--workdir", str(tmp_path), "--data", str(text), "--split", "all"]
+    assert evaluate.main(asked) == 2
+    assert "no end-of-text token" in capsys.readouterr().err
+    assert evaluate.main([*asked, "--end-of-text", E]) == 0
+    words = ["--source", str(tmp_path), "--target", str(tmp_path / "new")]
+    assert convert.main([*words, "--data.end-of-text", E]) == 0
+    assert FileTokenizer(tmp_path / "new" / "tokenizer.json").eot == 1
+    assert evaluate.main(["--workdir", str(tmp_path / "new"), *asked[2:]]) == 0
+
+
+@pytest.mark.slow
 def test_evaluation_puts_the_beginning_before_each_document(folder, tmp_path):
     documents = ["The old tree.", "A river walks, slowly, under it."]
     lines = "".join(json.dumps({"text": one}) + "\n" for one in documents)
