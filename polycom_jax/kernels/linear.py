@@ -1,4 +1,4 @@
-"""Linear maps with a transpose of their own, under all of JAX's transformations."""
+"""Linear and bilinear maps with transposes of their own, under all of JAX's transformations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,19 +6,27 @@ from typing import Any
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from polycom_jax.kernels.sharded import alike
 
 Forward = Callable[[Sequence[Array], Sequence[Array]], Array]
-"""forward(fixed, moved): linear in `moved`, with the shape and dtype of `moved[0]`."""
+"""forward(fixed, moved): linear in `moved`."""
 Backward = Callable[[Sequence[Array], Array], Sequence[Array]]
 """backward(fixed, cotangent): a cotangent for each of `moved`."""
+Product = Callable[..., Array]
+"""product(a, b, *fixed): linear in a and in b."""
 
 
 def linear_map(
-    forward: Forward, backward: Backward, fixed: Sequence[Array], moved: Sequence[Array]
+    forward: Forward,
+    backward: Backward,
+    fixed: Sequence[Array],
+    moved: Sequence[Array],
+    like: Array | jax.ShapeDtypeStruct | None = None,
 ) -> Array:
     """forward(fixed, moved), whose transpose is `backward`.
 
@@ -27,22 +35,80 @@ def linear_map(
     forward mode as it is, and unlike `jax.custom_derivatives.linear_call` it has a batching rule.
     Nothing but `fixed` is kept for the backward pass. Derivatives in `fixed` are JAX's, of
     `forward`.
+
+    Args:
+        forward: the map.
+        backward: its transpose.
+        fixed: arrays, of integers too, that the map depends on.
+        moved: arrays that it is linear in.
+        like: the result's shape and dtype; None: those of `moved[0]`.
     """
+    like = moved[0] if like is None else like
     args = alike(*fixed, *moved)
-    return _linear.bind(*args, forward=forward, backward=backward, split=len(fixed))
+    shape = tuple(like.shape)
+    return _linear.bind(
+        *args, forward=forward, backward=backward, split=len(fixed), shape=shape, dtype=like.dtype
+    )
+
+
+def bilinear_map(product: Product, by_a: Product, by_b: Product) -> Product:
+    """`product`, whose derivatives are products again: with a cotangent y' of the result,
+
+        a' = by_a(b, y', *fixed),  b' = by_b(a, y', *fixed).
+
+    Where these are bilinear maps themselves, derivatives of every order exist in every mode.
+    """
+
+    @jax.custom_jvp
+    def function(a: Array, b: Array, *fixed: Array) -> Array:
+        return product(a, b, *fixed)
+
+    def swapped(b: Array, a: Array, *fixed: Array) -> Array:
+        return function(a, b, *fixed)
+
+    def rule(primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[Array, Array]:
+        a, b, *fixed = primals
+        out, change = function(*primals), None
+        for f, gradient, moved, other in (
+            (function, by_a, tangents[0], b),
+            (swapped, by_b, tangents[1], a),
+        ):
+            if not isinstance(moved, SymbolicZero):
+                part = _in_first(f, gradient, moved, (other, *fixed), out)
+                change = part if change is None else change + part
+        return out, jnp.zeros_like(out) if change is None else change
+
+    function.defjvp(rule, symbolic_zeros=True)
+    return function
+
+
+def _in_first(
+    product: Product, gradient: Product, moved: Array, fixed: Sequence[Array], out: Array
+) -> Array:
+    """product(moved, *fixed) as a linear map of `moved`."""
+
+    def forward(fixed: Sequence[Array], moved: Sequence[Array]) -> Array:
+        return product(moved[0], *fixed)
+
+    def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
+        return [gradient(fixed[0], cotangent, *fixed[1:])]
+
+    return linear_map(forward, backward, fixed, (moved,), out)
 
 
 _linear = jax.extend.core.Primitive("linear_map")
 
 
-def _run(*args: Array, forward: Forward, backward: Backward, split: int) -> Array:
-    del backward
+def _run(*args: Array, forward: Forward, split: int, **_other: Any) -> Array:
     return forward(args[:split], args[split:])
 
 
-def _abstract(*args: Any, forward: Forward, backward: Backward, split: int) -> Any:
-    del forward, backward
-    return args[split]
+def _abstract(*args: Any, split: int, shape: tuple[int, ...], dtype: Any, **_other: Any) -> Any:
+    of = args[split]
+    if of.shape == shape:
+        return of.update(dtype=dtype)
+    whole = of.sharding.update(spec=PartitionSpec(*[None] * len(shape)))
+    return of.update(shape=shape, dtype=dtype, sharding=whole)
 
 
 def _jvp(
@@ -52,13 +118,16 @@ def _jvp(
     forward: Forward,
     backward: Backward,
     split: int,
+    shape: tuple[int, ...],
+    dtype: Any,
 ) -> tuple[Array, Array]:
     fixed, moved = args[:split], args[split:]
-    out = linear_map(forward, backward, fixed, moved)
+    like = jax.ShapeDtypeStruct(shape, dtype)
+    out = linear_map(forward, backward, fixed, moved, like)
     change = jnp.zeros_like(out)
     along_fixed, along_moved = tangents[:split], tangents[split:]
     if _any_nonzero(along_moved):
-        change += linear_map(forward, backward, fixed, _instantiate(along_moved))
+        change += linear_map(forward, backward, fixed, _instantiate(along_moved), like)
     if _any_nonzero(along_fixed):
 
         def at(*fixed: Array) -> Array:
@@ -77,9 +146,8 @@ def _instantiate(tangents: Sequence[Any]) -> list[Array]:
 
 
 def _transpose(
-    cotangent: Any, *args: Any, forward: Forward, backward: Backward, split: int
+    cotangent: Any, *args: Any, backward: Backward, split: int, **_other: Any
 ) -> list[Array | None]:
-    del forward
     if isinstance(cotangent, ad.Zero):
         return [None] * len(args)
     grads = backward(args[:split], cotangent)
@@ -94,10 +162,12 @@ def _batch(
     forward: Forward,
     backward: Backward,
     split: int,
+    shape: tuple[int, ...],
+    dtype: Any,
 ) -> tuple[Array, int]:
     size = next(a.shape[d] for a, d in zip(args, axes, strict=True) if d is not None)
-    # The result is as large as moved[0], and each of `moved` gets a cotangent as large as itself:
-    # these are all batched, and transposing the broadcast then sums where that is due.
+    # Each of `moved` gets a cotangent as large as itself: these are all batched, and transposing
+    # the broadcast then sums where that is due.
     batched, in_axes = [], []
     for i, (arg, axis) in enumerate(zip(args, axes, strict=True)):
         if axis is not None:
@@ -114,7 +184,8 @@ def _batch(
     def backward_all(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
         return jax.vmap(backward, (where, 0))(tuple(fixed), cotangent)
 
-    return linear_map(forward_all, backward_all, batched[:split], batched[split:]), 0
+    like = jax.ShapeDtypeStruct((size, *shape), dtype)
+    return linear_map(forward_all, backward_all, batched[:split], batched[split:], like), 0
 
 
 _linear.def_impl(_run)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from polycom_jax.kernels.linear import linear_map
+from polycom_jax.kernels.linear import bilinear_map, linear_map
 
 CALLS = []
 
@@ -100,3 +100,43 @@ def test_gradients_of_what_shards_share_are_added_up():
     wanted = jax.grad(partial(loss, plain), argnums=(0, 1))(A, B)
     for got, value in zip(grads(A, B), wanted, strict=True):
         np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-6)
+
+
+def cut(fixed, moved):
+    (first,) = fixed
+    return jax.lax.dynamic_slice(moved[0], (first,), (2,))
+
+
+def paste(fixed, cotangent):
+    return [jax.lax.dynamic_update_slice(jnp.zeros(5), cotangent, fixed)]
+
+
+def test_a_result_may_have_another_shape_and_depend_on_integers():
+    def f(a, first):
+        like = jax.ShapeDtypeStruct((2,), a.dtype)
+        return linear_map(cut, paste, (first,), (a,), like)
+
+    first = jnp.int32(2)
+    np.testing.assert_array_equal(f(A, first), A[2:4])
+    np.testing.assert_array_equal(jax.jit(f)(A, first), A[2:4])
+    np.testing.assert_array_equal(jax.jacfwd(f)(A, first), jnp.eye(5)[2:4])
+    np.testing.assert_array_equal(jax.jacrev(f)(A, first), jnp.eye(5)[2:4])
+    many = jax.vmap(jax.grad(lambda a, i: jnp.sum(f(a, i) ** 2)), (None, 0))(A, jnp.arange(3))
+    for i, slope in enumerate(many):
+        np.testing.assert_array_equal(slope[i : i + 2], 2 * A[i : i + 2])
+
+
+dot = bilinear_map(jnp.dot, lambda b, y: dot(y, b.T), lambda a, y: dot(a.T, y))
+LEFT, RIGHT = jax.random.normal(jax.random.key(1), (2, 3, 3))
+
+
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
+def test_a_bilinear_map_has_second_derivatives_in_every_mode(outer, inner):
+    def second(f):
+        return outer(inner(lambda a, b: jnp.sum(jnp.sin(f(a, b))), (0, 1)), (0, 1))(LEFT, RIGHT)
+
+    for got, wanted in zip(
+        jax.tree.leaves(second(dot)), jax.tree.leaves(second(jnp.dot)), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
