@@ -4,15 +4,15 @@ JAX's gradient of a gather is a scatter that adds, which accelerators do slowly 
 their own. Where the way back is known it is another gather.
 """
 
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.linear import linear_map
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+
 def permute(
     x: Float[Array, "A ..."], take: Int[Array, " B"], give: Int[Array, " A"], whole: bool = True
 ) -> Float[Array, "B ..."]:
@@ -21,21 +21,17 @@ def permute(
     Unless `whole`, indices may be negative: no row comes from there, or the row goes nowhere. What
     comes from nowhere is zero.
     """
-    return _take(x, take, whole)
+
+    def there(ways: Sequence[Array], moved: Sequence[Array]) -> Array:
+        return _take(moved[0], ways[0], whole)
+
+    def back(ways: Sequence[Array], dy: Array) -> Sequence[Array]:
+        take, give = ways
+        return [permute(dy, give, take, whole)]
+
+    return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
 
 
-def _permute_forward(x: Array, take: Array, give: Array, whole: bool) -> tuple[Array, Array]:
-    return _take(x, take, whole), give
-
-
-def _permute_backward(whole: bool, give: Array, dy: Array) -> tuple[Array, None, None]:
-    return _take(dy, give, whole), None, None
-
-
-permute.defvjp(_permute_forward, _permute_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def spread(
     x: Float[Array, "N D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
 ) -> Float[Array, "R D"]:
@@ -43,36 +39,34 @@ def spread(
 
     The k copies of row n are numbered n k to n k + k - 1; give[c] is the place of copy c.
     """
-    return _take(x, take // k, whole=True)
+
+    def there(ways: Sequence[Array], moved: Sequence[Array]) -> Array:
+        return _take(moved[0], ways[0] // k, whole=True)
+
+    def back(ways: Sequence[Array], dy: Array) -> Sequence[Array]:
+        return [collect(dy, *ways, k)]
+
+    return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def collect(
     y: Float[Array, "R D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
 ) -> Float[Array, "N D"]:
     """The transpose of `spread`: each row is the sum of its k copies, in float32, rounded once."""
-    copies = _take(y, give, whole=True).reshape(-1, k, y.shape[-1])
-    return jnp.sum(copies, axis=1, dtype=jnp.float32).astype(y.dtype)
+
+    def there(ways: Sequence[Array], moved: Sequence[Array]) -> Array:
+        copies = _take(moved[0], ways[1], whole=True)
+        copies = copies.reshape(-1, k, copies.shape[-1])
+        return jnp.sum(copies, axis=1, dtype=jnp.float32).astype(copies.dtype)
+
+    def back(ways: Sequence[Array], dx: Array) -> Sequence[Array]:
+        return [spread(dx, *ways, k)]
+
+    return linear_map(there, back, (take, give), (y,), _rows_like(y, give.size // k))
 
 
-def _spread_forward(x: Array, take: Array, give: Array, k: int) -> tuple[Array, Any]:
-    return spread(x, take, give, k), (take, give)
-
-
-def _spread_backward(k: int, kept: Any, dy: Array) -> tuple[Array, None, None]:
-    return collect(dy, *kept, k), None, None
-
-
-def _collect_forward(y: Array, take: Array, give: Array, k: int) -> tuple[Array, Any]:
-    return collect(y, take, give, k), (take, give)
-
-
-def _collect_backward(k: int, kept: Any, dx: Array) -> tuple[Array, None, None]:
-    return spread(dx, *kept, k), None, None
-
-
-spread.defvjp(_spread_forward, _spread_backward)
-collect.defvjp(_collect_forward, _collect_backward)
+def _rows_like(x: Float[Array, "A ..."], rows: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
 
 
 def _take(x: Float[Array, "A ..."], index: Int[Array, " B"], whole: bool) -> Array:

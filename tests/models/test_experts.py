@@ -310,3 +310,16 @@ def test_moved_rows_come_back_and_gradients_are_transposes():
     np.testing.assert_array_equal(matrix(there, thin), np.kron(plain, np.eye(2)))
     plain = np.eye(12)[np.asarray(order)] * (np.arange(12) < 9)[:, None]
     np.testing.assert_array_equal(matrix(part, x), np.kron(plain, np.eye(2)))
+
+
+def test_moved_rows_have_every_derivative():
+    order = jnp.asarray(np.random.default_rng(3).permutation(12), jnp.int32)
+    back = inverse(order)
+    whole = jax.random.normal(jax.random.key(0), (2, 12, 2))
+    for f, (x, along) in (
+        (lambda x: permute(x, order, back), whole),
+        (lambda x: permute(x, jnp.where(order < 9, order, -1), back, False), whole),
+        (lambda x: spread(x, order, back, 3), whole[:, :4]),
+        (lambda y: collect(y, order, back, 3), whole),
+    ):
+        np.testing.assert_array_equal(jax.jvp(f, (x,), (along,))[1], f(along))
