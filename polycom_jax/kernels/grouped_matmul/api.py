@@ -33,14 +33,14 @@ def grouped_matmul(
         implementation: None for the backend's best, or
             "xla": `jax.lax.ragged_dot`, which is one kernel on TPUs, and on a CPU multiplies all
             rows with every matrix;
-            "cpu": blocks of rows one after the other, R + E x (block - 1) of them at most; first
-            derivatives in reverse mode, and forward over reverse mode;
+            "cpu": blocks of rows one after the other, R + E x (block - 1) of them at most;
             "megablox": JAX's TPU kernels; bfloat16 and float32, R a multiple of 128, K and M of at
-            most 16 KiB; first derivatives in reverse mode only.
+            most 16 KiB.
 
     Returns:
         [R, M] in the dtype of `x`, float32 inside. Rows behind the last group, in it and in the
-        gradient of `x`, may hold anything; the gradient of `w` does not feel them.
+        gradient of `x`, may hold anything; the gradient of `w` does not feel them. All versions
+        have derivatives of every order in every mode.
 
     Raises:
         InputError: shapes or dtypes that do not go together, or an implementation that is unknown

@@ -9,11 +9,14 @@ product of all rows forward, 1.9 times for the gradient of the matrices; `ragged
 many or large, 2 to 3 times as long. (jax 0.12.0.1; ratios in one process.)
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from polycom_jax.kernels.grouped_matmul.derivatives import differentiable
 
 BLOCKS = (32, 128)
 """Least and most rows of a block."""
@@ -29,26 +32,6 @@ def block_rows(rows: int, groups: int) -> int:
     """Rows of a block: a power of two, about what a group has."""
     least, most = BLOCKS
     return min(max(1 << max(rows // groups, 1).bit_length() - 1, least), most)
-
-
-@jax.custom_vjp
-def grouped_matmul(
-    x: Float[Array, "R K"], w: Float[Array, "E K M"], sizes: Int[Array, " E"]
-) -> Float[Array, "R M"]:
-    """See `api.grouped_matmul`; rows behind the last group are zeros."""
-    return _rows(x, w, sizes, contract=1)
-
-
-def _forward(x: Array, w: Array, sizes: Array) -> tuple[Array, Any]:
-    return _rows(x, w, sizes, contract=1), (x, w, sizes)
-
-
-def _backward(kept: Any, dy: Array) -> tuple[Array, Array, None]:
-    x, w, sizes = kept
-    return _rows(dy, w, sizes, contract=2), _matrices(x, dy, sizes).astype(w.dtype), None
-
-
-grouped_matmul.defvjp(_forward, _backward)
 
 
 def _plan(sizes: Int[Array, " E"], rows: int, block: int) -> _Plan:
@@ -94,7 +77,7 @@ def _rows(
 def _matrices(
     x: Float[Array, "R K"], dy: Float[Array, "R M"], sizes: Int[Array, " E"]
 ) -> Float[Array, "E K M"]:
-    """The sum over each group's rows of x^T dy, in float32."""
+    """The sum over each group's rows of x^T dy, summed in float32."""
     block = block_rows(x.shape[0], sizes.shape[0])
     x, dy = (jnp.pad(a, ((0, block), (0, 0))) for a in (x, dy))
     index = jnp.arange(block)
@@ -111,4 +94,9 @@ def _matrices(
         return jax.lax.dynamic_update_index_in_dim(sums, before + product, at.group, 0), None
 
     sums = jnp.zeros((sizes.shape[0], x.shape[1], dy.shape[1]), jnp.float32)
-    return jax.lax.scan(one, sums, _plan(sizes, x.shape[0] - block, block))[0]
+    sums = jax.lax.scan(one, sums, _plan(sizes, x.shape[0] - block, block))[0]
+    return sums.astype(x.dtype)
+
+
+grouped_matmul = differentiable(partial(_rows, contract=1), partial(_rows, contract=2), _matrices)
+"""See `api.grouped_matmul`; rows behind the last group are zeros."""

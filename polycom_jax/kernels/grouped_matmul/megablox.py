@@ -1,12 +1,13 @@
 """Grouped products by JAX's megablox kernels for TPUs, in tiles that fit any TPU's VMEM."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.grouped_matmul.derivatives import Rows, differentiable
 from polycom_jax.kernels.platform import only_on_tpu, why_not_on_tpu
 from polycom_jax.kernels.tpu_call import LANES, round_up
 
@@ -36,7 +37,7 @@ def grouped_matmul(
     sizes = sizes.astype(jnp.int32)
     if not interpret:
         sizes = only_on_tpu(sizes, "megablox")
-    return _product(x, w, sizes, interpret)
+    return _product(interpret)(x, w, sizes)
 
 
 def tiles(
@@ -76,28 +77,18 @@ def why_not(x: Array, w: Array, sizes: Array, **_static: Any) -> str | None:
     return why_not_on_tpu(x, w, sizes)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _product(x: Array, w: Array, sizes: Array, interpret: bool) -> Array:
-    from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
-
-    k, n = w.shape[1:]
-    tiling = tiles(k, n, x.dtype.itemsize, cores=tensor_cores())
-    return gmm(x, w, sizes, x.dtype, tiling, interpret=interpret)
-
-
-def _forward(x: Array, w: Array, sizes: Array, interpret: bool) -> tuple[Array, Any]:
-    return _product(x, w, sizes, interpret), (x, w, sizes)
-
-
-def _backward(interpret: bool, kept: Any, dy: Array) -> tuple[Array, Array, None]:
+@cache
+def _product(interpret: bool) -> Rows:
     from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
 
-    x, w, sizes = kept
-    k, n = w.shape[1:]
-    tiled = partial(tiles, itemsize=x.dtype.itemsize, cores=tensor_cores())
-    dx = gmm(dy, w, sizes, x.dtype, tiled(n, k), transpose_rhs=True, interpret=interpret)
-    dw = tgmm(x.T, dy, sizes, w.dtype, tiled(k, n, gradient=True), interpret=interpret)
-    return dx, dw, None
+    def rows(x: Array, w: Array, sizes: Array, *, transposed: bool) -> Array:
+        k, n = w.shape[1:] if not transposed else w.shape[:0:-1]
+        tiling = tiles(k, n, x.dtype.itemsize, cores=tensor_cores())
+        return gmm(x, w, sizes, x.dtype, tiling, transpose_rhs=transposed, interpret=interpret)
 
+    def matrices(x: Array, y: Array, sizes: Array) -> Array:
+        k, n = x.shape[1], y.shape[1]
+        tiling = tiles(k, n, x.dtype.itemsize, gradient=True, cores=tensor_cores())
+        return tgmm(x.T, y, sizes, x.dtype, tiling, interpret=interpret)
 
-_product.defvjp(_forward, _backward)
+    return differentiable(partial(rows, transposed=False), partial(rows, transposed=True), matrices)
