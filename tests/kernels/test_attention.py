@@ -143,17 +143,35 @@ def test_large_scores_stay_finite():
         assert np.all(np.isfinite(got))
 
 
-def test_hessian_vector_products_go_through_blocks():
-    arrays = arguments(1, 20, 2, 1)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_mode_of_differentiation_goes_through_blocks(packed: bool):
+    arrays, ids = arguments(1, 20, 2, 1), documents(1, 20) if packed else None
 
-    def product(implementation: Any) -> Any:
+    def modes(*qkv: jax.Array, implementation: Any) -> Any:
+        def f(*qkv: jax.Array) -> jax.Array:
+            return attention(*qkv, segment_ids=ids, implementation=implementation)
+
         def loss(*qkv: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.sin(3 * attention(*qkv, implementation=implementation)))
+            return jnp.sum(jnp.sin(3 * f(*qkv)))
 
-        return jax.jit(partial(jax.jvp, jax.grad(loss, argnums=(0, 1, 2))))(arrays, arrays)[1]
+        def along(*qkv: jax.Array) -> jax.Array:
+            return jax.jvp(loss, qkv, arrays)[1]
 
-    for a, b in zip(product("blocks"), product("xla"), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+        def slope(*qkv: jax.Array) -> jax.Array:
+            grads = jax.grad(loss, argnums=(0, 1, 2))(*qkv)
+            return sum((jnp.vdot(g, a) for g, a in zip(grads, arrays, strict=True)), 0.0)
+
+        return (
+            jax.jvp(f, qkv, arrays)[1],
+            jax.jvp(slope, qkv, arrays)[1],
+            *(jax.grad(g, argnums=(0, 1, 2))(*qkv) for g in (along, slope)),
+        )
+
+    run = jax.jit(modes, static_argnames="implementation")
+    got, wanted = (run(*arrays, implementation=name) for name in ("blocks", "xla"))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        # Sums over up to 10^2 terms of float32, in another order.
+        assert jnp.max(jnp.abs(a - b)) <= 2**-24 * 10**2 * jnp.max(jnp.abs(b))
 
 
 def test_scores_are_never_all_in_memory():

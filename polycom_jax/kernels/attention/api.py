@@ -40,8 +40,7 @@ def attention(
         implementation: None for the backend's best, or
             "xla": plain operations; T x S scores a head; every kind of differentiation;
             "blocks": for CPUs, scores of a few heads at a time, saves q, k, v, the result and one
-            number a row and head; no forward mode by itself, but forward over reverse mode, so that
-            Hessian-vector products work (name "xla" for `jax.jvp` of a model);
+            number a row and head; every kind of differentiation;
             "splash": TPU kernels, T a multiple of 128; first derivatives in reverse mode only;
             "cudnn": GPU kernels, bfloat16 or float16, T a multiple of 128; likewise.
 

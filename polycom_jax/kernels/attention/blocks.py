@@ -11,7 +11,7 @@ The backward pass keeps q, k, v, the output and one number a row, the logarithm 
 denominator (Dao et al., FlashAttention, arXiv 2205.14135, section 3.1 and appendix B.4).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.linear import linear_map
 from polycom_jax.sharding import Rules
 
 TILE_BYTES = 2**20
@@ -65,15 +66,34 @@ def why_not(
     return why_not_split(q, k, rules)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
     return _forward(q, k, v, segment_ids)[0]
 
 
-def _keep(q: Array, k: Array, v: Array, segment_ids: Array | None) -> tuple[Array, Any]:
-    q, k, v = (keep("attention", x) for x in (q, k, v))
+@_attention.defjvp
+def _rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    *qkv, segment_ids = primals
+    q, k, v = (keep("attention", x) for x in qkv)
     out, log_sum = (keep("attention", x) for x in _forward(q, k, v, segment_ids))
-    return out, (q, k, v, segment_ids, out, log_sum)
+    fixed = (q, k, v, out, log_sum, *jax.tree.leaves(segment_ids))
+    return out, linear_map(_along, _backward, fixed, tangents[:3])
+
+
+def _along(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
+    """The change of the output: the derivative of the forward pass by tiles, as JAX forms it."""
+    q, k, v, _, _, *ids = fixed
+
+    def at(*qkv: Array) -> Array:
+        return _forward(*qkv, *(ids or [None]))[0]
+
+    return jax.jvp(at, (q, k, v), tuple(tangents))[1]
+
+
+def _backward(fixed: Sequence[Array], d_out: Array) -> Sequence[Array]:
+    q, k, v, out, log_sum, *ids = fixed
+    arrays = (q, k, v, out, log_sum, d_out)
+    return _by_tile(_backward_tile, k.shape[2], arrays, *(ids or [None]))
 
 
 def _forward(
@@ -81,15 +101,6 @@ def _forward(
 ) -> tuple[Float[Array, "B T H C"], Float[Array, "B T H"]]:
     """The output, and the logarithm of each row's sum of exponentials."""
     return _by_tile(_forward_tile, k.shape[2], (q, k, v), segment_ids)
-
-
-def _backward(kept: Any, d_out: Array) -> tuple[Array, Array, Array, None]:
-    q, k, v, segment_ids, out, log_sum = kept
-    arrays = (q, k, v, out, log_sum, d_out)
-    return (*_by_tile(_backward_tile, k.shape[2], arrays, segment_ids), None)
-
-
-_attention.defvjp(_keep, _backward)
 
 
 def _by_tile(
@@ -138,7 +149,8 @@ def _forward_tile(
         scores = jnp.einsum("nrc,nsc->nrs", _merged(rows), k[:, :end])
         seen = _visible(segment_ids, shape, slice(begin, end), slice(0, end))
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
-        top = jnp.max(scores, axis=-1, keepdims=True)
+        # Neither result depends on it, so neither does a derivative.
+        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         out = jnp.einsum("nrs,nsc->nrc", weights, v[:, :end]) / total
