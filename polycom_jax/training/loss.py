@@ -1,6 +1,7 @@
 """Cross entropy of the next token, as a sum: the caller divides by the global number of targets."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax import models
 from polycom_jax._errors import require
+from polycom_jax.kernels.linear import linear_map
+from polycom_jax.kernels.whole import whole
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.ids import check_range, inside
 from polycom_jax.params import Params
@@ -158,7 +161,7 @@ def _by_device(arrays: tuple[Array, ...], chunk: int, rules: Rules | None) -> tu
     return tuple(map(split, arrays))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _chunked_nats(
     cfg: ModelConfig,
     rules: Rules | None,
@@ -178,9 +181,9 @@ def _chunked_nats(
     return jax.lax.scan(add, jnp.zeros((), jnp.float32), (x, targets, mask))[0]
 
 
-def _chunked_forward(
+def _sum_and_gradients(
     cfg: ModelConfig, rules: Rules | None, table: Array, x: Array, targets: Array, mask: Array
-) -> tuple[Array, Any]:
+) -> tuple[Array, Array, Array]:
     """The sum and its gradients: while a chunk's logits are there, so is all that these need.
 
     Three products a chunk; recomputing the logits in the backward pass would be a fourth.
@@ -204,18 +207,24 @@ def _chunked_forward(
     carry = (jnp.zeros((), jnp.float32), zeros)
     (total, d_table), dx = jax.lax.scan(add, carry, (x, targets, mask))
     d_table = constrain(jnp.sum(d_table, axis=0), rules, "vocab", "embed")
-    return total, (d_table.astype(table.dtype), dx)
+    return total, d_table.astype(table.dtype), dx
 
 
-def _chunked_backward(
-    cfg: ModelConfig, rules: Rules | None, kept: Any, weight: Array
-) -> tuple[Array, Array, None, None]:
-    del cfg, rules
-    d_table, dx = kept
-    return d_table * weight, (dx * weight).astype(dx.dtype), None, None
+@_chunked_nats.defjvp
+def _chunked_nats_rule(
+    cfg: ModelConfig, rules: Rules | None, primals: Any, tangents: Any
+) -> tuple[Array, Array]:
+    total, *gradients = whole(partial(_sum_and_gradients, cfg, rules), *primals)
+    return total, linear_map(_along, _times, gradients, tangents[:2], total)
 
 
-_chunked_nats.defvjp(_chunked_forward, _chunked_backward)
+def _along(gradients: Sequence[Array], changes: Sequence[Array]) -> Array:
+    pairs = zip(gradients, changes, strict=True)
+    return sum(jnp.sum(g * change, dtype=jnp.float32) for g, change in pairs)
+
+
+def _times(gradients: Sequence[Array], weight: Array) -> Sequence[Array]:
+    return [(g * weight).astype(g.dtype) for g in gradients]
 
 
 def _gathered(cfg: ModelConfig, rules: Rules | None, table: Array) -> Array:
