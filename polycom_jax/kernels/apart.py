@@ -7,37 +7,46 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from polycom_jax.kernels.keep import keep
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+Product = Callable[[Any, Any], Array]
+"""product(y, w): linear in y and in w."""
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def apart(
-    f: Callable[..., Array], params: Any, xs: Sequence[Array], twins: Sequence[Array]
+    f: Callable[..., Array], product: Product, params: Any, y: Array, ws: Sequence[Array]
 ) -> Array:
-    """f(params, *xs), whose derivative in `xs` is shared out between `xs` and `twins`.
+    """f(params, *[product(y, w) for w in ws]), whose derivatives in y and in w stay apart.
 
     A matrix product x = y w has two gradients, x' w^T and y^T x', and x' is what an activation's
     gradient is. Where that waits for a sum over the whole row, XLA cannot form it in the product
     before, so writes it and reads it twice; forming it in each of the two products instead costs
     nothing beside them. For that they need one each, which XLA must not find to be equal:
 
-        xs = [dot(y, stop_gradient(w))],  twins = [dot(stop_gradient(y), w)]
+        df = f'(x) (dy w)  +  f'(x) (y dw),
 
-    whose derivatives add up to that of x. `params` stands behind a barrier in the second.
+    and `params` stands behind a barrier in the second. All of it is differentiated again as it
+    stands, so derivatives of every order are right in every mode.
 
     Args:
-        f: elementwise in `xs` but for means over rows.
-        params: what f's gradient depends on besides `xs`: a tree with at least one array.
-        xs: arrays of the same values as `twins`.
-        twins: only their tangents count.
+        f: elementwise in the products but for means over rows.
+        product: what makes them.
+        params: what f's gradient depends on besides: a tree with at least one array.
+        y: what is multiplied.
+        ws: by these.
     """
-    del twins
-    return f(params, *xs)
+    return f(params, *[product(y, w) for w in ws])
 
 
 @apart.defjvp
-def _rule(f: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Array]:
-    params, xs, _ = primals
-    dparams, dxs, dtwins = tangents
-    out, change = jax.jvp(f, (params, *xs), (dparams, *dxs))
+def _rule(
+    f: Callable[..., Array], product: Product, primals: Any, tangents: Any
+) -> tuple[Array, Array]:
+    params, y, ws = primals
+    dparams, dy, dws = tangents
+    xs = [keep("product", product(y, w)) for w in ws]
+    out, change = jax.jvp(f, (params, *xs), (dparams, *[product(dy, w) for w in ws]))
     hidden = jax.lax.optimization_barrier(params)
-    _, other = jax.jvp(partial(f, hidden), tuple(xs), tuple(dtwins))
+    _, other = jax.jvp(partial(f, hidden), tuple(xs), tuple(product(y, dw) for dw in dws))
     return out, change + other

@@ -3,7 +3,6 @@
 B batch, T sequence, S keys, D model, F hidden, H query heads, K kv heads, C head width.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -221,46 +220,51 @@ def pre_activations(
 ) -> list[Float[Array, "*N F"]]:
     """What the activation is applied to: x W_up, or x W_gate and x W_up if gated, x normalised."""
     y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
-    return [keep("product", product) for product in _products(cfg, params, y, rules)]
+    return [keep("product", _product(rules, y, params[name])) for name in _inward(cfg)]
 
 
-def _products(
-    cfg: ModelConfig, params: Any, y: Float[Array, "*N D"], rules: Rules | None
-) -> list[Float[Array, "*N F"]]:
-    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+def _inward(cfg: ModelConfig) -> tuple[str, ...]:
+    """The matrices whose products the activation is applied to."""
+    return ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+
+
+def _product(
+    rules: Rules | None, y: Float[Array, "*N D"], w: Float[Array, "D F"]
+) -> Float[Array, "*N F"]:
     with jax.named_scope("ffn_up"):
-        products = [jnp.dot(y, params[name]) for name in names]
-        return [constrain(x, rules, *hidden_axes(x)) for x in products]
+        x = jnp.dot(y, w)
+        return constrain(x, rules, *hidden_axes(x))
 
 
 def ffn(
     cfg: ModelConfig, params: Any, x: Float[Array, "B T D"], rules: Rules | None
 ) -> Float[Array, "B T D"]:
     """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
+    activate = partial(_activate, cfg, rules)
     if _forms_gradient_twice(cfg):
-        stopped = jax.lax.stop_gradient(params) | {"norm": params["norm"]}
-        # XLA forms y again in the twins' gradient. Written before it instead (a barrier), the block
-        # by itself takes 2.94 ms in place of 3.30 on v6e and 7.69 in place of 7.75 on v4 (relu2's
-        # 2.89 and 6.81), but 4.19 in place of 4.12 on v5p; and whole steps take 0.6 % longer on
-        # v6e, on v4 0.4 % longer with remat: none and 0.3 % less with dots (libtpu 0.0.50.1).
+        # XLA forms y again in the gradient of w_up. Written before it instead (a barrier), the
+        # block by itself takes 2.94 ms in place of 3.30 on v6e and 7.69 in place of 7.75 on v4
+        # (relu2's 2.89 and 6.81), but 4.19 in place of 4.12 on v5p; and whole steps take 0.6 %
+        # longer on v6e, on v4 0.4 % longer with remat: none and 0.3 % less with dots (libtpu
+        # 0.0.50.1).
         y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
-        twins = _products(cfg, params, jax.lax.stop_gradient(y), rules)
-        hidden = pre_activations(cfg, stopped, x, rules), twins
-    else:
-        hidden = pre_activations(cfg, params, x, rules), None
+        inputs = y, *(params[name] for name in _inward(cfg))
 
-    def down(activation: Any, w_down: Array, hidden: Any) -> Array:
-        with jax.named_scope("activation"):
-            h = _activate(cfg, rules, activation, *hidden)
-            h = constrain(h, rules, *hidden_axes(h))
+        def act(activation: Any, y: Array, *ws: Array) -> Array:
+            return apart(activate, partial(_product, rules), activation, y, ws)
+    else:
+        inputs, act = pre_activations(cfg, params, x, rules), activate
+
+    def down(activation: Any, w_down: Array, *inputs: Array) -> Array:
+        h = act(activation, *inputs)
         with jax.named_scope("ffn_down"):
             return jnp.dot(h, w_down)
 
     if cfg.remat == "none":
         # The pre-activations are kept and h is not: the gradient of w_down computes it again, from
         # what PolyNorm knows of each row.
-        down = jax.checkpoint(down, policy=keeping("row"), prevent_cse=False)
-    out = down(params["activation"], params["w_down"], hidden).reshape(x.shape)
+        down = jax.checkpoint(down, policy=keeping("product", "row"), prevent_cse=False)
+    out = down(params["activation"], params["w_down"], *inputs).reshape(x.shape)
     return constrain(out, rules, "batch", "seq", "residual")
 
 
@@ -279,27 +283,14 @@ def _kernel(cfg: ModelConfig) -> bool:
 
 
 def _activate(
-    cfg: ModelConfig,
-    rules: Rules | None,
-    params: Any,
-    xs: Sequence[Float[Array, "*N F"]],
-    twins: Sequence[Float[Array, "*N F"]] | None,
+    cfg: ModelConfig, rules: Rules | None, params: Any, *xs: Float[Array, "*N F"]
 ) -> Float[Array, "*N F"]:
-    whole = not splits_rows(rules)
-
-    def own(params: Any, *xs: Array, **where: Any) -> Array:
-        # Here, since `apart` traces it when it is differentiated.
-        with whole_rows(whole):
-            return cfg.row.apply(params, *xs, **where)
-
-    def act(params: Any, *both: Array, **where: Any) -> Array:
-        f = partial(own, **where)
-        return apart(f, params, both[: len(xs)], both[len(xs) :]) if twins else f(params, *both)
-
-    both = (*xs, *(twins or ()))
+    apply = cfg.row.apply
     # Whether rows have to be scaled is a question to each device. Of GSPMD's programs all devices
     # answer it together, in every layer, over the network between slices too; that is left to rows
     # that lie on several devices.
     if _kernel(cfg) or (_learned_means(cfg) and holds_rows(rules, xs[0])):
-        return over_mesh(act, rules, params, *both)
-    return act(params, *both)
+        apply = partial(over_mesh, apply, rules)
+    with jax.named_scope("activation"), whole_rows(not splits_rows(rules)):
+        h = apply(params, *xs)
+        return constrain(h, rules, *hidden_axes(h))
