@@ -180,6 +180,27 @@ def test_hessian_vector_products_are_those_of_float64(implementation):
         assert np.all(np.abs(a - b) <= 2e-5 * scale)
 
 
+@each_implementation
+def test_second_derivatives_of_rows_whose_powers_overflow(implementation):
+    x, v, dy = jax.random.normal(jax.random.key(2), (3, 2, 20))
+    coeffs = jnp.asarray([0.1, 0.3, -0.2, 0.4])
+
+    @jax.jit
+    def products(x, v):
+        def loss(x):
+            y = poly_norm(x, coeffs, eps=1e-30, implementation=implementation)
+            return jnp.vdot(dy, y)
+
+        forward = jax.jvp(jax.grad(loss), (x,), (v,))[1]
+        return forward, jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), v))(x)
+
+    # PolyNorm of a row is that of the row times any number; one of the two rows is enlarged.
+    size = jnp.asarray([[1.0], [2.0**66]])
+    for large, plain in zip(products(size * x, size * v), products(x, v), strict=True):
+        scale = jnp.max(jnp.abs(plain), axis=-1, keepdims=True)
+        assert jnp.all(jnp.abs(size * large - plain) <= 2e-5 * scale)
+
+
 def test_a_gradient_of_a_gradient_in_reverse_mode_works_under_scan_and_checkpoint():
     x, coeffs = jax.random.normal(jax.random.key(0), (2, 16)), jnp.asarray([0.1, 0.3, -0.2, 0.4])
 

@@ -11,6 +11,7 @@ to be scaled before its powers are formed. Whether there is one shows in the sum
 spent on a maximum: where there is, the sums are formed again, of scaled rows.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,6 +29,33 @@ from polycom_jax.kernels.row_sums import row_sums
 def _pulls(x: Float[Array, "*S F"], g: Float[Array, "*S F"], order: int) -> Numbers:
     """Row sums of g, g x, g x^2 ... g x^order."""
     return row_sums(rows.pulls(x, g, order))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _scaled_pulls(order: int, x: Array, g: Array, scale: Array) -> Numbers:
+    """Of z = x * scale, from x itself where no row has to be scaled."""
+
+    def again(x: Array, g: Array, scale: Array, *_sums: Array) -> Numbers:
+        return _pulls(x * scale, g, order)
+
+    def as_they_are(_x: Array, _g: Array, _scale: Array, *sums: Array) -> Numbers:
+        return list(sums)
+
+    sums = _pulls(x, g, order)
+    return jax.lax.cond(jnp.all(scale == 1), as_they_are, again, x, g, scale, *sums)
+
+
+@_scaled_pulls.defjvp
+def _scaled_pulls_rule(order: int, primals: Any, tangents: Any) -> tuple[Numbers, Numbers]:
+    # Of scaled rows: JAX's own, of the sums that overflowed, would be 0 times infinity. The scale
+    # has no derivative.
+    (x, g, scale), (dx, dg, _) = primals, tangents
+
+    def plain(x: Array, g: Array) -> Numbers:
+        return [jnp.sum(t, axis=-1, keepdims=True) for t in rows.pulls(x * scale, g, order)]
+
+    change = jax.jvp(plain, (x, g), (dx, dg))[1]
+    return _scaled_pulls(order, x, g, scale), change
 
 
 def row(primals: xla.Pair, *, eps: float) -> Numbers:
@@ -70,16 +98,8 @@ def _glu_value(
 def _gradient(primals: xla.Pair, g: Array, *, eps: float, known: Numbers) -> tuple[Array, Array]:
     del eps
     x, coeffs = primals
-    (scale, *gains), order, width = known, coeffs.size - 1, x.shape[-1]
-
-    def again(x: Array, g: Array, scale: Array, *_sums: Array) -> Numbers:
-        return _pulls(x * scale, g, order)
-
-    def as_they_are(_x: Array, _g: Array, _scale: Array, *sums: Array) -> Numbers:
-        return list(sums)
-
-    sums = _pulls(x, g, order)
-    bias, *pulls = jax.lax.cond(jnp.all(scale == 1), as_they_are, again, x, g, scale, *sums)
+    (scale, *gains), width = known, x.shape[-1]
+    bias, *pulls = _scaled_pulls(coeffs.size - 1, x, g, scale)
     z = x * scale
     straight, shrink = [], []
     for i, (a, s, pull) in enumerate(zip(coeffs[1:], gains, pulls, strict=True), start=1):

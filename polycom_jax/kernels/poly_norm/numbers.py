@@ -39,6 +39,9 @@ def numbers(
         again: the same of rows that `wide` and a scale were applied to.
         wide: x in the work dtype. Inside of the conditional, so that XLA stores nothing wider than
             x, which it would pass to it.
+
+    The derivative is that of the definition, of scaled rows: JAX's own, of sums that overflowed,
+    would be 0 times infinity.
     """
 
     def as_they_are(_x: Array, *sums: Array) -> Numbers:
@@ -52,8 +55,25 @@ def numbers(
         both = zip(as_they_are(x, *sums), [scale, *again(z)], strict=True)
         return [jnp.where(fits, plain, rescued) for plain, rescued in both]
 
-    # Only what is small leaves the conditional: XLA's CPU backend runs what is inside on one core.
-    sums = first(x)
-    with jax.named_scope("rescue"):
-        scale, *sums = jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_they_are, scaled, x, *sums)
-    return [scale, *rows.gains(rows.Sums(scale, sums), x.shape[-1], eps)]
+    @jax.custom_jvp
+    def found(x: Array) -> Numbers:
+        # Only what is small leaves the conditional: XLA's CPU backend runs what is inside on one
+        # core.
+        sums = first(x)
+        with jax.named_scope("rescue"):
+            scale, *sums = jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_they_are, scaled, x, *sums)
+        return [scale, *rows.gains(rows.Sums(scale, sums), x.shape[-1], eps)]
+
+    @found.defjvp
+    def rule(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Numbers, Numbers]:
+        scale, *gains = found(*primals)
+
+        def plain(x: Array) -> Numbers:
+            terms = rows.moments(wide(x) * scale, order)
+            sums = [jnp.sum(term, axis=-1, keepdims=True) for term in terms]
+            return rows.gains(rows.Sums(scale, sums), x.shape[-1], eps)
+
+        change = jax.jvp(plain, primals, tangents)[1]
+        return [scale, *gains], [jnp.zeros_like(scale), *change]
+
+    return found(x)
