@@ -44,7 +44,8 @@ def spread(
         return _take(moved[0], ways[0] // k, whole=True)
 
     def back(ways: Sequence[Array], dy: Array) -> Sequence[Array]:
-        return [collect(dy, *ways, k)]
+        take, give = ways
+        return [collect(dy, take, give, k)]
 
     return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
 
@@ -60,7 +61,8 @@ def collect(
         return jnp.sum(copies, axis=1, dtype=jnp.float32).astype(copies.dtype)
 
     def back(ways: Sequence[Array], dx: Array) -> Sequence[Array]:
-        return [spread(dx, *ways, k)]
+        take, give = ways
+        return [spread(dx, take, give, k)]
 
     return linear_map(there, back, (take, give), (y,), _rows_like(y, give.size // k))
 

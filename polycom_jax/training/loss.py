@@ -219,8 +219,10 @@ def _chunked_nats_rule(
 
 
 def _along(gradients: Sequence[Array], changes: Sequence[Array]) -> Array:
-    pairs = zip(gradients, changes, strict=True)
-    return sum(jnp.sum(g * change, dtype=jnp.float32) for g, change in pairs)
+    by_table, by_x = (
+        jnp.sum(g * change, dtype=jnp.float32) for g, change in zip(gradients, changes, strict=True)
+    )
+    return by_table + by_x
 
 
 def _times(gradients: Sequence[Array], weight: Array) -> Sequence[Array]:

@@ -159,7 +159,7 @@ def test_every_mode_of_differentiation_goes_through_blocks(packed: bool):
 
         def slope(*qkv: jax.Array) -> jax.Array:
             grads = jax.grad(loss, argnums=(0, 1, 2))(*qkv)
-            return sum((jnp.vdot(g, a) for g, a in zip(grads, arrays, strict=True)), 0.0)
+            return sum((jnp.vdot(g, a) for g, a in zip(grads, arrays, strict=True)), jnp.float32(0))
 
         return (
             jax.jvp(f, qkv, arrays)[1],

@@ -49,9 +49,11 @@ def block(activation: str, mixture: bool) -> tuple[Callable[[Any], jax.Array], A
     shapes = {"x": jax.ShapeDtypeStruct((2, 5, 6), jnp.float32), "params": pm.abstract(declared)}
 
     def loss(at: Any) -> jax.Array:
-        run = moe if mixture else layers.ffn
-        out = run(cfg, at["params"], at["x"], None)
-        return jnp.sum(jnp.sin(out[0] if mixture else out))
+        if mixture:
+            out, _ = moe(cfg, at["params"], at["x"], None)
+        else:
+            out = layers.ffn(cfg, at["params"], at["x"], None)
+        return jnp.sum(jnp.sin(out))
 
     return loss, drawn(shapes, 0, 0.5), drawn(shapes, 1, 0.5)
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.reverse_only import reverse_only
 from polycom_jax.sharding import Rules
 
 MULTIPLE = 128
@@ -39,7 +40,7 @@ def attention(
 
 
 def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
-    q, k, v = (keep("attention", x) for x in (q, k, v))
+    q, k, v = (keep("attention", x) for x in reverse_only("attention", "cudnn", q, k, v))
     mask = None
     if segment_ids is not None:
         mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.reverse_only import reverse_only
 from polycom_jax.sharding import Rules
 
 LANES = 128
@@ -42,6 +43,7 @@ def _attention(
 ) -> Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
+    q, k, v = reverse_only("attention", "splash", q, k, v)
     length, heads, width = q.shape[1:]
     block = next(b for b in BLOCKS if length % b == 0)
     kernel = splash.make_splash_mha(

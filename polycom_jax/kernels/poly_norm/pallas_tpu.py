@@ -5,8 +5,8 @@ three passes over VMEM. Rows that do not fit VMEM, and rows split over devices, 
 each way: sums of a tile, united in XLA over tiles and devices, then the polynomial; x (and dy) are
 read twice there. `tpu_plan` holds the block shapes, and counts bytes from them.
 
-A `custom_vjp` that saves the inputs: for forward mode or second derivatives take
-`implementation="xla"`.
+A `custom_vjp` that saves the inputs: forward mode and second derivatives, which
+`implementation="xla"` has, are refused.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from polycom_jax.kernels.poly_norm import rows, tpu_kernels
 from polycom_jax.kernels.poly_norm.tpu_kernels import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
+from polycom_jax.kernels.reverse_only import reverse_only
 from polycom_jax.kernels.sharded import alike
 from polycom_jax.kernels.tpu_call import LANES, in_lanes
 
@@ -73,7 +74,8 @@ def _run(
 ) -> Array:
     shape = inputs[0].shape
     flat = [x.reshape(-1, shape[-1]) for x in inputs]
-    return _compiled(_Static(form, axis_name, interpret), *alike(coeffs, *flat)).reshape(shape)
+    arrays = reverse_only("poly_norm", "pallas_tpu", *alike(coeffs, *flat))
+    return _compiled(_Static(form, axis_name, interpret), *arrays).reshape(shape)
 
 
 def _value(static: _Static, coeffs: Array, *inputs: Float[Array, "N F"]) -> Float[Array, "N F"]:

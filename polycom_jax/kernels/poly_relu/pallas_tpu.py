@@ -1,7 +1,7 @@
 """PolyReLU as TPU kernels (Pallas, lowered by Mosaic): one pass over tiles each way.
 
-A `custom_vjp` that saves the inputs: for forward mode or second derivatives take
-`implementation="xla"`.
+A `custom_vjp` that saves the inputs: forward mode and second derivatives, which
+`implementation="xla"` has, are refused.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.lanes import each_group, group_height, sum_lanes, write_lanes
+from polycom_jax.kernels.reverse_only import reverse_only
 from polycom_jax.kernels.sharded import alike
 from polycom_jax.kernels.tpu_call import LANES, SUBLANES, Operand, TpuCall, in_lanes, round_up, tile
 
@@ -27,7 +28,8 @@ def poly_relu(
     # Vectors in rows of one register's width where that costs no padding.
     width = x.shape[-1] if x.ndim > 1 else LANES if x.size % LANES == 0 else x.size
     flat = x.reshape(-1, width) if x.size else x.reshape(0, 1)
-    return _compiled(interpret, *alike(coeffs, flat)).reshape(x.shape)
+    arrays = reverse_only("poly_relu", "pallas_tpu", *alike(coeffs, flat))
+    return _compiled(interpret, *arrays).reshape(x.shape)
 
 
 def _value(interpret: bool, coeffs: Array, x: Float[Array, "N F"]) -> Float[Array, "N F"]:
