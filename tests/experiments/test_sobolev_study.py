@@ -286,8 +286,8 @@ def test_a_title_lies_within_its_figure(tmp_path: Path, monkeypatch, columns: in
     title = "Theorem 3: PolyReLU networks, and " + " ".join(["theory's slope"] * words)
     panel = figures.Panel("d = 1", [figures.Line("n = 1", [1, 2], [1, 2])], "N", "error")
     figures.draw(tmp_path / "figure", [panel] * columns, title, columns=columns)
-    shown = seen[0]._suptitle
+    (shown,) = seen[0].texts
     assert shown.get_text().split() == title.split()
-    box, page = shown.get_window_extent(), shown.figure.bbox
+    box, page = shown.get_window_extent(), seen[0].bbox
     assert page.x0 <= box.x0 < box.x1 <= page.x1
     assert page.y0 <= box.y0 < box.y1 <= page.y1
