@@ -48,6 +48,7 @@ STAYS: Mapping[str, str] = {
     "data.undecodable": "which text is read",
     "data.damaged": "which text is read",
     "data.document_bytes": "where documents begin, and which are held out",
+    "data.end_of_text": "which token parts documents",
     "data.bpe_train_bytes": "what a BPE is trained on",
     "run.seed": "order of the data, and what the parameters began from",
     "optim.peak_learning_rate": "another update",

@@ -38,7 +38,7 @@ NO_PATHS = frozenset(
         *("preset", "study", "scale", "model", "arms", "suites", "peers", "activations"),
         *("shapes", "chips", "checkpoint", "prompt", "sample_prompt", "implementation"),
         *("activation", "text_field", "train_split", "tpu_slice", "compiler_options"),
-        *("coordinator", "target", "targets", "selection", "passes"),
+        *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
     }
 )
 """Names of the fields of text that take no path."""
