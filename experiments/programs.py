@@ -103,7 +103,7 @@ def make_evaluation(
     """
     eval_step = make_eval_step(config.model, mesh)
     heldout, some = corpus.heldout, config.run.eval_tokens
-    part = batch_shape(config, mesh) | {"tokens": some}
+    part: dict[str, Any] = {**batch_shape(config, mesh), "tokens": some}
     share = 1.0 if some is None else eval_batches(heldout, **part).share
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     # Compiled once, as the training step is: batches of another shape are an error that names both
