@@ -111,8 +111,8 @@ class Meter:
         """What is to be said of a step that is not as others; its number is its batch's position:
         a batch is a function of (seed, step)."""
         if values["skipped"]:
-            name = "loss" if not math.isfinite(values["loss"]) else "grad_norm"
-            what = f"{name} is {values[name]}" if values["tokens"] else "the batch has no targets"
+            broken = [n for n in ("loss", "grad_norm") if not math.isfinite(values[n])]
+            what = f"{broken[0]} is {values[broken[0]]}" if broken else "the batch has no targets"
             return (
                 f"step {step}: {what}, so nothing was updated"
                 f" ({self._in_a_row} in a row, run.give_up_after={self._run.give_up_after})"

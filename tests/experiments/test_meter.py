@@ -118,6 +118,15 @@ def test_a_step_that_changed_nothing_is_said_and_logged_though_it_is_not_its_tur
     assert not meter.hopeless
 
 
+def test_a_batch_without_targets_is_named_as_such(
+    logs: Collected, capsys: pytest.CaptureFixture[str]
+):
+    meter = Meter(RunConfig(steps=7, log_every=3), logs, Display())
+    meter.push(2, metrics(0.0, 0.0) | {"skipped": 1.0, "tokens": 0.0})
+    meter.flush()
+    assert "step 2: the batch has no targets, so nothing was updated" in capsys.readouterr().out
+
+
 def test_a_spike_is_said_and_logged(logs: Collected, capsys: pytest.CaptureFixture[str]):
     meter = Meter(RunConfig(steps=7, log_every=3), logs, Display())
     meter.push(2, metrics(9.0) | {"spike": 1.0})
