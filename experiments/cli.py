@@ -168,7 +168,9 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> list[Setting]:
+def read_flags(
+    argv: Sequence[str], known: Iterable[str], aliases: Aliases, own: Iterable[str] = ()
+) -> list[Setting]:
     """Splits a command line into settings, short names replaced by the fields they stand for.
 
     Raises:
@@ -184,7 +186,7 @@ def read_flags(argv: Sequence[str], known: Iterable[str], aliases: Aliases) -> l
             name = flag[2:].replace("-", "_")
             name = aliases.get(name, name)
             if name not in known:
-                raise unknown_name("flag", flag, map(flag_name, {*known, *aliases}))
+                raise unknown_name("flag", flag, {*map(flag_name, {*known, *aliases}), *own})
             settings.append(Setting(name, (value,) if equals else ()))
         else:
             require(bool(settings), f"{word!r} belongs to no flag; --help lists the flags.")

@@ -4,7 +4,7 @@ Defaults come from the recipe of the model preset; a YAML file replaces some, fl
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -227,9 +227,11 @@ def default_config(preset: str, steps: int | None = None) -> PretrainConfig:
 
 
 def from_command(
-    argv: Sequence[str], *, prog: str, about: str
+    argv: Sequence[str], *, prog: str, about: str, own: Iterable[str] = ()
 ) -> tuple[PretrainConfig, frozenset[str]]:
     """Reads a command line: the preset's recipe, then the YAML file of `--config`, then flags.
+
+    `own` are flags of the program that were read already; a misspelt one may be meant.
 
     Returns:
         The config, and the names of the fields that file or flags set.
@@ -239,7 +241,7 @@ def from_command(
         SystemExit: after `--help`.
     """
     base = _fields()
-    flags = cli.read_flags(argv, {*base, "config"}, ALIASES)
+    flags = cli.read_flags(argv, {*base, "config"}, ALIASES, own)
     files = [flag.words for flag in flags if flag.name == "config"]
     words = [word for given in files for word in given]
     require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")

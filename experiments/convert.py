@@ -32,7 +32,7 @@ from experiments.programs import batch_shape, make_evaluation
 from experiments.progress import Display
 from experiments.report import activation_parameters, coefficient_table
 from experiments.tables import print_table
-from experiments.trained import Model, check_finite, load_model
+from experiments.trained import TOKENIZER, Model, check_finite, load_model
 from experiments.workdir import Workdir
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.data import prepare, train_batches
@@ -93,7 +93,9 @@ class Task:
 def main(argv: Sequence[str]) -> int:
     """Reads, replaces the activation where that was asked for, and writes."""
     own, rest = cli.split_flags(argv, OWN_FLAGS, paths=("--source", "--target"))
-    config, given = from_command(rest, prog="python -m experiments.convert", about=ABOUT)
+    config, given = from_command(
+        rest, prog="python -m experiments.convert", about=ABOUT, own=OWN_FLAGS
+    )
     task = read_task(own, config, given)
     mesh = mesh_of(config)
     with Display() as display:
@@ -138,8 +140,15 @@ def read_task(own: dict[str, str], config: PretrainConfig, given: frozenset[str]
         f"--fit-batches {batches} must be a whole number, at least 1.",
     )
     if "--target" in own:
-        check_empty(Path(own["--target"]))
-        try_folder("--target", Path(own["--target"]))
+        target = Path(own["--target"])
+        check_empty(target)
+        taken = [name for name in ("config.yaml", TOKENIZER) if (target / name).exists()]
+        require(
+            not taken,
+            f"--target {target} holds {' and '.join(taken)} already, as a run's folder does; give"
+            " another folder.",
+        )
+        try_folder("--target", target)
     if workdir is not None:
         try_folder("--workdir", workdir.root)
         require(

@@ -29,6 +29,8 @@ from experiments.tables import print_table
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 
+OWN_FLAGS = ("--kills", "--seed", "--out")
+
 ABOUT = (
     "Kill a run at random moments, start it again, and compare its bits with those of a run that"
     " nothing disturbed. Beside the flags of experiments.pretrain (the run's own seed is"
@@ -63,8 +65,10 @@ class FaultsConfig:
 @cli.program
 def main(argv: Sequence[str]) -> int:
     """Tortures, writes faults.json and faults.md; the exit code tells whether all bits agree."""
-    own, rest = cli.split_flags(argv, ("--kills", "--seed", "--out"))
-    config, given = from_command(rest, prog="python -m experiments.faults", about=ABOUT)
+    own, rest = cli.split_flags(argv, OWN_FLAGS)
+    config, given = from_command(
+        rest, prog="python -m experiments.faults", about=ABOUT, own=OWN_FLAGS
+    )
     settings = [cli.Setting(name[2:], (value,)) for name, value in own.items()]
     options = cli.parse(FaultsConfig(), settings, prog="", about="")
     taken = {"workdir", "data.cache_dir"} & given

@@ -30,6 +30,8 @@ from polycom_jax.sharding import make_mesh
 
 T = TypeVar("T")
 
+OWN_FLAGS = ("--topology", "--json")
+
 ABOUT = (
     "Compile a run's training step for a TPU slice that is not there, and say what it would need"
     " and take. A config file may stand first. Beside the flags of experiments.pretrain:\n"
@@ -45,8 +47,8 @@ REFUSED = 3
 def main(argv: Sequence[str]) -> int:
     """Compiles, prints a page, and tells by the exit code whether the plan is good."""
     searching, argv = "--search" in argv, [word for word in argv if word != "--search"]
-    own, rest = cli.split_flags(argv, ("--topology", "--json"), paths=("--json",))
-    config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT)
+    own, rest = cli.split_flags(argv, OWN_FLAGS, paths=("--json",))
+    config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT, own=OWN_FLAGS)
     if "--json" in own:
         try_file("--json", Path(own["--json"]))
     aot.without_tpu()

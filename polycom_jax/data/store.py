@@ -194,7 +194,7 @@ def open_store(folder: Path) -> TokenStore:
     return TokenStore(
         tokens=np.memmap(folder / "tokens.bin", np.dtype(about["dtype"]), "r"),
         offsets=offsets,
-        num_bytes=about["bytes"] - about.get("lost", 0),
+        num_bytes=about["bytes"] - about.get("lost", 0) - about.get("replaced", 0),
         begin=about.get("begin", 0),
     )
 

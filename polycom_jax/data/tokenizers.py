@@ -168,6 +168,7 @@ class FileTokenizer:
             raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
         self._model, tree = _read_tokenizer(path, self._text)
         vocabulary: dict[str, int] = self._model.get_vocab(with_added_tokens=True)
+        require(bool(vocabulary), f"{path} has an empty vocabulary; train it anew.")
         self.vocab_size = max(vocabulary.values()) + 1
         require(
             self.vocab_size <= 2 * len(vocabulary) + _MOST_GAPS,

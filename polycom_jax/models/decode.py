@@ -12,7 +12,7 @@ from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
 from polycom_jax._fields import check_value
 from polycom_jax.models.config import ModelConfig
-from polycom_jax.models.ids import check_range
+from polycom_jax.models.ids import check_range, inside
 from polycom_jax.models.sampling import (
     NO_TOKEN,
     Settings,
@@ -61,7 +61,7 @@ def prefill(
     check_value("room", room, int)
     require(room >= last, f"room={room} must hold the {last} tokens of the prompt.")
     cache = init_cache(cfg, len(prompt), room, rules=rules)
-    x, _, cache = hidden(cfg, params, prompt, rules=rules, cache=cache)
+    x, _, cache = hidden(cfg, params, prompt, loss_mask=is_prompt, rules=rules, cache=cache)
     x = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
     good = (lengths >= 1) & (lengths <= last) & jnp.all(_in_vocabulary(cfg, prompt), axis=1)
     # No query sees the filling: it stands behind all of them, and new tokens replace it.
@@ -204,7 +204,7 @@ def _token_ids(
     require(
         jnp.issubdtype(array.dtype, jnp.integer), f"{name} holds {array.dtype}, not integer ids."
     )
-    return array
+    return inside(cfg.vocab_size, array, NO_TOKEN)  # in a narrow dtype, the size itself may wrap
 
 
 def _lengths(lengths: Any, shape: tuple[int, ...]) -> Int[Array, " B"]:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from polycom_jax._concrete import concrete
@@ -16,17 +18,17 @@ def check_tokens(vocab_size: int, tokens: Any) -> Int[Array, "B T"]:
         InputError: no integers [batch, seq], none at all, or ids outside the vocabulary. While a
             function is traced ids are not known; those outside are embedded as NaN.
     """
-    check_range("tokens", vocab_size, tokens)
-    array = jnp.asarray(tokens)
+    array = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
+    require(
+        0 not in array.shape,
+        f"tokens of shape {list(array.shape)} hold no token; leave out empty batches.",
+    )
     require(
         array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer),
         f"tokens {array.dtype}{list(array.shape)} must be integers [batch, seq].",
     )
-    require(
-        array.size > 0,
-        f"tokens of shape {list(array.shape)} hold no token; leave out empty batches.",
-    )
-    return array
+    check_range("tokens", vocab_size, array)
+    return jnp.asarray(array)
 
 
 def check_range(name: str, vocab_size: int, ids: Any, counted: Any = True) -> None:
@@ -48,8 +50,10 @@ def check_range(name: str, vocab_size: int, ids: Any, counted: Any = True) -> No
 
 def inside(vocab_size: int, ids: Int[Array, "..."], other: int) -> Int[Array, "..."]:
     """The ids, int32, with `other` in the place of those outside the vocabulary."""
-    ids = ids.astype(jnp.int32)
-    return jnp.where((ids >= 0) & (ids < vocab_size), ids, other)
+    narrow = ids.astype(jnp.int32)
+    # What int32 cannot hold is outside as well; in 8 or 16 bits, the size itself may not fit.
+    same = narrow.astype(ids.dtype) == ids
+    return jnp.where(same & (narrow >= 0) & (narrow < vocab_size), narrow, other)
 
 
 def lookup(vocab_size: int, table: Array, ids: Int[Array, "..."]) -> Array:

@@ -90,13 +90,15 @@ def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None
     With `rules` it is split over the mesh of `jax.set_mesh`: the batch, and `kv_heads`.
 
     Raises:
-        InputError: no room for a token, or a batch or heads that do not divide over the mesh.
+        InputError: no room for a token, rules without a mesh, or a batch or heads that do not
+            divide over it.
     """
     check_value("length", length, int)
     require(length >= 1, f"length={length}: a cache must have room for a token at least.")
     shape = (cfg.num_layers, batch, cfg.num_kv_heads, length, cfg.head_dim)
-    mesh: Any = jax.sharding.get_abstract_mesh()
-    if rules is not None and not mesh.empty:
+    rules = rules_here(rules)
+    if rules is not None:
+        mesh: Any = jax.sharding.get_abstract_mesh()
         rules.check_divides("cache", shape, layers.CACHE_AXES, mesh)
     kv = {
         name: constrain(jnp.zeros(shape, cfg.dtype), rules, *layers.CACHE_AXES)
@@ -126,7 +128,8 @@ def hidden(
     Args:
         cfg: the model.
         params: its parameters, as from `init`.
-        tokens: token ids below `cfg.vocab_size`. In a traced function others are embedded as NaN.
+        tokens: token ids below `cfg.vocab_size`. In a traced function others are embedded as NaN,
+            and attention makes NaN of their whole row.
         positions: position of each token for RoPE; default 0..T-1, behind what is cached.
         segment_ids: document of each token; attention is confined to equal ids. Not with a cache.
         loss_mask: tokens whose targets count. Of a mixture of experts, router losses and statistics
@@ -154,6 +157,10 @@ def hidden(
             shape == tokens.shape,
             f"{name} of shape {shape} must have that of tokens, {tokens.shape}.",
         )
+    require(
+        loss_mask is None or not jnp.issubdtype(jnp.result_type(loss_mask), jnp.inexact),
+        "loss_mask must be bool: True where a target counts, which all do alike.",
+    )
     batch, length = tokens.shape
     index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]

@@ -33,7 +33,7 @@ def counted(batch: Batch) -> Bool[Array, "B T"]:
         InputError: a mask of floating numbers: weights are not taken.
     """
     if "mask" not in batch:
-        return batch["targets"] != IGNORED
+        return batch["targets"].astype(jnp.int32) != IGNORED
     mask = batch["mask"]
     require(
         not jnp.issubdtype(mask.dtype, jnp.inexact),

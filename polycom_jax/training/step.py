@@ -122,7 +122,8 @@ def make_train_step(
     """Builds `step(state, batch) -> (state, metrics)`, which donates `state`.
 
     The loss is sum(-log p) over the batch's unmasked targets / their number, both over all
-    micro-batches and hosts, so neither the mesh nor `accumulation_steps` changes it. A model's
+    micro-batches and hosts, so neither the mesh nor `accumulation_steps` changes it, but for
+    a mixture's `capacity_factor`, which drops tokens by device and micro-batch. A model's
     `aux` is reported for the whole batch; its entry `auxiliary_loss`, if any, is added to what is
     minimised, each micro-batch's by its share of the targets. So the gradient of the load-balance
     loss, in which the shares of experts are those of a micro-batch, depends on

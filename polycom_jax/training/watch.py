@@ -20,7 +20,7 @@ class Watch:
     Attributes:
         skipped: updates left out, since loss or gradient were not finite, or nothing to learn from.
         in_a_row: of these, the last ones without a good one since.
-        seen: finite losses.
+        seen: losses of the updates that were made.
         mean: their running mean.
         variance: their running variance about it.
     """

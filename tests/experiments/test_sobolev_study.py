@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.signals import StopRequest
-from experiments.sobolev import figures, fit, intervals, rates
+from experiments.sobolev import fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN, ImitateOptions, RatesOptions, TrainOptions
@@ -268,26 +268,3 @@ def test_options_refuse_by_exception():
         RatesOptions(cells_1d=(16, 8))
     with pytest.raises(InputError, match="repeats"):
         replace(QUICK_TRAIN, activations=("relu", "relu"))
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("words", [3, 8, 30])
-def test_a_title_lies_within_its_figure(tmp_path: Path, monkeypatch, columns: int, words: int):
-    from matplotlib.figure import Figure
-
-    seen: list[Figure] = []
-    save = Figure.savefig
-
-    def kept(self: Figure, *args, **kwargs) -> None:
-        seen.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", kept)
-    title = "Theorem 3: PolyReLU networks, and " + " ".join(["theory's slope"] * words)
-    panel = figures.Panel("d = 1", [figures.Line("n = 1", [1, 2], [1, 2])], "N", "error")
-    figures.draw(tmp_path / "figure", [panel] * columns, title, columns=columns)
-    (shown,) = seen[0].texts
-    assert shown.get_text().split() == title.split()
-    box, page = shown.get_window_extent(), seen[0].bbox
-    assert page.x0 <= box.x0 < box.x1 <= page.x1
-    assert page.y0 <= box.y0 < box.y1 <= page.y1

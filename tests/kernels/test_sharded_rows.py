@@ -119,9 +119,11 @@ def test_only_the_inputs_are_saved(mesh):
     for f, check in VERSIONS.values():
         _, vjp = jax.vjp(split(f, mesh, check=check), x, COEFFS)
         shapes = [leaf.shape for leaf in jax.tree.leaves(vjp)]
-        assert sum(shape == x.shape for shape in shapes) == 1
+        # A kernel's input comes out of the shards stacked by device, the same numbers.
+        stacked = (mesh.size * x.shape[0] // 2, x.shape[1] // 4)
+        assert sum(shape in (x.shape, stacked) for shape in shapes) == 1
         # Each device keeps the coefficients, which are one array as long as it knows them to be.
-        others = [shape for shape in shapes if shape != x.shape]
+        others = [shape for shape in shapes if shape not in (x.shape, stacked)]
         assert all(shape in (COEFFS.shape, (mesh.size * COEFFS.size,)) for shape in others), others
 
 

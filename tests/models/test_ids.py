@@ -1,5 +1,6 @@
 """Ids outside the vocabulary: an error where they are known, no number where they are not."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -50,10 +51,10 @@ def test_traced_it_leaves_no_logits_of_its_row(params):
 @pytest.mark.parametrize("as_array", [np.array, jnp.array])
 def test_known_it_is_refused(params, outside: int, as_array: Any):
     tokens = as_array([[1, outside, 3]])
-    message = f"tokens: {outside}, which is not from 0 to 39: the model has vocab_size=40"
-    with pytest.raises(InputError, match=message):
+    message = f": {outside}, which is not from 0 to 39: the model has vocab_size=40"
+    with pytest.raises(InputError, match=f"tokens{message}"):
         forward(CFG, params, tokens)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"prompt{message}"):
         generate(CFG, params, tokens, key=jax.random.key(0), max_new_tokens=1)
 
 
@@ -75,3 +76,14 @@ def test_what_is_no_batch_of_tokens_is_refused(params, tokens: np.ndarray, messa
 def test_arrays_beside_the_tokens_have_their_shape(params):
     with pytest.raises(InputError, match=r"positions of shape \(3,\) must have that of tokens"):
         forward(CFG, params, jnp.zeros((1, 3), jnp.int32), positions=jnp.arange(3))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+def test_ids_of_narrow_dtypes_are_the_same_ids(params, dtype: Any):
+    tokens = np.array([[1, 2, 3]])
+    wide = replace(CFG, vocab_size=256)  # a size that uint8 does not hold
+    model = init(wide, jax.random.key(0))
+    asked = {"key": jax.random.key(0), "max_new_tokens": 2, "temperature": 0.0}
+    np.testing.assert_array_equal(
+        generate(wide, model, tokens.astype(dtype), **asked), generate(wide, model, tokens, **asked)
+    )

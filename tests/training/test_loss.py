@@ -16,6 +16,7 @@ from polycom_jax.training.loss import (
     _chunked_nats,
     batch_nats,
     count_targets,
+    counted,
     token_nats,
 )
 
@@ -262,7 +263,7 @@ def test_without_a_mask_ignored_targets_are_those_of_pytorch(model, make_batch, 
             {name: np.zeros((0, 8), np.int32) for name in ("tokens", "targets", "mask")},
             "tokens of shape .* hold no token",
         ),
-        ({"tokens": np.full((16, 8), 100, np.int32)}, "tokens hold 100, and 127 more ids not from"),
+        ({"tokens": np.full((16, 8), 100, np.int32)}, "tokens: 100, and 127 more ids not from"),
         ({"tokens": np.zeros((16, 8))}, r"tokens float\d\d\[16, 8\] must be integers"),
     ],
 )
@@ -271,3 +272,8 @@ def test_a_batch_that_is_none_is_refused_in_one_line(model, make_batch, initial,
     with pytest.raises(InputError, match=message) as told:
         batch_nats(model(), initial("one device").params, batch)
     assert "\n" not in str(told.value)
+
+
+def test_no_target_is_ignored_since_a_narrow_dtype_makes_it_look_so():
+    targets = jnp.array([[156, 1]], jnp.uint8)  # -100 in eight bits
+    np.testing.assert_array_equal(counted({"targets": targets}), [[True, True]])

@@ -61,6 +61,12 @@ def load(
     """
     folder = Path(path).expanduser()
     require(folder.is_dir(), f"{folder} is no folder; give one that holds config.json.")
+    adapter = folder / "adapter_config.json"
+    require(
+        not adapter.exists(),
+        f"{adapter}: transformers changes the weights by this adapter, which is not read here;"
+        " merge it into them (PEFT's merge_and_unload), or take it away.",
+    )
     cfg = from_json(files.read_json(folder / "config.json"))
     specs = models.specs(cfg) if mesh is None else model_specs(cfg, mesh, rules)
     stored = files.Tensors(folder)
