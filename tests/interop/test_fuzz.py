@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_folders as tiny
@@ -156,7 +158,7 @@ def try_folder(folder: Path, rng: np.random.Generator) -> None:
             cfg, params = huggingface.load(path)
         except InputError:
             return
-    ours = np.asarray(models.forward(cfg, params, np.asarray(tiny.TOKENS)), np.float64)
+    ours = np.asarray(models.forward(cfg, params, jnp.asarray(tiny.TOKENS)), np.float64)
     if find_spec("transformers") is not None:
         theirs = transformers_logits(path)
         assert theirs is not None, f"transformers cannot load {path}, and it was loaded"
@@ -165,11 +167,10 @@ def try_folder(folder: Path, rng: np.random.Generator) -> None:
 
 def transformers_logits(path: Path) -> np.ndarray | None:
     """What `transformers` computes; None: it raises, or a weight is missing or of another shape."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    torch: Any = import_module("torch")
+    transformers: Any = import_module("transformers")
     with contextlib.suppress(Exception), torch.no_grad():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path, output_loading_info=True, dtype=torch.float32
         )
         model, about = loaded

@@ -78,9 +78,9 @@ def test_arrays_beside_the_tokens_have_their_shape(params):
         forward(CFG, params, jnp.zeros((1, 3), jnp.int32), positions=jnp.arange(3))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.uint16, jnp.int32])
 def test_ids_of_narrow_dtypes_are_the_same_ids(params, dtype: Any):
-    tokens = np.array([[1, 2, 3]])
+    tokens = jnp.array([[1, 2, 3]])
     wide = replace(CFG, vocab_size=256)  # a size that uint8 does not hold
     model = init(wide, jax.random.key(0))
     asked = {"key": jax.random.key(0), "max_new_tokens": 2, "temperature": 0.0}
