@@ -138,7 +138,7 @@ def test_a_step_that_all_runs_have_is_proposed_and_read(
     assert "untrained" not in json.loads((out / "results.json").read_text())["runs"]["other"]
 
 
-@pytest.mark.parametrize("preset", ["tiny", "moe-tiny"])
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("moe-tiny", marks=pytest.mark.slow)])
 def test_the_random_model_is_what_the_run_began_with(preset: str):
     """Its weights are those of step 0: the run's own config, seed and initialisation."""
     cfg = models.preset(

@@ -318,7 +318,9 @@ def run_case(suite: str, options: Options) -> Result:
 SMALL = {"model": "tiny", "batch_size": 1, "seq_len": 16, "rounds": 1, "sample_seconds": 1e-4}
 
 
-@pytest.mark.parametrize("suite", ["ffn", "attention", "loss", "data", "generate"])
+@pytest.mark.parametrize(
+    "suite", ["ffn", "attention", "loss", "data", pytest.param("generate", marks=pytest.mark.slow)]
+)
 def test_suites_run_without_torch(suite: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("experiments.benchmark.data.TOKENS", 10_000)
     result = run_case(

@@ -248,6 +248,7 @@ def test_where_the_schedule_does_not_suit_the_run_it_is_said():
     assert pretrain.schedule_warnings(CONFIG, resuming=True) == []
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_elsewhere_with_less_memory_to_the_same_numbers(
     whole: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

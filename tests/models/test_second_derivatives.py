@@ -101,7 +101,9 @@ def test_hessian_vector_products_are_differences_of_gradients(activation: str, m
         assert_near(got, wanted, 2**-7)
 
 
-@pytest.mark.parametrize("mixture", [False, True], ids=["dense", "mixture"])
+@pytest.mark.parametrize(
+    "mixture", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["dense", "mixture"]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_order_of_modes_gives_the_same(backend: str, mixture: bool):
     loss, at, along = block("poly_norm_glu", mixture)
@@ -138,6 +140,7 @@ def test_coefficients_and_matrices_have_mixed_derivatives(backend: str):
     assert_near(one, two, 2**-24 * 10**3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixture", [False, True], ids=["dense", "mixture"])
 def test_a_model_s_loss_has_them_through_blocks_of_attention_and_chunks_of_logits(mixture: bool):
     fast = config("poly_norm", mixture, attention="blocks", loss_chunk=4)

@@ -160,6 +160,7 @@ def test_what_orbax_cannot_read_of_whole_files_is_read_again(
     assert restored(folder) == 3
 
 
+@pytest.mark.slow
 def test_what_orbax_never_can_read_of_whole_files_is_no_damage(folder: Path, orbax_fails: Any):
     orbax_fails(forever(FAILURES[0]))
     before = inside(folder)
