@@ -150,3 +150,12 @@ def test_a_missing_or_wrong_tokenizer_file_is_refused(tmp_path: Path):
 def test_a_bpe_without_room_for_the_bytes_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="257"):
         tokenizers.train_bpe(iter(["x"]), 256, tmp_path / "t.json")
+
+
+def test_an_empty_vocabulary_is_refused(tmp_path: Path):
+    from tokenizers import Tokenizer, models
+
+    path = tmp_path / "tokenizer.json"
+    Tokenizer(models.WordLevel({}, unk_token="x")).save(str(path))
+    with pytest.raises(InputError, match="empty vocabulary"):
+        tokenizers.FileTokenizer(path)

@@ -185,6 +185,7 @@ def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys
         (["--source", "RUN", "--target", "NEW", "--dtype", "int8"], "Unknown --dtype"),
         (["--source", "RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --target"),
         (["--source", "RUN", "--workdir", "RUN"], "holds a run already"),
+        (["--source", "RUN", "--target", "RUN"], "holds config.yaml and tokenizer.json already"),
         (["--source", "RUN", "--target", "NEW", "--fit-batches", "0"], "--fit-batches 0"),
         (["--source", "RUN", "--target", "NEW", "--model.embed-dim", "8"], "model.embed_dim"),
         (["--source", "RUN", "--target", "NEW", "--activation", "relu2"], "no gated form"),

@@ -263,3 +263,10 @@ def test_a_cpu_takes_the_hosts_values_as_they_are(tmp_path, monkeypatch):
     # One copy of the model in memory: the arrays are the ones that were filled.
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
     assert places == [value.ctypes.data for value in made]
+
+
+def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path):
+    path = tiny.write(tmp_path / "m", tiny.LLAMA, tiny.weights(tiny.LLAMA))
+    (path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="changes the weights by this adapter"):
+        huggingface.load(path)

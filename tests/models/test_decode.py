@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from polycom_jax import InputError
 from polycom_jax.models import ModelConfig, decode, forward, generate, init, init_cache, specs
@@ -267,3 +268,11 @@ def test_on_a_mesh_the_cache_is_split_and_the_tokens_are_the_same(params):
     np.testing.assert_array_equal(got, expected)
     for x in jax.tree.leaves(cache["layers"]):
         assert x.addressable_shards[0].data.size * 4 == x.size
+
+
+def test_a_cache_lies_on_a_mesh_of_one_axis_and_wants_one(params):
+    with pytest.raises(InputError, match="there is none"):
+        init_cache(CFG, 2, 4, rules=Rules())
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), (AxisType.Auto,))):
+        cache = init_cache(CFG, 2, 4, rules=Rules())
+    assert cache["length"].shape == (2,)
