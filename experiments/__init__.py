@@ -8,9 +8,9 @@ if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int
     # Imports take seconds, and Ctrl-C amid them has no traceback to show; `cli.program` takes over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from experiments.host_collectives import patient_collectives
-from experiments.host_memory import keep_freed_memory
-from experiments.streams import open_streams, write_any_letter
+from experiments.run.host_collectives import patient_collectives
+from experiments.run.host_memory import keep_freed_memory
+from experiments.terminal.streams import open_streams, write_any_letter
 
 open_streams()  # before any file is opened that stays open
 write_any_letter()

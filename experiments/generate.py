@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments import cli
-from experiments.sampling import Sampling, complete
-from experiments.trained import check_finite, load_trained
-from experiments.workdir import Workdir
+from experiments.run.folder import Workdir
+from experiments.run.model_loading import check_finite, load_trained
+from experiments.run.sampling import Sampling, complete
+from experiments.terminal import flags
+from experiments.terminal.program import program
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText
 
@@ -38,12 +39,12 @@ class GenerateConfig(Sampling):
         require(self.num_samples >= 1, f"num_samples={self.num_samples} must be at least 1.")
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Prints the continuations, each with its prompt."""
     default = GenerateConfig()
-    settings = cli.read_flags(argv, cli.flatten(default), {})
-    config = cli.parse(default, settings, prog="python -m experiments.generate", about=ABOUT)
+    settings = flags.read_flags(argv, flags.flatten(default), {})
+    config = flags.parse(default, settings, prog="python -m experiments.generate", about=ABOUT)
     trained = load_trained(Workdir(Path(config.workdir)), config.checkpoint)
     check_finite(config.workdir, trained.params)
     tokenizer = trained.tokenizer

@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import cli
-from experiments.programs import batch_shape, keep_compiled
-from experiments.progress import Display
-from experiments.tables import print_table
-from experiments.trained import load_trained
-from experiments.workdir import Workdir, data_record
+from experiments.run.compiled import batch_shape, keep_compiled
+from experiments.run.folder import Workdir, data_record
+from experiments.run.model_loading import load_trained
+from experiments.terminal import flags
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import print_table
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import prepare, train_batches
@@ -58,12 +59,12 @@ class ReplayConfig:
         require(self.step >= 1, f"step={self.step} must be at least 1.")
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Prints the rows of the batch, then the parameters whose gradients are no numbers."""
     default = ReplayConfig()
-    settings = cli.read_flags(argv, cli.flatten(default), {})
-    asked = cli.parse(default, settings, prog="python -m experiments.replay", about=ABOUT)
+    settings = flags.read_flags(argv, flags.flatten(default), {})
+    asked = flags.parse(default, settings, prog="python -m experiments.replay", about=ABOUT)
     workdir = Workdir(Path(asked.workdir))
     config = workdir.read_config()
     keep_compiled(config)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from experiments.benchmark.options import Options
-from experiments.config import PretrainConfig, default_config
 from experiments.generate import GenerateConfig
+from experiments.run.config import PretrainConfig, default_config
 from polycom_jax import InputError
 from polycom_jax._fields import LARGEST, check_fields
 

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
 from experiments.analyze import figures, report
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import common_step, open_model, seed_of
-from experiments.paths import try_folder
-from experiments.progress import Display
-from experiments.tables import finite, print_section
-from experiments.trained import Split
-from experiments.workdir import versions, whole
+from experiments.run.files import whole
+from experiments.run.model_loading import Split
+from experiments.run.provenance import versions
+from experiments.terminal import flags
+from experiments.terminal.paths import try_folder
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import finite, print_section
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data.sources import names_files
@@ -78,14 +80,16 @@ class AnalyzeConfig:
         )
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Measures every run, prints tables side by side, writes report, numbers and figures."""
     words = list(argv)
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     default = AnalyzeConfig()
-    settings = cli.read_flags([*(["--runs"] if first else []), *words], cli.flatten(default), {})
-    config = cli.parse(default, settings, prog="python -m experiments.analyze", about=ABOUT)
+    settings = flags.read_flags(
+        [*(["--runs"] if first else []), *words], flags.flatten(default), {}
+    )
+    config = flags.parse(default, settings, prog="python -m experiments.analyze", about=ABOUT)
     command = shlex.join(["python", "-m", "experiments.analyze", *argv])
     out = Path(config.out)
     try_folder("--out", out / "plots")

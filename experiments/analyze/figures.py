@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from experiments.analyze.measure import by_block
-from experiments.panels import COLOURS, REFERENCE, colour_bar, layer_bar, layer_line, panels
+from experiments.terminal.figures import (
+    COLOURS,
+    REFERENCE,
+    colour_bar,
+    layer_bar,
+    layer_line,
+    panels,
+)
 
 Measured = Mapping[str, Any]
 """Run -> what `measure` gave."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.trained import Model
+from experiments.run.model_loading import Model
 from polycom_jax import analysis, models
 from polycom_jax.analysis.spectra import RANKS
 from polycom_jax.models import ModelConfig

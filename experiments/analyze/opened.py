@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.trained import Model, Split, load_model, read_text
-from experiments.workdir import Workdir, data_record
+from experiments.run.folder import Workdir, data_record
+from experiments.run.model_loading import Model, Split, load_model, read_text
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare
 from polycom_jax.data.windows import gather

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables import Section, as_markdown
+from experiments.terminal.tables import Section, as_markdown
 from polycom_jax.analysis.activity import MASSIVE_RATIO, MASSIVE_SIZE, NEAR_ZERO
 from polycom_jax.analysis.spectra import ENERGY, RANKS, RELATIVE_THRESHOLD
 

@@ -15,13 +15,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import KEEPS_FREED_MEMORY, cli
+from experiments import KEEPS_FREED_MEMORY
 from experiments.benchmark.options import SUITES, Options
 from experiments.benchmark.report import Report, tables
 from experiments.benchmark.results import Case, Result
-from experiments.paths import try_folder
-from experiments.progress import Display
-from experiments.tables import print_table, room
+from experiments.terminal import flags
+from experiments.terminal.paths import try_folder
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import print_table, room
 
 ABOUT = (
     "Measure our operations, blocks and training steps beside their peers. Suites may stand first:"
@@ -30,12 +32,12 @@ ABOUT = (
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Runs the suites, prints a table a case, writes results.json, results.md and plots."""
     default = Options()
-    settings = cli.read_flags(with_suites(argv), cli.flatten(default), {})
-    options = cli.parse(default, settings, prog="python -m experiments.benchmark", about=ABOUT)
+    settings = flags.read_flags(with_suites(argv), flags.flatten(default), {})
+    options = flags.parse(default, settings, prog="python -m experiments.benchmark", about=ABOUT)
     # On a GPU, JAX would take three quarters of its memory at once and leave the peers none.
     os.environ.setdefault(PREALLOCATE, "false")
     command = shlex.join(["python", "-m", "experiments.benchmark", *argv])

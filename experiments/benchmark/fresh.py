@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.options import Options
-from experiments.cli import Stop
+from experiments.terminal.program import Stop
 
 FIRST = "first"
 LATER_STEPS = 4

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark.results import Tell
-from experiments.cli import Stop
+from experiments.terminal.program import Stop
 
 Clock = Callable[[], float]
 

@@ -1,28 +1,20 @@
 """Results as tables on the terminal, as JSON, as Markdown, and as plots; ratios first."""
 
-import functools
-import importlib.metadata
 import json
-import platform
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import plots
 from experiments.benchmark.results import Result, Row, Spread
-from experiments.environment import commit, cores, processor
-from experiments.workdir import versions, whole
-
-PACKAGES = ("torch", "triton", "transformers", "liger-kernel", "libtpu", "numpy", "flax", "optax")
-"""Whose versions are recorded where they are installed, beside jax and Python."""
+from experiments.run import plots
+from experiments.run.files import whole
+from experiments.run.provenance import circumstances, versions
 
 
 @dataclass(frozen=True)
@@ -77,21 +69,6 @@ class Report:
             title=f"{result.suite}: {result.case}",
             label=f"time / {first}'s",
         )
-
-
-@functools.cache
-def circumstances() -> dict[str, Any]:
-    """The machine, versions of other packages, the commit."""
-    found: dict[str, Any] = {"platform": platform.platform(), "processor": processor()}
-    found["cores"] = cores()
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    if "torch" in sys.modules:
-        found["torch threads"] = sys.modules["torch"].get_num_threads()
-    return {**found, "backend": jax.default_backend(), "commit": commit()}
 
 
 def tables(result: Result, width: int) -> list[Table]:

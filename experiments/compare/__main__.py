@@ -17,8 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli
-from experiments.benchmark.report import circumstances
 from experiments.compare import figures, report, timing
 from experiments.compare.config import CompareConfig, from_command
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
@@ -26,11 +24,14 @@ from experiments.compare.runs import Run, RunFolder, RunKey, check_settings
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
-from experiments.programs import MIN_COMPILE_S
-from experiments.progress import Display
-from experiments.resuming import BY_FINGERPRINT
-from experiments.tables import print_section
-from experiments.workdir import Workdir, versions
+from experiments.run.compiled import MIN_COMPILE_S
+from experiments.run.folder import Workdir
+from experiments.run.provenance import circumstances, versions
+from experiments.run.resuming import BY_FINGERPRINT
+from experiments.terminal import flags
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import print_section
 from polycom_jax import models
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.data.cache import cache_folder
@@ -43,7 +44,7 @@ FREE = frozenset(
 """Settings that may change while a folder's runs stay what they are."""
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Searches rates, trains all arms on all seeds, times them, and reports."""
     config = from_command(argv)
@@ -68,7 +69,7 @@ class Comparing:
             config.data, vocab_size=base.vocab_size, progress=display.busy
         )
         self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
-        settings = cli.flatten(config)
+        settings = flags.flatten(config)
         common = {name: value for name, value in settings.items() if name not in FREE}
         data = {"data_fingerprint": self.corpus.fingerprint}
         check_settings(root / "settings.json", {**common, **data, "jax": jax.__version__})
@@ -242,9 +243,9 @@ class Comparing:
         if self.config.scale == "quick":
             return f"python -m experiments.compare {self.config.study} --scale cpu"
         words = shlex.split(self.command)
-        flags = next(i for i, word in enumerate([*words[3:], "--"], 3) if word.startswith("--"))
+        first = next(i for i, word in enumerate([*words[3:], "--"], 3) if word.startswith("--"))
         changed = {"--seeds": 2 * self.config.seeds, "--workdir": self.root}
-        return shlex.join([*words[:flags], *cli.with_flags(words[flags:], changed)])
+        return shlex.join([*words[:first], *flags.with_flags(words[first:], changed)])
 
 
 if __name__ == "__main__":

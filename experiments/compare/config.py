@@ -8,8 +8,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from experiments import cli
 from experiments.compare.studies import STUDIES, Study
+from experiments.terminal import flags
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import DataConfig
@@ -183,7 +183,7 @@ ABOUT = (
     " command again resumes. A study may stand first:\n"
     + "\n".join(f"  {name:<14}{study.question}" for name, study in STUDIES.items())
     + "\n--quick is --scale quick. Short names:\n"
-    + "\n".join(f"  {cli.flag_name(a):<14}{cli.flag_name(b)}" for a, b in ALIASES.items())
+    + "\n".join(f"  {flags.flag_name(a):<14}{flags.flag_name(b)}" for a, b in ALIASES.items())
 )
 
 
@@ -197,9 +197,9 @@ def from_command(argv: Sequence[str]) -> CompareConfig:
     words = ["--scale=quick" if word == "--quick" else word for word in argv]
     if words and not words[0].startswith("-"):
         words.insert(0, "--study")
-    settings = cli.read_flags(words, cli.flatten(SCALES["cpu"]), ALIASES)
+    settings = flags.read_flags(words, flags.flatten(SCALES["cpu"]), ALIASES)
     chosen = [word for setting in settings if setting.name == "scale" for word in setting.words]
     scale = chosen[-1] if chosen else "cpu"
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    return cli.parse(SCALES[scale], settings, prog="python -m experiments.compare", about=ABOUT)
+    return flags.parse(SCALES[scale], settings, prog="python -m experiments.compare", about=ABOUT)

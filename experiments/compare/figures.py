@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.compare.findings import BUDGETS, Comparison, Findings
 from experiments.compare.runs import Run
-from experiments.panels import COLOURS, ORANGE, fit, layer_bar, layer_line, panels
+from experiments.terminal.figures import COLOURS, ORANGE, fit, layer_bar, layer_line, panels
 
 Runs = Mapping[str, Sequence[Run]]
 """Arm -> its runs, one a seed."""

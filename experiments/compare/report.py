@@ -18,8 +18,8 @@ from experiments.compare.findings import (
 )
 from experiments.compare.schedule import DECAYS_OVER
 from experiments.compare.statistics import LEVEL, POWER, Paired, smallest_p
-from experiments.tables import Section, as_markdown, finite
-from experiments.workdir import whole
+from experiments.run.files import whole
+from experiments.terminal.tables import Section, as_markdown, finite
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.workdir import whole
+from experiments.run.files import whole
 from polycom_jax._errors import InputError
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.compare.train import Programs
-from experiments.workdir import whole
+from experiments.run.files import whole
 from polycom_jax.training.loss import Batch
 
 ROUNDS = 41

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.schedule import decay_start, rate_share
-from experiments.report import activation_parameters
+from experiments.run.report import activation_parameters
 from polycom_jax import params as pm
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.data.windows import gather

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import jax
 
-from experiments import cli
-from experiments.config import from_command
-from experiments.environment import commit, facts
 from experiments.faults.compare import differences
 from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
-from experiments.paths import try_folder
-from experiments.progress import Display
-from experiments.tables import print_table
+from experiments.run.config import from_command
+from experiments.run.environment import facts
+from experiments.run.provenance import commit
+from experiments.terminal import flags
+from experiments.terminal.paths import try_folder
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import print_table
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 
@@ -62,15 +64,15 @@ class FaultsConfig:
         require(self.kills >= 1, f"kills={self.kills} must be at least 1.")
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Tortures, writes faults.json and faults.md; the exit code tells whether all bits agree."""
-    own, rest = cli.split_flags(argv, OWN_FLAGS)
+    own, rest = flags.split_flags(argv, OWN_FLAGS)
     config, given = from_command(
         rest, prog="python -m experiments.faults", about=ABOUT, own=OWN_FLAGS
     )
-    settings = [cli.Setting(name[2:], (value,)) for name, value in own.items()]
-    options = cli.parse(FaultsConfig(), settings, prog="", about="")
+    settings = [flags.Setting(name[2:], (value,)) for name, value in own.items()]
+    options = flags.parse(FaultsConfig(), settings, prog="", about="")
     taken = {"workdir", "data.cache_dir"} & given
     require(not taken, f"{', '.join(sorted(taken))}: both lie in --out; leave them out.")
     out = Path(options.out)
@@ -94,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
                 display.note(f"run {run} differs: {text}")
         display.note(outcome.summary())
         display.note(f"Numbers: {out / 'faults.json'}   Table: {out / 'faults.md'}")
-        again = cli.with_flags(argv, {"--seed": options.seed + 1, "--out": f"{options.out}-more"})
+        again = flags.with_flags(argv, {"--seed": options.seed + 1, "--out": f"{options.out}-more"})
         display.note(f"Next:\n  {shlex.join(['python', '-m', 'experiments.faults', *again])}")
     return 0 if outcome.equal == options.kills else DIFFERS
 

@@ -5,13 +5,13 @@ else is as without it.
 """
 
 import os
+import runpy
 import sys
 
-from experiments import pretrain
-from experiments.progress import Display
+from experiments.terminal import progress
 
 
-class Told(Display):
+class Told(progress.Display):
     """A display whose reader is a program, too."""
 
     fd, last = -1, 0
@@ -30,5 +30,6 @@ class Told(Display):
 
 if __name__ == "__main__":
     Told.fd = int(sys.argv[1])
-    pretrain.Display = Told
-    sys.exit(pretrain.main(sys.argv[2:]))
+    progress.Display = Told  # before the program imports it
+    sys.argv[1:] = sys.argv[2:]
+    runpy.run_module("experiments.pretrain", run_name="__main__", alter_sys=True)

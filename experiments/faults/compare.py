@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.logs import read_metrics
-from experiments.workdir import Workdir
+from experiments.run.folder import Workdir
+from experiments.run.metrics import read_metrics
 from polycom_jax._errors import require
 from polycom_jax.training import latest_step
 from polycom_jax.training.checksums import leaf_names

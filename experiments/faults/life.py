@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.cli import Stop
+from experiments.terminal.program import Stop
 from polycom_jax.training import latest_step
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.faults.life import Life
-from experiments.workdir import whole
+from experiments.run.files import whole
 from polycom_jax.training import latest_step
 
 HEADINGS = (

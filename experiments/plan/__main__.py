@@ -17,14 +17,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments import cli
-from experiments.config import PretrainConfig, from_command
-from experiments.paths import try_file
 from experiments.plan import outcome, report, search
 from experiments.plan.slices import Slice, find_slice, training_step
-from experiments.progress import Display
-from experiments.tables import print_section
-from experiments.workdir import write_text
+from experiments.run.config import PretrainConfig, from_command
+from experiments.run.files import write_text
+from experiments.terminal import flags
+from experiments.terminal.paths import try_file
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import print_section
 from polycom_jax import aot
 from polycom_jax.sharding import make_mesh
 
@@ -43,11 +44,11 @@ ABOUT = (
 REFUSED = 3
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Compiles, prints a page, and tells by the exit code whether the plan is good."""
     searching, argv = "--search" in argv, [word for word in argv if word != "--search"]
-    own, rest = cli.split_flags(argv, OWN_FLAGS, paths=("--json",))
+    own, rest = flags.split_flags(argv, OWN_FLAGS, paths=("--json",))
     config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT, own=OWN_FLAGS)
     if "--json" in own:
         try_file("--json", Path(own["--json"]))

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from experiments.config import PretrainConfig
 from experiments.plan.slices import Step
+from experiments.run.config import PretrainConfig
 from polycom_jax import aot, models
 from polycom_jax.models import mfu
 

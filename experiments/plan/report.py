@@ -1,7 +1,7 @@
 """A plan as text."""
 
 from experiments.plan.outcome import Outcome
-from experiments.tables import duration
+from experiments.terminal.tables import duration
 
 GIB = 2**30
 

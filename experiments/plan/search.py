@@ -9,10 +9,10 @@ from typing import get_args
 
 import jax
 
-from experiments import cli
-from experiments.config import PretrainConfig
 from experiments.plan.outcome import Outcome
-from experiments.tables import Section
+from experiments.run.config import PretrainConfig
+from experiments.terminal import flags
+from experiments.terminal.tables import Section
 from polycom_jax._errors import InputError
 from polycom_jax.models.config import Remat
 
@@ -136,12 +136,12 @@ GROUPS: Sequence[Callable[[PretrainConfig], list[PretrainConfig]]] = (
 
 def changes(start: PretrainConfig, config: PretrainConfig) -> list[str]:
     """The flags that make one config of the other."""
-    before, now = cli.flatten(start), cli.flatten(config)
+    before, now = flags.flatten(start), flags.flatten(config)
     words = []
     for name, value in now.items():
         if value != before[name]:
             values = value if isinstance(value, tuple) else (value,)
-            words += [cli.flag_name(name), *map(str, values)]
+            words += [flags.flag_name(name), *map(str, values)]
     return words
 
 

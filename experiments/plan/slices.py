@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from experiments.config import PretrainConfig
-from experiments.plan.files import parts_of
+from experiments.run.config import PretrainConfig
+from experiments.run.tpu_configs import parts_of
 from polycom_jax import aot
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import compiling_for

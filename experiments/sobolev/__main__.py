@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
-from experiments.progress import Display
 from experiments.sobolev.options import (
     QUICK_IMITATE,
     QUICK_RATES,
@@ -25,6 +23,9 @@ from experiments.sobolev.options import (
     RefineOptions,
     TrainOptions,
 )
+from experiments.terminal import flags
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
 from polycom_jax._errors import unknown
 
 PROG = "python -m experiments.sobolev"
@@ -75,7 +76,7 @@ STUDIES: Mapping[str, Study] = {
 }
 
 
-@cli.program
+@program
 def main(argv: Sequence[str]) -> int:
     """Runs one study: CSV, JSON, plots, a Markdown report, and the next command."""
     if not argv or argv[0] in ("-h", "--help"):
@@ -90,9 +91,9 @@ def main(argv: Sequence[str]) -> int:
     study, quick = STUDIES[name], "--quick" in words
     words = [word for word in words if word != "--quick"]
     default = study.quick if quick else study.default
-    settings = cli.read_flags(words, cli.flatten(default), _aliases(default.sobolev))
+    settings = flags.read_flags(words, flags.flatten(default), _aliases(default.sobolev))
     text = f"{study.about}\n\n--quick starts from options that take under a minute."
-    chosen = cli.parse(default, settings, prog=f"{PROG} {name}", about=text)
+    chosen = flags.parse(default, settings, prog=f"{PROG} {name}", about=text)
     command = shlex.join(["python", "-m", "experiments.sobolev", *argv])
     module = importlib.import_module(study.program)
     with Display() as display:
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _aliases(options: Any) -> dict[str, str]:
     """Every option's short name: `--seeds` for `--sobolev.seeds`."""
-    return {name: f"sobolev.{name}" for name in cli.flatten(options)}
+    return {name: f"sobolev.{name}" for name in flags.flatten(options)}
 
 
 if __name__ == "__main__":

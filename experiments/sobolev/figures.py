@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.panels import COLOURS, REFERENCE, panels
+from experiments.terminal.figures import COLOURS, REFERENCE, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 import time
 
-from experiments.progress import PLAIN_EVERY_S, Display
+from experiments.terminal.progress import PLAIN_EVERY_S, Display
 
 SCALE = 1000
 """The bar counts thousandths."""

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.progress import Display
 from experiments.sobolev import figures, markdown
 from experiments.sobolev.figures import Line, Panel
 from experiments.sobolev.options import RatesOptions
@@ -22,6 +21,7 @@ from experiments.sobolev.rates import (
     slopes,
 )
 from experiments.sobolev.store import Store, about
+from experiments.terminal.progress import Display
 
 Row = dict[str, Any]
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from experiments.progress import Display
-from experiments.signals import stop_request
+from experiments.run.signals import stop_request
 from experiments.sobolev import fit_report
 from experiments.sobolev.options import RefineOptions
 from experiments.sobolev.pace import Pace
@@ -11,6 +10,7 @@ from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, con
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory
 from experiments.sobolev.train_program import GRACE_S, line
+from experiments.terminal.progress import Display
 
 
 def run(options: RefineOptions, workdir: Path, command: str, display: Display) -> None:

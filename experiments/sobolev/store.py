@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.environment import commit, cores, processor
-from experiments.paths import try_folder
-from experiments.workdir import versions, whole
+from experiments.run.files import whole
+from experiments.run.provenance import commit, cores, processor, versions
+from experiments.terminal.paths import try_folder
 from polycom_jax._errors import InputError, require
 
 Row = Mapping[str, Any]

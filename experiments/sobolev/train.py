@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments.cli import Stop
-from experiments.signals import StopRequest
+from experiments.run.signals import StopRequest
 from experiments.sobolev.fit import Data, Fit, Runs, State, Trainable
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import TrainOptions, named_target
 from experiments.sobolev.store import Store
+from experiments.terminal.program import Stop
 from polycom_jax._errors import require
 from polycom_jax.approximation.sobolev import Grid, derivative_norms
 from polycom_jax.approximation.targets import Target

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import pretrain
+from experiments.pretrain import __main__ as pretrain
 
 Run = Callable[..., int]
 

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import convert, pretrain
 from experiments.analyze import __main__ as analyze
 from experiments.analyze import report
 from experiments.analyze.measure import by_block, measure, weights_of
-from experiments.trained import Model
+from experiments.convert import __main__ as convert
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.model_loading import Model
 from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.data import DataConfig

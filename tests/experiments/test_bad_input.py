@@ -14,29 +14,33 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from experiments import cli, convert, evaluate, generate, pretrain, replay
+from experiments import generate, replay
 from experiments.analyze import __main__ as analyze
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.options import Options
 from experiments.compare import __main__ as compare
 from experiments.compare.config import SCALES
-from experiments.config import ALIASES, default_config
+from experiments.convert import __main__ as convert
+from experiments.evaluate import __main__ as evaluate
 from experiments.faults import __main__ as faults
 from experiments.generate import GenerateConfig
 from experiments.plan import __main__ as plan
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.config import ALIASES, default_config
 from experiments.sobolev import __main__ as sobolev
+from experiments.terminal import flags
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RUN = cli.flatten(default_config("tiny"))
+RUN = flags.flatten(default_config("tiny"))
 OTHER: dict[str, dict[str, Any]] = {
-    "generate": cli.flatten(GenerateConfig()),
-    "benchmark": cli.flatten(Options()),
-    "evaluate": cli.flatten(evaluate.EvaluateConfig()),
-    "analyze": cli.flatten(analyze.AnalyzeConfig()),
-    "replay": cli.flatten(replay.ReplayConfig()),
-    "compare": cli.flatten(SCALES["cpu"]),
-    "sobolev": cli.flatten(sobolev.STUDIES["train"].default),
+    "generate": flags.flatten(GenerateConfig()),
+    "benchmark": flags.flatten(Options()),
+    "evaluate": flags.flatten(evaluate.EvaluateConfig()),
+    "analyze": flags.flatten(analyze.AnalyzeConfig()),
+    "replay": flags.flatten(replay.ReplayConfig()),
+    "compare": flags.flatten(SCALES["cpu"]),
+    "sobolev": flags.flatten(sobolev.STUDIES["train"].default),
 }
 FIRST = {"sobolev": ("train",), "convert": ("--source", "absent", "--target", "exported")}
 """Words that a program wants before the others."""
@@ -113,7 +117,7 @@ def wrong_values(draw: st.DrawFn) -> Bad:
     name = draw(st.sampled_from(sorted(numbers)))
     wrong = WRONG_NUMBERS + NOT_WHOLE * isinstance(numbers[name], int)
     value = draw(st.one_of(GARBAGE, st.sampled_from(wrong)))
-    return Bad(program, (f"{cli.flag_name(name)}={value}",))
+    return Bad(program, (f"{flags.flag_name(name)}={value}",))
 
 
 CHECKED = ["pretrain", "plan", "generate", "evaluate", "analyze", "replay", "compare", "faults"]
@@ -123,7 +127,7 @@ CHECKED = ["pretrain", "plan", "generate", "evaluate", "analyze", "replay", "com
 def hostile_text(draw: st.DrawFn) -> Bad:
     program = draw(st.sampled_from(CHECKED))
     texts = sorted(n for n, value in fields_of(program).items() if isinstance(value, str))
-    return Bad(program, (f"{cli.flag_name(draw(st.sampled_from(texts)))}={draw(HOSTILE)}",))
+    return Bad(program, (f"{flags.flag_name(draw(st.sampled_from(texts)))}={draw(HOSTILE)}",))
 
 
 MAY_BE_NONE = ("clip_norm",)

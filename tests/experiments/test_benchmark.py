@@ -24,7 +24,7 @@ from experiments.benchmark.harness import (
 from experiments.benchmark.options import MODELS, SUITES, Options
 from experiments.benchmark.report import markdown, tables
 from experiments.benchmark.results import Result, Row, Spread, rows_from_seconds
-from experiments.cli import Stop
+from experiments.terminal.program import Stop
 from polycom_jax import InputError
 from polycom_jax.models import count_params
 

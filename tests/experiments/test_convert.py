@@ -9,11 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import convert, evaluate, generate, pretrain
-from experiments.exported import byte_level, byte_signs, save_tokenizer
-from experiments.logs import read_metrics
-from experiments.trained import load_model
-from experiments.workdir import Workdir
+from experiments import generate
+from experiments.convert import __main__ as convert
+from experiments.evaluate import __main__ as evaluate
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.folder import Workdir
+from experiments.run.hf_tokenizer import byte_level, byte_signs, save_tokenizer
+from experiments.run.metrics import read_metrics
+from experiments.run.model_loading import load_model
 from polycom_jax import models
 from polycom_jax.data import ByteTokenizer, FileTokenizer
 from polycom_jax.data.tokenizers import train_bpe

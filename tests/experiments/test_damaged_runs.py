@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments import generate, pretrain
-from experiments.logs import read_metrics
-from experiments.meter import Meter
+from experiments import generate
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.metrics import read_metrics
+from experiments.run.step_metrics import Meter
 from polycom_jax.training import latest_step
 from polycom_jax.training.checkpoint import CheckpointWarning
 
@@ -217,7 +218,7 @@ def test_a_disk_that_is_full_is_told_and_the_last_checkpoint_goes_on(
 
 
 def test_a_folder_that_is_used_is_refused(run: Run, copy: Path, capsys: pytest.CaptureFixture[str]):
-    from experiments import lock
+    from experiments.run import lock
 
     before = bytes_of(copy)
     with lock.locked(copy):

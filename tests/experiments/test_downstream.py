@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import convert, downstream, evaluate
+from experiments.convert import __main__ as convert
+from experiments.evaluate import __main__ as evaluate
+from experiments.evaluate import downstream
 
 FOUND = {
     "results": {

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import evaluate, pretrain
-from experiments.workdir import Workdir
+from experiments.evaluate import __main__ as evaluate
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.folder import Workdir
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from experiments import plots
 from experiments.analyze import figures as analyze
 from experiments.compare import figures as compare
 from experiments.compare.findings import Comparison
 from experiments.compare.runs import Run, RunKey
-from experiments.panels import fit
+from experiments.run import plots
 from experiments.sobolev import fit_report, imitate_program, rates_program
 from experiments.sobolev.options import RatesOptions, RefineOptions, TrainOptions
 from experiments.sobolev.store import Store
+from experiments.terminal.figures import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments" / "results" / "sobolev"

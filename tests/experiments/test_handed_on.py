@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import convert, evaluate, generate
-from experiments.exported import generation_of, save_tokenizer
-from experiments.sampling import Sampling, complete
-from experiments.trained import load_model, load_trained
-from experiments.workdir import Workdir
+from experiments import generate
+from experiments.convert import __main__ as convert
+from experiments.evaluate import __main__ as evaluate
+from experiments.run.folder import Workdir
+from experiments.run.hf_tokenizer import generation_of, save_tokenizer
+from experiments.run.model_loading import load_model, load_trained
+from experiments.run.sampling import Sampling, complete
 from polycom_jax import models
 from polycom_jax._errors import InputWarning
 from polycom_jax.data import FileTokenizer

@@ -8,11 +8,13 @@ import jax
 import pytest
 import yaml
 
-from experiments import cli, devices, pretrain, programs
-from experiments.config import from_command
 from experiments.plan import __main__ as plan
-from experiments.plan import files, outcome, report
+from experiments.plan import outcome, report
 from experiments.plan.slices import find_slice
+from experiments.pretrain import __main__ as pretrain
+from experiments.run import compiled, devices, tpu_configs
+from experiments.run.config import from_command
+from experiments.terminal import flags
 from polycom_jax import InputError, aot
 from polycom_jax.models import preset
 from polycom_jax.sharding import make_mesh
@@ -47,8 +49,8 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
     slices = 2 if path.stem.startswith("2-") else 1
     machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
     chips = slices * CHIPS_OF.get(machine, int(machine.split("-")[1]))
-    assert files.chips(str(config.run.tpu_slice)) == chips
-    assert f"tpu_configs/{path.name}" in files.made_for(chips)
+    assert tpu_configs.chips(str(config.run.tpu_slice)) == chips
+    assert f"tpu_configs/{path.name}" in tpu_configs.made_for(chips)
     assert config.data.batch_size % (chips * config.optim.accumulation_steps) == 0
     tokens = config.run.steps * config.data.batch_size * 4096
     wanted = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}[config.preset]
@@ -62,14 +64,14 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
 
 
 def test_own_flags_are_told_from_those_of_pretrain():
-    own, rest = cli.split_flags(
+    own, rest = flags.split_flags(
         ["a.yaml", "--topology=v5e:4x4", "--activation", "swiglu", "--json", "x"],
         ("--topology", "--json"),
     )
     assert own == {"--topology": "v5e:4x4", "--json": "x"}
     assert rest == ["--config", "a.yaml", "--activation", "swiglu"]
     with pytest.raises(InputError, match="--json takes a value"):
-        cli.split_flags(["--json"], ("--json",))
+        flags.split_flags(["--json"], ("--json",))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
     config, _ = from_command(["--config", str(path)], prog="", about="")
-    count = files.chips(str(config.run.tpu_slice))
+    count = tpu_configs.chips(str(config.run.tpu_slice))
     assert f"needs {count} devices, and there are 8 (cpu)" in error
     assert "--run.tpu-slice None" in error
     assert error.count("\n") == 1
@@ -225,7 +227,7 @@ def test_options_of_a_tpu_are_left_out_elsewhere_with_a_word():
     words = ["--run.compiler-options", "xla_tpu_x=1"]
     config, _ = from_command(words, prog="", about="")
     display: Any = SimpleNamespace(note=told.append)
-    assert programs.compiler_options(config, display) == {}
+    assert compiled.compiler_options(config, display) == {}
     assert "left out on this cpu" in told[0]
     with pytest.raises(InputError, match="must be NAME=VALUE"):
         from_command(["--run.compiler-options", "xla_tpu_x"], prog="", about="")

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments import cli
-from experiments.config import PretrainConfig, from_command
 from experiments.plan import __main__ as plan
 from experiments.plan import search
 from experiments.plan.outcome import Outcome
+from experiments.run.config import PretrainConfig, from_command
+from experiments.terminal import flags
 from polycom_jax import InputError, aot
 
 VMEM = "xla_tpu_scoped_vmem_limit_kib"
@@ -99,4 +99,4 @@ def test_flags_are_those_that_differ():
     start = config_of()
     assert search.changes(start, start) == []
     other = replace(start, data=replace(start.data, batch_size=32))
-    assert search.changes(start, other) == [cli.flag_name("data.batch_size"), "32"]
+    assert search.changes(start, other) == [flags.flag_name("data.batch_size"), "32"]

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments import generate, pretrain
-from experiments.config import RunConfig
-from experiments.logs import MetricsFile, read_metrics
-from experiments.meter import Meter
-from experiments.workdir import Workdir
+from experiments import generate
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.config import RunConfig
+from experiments.run.folder import Workdir
+from experiments.run.metrics import MetricsFile, read_metrics
+from experiments.run.step_metrics import Meter
 from polycom_jax.data import ByteTokenizer
 from polycom_jax.data.tokenizers import train_bpe
 from polycom_jax.training import latest_step
@@ -99,7 +100,7 @@ def test_a_report_that_was_cut_short_is_made_again_from_the_folder_alone(
     for path in (workdir / "sample.txt", *(workdir / "plots").iterdir()):
         path.unlink()
     monkeypatch.setattr(pretrain, "prepare", None)  # a call of it would fail
-    monkeypatch.setattr("experiments.programs.make_train_step", None)
+    monkeypatch.setattr("experiments.run.compiled.make_train_step", None)
     words = ["--config", str(workdir / "config.yaml"), "--workdir", str(workdir)]
     assert pretrain.main(words) == 0
     assert (workdir / "sample.txt").read_bytes() == (whole / "sample.txt").read_bytes()
@@ -116,7 +117,7 @@ def test_the_sample_is_the_last_file_and_goes_when_training_goes_on(
     def killed(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("experiments.report.draw_shapes", killed)
+    monkeypatch.setattr("experiments.run.report.draw_shapes", killed)
     with pytest.raises(ZeroDivisionError):
         run(workdir.root, "--steps", "7")
     assert not workdir.sample.exists()
@@ -153,8 +154,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(
         import os, signal, sys
         import jax
         jax.config.update("jax_num_cpu_devices", {jax.device_count()})
-        from experiments import pretrain
-        from experiments.meter import Meter
+        from experiments.pretrain import __main__ as pretrain
+        from experiments.run.step_metrics import Meter
         read = Meter._read
         def die(self, step, *rest):
             read(self, step, *rest)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from experiments import generate, pretrain
+from experiments import generate
+from experiments.pretrain import __main__ as pretrain
 from polycom_jax import InputError
 from polycom_jax.data import DataConfig, prepare
 from polycom_jax.data.cache import SEAL, seal

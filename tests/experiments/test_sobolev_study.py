@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.signals import StopRequest
+from experiments.run.signals import StopRequest
 from experiments.sobolev import fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.mlp import mlp_of_size

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import pretrain, programs, replay
+from experiments import replay
 from experiments.faults.compare import arrays, differences
 from experiments.faults.life import Plan, live
-from experiments.logs import read_metrics
-from experiments.signals import StopRequest
-from experiments.workdir import Workdir
+from experiments.pretrain import __main__ as pretrain
+from experiments.run import compiled
+from experiments.run.folder import Workdir
+from experiments.run.metrics import read_metrics
+from experiments.run.signals import StopRequest
 from polycom_jax.training import latest_step, step
 
 pytestmark = pytest.mark.slow  # runs, stopped and continued
@@ -34,7 +36,7 @@ def test_a_signal_cuts_an_evaluation_short_and_the_next_start_makes_it_up(
     capsys: pytest.CaptureFixture[str],
 ):
     evaluations, stops = [], list[StopRequest]()
-    honest, owner = programs.eval_batches, pretrain.stop_request
+    honest, owner = compiled.eval_batches, pretrain.stop_request
 
     def asked(stop: StopRequest) -> None:
         deadline = time.monotonic() + 10
@@ -63,7 +65,7 @@ def test_a_signal_cuts_an_evaluation_short_and_the_next_start_makes_it_up(
             return self.context.__exit__(*error)
 
     with monkeypatch.context() as patch:
-        patch.setattr(programs, "eval_batches", interrupted)
+        patch.setattr(compiled, "eval_batches", interrupted)
         patch.setattr(pretrain, "stop_request", Kept)
         assert run(tmp_path) == 128 + signal.SIGTERM
     assert f"stopped by SIGTERM, saved at step {at}; the same command" in capsys.readouterr().err
@@ -123,7 +125,7 @@ def test_steps_that_are_no_numbers_end_the_run_with_the_last_good_state_and_a_co
 def _order(workdir: Path) -> dict[str, Any]:
     """The batches of a run, from the first."""
     config = Workdir(workdir).read_config()
-    corpus = pretrain.prepare(config.data, vocab_size=config.model.vocab_size)
+    corpus = prepare(config.data, vocab_size=config.model.vocab_size)
     size, length = config.data.batch_size, config.model.context_length
     return {"store": corpus.train, "batch_size": size, "seq_len": length, "seed": config.run.seed}
 

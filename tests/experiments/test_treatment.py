@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from experiments.config import PretrainConfig, default_config
-from experiments.described import describe, held_out_too_much, treatment
+from experiments.run.config import PretrainConfig, default_config
+from experiments.run.summary import describe, held_out_too_much, treatment
 from polycom_jax.data import ByteTokenizer, Corpus
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from ports import free_port
 
-from experiments import pretrain
 from experiments.faults.compare import differences
-from experiments.logs import read_metrics
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.metrics import read_metrics
 from polycom_jax.training import latest_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ PLAIN = ("-m", "experiments.pretrain")
 # The last host has to compile what the first one finds in its cache.
 LATE = """
 import sys, time
-from experiments import pretrain
+from experiments.pretrain import __main__ as pretrain
 honest = pretrain.compile_step
 def late(*args):
     if sys.argv[-1] == "1":

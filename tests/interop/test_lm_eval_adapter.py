@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import pytest
 
-from experiments.exported import save_tokenizer
+from experiments.run.hf_tokenizer import save_tokenizer
 from polycom_jax import InputError, models
 from polycom_jax.data import ByteTokenizer
 from polycom_jax.interop import huggingface

@@ -1,0 +1,1 @@
+"""Converts models: activations, and Hugging Face folders in both directions."""

@@ -1,0 +1,313 @@
+"""Moves weights between runs and Hugging Face folders: `python -m experiments.convert --help`.
+
+    python -m experiments.convert --source runs/tiny-poly_norm --target exported
+    python -m experiments.convert --source llama --workdir runs/llama --data text.txt
+    python -m experiments.convert --source llama --workdir runs/swapped --data text.txt \
+        --activation poly_norm
+
+The last one replaces the activation, prints the loss before and after, and leaves a run that
+`experiments.pretrain` goes on with.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.table import Table
+
+from experiments.run.compiled import batch_shape, make_evaluation
+from experiments.run.config import PretrainConfig, from_command
+from experiments.run.corpus import load_corpus
+from experiments.run.devices import mesh_of
+from experiments.run.folder import Workdir
+from experiments.run.hf_tokenizer import generation_of, save_tokenizer
+from experiments.run.model_loading import TOKENIZER, Model, check_finite, load_model
+from experiments.run.report import activation_parameters, coefficient_table
+from experiments.terminal import flags
+from experiments.terminal.paths import try_folder
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import print_table
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.data import prepare, train_batches
+from polycom_jax.interop import huggingface
+from polycom_jax.interop.huggingface import WeightDtype
+from polycom_jax.interop.huggingface.files import all_or_nothing, check_empty
+from polycom_jax.interop.swap import replacement, swap
+from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params
+from polycom_jax.table import Activation
+from polycom_jax.training import Checkpoints, latest_step, put_batch, state_from
+
+ABOUT = (
+    "Move a model between a run's folder and a Hugging Face folder, or give it another activation."
+    " Its own flags:\n"
+    "  --source FOLDER     of a run, or Hugging Face's (config.json, safetensors)\n"
+    "  --checkpoint WHICH  of a run: latest (default), best, or a step\n"
+    "  --target FOLDER     write a Hugging Face folder there\n"
+    "  --dtype DTYPE       of its matrices: float32 (default), bfloat16, float16\n"
+    "  --workdir FOLDER    write a run there, at step 0, that experiments.pretrain goes on with\n"
+    "  --fit-batches N     batches of training text that new coefficients are fitted on (8)\n"
+    "With --activation another than the source's, coefficients are fitted to the old activation,"
+    " and --data says on which text; in a gated model poly_norm is applied to the gate"
+    " (poly_norm_glu). All other flags are those of experiments.pretrain, for --workdir's run; the"
+    " model's shape is the source's."
+)
+OWN_FLAGS = ("--source", "--checkpoint", "--target", "--dtype", "--fit-batches")
+
+ADJUSTABLE = frozenset(
+    {"context_length", "document_mask", "init", "attention", "dtype", "remat", "unroll"}
+    | {"loss_chunk"}
+)
+"""Model fields that flags may change: they are not its shape."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to read and what to write.
+
+    Attributes:
+        source: folder to read.
+        checkpoint: of a run.
+        target: Hugging Face folder to write; None: none.
+        dtype: of the matrices there.
+        workdir: run to write; None: none.
+        fit_batches: batches to fit coefficients on.
+    """
+
+    source: Path
+    checkpoint: str
+    target: Path | None
+    dtype: WeightDtype
+    workdir: Workdir | None
+    fit_batches: int
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Reads, replaces the activation where that was asked for, and writes."""
+    own, rest = flags.split_flags(argv, OWN_FLAGS, paths=("--source", "--target"))
+    config, given = from_command(
+        rest, prog="python -m experiments.convert", about=ABOUT, own=OWN_FLAGS
+    )
+    task = read_task(own, config, given)
+    mesh = mesh_of(config)
+    with Display() as display:
+        display.busy(f"reading {task.source}")
+        end = config.data.end_of_text
+        model = load_model(task.source, task.checkpoint, mesh=mesh, end_of_text=end)
+        check_finite(model.origin, model.params)
+        display.note(
+            f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation}"
+        )
+        config, row = plan(config, given, model)
+        params = model.params
+        if row is not None:
+            params = swapped(task, config, params, row, mesh, display)
+            config = replace(config, model=with_row(config.model, row))
+        if task.target is not None:
+            export(task.target, config.model, params, model, task.dtype, display)
+        if task.workdir is not None:
+            begin_run(task.workdir, config, given, params, model, mesh, display)
+    return 0
+
+
+def read_task(own: dict[str, str], config: PretrainConfig, given: frozenset[str]) -> Task:
+    """The program's own flags.
+
+    Raises:
+        InputError: a flag that is missing or no use, or a folder that is taken.
+    """
+    require("--source" in own, "--source is missing: the folder of a run, or a Hugging Face one.")
+    workdir = Workdir(Path(str(config.workdir))) if "workdir" in given else None
+    require(
+        "--target" in own or workdir is not None,
+        "Nothing to write: give --target for a Hugging Face folder, --workdir for a run.",
+    )
+    dtype = own.get("--dtype", "float32")
+    if dtype not in get_args(WeightDtype):
+        raise unknown("--dtype", dtype, get_args(WeightDtype))
+    require("--dtype" not in own or "--target" in own, "--dtype is of --target's weights.")
+    batches = own.get("--fit-batches", "8")
+    require(
+        batches.isdecimal() and int(batches) >= 1,
+        f"--fit-batches {batches} must be a whole number, at least 1.",
+    )
+    if "--target" in own:
+        target = Path(own["--target"])
+        check_empty(target)
+        taken = [name for name in ("config.yaml", TOKENIZER) if (target / name).exists()]
+        require(
+            not taken,
+            f"--target {target} holds {' and '.join(taken)} already, as a run's folder does; give"
+            " another folder.",
+        )
+        try_folder("--target", target)
+    if workdir is not None:
+        try_folder("--workdir", workdir.root)
+        require(
+            latest_step(workdir.checkpoints) is None and not workdir.config.exists(),
+            f"{workdir.root} holds a run already; give another --workdir.",
+        )
+    return Task(
+        Path(own["--source"]),
+        own.get("--checkpoint", "latest"),
+        Path(own["--target"]) if "--target" in own else None,
+        cast(WeightDtype, dtype),
+        workdir,
+        int(batches),
+    )
+
+
+def plan(
+    config: PretrainConfig, given: frozenset[str], model: Model
+) -> tuple[PretrainConfig, Activation | None]:
+    """The run's config with the source's model and tokenizer, and its new activation if any.
+
+    Raises:
+        InputError: flags that ask for another shape, or an activation that does not fit.
+    """
+    asked = config.model
+    fields = {name.removeprefix("model.") for name in given if name.startswith("model.")}
+    fields = {name.partition(".")[0] for name in fields}
+    shape = fields - ADJUSTABLE - {"activation", "activation_options"}
+    require(
+        not shape,
+        f"{', '.join(sorted(f'model.{name}' for name in shape))}: the source says what the model"
+        " is; leave it out.",
+    )
+    row = None
+    if "activation" in fields and asked.activation != model.cfg.activation:
+        row = replacement(model.cfg, asked.activation, asked.activation_options)
+    elif "activation_options" in fields:
+        raise InputError("model.activation_options are of a new activation; give --activation.")
+    changed = {name: getattr(asked, name) for name in fields & ADJUSTABLE}
+    tokenizer = model.tokenizer_name
+    if tokenizer is None:
+        require(
+            "data.tokenizer" in given and config.data.tokenizer != "bpe",
+            f"{model.folder} holds no tokenizer.json; name one with --data.tokenizer.",
+        )
+        tokenizer = config.data.tokenizer
+    else:
+        require(
+            "data.tokenizer" not in given,
+            f"--data.tokenizer: {model.folder} has its own, which the model knows; leave it out.",
+        )
+    data = replace(config.data, tokenizer=tokenizer)
+    return replace(config, model=replace(model.cfg, **changed), data=data), row
+
+
+def with_row(cfg: ModelConfig, row: Activation) -> ModelConfig:
+    """The same model with another activation."""
+    return replace(cfg, activation=row.name, activation_options=row.options)
+
+
+def swapped(
+    task: Task,
+    config: PretrainConfig,
+    params: Params,
+    row: Activation,
+    mesh: Mesh,
+    display: Display,
+) -> Params:
+    """Parameters with `row`'s fitted coefficients; shows them, and the loss before and after."""
+    corpus = prepare(config.data, vocab_size=config.model.vocab_size, progress=display.busy)
+    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
+    batches = train_batches(corpus.train, **batch_shape(config, mesh), seed=config.run.seed)
+    display.busy(f"fitting {row.name} on {task.fit_batches} batches of {config.data.source}")
+    found = swap(config.model, params, map(put, islice(batches, task.fit_batches)), row)
+    print_table(display.console, fit_table(found.cfg, found.params, found.explained))
+    for when, cfg, values in (
+        ("before", config.model, params),
+        ("after", found.cfg, found.params),
+    ):
+        display.busy(f"evaluating {cfg.activation}")
+        numbers = make_evaluation(replace(config, model=cfg), corpus, mesh, cut=lambda: False)(
+            values
+        )
+        display.note(
+            f"held-out loss {when}, {cfg.activation}: {numbers['heldout_loss']:.4f} nats a token,"
+            f" {numbers['bits_per_byte']:.4f} bits a byte"
+        )
+    return found.params
+
+
+def fit_table(cfg: ModelConfig, params: Params, explained: np.ndarray) -> Table:
+    """Each layer's coefficients, and how much of the old activation they give."""
+    title = f"{cfg.activation}, fitted to the old activation in each layer"
+    shares = [f"{share:.2%}" for share in explained]
+    return coefficient_table(title, activation_parameters(cfg, params), explained=shares)
+
+
+def export(
+    target: Path,
+    cfg: ModelConfig,
+    params: Params,
+    model: Model,
+    dtype: WeightDtype,
+    display: Display,
+) -> None:
+    """Writes the Hugging Face folder, tokenizer and all."""
+    tokenizer, generation = model.tokenizer, model.generation
+    if generation is None and tokenizer is not None:
+        generation = generation_of(tokenizer)
+    with all_or_nothing(target):
+        if tokenizer is not None:
+            as_trained, length = model.trained_here, cfg.context_length
+            save_tokenizer(target, tokenizer, context_length=length, as_trained=as_trained)
+        huggingface.save(
+            target,
+            cfg,
+            params,
+            dtype=dtype,
+            generation=generation,
+            progress=lambda done, files: display.busy(f"wrote {done} of {files} files"),
+        )
+    folder = str(target)
+    display.note(
+        f"Hugging Face folder: {folder}\nNext:\n"
+        f"  AutoModelForCausalLM.from_pretrained({folder!r}, trust_remote_code=True)\n"
+        f"  python -m experiments.evaluate --workdir {shlex.quote(folder)}"
+    )
+
+
+def begin_run(
+    workdir: Workdir,
+    config: PretrainConfig,
+    given: frozenset[str],
+    params: Params,
+    model: Model,
+    mesh: Mesh,
+    display: Display,
+) -> None:
+    """Writes the folder of a run that stands before its first step, with these parameters."""
+    with workdir.locked(), all_or_nothing(workdir.root):
+        if model.tokenizer is not None and config.data.tokenizer != "bytes":
+            workdir.write_tokenizer(model.tokenizer)  # the source may go
+            config = replace(config, data=replace(config.data, tokenizer=str(workdir.tokenizer)))
+        if model.generation is not None:
+            workdir.write_generation(model.generation)
+        given |= {"model.vocab_size"}
+        config, corpus, record = load_corpus(config, given, workdir, display, resuming=False)
+        workdir.write_tokenizer(corpus.tokenizer)
+        workdir.write_config(config, record)
+        with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
+            checkpoints.save(0, state_from(config.model, config.optim, params, mesh))
+    root, file = shlex.quote(str(workdir.root)), shlex.quote(str(workdir.config))
+    display.note(
+        f"Run at step 0: {workdir.root}\nNext:\n"
+        f"  python -m experiments.generate --workdir {root}\n"
+        f"  python -m experiments.pretrain --config {file} --workdir {root}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Evaluates models: held-out text and downstream tasks."""

@@ -1,0 +1,263 @@
+"""Measures a model on texts and tasks: `python -m experiments.evaluate --help`."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+from tyro.conf import arg
+
+from experiments.evaluate import downstream
+from experiments.run.files import write_text
+from experiments.run.model_loading import (
+    Model,
+    Split,
+    check_finite,
+    check_tokenizer,
+    load_model,
+    read_text,
+)
+from experiments.terminal import flags
+from experiments.terminal.paths import try_file
+from experiments.terminal.program import program
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import finite, print_section, print_table
+from polycom_jax._errors import require
+from polycom_jax._fields import PathText, check_fields
+from polycom_jax.data import (
+    ByteTokenizer,
+    Corpus,
+    FileTokenizer,
+    Tokenizer,
+    TokenStore,
+    eval_batches,
+)
+from polycom_jax.data.sources import names_files
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
+
+ABOUT = (
+    "Measure a run's or a Hugging Face model's loss on any number of texts, and what it reaches in"
+    " tasks of lm-evaluation-harness (extra `eval`)."
+)
+
+Windows = Literal["packed", "sliding"]
+
+LEAST = {"seq_len": 1, "stride": 1, "batch_size": 1, "limit": 1, "num_fewshot": 0}
+"""Smallest values of the fields that are counts."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Which model, on which text, and how.
+
+    Attributes:
+        workdir: folder of a run, or a Hugging Face folder.
+        checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
+        data: texts, as in `experiments.pretrain --data`; any number of them. None named: stdlib,
+            unless tasks are.
+        tasks: of lm-evaluation-harness: its names of tasks and groups, the sets paper-dense and
+            paper-moe, and YAML files, or folders of them, with tasks of your own.
+        num_fewshot: solved examples before each question of a task; None: as the task says.
+        limit: documents of each task, for a first look; None: all.
+        split: "heldout": the part of each that training on it leaves out (of a run's own text, just
+            what that run left out); "all": every document, for text that the model was not trained
+            on.
+        windows: "packed": side by side, so that the first tokens of each have little before them;
+            "sliding": overlapping, and each token counts once, with seq_len - stride tokens or more
+            before it (unless its document, or the text, begins there).
+        stride: tokens from one sliding window to the next; None: half of seq_len.
+        seq_len: tokens of a window, and the most that tasks may fill; None: the model's context.
+        batch_size: windows, or requests of tasks, at a time.
+        tokenizer: for a folder without one: "bytes", or the path of a tokenizer.json.
+        end_of_text: the token that ends a text, where neither a Hugging Face folder nor a
+            tokenizer.json says.
+        text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
+            text, else "text".
+        json: a file for the numbers; None: they are printed alone.
+    """
+
+    workdir: PathText = "runs/tiny-poly_norm"
+    checkpoint: str = "latest"
+    data: Annotated[tuple[PathText, ...], arg(metavar="TEXT [TEXT ...]")] = ()
+    tasks: Annotated[tuple[PathText, ...], arg(metavar="TASK [TASK ...]")] = ()
+    num_fewshot: int | None = None
+    limit: int | None = None
+    split: Split = "heldout"
+    windows: Windows = "packed"
+    stride: int | None = None
+    seq_len: int | None = None
+    batch_size: int = 8
+    tokenizer: PathText | None = None
+    end_of_text: str | None = None
+    text_field: str | None = None
+    json: PathText | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            require(value is None or value >= least, f"{name}={value} must be at least {least}.")
+        for name in ("num_fewshot", "limit"):
+            value = getattr(self, name)
+            require(value is None or bool(self.tasks), f"{name}={value} is of --tasks; name some.")
+        require(
+            self.stride is None or self.windows == "sliding",
+            f"stride={self.stride} goes with windows='sliding'; packed windows do not overlap.",
+        )
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Prints one row a text and a number of a task, and writes them where a file is named."""
+    default = EvaluateConfig()
+    settings = flags.read_flags(argv, flags.flatten(default), {})
+    config = flags.parse(default, settings, prog="python -m experiments.evaluate", about=ABOUT)
+    if config.json is not None:
+        try_file("--json", Path(config.json))
+    mesh = make_mesh()
+    with Display() as display:
+        display.busy(f"reading {config.workdir}")
+        where, end = Path(config.workdir), config.end_of_text
+        model = load_model(where, config.checkpoint, mesh=mesh, end_of_text=end)
+        check_finite(model.origin, model.params)
+        display.note(f"{model.origin}: {model.cfg.activation}")
+        found: dict[str, Any] = {"config": asdict(config)}
+        texts = config.data if config.data or config.tasks else ("stdlib",)
+        if texts:
+            measure = Measure(config, model, mesh, display)
+            rows = [measure(source) for source in texts]
+            found |= {"seq_len": measure.seq_len, "stride": measure.stride, "results": rows}
+            print_table(display.console, table(config, measure, rows))
+        if config.tasks:
+            found["tasks"] = run_tasks(config, model, mesh, display)
+            print_section(display.console, downstream.section(found["tasks"]))
+        if config.json is not None:
+            text = json.dumps(finite(found), indent=1)
+            write_text(Path(config.json), text + "\n")
+            display.note(f"Numbers: {config.json}")
+        folder = shlex.quote(config.workdir)
+        display.note(f"Next:\n  python -m experiments.analyze {folder}")
+    return 0
+
+
+def run_tasks(config: EvaluateConfig, model: Model, mesh: Any, display: Display) -> dict[str, Any]:
+    """The numbers of all tasks, see `downstream.run_tasks`."""
+    check_tokenizer(model, config.tokenizer)
+    tokenizer: Tokenizer | None = None
+    if config.tokenizer is not None:
+        named = config.tokenizer
+        end = config.end_of_text
+        tokenizer = ByteTokenizer() if named == "bytes" else FileTokenizer(named, end_of_text=end)
+    return downstream.run_tasks(
+        config.tasks,
+        model,
+        tokenizer,
+        mesh,
+        display,
+        batch_size=config.batch_size,
+        max_length=config.seq_len or model.cfg.context_length,
+        num_fewshot=config.num_fewshot,
+        limit=config.limit,
+    )
+
+
+class Measure:
+    """One model's numbers on one text after the other; its program is compiled once."""
+
+    def __init__(self, config: EvaluateConfig, model: Model, mesh: Any, display: Display) -> None:
+        self._config, self._model, self._mesh, self._display = config, model, mesh, display
+        self.seq_len = config.seq_len or model.cfg.context_length
+        self.stride = self.seq_len
+        if config.windows == "sliding":
+            self.stride = config.stride or max(1, self.seq_len // 2)
+        self._step = make_eval_step(model.cfg, mesh)
+
+    def __call__(self, source: str) -> dict[str, Any]:
+        """The numbers on one text.
+
+        Raises:
+            InputError: a text that cannot be read, or a tokenizer that is not the model's.
+        """
+        corpus = self._prepared(source)
+        stores = [corpus.heldout]
+        if self._config.split == "all" and not names_files(source):
+            stores.insert(0, corpus.train)
+        batches = [batch for store in stores for batch in self._batches(store)]
+        self._display.start(0, sum(map(len, batches)))
+        self._display.doing(source)
+        put = partial(put_batch, mesh=self._mesh, batch_size=self._config.batch_size)
+        num_bytes = sum(store.num_bytes for store in stores)
+        found = evaluate(
+            self._step, self._model.params, map(put, self._counted(batches)), num_bytes
+        )
+        self._display.stop()
+        return {
+            "data": source,
+            "documents": sum(store.num_documents for store in stores),
+            "bytes": num_bytes,
+            **found,
+        }
+
+    def _batches(self, store: TokenStore) -> list[Any]:
+        if store.num_targets == 0:
+            return []
+        size = self._config.batch_size
+        rows = batch_rows(size, self._mesh).tolist()
+        return [
+            eval_batches(
+                store, batch_size=size, seq_len=self.seq_len, stride=self.stride, rows=rows
+            )
+        ]
+
+    def _counted(self, batches: list[Any]) -> Any:
+        done = 0
+        for part in batches:
+            for batch in part:
+                yield batch
+                done += 1
+                self._display.step(done)
+
+    def _prepared(self, source: str) -> Corpus:
+        """The text as the model's own tokens."""
+        asked = self._config
+        corpus = read_text(
+            self._model,
+            source,
+            self._display.busy,
+            split=asked.split,
+            tokenizer=asked.tokenizer,
+            text_field=asked.text_field,
+        )
+        if corpus.treated:
+            self._display.note(f"{source}: {corpus.treated}")
+        return corpus
+
+
+def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:
+    """One line a text."""
+    shown = Table(
+        title=f"{config.split} text, {config.windows} windows of {measure.seq_len} tokens,"
+        f" one every {measure.stride}",
+        title_justify="left",
+    )
+    shown.add_column("data")
+    columns = ("documents", "bytes", "tokens", "nats a token", "bits a byte")
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        counts = [f"{row[name]:,.0f}" for name in columns[:3]]
+        shown.add_row(
+            escape(row["data"]), *counts, f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}"
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

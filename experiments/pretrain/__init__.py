@@ -1,0 +1,1 @@
+"""Pretrains a transformer."""

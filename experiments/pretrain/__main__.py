@@ -1,0 +1,264 @@
+"""Pretrains a transformer: `python -m experiments.pretrain --help`.
+
+Without flags: the preset "tiny" with PolyNorm, on the source text of Python's standard library.
+The same command again resumes a run where its last checkpoint stands.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments import STARTED
+from experiments.run.compiled import batch_shape, compile_step, keep_compiled, make_evaluation
+from experiments.run.config import PretrainConfig, from_command, shared
+from experiments.run.corpus import load_corpus
+from experiments.run.devices import check_fits, mesh_of
+from experiments.run.environment import changed, facts
+from experiments.run.folder import Workdir, resumed
+from experiments.run.metrics import Logs, cut_short
+from experiments.run.model_loading import load_trained
+from experiments.run.report import report
+from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
+from experiments.run.signals import StopRequest, stop_request
+from experiments.run.step_metrics import Meter
+from experiments.run.summary import describe, held_out_too_much, schedule_warnings, treatment
+from experiments.terminal import flags
+from experiments.terminal.program import Stop, program, tell
+from experiments.terminal.progress import Display
+from polycom_jax.data import Corpus, train_batches
+from polycom_jax.hosts import joined, meet, together
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import (
+    Checkpoints,
+    TrainState,
+    abstract_state,
+    latest_step,
+    make_state,
+    model_specs,
+    put_batch,
+)
+
+ABOUT = "Pretrain a transformer. The same command again resumes the run; so does --workdir alone."
+
+
+@program
+def main(argv: Sequence[str]) -> int:
+    """Runs, resumes, or says that there is nothing left to do."""
+    config, given = read_command(argv)
+    with (
+        stop_request(config.run.grace_s) as stop,
+        joined(config.hosts, tell=tell, common=(Stop,)),
+    ):
+        run(config, given, stop)
+    return 0
+
+
+def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
+    """What to run; of a run's folder, with nothing that makes it another run, its own settings.
+
+    Raises:
+        InputError: see `from_command`.
+    """
+    read = partial(from_command, prog="python -m experiments.pretrain", about=ABOUT)
+    config, given = read(argv)
+    workdir = Workdir(Path(str(config.workdir)))
+    named, _ = flags.split_flags(argv, ("--config",))
+    if named or "workdir" not in given or not goes_on(given) or not workdir.config.is_file():
+        return config, given
+    if given & {*BY_FINGERPRINT} and latest_step(workdir.checkpoints) is None:
+        return config, given  # with other data it is another run, and there is nothing to lose
+    return read(["--config", str(workdir.config), *argv])
+
+
+def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:
+    """Trains, or says what the folder holds already; on several hosts, each runs this."""
+    workdir = Workdir(Path(config.workdir or "."))
+    first_host = is_first_host()
+    with (
+        Display(active=first_host) as display,
+        workdir.locked(active=first_host, tell=display.note),
+    ):
+        done = latest_step(workdir.checkpoints)
+        meet("settings", shared(config) | {"step of the last checkpoint": done})
+        if done is not None:
+            config = resumed(workdir, config, given)
+            if changes := allowed(config, workdir.read_config()):
+                display.note(f"changed: {changes}")
+            if done >= config.run.steps and not evaluation_due(config, workdir, done):
+                display.note(
+                    f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
+                )
+                if not workdir.sample.exists():
+                    report_again(config, workdir, display)
+                return
+        train(config, given, workdir, display, stop, resuming=done is not None)
+
+
+def train(
+    config: PretrainConfig,
+    given: frozenset[str],
+    workdir: Workdir,
+    display: Display,
+    stop: StopRequest,
+    *,
+    resuming: bool,
+) -> None:
+    """Trains to the last step, from the last checkpoint or from the beginning, and reports.
+
+    Raises:
+        InputError: settings that fit neither each other, nor the data, nor the devices.
+        Stop: a signal asked for it, or the loss is no number any more; the state is saved.
+    """
+    keep_compiled(config)
+    mesh = mesh_of(config)
+    check_fits(config, mesh)
+    config, corpus, record = load_corpus(config, given, workdir, display, resuming=resuming)
+    display.note(describe(config, corpus))
+    told = (treatment(config, corpus), held_out_too_much(config, corpus))
+    for line in (*schedule_warnings(config, resuming=resuming), *filter(None, told)):
+        display.note(line)
+
+    about = fixed(config) | {
+        "data_fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+    }
+    keep_last = config.run.keep_last
+    with Checkpoints(workdir.checkpoints, keep_last=keep_last, about=about) as checkpoints:
+        if resuming:
+            specs = model_specs(config.model, mesh)
+            abstract = abstract_state(config.model, config.optim, mesh)
+            state = checkpoints.restore(abstract, specs=specs)
+            display.note(f"resumed from the checkpoint of step {int(state.step)}")
+            before = checkpoints.environment(int(state.step))
+            if others := changed(before, facts(config.run)):
+                display.note(f"warning: equal from here on only up to rounding: {others}")
+        else:
+            state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
+        if is_first_host():  # Only now: a run that is refused leaves the folder as it was.
+            workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
+            workdir.write_tokenizer(corpus.tokenizer)
+            workdir.write_config(config, record)
+        first = int(state.step)
+        owed = evaluation_due(config, workdir, first)
+        logs = Logs(workdir.metrics, workdir.tensorboard, step=first, active=is_first_host())
+        with closing(logs):
+            state = run_steps(config, corpus, mesh, state, checkpoints, logs, display, stop, owed)
+        display.doing("report")
+        report(
+            display.console,
+            workdir,
+            config,
+            state.params,
+            corpus.tokenizer,
+            active=is_first_host(),
+        )
+
+
+def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> None:
+    """The report of a finished run whose own was cut short, from its folder alone."""
+    trained = load_trained(workdir, mesh=make_mesh(**asdict(config.mesh)))
+    report(
+        display.console,
+        workdir,
+        trained.config,
+        trained.params,
+        trained.tokenizer,
+        active=is_first_host(),
+    )
+
+
+def evaluation_due(config: PretrainConfig, workdir: Workdir, step: int) -> Mapping[str, Any] | None:
+    """The line of `step` in metrics.jsonl, if a signal cut its evaluation short; else None."""
+    if step % config.run.eval_every and step != config.run.steps:
+        return None
+    return cut_short(workdir.metrics, step)
+
+
+def run_steps(
+    config: PretrainConfig,
+    corpus: Corpus,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    logs: Logs,
+    display: Display,
+    stop: StopRequest,
+    owed: Mapping[str, Any] | None,
+) -> TrainState:
+    """The loop: step, log, evaluate, save; first of all the evaluation that is `owed`."""
+    run, first = config.run, int(state.step)
+    heldout_numbers = make_evaluation(config, corpus, mesh, stop.cuts)
+    environment = facts(run)
+    display.start(first, run.steps)
+    if owed:
+        display.doing("evaluate")
+        logs.amend(dict(owed) | heldout_numbers(state.params))
+    if first >= run.steps:
+        return state
+    shape = batch_shape(config, mesh)
+    batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
+    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
+    batch = put(next(batches))
+    train_step = compile_step(config, mesh, state, batch, display)
+
+    meter = Meter(run, logs, display, in_a_row=int(state.watch.in_a_row))
+    display.doing("train")
+    with stop.heeded():
+        for step in range(first + 1, run.steps + 1):
+            last = step == run.steps
+            state, metrics = train_step(state, batch)
+            # The device is busy with this step while the host reads the numbers of the one before
+            # it and fetches the next batch.
+            meter.push(step, metrics)
+            checkpoints.check()
+            if not last:
+                batch = put(next(batches))
+            if step == first + 1:
+                with together("the first step"):
+                    jax.block_until_ready(metrics)
+                display.note(
+                    f"first step done {time.perf_counter() - STARTED:.1f} s after the start"
+                )
+
+            score = None
+            if last or step % run.eval_every == 0:
+                display.doing("evaluate")
+                line = meter.flush(partial(heldout_numbers, state.params))
+                score = line.get("heldout_loss")
+                if score is not None:
+                    bits = line["bits_per_byte"]
+                    display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
+                display.doing("train")
+            stopping = stop.due(step)
+            if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
+                display.doing("save")
+                meter.flush()
+                # Lines first: a checkpoint must not be ahead of what is logged.
+                logs.sync()
+                checkpoints.save(step, state, score=score, environment=environment)
+                display.doing("train")
+                meter.pause()
+            if meter.hopeless:  # also with the numbers that have been read since
+                raise meter.surrender(step, config.workdir or ".")
+            if stopping:
+                raise stop.reached(step)
+        checkpoints.wait()
+    display.stop()
+    return state
+
+
+def is_first_host() -> bool:
+    """Is this the host that writes files and shows progress?"""
+    return jax.process_index() == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

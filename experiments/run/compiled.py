@@ -1,0 +1,147 @@
+"""The compiled programs of a run: the training step, the evaluation, and where they are kept."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+from jax._src.compilation_cache import decompress_executable
+from jax.sharding import Mesh
+
+from experiments.run.config import PretrainConfig
+from experiments.run.environment import deterministic
+from experiments.terminal.progress import Display
+from polycom_jax.data import Corpus, eval_batches
+from polycom_jax.data.cache import cache_folder
+from polycom_jax.hosts import meet, together
+from polycom_jax.params import Params
+from polycom_jax.training import (
+    TrainState,
+    batch_rows,
+    evaluate,
+    make_eval_step,
+    make_train_step,
+    put_batch,
+)
+from polycom_jax.training.loss import Batch
+
+MIN_COMPILE_S = 0.1
+"""Programs that took less to compile are not kept: reading them would take as long."""
+
+COMPILE_S = 3600.0
+"""How long hosts wait for each other to have compiled: one may find in its cache what another one
+must make."""
+
+NEWEST = 4
+"""Entries of the cache that a start looks into: a killed process leaves one that is torn."""
+
+Item = TypeVar("Item")
+
+
+def keep_compiled(config: PretrainConfig) -> None:
+    """Lets JAX read compiled programs from the cache folder, and write them there."""
+    folder = None
+    if config.run.compile_cache:
+        folder = str(cache_folder(config.data.cache_dir) / "compiled")
+        drop_torn(Path(folder))
+        # JAX's own threshold, a second, would leave out most of what a CPU compiles.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def drop_torn(folder: Path) -> None:
+    """Deletes, of the programs that were kept last, those that a kill has cut short.
+
+    JAX writes an entry in place. A torn one it would try to read at every start, warn of, and
+    compile instead; and it never replaces an entry.
+    """
+    entries = sorted(folder.glob("*-cache"), key=lambda path: path.stat().st_mtime_ns)
+    for entry in entries[-NEWEST:]:
+        try:
+            decompress_executable(entry.read_bytes())
+        except Exception:  # whatever the compression that JAX has found here calls it
+            entry.unlink(missing_ok=True)
+
+
+def compile_step(
+    config: PretrainConfig, mesh: Mesh, state: TrainState, batch: Batch, display: Display
+) -> jax.stages.Compiled:
+    """Compiles the training step ahead of the first one, so that its time is seen."""
+    clock = time.perf_counter()
+    display.doing("compile")
+    step = make_train_step(config.model, config.optim, config.run.steps, mesh)
+    options = compiler_options(config, display)
+    compiled = step.lower(state, batch).compile(compiler_options=options)
+    # Where devices of several hosts meet for the first time, collectives wait half a minute alone.
+    meet("compile the training step", timeout_s=COMPILE_S)
+    display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
+    return compiled
+
+
+def compiler_options(config: PretrainConfig, display: Display) -> dict[str, Any]:
+    """XLA's options for the training step, by name; those of `run.compiler_options` are a TPU's."""
+    options, backend = config.run.compiler_options, jax.default_backend()
+    if options and backend != "tpu":
+        display.note(f"run.compiler_options are for TPUs and left out on this {backend}")
+        options = ()
+    return dict(option.split("=", 1) for option in options) | deterministic(config.run)
+
+
+class Cut(Exception):
+    """An evaluation was cut short."""
+
+
+def make_evaluation(
+    config: PretrainConfig, corpus: Corpus, mesh: Mesh, cut: Callable[[], bool]
+) -> Callable[[Params], dict[str, float]]:
+    """Builds the function from parameters to their numbers on held-out text.
+
+    That is all of it, or `run.eval_tokens` spread over it, as many bytes being taken for read as
+    there are tokens. `cut` is asked before each batch; once it says yes, there are no numbers.
+    """
+    eval_step = make_eval_step(config.model, mesh)
+    heldout, some = corpus.heldout, config.run.eval_tokens
+    part: dict[str, Any] = {**batch_shape(config, mesh), "tokens": some}
+    share = 1.0 if some is None else eval_batches(heldout, **part).share
+    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
+    # Compiled once, as the training step is: batches of another shape are an error that names both
+    # shapes, and no program is compiled again while the run goes on.
+    compiled: jax.stages.Compiled | None = None
+
+    def once(params: Params, batch: Batch) -> dict[str, Any]:
+        nonlocal compiled
+        if compiled is None:
+            lowered = eval_step.lower(params, batch)
+            compiled = lowered.compile(compiler_options=deterministic(config.run))
+            meet("compile the evaluation", timeout_s=COMPILE_S)
+        return compiled(params, batch)
+
+    def heldout_numbers(params: Params) -> dict[str, float]:
+        batches = _until(cut, map(put, eval_batches(heldout, **part)))
+        try:
+            with together("evaluate"):
+                result = evaluate(once, params, batches, heldout.num_bytes)
+        except Cut:
+            return {}
+        bits = result["bits_per_byte"] / share
+        return {"heldout_loss": result["loss"], "bits_per_byte": bits}
+
+    return heldout_numbers
+
+
+def _until(cut: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
+    for item in items:
+        if cut():
+            raise Cut
+        yield item
+
+
+def batch_shape(config: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
+    """What training and evaluation batches have in common, this host's part of them included."""
+    return {
+        "batch_size": config.data.batch_size,
+        "seq_len": config.model.context_length,
+        "rows": batch_rows(config.data.batch_size, mesh),
+    }

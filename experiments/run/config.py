@@ -1,0 +1,348 @@
+"""What a pretraining run is: six frozen dataclasses, and where their values come from.
+
+Defaults come from the recipe of the model preset; a YAML file replaces some, flags replace more.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from experiments.run.yaml_file import read_yaml
+from experiments.terminal import flags
+from experiments.terminal.paths import expanded
+from polycom_jax._errors import require
+from polycom_jax._fields import LARGEST, PathText, check_fields
+from polycom_jax.data import DataConfig
+from polycom_jax.hosts import HostsConfig
+from polycom_jax.models import ModelConfig
+from polycom_jax.training import OptimConfig
+from polycom_jax.training.recipes import RECIPES, recipe
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged; the result does not depend on it. One size may be -1: the rest.
+
+    Attributes:
+        data: replicas of the model, each with its share of the batch.
+        fsdp: parts that parameters and optimiser state are split into, the batch too.
+        tensor: parts that heads, hidden width and vocabulary are split into.
+        expert: parts that experts are split into.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    expert: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "mesh.")
+        sizes = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, size in sizes.items():
+            require(
+                size >= 1 or size == -1,
+                f"mesh.{name}={size} must be at least 1, or -1 for what is left.",
+            )
+        free = [f"mesh.{name}" for name, size in sizes.items() if size == -1]
+        require(len(free) <= 1, f"Only one of {' and '.join(free)} may be -1, for what is left.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long a run is, what it writes and when.
+
+    Attributes:
+        steps: optimiser steps in all.
+        seed: of the initial parameters, the order of the data and the sample.
+        log_every: steps between two lines of metrics.jsonl; steps that are evaluated have one, too.
+        eval_every: steps between two evaluations on held-out text; the last step has one too.
+        eval_tokens: of the held-out text that an evaluation reads, spread evenly over it, and the
+            same each time; None: all.
+        checkpoint_every: steps between two checkpoints; the last step has one too. The best one
+            is the best of those saved at a step that is evaluated, too.
+        keep_last: newest checkpoints to keep, beside the best one.
+        sample_prompt: beginning of the text that the finished model continues.
+        sample_tokens: tokens of that sample.
+        compile_cache: keep compiled programs in the cache folder (`compiled/` beside the prepared
+            data), so that the next start reads them.
+        tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
+            `experiments.plan` compiles for them. With other numbers of devices it does not start.
+        compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
+        grace_s: seconds within which a first Ctrl-C or SIGTERM ends the run: behind a step and
+            saved, or where a step takes longer, without. Less than what the scheduler gives.
+        give_up_after: steps in a row without a finite loss and gradient that end the run; a
+            checkpoint then holds the last good parameters.
+        deterministic: on GPUs, programs that give the same bits each time, at some cost in speed;
+            CPUs and TPUs always do.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int = 100
+    eval_tokens: int | None = None
+    checkpoint_every: int = 100
+    keep_last: int = 2
+    sample_prompt: str = "def "
+    sample_tokens: int = 200
+    compile_cache: bool = True
+    tpu_slice: str | None = None
+    compiler_options: tuple[str, ...] = ()
+    grace_s: float = 25.0
+    give_up_after: int = 10
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "run.", wide=("seed",))
+        for name in (
+            "steps",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep_last",
+            "sample_tokens",
+            "give_up_after",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"run.{name}={value} must be at least 1.")
+        require(
+            self.eval_tokens is None or self.eval_tokens >= 1,
+            f"run.eval_tokens={self.eval_tokens} must be at least 1.",
+        )
+        require(self.grace_s > 0, f"run.grace_s={self.grace_s} must be above 0 seconds.")
+        for option in self.compiler_options:
+            require(
+                "=" in option.strip("="),
+                f"run.compiler_options: {option!r} must be NAME=VALUE.",
+            )
+        # A seed travels as uint32 through threefry, NumPy and Grain alike.
+        require(0 <= self.seed < 2**32, f"run.seed={self.seed} must be in [0, 2**32).")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run.
+
+    Attributes:
+        model: the transformer; from the preset.
+        optim: optimiser and schedule; from the preset's recipe, but that a warm-up which is not
+            given takes a tenth of the run at most.
+        data: text, tokenizer and batch.
+        mesh: arrangement of the devices.
+        hosts: which hosts the devices belong to.
+        run: length, periods, seed.
+        preset: model preset whose recipe gives the defaults.
+        workdir: folder of the run; default: runs/PRESET-ACTIVATION. A run that is there goes on
+            with its own settings, if no flag says what it is.
+    """
+
+    model: ModelConfig
+    optim: OptimConfig
+    data: DataConfig
+    mesh: MeshConfig
+    hosts: HostsConfig
+    run: RunConfig
+    preset: Annotated[str, arg(metavar="|".join(RECIPES))]
+    workdir: PathText | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.workdir != "", "workdir is empty; leave it out for the default.")
+        require(
+            self.data.heldout != self.data.source,
+            f"data.heldout={self.data.heldout!r} is data.source: all of it would be trained on.",
+        )
+        tokens, batch = self.data.batch_size * self.model.context_length, self.data.batch_size
+        require(
+            tokens <= LARGEST,
+            f"data.batch_size={batch} x model.context_length={self.model.context_length} are"
+            f" {tokens} tokens a step, and places in a batch are counted up to {LARGEST}; nearest:"
+            f" batch_size={max(LARGEST // self.model.context_length, 1)}.",
+        )
+
+
+ALIASES: Mapping[str, str] = {
+    "model": "preset",
+    "model.preset": "preset",
+    "activation": "model.activation",
+    "seq_len": "model.context_length",
+    "data": "data.source",
+    "batch_size": "data.batch_size",
+    "steps": "run.steps",
+    "seed": "run.seed",
+    "log_every": "run.log_every",
+    "eval_every": "run.eval_every",
+    "checkpoint_every": "run.checkpoint_every",
+}
+"""Short name -> field, the same for flags and YAML keys."""
+
+DEFAULT_PRESET = "tiny"
+
+_SHORT_NAMES = (
+    "--config FILE.yaml sets any of these; flags win over it. Short names:\n"
+    + "\n".join(
+        f"  {flags.flag_name(short):<20} {flags.flag_name(field)}"
+        for short, field in ALIASES.items()
+        if "." not in short
+    )
+)
+
+_PLACES = frozenset(
+    {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
+    | {f"hosts.{field.name}" for field in fields(HostsConfig)}
+    | {"run.tpu_slice", "run.compiler_options", "run.grace_s", "run.give_up_after"}
+)
+"""Fields that say where things lie and where values came from, and change no number of a run."""
+
+
+FILLED = ("model.vocab_size", "optim.warmup_steps", "optim.decay_steps")
+"""Fields that, where nobody sets them, follow from the data and the run's length."""
+
+WARMUP_SHARE = 10
+"""A warm-up that nobody has set takes one part of so many of a run, or the recipe's, if less."""
+
+
+def default_config(preset: str, steps: int | None = None) -> PretrainConfig:
+    """The preset's recipe, for a run of its own length or of so many steps.
+
+    Raises:
+        InputError: no such preset.
+    """
+    chosen = recipe(preset)
+    steps = chosen.steps if steps is None else max(steps, 1)
+    warmup = min(chosen.optim.warmup_steps, steps // WARMUP_SHARE)
+    return PretrainConfig(
+        model=chosen.model,
+        optim=replace(chosen.optim, warmup_steps=warmup),
+        data=DataConfig(batch_size=chosen.batch_size),
+        mesh=MeshConfig(),
+        hosts=HostsConfig(),
+        run=RunConfig(steps=chosen.steps),
+        preset=preset,
+    )
+
+
+def from_command(
+    argv: Sequence[str], *, prog: str, about: str, own: Iterable[str] = ()
+) -> tuple[PretrainConfig, frozenset[str]]:
+    """Reads a command line: the preset's recipe, then the YAML file of `--config`, then flags.
+
+    `own` are flags of the program that were read already; a misspelt one may be meant.
+
+    Returns:
+        The config, and the names of the fields that file or flags set.
+
+    Raises:
+        InputError: an unknown flag or key, a value of the wrong kind, a file that is none.
+        SystemExit: after `--help`.
+    """
+    base = _fields()
+    given = flags.read_flags(argv, {*base, "config"}, ALIASES, own)
+    files = [flag.words for flag in given if flag.name == "config"]
+    words = [word for each in files for word in each]
+    require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
+    given = [flag for flag in given if flag.name != "config"]
+    stored = read_yaml(Path(expanded("--config", words[0])), base, ALIASES) if words else []
+    settings = stored + given
+    default = default_config(_preset(stored, given), _steps(settings))
+    config = flags.parse(default, settings, prog=prog, about=f"{about}\n\n{_SHORT_NAMES}")
+    if config.workdir is None:
+        config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
+    return config, frozenset(setting.name for setting in settings)
+
+
+def _fields() -> dict[str, Any]:
+    return flags.flatten(default_config(DEFAULT_PRESET))
+
+
+def _steps(settings: Sequence[flags.Setting]) -> int | None:
+    """The length of the run, if it is set; a word that is no number is refused when it is read."""
+    words = [word for setting in settings if setting.name == "run.steps" for word in setting.words]
+    with contextlib.suppress(ValueError):
+        return int(words[-1]) if words else None
+    return None
+
+
+def _preset(stored: Sequence[flags.Setting], given: Sequence[flags.Setting]) -> str:
+    """The preset to start from; a file made from one would undo the choice of another."""
+    in_file, in_flags = (
+        [word for setting in settings if setting.name == "preset" for word in setting.words][-1:]
+        for settings in (stored, given)
+    )
+    require(
+        not in_file or not in_flags or in_file == in_flags,
+        f"--model {' '.join(in_flags)} asks for another preset than the file of --config, whose"
+        f" model is made from {' '.join(in_file)!r}: drop the flag, or the model and optim sections"
+        " of the file.",
+    )
+    return [DEFAULT_PRESET, *in_file, *in_flags][-1]
+
+
+def from_file(path: Path) -> PretrainConfig:
+    """The config that a run's own config.yaml holds, with what data and length had filled in."""
+    stored = read_yaml(path, _fields(), ALIASES, whole=True)
+    return flags.parse(default_config(_preset(stored, [])), stored, prog="", about="")
+
+
+def nested(config: PretrainConfig) -> dict[str, Any]:
+    """The shape that YAML files have: sections, and the preset's name within `model`."""
+    tree = {name: asdict(getattr(config, name)) for name in ("optim", "data", "mesh", "run")}
+    return {"model": {"preset": config.preset, **asdict(config.model)}, **tree}
+
+
+def resolve(config: PretrainConfig, given: frozenset[str], *, vocab_size: int) -> PretrainConfig:
+    """Fills what only the data and the run's length tell.
+
+    The vocabulary is the tokenizer's, unless one was given; the schedule ends at the last step,
+    unless told otherwise.
+
+    Raises:
+        InputError: a given vocabulary that does not hold the tokenizer's.
+    """
+    if "model.vocab_size" in given:
+        require(
+            config.model.vocab_size >= vocab_size,
+            f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's"
+            f" {vocab_size}; leave it out, or give at least {vocab_size}.",
+        )
+        vocab_size = config.model.vocab_size
+    horizon = config.optim.decay_steps
+    if horizon is None:  # A run shorter than its warm-up never gets to where the rate falls.
+        horizon = max(config.run.steps, config.optim.warmup_steps + 1)
+    return replace(
+        config,
+        model=replace(config.model, vocab_size=vocab_size),
+        optim=replace(config.optim, decay_steps=horizon),
+    )
+
+
+def filled(config: PretrainConfig, given: frozenset[str]) -> list[str]:
+    """Those of `FILLED` that a command, which sets the fields `given`, leaves open."""
+    values = flags.flatten(config)
+    return [name for name in FILLED if name not in given or values[name] is None]
+
+
+def inherit(
+    config: PretrainConfig, given: frozenset[str], stored: PretrainConfig
+) -> PretrainConfig:
+    """The command's config, with what was filled in taken from the run that it resumes."""
+    names = [name.split(".") for name in filled(config, given)]
+
+    def taken(section: str) -> dict[str, Any]:
+        source = getattr(stored, section)
+        return {field: getattr(source, field) for its, field in names if its == section}
+
+    return replace(
+        config,
+        model=replace(config.model, **taken("model")),
+        optim=replace(config.optim, **taken("optim")),
+    )
+
+
+def shared(config: PretrainConfig) -> dict[str, Any]:
+    """What all hosts of a run must have in common: everything but the places of things."""
+    return {name: value for name, value in flags.flatten(config).items() if name not in _PLACES}

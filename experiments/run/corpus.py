@@ -1,0 +1,40 @@
+"""The data of a run: prepared, compared between processes, and what they tell about its config."""
+
+import time
+from typing import Any
+
+from experiments.run.config import PretrainConfig, filled, resolve
+from experiments.run.folder import Workdir, data_record
+from experiments.run.provenance import versions
+from experiments.run.yaml_file import FILLED_IN
+from experiments.terminal.progress import Display
+from polycom_jax.data import Corpus, prepare
+from polycom_jax.data.windows import count_windows
+from polycom_jax.hosts import meet
+
+
+def load_corpus(
+    config: PretrainConfig,
+    given: frozenset[str],
+    workdir: Workdir,
+    display: Display,
+    *,
+    resuming: bool,
+) -> tuple[PretrainConfig, Corpus, dict[str, Any]]:
+    """Prepares the data, and completes by what only they tell: the config, and its record."""
+    clock = time.perf_counter()
+    display.doing("prepare")
+    # A BPE may come out smaller than asked for; asking for less would be another preparation.
+    record = workdir.record() if resuming else {"vocab_size_asked": config.model.vocab_size}
+    asked = record.get("vocab_size_asked", config.model.vocab_size)
+    corpus = prepare(config.data, vocab_size=asked, progress=display.busy)
+    display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
+    found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
+    meet("the data", found, timeout_s=config.data.lock_timeout_s)
+    count_windows(corpus.train, config.model.context_length)
+    if resuming:
+        workdir.check_data(data_record(corpus))
+    else:
+        record |= {FILLED_IN: filled(config, given), **versions()}
+        config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
+    return config, corpus, record | data_record(corpus)

@@ -1,0 +1,42 @@
+"""What the last digits of a run depend on beside its config: one name and value each."""
+
+import os
+from collections.abc import Mapping
+
+import jax
+import jaxlib
+
+from experiments.run.config import RunConfig
+from experiments.run.provenance import cores, processor
+
+DETERMINISTIC_GPU = {"xla_gpu_deterministic_ops": True}
+"""XLA: "Guarantees run-to-run determinism on GPU": no atomic sums, and no algorithm chosen by how
+fast it happened to run."""
+
+
+def facts(run: RunConfig) -> dict[str, str]:
+    """Equal facts, equal bits: a run that resumes with others is equal up to rounding."""
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "processor": processor(),
+        "cores": str(cores()),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "hosts": str(jax.process_count()),
+        "XLA_FLAGS": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
+        "deterministic options": " ".join(f"{k}={v}" for k, v in deterministic(run).items()),
+    }
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The facts that differ, as one line; empty: none does."""
+    return "; ".join(
+        f"{name} {before[name] or 'none'!r} before, {now[name] or 'none'!r} now"
+        for name in now
+        if name in before and before[name] != now[name]
+    )
+
+
+def deterministic(run: RunConfig) -> dict[str, bool]:
+    """XLA's options for the programs of a run that asks for the same bits each time."""
+    return DETERMINISTIC_GPU if run.deterministic and jax.default_backend() == "gpu" else {}

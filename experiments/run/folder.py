@@ -1,0 +1,277 @@
+"""The folder of a run: where things lie in it, what it ran with, and when it may be resumed."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.run import lock
+from experiments.run.config import PretrainConfig, from_file, inherit, nested
+from experiments.run.files import whole
+from experiments.run.resuming import differences
+from experiments.run.yaml_file import RECORD
+from experiments.terminal.paths import try_folder
+from polycom_jax._errors import InputError, require
+from polycom_jax.data import Corpus, DataConfig, Tokenizer
+from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.interop.huggingface.files import read_json
+from polycom_jax.interop.huggingface.generation import Generation, from_json
+from polycom_jax.training.checkpoint import all_steps
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """A run's folder.
+
+    Attributes:
+        root: the folder.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """What the run really ran with; a later run takes it as `--config`."""
+        return self.root / "config.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer; with it, model and text need nothing from outside the folder."""
+        return self.root / "tokenizer.json"
+
+    @property
+    def generation(self) -> Path:
+        """What the folder that a run was made from said of its texts' ends; others have none."""
+        return self.root / "generation.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a logged step, with the evaluation of that step if it had one."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, one folder a step."""
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def plots(self) -> Path:
+        """Figures made at the end."""
+        return self.root / "plots"
+
+    @property
+    def sample(self) -> Path:
+        """Text that the finished model wrote; the last file of a run: with it, all is there."""
+        return self.root / "sample.txt"
+
+    @contextlib.contextmanager
+    def locked(
+        self, *, active: bool = True, tell: Callable[[str], None] = lambda text: None
+    ) -> Iterator[None]:
+        """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
+
+        Only the `active` host of a run takes the lock; `tell` takes a line where it has to wait.
+
+        Raises:
+            InputError: another run holds it, or the folder cannot be made.
+        """
+        if not active:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.locked(self.root, tell=tell))
+            except lock.Held as error:
+                raise InputError(
+                    f"Another run is writing to {self.root}: {error}. Wait for it, or give another"
+                    " --workdir."
+                ) from error
+            except OSError as error:
+                raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
+            for folder in (self.checkpoints, self.tensorboard, self.plots):
+                try_folder("--workdir", folder)
+            yield
+
+    def read_config(self) -> PretrainConfig:
+        """What the run ran with.
+
+        Raises:
+            InputError: there is no run here.
+        """
+        require(
+            self.config.is_file() or not all_steps(self.checkpoints),
+            f"{self.root} holds checkpoints and no {self.config.name}, so nobody can tell what they"
+            " are of; bring the file back (their manifest.json says what it held), or give another"
+            " --workdir.",
+        )
+        require(
+            self.config.is_file(),
+            f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
+            f" --workdir {self.root}` makes one.",
+        )
+        config, horizon = from_file(self.config), self.record().get("decay_steps")
+        config = replace(config, data=self.with_own_tokenizer(config.data))
+        if config.optim.decay_steps is not None or horizon is None:
+            return config
+        # Runs of earlier versions have it in their record alone.
+        return replace(config, optim=replace(config.optim, decay_steps=horizon))
+
+    def with_own_tokenizer(self, data: DataConfig) -> DataConfig:
+        """The folder's tokenizer.json for one that lies no more where it was: a folder may move."""
+        moved = data.tokenizer not in ("bytes", "bpe") and not Path(data.tokenizer).exists()
+        if not moved or not self.tokenizer.is_file():
+            return data
+        return replace(data, tokenizer=str(self.tokenizer))
+
+    def record(self) -> dict[str, Any]:
+        """How the run came about: versions, device, fingerprint of its data, schedule's end.
+
+        Raises:
+            InputError: the file holds none.
+        """
+        try:
+            tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputError(f"{self.config} cannot be read: {error}.") from error
+        record = tree.get(RECORD) if isinstance(tree, dict) else None
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{self.config} is not as a run has written it (it has no section {RECORD!r});"
+                " bring the old file back, or give another --workdir."
+            )
+        return record
+
+    def check_data(self, found: Mapping[str, Any]) -> None:
+        """Raises `InputError` with the differences unless the run began with the same data.
+
+        Args:
+            found: `data_record` of the data as they are now.
+        """
+        began = self.record()
+        if found["data_fingerprint"] == began.get("data_fingerprint"):
+            return
+        before, now = _flat({name: began.get(name) for name in found}), _flat(dict(found))
+        other = [
+            f"{name}: {before.get(name, 'none')} there, {now.get(name, 'none')} now"
+            for name in sorted(
+                before.keys() | now.keys(), key=lambda name: ("files" not in name, name)
+            )
+            if before.get(name) != now.get(name)
+        ]
+        raise InputError(
+            f"{self.root} was trained on other data than the same settings now give"
+            f" ({'; '.join(other[:8])}{' ...' if len(other) > 8 else ''}). Begin another --workdir,"
+            " or bring the old data back."
+        )
+
+    def write_config(self, config: PretrainConfig, record: Mapping[str, Any]) -> None:
+        """Writes config.yaml.
+
+        What the record names under `filled_in` nobody gave: a new run with this file finds its own.
+        """
+        header = (
+            f"# What `python -m experiments.pretrain --workdir {self.root}` ran with.\n"
+            f"# Resume: that command, with --steps for more of them.\n"
+            f"# Anew: --config {self.config} --workdir OTHER\n"
+        )
+        tree = nested(config) | {RECORD: dict(record)}
+        with whole(self.config) as file:
+            file.write_text(header + yaml.safe_dump(_plain(tree), sort_keys=False), "utf-8")
+
+    def write_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Writes tokenizer.json."""
+        with whole(self.tokenizer) as file:
+            tokenizer.save(file)
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer that the run's text went through.
+
+        Raises:
+            InputError: there is none, or another one.
+        """
+        tokenizer = load_tokenizer(self.tokenizer)
+        require(
+            tokenizer.fingerprint == self.record().get("tokenizer_fingerprint"),
+            f"{self.tokenizer} is not the tokenizer that the run in {self.root} began with; the"
+            " model would read and write nonsense with it. Bring the old file back.",
+        )
+        return tokenizer
+
+    def write_generation(self, generation: Generation) -> None:
+        """Writes generation.json, for exports."""
+        with whole(self.generation) as file:
+            file.write_text(json.dumps(generation.to_json(), indent=2) + "\n", "utf-8")
+
+    def read_generation(self) -> Generation | None:
+        """What `write_generation` wrote; None: the run is of no Hugging Face folder.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        if not self.generation.is_file():
+            return None
+        return from_json(read_json(self.generation), str(self.generation))
+
+    def write_sample(self, text: str) -> None:
+        """Writes sample.txt."""
+        with whole(self.sample) as file:
+            file.write_text(text + "\n", encoding="utf-8")
+
+
+def data_record(corpus: Corpus) -> dict[str, Any]:
+    """What tells a run's data from others."""
+    return {
+        "data_fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+        "data": corpus.summary,
+    }
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaf by dotted name."""
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): tree}
+    return {
+        name: leaf for key in tree for name, leaf in _flat(tree[key], f"{prefix}{key}.").items()
+    }
+
+
+def _plain(tree: Any) -> Any:
+    """Tuples as lists: YAML's plain types, which a safe loader reads."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> PretrainConfig:
+    """The config to go on with, for a run that has checkpoints.
+
+    What changes no result is the command's (see `resuming`); what the data or the run's length had
+    filled in (the vocabulary, warm-up and end of the schedule) is the stored run's.
+
+    Raises:
+        InputError: any other difference; both values are named.
+    """
+    stored = workdir.read_config()
+    config = inherit(config, given, stored)
+    config = replace(config, data=workdir.with_own_tokenizer(config.data))
+    changed = differences(config, stored)
+    if changed:
+        listed = "; ".join(
+            f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items()
+        )
+        raise InputError(
+            f"{workdir.root} holds a run with other settings ({listed}). Resume it with `python -m"
+            f" experiments.pretrain --workdir {workdir.root}`, or begin another --workdir. Steps,"
+            " periods, mesh, remat, accumulation and where things lie may change."
+        )
+    return config

@@ -1,0 +1,161 @@
+"""One writer to a folder: on this machine by a lock of the system, across machines by a heartbeat.
+
+The lock is a POSIX record lock, not `flock`: a child that the run has forked inherits the latter,
+and would hold it after the run is killed. It belongs to one process and ends with it, whatever
+its children do; the kernel keeps it, so no process number is compared and none can be taken for
+another's. Not every file system shared by machines passes it on. So the holder also writes a beat
+into the file every few seconds, and who finds a beat of another machine waits whether it changes.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+NAME = ".lock"
+
+BEAT_S = 5.0
+"""Between two beats of who holds a folder."""
+
+LOST_S = 30.0
+"""A beat of another machine that has not changed for so long is of a run that is no more."""
+
+_POLL_S = 0.5
+
+_held: set[tuple[int, int]] = set()
+"""Files (device, inode) that this process has locked: the system lets it lock them again."""
+
+
+class Held(Exception):
+    """Another run holds the folder; the message says which."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Holds `folder`, which is made if need be, while the block runs.
+
+    At the end the lock's file goes, and folders that were made here and are empty still: a run that
+    is refused leaves nothing behind.
+
+    Args:
+        folder: to be written to by one run at a time.
+        tell: takes a line where another machine's beat has to be watched.
+
+    Raises:
+        Held: another run holds it.
+        OSError: it cannot be made or written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    try:
+        handle = _acquire(path, tell)
+        try:
+            with _beating(handle):
+                yield
+        finally:
+            _release(handle, path)
+    finally:
+        for empty in made:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def _acquire(path: Path, tell: Callable[[str], None]) -> int:
+    while True:
+        # First, since to open and close the file would give up the lock that this process has.
+        with contextlib.suppress(FileNotFoundError):
+            if _key(os.stat(path)) in _held:
+                raise Held("another part of this process")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        key = _key(os.fstat(handle))
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = _holder(os.pread(handle, 4096, 0))
+            os.close(handle)
+            raise Held(holder) from error
+        # Whoever held it may have removed the file after it was opened here.
+        with contextlib.suppress(FileNotFoundError):
+            if _key(os.stat(path)) == key:
+                break
+        os.close(handle)
+    try:
+        _watch_other_machine(handle, tell)
+    except BaseException:
+        os.close(handle)
+        raise
+    _held.add(key)
+    return handle
+
+
+def _release(handle: int, path: Path) -> None:
+    _held.discard(_key(os.fstat(handle)))
+    with contextlib.suppress(OSError):  # The folder may be gone.
+        path.unlink()
+    os.close(handle)
+
+
+def _key(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _watch_other_machine(handle: int, tell: Callable[[str], None]) -> None:
+    """Raises `Held` if the beat in the file is another machine's and changes."""
+    first = os.pread(handle, 4096, 0)
+    if not first or _read(first).get("host") == socket.gethostname():
+        return  # Of a run here the lock alone tells, and it is ours.
+    tell(f"{_holder(first)} has not given the folder back; waiting {LOST_S:g} s for a sign of life")
+    deadline = time.monotonic() + LOST_S
+    while time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        if (now := os.pread(handle, 4096, 0)) != first:
+            raise Held(_holder(now))
+
+
+@contextlib.contextmanager
+def _beating(handle: int) -> Iterator[None]:
+    done = threading.Event()
+    own = {"host": socket.gethostname(), "process": os.getpid(), "run": uuid.uuid4().hex}
+
+    def beat(count: int) -> None:
+        text = json.dumps({**own, "beat": count}).encode().ljust(256) + b"\n"
+        with contextlib.suppress(OSError):  # A full disk is for the run itself to tell.
+            os.pwrite(handle, text, 0)
+
+    def go_on() -> None:
+        for count in itertools.count(1):
+            if done.wait(BEAT_S):
+                return
+            beat(count)
+
+    beat(0)
+    thread = threading.Thread(target=go_on, name="experiments.run.lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _read(beat: bytes) -> dict[str, object]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(beat)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _holder(beat: bytes) -> str:
+    found = _read(beat)
+    if not found:
+        return "another run"
+    return f"the run of process {found.get('process')} on {found.get('host')}"

@@ -1,0 +1,152 @@
+"""Numbers of a run: metrics.jsonl, which survives kills exactly, and TensorBoard files."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from experiments.terminal.paths import naming
+from polycom_jax._errors import InputError
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; a torn last line (a kill amid writing) is left out.
+
+    Raises:
+        InputError: another line that is not a JSON object with a step.
+    """
+    return [record for _, record in _lines(path)]
+
+
+def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of the records that have a value of that name."""
+    found = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def cut_short(path: Path, step: int) -> dict[str, Any] | None:
+    """The record of `step`, if it was logged without an evaluation; None: it was not so."""
+    found = [record for record in read_metrics(path) if record["step"] == step]
+    return found[-1] if found and "heldout_loss" not in found[-1] else None
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                return
+            raise InputError(
+                f"{path}, line {number} is not a JSON object with a step; was the file edited?"
+            ) from error
+        if line.endswith(b"\n"):
+            yield line, record
+
+
+class MetricsFile:
+    """Appends records to metrics.jsonl; floats are written in full, so that runs can be compared.
+
+    What is no number is null, as JSON knows no other. Opening cuts the file back to the steps up to
+    `step`: what a killed run logged after its last checkpoint is logged again, with the same
+    values, by the run that resumes there.
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        self._path = path
+        self._file = self._rewritten(
+            [line for line, record in _lines(path) if record["step"] <= step]
+        )
+
+    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+        """Appends one line, {"step": step, **values}."""
+        with naming(self._path):
+            self._file.write(_encoded({"step": step, **values}))
+            self._file.flush()
+
+    def amend(self, record: Mapping[str, Any]) -> None:
+        """Puts `record` in place of the last line."""
+        self._file.close()
+        kept = [line for line, _ in _lines(self._path)][:-1]
+        self._file = self._rewritten([*kept, _encoded(record)])
+
+    def sync(self) -> None:
+        """Returns once all lines are on the disk; called before a checkpoint refers to them."""
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        with naming(self._path):
+            self._file.close()
+
+    def _rewritten(self, lines: list[bytes]) -> BinaryIO:
+        """The file with these lines and no others, open to append to; whole at any moment."""
+        temporary = self._path.with_suffix(".tmp")
+        with naming(temporary), temporary.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name, too
+        finally:
+            os.close(folder)
+        return self._path.open("ab")
+
+
+def _encoded(record: Mapping[str, Any]) -> bytes:
+    plain = {name: _finite(value) for name, value in record.items()}
+    return (json.dumps(plain, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Logs:
+    """Where numbers go: metrics.jsonl and TensorBoard. On hosts other than the first, nowhere."""
+
+    def __init__(self, metrics: Path, tensorboard: Path, *, step: int, active: bool) -> None:
+        self._metrics = self._events = None
+        if active:
+            from tensorboardX import SummaryWriter
+
+            self._metrics = MetricsFile(metrics, step=step)
+            # Events of steps that a killed run had logged after its checkpoint are hidden.
+            self._events = SummaryWriter(str(tensorboard), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+        """Logs the numbers of one step; lists go to metrics.jsonl alone."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.write(step, values)
+            for name, value in values.items():
+                if not isinstance(value, list) and math.isfinite(value):
+                    self._events.add_scalar(name, value, step)
+
+    def amend(self, record: Mapping[str, Any]) -> None:
+        """Puts `record` in place of the last line: numbers that came later are among it."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.amend(record)
+            for name in ("heldout_loss", "bits_per_byte"):
+                if name in record:
+                    self._events.add_scalar(name, record[name], record["step"])
+
+    def sync(self) -> None:
+        """Returns once what was written is on the disk."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.sync()
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._metrics is not None and self._events is not None:
+            self._metrics.close()
+            self._events.close()

@@ -1,0 +1,299 @@
+"""A model to use: of a finished or running run, or of a Hugging Face folder; and text for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from experiments.run.config import PretrainConfig
+from experiments.run.folder import Workdir
+from polycom_jax import params as pm
+from polycom_jax._errors import InputError, require
+from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
+from polycom_jax.data.documents import SingleDocumentError
+from polycom_jax.data.local import EMPTY, file_sums
+from polycom_jax.data.sources import names_files
+from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.interop import huggingface
+from polycom_jax.interop.huggingface import Generation
+from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import Checkpoints, model_specs
+
+TOKENIZER = "tokenizer.json"
+"""The file's name, in a run's folder and in Hugging Face's."""
+
+Split = Literal["heldout", "all"]
+"""Of a text: the part that training on it leaves out, or every document."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has made.
+
+    Attributes:
+        config: what it ran with.
+        step: of the checkpoint that was read.
+        params: its parameters.
+        tokenizer: what turned its text into tokens.
+        generation: what the Hugging Face folder that it was made from says of its texts' ends.
+    """
+
+    config: PretrainConfig
+    step: int
+    params: Params
+    tokenizer: Tokenizer
+    generation: Generation | None = None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a text beside the tokenizer's own."""
+        return () if self.generation is None else self.generation.ends
+
+
+def load_trained(
+    workdir: Workdir, checkpoint: str = "latest", *, mesh: Mesh | None = None
+) -> Trained:
+    """Reads a run's parameters; the optimiser's state stays on the disk, and data are not needed.
+
+    Args:
+        workdir: of the run.
+        checkpoint: "latest", "best" (lowest held-out loss) or a step.
+        mesh: devices to read them onto; None: one.
+
+    Raises:
+        InputError: no run there, no such checkpoint, or not the run's own tokenizer.
+    """
+    config = workdir.read_config()
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    specs = model_specs(config.model, mesh)
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+        step = _step(checkpoints, checkpoint)
+        found, params = checkpoints.restore_params(pm.abstract(specs, mesh), step=step, specs=specs)
+    return Trained(config, found, params, workdir.read_tokenizer(), workdir.read_generation())
+
+
+def check_finite(where: str, params: Params) -> None:
+    """Raises `InputError` where a run has diverged: what a model of NaN gives means nothing."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        require(
+            bool(_all_finite(leaf)),
+            f"{where}: {pm.path_name(path)} holds numbers that are not finite (NaN or infinity):"
+            " the training went wrong. An older --checkpoint may be whole.",
+        )
+
+
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model wherever it is from.
+
+    Attributes:
+        cfg: what it is.
+        params: its parameters.
+        tokenizer: its own; None: its folder holds none.
+        data: what it was trained on, where that is known; else the defaults.
+        folder: it was read from.
+        step: of the run's checkpoint; None: it is no run's.
+        generation: what the Hugging Face folder that it is from, at first or second hand, says of
+            its texts' ends; None: it is of none.
+        end_of_text: the token that ends a text, where its tokenizer.json had to be told.
+        noted: what the run's record says of its data (`Corpus.summary`).
+    """
+
+    cfg: ModelConfig
+    params: Params
+    tokenizer: Tokenizer | None
+    data: DataConfig
+    folder: Path
+    step: int | None
+    generation: Generation | None = None
+    end_of_text: str | None = None
+    noted: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether text was put before it as this project does, and not by others alone."""
+        return self.step is not None and (self.step > 0 or self.generation is None)
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, in words."""
+        at = "" if self.step is None else f", checkpoint of step {self.step}"
+        return f"{self.folder}{at}"
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """What `DataConfig.tokenizer` calls it."""
+        if self.tokenizer is None:
+            return None
+        is_bytes = isinstance(self.tokenizer, ByteTokenizer)
+        return "bytes" if is_bytes else str(self.folder / TOKENIZER)
+
+
+def load_model(
+    folder: Path,
+    checkpoint: str = "latest",
+    *,
+    mesh: Mesh | None = None,
+    end_of_text: str | None = None,
+) -> Model:
+    """Reads a run's model (there is a config.yaml) or a Hugging Face folder (a config.json).
+
+    Args:
+        folder: where it lies.
+        checkpoint: of a run.
+        mesh: devices to read it onto; None: one.
+        end_of_text: for a Hugging Face folder that does not say which token ends a text.
+
+    Raises:
+        InputError: neither stands there, or it cannot be read.
+    """
+    if (folder / "config.yaml").is_file():
+        require(
+            end_of_text is None,
+            f"end_of_text={end_of_text!r}: the run in {folder} has its own; leave it out.",
+        )
+        workdir = Workdir(folder)
+        run = load_trained(workdir, checkpoint, mesh=mesh)
+        about = (run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
+        noted = workdir.record().get("data", {})
+        return Model(*about, generation=run.generation, noted=noted)
+    require(
+        (folder / "config.json").is_file(),
+        f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
+    )
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    file = folder / TOKENIZER
+    tokenizer = load_tokenizer(file, end_of_text=end_of_text) if file.is_file() else None
+    generation = huggingface.read_generation(folder)
+    cfg, params = huggingface.load(folder, mesh=mesh)
+    about = (cfg, params, tokenizer, DataConfig(), folder, None)
+    return Model(*about, generation=generation, end_of_text=end_of_text)
+
+
+def check_tokenizer(model: Model, named: str | None) -> None:
+    """Raises `InputError` unless there is just one: the model's own, or the one that is named."""
+    own = model.tokenizer_name
+    require(
+        own is not None or named is not None,
+        f"{model.folder} holds no tokenizer.json; name one with --tokenizer.",
+    )
+    require(
+        own is None or named is None,
+        f"--tokenizer {named}: {model.folder} has its own, which the model knows; leave the flag"
+        " out.",
+    )
+
+
+def read_text(
+    model: Model,
+    source: str,
+    tell: Callable[[str], None],
+    *,
+    split: Split = "heldout",
+    tokenizer: str | None = None,
+    text_field: str | None = None,
+) -> Corpus:
+    """A text as tokens of the model; of files and "all", everything is what is held out.
+
+    Of a run's own text is held out what training on it left out, whatever name it goes by.
+
+    Args:
+        model: it is for.
+        source: as `DataConfig.source`.
+        tell: takes a line on what is being done.
+        split: what is wanted of it.
+        tokenizer: for a model whose folder has none, as `DataConfig.tokenizer`.
+        text_field: as `DataConfig.text_field`; None: a run's own for its own text, or the default.
+
+    Raises:
+        InputError: a text that cannot be read, or some of which the model was trained on; no
+            tokenizer, or two, or another model's.
+    """
+    check_tokenizer(model, tokenizer)
+    own = _is_own(model, source, split)
+    data = replace(model.data, source=source) if own else DataConfig(source)
+    data = replace(data, tokenizer=tokenizer or str(model.tokenizer_name))
+    if model.end_of_text is not None:
+        data = replace(data, end_of_text=model.end_of_text)
+    data = data if text_field is None else replace(data, text_field=text_field)
+    files = names_files(source)
+    if split == "all" and files:
+        data = replace(data, heldout=source)  # also where nothing could be held out
+    try:
+        corpus = prepare(data, vocab_size=model.cfg.vocab_size, progress=tell)
+    except SingleDocumentError as error:
+        raise InputError(
+            f"{source}: a single document, so nothing of it is held out; --split all reads all of a"
+            " text that the model was not trained on."
+        ) from error
+    require(
+        corpus.tokenizer.vocab_size <= model.cfg.vocab_size,
+        f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
+        f" {model.cfg.vocab_size}: it is another model's.",
+    )
+    if own and files and split == "heldout" and model.noted:
+        _check_left_out(source, model.noted, corpus.summary)
+    return corpus
+
+
+def _is_own(model: Model, source: str, split: Split) -> bool:
+    """Whether a source is what the model was trained on: of files, their contents tell."""
+    own = model.data.source
+    if source == own or not (names_files(source) and names_files(own)):
+        return source == own
+    now, trained = file_sums(source), _trained_on(model)
+    if set(now.values()) == trained:
+        return True
+    seen = [name for name, content in now.items() if content in trained - {EMPTY}]
+    require(
+        not seen or split == "all",
+        f"{source}: the model was trained on {', '.join(seen[:3])}, so the part of it that would be"
+        f" held out now is not what training left out. That is measured by --data {own}; other"
+        " text without these files.",
+    )
+    return False
+
+
+def _trained_on(model: Model) -> set[str]:
+    """The files that a run was trained on, by the beginnings of their SHA-256, if known."""
+    apart = model.data.heldout is None or "heldout_files" in model.noted
+    if apart and model.noted.get("files"):
+        return set(model.noted["files"].values())
+    try:
+        return set(file_sums(model.data.source).values())
+    except InputError:  # The text of a run may be gone.
+        return set()
+
+
+def _check_left_out(source: str, noted: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, after = (
+        {name: about["heldout"][name] for name in ("documents", "bytes")} for about in (noted, now)
+    )
+    require(
+        before == after,
+        f"{source}: training left out {before['documents']} documents of {before['bytes']} bytes,"
+        f" and now {after['documents']} of {after['bytes']} would be held out: the files, or how"
+        " they are split, have changed. Measure it on other text.",
+    )
+
+
+def _step(checkpoints: Checkpoints, name: str) -> int | None:
+    if name == "latest":
+        return None
+    if name == "best":
+        best = checkpoints.best_step()
+        return checkpoints.latest_step() if best is None else best
+    if not (name.isdecimal() and len(name) < 20):
+        raise InputError(f"checkpoint={name!r} must be 'latest', 'best' or a step.")
+    return int(name)

@@ -1,0 +1,153 @@
+"""What a finished run shows: its curve, what its activations became, a sample, what to try next."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.run import plots
+from experiments.run.config import PretrainConfig
+from experiments.run.folder import Workdir
+from experiments.run.metrics import read_metrics
+from experiments.run.sampling import Sampling, complete
+from experiments.terminal.tables import print_table
+from polycom_jax.data import Tokenizer
+from polycom_jax.hosts import fetch
+from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params
+from polycom_jax.table import Activation
+
+ROW = 2048
+"""Elements of the row that activation shapes are drawn from."""
+
+
+def report(
+    console: Console,
+    workdir: Workdir,
+    config: PretrainConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    active: bool,
+) -> None:
+    """Prints and writes all of it; every host calls it, the `active` one writes."""
+    how = Sampling(max_new_tokens=config.run.sample_tokens, seed=config.run.seed)
+    text = complete(config.model, params, tokenizer, config.run.sample_prompt, how)[0]
+    learned = activation_parameters(config.model, params)
+    if not active:
+        return
+    title = f"{config.preset}, {config.model.activation}"
+    records = read_metrics(workdir.metrics)
+    plots.plot_loss(workdir.plots / "loss", records, title)
+    if config.model.is_moe:
+        plots.plot_load(workdir.plots / "experts", records, title)
+    draw_shapes(workdir.plots / "activations", config.model.row, learned, title)
+    workdir.write_sample(text)  # Last: it says that all the rest is there.
+    if any(learned):
+        title = f"what {config.model.activation} learned in each layer"
+        print_table(console, coefficient_table(title, learned))
+    console.rule("sample")
+    console.print(text, markup=False, soft_wrap=True)
+    console.rule()
+    console.print(next_commands(workdir, config), markup=False, soft_wrap=True)
+
+
+def activation_parameters(config: ModelConfig, params: Params) -> list[dict[str, np.ndarray]]:
+    """Each layer's learned activation parameters by name, first layer first.
+
+    Where each expert has its own, their mean over a layer's experts.
+    """
+    layers = []
+    for group in params["layers"]:
+        block = group["moe"] if config.is_moe else group["ffn"]
+        stacked = block["activation"]
+        if config.is_moe and config.moe.coefficients == "expert":
+            stacked = jax.tree.map(lambda value: jnp.mean(value, axis=1), stacked)
+        stacked = fetch(stacked)
+        depth = len(block["norm"])
+        layers += [{name: value[i] for name, value in stacked.items()} for i in range(depth)]
+    return layers
+
+
+def coefficient_table(
+    title: str, layers: list[dict[str, np.ndarray]], **more: Sequence[str]
+) -> Table:
+    """One row a layer, one column a number; `a_i` multiplies the i-th power.
+
+    `more` columns, by their names, have a text for each layer.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer", justify="right")
+    for name, value in layers[0].items():
+        for i in range(value.size):
+            label = f"a_{i}" if name == "coeffs" else name
+            table.add_column(label, justify="right")
+    for name in more:
+        table.add_column(name, justify="right")
+    for index, layer in enumerate(layers):
+        numbers = [f"{x:+.4f}" for value in layer.values() for x in np.ravel(value)]
+        table.add_row(str(index), *numbers, *(column[index] for column in more.values()))
+    return table
+
+
+def normal_quantiles(count: int) -> np.ndarray:
+    """`count` values that are distributed as a standard normal variable: its mid-quantiles."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf((i + 0.5) / count) for i in range(count)], np.float32)
+
+
+def draw_shapes(
+    path: Path, row: Activation, layers: list[dict[str, np.ndarray]], title: str
+) -> None:
+    """Draws the activation of each layer.
+
+    PolyNorm's output at an element depends on the whole row, so every activation is applied to one
+    fixed row of `ROW` standard-normal quantiles; a gated one with the other factor set to one.
+    """
+    x = normal_quantiles(ROW)
+
+    def shape(params: Any) -> np.ndarray:
+        rows = (jnp.array(x)[None], jnp.ones((1, ROW), jnp.float32))
+        return np.asarray(row.apply(params, *rows[: 1 + row.gated]))[0]
+
+    start = jax.device_get(row.init(jax.random.key(0)))
+    plots.plot_shapes(
+        path,
+        x,
+        shape(start),
+        [shape(layer) for layer in layers] if start else [],
+        title=title,
+        note=f"Applied to one row of {ROW:,} standard-normal quantiles; dashed: at the start.",
+    )
+
+
+def next_commands(workdir: Workdir, config: PretrainConfig) -> str:
+    """Commands that make sense after this run."""
+    root, python = shlex.quote(str(workdir.root)), "python -m experiments"
+    other = "swiglu" if config.model.activation != "swiglu" else "poly_norm"
+    rival = shlex.quote(f"{workdir.root}-{other}")
+    prompt = shlex.quote(config.run.sample_prompt)
+    longer, optim = 2 * config.run.steps, config.optim
+    config_file = shlex.quote(str(workdir.config))
+    on, anew = "", shlex.quote(f"{workdir.root}-{longer}")
+    if (optim.decay_steps or config.run.steps) < longer:
+        last = optim.peak_learning_rate * optim.final_learning_rate_fraction
+        on = f"  # goes on at the schedule's last learning rate, {last:g}"
+    return "\n".join(
+        [
+            f"Plots: {workdir.plots}   Numbers: {workdir.metrics}   Sample: {workdir.sample}",
+            "Next:",
+            f"  {python}.generate --workdir {root} --prompt {prompt}",
+            f"  {python}.pretrain --workdir {root} --steps {longer}{on}",
+            f"  {python}.pretrain --config {config_file} --workdir {anew} --steps {longer}",
+            f"  {python}.pretrain --config {config_file} --workdir {rival} --activation {other}",
+            f"  tensorboard --logdir {root}/tensorboard",
+        ]
+    )

@@ -1,0 +1,82 @@
+"""What a run says before it begins: its size in a line, and what is odd about its text."""
+
+import math
+
+import jax
+
+from experiments.run.config import PretrainConfig
+from polycom_jax import models
+from polycom_jax.data import Corpus
+from polycom_jax.data.sources import names_files
+from polycom_jax.data.windows import count_windows
+
+MOST_HELD_OUT = 0.15
+"""Share of the text above which what is held out by chance is missed in training."""
+
+
+def treatment(config: PretrainConfig, corpus: Corpus) -> str:
+    """One line on documents that were not simply taken as they are."""
+    long = corpus.train.documents_longer_than(config.model.context_length)
+    split = (
+        f"{long:,} of {corpus.train.num_documents:,} training documents are longer than the context"
+        f" of {config.model.context_length} and run over several windows"
+    )
+    return "; ".join(filter(None, [split if long else "", corpus.treated]))
+
+
+def describe(config: PretrainConfig, corpus: Corpus) -> str:
+    """One line on model, data, length and devices."""
+    model, run = config.model, config.run
+    active = f" ({models.count_active_params(model):,} active)" if model.is_moe else ""
+    windows = count_windows(corpus.train, model.context_length)
+    read = min(run.eval_tokens or math.inf, corpus.heldout.num_targets)
+    part = f", {read:,} of them read at a time" if read < corpus.heldout.num_targets else ""
+    return (
+        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters"
+        f"{active},"
+        f" vocabulary {model.vocab_size:,}; {len(corpus.train.tokens):,} training tokens"
+        f" ({_bytes(corpus, 'train')}), {len(corpus.heldout.tokens):,} held out"
+        f" ({_bytes(corpus, 'heldout')}){part};"
+        f" {run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens,"
+        f" {run.steps * config.data.batch_size / windows:.3g} epochs,"
+        f" learning rate falling until step {config.optim.decay_steps:,};"
+        f" {jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+
+
+def _bytes(corpus: Corpus, split: str) -> str:
+    return f"{corpus.summary[split]['bytes']:,} bytes"
+
+
+def held_out_too_much(config: PretrainConfig, corpus: Corpus) -> str:
+    """A warning where much of a text of few documents has come to be held out; or ""."""
+    kept, apart = (corpus.summary[split]["bytes"] for split in ("train", "heldout"))
+    share = apart / (kept + apart)
+    by_hash = config.data.heldout is None and names_files(config.data.source)
+    if not by_hash or share <= MOST_HELD_OUT:
+        return ""
+    return (
+        f"warning: {share:.0%} of the text is held out ({apart:,} bytes in"
+        f" {corpus.heldout.num_documents:,} of"
+        f" {corpus.train.num_documents + corpus.heldout.num_documents:,} documents) and not trained"
+        " on; give more text, or other files to evaluate on by data.heldout"
+    )
+
+
+def schedule_warnings(config: PretrainConfig, *, resuming: bool) -> list[str]:
+    """Where the learning rate does not do what a run of this length is thought to want."""
+    optim, steps, found = config.optim, config.run.steps, []
+    if optim.warmup_steps >= steps:
+        found.append(
+            f"warning: optim.warmup_steps={optim.warmup_steps} is not shorter than the run's"
+            f" {steps} steps: the learning rate never gets to its peak"
+        )
+    horizon = optim.decay_steps or steps
+    if resuming and horizon < steps:
+        last = optim.peak_learning_rate * optim.final_learning_rate_fraction
+        found.append(
+            f"warning: the schedule that this run began with ends at step {horizon}: from there to"
+            f" step {steps} the learning rate stays at {last:g}. A run with a schedule of {steps}"
+            " steps begins in another --workdir"
+        )
+    return found

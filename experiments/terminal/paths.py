@@ -1,0 +1,113 @@
+"""Paths that programs are given: `~` in them, and whether what they are for can be written."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+
+from polycom_jax._errors import InputError, require
+from polycom_jax._fields import PATH
+
+
+def expanded(flag: str, word: str) -> str:
+    """A path that a program was given, `~` at its beginning being somebody's home folder.
+
+    A shell does that for `--workdir ~/x`, and not for `--workdir=~/x` nor within a file. Every path
+    goes through here.
+
+    Raises:
+        InputError: of nobody that there is.
+    """
+    if not word.startswith("~"):
+        return word
+    try:
+        path = os.path.expanduser(word)
+    except ValueError:  # NUL, or what is no text
+        path = word
+    require(
+        not path.startswith("~"),
+        f"{flag}={word!r}: nobody's home folder is {word.partition('/')[0]!r}; for a name that"
+        " begins with ~, write ./~.",
+    )
+    return path
+
+
+def path_names(config: type, prefix: str = "") -> frozenset[str]:
+    """The dotted names of the fields, of a tree of dataclasses, that are declared as paths."""
+    names: set[str] = set()
+    for name, hint in get_type_hints(config, include_extras=True).items():
+        if is_dataclass(hint):
+            names |= path_names(cast("type", hint), f"{prefix}{name}.")
+        elif _is_path(hint):
+            names.add(prefix + name)
+    return frozenset(names)
+
+
+def _is_path(hint: Any) -> bool:
+    """Whether the marker of `PathText` is anywhere in an annotation."""
+    return PATH in getattr(hint, "__metadata__", ()) or any(map(_is_path, get_args(hint)))
+
+
+def try_folder(flag: str, folder: Path) -> None:
+    """Raises `InputError` unless files can be written to `folder`; leaves no trace.
+
+    A program asks before its work, which may take hours. Folders that are missing it may make.
+    """
+    with _refused(flag, folder):
+        _try(folder)
+
+
+def try_file(flag: str, path: Path) -> None:
+    """Raises `InputError` unless a file can be written to `path`; leaves no trace."""
+    with _refused(flag, path):
+        require(not path.is_dir(), f"{flag} {str(path)!r} is a folder, and a file is wanted.")
+        if path.is_file():
+            path.open("ab").close()
+        if path.is_file() or not path.exists():  # else a device, or a pipe
+            _try(path.parent)
+
+
+def _try(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, and a folder is wanted")
+    with _made(folder):
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def _refused(flag: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter of NUL in a name
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{flag} {str(path)!r} cannot be written: {why}.") from error
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that is there in the block; those made for it go at its end."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """In the block, an error of the system that names no file names `path`: a full disk does so."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,0 +1,99 @@
+"""What a run compiles: each program once, and in a second start none of them anew."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from jax._src.compilation_cache import compress_executable
+
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.compiled import drop_torn
+
+ROOT = Path(__file__).resolve().parents[3]
+COMPILED = "/jax/core/compile/backend_compile_duration"
+OURS = {"step", "eval_step", "_generate"}
+"""Names of the jitted functions of training, evaluation and sampling."""
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """Names of the functions that XLA compiles (or reads from its cache) meanwhile, in order."""
+    names: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == COMPILED:
+            names.append(re.sub(r"^jit[_(]|[)]$", "", str(kwargs.get("fun_name"))))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_run_with_evaluations_samples_and_checkpoints_compiles_each_program_once(
+    settings: Path, tmp_path: Path, compiled: list[str]
+):
+    # Its own number of tokens: another test's run may have left the sampler.
+    words = ["--config", str(settings), "--workdir", str(tmp_path), "--run.sample-tokens", "6"]
+    assert pretrain.main(words) == 0
+    counts = Counter(compiled)
+    assert {name: counts[name] for name in OURS} == dict.fromkeys(OURS, 1)
+
+
+def test_a_program_whose_writing_was_cut_short_is_not_kept(tmp_path: Path):
+    whole = compress_executable(bytes(range(256)) * 40)
+    for index, raw in enumerate((whole, whole[:-9], whole[:5], b"", whole)):
+        (tmp_path / f"jit_step-{index}-cache").write_bytes(raw)
+    drop_torn(tmp_path)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["jit_step-0-cache", "jit_step-4-cache"]
+    drop_torn(tmp_path / "not there")
+
+
+@pytest.mark.slow
+def test_a_second_start_reads_its_programs_from_the_cache_in_silence(
+    settings: Path, tmp_path: Path
+):
+    code = (
+        "import sys, jax\n"
+        "from experiments import pretrain\n"
+        "events = []\n"
+        "jax.monitoring.register_event_listener(lambda name, **_: events.append(name))\n"
+        "code = pretrain.main(sys.argv[1:])\n"
+        "hits = events.count('/jax/compilation_cache/cache_hits')\n"
+        "misses = events.count('/jax/compilation_cache/cache_misses')\n"
+        "print('COUNTS', code, hits, misses)\n"
+    )
+    cache = tmp_path / "cache"
+
+    def start(workdir: Path) -> tuple[int, int, int, str]:
+        words = [
+            "--config",
+            str(settings),
+            "--workdir",
+            str(workdir),
+            "--data.cache-dir",
+            str(cache),
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        counts = done.stdout.split("COUNTS")[1].split()
+        return int(counts[0]), int(counts[1]), int(counts[2]), done.stderr
+
+    first = start(tmp_path / "first")
+    second = start(tmp_path / "second")
+    assert first[0] == second[0] == 0
+    assert first[2] > 0
+    assert second[1] >= first[2]
+    # A mismatch of machine features, for one, would be told there.
+    assert second[3] == first[3] == ""
+    assert list((cache / "compiled").iterdir())

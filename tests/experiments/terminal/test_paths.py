@@ -1,0 +1,220 @@
+"""Paths that programs are given: `~` in every one of them, and outputs tried before the work."""
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from experiments import generate, replay
+from experiments.analyze import __main__ as analyze
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.options import Options
+from experiments.compare import __main__ as compare
+from experiments.compare.config import SCALES
+from experiments.convert import __main__ as convert
+from experiments.evaluate import __main__ as evaluate
+from experiments.faults import __main__ as faults
+from experiments.plan import __main__ as plan
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.config import default_config, from_command
+from experiments.sobolev import __main__ as sobolev
+from experiments.terminal import flags
+from experiments.terminal.paths import expanded, path_names, try_file, try_folder
+from polycom_jax import InputError
+
+CONFIGS: dict[str, Any] = {
+    "pretrain": default_config("tiny"),
+    "generate": generate.GenerateConfig(),
+    "evaluate": evaluate.EvaluateConfig(),
+    "analyze": analyze.AnalyzeConfig(),
+    "replay": replay.ReplayConfig(),
+    "benchmark": Options(),
+    "compare": SCALES["cpu"],
+    "faults": faults.FaultsConfig(),
+    **{f"sobolev {name}": study.default for name, study in sobolev.STUDIES.items()},
+}
+
+NO_PATHS = frozenset(
+    {
+        *("preset", "study", "scale", "model", "arms", "suites", "peers", "activations"),
+        *("shapes", "chips", "checkpoint", "prompt", "sample_prompt", "implementation"),
+        *("activation", "text_field", "train_split", "tpu_slice", "compiler_options"),
+        *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
+    }
+)
+"""Names of the fields of text that take no path."""
+
+
+def texts(config: Any, prefix: str = "") -> list[str]:
+    """The dotted names of all fields that take text."""
+    hints, found = get_type_hints(type(config)), []
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if is_dataclass(value):
+            found += texts(value, f"{prefix}{field.name}.")
+        elif str in (hint, *get_args(hint)):
+            found.append(prefix + field.name)
+    return found
+
+
+@pytest.mark.parametrize("program", CONFIGS)
+def test_every_field_of_text_is_a_path_or_known_to_be_none(program: str):
+    config = CONFIGS[program]
+    paths = path_names(type(config))
+    if program.startswith("sobolev"):
+        assert paths == {"workdir"}  # a study is a class of its own, without a path
+    else:
+        assert {n for n in texts(config) if n.rpartition(".")[2] not in NO_PATHS} == paths
+    assert paths
+
+
+@pytest.mark.parametrize("program", CONFIGS)
+def test_the_home_folder_is_meant_by_a_tilde_in_every_path(
+    program: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", "/somebody's home")
+    config = CONFIGS[program]
+    names = sorted(path_names(type(config)))
+    settings = [flags.Setting(name, (f"~/{name}",)) for name in names]
+    found = flags.flatten(flags.parse(config, settings, prog="", about=""))
+    for name in names:
+        path = f"/somebody's home/{name}"
+        assert found[name] == ((path,) if isinstance(found[name], tuple) else path)
+
+
+def test_a_file_s_paths_and_the_file_itself_may_begin_with_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "workdir: ~/runs\ndata: {source: ~/a.txt, tokenizer: '~/t.json', cache_dir: ~}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    for words in (["--config=~/c.yaml"], ["--config", "~/c.yaml"]):
+        config, _ = from_command(words, prog="", about="")
+        assert config.workdir == str(tmp_path / "runs")
+        assert (config.data.source, config.data.tokenizer) == (
+            str(tmp_path / "a.txt"),
+            str(tmp_path / "t.json"),
+        )
+        assert config.data.cache_dir is None  # what a bare ~ is in YAML
+
+
+def test_flags_that_are_a_program_s_own_take_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen: list[Any] = []
+
+    def stop(*given: Any) -> None:
+        seen.append(given)
+        raise InputError("enough")
+
+    monkeypatch.setattr(convert, "read_task", stop)
+    assert convert.main(["--source=~/a", "--target", "~/b"]) == 2
+    assert seen.pop()[0] == {"--source": f"{tmp_path}/a", "--target": f"{tmp_path}/b"}
+    monkeypatch.setattr(plan, "try_file", stop)
+    assert plan.main(["--json=~/plan.json"]) == 2
+    assert seen.pop() == ("--json", tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("word", ["~nobody-of-this-name/x", "~$letter.docx", "~\0", "~\udcff/x"])
+def test_the_home_of_nobody_is_refused(word: str):
+    with pytest.raises(InputError, match=r"^--data=.*nobody's home folder is '~.*write \./~\.$"):
+        expanded("--data", word)
+
+
+@pytest.mark.parametrize("word", ["a/~", "./~", "bpe", "", "c4/en", "-"])
+def test_other_words_are_left_as_they_are(word: str):
+    assert expanded("--data", word) == word
+
+
+def test_trying_leaves_no_trace(tmp_path: Path):
+    (tmp_path / "there.json").write_text("old")
+    try_folder("--out", tmp_path / "a" / "b")
+    try_file("--json", tmp_path / "c" / "d.json")
+    try_file("--json", tmp_path / "there.json")
+    try_file("--json", Path(os.devnull))
+    assert [path.name for path in tmp_path.iterdir()] == ["there.json"]
+    assert (tmp_path / "there.json").read_text() == "old"
+
+
+NOWHERE = ("FILE/x", "/proc/none/x", "/dev/null/x", "x" * 300, "FOLDER/" + "y" * 300 + "/z")
+
+
+@pytest.mark.parametrize("name", [*NOWHERE, "FILE"])
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, name: str):
+    check(try_folder, tmp_path, name)
+
+
+@pytest.mark.parametrize("name", [*NOWHERE, "FOLDER"])
+def test_a_file_that_cannot_be_is_refused(tmp_path: Path, name: str):
+    check(try_file, tmp_path, name)
+
+
+def check(tried: Callable[[str, Path], None], tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    path = Path(name.replace("FILE", str(tmp_path / "file")).replace("FOLDER", str(tmp_path)))
+    with pytest.raises(InputError, match=r"^--flag '.*") as caught:
+        tried("--flag", path)
+    assert str(path) in str(caught.value)
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["FILE", "FILE/x", "/proc/none/x"])
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (pretrain.main, ["--workdir"]),
+        (evaluate.main, ["--json"]),
+        (analyze.main, ["--out"]),
+        (benchmark.main, ["--out"]),
+        (compare.main, ["activations", "--quick", "--workdir"]),
+        (convert.main, ["--source", "absent", "--target"]),
+        (convert.main, ["--source", "absent", "--workdir"]),
+        (faults.main, ["--out"]),
+        (plan.main, ["--topology", "v5e:2x2", "--json"]),
+        (sobolev.main, ["rates", "--quick", "--workdir"]),
+        (sobolev.main, ["imitate", "--quick", "--workdir"]),
+    ],
+)
+def test_outputs_are_tried_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: Callable[..., int],
+    words: list[str],
+    name: str,
+):
+    work = [(evaluate, "make_mesh"), (analyze, "open_model"), (benchmark, "run")]
+    work += [(compare, "Comparing"), (convert, "mesh_of"), (faults, "Torture")]
+    work += [(plan, "find_slice"), (pretrain, "train")]
+    for module, reached in work:
+        monkeypatch.setattr(module, reached, None)  # a call would fail
+    monkeypatch.setattr("experiments.sobolev.rates_program.rates", None)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    if name == "FILE" and words[-1] == "--json":
+        file.unlink()
+        file.mkdir()
+    path = name.replace("FILE", str(file))
+    assert program([*words, path]) == 2
+    error = capsys.readouterr().err
+    assert words[-1] in error
+    assert path in error
+    assert error.count("\n") == 1
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["plots", "checkpoints", "tensorboard"])
+def test_a_file_where_a_run_wants_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+):
+    monkeypatch.setattr(pretrain, "train", None)
+    (tmp_path / name).write_text("in the way")
+    assert pretrain.main(["--workdir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / name} is a file, and a folder is wanted" in error
+    assert error.count("\n") == 1
