@@ -23,7 +23,7 @@ from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.activations.stability import effective_coeffs, stored_coeffs
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
-from polycom_jax.kernels.poly_norm.rows import AxisName
+from polycom_jax.kernels.poly_norm.moments import AxisName
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
 from polycom_jax.params import Initializer, Params, ParamSpec
 

@@ -21,7 +21,7 @@ PEERS: Mapping[str, str] = {
 """Name -> what it is."""
 
 
-def why_not(peer: str) -> str | None:
+def unsupported_reason(peer: str) -> str | None:
     """The reason why a peer cannot be measured on this machine, or None."""
     for needed in _NEEDS.get(peer, ()):
         reason = needed()
@@ -33,7 +33,7 @@ def why_not(peer: str) -> str | None:
 def split(wanted: Iterable[str], possible: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """Of a suite's `possible` peers the wanted ones that can run, and the others' reasons."""
     possible = list(possible)
-    reasons = {peer: why_not(peer) for peer in wanted if peer in possible}
+    reasons = {peer: unsupported_reason(peer) for peer in wanted if peer in possible}
     left_out = {peer: reason for peer, reason in reasons.items() if reason is not None}
     return [peer for peer in reasons if peer not in left_out], left_out
 

@@ -20,7 +20,7 @@ from polycom_jax import params as pm
 from polycom_jax._errors import InputError
 from polycom_jax.kernels.arg_specs import ARG_SPECS, ArgSpec
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, compiling_for
-from polycom_jax.kernels.sharded import whole_rows
+from polycom_jax.kernels.sharded import unsharded_features
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.layers import ffn, ffn_specs
 
@@ -87,7 +87,7 @@ def _run(
     for name, contestant in contestants.items():
         tell(f"compiling {name}")
         try:
-            with compiling_for("tpu"), whole_rows(True):
+            with compiling_for("tpu"), unsharded_features(True):
                 program, arguments = contestant.program(which)
                 placed = aot.place(arguments, device)
                 compiled = aot.compile(program, *placed, compiler_options=options_used)

@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 
 from experiments.faults.compare import differences
-from experiments.faults.life import Life, draw, live, phases
 from experiments.faults.report import Kill, Outcome
+from experiments.faults.run_attempt import RunAttempt, draw, live, phases
 from experiments.run.config import from_command
 from experiments.run.environment import facts
 from experiments.run.provenance import commit
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     with Display() as display:
         # Here arrays are only compared; the devices are the runs'.
         jax.config.update("jax_platforms", "cpu")
-        torture = Torture(out, rest, config.run.checkpoint_every, options, display)
+        torture = KillTest(out, rest, config.run.checkpoint_every, options, display)
         torture.run()
         about = {**facts(config.run), "commit": begun_with or "not known"}
         outcome = Outcome(command, about, torture.kills, torture.runs, torture.differences)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if outcome.equal == options.kills else DIFFERS
 
 
-class Torture:
+class KillTest:
     """The runs and kills so far."""
 
     def __init__(
@@ -139,7 +139,9 @@ class Torture:
             self.differences[run] = differences(first.folder, life.folder)
         self._display.stop()
 
-    def _live(self, name: str, seen: dict[str, float] | None = None, *, kill: bool = True) -> Life:
+    def _live(
+        self, name: str, seen: dict[str, float] | None = None, *, kill: bool = True
+    ) -> RunAttempt:
         folder = self._out / name
         cache = self._out / ("cache" if seen is None else "cache-of-killed-runs")
         words = [*self._words, "--workdir", str(folder), "--data.cache-dir", str(cache)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.faults.life import Life
+from experiments.faults.run_attempt import RunAttempt
 from experiments.run.files import whole
 from polycom_jax.training import latest_step
 
@@ -52,7 +52,7 @@ class Kill:
     seconds: float
 
     @classmethod
-    def of(cls, life: Life, number: int, run: int) -> "Kill":
+    def of(cls, life: RunAttempt, number: int, run: int) -> "Kill":
         """The row of a life that was killed."""
         left = latest_step(life.folder / "checkpoints") or 0
         step = max(life.step, life.began_at)

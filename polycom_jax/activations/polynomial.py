@@ -146,7 +146,7 @@ def norm_polynomial(
     """`poly_norm` in the work dtype: a polynomial in the scaled row, with a_i times gain i."""
     z, scale = scale_row(x)
     bias, *others = coeffs
-    gains = power_gains(z, scale, len(others), eps)
+    gains = power_inv_rms(z, scale, len(others), eps)
     return horner(z, [bias, *(c * gain for c, gain in zip(others, gains, strict=True))])
 
 
@@ -168,7 +168,7 @@ def scale_row(x: Float[Array, "*S F"]) -> tuple[Float[Array, "*S F"], Float[Arra
     return x * scale, scale
 
 
-def power_gains(
+def power_inv_rms(
     z: Float[Array, "*S F"], scale: Float[Array, "*S 1"], order: int, eps: float
 ) -> list[Float[Array, "*S 1"]]:
     """1 / sqrt(mean(z^(2i)) + eps scale^(2i)) for i = 1 ... order: what z^i is multiplied by."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax import params as pm
-from polycom_jax.kernels.rope import Turns
+from polycom_jax.kernels.rope import SinCos
 from polycom_jax.models import ModelConfig, layers
 from polycom_jax.models.ids import check_tokens, lookup
 from polycom_jax.models.moe import moe, route
@@ -52,13 +52,13 @@ def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
     if not cfg.document_mask:
         plain = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
         positions, segment_ids = jnp.broadcast_to(plain, x.shape[:2]), None
-    around = layers.rotary(cfg, positions)
+    sin_cos = layers.rotary(cfg, positions)
     index = 0
     for group in params["layers"]:
         depth = len(jax.tree.leaves(group)[0])
         for i in range(depth):
             own = jax.tree.map(lambda leaf: leaf[i], group)  # noqa: B023
-            after, inputs, hidden = _layer(cfg, own, x, around, segment_ids)
+            after, inputs, hidden = _layer(cfg, own, x, sin_cos, segment_ids)
             block = own["moe" if cfg.is_moe else "ffn"]["activation"]
             if cfg.is_moe and cfg.moe.coefficients == "expert":
                 block = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), block)
@@ -68,10 +68,10 @@ def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
 
 @partial(jax.jit, static_argnums=0)
 def _layer(
-    cfg: ModelConfig, params: Any, x: Array, around: Turns, segment_ids: Array | None
+    cfg: ModelConfig, params: Any, x: Array, sin_cos: SinCos, segment_ids: Array | None
 ) -> tuple[Array, tuple[Array, ...], Array]:
     params = pm.cast(layer_specs(cfg), params, cfg.dtype)
-    out, _ = layers.attention(cfg, params["attention"], x, around, segment_ids, None, None)
+    out, _ = layers.attention(cfg, params["attention"], x, sin_cos, segment_ids, None, None)
     x = x + out
     if cfg.is_moe:
         inputs, hidden = _expert_inputs(cfg, params["moe"], x)

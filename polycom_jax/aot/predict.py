@@ -26,9 +26,9 @@ from polycom_jax._errors import require
 from polycom_jax.aot.chips import Chip, chip_of_kind
 from polycom_jax.aot.collectives import collective_opcode, leaving_bytes
 from polycom_jax.aot.compiler import libtpu_version
+from polycom_jax.aot.hbm_bytes import hbm_traffic
 from polycom_jax.aot.hlo import Computation, Instruction, Module, parse, size
-from polycom_jax.aot.traffic import hbm_traffic
-from polycom_jax.aot.trips import Place, trip_count
+from polycom_jax.aot.loop_trip_counts import Place, trip_count
 
 Kind = Literal["compiled", "kernel", "collective", "asynchronous collective"]
 
@@ -260,12 +260,17 @@ def _runs(module: Module, place: Place, chip: Chip) -> tuple[list[_Run], list[st
     for instruction in place.computation.instructions.values():
         opcode = instruction.opcode
         if opcode == "while":
-            trips = trip_count(module, instruction, place)
-            if trips is None:
+            loop_trip_counts = trip_count(module, instruction, place)
+            if loop_trip_counts is None:
                 notes.append(f"how often the loop {_scope(instruction)} runs; counted once")
             for name in re.findall(r"\b(?:condition|body)=%?([\w.\-]+)", instruction.attributes):
                 inner = Place(module.computations[name], instruction, place)
-                _extend(runs, notes, _runs(module, inner, chip), 1 if trips is None else trips)
+                _extend(
+                    runs,
+                    notes,
+                    _runs(module, inner, chip),
+                    1 if loop_trip_counts is None else loop_trip_counts,
+                )
         elif opcode == "conditional":
             branches = [
                 _runs(module, Place(module.computations[name]), chip) for name in instruction.calls

@@ -34,7 +34,7 @@ _Name = Implementation | AttentionImplementation | GroupedImplementation
 
 
 @dataclass(frozen=True)
-class Where:
+class ShapeRule:
     """A preference for some shapes only.
 
     Attributes:
@@ -46,7 +46,7 @@ class Where:
     shapes: Callable[[tuple[int, ...]], bool]
 
 
-Preference = _Name | Where
+Preference = _Name | ShapeRule
 
 # Best first, as measured on that backend; an operation without such a version, or one that cannot
 # take the arguments, goes to the next. `xla` takes everything, so it ends each list and serves
@@ -80,7 +80,7 @@ Preference = _Name | Where
 # with `pallas_tpu` v6e's takes at least 2.92 and v4's 7.50, but whole steps of v6e-256 and v4-32
 # 554 and 1,069 ms (with `tpu` 436 and 956).
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
-    "cpu": (Where("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
+    "cpu": (ShapeRule("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
     "gpu": ("cudnn", "xla"),
     "tpu": ("splash", "tpu", "megablox", "xla"),
 }
@@ -113,7 +113,7 @@ def _always(*_arrays: Array, **_static: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Version:
+class Kernel:
     """One way to compute an operation.
 
     Attributes:
@@ -123,7 +123,7 @@ class Version:
     """
 
     run: Callable[..., Array]
-    why_not: Callable[..., str | None] = _always
+    unsupported_reason: Callable[..., str | None] = _always
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Operation:
     """
 
     name: str
-    versions: Mapping[str, Version]
+    versions: Mapping[str, Kernel]
 
     def __call__(self, *arrays: Array, implementation: str | None = None, **static: Any) -> Array:
         """Runs the named version, or the first of the backend's preference that can take the
@@ -155,21 +155,21 @@ class Operation:
         with jax.named_scope(self.name):
             return version.run(*arrays, **static)
 
-    def _preferred(self, *arrays: Array, **static: Any) -> Version:
+    def _preferred(self, *arrays: Array, **static: Any) -> Kernel:
         for preferred in PREFERENCE.get(backend(), ("xla",)):
-            some = isinstance(preferred, Where)
+            some = isinstance(preferred, ShapeRule)
             version = self.versions.get(preferred.implementation if some else preferred)
             if version is None or (some and not preferred.shapes(arrays[0].shape)):
                 continue
-            if version.why_not(*arrays, **static) is None:
+            if version.unsupported_reason(*arrays, **static) is None:
                 return version
         raise LookupError(f"{self.name}: no version in PREFERENCE takes the arguments.")
 
-    def _named(self, implementation: str, *arrays: Array, **static: Any) -> Version:
+    def _named(self, implementation: str, *arrays: Array, **static: Any) -> Kernel:
         if implementation not in self.versions:
             raise unknown(f"implementation of {self.name}", implementation, self.versions)
         version = self.versions[implementation]
-        reason = version.why_not(*arrays, **static)
+        reason = version.unsupported_reason(*arrays, **static)
         if reason is not None:
             raise InputError(
                 f"{self.name}: implementation={implementation!r} cannot run here: {reason};"

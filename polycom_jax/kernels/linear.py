@@ -11,7 +11,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from polycom_jax.kernels.sharded import alike
+from polycom_jax.kernels.sharded import match_varying
 
 Forward = Callable[[Sequence[Array], Sequence[Array]], Array]
 """forward(fixed, moved): linear in `moved`."""
@@ -44,7 +44,7 @@ def linear_map(
         like: the result's shape and dtype; None: those of `moved[0]`.
     """
     like = moved[0] if like is None else like
-    args = alike(*fixed, *moved)
+    args = match_varying(*fixed, *moved)
     shape = tuple(like.shape)
     return _linear.bind(
         *args, forward=forward, backward=backward, split=len(fixed), shape=shape, dtype=like.dtype

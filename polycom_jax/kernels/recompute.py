@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from polycom_jax.activations.inputs import in_work_dtype, work_dtype
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.linear import Backward, Forward, linear_map
 
 Value = Callable[..., Array]
@@ -51,15 +51,15 @@ def recomputed(
     ) -> tuple[Array, Array]:
         options = dict(static)
         if row is None:
-            known: list[Array] = []
+            residuals: list[Array] = []
             out = function(static, *primals)
         else:
-            known = [keep("row", number) for number in row(primals, **options)]
-            out = in_work_dtype(partial(value, known=known, **options), *primals)
+            residuals = [checkpoint_as("row", number) for number in row(primals, **options)]
+            out = in_work_dtype(partial(value, residuals=residuals, **options), *primals)
         inputs = len(primals)
         forward = _along(tangent, inputs, options)
         backward = _against(gradient, inputs, options) if gradient else _transposed(forward, inputs)
-        return out, linear_map(forward, backward, (*primals, *known), tangents)
+        return out, linear_map(forward, backward, (*primals, *residuals), tangents)
 
     @partial(jax.jit, static_argnums=0)
     def compiled(static: tuple[tuple[str, Any], ...], *arrays: Array) -> Array:
@@ -75,8 +75,8 @@ def _along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
     """`tangent` of arrays in their own dtypes; fixed are the primals and what is known of rows."""
 
     def forward(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
-        primals, known = fixed[:inputs], fixed[inputs:]
-        more = {"known": known} if known else {}
+        primals, residuals = fixed[:inputs], fixed[inputs:]
+        more = {"known": residuals} if residuals else {}
 
         def split(*both: Array) -> Array:
             return tangent(both[:inputs], both[inputs:], **more, **options)
@@ -99,8 +99,8 @@ def _against(gradient: Gradient, inputs: int, options: dict[str, Any]) -> Backwa
     """`gradient` of arrays in their own dtypes; each comes back in that of its argument."""
 
     def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
-        primals, known = fixed[:inputs], fixed[inputs:]
-        more = {"known": known} if known else {}
+        primals, residuals = fixed[:inputs], fixed[inputs:]
+        more = {"known": residuals} if residuals else {}
         dtype = work_dtype(primals[0].dtype)
         wide = tuple(p.astype(dtype) for p in primals)
         grads = gradient(wide, cotangent.astype(dtype), **more, **options)

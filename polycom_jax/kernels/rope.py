@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, Int
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.linear import linear_map
 
-Turns = tuple[Float[Array, "B T 1 A"], Float[Array, "B T 1 A"]]
+SinCos = tuple[Float[Array, "B T 1 A"], Float[Array, "B T 1 A"]]
 """Sines and cosines of the angles, float32, as `rope` of the same backend takes them."""
 
 
-def turns(positions: Int[Array, "B T"], width: int, theta: float) -> Turns:
+def sin_cos(positions: Int[Array, "B T"], width: int, theta: float) -> SinCos:
     """Of angles position * theta^(-2c/C), C = `width` and c below C/2.
 
     Once a model, not once a layer: XLA leaves in a layer's loop what is computed there, sines and
@@ -29,7 +29,7 @@ def turns(positions: Int[Array, "B T"], width: int, theta: float) -> Turns:
     return jnp.concatenate([-sin, sin], axis=-1), jnp.concatenate([cos, cos], axis=-1)
 
 
-def rope(x: Float[Array, "B T H C"], turns: Turns) -> Float[Array, "B T H C"]:
+def rope(x: Float[Array, "B T H C"], sin_cos: SinCos) -> Float[Array, "B T H C"]:
     """Turns the pair (c, c + C/2) by position * theta^(-2c/C).
 
     The halves convention of Llama's published weights, not the interleaved one. float32 inside.
@@ -40,8 +40,8 @@ def rope(x: Float[Array, "B T H C"], turns: Turns) -> Float[Array, "B T H C"]:
     exact, and one fusion take 16 (predicted, libtpu 0.0.50.1).
     """
     if backend() == "tpu":
-        return linear_map(_turn, _turn_back, turns, (x,))
-    sin, cos = turns
+        return linear_map(_turn, _turn_back, sin_cos, (x,))
+    sin, cos = sin_cos
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 

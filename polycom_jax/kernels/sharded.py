@@ -23,7 +23,7 @@ def hidden_axes(x: Float[Array, "*N F"]) -> tuple[str, ...]:
 _whole: ContextVar[bool | None] = ContextVar("whole", default=None)
 
 
-def rows_are_whole() -> bool:
+def features_are_unsharded() -> bool:
     """Whether it is known that no mesh axis splits the rows that an activation gets.
 
     An array does not tell while a function is traced; `whole_rows` does. Without it: one device
@@ -38,7 +38,7 @@ def rows_are_whole() -> bool:
 
 
 @contextlib.contextmanager
-def whole_rows(whole: bool) -> Iterator[None]:
+def unsharded_features(whole: bool) -> Iterator[None]:
     """While it lasts, `rows_are_whole` says so."""
     token = _whole.set(whole)
     try:
@@ -47,7 +47,7 @@ def whole_rows(whole: bool) -> Iterator[None]:
         _whole.reset(token)
 
 
-def splits_rows(rules: Rules | None) -> bool:
+def features_are_sharded(rules: Rules | None) -> bool:
     """Whether the mesh of `jax.set_mesh` splits the hidden layer's width by these rules."""
     mesh = jax.sharding.get_abstract_mesh()
     if rules is None or mesh.empty:
@@ -55,13 +55,13 @@ def splits_rows(rules: Rules | None) -> bool:
     return larger_than_one(mesh, rules.partition(("mlp",))[0]) is not None
 
 
-def holds_rows(rules: Rules | None, x: Float[Array, "*N F"]) -> bool:
+def rows_are_local(rules: Rules | None, x: Float[Array, "*N F"]) -> bool:
     """Whether each device of the mesh of `jax.set_mesh` has whole rows of `x` for itself alone.
 
     Then `over_mesh` takes them, and moves nothing.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if rules is None or mesh.empty or splits_rows(rules):
+    if rules is None or mesh.empty or features_are_sharded(rules):
         return False
     axes = [larger_than_one(mesh, entry) or () for entry in rules.partition(hidden_axes(x))]
     parts = [math.prod(mesh.shape[name] for name in names) for names in axes]
@@ -122,7 +122,7 @@ def check_axis(axis_name: str | tuple[str, ...]) -> None:
         ) from error
 
 
-def alike(*arrays: Array) -> tuple[Array, ...]:
+def match_varying(*arrays: Array) -> tuple[Array, ...]:
     """The arrays, all varying over the mesh axes that any of them varies over.
 
     Inside `jax.shard_map` a kernel's operands must agree in this. The transpose adds up the

@@ -53,7 +53,7 @@ def tile(count: int, width: int, dtype: Any) -> tuple[int, int]:
     return max(rows, lowest), columns
 
 
-def whole_rows(count: int, width: int, dtype: Any, arrays: int) -> int | None:
+def unsharded_features(count: int, width: int, dtype: Any, arrays: int) -> int | None:
     """Rows of a block that holds them whole, for a kernel with that many such blocks; None where
     not even the lowest block fits `VMEM_BUDGET`.
     """

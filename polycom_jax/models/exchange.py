@@ -121,8 +121,8 @@ class Exchange(NamedTuple):
         places: which device each of the P slots rows is from, and its number among that one's.
     """
 
-    there: Callable[[Array, Route], Array]
-    back: Callable[[Array, Route, int], Array]
+    send: Callable[[Array, Route], Array]
+    send_back: Callable[[Array, Route, int], Array]
     places: Callable[[Route], tuple[Array, Array]]
 
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from polycom_jax.kernels.checkpoint_names import save_only
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
-from polycom_jax.kernels.keep import keeping
-from polycom_jax.kernels.sharded import larger_than_one, whole_rows
+from polycom_jax.kernels.sharded import larger_than_one, unsharded_features
 from polycom_jax.models import exchange as ex
 from polycom_jax.models.config import ModelConfig
-from polycom_jax.models.moved import collect, inverse, permute, spread
+from polycom_jax.models.permutation import combine, dispatch, inverse, permute
 from polycom_jax.sharding import Rules
 
 _IN, _OUT = ("w_gate", "w_up"), "w_down"
@@ -115,17 +115,17 @@ def _local(
             flat = _in_turn(flat, jnp.repeat(first, k), groups // jax.lax.axis_size(expert_axis))
             groups = 2 * groups
         order = jnp.argsort(flat, stable=True).astype(jnp.int32)
-        back = inverse(order)
+        undo = inverse(order)
         ids = jnp.arange(groups, dtype=jnp.int32)
         sizes = jnp.sum(flat[:, None] == ids[None, :], axis=0, dtype=jnp.int32)
-        rows = spread(y, order, back, k)
-        weight = permute(weights.reshape(-1), order, back)
+        rows = dispatch(y, order, undo, k)
+        weight = permute(weights.reshape(-1), order, undo)
     if expert_axis is None:
         out, dropped = _experts(cfg, params, rows, weight, sizes, hidden_axis), jnp.int32(0)
     else:
         out, dropped = _elsewhere(cfg, params, rows, weight, sizes, expert_axis, hidden_axis)
     with jax.named_scope("combine"):
-        return collect(out, order, back, k), dropped
+        return combine(out, order, undo, k), dropped
 
 
 def _in_turn(expert: Int[Array, " R"], first: Bool[Array, " R"], held: int) -> Int[Array, " R"]:
@@ -150,30 +150,30 @@ def _elsewhere(
 
     They are sorted by expert, or as `_in_turn` says; `sizes` has the number of each group.
     """
-    way_there = ex.exchange()
+    all_to_all = ex.exchange()
     count, experts, k = rows.shape[0], cfg.moe.num_experts, cfg.moe.top_k
     parts = jax.lax.axis_size(expert_axis)
     held = experts // parts
     size = ex.slots(count // k, k, experts, parts, cfg.moe.capacity_factor)
     with jax.named_scope("exchange"):
         way = ex.route(sizes, expert_axis, size)
-        rows = way_there.there(rows, way)
-        weight = way_there.there(weight[:, None], way)[:, 0]
+        rows = all_to_all.send(rows, way)
+        weight = all_to_all.send(weight[:, None], way)[:, 0]
     with jax.named_scope("sort_received"):
-        source, number = way_there.places(way)
+        source, number = all_to_all.places(way)
         ends = jnp.cumsum(way.received, axis=1)[source]
         group = jnp.sum(number[:, None] >= ends, axis=1, dtype=jnp.int32)
         # Rows that are none come last, behind all experts.
         expert = jnp.where(group < ends.shape[1], group % held, held)
         order = jnp.argsort(expert, stable=True).astype(jnp.int32)
         own = jnp.sum(way.received.reshape(-1, held), axis=0)
-        back = jnp.where(expert < held, inverse(order), -1)
+        undo = jnp.where(expert < held, inverse(order), -1)
         order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(own), order, -1)
-        rows, weight = (permute(a, order, back, False) for a in (rows, weight))
+        rows, weight = (permute(a, order, undo, False) for a in (rows, weight))
     out = _experts(cfg, params, rows, weight, own, hidden_axis, filled=False)
-    out = permute(out, back, order, False)
+    out = permute(out, undo, order, False)
     with jax.named_scope("exchange_back"):
-        out = way_there.back(out, way, count)
+        out = all_to_all.send_back(out, way, count)
         dropped = jnp.sum((sizes.reshape(parts, -1) - way.sent)[:, :held])
         # What was not sent has no result: at its place stands another row's, or nothing.
         out = jnp.where(_was_sent(sizes, way, count)[:, None], out, 0)
@@ -213,7 +213,7 @@ def _experts(
         hidden = [product(rows, params[name]) for name in names]
 
     def down(activation: Any, w_down: Array, weight: Array, *hidden: Array) -> Array:
-        with jax.named_scope("activation"), whole_rows(hidden_axis is None):
+        with jax.named_scope("activation"), unsharded_features(hidden_axis is None):
             h = _activate(cfg, activation, hidden, sizes, hidden_axis)
             h = (h.astype(jnp.float32) * weight[:, None]).astype(h.dtype)
         with jax.named_scope("experts_down"):
@@ -221,7 +221,7 @@ def _experts(
 
     if cfg.remat == "none":
         # The pre-activations are kept and h is not, as in a dense layer.
-        down = jax.checkpoint(down, policy=keeping("row"), prevent_cse=False)
+        down = jax.checkpoint(down, policy=save_only("row"), prevent_cse=False)
     return down(params["activation"], params[_OUT], weight, *hidden)
 
 

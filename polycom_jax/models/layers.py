@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from polycom_jax.kernels.apart import apart
 from polycom_jax.kernels.attention import attention as attend
+from polycom_jax.kernels.checkpoint_names import checkpoint_as, save_only
 from polycom_jax.kernels.dispatch import backend
-from polycom_jax.kernels.keep import keep, keeping
-from polycom_jax.kernels.rope import Turns, rope, turns
+from polycom_jax.kernels.rope import SinCos, rope, sin_cos
 from polycom_jax.kernels.sharded import (
+    features_are_sharded,
     hidden_axes,
-    holds_rows,
     over_mesh,
-    splits_rows,
-    whole_rows,
+    rows_are_local,
+    unsharded_features,
 )
+from polycom_jax.kernels.split_cotangent import split_cotangent
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
@@ -86,17 +86,17 @@ def attention_specs(cfg: ModelConfig) -> Specs:
     return specs
 
 
-def rotary(cfg: ModelConfig, positions: Int[Array, "B T"]) -> Turns:
+def rotary(cfg: ModelConfig, positions: Int[Array, "B T"]) -> SinCos:
     """What the rotary embedding of every layer turns queries and keys by."""
     with jax.named_scope("attention"):
-        return turns(positions, cfg.head_dim, cfg.rope_theta)
+        return sin_cos(positions, cfg.head_dim, cfg.rope_theta)
 
 
 def attention(
     cfg: ModelConfig,
     params: Any,
     x: Float[Array, "B T D"],
-    around: Turns,
+    sin_cos: SinCos,
     segment_ids: Int[Array, "B T"] | None,
     cache: Any,
     rules: Rules | None,
@@ -119,7 +119,7 @@ def attention(
         if cfg.qk_norm != "none":
             q = _qk_norm(cfg, q, params["q_norm"])
             k = _qk_norm(cfg, k, params["k_norm"])
-        q, k = rope(q, around), rope(k, around)
+        q, k = rope(q, sin_cos), rope(k, sin_cos)
     start, implementation = None, cfg.attention
     if cache is not None:
         start, implementation = cache["length"], "xla"
@@ -221,7 +221,7 @@ def pre_activations(
 ) -> list[Float[Array, "*N F"]]:
     """What the activation is applied to: x W_up, or x W_gate and x W_up if gated, x normalised."""
     y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
-    return [keep("product", _product(rules, y, params[name])) for name in _inward(cfg)]
+    return [checkpoint_as("product", _product(rules, y, params[name])) for name in _inward(cfg)]
 
 
 def _inward(cfg: ModelConfig) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ def ffn(
         # 0.0.50.1).
         y = for_products(rms_norm(x, params["norm"], cfg.norm_eps))
         inputs = y, *(params[name] for name in _inward(cfg))
-        act = partial(_activate_apart, cfg, rules)
+        act = partial(_activate_split, cfg, rules)
     else:
         inputs = pre_activations(cfg, params, x, rules)
 
@@ -262,7 +262,7 @@ def ffn(
     if cfg.remat == "none":
         # The pre-activations are kept and h is not: the gradient of w_down computes it again, from
         # what PolyNorm knows of each row.
-        down = jax.checkpoint(down, policy=keeping("product", "row"), prevent_cse=False)
+        down = jax.checkpoint(down, policy=save_only("product", "row"), prevent_cse=False)
     out = down(params["activation"], params["w_down"], *inputs).reshape(x.shape)
     return constrain(out, rules, "batch", "seq", "residual")
 
@@ -281,14 +281,14 @@ def _kernel(cfg: ModelConfig) -> bool:
     return cfg.row.options.implementation == "pallas_tpu"
 
 
-def _activate_apart(
+def _activate_split(
     cfg: ModelConfig,
     rules: Rules | None,
     params: Any,
     y: Float[Array, "*N D"],
     *ws: Float[Array, "D F"],
 ) -> Float[Array, "*N F"]:
-    return apart(partial(_activate, cfg, rules), partial(_product, rules), params, y, ws)
+    return split_cotangent(partial(_activate, cfg, rules), partial(_product, rules), params, y, ws)
 
 
 def _activate(
@@ -298,8 +298,8 @@ def _activate(
     # Whether rows have to be scaled is a question to each device. Of GSPMD's programs all devices
     # answer it together, in every layer, over the network between slices too; that is left to rows
     # that lie on several devices.
-    if _kernel(cfg) or (_learned_means(cfg) and holds_rows(rules, xs[0])):
+    if _kernel(cfg) or (_learned_means(cfg) and rows_are_local(rules, xs[0])):
         apply = partial(over_mesh, apply, rules)
-    with jax.named_scope("activation"), whole_rows(not splits_rows(rules)):
+    with jax.named_scope("activation"), unsharded_features(not features_are_sharded(rules)):
         h = apply(params, *xs)
         return constrain(h, rules, *hidden_axes(h))

@@ -13,9 +13,9 @@ from polycom_jax import params as pm
 from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
 from polycom_jax._fields import check_value
+from polycom_jax.kernels.checkpoint_names import Kept, checkpoint_as, save_only
 from polycom_jax.kernels.dispatch import backend
-from polycom_jax.kernels.keep import Kept, keep, keeping
-from polycom_jax.kernels.rope import Turns
+from polycom_jax.kernels.rope import SinCos
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.ids import check_tokens, lookup
@@ -165,7 +165,7 @@ def hidden(
     index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
     steps = start[:, None] + index[None, :]
-    around = layers.rotary(cfg, steps if positions is None else positions)
+    sin_cos = layers.rotary(cfg, steps if positions is None else positions)
     if cache is not None:
         _check_room(cache, length)
     require(
@@ -183,7 +183,7 @@ def hidden(
     for group, stacked in enumerate(params["layers"]):
         group_cache = None if cache is None else cache["layers"][group]
         x, (group_cache, group_statistics) = _run_group(
-            cfg, stacked, x, around, segment_ids, loss_mask, start, group_cache, rules
+            cfg, stacked, x, sin_cos, segment_ids, loss_mask, start, group_cache, rules
         )
         new_groups.append(group_cache)
         statistics.append(group_statistics)
@@ -211,7 +211,7 @@ def _run_group(
     cfg: ModelConfig,
     stacked: Params,
     x: Float[Array, "B T D"],
-    around: Turns,
+    sin_cos: SinCos,
     segment_ids: Int[Array, "B T"] | None,
     loss_mask: Bool[Array, "B T"] | None,
     start: Int[Array, " B"],
@@ -230,8 +230,8 @@ def _run_group(
         if kv is not None:
             kv = {**kv, "length": start, "layer": number}
         with jax.named_scope("attention"):
-            out, kv = layers.attention(cfg, params["attention"], x, around, segment_ids, kv, rules)
-            x = keep("product", x + out)
+            out, kv = layers.attention(cfg, params["attention"], x, sin_cos, segment_ids, kv, rules)
+            x = checkpoint_as("product", x + out)
         statistics = None
         if cfg.is_moe:
             with jax.named_scope("moe"):
@@ -246,7 +246,7 @@ def _run_group(
         # A loop keeps forward and backward apart; unrolled, XLA would merge what is recomputed
         # with what it was to replace.
         looped = unroll < cfg.num_layers
-        block = jax.checkpoint(block, policy=keeping(*_KEPT[cfg.remat]), prevent_cse=not looped)
+        block = jax.checkpoint(block, policy=save_only(*_KEPT[cfg.remat]), prevent_cse=not looped)
     numbers = None if cache is None else jnp.arange(len(cache["k"]), dtype=jnp.int32)
     (x, cache), statistics = jax.lax.scan(block, (x, cache), (stacked, numbers), unroll=unroll)
     return x, (cache, statistics)

@@ -1,10 +1,13 @@
 """Training: loss, optimiser, state, step, evaluation, checkpoints, recipes."""
 
+import warnings
+from typing import Any
+
 from polycom_jax.training.checkpoint import Checkpoints as Checkpoints
 from polycom_jax.training.checkpoint import latest_step as latest_step
 from polycom_jax.training.evaluate import evaluate as evaluate
 from polycom_jax.training.evaluate import make_eval_step as make_eval_step
-from polycom_jax.training.loss import token_nats as token_nats
+from polycom_jax.training.loss import cross_entropy as cross_entropy
 from polycom_jax.training.optimizer import OptimConfig as OptimConfig
 from polycom_jax.training.optimizer import make_optimizer as make_optimizer
 from polycom_jax.training.optimizer import make_schedule as make_schedule
@@ -19,3 +22,15 @@ from polycom_jax.training.state import state_from as state_from
 from polycom_jax.training.step import batch_rows as batch_rows
 from polycom_jax.training.step import make_train_step as make_train_step
 from polycom_jax.training.step import put_batch as put_batch
+
+
+def __getattr__(name: str) -> Any:
+    if name == "token_nats":
+        warnings.warn(
+            "polycom_jax.training.token_nats is now cross_entropy; the old name goes with the next"
+            " release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return cross_entropy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from polycom_jax.training.folder import agreed_steps
 from polycom_jax.training.folder import all_steps as all_steps
 from polycom_jax.training.folder import latest_step as latest_step
 from polycom_jax.training.manifest import Contents, Leaf
-from polycom_jax.training.quiet import Silence, collect_quietly, quietly
+from polycom_jax.training.orbax_errors import Silence, collect_quietly, quietly
 from polycom_jax.training.restore import LONGEST_S, Found
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
 from polycom_jax.training.state import TrainState

@@ -48,7 +48,7 @@ def count_targets(batch: Batch) -> Float[Array, ""]:
 
 
 @jax.custom_jvp
-def token_nats(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
+def cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     """-log softmax(logits)[target], in float32 whatever the logits' dtype.
 
     Confident tokens keep their small loss and slope, both with float32's relative error: the
@@ -58,7 +58,7 @@ def token_nats(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Flo
     return _nats_and_slope(logits, targets)[0]
 
 
-@token_nats.defjvp
+@cross_entropy.defjvp
 def _token_nats_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
     nats, slope = _nats_and_slope(*primals)
     return nats, jnp.sum(slope * tangents[0].astype(jnp.float32), axis=-1)
@@ -132,7 +132,7 @@ def hidden_nats(
             return _chunked_nats(cfg, rules, table, *parts)
         logits = models.unembed(cfg, params, x, padded=True)
         logits = constrain(logits, rules, "batch", "seq", "vocab")
-        nats = token_nats(logits, targets)
+        nats = cross_entropy(logits, targets)
         return jnp.sum(jnp.where(mask, nats, 0.0))
 
 
@@ -175,7 +175,7 @@ def _chunked_nats(
 
     def add(total: Array, part: Any) -> tuple[Array, None]:
         x, targets, mask = part
-        nats = token_nats(_logits(cfg, rules, gathered, x), targets)
+        nats = cross_entropy(_logits(cfg, rules, gathered, x), targets)
         return total + jnp.sum(jnp.where(mask, nats, 0.0)), None
 
     return jax.lax.scan(add, jnp.zeros((), jnp.float32), (x, targets, mask))[0]

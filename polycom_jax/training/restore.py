@@ -19,7 +19,7 @@ from polycom_jax.training import manifest
 from polycom_jax.training.checksums import checksums, leaf_names
 from polycom_jax.training.folder import ReadError, agreed_steps
 from polycom_jax.training.manifest import Contents, Leaf, OtherFormat, Unreadable
-from polycom_jax.training.quiet import quietly
+from polycom_jax.training.orbax_errors import quietly
 from polycom_jax.training.state import map_mirrored
 
 STATE, METRICS = "state", "metrics"

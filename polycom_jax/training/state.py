@@ -17,8 +17,8 @@ from polycom_jax import params as pm
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, Specs
 from polycom_jax.sharding import Rules, own_mesh
+from polycom_jax.training.loss_stats import Watch
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer
-from polycom_jax.training.watch import Watch
 
 
 @flax.struct.dataclass

@@ -13,7 +13,7 @@ from polycom_jax.hosts import meet
 from polycom_jax.training import restore
 from polycom_jax.training.folder import Names, set_aside
 from polycom_jax.training.manifest import Contents, committer, proven_torn
-from polycom_jax.training.quiet import quietly
+from polycom_jax.training.orbax_errors import quietly
 
 
 class SaveError(RuntimeError):

@@ -6,9 +6,9 @@ import pytest
 
 from polycom_jax._errors import InputError
 from polycom_jax.aot.chips import CHIPS, chip_of_kind
+from polycom_jax.aot.hbm_bytes import hbm_traffic
 from polycom_jax.aot.hlo import parse
 from polycom_jax.aot.predict import predict_text
-from polycom_jax.aot.traffic import hbm_traffic
 
 V5E = CHIPS["v5e"]
 MIB = 2**20

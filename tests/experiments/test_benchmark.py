@@ -232,7 +232,7 @@ def test_a_peer_that_is_not_there_has_a_reason(monkeypatch: pytest.MonkeyPatch):
 def test_a_cpu_peer_is_not_compared_with_a_tpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("jax.default_backend", lambda: "tpu")
-    assert peers.why_not("torch-eager") == "JAX runs on tpu, where this peer does not"
+    assert peers.unsupported_reason("torch-eager") == "JAX runs on tpu, where this peer does not"
 
 
 def test_models_of_all_names_hold_equal_parameters_gated_or_not():

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.faults import __main__ as faults
 from experiments.faults.compare import _of_arrays, _of_lines, differences
-from experiments.faults.life import PHASES, Plan, draw, live, phases
+from experiments.faults.run_attempt import PHASES, Plan, draw, live, phases
 
 
 def test_a_comparison_sees_every_bit():

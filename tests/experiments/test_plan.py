@@ -194,7 +194,9 @@ def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
 def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     monkeypatch, tmp_path, capsys, path
 ):
-    monkeypatch.setattr(pretrain, "prepare", None)  # nothing is downloaded: a call would fail
+    monkeypatch.setattr(
+        "experiments.run.corpus.prepare", None
+    )  # nothing is downloaded: a call would fail
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
     config, _ = from_command(["--config", str(path)], prog="", about="")

@@ -12,12 +12,13 @@ import pytest
 
 from experiments import replay
 from experiments.faults.compare import arrays, differences
-from experiments.faults.life import Plan, live
+from experiments.faults.run_attempt import Plan, live
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.signals import StopRequest
+from polycom_jax.data import prepare
 from polycom_jax.training import latest_step, step
 
 pytestmark = pytest.mark.slow  # runs, stopped and continued

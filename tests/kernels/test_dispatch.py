@@ -5,7 +5,7 @@ import pytest
 
 from polycom_jax._errors import InputError
 from polycom_jax.kernels import dispatch
-from polycom_jax.kernels.dispatch import Operation, Version, Where
+from polycom_jax.kernels.dispatch import Kernel, Operation, ShapeRule
 
 
 def refuse(x, **_):
@@ -15,8 +15,8 @@ def refuse(x, **_):
 OPERATION = Operation(
     "scale",
     {
-        "xla": Version(lambda x, by=1: x * by),
-        "narrow": Version(lambda x, by=1: x * by + 100, refuse),
+        "xla": Kernel(lambda x, by=1: x * by),
+        "narrow": Kernel(lambda x, by=1: x * by + 100, refuse),
     },
 )
 
@@ -48,7 +48,7 @@ def test_none_takes_the_first_preferred_version_that_can_run():
 
 
 def test_a_preference_may_be_for_some_shapes_only(monkeypatch):
-    wide = Where("narrow", lambda shape: shape[-1] >= 3)  # pyright: ignore[reportArgumentType]
+    wide = ShapeRule("narrow", lambda shape: shape[-1] >= 3)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(dispatch, "PREFERENCE", {"cpu": (wide, "xla")})
     assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
     assert OPERATION(jnp.ones(3)).tolist() == [101] * 3
@@ -61,7 +61,7 @@ def test_an_unlisted_backend_takes_xla(monkeypatch):
 
 def test_every_preference_ends_with_the_version_that_takes_everything():
     for entries in dispatch.PREFERENCE.values():
-        names = [e.implementation if isinstance(e, Where) else e for e in entries]
+        names = [e.implementation if isinstance(e, ShapeRule) else e for e in entries]
         assert set(names) <= {
             *dispatch.IMPLEMENTATIONS,
             *dispatch.ATTENTION_IMPLEMENTATIONS,

@@ -13,7 +13,7 @@ from test_poly_norm import EDGES, FLOOR, assert_accurate, edge_rows
 from polycom_jax._errors import InputError
 from polycom_jax.activations.polynomial import scale_row
 from polycom_jax.kernels import tpu_call
-from polycom_jax.kernels.poly_norm import pallas_tpu, poly_norm, rows
+from polycom_jax.kernels.poly_norm import moments, pallas_tpu, poly_norm
 from polycom_jax.kernels.poly_norm.tpu_kernels import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
 from polycom_jax.kernels.poly_relu import pallas_tpu as relu_tpu
@@ -195,7 +195,7 @@ def test_only_the_inputs_are_saved():
 def test_the_scale_is_that_of_the_definition_for_every_exponent():
     largest = jnp.asarray(2.0 ** np.arange(-126.0, 128.0), jnp.float32)
     largest = jnp.concatenate([jnp.zeros(1), largest, largest * 1.99, largest * 1.01])
-    np.testing.assert_array_equal(rows.scale_of(largest), scale_row(largest[:, None])[1][:, 0])
+    np.testing.assert_array_equal(moments.scale_of(largest), scale_row(largest[:, None])[1][:, 0])
 
 
 WIDTHS = (128, 2048, 8192, 16_384, 65_536)
@@ -248,7 +248,7 @@ def test_blocks_fit_their_budget(count, width, dtype):
     itemsize = jnp.dtype(dtype).itemsize
     row = -(-width // 128) * 128 * itemsize
     for arrays in (2, 3, 5):
-        height = tpu_call.whole_rows(count, width, dtype, arrays)
+        height = tpu_call.unsharded_features(count, width, dtype, arrays)
         if height is not None:
             assert height % 8 == 0
             assert height <= 32 or height % 32 == 0

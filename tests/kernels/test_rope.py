@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polycom_jax.kernels.dispatch import compiling_for
-from polycom_jax.kernels.rope import rope, turns
+from polycom_jax.kernels.rope import rope, sin_cos
 
 POSITIONS = np.array([[0, 1, 2, 5, 9, 70]], np.int32)
 THETA = 10_000.0
@@ -16,7 +16,7 @@ THETA = 10_000.0
 
 def turned(x: jax.Array, backend: str) -> jax.Array:
     with compiling_for(backend):
-        return rope(x, turns(jnp.asarray(POSITIONS), x.shape[-1], THETA))
+        return rope(x, sin_cos(jnp.asarray(POSITIONS), x.shape[-1], THETA))
 
 
 def draw(seed: int, dtype: Any = np.float32) -> jax.Array:

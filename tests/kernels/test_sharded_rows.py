@@ -17,7 +17,7 @@ from polycom_jax.kernels.poly_norm import (
     poly_norm_glu,
     poly_relu_norm,
 )
-from polycom_jax.kernels.sharded import over_mesh, rows_are_whole, whole_rows
+from polycom_jax.kernels.sharded import features_are_unsharded, over_mesh, unsharded_features
 from polycom_jax.sharding import Rules, make_mesh
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -179,7 +179,7 @@ def test_rows_are_known_to_be_whole_inside_a_shard_map_or_where_it_is_said():
     mesh, told = make_mesh(data=4, tensor=2), []
 
     def look(x):
-        told.append(rows_are_whole())
+        told.append(features_are_unsharded())
         return x
 
     x = jnp.ones((8, 4))
@@ -189,6 +189,6 @@ def test_rows_are_known_to_be_whole_inside_a_shard_map_or_where_it_is_said():
         jax.eval_shape(manual(), x)
         # GSPMD may still split rows over the axis that is left to it.
         jax.eval_shape(manual(axis_names={"data"}), x)
-    with whole_rows(True):
+    with unsharded_features(True):
         jax.eval_shape(look, x)
     assert told == [False, True, False, True]

@@ -16,7 +16,7 @@ from polycom_jax.kernels.grouped_matmul import grouped_matmul
 from polycom_jax.models import ModelConfig, MoEConfig, exchange, experts, preset
 from polycom_jax.models.experts import run_experts
 from polycom_jax.models.moe import moe_specs
-from polycom_jax.models.moved import collect, inverse, permute, spread
+from polycom_jax.models.permutation import combine, dispatch, inverse, permute
 from polycom_jax.sharding import Rules, make_mesh
 
 TOKENS, WIDTH, EXPERTS = 32, 8, 8
@@ -302,8 +302,8 @@ def test_moved_rows_come_back_and_gradients_are_transposes():
     def matrix(f: Any, like: Any) -> np.ndarray:
         return np.asarray(jax.jacobian(f)(like)).reshape(-1, like.size)
 
-    there = lambda x: spread(x, order, back, 3)  # noqa: E731
-    again = lambda y: collect(y, order, back, 3)  # noqa: E731
+    there = lambda x: dispatch(x, order, back, 3)  # noqa: E731
+    again = lambda y: combine(y, order, back, 3)  # noqa: E731
     thin = jnp.ones((4, 2))
     np.testing.assert_array_equal(matrix(there, thin).T, matrix(again, x))
     plain = np.eye(4)[np.asarray(order) // 3]
@@ -319,7 +319,7 @@ def test_moved_rows_have_every_derivative():
     for f, (x, along) in (
         (lambda x: permute(x, order, back), whole),
         (lambda x: permute(x, jnp.where(order < 9, order, -1), back, False), whole),
-        (lambda x: spread(x, order, back, 3), whole[:, :4]),
-        (lambda y: collect(y, order, back, 3), whole),
+        (lambda x: dispatch(x, order, back, 3), whole[:, :4]),
+        (lambda y: combine(y, order, back, 3), whole),
     ):
         np.testing.assert_array_equal(jax.jvp(f, (x,), (along,))[1], f(along))

@@ -11,8 +11,8 @@ import pytest
 from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.kernels.dispatch import compiling_for
-from polycom_jax.kernels.poly_norm.numbers import LARGEST
-from polycom_jax.kernels.sharded import holds_rows
+from polycom_jax.kernels.poly_norm.row_stats import LARGEST
+from polycom_jax.kernels.sharded import rows_are_local
 from polycom_jax.models import layers
 from polycom_jax.sharding import Rules, make_mesh
 
@@ -130,9 +130,9 @@ def test_rows_that_a_device_does_not_have_for_itself_are_left_to_gspmd():
     shapes = {(8, 8, 64): True, (4, 8, 64): False, (64, 64): True, (12, 64): False}
     for mesh in (make_mesh(data=8), make_mesh(data=1, fsdp=4, expert=2)):
         with jax.set_mesh(mesh):
-            assert {shape: holds_rows(Rules(), jnp.zeros(shape)) for shape in shapes} == shapes
+            assert {shape: rows_are_local(Rules(), jnp.zeros(shape)) for shape in shapes} == shapes
     with jax.set_mesh(make_mesh(data=4, tensor=2)):
-        assert not holds_rows(Rules(), jnp.zeros((8, 8, 64)))
+        assert not rows_are_local(Rules(), jnp.zeros((8, 8, 64)))
         # The others of an axis that splits nothing would have the same rows.
-        assert not holds_rows(Rules(mlp=None), jnp.zeros((8, 8, 64)))
-    assert not holds_rows(Rules(), jnp.zeros((8, 64)))
+        assert not rows_are_local(Rules(mlp=None), jnp.zeros((8, 8, 64)))
+    assert not rows_are_local(Rules(), jnp.zeros((8, 64)))

@@ -22,7 +22,7 @@ from polycom_jax.training import (
 )
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 from polycom_jax.training.checksums import checksums
-from polycom_jax.training.quiet import quietly
+from polycom_jax.training.orbax_errors import quietly
 
 OPTIM = OptimConfig()
 SPLIT = "data 2, fsdp 2, tensor 2"

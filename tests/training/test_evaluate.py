@@ -6,7 +6,7 @@ import pytest
 
 from polycom_jax import InputError, models
 from polycom_jax.training import evaluate, make_eval_step, put_batch
-from polycom_jax.training.loss import token_nats
+from polycom_jax.training.loss import cross_entropy
 
 
 def test_every_unmasked_target_counts_once_on_any_mesh(model, meshes, initial, make_batch):
@@ -23,7 +23,7 @@ def test_every_unmasked_target_counts_once_on_any_mesh(model, meshes, initial, m
     for batch in batches:
         where = {name: batch[name] for name in ("segment_ids", "positions")}
         logits = models.forward(cfg, params, batch["tokens"], **where)
-        each = np.asarray(token_nats(logits, batch["targets"]), np.float64)
+        each = np.asarray(cross_entropy(logits, batch["targets"]), np.float64)
         nats, targets = nats + each[batch["mask"]].sum(), targets + batch["mask"].sum()
     assert result["tokens"] == targets
     assert result["loss"] == pytest.approx(nats / targets, rel=1e-6)

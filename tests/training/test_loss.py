@@ -17,7 +17,7 @@ from polycom_jax.training.loss import (
     batch_nats,
     count_targets,
     counted,
-    token_nats,
+    cross_entropy,
 )
 
 nats_of = jax.jit(batch_nats, static_argnums=0)
@@ -37,7 +37,7 @@ def test_token_nats_agree_with_float64(scale, dtype):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(scale * rng.normal(size=(4, 5, 37)), dtype)
     targets = rng.integers(0, 37, (4, 5))
-    nats = token_nats(logits, jnp.asarray(targets))
+    nats = cross_entropy(logits, jnp.asarray(targets))
     assert nats.dtype == jnp.float32
     expected = reference(np.asarray(logits, np.float64), targets)
     # The difference from the largest logit, at most 8 scale, is rounded once.
@@ -49,7 +49,7 @@ def test_confident_tokens_keep_their_small_loss_and_slope(margin):
     logits = jnp.array([[margin, 0.0, 0.0]])
 
     def total(logits):
-        return token_nats(logits, jnp.array([0])).sum()
+        return cross_entropy(logits, jnp.array([0])).sum()
 
     nats, slope = jax.value_and_grad(total)(logits)
     other = np.exp(-margin)
@@ -62,7 +62,7 @@ def test_second_derivatives_are_those_of_the_softmax():
     logits = jnp.array([0.5, 2.0, -1.0, 0.0])
     p = np.asarray(jax.nn.softmax(logits), np.float64)
     for target in range(4):
-        hessian = jax.hessian(lambda z, t=target: token_nats(z, jnp.array(t)))(logits)
+        hessian = jax.hessian(lambda z, t=target: cross_entropy(z, jnp.array(t)))(logits)
         np.testing.assert_allclose(hessian, np.diag(p) - np.outer(p, p), atol=1e-6)
 
 
@@ -73,7 +73,7 @@ def test_padding_columns_change_nothing_and_get_no_gradient():
     targets = jnp.asarray(rng.integers(0, 30, 6))
 
     def total(logits):
-        return token_nats(logits, targets).sum()
+        return cross_entropy(logits, targets).sum()
 
     plain, slope = jax.value_and_grad(total)(real)
     padded, padded_slope = jax.value_and_grad(total)(jnp.concatenate([real, padding], 1))
@@ -234,7 +234,7 @@ def test_a_target_outside_the_vocabulary_is_no_number_unless_it_is_masked(
 
 def test_token_nats_of_what_is_no_token_are_no_number():
     logits = jnp.zeros((4, 5))
-    nats, slope = jax.value_and_grad(lambda z: token_nats(z, jnp.array([-1, 5, 0, 4])).sum())(
+    nats, slope = jax.value_and_grad(lambda z: cross_entropy(z, jnp.array([-1, 5, 0, 4])).sum())(
         logits
     )
     assert np.isnan(nats)

@@ -16,7 +16,7 @@ from polycom_jax.training import (
     make_train_step,
     put_batch,
 )
-from polycom_jax.training.loss import token_nats
+from polycom_jax.training.loss import cross_entropy
 from polycom_jax.training.step import split_batch
 
 OPTIM = OptimConfig(
@@ -108,7 +108,7 @@ def test_the_loss_is_the_mean_over_all_unmasked_targets(model, make_batch, initi
     params = initial("one device").params
     where = {name: batch[name] for name in ("segment_ids", "positions")}
     logits = models.forward(cfg, params, batch["tokens"], **where)
-    nats = np.asarray(token_nats(logits, batch["targets"]), np.float64)
+    nats = np.asarray(cross_entropy(logits, batch["targets"]), np.float64)
     assert trained()[0][0] == pytest.approx(nats[batch["mask"]].mean(), rel=1e-6)
 
 

@@ -21,7 +21,7 @@ from polycom_jax.models.ids import inside
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, own_mesh
 from polycom_jax.training import batch_rows, put_batch
-from polycom_jax.training.loss import Batch, token_nats
+from polycom_jax.training.loss import Batch, cross_entropy
 from polycom_jax.training.state import model_specs
 from polycom_jax.training.step import OnMesh, batch_sharding
 
@@ -67,7 +67,7 @@ def make_score_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) ->
             logits = models.unembed(cfg, params, x, padded=True)
             logits = constrain(logits, rules, "batch", None, "vocab")
             targets = inside(cfg.vocab_size, targets, -1)
-            nats = jnp.where(mask, token_nats(logits, targets), 0.0)
+            nats = jnp.where(mask, cross_entropy(logits, targets), 0.0)
             best = jnp.argmax(logits, axis=-1) == targets
             return jnp.sum(nats, axis=1), jnp.all(best | ~mask, axis=1)
 

@@ -4,16 +4,16 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
 from polycom_jax.kernels.attention import blocks, cudnn, splash, xla
-from polycom_jax.kernels.dispatch import AttentionImplementation, Operation, Version
+from polycom_jax.kernels.dispatch import AttentionImplementation, Kernel, Operation
 from polycom_jax.sharding import Rules
 
 ATTENTION = Operation(
     "attention",
     {
-        "xla": Version(xla.attention),
-        "blocks": Version(blocks.attention, blocks.why_not),
-        "splash": Version(splash.attention, splash.why_not),
-        "cudnn": Version(cudnn.attention, cudnn.why_not),
+        "xla": Kernel(xla.attention),
+        "blocks": Kernel(blocks.attention, blocks.unsupported_reason),
+        "splash": Kernel(splash.attention, splash.unsupported_reason),
+        "cudnn": Kernel(cudnn.attention, cudnn.unsupported_reason),
     },
 )
 

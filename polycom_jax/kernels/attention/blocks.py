@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.linear import linear_map
 from polycom_jax.sharding import Rules
 
@@ -51,7 +51,7 @@ def attention(
     return over_mesh(_attention, rules, q, k, v, segment_ids)
 
 
-def why_not(
+def unsupported_reason(
     q: Array,
     k: Array,
     v: Array,
@@ -74,8 +74,8 @@ def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array
 @_attention.defjvp
 def _rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
     *qkv, segment_ids = primals
-    q, k, v = (keep("attention", x) for x in qkv)
-    out, log_sum = (keep("attention", x) for x in _forward(q, k, v, segment_ids))
+    q, k, v = (checkpoint_as("attention", x) for x in qkv)
+    out, log_sum = (checkpoint_as("attention", x) for x in _forward(q, k, v, segment_ids))
     fixed = (q, k, v, out, log_sum, *jax.tree.leaves(segment_ids))
     return out, linear_map(_along, _backward, fixed, tangents[:3])
 

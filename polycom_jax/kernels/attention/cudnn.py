@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.reverse_only import reverse_only
 from polycom_jax.sharding import Rules
 
@@ -40,14 +40,14 @@ def attention(
 
 
 def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
-    q, k, v = (keep("attention", x) for x in reverse_only("attention", "cudnn", q, k, v))
+    q, k, v = (checkpoint_as("attention", x) for x in reverse_only("attention", "cudnn", q, k, v))
     mask = None
     if segment_ids is not None:
         mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
 
 
-def why_not(
+def unsupported_reason(
     q: Array,
     k: Array,
     v: Array,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.reverse_only import reverse_only
 from polycom_jax.sharding import Rules
 
@@ -63,7 +63,7 @@ def _attention(
     )
     # The kernels do not scale the scores.
     q = (q.astype(jnp.float32) * width**-0.5).astype(q.dtype)
-    q, k, v = (keep("attention", jnp.swapaxes(x, 1, 2)) for x in (q, k, v))
+    q, k, v = (checkpoint_as("attention", jnp.swapaxes(x, 1, 2)) for x in (q, k, v))
     ids = None
     if segment_ids is not None:
         ids = splash.SegmentIds(q=segment_ids, kv=segment_ids)
@@ -77,7 +77,7 @@ def _attention(
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)
 
 
-def why_not(
+def unsupported_reason(
     q: Array,
     k: Array,
     v: Array,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.sharding import Rules
 
 
@@ -19,7 +19,7 @@ def attention(
 ) -> Float[Array, "B T H C"]:
     """Causal attention, behind `start` cached keys a row; see `api.attention`."""
     del rules  # GSPMD splits it
-    q, k, v = (keep("attention", x) for x in (q, k, v))
+    q, k, v = (checkpoint_as("attention", x) for x in (q, k, v))
     return masked_attention(q, k, v, causal_mask(q.shape[1], k.shape[1], start, segment_ids))
 
 

@@ -4,15 +4,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
-from polycom_jax.kernels.dispatch import GroupedImplementation, Operation, Version
+from polycom_jax.kernels.dispatch import GroupedImplementation, Kernel, Operation
 from polycom_jax.kernels.grouped_matmul import cpu, megablox, xla
 
 GROUPED_MATMUL = Operation(
     "grouped_matmul",
     {
-        "xla": Version(xla.grouped_matmul),
-        "cpu": Version(cpu.grouped_matmul),
-        "megablox": Version(megablox.grouped_matmul, megablox.why_not),
+        "xla": Kernel(xla.grouped_matmul),
+        "cpu": Kernel(cpu.grouped_matmul),
+        "megablox": Kernel(megablox.grouped_matmul, megablox.unsupported_reason),
     },
 )
 

@@ -66,7 +66,7 @@ def tensor_cores() -> int:
     return getattr(device, "num_cores", None) or 2
 
 
-def why_not(x: Array, w: Array, sizes: Array, **_static: Any) -> str | None:
+def unsupported_reason(x: Array, w: Array, sizes: Array, **_static: Any) -> str | None:
     """A reason against, or None."""
     if x.shape[0] % LANES:
         return f"{x.shape[0]} rows are no multiple of {LANES}"

@@ -7,10 +7,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
-from polycom_jax.kernels.dispatch import Implementation, Operation, Version
+from polycom_jax.kernels.dispatch import Implementation, Kernel, Operation
 from polycom_jax.kernels.platform import why_not_on_tpu
-from polycom_jax.kernels.poly_norm import cpu, split, tpu, xla
-from polycom_jax.kernels.poly_norm.rows import AxisName
+from polycom_jax.kernels.poly_norm import cpu, feature_sharded, tpu, xla
+from polycom_jax.kernels.poly_norm.moments import AxisName
 from polycom_jax.kernels.sharded import check_axis
 
 Run = Callable[..., Array]
@@ -29,15 +29,16 @@ class _Rows:
 
             return getattr(pallas_tpu, name)(*arrays, **static)
 
-        pallas = Version(kernel, why_not_on_tpu)
+        pallas = Kernel(kernel, why_not_on_tpu)
         modules = {"xla": xla, "cpu": cpu, "tpu": tpu}
         whole = {"reference": reference}
         whole |= {key: getattr(module, name) for key, module in modules.items()}
         self.whole = Operation(
-            name, {key: Version(run) for key, run in whole.items()} | {"pallas_tpu": pallas}
+            name, {key: Kernel(run) for key, run in whole.items()} | {"pallas_tpu": pallas}
         )
         self.split = Operation(
-            f"{name} over shards", {"xla": Version(getattr(split, name)), "pallas_tpu": pallas}
+            f"{name} over shards",
+            {"xla": Kernel(getattr(feature_sharded, name)), "pallas_tpu": pallas},
         )
 
     def __call__(self, *arrays: Array, axis_name: AxisName, **options: Any) -> Array:

@@ -17,18 +17,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polycom_jax.kernels.poly_norm import rows, tpu_kernels
+from polycom_jax.kernels.poly_norm import moments, tpu_kernels
 from polycom_jax.kernels.poly_norm.tpu_kernels import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
 from polycom_jax.kernels.reverse_only import reverse_only
-from polycom_jax.kernels.sharded import alike
+from polycom_jax.kernels.sharded import match_varying
 from polycom_jax.kernels.tpu_call import LANES, in_lanes
 
 
 @dataclass(frozen=True)
 class _Static:
     form: Form
-    axis_name: rows.AxisName
+    axis_name: moments.AxisName
     interpret: bool
 
 
@@ -37,7 +37,7 @@ def poly_norm(
     coeffs: Float[Array, " R+1"],
     *,
     eps: float,
-    axis_name: rows.AxisName = None,
+    axis_name: moments.AxisName = None,
     interpret: bool = False,
 ) -> Float[Array, "*S F"]:
     """`kernels.poly_norm.poly_norm`; `interpret` runs the kernels as XLA operations, for tests."""
@@ -49,7 +49,7 @@ def poly_relu_norm(
     coeffs: Float[Array, " R+1"],
     *,
     eps: float,
-    axis_name: rows.AxisName = None,
+    axis_name: moments.AxisName = None,
     interpret: bool = False,
 ) -> Float[Array, "*S F"]:
     """`kernels.poly_norm.poly_relu_norm`."""
@@ -62,7 +62,7 @@ def poly_norm_glu(
     coeffs: Float[Array, " R+1"],
     *,
     eps: float,
-    axis_name: rows.AxisName = None,
+    axis_name: moments.AxisName = None,
     interpret: bool = False,
 ) -> Float[Array, "*S F"]:
     """`kernels.poly_norm.poly_norm_glu`."""
@@ -70,11 +70,11 @@ def poly_norm_glu(
 
 
 def _run(
-    form: Form, axis_name: rows.AxisName, interpret: bool, coeffs: Array, *inputs: Array
+    form: Form, axis_name: moments.AxisName, interpret: bool, coeffs: Array, *inputs: Array
 ) -> Array:
     shape = inputs[0].shape
     flat = [x.reshape(-1, shape[-1]) for x in inputs]
-    arrays = reverse_only("poly_norm", "pallas_tpu", *alike(coeffs, *flat))
+    arrays = reverse_only("poly_norm", "pallas_tpu", *match_varying(coeffs, *flat))
     return _compiled(_Static(form, axis_name, interpret), *arrays).reshape(shape)
 
 
@@ -87,10 +87,12 @@ def _value(static: _Static, coeffs: Array, *inputs: Float[Array, "N F"]) -> Floa
         body = partial(tpu_kernels.whole_forward, static.form, plan.width)
         return whole(body, in_lanes(coeffs), *inputs, interpret=static.interpret)[0]
     _, sums = _sums(static, plan, inputs[:1], backward=False)
-    gain = rows.gains(sums, rows.full_width(plan.width, static.axis_name), static.form.eps)
-    numbers = _numbers(sums.scale, rows.value_terms(gain, _scalars(coeffs)))
+    inv_rms = moments.inv_rms(
+        sums, moments.full_width(plan.width, static.axis_name), static.form.eps
+    )
+    row_stats = _numbers(sums.scale, moments.value_terms(inv_rms, _scalars(coeffs)))
     body = partial(tpu_kernels.part_forward, static.form)
-    return plan.part_forward()(body, numbers, *inputs, interpret=static.interpret)[0]
+    return plan.part_forward()(body, row_stats, *inputs, interpret=static.interpret)[0]
 
 
 def _forward(static: _Static, coeffs: Array, *inputs: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -127,25 +129,25 @@ def _parts_backward(
     static: _Static, plan: Plan, coeffs: Array, *arrays: Array
 ) -> tuple[Array, ...]:
     own, sums = _sums(static, plan, arrays, backward=True)
-    width = rows.full_width(plan.width, static.axis_name)
-    gain = rows.gains(sums, width, static.form.eps)
-    slopes, shrink = rows.slope_terms(gain, _scalars(coeffs), sums, width)
-    values = rows.value_terms(gain, _scalars(coeffs)) if static.form.gated else []
-    numbers = _numbers(sums.scale, [*slopes, *shrink, *values])
+    width = moments.full_width(plan.width, static.axis_name)
+    inv_rms = moments.inv_rms(sums, width, static.form.eps)
+    slopes, norm_grad_coeffs = moments.slope_terms(inv_rms, _scalars(coeffs), sums, width)
+    values = moments.value_terms(inv_rms, _scalars(coeffs)) if static.form.gated else []
+    row_stats = _numbers(sums.scale, [*slopes, *norm_grad_coeffs, *values])
     body = partial(tpu_kernels.part_backward, static.form)
-    grads = plan.part_backward()(body, numbers, *arrays, interpret=static.interpret)
+    grads = plan.part_backward()(body, row_stats, *arrays, interpret=static.interpret)
     # This shard's part of the coefficients' gradient: where they enter it, parts are added up.
-    return jnp.stack([jnp.sum(c) for c in rows.coefficient_terms(gain, own)]), *grads
+    return jnp.stack([jnp.sum(c) for c in moments.coefficient_terms(inv_rms, own)]), *grads
 
 
 def _sums(
     static: _Static, plan: Plan, arrays: Sequence[Array], *, backward: bool
-) -> tuple[rows.Sums, rows.Sums]:
+) -> tuple[moments.Sums, moments.Sums]:
     """Sums over this shard's part of each row, and over whole rows; both at the rows' scale."""
     body = partial(tpu_kernels.part_sums, static.form, plan.width, backward)
     (packed,) = plan.part_sums(backward=backward)(body, *arrays, interpret=static.interpret)
-    own = rows.united(rows.Sums.unpacked(packed, static.form.order, backward=backward))
-    return rows.over_shards(own, static.axis_name)
+    own = moments.united(moments.Sums.unpacked(packed, static.form.order, backward=backward))
+    return moments.over_shards(own, static.axis_name)
 
 
 def _scalars(coeffs: Array) -> list[Array]:

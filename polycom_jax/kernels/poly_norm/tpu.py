@@ -18,57 +18,59 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.inputs import work_dtype
-from polycom_jax.kernels.poly_norm import rows, xla
-from polycom_jax.kernels.poly_norm.numbers import Numbers, numbers
+from polycom_jax.kernels.poly_norm import moments, xla
+from polycom_jax.kernels.poly_norm.row_stats import RowStats, row_stats
 from polycom_jax.kernels.recompute import recomputed
 from polycom_jax.kernels.row_sums import sums_in_parts
-from polycom_jax.kernels.sharded import rows_are_whole
+from polycom_jax.kernels.sharded import features_are_unsharded
 
 
-def _row(x: Float[Array, "*S F"], order: int, eps: float, cut: bool, relu: bool = False) -> Numbers:
+def _row(
+    x: Float[Array, "*S F"], order: int, eps: float, cut: bool, relu: bool = False
+) -> RowStats:
     dtype = work_dtype(x.dtype)
 
     def wide(x: Array) -> Array:
         return jax.nn.relu(x.astype(dtype)) if relu else x.astype(dtype)
 
     def terms(x: Array) -> list[Array]:
-        return rows.moments(wide(x), order)
+        return moments.moment_terms(wide(x), order)
 
-    def plain(terms: list[Array]) -> Numbers:
+    def plain(terms: list[Array]) -> RowStats:
         return [jnp.sum(term, axis=-1, keepdims=True) for term in terms]
 
-    return numbers(
+    return row_stats(
         jax.lax.optimization_barrier(x),
         order,
         eps,
         first=lambda x: sums_in_parts(terms, x) if cut else plain(terms(x)),
-        again=lambda z: plain(rows.moments(z, order)),
+        again=lambda z: plain(moments.moment_terms(z, order)),
         wide=wide,
     )
 
 
-def row(primals: xla.Pair, *, eps: float, cut: bool) -> Numbers:
+def row(primals: xla.Pair, *, eps: float, cut: bool) -> RowStats:
     """The scale of each row, and the gain of each power."""
     x, coeffs = primals
     return _row(x, coeffs.size - 1, eps, cut)
 
 
-def _relu_row(primals: xla.Pair, *, eps: float, cut: bool) -> Numbers:
+def _relu_row(primals: xla.Pair, *, eps: float, cut: bool) -> RowStats:
     x, coeffs = primals
     return _row(x, coeffs.size - 1, eps, cut, relu=True)
 
 
-def _glu_row(primals: Any, *, eps: float, cut: bool) -> Numbers:
+def _glu_row(primals: Any, *, eps: float, cut: bool) -> RowStats:
     gate, _, coeffs = primals
     return _row(gate, coeffs.size - 1, eps, cut)
 
 
-def _version(value: Any, tangent: Any, row: Callable[..., Numbers]) -> Callable[..., Array]:
+def _version(value: Any, tangent: Any, row: Callable[..., RowStats]) -> Callable[..., Array]:
     """Rows are cut where no device holds a part of one: GSPMD would move what is cut elsewhere."""
     cut, uncut = (recomputed(value, tangent, row=partial(row, cut=c)) for c in (True, False))
 
     def call(*arrays: Array, **static: Any) -> Array:
-        return (cut if rows_are_whole() else uncut)(*arrays, **static)
+        return (cut if features_are_unsharded() else uncut)(*arrays, **static)
 
     return call
 

@@ -14,9 +14,15 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
-from polycom_jax.kernels.lanes import each_group, group_height, max_lanes, sum_lanes, write_lanes
-from polycom_jax.kernels.poly_norm import rows
+from polycom_jax.kernels.poly_norm import moments
 from polycom_jax.kernels.tpu_call import LANES
+from polycom_jax.kernels.vmem_loops import (
+    each_group,
+    group_height,
+    max_lanes,
+    sum_lanes,
+    write_lanes,
+)
 
 Load = Callable[[Any, int], Float[Array, "G L"]]
 
@@ -64,25 +70,25 @@ class Row:
         dy = self.dy(start, size)
         return dy if self.up is None else dy * self.up(start, size)
 
-    def sums(self, width: int) -> rows.Sums:
+    def sums(self, width: int) -> moments.Sums:
         """Scale, moments, and pulls where there is a cotangent: two passes over the lanes."""
         (largest,) = max_lanes(width, lambda start, size: [jnp.abs(self.inner(start, size))])
-        scale = rows.scale_of(largest)
+        scale = moments.scale_of(largest)
         wide = jnp.broadcast_to(scale, (scale.shape[0], LANES))
         order = self.form.order
 
         def terms(start: Any, size: int) -> list[Array]:
             z = self.inner(start, size) * wide[:, :size]
-            found = rows.moments(z, order)
+            found = moments.moment_terms(z, order)
             if self.dy is not None:
-                found += rows.pulls(z, self.cotangent(start, size), order)
+                found += moments.cotangent_terms(z, self.cotangent(start, size), order)
             return found
 
         totals = sum_lanes(width, terms)
-        return rows.Sums(scale, totals[:order], totals[order:])
+        return moments.Sums(scale, totals[:order], totals[order:])
 
     def write_value(self, width: int, scale: Array, terms: Sequence[Array], out: Any) -> None:
-        """out(start, size, y) for every piece; `terms` as `rows.value_terms`."""
+        """out(start, size, y) for every piece; `terms` as `moments.value_terms`."""
         scale, *terms = _wide(scale, *terms)
 
         def write(start: Any, size: int) -> None:
@@ -96,14 +102,14 @@ class Row:
         width: int,
         scale: Array,
         slopes: Sequence[Array],
-        shrink: Sequence[Array],
+        norm_grad_coeffs: Sequence[Array],
         values: Sequence[Array],
         out: Any,
         out_up: Any = None,
     ) -> None:
         """out(start, dx), and out_up(start, dup) if gated, for every piece."""
         count = len(slopes)
-        scale, *every = _wide(scale, *slopes, *shrink, *values)
+        scale, *every = _wide(scale, *slopes, *norm_grad_coeffs, *values)
 
         def write(start: Any, size: int) -> None:
             factor, *terms = (number[:, :size] for number in (scale, *every))
@@ -118,10 +124,10 @@ class Row:
         write_lanes(width, write)
 
 
-def _wide(*numbers: Array) -> list[Array]:
+def _wide(*row_stats: Array) -> list[Array]:
     """Numbers of a row, or of all rows, in every lane: once, ahead of the loop over pieces."""
-    height = max(n.shape[0] for n in numbers)
-    return [jnp.broadcast_to(n, (height, LANES)) for n in numbers]
+    height = max(n.shape[0] for n in row_stats)
+    return [jnp.broadcast_to(n, (height, LANES)) for n in row_stats]
 
 
 def _loader(ref: Any, first: Any, height: int, left: Any = None) -> Load:
@@ -154,7 +160,7 @@ def whole_forward(form: Form, width: int, *refs: Any) -> None:
     def group(first: Any, height: int, _: Any) -> None:
         row = Row(form, *(_loader(ref, first, height) for ref in inputs))
         sums = row.sums(width)
-        terms = rows.value_terms(rows.gains(sums, width, form.eps), coeffs)
+        terms = moments.value_terms(moments.inv_rms(sums, width, form.eps), coeffs)
         row.write_value(width, sums.scale, terms, _writer(y_ref, first, height))
 
     each_group(y_ref.shape[0], group)
@@ -174,13 +180,13 @@ def whole_backward(form: Form, count: int, width: int, *refs: Any) -> None:
         dy = _loader(dy_ref, first, height)
         row = Row(form, *(_loader(ref, first, height) for ref in inputs), dy=dy)
         sums = row.sums(width)
-        gain = rows.gains(sums, width, form.eps)
-        slopes, shrink = rows.slope_terms(gain, coeffs, sums, width)
-        values = rows.value_terms(gain, coeffs) if form.gated else ()
+        inv_rms = moments.inv_rms(sums, width, form.eps)
+        slopes, norm_grad_coeffs = moments.slope_terms(inv_rms, coeffs, sums, width)
+        values = moments.value_terms(inv_rms, coeffs) if form.gated else ()
         out = [_writer(ref, first, height) for ref in outputs]
-        row.write_gradient(width, sums.scale, slopes, shrink, values, *out)
+        row.write_gradient(width, sums.scale, slopes, norm_grad_coeffs, values, *out)
         at = block_start + first + jax.lax.broadcasted_iota(jnp.int32, (height, 1), 0)
-        parts = rows.coefficient_terms(gain, sums)
+        parts = moments.coefficient_terms(inv_rms, sums)
         return [c + jnp.where(at < count, p, 0.0) for c, p in zip(carry, parts, strict=True)]
 
     zero = jnp.zeros((group_height(dy_ref.shape[0]), 1), jnp.float32)
@@ -194,7 +200,7 @@ def whole_backward(form: Form, count: int, width: int, *refs: Any) -> None:
 def part_sums(form: Form, width: int, backward: bool, *refs: Any) -> None:
     """A tile of rows of that width: (x, sums), or (dy, x[, up], sums) for the backward pass.
 
-    sums [1, rows, numbers]: scale, moments, pulls in the first lanes.
+    sums [1, moments, numbers]: scale, moments, pulls in the first lanes.
     """
     *inputs, sums_ref = refs
     dy_ref = inputs.pop(0) if backward else None
@@ -205,8 +211,8 @@ def part_sums(form: Form, width: int, backward: bool, *refs: Any) -> None:
         dy = None if dy_ref is None else _loader(dy_ref, first, height, left)
         row = Row(form, *(_loader(ref, first, height, left) for ref in inputs), dy=dy)
         sums = row.sums(tile)
-        numbers = [sums.scale, *sums.moments, *sums.pulls]
-        sums_ref[0, pl.ds(first, height), :] = _packed(numbers, sums_ref.shape[-1])
+        row_stats = [sums.scale, *sums.moments, *sums.cotangent_moments]
+        sums_ref[0, pl.ds(first, height), :] = _packed(row_stats, sums_ref.shape[-1])
 
     each_group(height, group)
 
@@ -235,9 +241,13 @@ def part_backward(form: Form, *refs: Any) -> None:
         row = Row(form, *(_loader(ref, first, height) for ref in inputs), dy=dy)
         count = 2 * order + 1 + (order + 1 if form.gated else 0)
         scale, *terms = _unpacked(numbers_ref, first, height, count)
-        slopes, shrink, values = terms[:order], terms[order : 2 * order], terms[2 * order :]
+        slopes, norm_grad_coeffs, values = (
+            terms[:order],
+            terms[order : 2 * order],
+            terms[2 * order :],
+        )
         out = [_writer(ref, first, height) for ref in outputs]
-        row.write_gradient(tile, scale, slopes, shrink, values, *out)
+        row.write_gradient(tile, scale, slopes, norm_grad_coeffs, values, *out)
 
     each_group(height, group)
 
@@ -247,12 +257,12 @@ def _backward_refs(form: Form, refs: Sequence[Any]) -> tuple[Sequence[Any], Sequ
     return refs[:-outputs], refs[-outputs:]
 
 
-def _packed(numbers: Sequence[Float[Array, "G 1"]], lanes: int) -> Float[Array, "G K"]:
+def _packed(row_stats: Sequence[Float[Array, "G 1"]], lanes: int) -> Float[Array, "G K"]:
     """Number k of each row in lane k; 0 in the others."""
-    shape = (numbers[0].shape[0], lanes)
+    shape = (row_stats[0].shape[0], lanes)
     lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     packed = jnp.zeros(shape, jnp.float32)
-    for k, number in enumerate(numbers):
+    for k, number in enumerate(row_stats):
         packed = jnp.where(lane == k, number, packed)
     return packed
 

@@ -14,7 +14,7 @@ from polycom_jax.kernels.tpu_call import (
     TpuCall,
     round_up,
     tile,
-    whole_rows,
+    unsharded_features,
 )
 
 
@@ -46,7 +46,7 @@ class Plan:
 
     def whole_forward(self) -> TpuCall | None:
         """(coeffs, x[, up]) -> y, or None where rows do not fit."""
-        rows = whole_rows(self.count, self.width, self.dtype, self.inputs + 1)
+        rows = unsharded_features(self.count, self.width, self.dtype, self.inputs + 1)
         if rows is None:
             return None
         row = self._whole(rows)
@@ -55,7 +55,7 @@ class Plan:
 
     def whole_backward(self) -> TpuCall | None:
         """(coeffs, dy, x[, up]) -> (dx[, dup], dcoeffs by block), or None where rows do not fit."""
-        rows = whole_rows(self.count, self.width, self.dtype, 2 * self.inputs + 1)
+        rows = unsharded_features(self.count, self.width, self.dtype, 2 * self.inputs + 1)
         if rows is None:
             return None
         row, (blocks,) = self._whole(rows), self._grid(rows)
@@ -71,11 +71,14 @@ class Plan:
         """([dy,] x[, up]) -> sums [tiles, count, numbers]."""
         form = self.form
         read = self.inputs + 1 if backward else 1
-        numbers = round_up(2 * form.order + 2 if backward else form.order + 1, LANES)
+        row_stats = round_up(2 * form.order + 2 if backward else form.order + 1, LANES)
         grid, part = self._tiles()
         rows = part.block[0]
         sums = Operand(
-            (grid[1], self.count, numbers), jnp.float32, (1, rows, numbers), lambda i, j: (j, i, 0)
+            (grid[1], self.count, row_stats),
+            jnp.float32,
+            (1, rows, row_stats),
+            lambda i, j: (j, i, 0),
         )
         return TpuCall("poly_norm_sums", grid, (part,) * read, (sums,))
 
@@ -89,8 +92,8 @@ class Plan:
         """(numbers, dy, x[, up]) -> dx[, dup]."""
         order = self.form.order
         grid, part = self._tiles()
-        numbers = self._numbers(part, 2 * order + 1 + (order + 1) * self.form.gated)
-        inputs = (numbers, *[part] * (1 + self.inputs))
+        row_stats = self._numbers(part, 2 * order + 1 + (order + 1) * self.form.gated)
+        inputs = (row_stats, *[part] * (1 + self.inputs))
         return TpuCall("poly_norm_apply_transposed", grid, inputs, (part,) * self.inputs)
 
     @property
@@ -111,8 +114,8 @@ class Plan:
             (self.count, self.width), self.dtype, (rows, columns), lambda i, j: (i, j)
         )
 
-    def _numbers(self, part: Operand, numbers: int) -> Operand:
-        lanes = round_up(numbers, LANES)
+    def _numbers(self, part: Operand, row_stats: int) -> Operand:
+        lanes = round_up(row_stats, LANES)
         return Operand(
             (self.count, lanes), jnp.float32, (part.block[0], lanes), lambda i, j: (i, 0)
         )

@@ -4,7 +4,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import check_coeffs, check_floating, check_slope
-from polycom_jax.kernels.dispatch import Implementation, Operation, Version
+from polycom_jax.kernels.dispatch import Implementation, Kernel, Operation
 from polycom_jax.kernels.platform import why_not_on_tpu
 from polycom_jax.kernels.poly_relu import cpu, xla
 
@@ -19,18 +19,18 @@ def _kernel(x: Array, coeffs: Array) -> Array:
 _POLY_RELU = Operation(
     "poly_relu",
     {
-        "reference": Version(polynomial.poly_relu),
-        "xla": Version(xla.poly_relu),
-        "cpu": Version(cpu.poly_relu),
-        "pallas_tpu": Version(_kernel, why_not_on_tpu),
+        "reference": Kernel(polynomial.poly_relu),
+        "xla": Kernel(xla.poly_relu),
+        "cpu": Kernel(cpu.poly_relu),
+        "pallas_tpu": Kernel(_kernel, why_not_on_tpu),
     },
 )
 _POLY_PRELU = Operation(
     "poly_prelu",
     {
-        "reference": Version(learnable.poly_prelu),
-        "xla": Version(xla.poly_prelu),
-        "cpu": Version(cpu.poly_prelu),
+        "reference": Kernel(learnable.poly_prelu),
+        "xla": Kernel(xla.poly_prelu),
+        "cpu": Kernel(cpu.poly_prelu),
     },
 )
 

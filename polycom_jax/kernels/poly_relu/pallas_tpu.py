@@ -15,10 +15,10 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
-from polycom_jax.kernels.lanes import each_group, group_height, sum_lanes, write_lanes
 from polycom_jax.kernels.reverse_only import reverse_only
-from polycom_jax.kernels.sharded import alike
+from polycom_jax.kernels.sharded import match_varying
 from polycom_jax.kernels.tpu_call import LANES, SUBLANES, Operand, TpuCall, in_lanes, round_up, tile
+from polycom_jax.kernels.vmem_loops import each_group, group_height, sum_lanes, write_lanes
 
 
 def poly_relu(
@@ -28,7 +28,7 @@ def poly_relu(
     # Vectors in rows of one register's width where that costs no padding.
     width = x.shape[-1] if x.ndim > 1 else LANES if x.size % LANES == 0 else x.size
     flat = x.reshape(-1, width) if x.size else x.reshape(0, 1)
-    arrays = reverse_only("poly_relu", "pallas_tpu", *alike(coeffs, flat))
+    arrays = reverse_only("poly_relu", "pallas_tpu", *match_varying(coeffs, flat))
     return _compiled(interpret, *arrays).reshape(x.shape)
 
 

@@ -44,12 +44,12 @@ def powers(z: Array, last: int) -> list[Array]:
     return found
 
 
-def moments(z: Array, order: int) -> list[Array]:
+def moment_terms(z: Array, order: int) -> list[Array]:
     """z^2, z^4, ... z^(2 order): what M is summed from."""
     return powers(z * z, order)
 
 
-def pulls(z: Array, dy: Array, order: int) -> list[Array]:
+def cotangent_terms(z: Array, dy: Array, order: int) -> list[Array]:
     """dy, dy z, ... dy z^order: what P is summed from; a dy of 0 meets no infinity."""
     found = [dy]
     for _ in range(order):
@@ -64,24 +64,24 @@ class Sums:
     Attributes:
         scale: power of two that the row was multiplied by.
         moments: M_1 ... M_r.
-        pulls: P_0 ... P_r, or () in the forward pass.
+        cotangent_moments: P_0 ... P_r, or () in the forward pass.
     """
 
     scale: Array
     moments: Sequence[Array]
-    pulls: Sequence[Array] = ()
+    cotangent_moments: Sequence[Array] = ()
 
     @classmethod
-    def unpacked(cls, numbers: Float[Array, "*S K"], order: int, *, backward: bool) -> "Sums":
+    def unpacked(cls, row_stats: Float[Array, "*S K"], order: int, *, backward: bool) -> "Sums":
         """From an array that has them side by side, as `packed` and the kernels give it."""
         count = 2 * order + 2 if backward else order + 1
-        scale, *sums = (numbers[..., k : k + 1] for k in range(count))
+        scale, *sums = (row_stats[..., k : k + 1] for k in range(count))
         return cls(scale, sums[:order], sums[order:])
 
     @property
     def packed(self) -> Float[Array, "*S K"]:
         """Side by side along the last axis."""
-        return jnp.concatenate([self.scale, *self.moments, *self.pulls], axis=-1)
+        return jnp.concatenate([self.scale, *self.moments, *self.cotangent_moments], axis=-1)
 
     def at(self, scale: Array) -> "Sums":
         """The same at another scale, not above the present one.
@@ -93,7 +93,7 @@ class Sums:
         return Sums(
             scale,
             [m * ratio ** (2 * i) for i, m in enumerate(self.moments, 1)],
-            [p * ratio**i for i, p in enumerate(self.pulls)],
+            [p * ratio**i for i, p in enumerate(self.cotangent_moments)],
         )
 
 
@@ -104,7 +104,7 @@ def united(parts: Sums) -> Sums:
     return Sums(
         scale,
         [jnp.sum(m, axis=0) for m in same.moments],
-        [jnp.sum(p, axis=0) for p in same.pulls],
+        [jnp.sum(p, axis=0) for p in same.cotangent_moments],
     )
 
 
@@ -117,7 +117,7 @@ def over_shards(own: Sums, axis_name: AxisName) -> tuple[Sums, Sums]:
     if axis_name is None:
         return own, own
     gathered = jax.lax.all_gather(own.packed, axis_name)
-    whole = united(Sums.unpacked(gathered, len(own.moments), backward=bool(own.pulls)))
+    whole = united(Sums.unpacked(gathered, len(own.moments), backward=bool(own.cotangent_moments)))
     return own.at(whole.scale), whole
 
 
@@ -126,7 +126,7 @@ def full_width(part: int, axis_name: AxisName) -> int:
     return part if axis_name is None else part * jax.lax.axis_size(axis_name)
 
 
-def gains(sums: Sums, width: int, eps: float) -> list[Array]:
+def inv_rms(sums: Sums, width: int, eps: float) -> list[Array]:
     """s_1 ... s_r: what each power is multiplied by."""
     square, shrunk, found = sums.scale * sums.scale, None, []
     for moment in sums.moments:
@@ -135,25 +135,29 @@ def gains(sums: Sums, width: int, eps: float) -> list[Array]:
     return found
 
 
-def value_terms(gain: Sequence[Array], coeffs: Sequence[Array]) -> list[Array]:
+def value_terms(inv_rms: Sequence[Array], coeffs: Sequence[Array]) -> list[Array]:
     """Coefficients of y as a polynomial in z: a_0, a_1 s_1, ..."""
-    return [coeffs[0], *(c * s for c, s in zip(coeffs[1:], gain, strict=True))]
+    return [coeffs[0], *(c * s for c, s in zip(coeffs[1:], inv_rms, strict=True))]
 
 
 def slope_terms(
-    gain: Sequence[Array], coeffs: Sequence[Array], sums: Sums, width: int
+    inv_rms: Sequence[Array], coeffs: Sequence[Array], sums: Sums, width: int
 ) -> tuple[list[Array], list[Array]]:
     """Coefficients of A in z and of B in z^2.
 
     s_i P_i / F is bounded by the cotangent; s_i^3 alone is not, where eps is small.
     """
-    slopes = [i * c * s for i, (c, s) in enumerate(zip(coeffs[1:], gain, strict=True), 1)]
-    shrink = [
-        a * (s * (s * (p / width))) for a, s, p in zip(slopes, gain, sums.pulls[1:], strict=True)
+    slopes = [i * c * s for i, (c, s) in enumerate(zip(coeffs[1:], inv_rms, strict=True), 1)]
+    norm_grad_coeffs = [
+        a * (s * (s * (p / width)))
+        for a, s, p in zip(slopes, inv_rms, sums.cotangent_moments[1:], strict=True)
     ]
-    return slopes, shrink
+    return slopes, norm_grad_coeffs
 
 
-def coefficient_terms(gain: Sequence[Array], sums: Sums) -> list[Array]:
+def coefficient_terms(inv_rms: Sequence[Array], sums: Sums) -> list[Array]:
     """What each row adds to da_0 ... da_r."""
-    return [sums.pulls[0], *(s * p for s, p in zip(gain, sums.pulls[1:], strict=True))]
+    return [
+        sums.cotangent_moments[0],
+        *(s * p for s, p in zip(inv_rms, sums.cotangent_moments[1:], strict=True)),
+    ]

@@ -13,41 +13,41 @@ from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner, scale_row
 from polycom_jax.activations.rectifier import step
-from polycom_jax.kernels.poly_norm import rows
+from polycom_jax.kernels.poly_norm import moments
 from polycom_jax.kernels.recompute import recomputed
 
 
 def _row(
-    x: Float[Array, "*S F"], order: int, eps: float, axis_name: rows.AxisName
+    x: Float[Array, "*S F"], order: int, eps: float, axis_name: moments.AxisName
 ) -> tuple[Float[Array, "*S F"], Float[Array, "*S 1"], list[Array]]:
     """(z, scale, gains) of whole rows, for this shard's part of them."""
     z, scale = scale_row(x)
-    sums = [jnp.sum(m, axis=-1, keepdims=True) for m in rows.moments(z, order)]
-    _, whole = rows.over_shards(rows.Sums(scale, sums), axis_name)
-    gain = rows.gains(whole, rows.full_width(x.shape[-1], axis_name), eps)
-    return x * whole.scale, whole.scale, gain
+    sums = [jnp.sum(m, axis=-1, keepdims=True) for m in moments.moment_terms(z, order)]
+    _, whole = moments.over_shards(moments.Sums(scale, sums), axis_name)
+    inv_rms = moments.inv_rms(whole, moments.full_width(x.shape[-1], axis_name), eps)
+    return x * whole.scale, whole.scale, inv_rms
 
 
-def _value(x: Array, coeffs: Array, *, eps: float, axis_name: rows.AxisName) -> Array:
-    z, _, gain = _row(x, coeffs.size - 1, eps, axis_name)
-    return horner(z, rows.value_terms(gain, list(coeffs)))
+def _value(x: Array, coeffs: Array, *, eps: float, axis_name: moments.AxisName) -> Array:
+    z, _, inv_rms = _row(x, coeffs.size - 1, eps, axis_name)
+    return horner(z, moments.value_terms(inv_rms, list(coeffs)))
 
 
 def _derivative(
-    x: Array, coeffs: Array, dx: Array, dcoeffs: Array, eps: float, axis_name: rows.AxisName
+    x: Array, coeffs: Array, dx: Array, dcoeffs: Array, eps: float, axis_name: moments.AxisName
 ) -> Array:
-    z, scale, gain = _row(x, coeffs.size - 1, eps, axis_name)
+    z, scale, inv_rms = _row(x, coeffs.size - 1, eps, axis_name)
     t = dx * scale
     parts = [
-        jnp.sum(i * z ** (2 * i - 1) * t, axis=-1, keepdims=True) for i, _ in enumerate(gain, 1)
+        jnp.sum(i * z ** (2 * i - 1) * t, axis=-1, keepdims=True) for i, _ in enumerate(inv_rms, 1)
     ]
-    pulls = jax.lax.psum(jnp.concatenate(parts, axis=-1), axis_name)
-    pulls = pulls / rows.full_width(x.shape[-1], axis_name)
+    cotangent_moments = jax.lax.psum(jnp.concatenate(parts, axis=-1), axis_name)
+    cotangent_moments = cotangent_moments / moments.full_width(x.shape[-1], axis_name)
     slopes, change = [], jnp.broadcast_to(dcoeffs[0], z.shape)
-    for i, s in enumerate(gain, 1):
+    for i, s in enumerate(inv_rms, 1):
         slopes.append(i * coeffs[i] * s)
-        shrink = coeffs[i] * s * (s * (s * pulls[..., i - 1 : i]))
-        change += (dcoeffs[i] * s - shrink) * z**i
+        norm_grad_coeffs = coeffs[i] * s * (s * (s * cotangent_moments[..., i - 1 : i]))
+        change += (dcoeffs[i] * s - norm_grad_coeffs) * z**i
     return horner(z, slopes) * t + change
 
 

@@ -17,8 +17,8 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import logging as absl_logging
 
-from polycom_jax.training import Checkpoints, quiet
-from polycom_jax.training.quiet import Silence, quietly
+from polycom_jax.training import Checkpoints, orbax_errors
+from polycom_jax.training.orbax_errors import Silence, quietly
 
 ORBAX = str(Path(ocp.__file__).parent / "some.py")
 MINE = str(Path(__file__).parent / "orbax" / "tensorstore.py")
@@ -115,7 +115,7 @@ def test_threads_share_the_hooks(heard: list[str]):
     for thread in threads:
         thread.join()
     assert hooks() == before
-    assert quiet._open == []
+    assert orbax_errors._open == []
 
 
 def test_checkpoints_that_nobody_closes_leave_none(tmp_path: Path):
@@ -171,7 +171,7 @@ def test_absl_may_have_a_logger_of_another_class(caplog: pytest.LogCaptureFixtur
     """As after `logging.getLogger("absl")` before absl is imported: records name absl's file."""
     plain = logging.Logger("absl")
     plain.addHandler(caplog.handler)
-    plain.addFilter(quiet._is_of_others)
+    plain.addFilter(orbax_errors._is_of_others)
     code = "def say(*args): log(40, 'said', *args)\nsay()"
     run(code, absl_logging.__file__, log=plain.log)
     assert caplog.messages == ["said"]

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from polycom_jax.kernels.keep import keep
+from polycom_jax.kernels.checkpoint_names import checkpoint_as
 
 Product = Callable[[Any, Any], Array]
 """product(y, w): linear in y and in w."""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def apart(
+def split_cotangent(
     f: Callable[..., Array], product: Product, params: Any, y: Array, ws: Sequence[Array]
 ) -> Array:
     """f(params, *[product(y, w) for w in ws]), whose derivatives in y and in w stay apart.
@@ -39,13 +39,13 @@ def apart(
     return f(params, *[product(y, w) for w in ws])
 
 
-@apart.defjvp
+@split_cotangent.defjvp
 def _rule(
     f: Callable[..., Array], product: Product, primals: Any, tangents: Any
 ) -> tuple[Array, Array]:
     params, y, ws = primals
     dparams, dy, dws = tangents
-    xs = [keep("product", product(y, w)) for w in ws]
+    xs = [checkpoint_as("product", product(y, w)) for w in ws]
     out, change = jax.jvp(f, (params, *xs), (dparams, *[product(dy, w) for w in ws]))
     hidden = jax.lax.optimization_barrier(params)
     _, other = jax.jvp(partial(f, hidden), tuple(xs), tuple(product(y, dw) for dw in dws))

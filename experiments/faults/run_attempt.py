@@ -48,7 +48,7 @@ class Plan:
 
 
 @dataclass
-class Life:
+class RunAttempt:
     """What became of it.
 
     Attributes:
@@ -101,13 +101,13 @@ def draw(rng: random.Random, phase: str, longest: float, every: int) -> Plan:
     return Plan(phase, times, rng.uniform(0, longest), number)
 
 
-def live(words: Sequence[str], folder: Path, plan: Plan | None) -> Life:
+def live(words: Sequence[str], folder: Path, plan: Plan | None) -> RunAttempt:
     """Runs `experiments.pretrain` with these words, and kills it as planned.
 
     Raises:
         Stop: it ended by itself, and not well (with the last line it said), or it hangs.
     """
-    life = Life(folder, plan, latest_step(folder / "checkpoints") or 0)
+    life = RunAttempt(folder, plan, latest_step(folder / "checkpoints") or 0)
     read, write = os.pipe()
     command = [sys.executable, "-m", "experiments.faults.child", str(write), *words]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def live(words: Sequence[str], folder: Path, plan: Plan | None) -> Life:
     return life
 
 
-def _follow(life: Life, process: subprocess.Popen[bytes], events: int) -> None:
+def _follow(life: RunAttempt, process: subprocess.Popen[bytes], events: int) -> None:
     """Reads what the run tells until it ends, or kills it at the planned moment."""
     plan, text, times = life.plan, b"", 0
     began = at = time.perf_counter()

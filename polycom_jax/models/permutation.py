@@ -32,7 +32,7 @@ def permute(
     return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
 
 
-def spread(
+def dispatch(
     x: Float[Array, "N D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
 ) -> Float[Array, "R D"]:
     """Every row k times, in other places: y[r] = x[take[r] // k].
@@ -45,12 +45,12 @@ def spread(
 
     def back(ways: Sequence[Array], dy: Array) -> Sequence[Array]:
         take, give = ways
-        return [collect(dy, take, give, k)]
+        return [combine(dy, take, give, k)]
 
     return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
 
 
-def collect(
+def combine(
     y: Float[Array, "R D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
 ) -> Float[Array, "N D"]:
     """The transpose of `spread`: each row is the sum of its k copies, in float32, rounded once."""
@@ -62,7 +62,7 @@ def collect(
 
     def back(ways: Sequence[Array], dx: Array) -> Sequence[Array]:
         take, give = ways
-        return [spread(dx, take, give, k)]
+        return [dispatch(dx, take, give, k)]
 
     return linear_map(there, back, (take, give), (y,), _rows_like(y, give.size // k))
 

@@ -7,25 +7,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import scale_row
-from polycom_jax.kernels.poly_norm import rows
+from polycom_jax.kernels.poly_norm import moments
 
 LARGEST = 2.0**80
 """Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^40 (|x| <= 10,321 at order
 3), and no sum overflows unless the cotangent is beyond 1e26. A larger one costs two more passes
 over all rows, on a CPU on one core."""
 
-Numbers = list[Float[Array, "*S 1"]]
+RowStats = list[Float[Array, "*S 1"]]
 
 
-def numbers(
+def row_stats(
     x: Float[Array, "*S F"],
     order: int,
     eps: float,
     *,
-    first: Callable[[Array], Numbers],
-    again: Callable[[Array], Numbers],
+    first: Callable[[Array], RowStats],
+    again: Callable[[Array], RowStats],
     wide: Callable[[Array], Array] = lambda x: x,
-) -> Numbers:
+) -> RowStats:
     """The scale of each row, and the gain of each power.
 
     Whether a row has to be scaled before its powers are formed shows in their sums; where one has,
@@ -44,10 +44,10 @@ def numbers(
     would be 0 times infinity.
     """
 
-    def as_they_are(_x: Array, *sums: Array) -> Numbers:
+    def as_they_are(_x: Array, *sums: Array) -> RowStats:
         return [jnp.ones_like(sums[0]), *sums]
 
-    def scaled(x: Array, *sums: Array) -> Numbers:
+    def scaled(x: Array, *sums: Array) -> RowStats:
         z, scale = scale_row(wide(x))
         # Rows that fit keep their sums. With no second array to read here, XLA's TPU backend would
         # copy x to the layout that the branch likes, in every layer (libtpu 0.0.50.1).
@@ -56,24 +56,24 @@ def numbers(
         return [jnp.where(fits, plain, rescued) for plain, rescued in both]
 
     @jax.custom_jvp
-    def found(x: Array) -> Numbers:
+    def found(x: Array) -> RowStats:
         # Only what is small leaves the conditional: XLA's CPU backend runs what is inside on one
         # core.
         sums = first(x)
         with jax.named_scope("rescue"):
             scale, *sums = jax.lax.cond(jnp.all(sums[-1] <= LARGEST), as_they_are, scaled, x, *sums)
-        return [scale, *rows.gains(rows.Sums(scale, sums), x.shape[-1], eps)]
+        return [scale, *moments.inv_rms(moments.Sums(scale, sums), x.shape[-1], eps)]
 
     @found.defjvp
-    def rule(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Numbers, Numbers]:
-        scale, *gains = found(*primals)
+    def rule(primals: tuple[Array], tangents: tuple[Array]) -> tuple[RowStats, RowStats]:
+        scale, *inv_rms = found(*primals)
 
-        def plain(x: Array) -> Numbers:
-            terms = rows.moments(wide(x) * scale, order)
+        def plain(x: Array) -> RowStats:
+            terms = moments.moment_terms(wide(x) * scale, order)
             sums = [jnp.sum(term, axis=-1, keepdims=True) for term in terms]
-            return rows.gains(rows.Sums(scale, sums), x.shape[-1], eps)
+            return moments.inv_rms(moments.Sums(scale, sums), x.shape[-1], eps)
 
         change = jax.jvp(plain, primals, tangents)[1]
-        return [scale, *gains], [jnp.zeros_like(scale), *change]
+        return [scale, *inv_rms], [jnp.zeros_like(scale), *change]
 
     return found(x)

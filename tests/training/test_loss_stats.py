@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polycom_jax.training import OptimConfig, make_state, make_train_step, put_batch, step
-from polycom_jax.training.watch import HORIZON, SETTLED, SPIKE_DEVIATIONS, Watch
+from polycom_jax.training.loss_stats import HORIZON, SETTLED, SPIKE_DEVIATIONS, Watch
 
 OPTIM = OptimConfig(peak_learning_rate=1e-2, warmup_steps=4)
 

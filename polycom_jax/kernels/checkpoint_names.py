@@ -11,11 +11,11 @@ Kept = Literal["attention", "product", "row"]
 """What attention's backward pass reads; matrix products of parameters; PolyNorm's row scales."""
 
 
-def keep(name: Kept, x: Array) -> Array:
+def checkpoint_as(name: Kept, x: Array) -> Array:
     """x, under a name that a policy of `jax.checkpoint` knows."""
     return checkpoint_name(x, name)
 
 
-def keeping(*names: Kept) -> Callable[..., bool]:
+def save_only(*names: Kept) -> Callable[..., bool]:
     """The policy of `jax.checkpoint` by which these are kept and nothing else."""
     return jax.checkpoint_policies.save_only_these_names(*names)
