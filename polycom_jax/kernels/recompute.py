@@ -76,7 +76,7 @@ def _along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
 
     def forward(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
         primals, residuals = fixed[:inputs], fixed[inputs:]
-        more = {"known": residuals} if residuals else {}
+        more = {"residuals": residuals} if residuals else {}
 
         def split(*both: Array) -> Array:
             return tangent(both[:inputs], both[inputs:], **more, **options)
@@ -100,7 +100,7 @@ def _against(gradient: Gradient, inputs: int, options: dict[str, Any]) -> Backwa
 
     def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
         primals, residuals = fixed[:inputs], fixed[inputs:]
-        more = {"known": residuals} if residuals else {}
+        more = {"residuals": residuals} if residuals else {}
         dtype = work_dtype(primals[0].dtype)
         wide = tuple(p.astype(dtype) for p in primals)
         grads = gradient(wide, cotangent.astype(dtype), **more, **options)
