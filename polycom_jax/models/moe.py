@@ -140,6 +140,11 @@ def _number(y: Float[Array, "N D"], counted: Bool[Array, " N"] | None) -> Any:
     return jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
 
 
+def dropless(cfg: ModelConfig) -> ModelConfig:
+    """The same model without a capacity: what it makes of a row depends on that row alone."""
+    return replace(cfg, moe=replace(cfg.moe, capacity_factor=None))
+
+
 def of_whole_batch(cfg: ModelConfig, aux: dict[str, Any]) -> dict[str, Any]:
     """The `aux` of a batch from the sum over its parts, each weighted by its share of the tokens.
 

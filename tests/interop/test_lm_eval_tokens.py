@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from polycom_jax import InputError, models
 from polycom_jax.data import ByteTokenizer
 from polycom_jax.interop.lm_eval import language_model
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
-from polycom_jax.interop.lm_eval.decoding import STEPS, Decoder
-from polycom_jax.interop.lm_eval.scoring import PLACES, Pair, Scorer
+from polycom_jax.interop.lm_eval.decoding import STEPS, Decoder, make_decode_steps
+from polycom_jax.interop.lm_eval.scoring import PLACES, Pair, Scorer, make_score_step
 from polycom_jax.interop.lm_eval.stops import Stop
-from polycom_jax.models import ModelConfig
+from polycom_jax.models import ModelConfig, MoEConfig, exchange
 from polycom_jax.params import shardings
 from polycom_jax.sharding import Rules, make_mesh
 
@@ -105,6 +106,41 @@ def test_scores_are_those_of_one_uncached_pass_a_request(mild, mesh):
         assert found[i].is_greedy == (rows.argmax(axis=1) == continuation).all()
     assert found[len(pairs) - 1].is_greedy
     assert not found[1].is_greedy
+
+
+def mixture() -> ModelConfig:
+    """Of so small a capacity, filled places or other requests take what a token needs."""
+    moe = MoEConfig(num_experts=2, top_k=1, capacity_factor=0.2)
+    return replace(CFG, moe=moe, context_length=16)
+
+
+def test_no_program_of_the_harness_drops_tokens(monkeypatch: pytest.MonkeyPatch):
+    cfg, mesh = mixture(), make_mesh(1, 1, 1, 2, devices=jax.devices()[:2])
+    asked: list[float | None] = []
+    slots = exchange.slots
+    monkeypatch.setattr(exchange, "slots", lambda *a: (asked.append(a[-1]), slots(*a))[1])
+    held = jax.eval_shape(lambda: models.init(cfg, jax.random.key(0)))
+    ids = jax.ShapeDtypeStruct((2, PLACES), jnp.int32)
+    score = make_score_step(cfg, mesh)
+    batch = {"tokens": ids, "places": ids, "targets": ids, "mask": ids.update(dtype=bool)}
+    score.lower(held, batch)
+    assert asked == [None]
+    first, _ = make_decode_steps(cfg, mesh)
+    first.lower(held, {"tokens": ids, "lengths": ids.update(shape=(2, 1))}, PLACES)
+    assert asked == [None, None]
+
+
+@pytest.mark.slow
+def test_scores_of_experts_with_a_capacity_do_not_depend_on_the_batch():
+    cfg, mesh = mixture(), make_mesh(1, 1, 1, 2, devices=jax.devices()[:2])
+    params = jax.tree.map(lambda p: p * 4, models.init(cfg, jax.random.key(0)))
+    params = jax.device_put(params, shardings(models.specs(cfg), mesh, Rules()))
+    scorer = Scorer(cfg, params, mesh, batch_size=4, max_length=16)
+    pairs = [Pair(drawn(i, 5 + i), drawn(9 - i, 5)) for i in range(4)]
+    together = dict(scorer(pairs))
+    for i, pair in enumerate(pairs):
+        ((_, alone),) = scorer([pair])
+        assert together[i].log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-6)
 
 
 @pytest.mark.parametrize("pair", [Pair([], [1]), Pair([1], []), Pair([1], [1] * 73)])

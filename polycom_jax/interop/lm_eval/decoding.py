@@ -16,6 +16,7 @@ from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.decode import advance, prefill
 from polycom_jax.models.layers import CACHE_AXES
+from polycom_jax.models.moe import dropless
 from polycom_jax.models.sampling import NO_TOKEN, greedy
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, own_mesh
@@ -125,6 +126,7 @@ def make_decode_steps(
     """
     rules = rules or Rules()
     mesh = own_mesh(mesh, rules)
+    cfg = dropless(cfg)  # no row's text depends on the others of its batch
     replicated = NamedSharding(mesh, PartitionSpec())
     row = NamedSharding(mesh, rules.partition(("batch",)))
     keys = NamedSharding(mesh, rules.partition(CACHE_AXES))

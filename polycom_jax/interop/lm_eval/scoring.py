@@ -18,6 +18,7 @@ from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.ids import inside
+from polycom_jax.models.moe import dropless
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, own_mesh
 from polycom_jax.training import batch_rows, put_batch
@@ -48,11 +49,12 @@ def make_score_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) ->
 
     The batch, from `put_batch`: `tokens` [B, T]; `places` [B, S], which of them are scored, S a
     multiple of `PLACES`; `targets` [B, S], the tokens behind these; `mask` [B, S], which count.
+    Experts run without a capacity: a request's score depends neither on others nor on filling.
     """
     rules = rules or Rules()
     mesh = own_mesh(mesh, rules)
     # What the model was trained with may want lengths that buckets do not have.
-    cfg = replace(cfg, attention=None)
+    cfg = replace(dropless(cfg), attention=None)
 
     def pieces(x: Array) -> Array:
         """[B, S, ...] -> [S / PLACES, B, PLACES, ...]."""
