@@ -13,6 +13,9 @@ from experiments.run.metrics import Logs
 from experiments.terminal.program import Stop
 from experiments.terminal.progress import Display
 
+_NOT_FINITE = "loss or gradient was not finite"
+_NO_TARGETS = "the batch had no targets"
+
 
 class Meter:
     """Turns each step's metrics into log lines and progress.
@@ -35,6 +38,7 @@ class Meter:
         self._since = time.perf_counter()
         self._in_a_row, self._patience = in_a_row, in_a_row // run.give_up_after
         self._read_last = 0
+        self._why: set[str] = set()  # of the steps in a row
 
     @property
     def hopeless(self) -> bool:
@@ -47,11 +51,16 @@ class Meter:
         self.flush()
         first = self._read_last - self._in_a_row + 1
         replay = f"python -m experiments.replay --workdir {shlex.quote(workdir)} --step {first}"
-        return Stop(
-            f"loss or gradient was not finite in steps {first} to {self._read_last}; the parameters"
-            f" are those of step {first - 1}, saved at step {step}. `{replay}` repeats the first of"
-            " these batches. A new --workdir with a lower --optim.peak-learning-rate or a longer"
+        advice = {
+            _NOT_FINITE: "A new --workdir with a lower --optim.peak-learning-rate or a longer"
             " --optim.warmup-steps may hold.",
+            _NO_TARGETS: "Look at the data: every target of such a batch is masked.",
+        }
+        why = [kind for kind in advice if kind in self._why] or [_NOT_FINITE]
+        return Stop(
+            f"{' or '.join(why)} in steps {first} to {self._read_last}; the parameters"
+            f" are those of step {first - 1}, saved at step {step}. `{replay}` repeats the first of"
+            f" these batches. {' '.join(advice[kind] for kind in why)}",
             code=1,
         )
 
@@ -88,12 +97,15 @@ class Meter:
         values: dict[str, Any],
         evaluate: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        self._tokens += values.pop("tokens")
+        targets = values.pop("tokens")
+        self._tokens += targets
         self._steps += 1
         self._in_a_row = self._in_a_row + 1 if values["skipped"] else 0
+        why = _NOT_FINITE if targets else _NO_TARGETS
+        self._why = self._why | {why} if values["skipped"] else set()
         self._read_last = step
         self._display.step(step)
-        strange = self._strange(step, values)
+        strange = self._strange(step, values, targets)
         if strange:
             self._display.note(strange)
         run = self._run
@@ -107,12 +119,16 @@ class Meter:
             self._display.numbers(step, values, (run.steps - step) * values["step_time_s"])
             self.pause()
 
-    def _strange(self, step: int, values: Mapping[str, Any]) -> str:
+    def _strange(self, step: int, values: Mapping[str, Any], targets: float) -> str:
         """What is to be said of a step that is not as others; its number is its batch's position:
         a batch is a function of (seed, step)."""
         if values["skipped"]:
             broken = [n for n in ("loss", "grad_norm") if not math.isfinite(values[n])]
-            what = f"{broken[0]} is {values[broken[0]]}" if broken else "the batch has no targets"
+            what = (
+                f"{broken[0]} is {values[broken[0]]}"
+                if broken and targets
+                else "the batch has no targets"
+            )
             return (
                 f"step {step}: {what}, so nothing was updated"
                 f" ({self._in_a_row} in a row, run.give_up_after={self._run.give_up_after})"

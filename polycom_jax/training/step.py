@@ -138,8 +138,8 @@ def make_train_step(
 
     Returns:
         A function of a `TrainState` and a batch from `put_batch`, compiled at its first call.
-        Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token,
-        `grad_norm` before clipping and `param_norm`, all of the state that came in;
+        Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token, NaN
+        where there is none; `grad_norm` before clipping and `param_norm`, all of the state that came in;
         `learning_rate` of this update; `tokens`, the number of targets; `skipped`, 1 where the loss
         or a gradient was not finite, as by a target outside the vocabulary, or where there was no
         target: the update then is left out, parameters and optimiser stay as they were; `spike`, 1
@@ -180,6 +180,8 @@ def make_train_step(
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (tokens > 0)
         watch, spike = state.watch.after(metrics["loss"], good)
         metrics |= {
+            # The mean over no targets is no number, and no perfect model's 0.
+            "loss": jnp.where(tokens > 0, metrics["loss"], jnp.nan),
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
             # A skipped update is none: the optimiser's own count of them sets the schedule.

@@ -1,6 +1,7 @@
 """What becomes of the numbers of each step."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -124,7 +125,7 @@ def test_a_batch_without_targets_is_named_as_such(
     logs: Collected, capsys: pytest.CaptureFixture[str]
 ):
     meter = Meter(RunConfig(steps=7, log_every=3), logs, Display())
-    meter.push(2, metrics(0.0, 0.0) | {"skipped": 1.0, "tokens": 0.0})
+    meter.push(2, metrics(math.nan, 0.0) | {"tokens": 0.0})
     meter.flush()
     assert "step 2: the batch has no targets, so nothing was updated" in capsys.readouterr().out
 
@@ -176,3 +177,21 @@ def test_giving_up_names_the_steps_and_the_command_that_repeats_them(logs: Colle
     assert stop.code == 1
     assert "not finite in steps 8 to 9; the parameters are those of step 7" in str(stop)
     assert "python -m experiments.replay --workdir 'my run' --step 8`" in str(stop)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("00", r"^the batch had no targets in steps 1 to 2; .*\. Look at the data: every target"),
+        ("01", r"^loss or gradient was not finite or the batch had no targets in steps .* Look at"),
+        ("11", r"^loss or gradient was not finite in steps 1 to 2; [^;]*longer --optim.warmup"),
+    ],
+)
+def test_giving_up_says_whether_numbers_or_targets_were_missing(
+    logs: Collected, targets: str, message: str
+):
+    meter = Meter(RunConfig(give_up_after=2), logs, Display(active=False))
+    for step, count in enumerate(targets, 1):
+        meter.push(step, metrics(math.nan) | {"tokens": float(count)})
+    assert re.search(message, str(meter.surrender(2, "run")))
+    assert ("Look at" in message) == ("Look at" in str(meter.surrender(2, "run")))
