@@ -142,13 +142,13 @@ class Checkpoints:
             The state, bit for bit as it was saved.
 
         Raises:
-            InputError: there is none, none is whole, the given one is not, or it is of another
-                model or another run; differences are named. Never does a run start afresh because
-                its checkpoints cannot be read.
-            ReadError: it cannot be read, though tried again. No older one is taken instead, since
-                nothing says that this one is damaged.
+            InputError: there is none, none is whole, the given one is not, it is of another model
+                or run (differences are named), or a save would set aside too many whole ones. Never
+                does a run start afresh because its checkpoints cannot be read.
+            ReadError: it cannot be read, though tried again; nothing says that it is damaged.
         """
         found = self._read(abstract_state, step, specs, partial=False)
+        restore.check_way(self.folder, found)
         if found.step != self._current:
             self.close()  # The next save opens the writer again, once what is later is set aside.
         self._current, self._known, self._torn = found.step, set(found.steps), found.torn

@@ -112,13 +112,7 @@ def set_aside(folder: Path, proofs: Mapping[int, str]) -> None:
         OSError: the folder cannot be written.
     """
     aside = folder / "set-aside"
-    whole = [step for step, proof in proofs.items() if not proof]
-    there = [path for path in _entries(aside) if not (path / _TORN).exists()]
-    require(
-        not whole or len(whole) + len(there) <= MOST_WHOLE,
-        f"{aside} holds {len(there)} checkpoints that are not damaged, and going back to an older"
-        f" step would move {len(whole)} more there; delete or move away those that are not needed.",
-    )
+    require(not (full := no_room(folder, sum(not proof for proof in proofs.values()))), full)
     for step, proof in sorted(proofs.items()):
         aside.mkdir(exist_ok=True)
         taken = [int(path.name.partition("-")[2]) for path in _entries(aside, step)]
@@ -131,6 +125,18 @@ def set_aside(folder: Path, proofs: Mapping[int, str]) -> None:
     marks.sort(key=lambda mark: mark.stat().st_mtime_ns)
     for mark in marks[:-KEPT_TORN]:
         shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def no_room(folder: Path, whole: int) -> str:
+    """Why so many more checkpoints that are not damaged cannot be set aside; "" where they can."""
+    aside = folder / "set-aside"
+    there = sum(not (path / _TORN).exists() for path in _entries(aside)) if whole else 0
+    if whole + there <= MOST_WHOLE or not whole:
+        return ""
+    return (
+        f"{aside} holds {there} checkpoints that are not damaged, and going back to an older"
+        f" step would move {whole} more there; delete or move away those that are not needed."
+    )
 
 
 def _entries(aside: Path, step: int | None = None) -> list[Path]:

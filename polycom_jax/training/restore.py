@@ -17,7 +17,7 @@ from polycom_jax.hosts import gather, together
 from polycom_jax.params import ParamSpec, Specs
 from polycom_jax.training import manifest
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.folder import ReadError, agreed_steps
+from polycom_jax.training.folder import ReadError, agreed_steps, no_room
 from polycom_jax.training.manifest import Contents, Leaf, OtherFormat, Unreadable
 from polycom_jax.training.orbax_errors import quietly
 from polycom_jax.training.state import map_mirrored
@@ -107,6 +107,16 @@ def read_newest(
         f"{damage[:1].upper()}{damage[1:]}, and no older one can be read. To start afresh, "
         "move the folder away or take another one."
     )
+
+
+def check_way(folder: Path, found: Found) -> None:
+    """Raises `InputError` where a run that goes on from `found` could not save.
+
+    What is later has then to be set aside; said before a step is trained, it costs none.
+    """
+    whole = len([step for step in found.steps if step > found.step and step not in found.torn])
+    full = gather("look for room in set-aside", no_room(folder, whole), timeout_s=CHECK_S)[0]
+    require(not full, full)
 
 
 def _wanted(folder: Path, steps: Sequence[int], step: int | None) -> list[int]:

@@ -139,11 +139,11 @@ def make_train_step(
     Returns:
         A function of a `TrainState` and a batch from `put_batch`, compiled at its first call.
         Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token, NaN
-        where there is none; `grad_norm` before clipping and `param_norm`, all of the state that came in;
-        `learning_rate` of this update; `tokens`, the number of targets; `skipped`, 1 where the loss
-        or a gradient was not finite, as by a target outside the vocabulary, or where there was no
-        target: the update then is left out, parameters and optimiser stay as they were; `spike`, 1
-        where the loss stands far above those before (see `Watch`); the `aux`.
+        where there is none; `grad_norm` before clipping and `param_norm`, all of the state that
+        came in; `learning_rate` of this update; `tokens`, the number of targets; `skipped`, 1 where
+        the loss or a gradient was not finite, as by a target outside the vocabulary, or where there
+        was no target: the update then is left out, parameters and optimiser stay as they were;
+        `spike`, 1 where the loss stands far above those before (see `Watch`); the `aux`.
 
     Raises:
         InputError: when it is first called, a batch that does not divide into micro-batches.

@@ -17,6 +17,7 @@ import pytest
 
 from polycom_jax import InputError, _files
 from polycom_jax.training import Checkpoints, manifest
+from polycom_jax.training import folder as folders
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
 TREE: Any = {"params": {"w": jnp.arange(64.0).reshape(8, 8)}}
@@ -79,6 +80,18 @@ def test_a_run_may_go_back_with_its_writer_open(folder: Path):
     assert checkpoints.all_steps() == [1, 2, 3]
     assert aside(folder) == ["3-1", "4-1"]
     assert not list((folder / "set-aside").glob("*/torn.txt"))
+
+
+def test_more_whole_ones_than_can_be_set_aside_are_told_before_the_run_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(folders, "MOST_WHOLE", 2)
+    (folder / "set-aside" / "9-1").mkdir(parents=True)
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(InputError, match=r"holds 1 checkpoints that are not .* move 2 more"):
+            checkpoints.restore(ABSTRACT, step=1)
+        checkpoints.restore(ABSTRACT, step=2)
+        checkpoints.restore_params(ABSTRACT["params"], step=1)  # who reads alone sets nothing aside
 
 
 def test_damage_is_proven_again_before_it_is_written_down(folder: Path):
