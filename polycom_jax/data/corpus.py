@@ -1,12 +1,13 @@
 """`prepare`: from a data config to two token stores and a tokenizer, made once and kept."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polycom_jax._errors import require
+from polycom_jax._errors import InputWarning, require
 from polycom_jax.data.cache import Report, build_once, cache_folder, check_seal, digest, seal
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.documents import whole_characters
@@ -31,6 +32,9 @@ ENCODES = "special tokens as text, pieces of a document without spaces between t
 MOST: Mapping[str, float] = {"replaced": 0.25, "lost": 0.5}
 """Share of the bytes above which text that the tokens do not hold is an error, and not a count:
 replaced, since it is not UTF-8, and lost to the tokenizer."""
+
+TOLD = 0.05
+"""Share of U+FFFD in the text from which on a warning asks whether it is UTF-8 at all."""
 
 _TREATMENTS = {
     "replace": "{} with undecodable bytes replaced",
@@ -133,6 +137,7 @@ def prepare(cfg: DataConfig, *, vocab_size: int, progress: Report | None = None)
     check_seal(folder)
     tokenizer = given or FileTokenizer(folder / "tokenizer.json", exact=True)
     summary = json.loads((folder / "summary.json").read_text())
+    _warn_of_replaced(summary, source.name)
     return Corpus(
         train=open_store(folder / "train"),
         heldout=open_store(folder / "heldout"),
@@ -198,6 +203,18 @@ def _check_kept(summary: Mapping[str, Any], name: str) -> None:
     ):
         share = _total(summary, kind) / _total(summary, "bytes")
         require(share <= MOST[kind], f"{name}: {share:.0%} of the text {words}")
+
+
+def _warn_of_replaced(summary: Mapping[str, Any], name: str) -> None:
+    share = _total(summary, "replaced") / _total(summary, "bytes")
+    if share >= TOLD:
+        text = (
+            f"{name}: {share:.0%} of the text is U+FFFD in the place of bytes that are not UTF-8,"
+            " and the model learns to write that. Convert the text, with `iconv -f ENCODING -t"
+            " UTF-8` for instance (UTF-16 without a byte-order mark is -f UTF-16LE), or leave such"
+            " documents out with data.undecodable='skip'."
+        )
+        warnings.warn(text, InputWarning, stacklevel=3)
 
 
 def _total(summary: Mapping[str, Any], kind: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from polycom_jax import InputError
+from polycom_jax._errors import InputWarning
 from polycom_jax.data import Corpus, DataConfig, local, prepare
 
 
@@ -108,4 +109,7 @@ def test_text_in_another_encoding_is_refused_and_a_few_letters_of_one_are_counte
     with pytest.raises(InputError, match=r"a\.txt: \d+% of the text is not UTF-8; convert it"):
         made(tmp_path, path)
     path.write_bytes("".join(f"Über Stein {i} fließt er.\n" for i in range(300)).encode("latin-1"))
-    assert "undecodable bytes replaced" in made(tmp_path, path).treated
+    with pytest.warns(InputWarning, match=r"a\.txt: \d+% of the text is U\+FFFD .* -f UTF-16LE"):
+        assert "undecodable bytes replaced" in made(tmp_path, path).treated
+    with pytest.warns(InputWarning):  # and when it is found prepared
+        made(tmp_path, path)
