@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from polycom_jax._errors import InputError, require, unknown
@@ -261,8 +262,12 @@ def _near_meshes(asked: Mapping[str, int], count: int) -> str:
 def constrain(x: Array, rules: Rules | None, *axes: str | None) -> Array:
     """States the sharding of `x`, one logical axis a dimension, on the mesh of `jax.set_mesh`.
 
-    Without rules it returns `x`.
+    Without rules it returns `x`. Outside of a trace, an array that lies on one device is put onto
+    the mesh.
     """
     if rules is None:
         return x
-    return jax.lax.with_sharding_constraint(x, rules.partition(axes))
+    partition = rules.partition(axes)
+    if not isinstance(x, Tracer) and not isinstance(x.sharding, NamedSharding):
+        return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), partition))
+    return jax.lax.with_sharding_constraint(x, partition)

@@ -95,6 +95,8 @@ def test_rules_leave_out_the_axes_that_the_mesh_in_force_lacks():
         split = jax.jit(lambda x: constrain(x, rules, "batch", "mlp"))(x)
         assert len({shard.device for shard in split.addressable_shards}) == 8
         assert split.addressable_shards[0].data.shape == (1, 4)
+        alone = constrain(x, rules, "batch", "mlp")  # outside of a trace, too
+        assert alone.sharding.is_equivalent_to(split.sharding, 2)
     with jax.set_mesh(make_mesh()):
         assert rules_here(Rules()) == Rules()
     assert rules_here(None) is None

@@ -27,6 +27,8 @@ def load_corpus(
     # A BPE may come out smaller than asked for; asking for less would be another preparation.
     record = workdir.record() if resuming else {"vocab_size_asked": config.model.vocab_size}
     asked = record.get("vocab_size_asked", config.model.vocab_size)
+    if resuming:
+        workdir.check_data_there(config.data)
     corpus = prepare(config.data, vocab_size=asked, progress=display.busy)
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
     found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}

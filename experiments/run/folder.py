@@ -13,10 +13,12 @@ from experiments.run import lock
 from experiments.run.config import PretrainConfig, from_file, inherit, nested
 from experiments.run.files import whole
 from experiments.run.resuming import differences
-from experiments.run.yaml_file import RECORD
+from experiments.run.yaml_file import RECORD, in_a_line
 from experiments.terminal.paths import try_folder
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Corpus, DataConfig, Tokenizer
+from polycom_jax.data.documents import matched_files
+from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
@@ -113,6 +115,13 @@ class Workdir:
             " are of; bring the file back (their manifest.json says what it held), or give another"
             " --workdir.",
         )
+        is_export = (self.root / "config.json").is_file()
+        require(
+            self.config.is_file() or not is_export,
+            f"{self.root} is a Hugging Face folder (config.json), and a run has a config.yaml;"
+            f" `python -m experiments.convert --source {self.root} --workdir FOLDER --data TEXT`"
+            " makes one of it.",
+        )
         require(
             self.config.is_file(),
             f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
@@ -141,7 +150,7 @@ class Workdir:
         try:
             tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f"{self.config} cannot be read: {error}.") from error
+            raise InputError(f"{self.config} cannot be read: {in_a_line(error)}.") from error
         record = tree.get(RECORD) if isinstance(tree, dict) else None
         if not isinstance(record, dict):
             raise InputError(
@@ -149,6 +158,19 @@ class Workdir:
                 " bring the old file back, or give another --workdir."
             )
         return record
+
+    def check_data_there(self, data: DataConfig) -> None:
+        """Raises `InputError` where files of the run's text are gone, with what to say instead."""
+        for field, flag in (("source", "--data"), ("heldout", "--data.heldout")):
+            pattern = getattr(data, field)
+            if pattern and names_files(pattern):
+                try:
+                    matched_files(pattern, f"data.{field}")
+                except InputError as error:
+                    raise InputError(
+                        f"{error} If it was moved: `python -m experiments.pretrain --workdir"
+                        f" {self.root} {flag} NEWPATH` goes on with the same bytes there."
+                    ) from error
 
     def check_data(self, found: Mapping[str, Any]) -> None:
         """Raises `InputError` with the differences unless the run began with the same data.

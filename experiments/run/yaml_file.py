@@ -123,14 +123,23 @@ def _compose(path: Path) -> MappingNode | None:
         raise InputError(f"--config {path} cannot be read: {error}.") from error
     # PyYAML lets go through whatever a malformed scalar makes it raise.
     except Exception as error:
-        what = str(error).replace('in "<unicode string>", ', "in ")
-        raise InputError(f"--config {path} is not valid YAML: {what}.") from error
+        raise InputError(f"--config {path} is not valid YAML: {in_a_line(error)}.") from error
     if isinstance(root, ScalarNode) and root.value == "" and root.style is None:
         return None
     if root is not None and not isinstance(root, MappingNode):
         kind = "list" if isinstance(root, SequenceNode) else "text"
         raise InputError(f"--config {path} must hold sections such as `optim:`, not a {kind}.")
     return root
+
+
+def in_a_line(error: Exception) -> str:
+    """What a YAML parser says over several lines, and where."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+    context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
+    begun = f" from line {start.line + 1} on" if start else ""
+    return f"{problem} in line {mark.line + 1}" + (f" ({context}{begun})" if context else "")
 
 
 def _text(path: Path) -> str:

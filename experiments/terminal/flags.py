@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import tyro
@@ -136,7 +137,17 @@ def _prepared(setting: Setting, default: Any, paths: frozenset[str]) -> Setting:
     )
     if setting.name in paths:
         words = tuple(expanded(flag, word) for word in words)
+    if type(default) is int and words and (number := _as_whole(words[0])) is not None:
+        raise InputError(f"{flag} takes a whole number, not {words[0]!r}; write {number}.")
     return Setting(setting.name, words)
+
+
+def _as_whole(word: str) -> int | None:
+    """The integer that a number written otherwise (1e3, 1000.0) is; None of any other word."""
+    if not re.fullmatch(r"[-+]?[0-9]+(?=[.eE])(\.[0-9]*)?([eE]\+?[0-9]{1,2})?", word):
+        return None
+    number = Decimal(word)
+    return int(number) if number == int(number) else None
 
 
 @contextlib.contextmanager

@@ -202,11 +202,21 @@ class FileTokenizer:
                 " another that a tokenizer_config.json beside it calls eos_token, or that"
                 " data.end_of_text (in experiments.evaluate: end_of_text) names."
             )
+        token = self._model.id_to_token(end)
+        require(
+            token is None or len(token) > 1 or self._is_special(end),
+            f"{path}: {token!r} is to end a text, and is a sign that texts hold; name a token that"
+            f" stands for nothing else, such as {EOT_NAMES[0]} (data.end_of_text).",
+        )
         if end != (by_name if own is None else own):
             self._beside = with_end(self._beside, self._model.id_to_token(end))
         told = b"" if end == by_name else f" ends with {end}".encode()
         self.fingerprint = hashlib.sha256(self._text + told).hexdigest()[:32]
         return end
+
+    def _is_special(self, index: int) -> bool:
+        added = self._model.get_added_tokens_decoder()
+        return index in added and added[index].special
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, no special token added.

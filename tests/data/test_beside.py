@@ -109,6 +109,8 @@ def test_a_named_end_must_be_there_and_be_of_a_file(bpe, tmp_path):
     path = made(bpe, tmp_path / "a", B, E)
     with pytest.raises(InputError, match="end_of_text='<other>' is no token"):
         FileTokenizer(path, end_of_text="<other>")
+    with pytest.raises(InputError, match=r"'Ġ' is to end a text, and is a sign that texts hold"):
+        FileTokenizer(path, end_of_text="Ġ")
     for name in ("bytes", "bpe"):
         with pytest.raises(InputError, match=r"data.end_of_text='x' is of"):
             prepare(DataConfig(tokenizer=name, end_of_text="x"), vocab_size=300)

@@ -1,5 +1,6 @@
 """Config files: values are what was written, or refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from experiments.run.folder import Workdir
 from experiments.run.yaml_file import read_yaml
 from experiments.terminal import flags
 from polycom_jax import InputError
+from polycom_jax.data import DataConfig
 
 
 def read(path: Path, text: str) -> Any:
@@ -160,3 +162,51 @@ def test_a_run_s_own_file_gives_the_text_back(tmp_path: Path):
         Workdir(tmp_path).write_config(changed, {})
         found = words(tmp_path / "config.yaml", Workdir(tmp_path).config.read_text("utf-8"))
         assert found["run.sample_prompt"] == (prompt,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run:\n  seed: 5\n - x\n", r"expected <block end>.* in line 3 \(.*from line 1 on\)\.$"),
+        ('a: "x\ny\n', r"found unexpected end of stream in line 3 \(.*from line 1 on\)\.$"),
+        ("model: [1,\n", r".*expected the node content.* in line 2 \(while.*\)\.$"),
+    ],
+)
+def test_what_is_no_yaml_is_told_in_one_line_with_its_number(
+    tmp_path: Path, text: str, message: str
+):
+    with pytest.raises(InputError, match=f"is not valid YAML: {message}") as caught:
+        read(tmp_path / "c.yaml", text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "number"), [("1e3", 1000), ("2E+2", 200), ("50.0", 50)])
+def test_a_whole_number_in_another_notation_is_refused_with_the_one_to_write(
+    tmp_path: Path, word: str, number: int
+):
+    message = f"--run.steps takes a whole number, not '{re.escape(word)}'; write {number}\\."
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "c.yaml", f"run: {{steps: {word}}}")
+    with pytest.raises(InputError, match=message):
+        from_command(["--steps", word], prog="prog", about="about")
+    with pytest.raises(InputError, match="steps: invalid literal"):
+        read(tmp_path / "c.yaml", "run: {steps: 1e-3}")
+
+
+def test_a_hugging_face_folder_in_the_place_of_a_run_is_told_how_to_make_one(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    message = rf"is a Hugging Face folder .*experiments\.convert --source {tmp_path} --workdir"
+    with pytest.raises(InputError, match=message):
+        Workdir(tmp_path).read_config()
+
+
+def test_text_of_a_run_that_is_gone_is_asked_for_by_its_new_path(tmp_path: Path):
+    data = DataConfig(source=str(tmp_path / "gone.txt"))
+    with pytest.raises(InputError, match=r"no such file.*--workdir /r --data NEWPATH` goes on"):
+        Workdir(Path("/r")).check_data_there(data)
+    (tmp_path / "there.txt").write_text("text")
+    there = DataConfig(source=str(tmp_path / "there.txt"))
+    data = replace(there, heldout=str(tmp_path / "gone.txt"))
+    with pytest.raises(InputError, match=r"no such file.*--data\.heldout NEWPATH` goes on"):
+        Workdir(Path("/r")).check_data_there(data)
+    Workdir(Path("/r")).check_data_there(there)
