@@ -224,7 +224,7 @@ def _copies_of(cells: int, kind: Any) -> Callable[..., Any]:
     """(net, x) -> values, by the few copies that do not vanish at x."""
 
     def values(net: pa.Network, x: Any) -> Any:
-        return pa.evaluate_copies(net, x, pa.active_copies(x, cells, kind))[:, 0]
+        return pa.evaluate_copies(net, x, pa.active_copies(x, cells))[:, 0]
 
     return values
 

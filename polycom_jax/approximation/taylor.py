@@ -141,14 +141,12 @@ def interpolation_bound(n: int, cells: int) -> float:
     return 1 / (2 * cells) if n == 1 else 1 / (8 * cells**2)
 
 
-def active_copies(
-    x: Float[ArrayLike, "P d"], cells: int, kind: PartitionName = "trapezoid"
-) -> Int[Array, "P K"]:
+def active_copies(x: Float[ArrayLike, "P d"], cells: int) -> Int[Array, "P K"]:
     """The copies of a Taylor network that do not vanish at `x`, for `evaluate_copies`.
 
-    There are 2^d of them, the corners of the cell that `x` is in.
+    There are 2^d of them, the corners of the cell that `x` is in: bumps of every `PartitionName`
+    reach over one cell.
     """
-    del kind  # the bumps of either reach over one cell
     points = jnp.asarray(x)
     points = points.astype(work_dtype(points.dtype))
     corner = jnp.clip(jnp.floor(points * cells).astype(int), 0, cells - 1)

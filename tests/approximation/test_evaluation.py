@@ -65,7 +65,7 @@ def test_the_copies_that_do_not_vanish_are_enough():
     for kind in ("trapezoid", "spline"):
         net = pa.taylor_network(lambda x: jnp.exp(x[:, 0] - x[:, 1]), 2, 2, 3, kind=kind)
         x = np.concatenate([np.random.default_rng(0).random((50, 2)), [[0, 0], [1, 1], [1 / 3, 1]]])
-        few = pa.evaluate_copies(net, x, pa.active_copies(x, 3, kind))
+        few = pa.evaluate_copies(net, x, pa.active_copies(x, 3))
         assert distance(few, pa.evaluate(net, x)) < ROUNDING
 
 

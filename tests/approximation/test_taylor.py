@@ -97,7 +97,7 @@ def test_narrow_dtypes_keep_the_bound_up_to_their_roundings(dtype, kind, d, cell
     x = jnp.asarray(np.random.default_rng(0).random((300, d)), dtype)
     y = pa.evaluate(net, x)
     assert y.dtype == dtype
-    few = pa.evaluate_copies(net, x, pa.active_copies(x, cells, kind))
+    few = pa.evaluate_copies(net, x, pa.active_copies(x, cells))
     # The value is at most 1/8, its slope 1/4 on each axis. What is rounded in float32: N x, every
     # unit's input, the sum.
     rounding = float(jnp.finfo(dtype).eps) / 16 + 4 * float(jnp.finfo(jnp.float32).eps)
