@@ -75,6 +75,18 @@ def reverse_over_forward(loss: Any, at: Any, along: Any) -> Any:
     return jax.grad(lambda at: jax.jvp(loss, (at,), (along,))[1])(at)
 
 
+def forward_over_forward(loss: Any, at: Any, along: Any) -> Any:
+    return jax.jvp(lambda at: jax.jvp(loss, (at,), (along,))[1], (at,), (along,))[1]
+
+
+def products(loss: Any, at: Any, along: Any, *modes: Callable[..., Any]) -> Any:
+    """One program for all of them: operation by operation each would be hundreds.
+
+    Its function is new at each call, so that a program for another backend is never taken for it.
+    """
+    return jax.jit(lambda at, along: [f(loss, at, along) for f in modes])(at, along)
+
+
 def assert_near(got: Any, wanted: Any, tolerance: float) -> None:
     """Leaf by leaf, in the norm."""
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -91,13 +103,15 @@ def test_hessian_vector_products_are_differences_of_gradients(activation: str, m
     # float32 keeps half of its digits of a difference over so small a step.
     step = 2.0**-12
 
+    gradient = jax.jit(jax.grad(loss))
+
     def slope(sign: int) -> Any:
-        return jax.grad(loss)(jax.tree.map(lambda a, d: a + sign * step * d, at, along))
+        return gradient(jax.tree.map(lambda a, d: a + sign * step * d, at, along))
 
     wanted = jax.tree.map(lambda a, b: (a - b) / (2 * step), slope(1), slope(-1))
     for backend in BACKENDS:
         with compiling_for(backend):
-            got = forward_over_reverse(loss, at, along)
+            (got,) = products(loss, at, along, forward_over_reverse)
         assert_near(got, wanted, 2**-7)
 
 
@@ -107,13 +121,13 @@ def test_hessian_vector_products_are_differences_of_gradients(activation: str, m
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_order_of_modes_gives_the_same(backend: str, mixture: bool):
     loss, at, along = block("poly_norm_glu", mixture)
+    others = reverse_over_reverse, reverse_over_forward, forward_over_forward
     with compiling_for(backend):
-        wanted = forward_over_reverse(loss, at, along)
-        for f in (reverse_over_reverse, reverse_over_forward):
-            # Sums of up to 10^3 terms of float32, in another order.
-            assert_near(f(loss, at, along), wanted, 2**-24 * 10**3)
-        twice = jax.jvp(lambda at: jax.jvp(loss, (at,), (along,))[1], (at,), (along,))[1]
-        assert_near(twice, dot(wanted, along), 2**-24 * 10**3)
+        wanted, *got, twice = products(loss, at, along, forward_over_reverse, *others)
+    for product in got:
+        # Sums of up to 10^3 terms of float32, in another order.
+        assert_near(product, wanted, 2**-24 * 10**3)
+    assert_near(twice, dot(wanted, along), 2**-24 * 10**3)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "tpu"])
@@ -134,9 +148,12 @@ def test_coefficients_and_matrices_have_mixed_derivatives(backend: str):
     def other(coeffs: Any) -> Any:
         return dot(jax.grad(of, argnums=1)(coeffs, w_up), ways[1])
 
-    with compiling_for(backend):
+    def mixed(w_up: Any, coeffs: Any) -> Any:
         one = jax.jvp(slope, (w_up,), (ways[1],))[1]
-        two = jax.jvp(other, (coeffs,), (ways[0],))[1]
+        return one, jax.jvp(other, (coeffs,), (ways[0],))[1]
+
+    with compiling_for(backend):
+        one, two = jax.jit(mixed)(w_up, coeffs)
     assert_near(one, two, 2**-24 * 10**3)
 
 
@@ -155,6 +172,6 @@ def test_a_model_s_loss_has_them_through_blocks_of_attention_and_chunks_of_logit
     def loss(cfg: ModelConfig) -> Callable[[Any], jax.Array]:
         return lambda params: batch_nats(cfg, params, batch)[0]
 
-    wanted = forward_over_reverse(loss(plain), at, along)
-    for f in (forward_over_reverse, reverse_over_forward):
-        assert_near(f(loss(fast), at, along), wanted, 2**-24 * 10**4)
+    (wanted,) = products(loss(plain), at, along, forward_over_reverse)
+    for got in products(loss(fast), at, along, forward_over_reverse, reverse_over_forward):
+        assert_near(got, wanted, 2**-24 * 10**4)
