@@ -25,9 +25,12 @@ def folder(path: Path, name: str = "llama", **changes) -> Path:
     return tiny.write(path, config, tiny.weights(config))
 
 
+forward = jax.jit(models.forward, static_argnums=0)
+
+
 def logits(loaded) -> np.ndarray:
     cfg, params = loaded
-    return np.asarray(models.forward(cfg, params, jnp.array(tiny.TOKENS)), np.float64)
+    return np.asarray(forward(cfg, params, jnp.array(tiny.TOKENS)), np.float64)
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)

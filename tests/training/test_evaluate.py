@@ -20,9 +20,10 @@ def test_every_unmasked_target_counts_once_on_any_mesh(model, meshes, initial, m
     )
     nats, targets = 0.0, 0
     params = jax.tree.map(np.asarray, initial("one device").params)
+    forward = jax.jit(models.forward, static_argnums=0)
     for batch in batches:
         where = {name: batch[name] for name in ("segment_ids", "positions")}
-        logits = models.forward(cfg, params, batch["tokens"], **where)
+        logits = forward(cfg, params, batch["tokens"], **where)
         each = np.asarray(cross_entropy(logits, batch["targets"]), np.float64)
         nats, targets = nats + each[batch["mask"]].sum(), targets + batch["mask"].sum()
     assert result["tokens"] == targets
