@@ -26,9 +26,12 @@ OUTSIDE = [-100, -1, 40, 127, 128, 2**31 - 1]
 """40 to 127 are rows of padding."""
 
 
+drawn = jax.jit(init, static_argnums=0)
+
+
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(init, static_argnums=0)(CFG, jax.random.key(0))
+    return drawn(CFG, jax.random.key(0))
 
 
 def test_an_id_outside_the_vocabulary_is_embedded_as_no_number():
@@ -82,7 +85,7 @@ def test_arrays_beside_the_tokens_have_their_shape(params):
 def test_ids_of_narrow_dtypes_are_the_same_ids(params, dtype: Any):
     tokens = jnp.array([[1, 2, 3]])
     wide = replace(CFG, vocab_size=256)  # a size that uint8 does not hold
-    model = init(wide, jax.random.key(0))
+    model = drawn(wide, jax.random.key(0))
     asked = {"key": jax.random.key(0), "max_new_tokens": 2, "temperature": 0.0}
     np.testing.assert_array_equal(
         generate(wide, model, tokens.astype(dtype), **asked), generate(wide, model, tokens, **asked)

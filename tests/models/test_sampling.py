@@ -70,13 +70,16 @@ def test_settings_that_no_distribution_fits_are_refused(settings: dict[str, Any]
 NAN, INF = float("nan"), float("inf")
 
 
+compiled = jax.jit(sample, static_argnames="temperature")
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("row", [[NAN, 1.0], [INF, 1.0], [-INF, -INF]])
 def test_logits_without_a_distribution_are_refused(row: list[float], temperature: float):
     logits = jnp.array([[1.0, 2.0], row])
     with pytest.raises(InputError, match="no distribution"):
         sample(logits, jax.random.key(0), temperature=temperature)
-    drawn = jax.jit(lambda x: sample(x, jax.random.key(0), temperature=temperature))(logits)
+    drawn = compiled(logits, jax.random.key(0), temperature=temperature)
     assert drawn[0] in (0, 1)
     assert drawn[1] == NO_TOKEN
     np.testing.assert_array_equal(greedy(logits), [1, NO_TOKEN])
@@ -95,11 +98,15 @@ def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]):
         sample(jnp.zeros(shape), jax.random.key(0))
 
 
+@jax.jit
+def draw(logits: jax.Array, settings: dict[str, Any]) -> jax.Array:
+    return sample(logits, jax.random.key(1), **settings)
+
+
 def traced(**settings: Any) -> np.ndarray:
     """Draws for 500 rows of one distribution, the settings being traced."""
     logits = jnp.tile(jnp.array([[0.0, 2.0, 2.0, 1.0, -1.0]]), (500, 1))
-    draw = jax.jit(lambda given: sample(logits, jax.random.key(1), **given))
-    return np.asarray(draw(settings))
+    return np.asarray(draw(logits, settings))
 
 
 def test_traced_settings_draw_what_the_others_do():
