@@ -59,7 +59,7 @@ def cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> 
 
 
 @cross_entropy.defjvp
-def _token_nats_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _cross_entropy_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
     nats, slope = _nats_and_slope(*primals)
     return nats, jnp.sum(slope * tangents[0].astype(jnp.float32), axis=-1)
 
@@ -67,7 +67,7 @@ def _token_nats_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
 def _nats_and_slope(
     logits: Float[Array, "... V"], targets: Int[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "... V"]]:
-    """`token_nats`, and its derivative softmax(logits) - one_hot(target)."""
+    """`cross_entropy`, and its derivative softmax(logits) - one_hot(target)."""
     logits = logits.astype(jnp.float32)
     # The target is picked by comparison, not by a gather, which would collect a vocabulary that is
     # split over devices.
@@ -89,7 +89,7 @@ def _nats_and_slope(
 def batch_nats(
     cfg: ModelConfig, params: Params, batch: Batch, rules: Rules | None = None
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The sum of `token_nats` over the batch's unmasked targets, and the model's `aux`.
+    """The sum of `cross_entropy` over the batch's unmasked targets, and the model's `aux`.
 
     Attention stops at document boundaries, and positions restart there, iff `cfg.document_mask`.
     With `cfg.loss_chunk`, logits of that many tokens a device exist at a time. Masked targets may
@@ -170,7 +170,7 @@ def _chunked_nats(
     targets: Int[Array, "N G C"],
     mask: Bool[Array, "N G C"],
 ) -> Float[Array, ""]:
-    """The sum of `token_nats` over chunks (N) of tokens (C) of every device (G)."""
+    """The sum of `cross_entropy` over chunks (N) of tokens (C) of every device (G)."""
     gathered = _gathered(cfg, rules, table)
 
     def add(total: Array, part: Any) -> tuple[Array, None]:

@@ -33,7 +33,7 @@ def reference(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_token_nats_agree_with_float64(scale, dtype):
+def test_cross_entropy_agree_with_float64(scale, dtype):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(scale * rng.normal(size=(4, 5, 37)), dtype)
     targets = rng.integers(0, 37, (4, 5))
@@ -232,7 +232,7 @@ def test_a_target_outside_the_vocabulary_is_no_number_unless_it_is_masked(
         batch_nats(cfg, params, batch | {"targets": spoilt})
 
 
-def test_token_nats_of_what_is_no_token_are_no_number():
+def test_cross_entropy_of_what_is_no_token_are_no_number():
     logits = jnp.zeros((4, 5))
     nats, slope = jax.value_and_grad(lambda z: cross_entropy(z, jnp.array([-1, 5, 0, 4])).sum())(
         logits
