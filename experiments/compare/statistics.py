@@ -1,7 +1,4 @@
-"""Statistics of paired runs: two arms, the same seeds (data order and initial values).
-
-t quantiles are SciPy's, which JAX itself depends on.
-"""
+"""Statistics of paired runs: two arms, the same seeds (data order and initial values)."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtri, stdtrit
+from scipy import stats
 
 from polycom_jax._errors import require
 
@@ -17,10 +14,8 @@ LEVEL = 0.05
 """Of tests; intervals hold with one minus this."""
 POWER = 0.8
 """Chance to find an effect of the smallest detectable size."""
-EXACT_UP_TO = 20
-"""Pairs up to which all 2^n sign patterns are counted."""
-DRAWS = 1 << 20
-"""Sign patterns drawn where there are more pairs."""
+PATTERNS = 1 << 20
+"""Sign patterns of the test: all 2^n where they are no more than that, else so many drawn."""
 RESAMPLED = 2000
 """Bootstrap samples of a median's error."""
 
@@ -72,15 +67,13 @@ def paired(arm: Sequence[float], reference: Sequence[float]) -> Paired:
         "A run that diverged has no difference to another.",
     )
     d = a - b
-    n = d.size
-    sd = float(d.std(ddof=1))
-    error = sd / math.sqrt(n)
-    wide, strong = (float(stdtrit(n - 1, q)) for q in (1 - LEVEL / 2, POWER))
+    mean, error, sd = float(d.mean()), float(stats.sem(d)), float(d.std(ddof=1))
+    wide, strong = (float(stats.t.ppf(q, d.size - 1)) for q in (1 - LEVEL / 2, POWER))
     varies = a.std() > 0 and b.std() > 0
     return Paired(
-        mean=float(d.mean()),
-        low=float(d.mean()) - wide * error,
-        high=float(d.mean()) + wide * error,
+        mean=mean,
+        low=mean - wide * error,
+        high=mean + wide * error,
         sd=sd,
         p=sign_flip(d),
         correlation=float(np.corrcoef(a, b)[0, 1]) if varies else math.nan,
@@ -94,7 +87,7 @@ def widened(result: Paired, error: float) -> Paired:
     Half the interval becomes sqrt(half^2 + (z error)^2), z the normal quantile; the detectable
     difference grows likewise. p is of the seeds alone and stays.
     """
-    wide, strong = (float(ndtri(q)) for q in (1 - LEVEL / 2, POWER))
+    wide, strong = (float(stats.norm.ppf(q)) for q in (1 - LEVEL / 2, POWER))
     half = math.hypot(result.high - result.mean, wide * error)
     return replace(
         result,
@@ -106,31 +99,31 @@ def widened(result: Paired, error: float) -> Paired:
 
 def median_error(x: Sequence[float]) -> float:
     """Standard error of the median of x, by the bootstrap; a fixed seed draws."""
-    values = np.asarray(x, np.float64)
-    picks = np.random.default_rng(0).integers(0, values.size, (RESAMPLED, values.size))
-    return float(np.median(values[picks], axis=1).std())
+    options = {"n_resamples": RESAMPLED, "method": "percentile", "rng": np.random.default_rng(0)}
+    return float(stats.bootstrap((np.asarray(x, np.float64),), np.median, **options).standard_error)
 
 
 def sign_flip(d: Float[np.ndarray, " N"]) -> float:
-    """p of "d is as likely as -d", two-sided: the share of sign patterns s with
-    |mean(s d)| >= |mean(d)|.
+    """p of "d is as likely as -d", two-sided: twice the share of sign patterns s whose mean(s d)
+    lies as far out as mean(d), at most 1.
 
-    Exact up to `EXACT_UP_TO` pairs; beyond, (1 + hits) / (1 + DRAWS) of patterns that a fixed seed
-    draws (Phipson and Smyth 2010, on p-values that are never zero).
+    Of patterns that are drawn, by a fixed seed, (1 + hits) / (1 + PATTERNS) is that share (Phipson
+    and Smyth 2010, on p-values that are never zero).
     """
-    n = d.size
-    # Sums that are equal but for rounding count as equal.
-    bound = abs(float(d.sum())) * (1 - 1e-12)
-    if n <= EXACT_UP_TO:
-        sums = np.zeros(1)
-        for x in d:
-            sums = np.concatenate([sums + x, sums - x])
-        return float(np.mean(np.abs(sums) >= bound))
-    rng, hits = np.random.default_rng(0), 0
-    for _ in range(64):
-        signs = rng.integers(0, 2, (DRAWS // 64, n), np.int8)
-        hits += int(np.sum(np.abs((1 - 2.0 * signs) @ d) >= bound))
-    return (1 + hits) / (1 + DRAWS)
+
+    def mean(x: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean(x, axis=axis)
+
+    found = stats.permutation_test(
+        (d,),
+        mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PATTERNS,
+        batch=1 << 14,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
 
 
 def smallest_p(n: int) -> float:

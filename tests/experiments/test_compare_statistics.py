@@ -75,9 +75,9 @@ def test_the_sign_flip_test_counts_patterns():
 def test_drawn_patterns_agree_with_counted_ones(monkeypatch: pytest.MonkeyPatch):
     d = np.random.default_rng(1).normal(0.4, 1, 12)
     exact = sign_flip(d)
-    monkeypatch.setattr(statistics, "EXACT_UP_TO", 0)
-    # A share of 2^20 draws: standard error below 0.0005.
-    assert sign_flip(d) == pytest.approx(exact, abs=0.003)
+    monkeypatch.setattr(statistics, "PATTERNS", (1 << 12) - 1)
+    # Twice a share of 4,095 draws: standard error sqrt(2 p / 4095), six times that.
+    assert sign_flip(d) == pytest.approx(exact, abs=6 * math.sqrt(2 * exact / 4095))
     assert sign_flip(d) != exact
 
 
