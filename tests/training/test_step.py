@@ -107,13 +107,8 @@ def test_the_loss_is_the_mean_over_all_unmasked_targets(model, make_batch, initi
     cfg, batch = model(), make_batch(0)
     params = initial("one device").params
     where = {name: batch[name] for name in ("segment_ids", "positions")}
-<<<<<<< HEAD
-    logits = models.forward(cfg, params, batch["tokens"], **where)
-    nats = np.asarray(cross_entropy(logits, batch["targets"]), np.float64)
-=======
     logits = jax.jit(models.forward, static_argnums=0)(cfg, params, batch["tokens"], **where)
     nats = np.asarray(cross_entropy(logits, batch["targets"]), np.float64)
->>>>>>> 26b2c5a (Tests: one compiled program where twelve were made anew, and forward passes as one program)
     assert trained()[0][0] == pytest.approx(nats[batch["mask"]].mean(), rel=1e-6)
 
 
