@@ -26,18 +26,23 @@ from polycom_jax.table import ActivationOptions as ActivationOptions
 from polycom_jax.table import get_activation as get_activation
 
 if TYPE_CHECKING:
+    from polycom_jax import analysis as analysis
+    from polycom_jax import approximation as approximation
     from polycom_jax import data as data
     from polycom_jax import interop as interop
     from polycom_jax import modules as modules
     from polycom_jax import training as training
 
-_LAZY = ("data", "interop", "modules", "training")
+_LAZY = ("analysis", "approximation", "data", "interop", "modules", "training")
 
 __version__ = "0.1.0"
+__docformat__ = "google"
 __all__ = [
     "ACTIVATIONS",
     "ActivationOptions",
     "InputError",
+    "analysis",
+    "approximation",
     "data",
     "get_activation",
     "init_coeffs",

@@ -96,6 +96,8 @@ def test_the_public_names_are_these():
         "ACTIVATIONS",
         "ActivationOptions",
         "InputError",
+        "analysis",
+        "approximation",
         "data",
         "get_activation",
         "init_coeffs",

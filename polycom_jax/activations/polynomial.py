@@ -42,7 +42,9 @@ def init_coeffs(order: int = 3) -> Float[Array, " R+1"]:
 
 
 def poly_relu(x: Float[ArrayLike, "*S"], coeffs: Float[ArrayLike, " R+1"]) -> Float[Array, "*S"]:
-    """PolyReLU: sum_i coeffs[i] * relu(x)^i, with relu'(0) = 0.
+    """PolyReLU, with relu'(0) = 0:
+
+        y = sum_i coeffs[i] * relu(x)^i
 
     Args:
         x: any shape and floating dtype.
@@ -62,7 +64,9 @@ def poly_relu(x: Float[ArrayLike, "*S"], coeffs: Float[ArrayLike, " R+1"]) -> Fl
 def poly_norm(
     x: Float[ArrayLike, "*S F"], coeffs: Float[ArrayLike, " R+1"], *, eps: float = EPS
 ) -> Float[Array, "*S F"]:
-    """PolyNorm: coeffs[0] + sum_{i>=1} coeffs[i] * x^i / sqrt(mean(x^(2i)) + eps).
+    """PolyNorm:
+
+        y = coeffs[0] + sum_{i>=1} coeffs[i] * x^i / sqrt(mean(x^(2i)) + eps)
 
     The mean runs over the last axis. The paper writes x^i / ||x^i||_2; its official code, and this
     function, divide by the root of the mean square instead.
@@ -91,9 +95,10 @@ def polycom(
     *,
     kind: Literal["type1", "type2"] = "type1",
 ) -> Float[Array, "*S"]:
-    """The general polynomial composition, of any order and any rho.
+    """The general polynomial composition, of any order and any rho:
 
-    type1: a_0 + sum_{i>=1} a_i rho(x)^i;  type2: a_0 + sum_{i>=1} a_i rho(x^i).
+        type1: y = a_0 + sum_{i>=1} a_i rho(x)^i
+        type2: y = a_0 + sum_{i>=1} a_i rho(x^i)
 
     Args:
         x: any shape and floating dtype.

@@ -33,18 +33,6 @@ _HOMES = {
     "prepare": "corpus",
     "train_batches": "windows",
 }
-__all__ = [
-    "Batch",
-    "ByteTokenizer",
-    "Corpus",
-    "DataConfig",
-    "FileTokenizer",
-    "TokenStore",
-    "Tokenizer",
-    "eval_batches",
-    "prepare",
-    "train_batches",
-]
 
 
 def __getattr__(name: str) -> Any:
@@ -54,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["DataConfig", *_HOMES])

@@ -18,6 +18,9 @@ import tensorflow_datasets as tfds
 from polycom_jax._errors import InputError
 from polycom_jax.data import documents
 
+# Without TextConfig: TFDS annotates its base with names that the API reference cannot look up.
+__all__ = ["Stdlib", "Text", "quiet"]
+
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TextConfig(tfds.core.BuilderConfig):

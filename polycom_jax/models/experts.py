@@ -33,10 +33,12 @@ def run_experts(
     rules: Rules | None,
     first: Bool[Array, " N"] | None = None,
 ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
-    """sum_j weights[n, j] * expert_chosen[n, j](y[n]), expert(y) = act(y W_up) W_down.
+    """The weighted sum of the chosen experts' outputs:
 
-    Gated: act(y W_gate, y W_up) W_down. The weight is multiplied to the hidden row, so that its
-    gradient does not need the expert's output.
+        sum_j weights[n, j] * expert_chosen[n, j](y[n])
+        expert(y) = act(y W_up) W_down, or act(y W_gate, y W_up) W_down where it is gated
+
+    The weight multiplies the hidden row, so that its gradient does not need the expert's output.
 
     Args:
         cfg: the model.

@@ -8,9 +8,8 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, PyTree
 
 from polycom_jax import models
 from polycom_jax import params as pm
@@ -36,7 +35,7 @@ class TrainState:
 
     step: Int[Array, ""]
     params: Params
-    opt_state: optax.OptState
+    opt_state: PyTree
     watch: Watch
 
 

@@ -61,7 +61,10 @@ def poly_norm(
     axis_name: AxisName = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
-    """PolyNorm: coeffs[0] + sum_{i>=1} coeffs[i] * norm(x^i), norm(u) = u / sqrt(mean(u^2) + eps).
+    """PolyNorm, a polynomial of normalised powers:
+
+        y = coeffs[0] + sum_{i>=1} coeffs[i] * norm(x^i)
+        norm(u) = u / sqrt(mean(u^2) + eps)
 
     The mean runs over the whole last axis, also where GSPMD splits that axis over devices; where it
     does not, `kernels.sharded.whole_rows` can say so, and a TPU sums rows in half of the time.
@@ -110,7 +113,10 @@ def poly_relu_norm(
     axis_name: AxisName = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
-    """PolyReLUNorm: coeffs[0] + sum_{i>=1} coeffs[i] * norm(relu(x)^i), i.e. poly_norm(relu(x)).
+    """PolyReLUNorm, which is `poly_norm` of relu(x):
+
+        y = coeffs[0] + sum_{i>=1} coeffs[i] * norm(relu(x)^i)
+        norm(u) = u / sqrt(mean(u^2) + eps)
 
     Arguments, result, memory and errors are those of `poly_norm`; relu'(0) = 0.
 
@@ -129,7 +135,9 @@ def poly_norm_glu(
     axis_name: AxisName = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
-    """Gated PolyNorm: poly_norm(gate) * up, multiplied in float32 and rounded once.
+    """Gated PolyNorm, multiplied in float32 and rounded once:
+
+        y = poly_norm(gate, coeffs) * up
 
     Args:
         gate: what PolyNorm is applied to.

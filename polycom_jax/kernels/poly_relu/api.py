@@ -41,7 +41,9 @@ def poly_relu(
     *,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S"]:
-    """PolyReLU: sum_i coeffs[i] * relu(x)^i, with relu'(0) = 0.
+    """PolyReLU, a polynomial of the rectifier, with relu'(0) = 0:
+
+        y = sum_i coeffs[i] * relu(x)^i
 
     Args:
         x: any shape and floating dtype.
@@ -74,7 +76,10 @@ def poly_prelu(
     *,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S"]:
-    """PolyPReLU: sum_i coeffs[i] * prelu(x)^i, prelu(x) = x if x > 0 else slope * x.
+    """PolyPReLU, a polynomial of the rectifier with a learned slope:
+
+        y = sum_i coeffs[i] * prelu(x)^i
+        prelu(x) = x if x > 0 else slope * x
 
     Args:
         x: any shape and floating dtype.
