@@ -40,7 +40,7 @@ def main() -> None:
         " runs. Models of two layers, 20 bytes of text a parameter."
     )
     title = "What the polynomials start as and what training makes of them"
-    with panels(HERE / "activations", 2, title=title, note=note, size=(3.6, 3.0)) as axes:
+    with panels(HERE / "activations", 2, title=title, note=note, size=(3.6, 2.3)) as axes:
         for axis, (heading, name, folder) in zip(axes, PANELS, strict=True):
             axis.axhline(0, color="0.7", linewidth=0.8)
             axis.plot(x, curve("gelu"), color=COLOURS[6], linewidth=1.0, label="GELU")
