@@ -257,9 +257,9 @@ class Activation:
             shapes == wanted,
             f"{self.name}: expected parameters of shapes {wanted}, came {shapes}.",
         )
-        held = {name: getattr(self.options, name) for name in _STABILITY}
+        stability = {name: getattr(self.options, name) for name in _STABILITY}
         return [
-            effective_coeffs(params[name], **held) if name == "coeffs" else params[name]
+            effective_coeffs(params[name], **stability) if name == "coeffs" else params[name]
             for name in wanted
         ]
 
@@ -287,7 +287,7 @@ def get_activation(
 
     Args:
         name: one of `ACTIVATIONS`.
-        options: what the row may be told; None for the defaults.
+        options: of the row; None for the defaults.
         **changes: single options instead, or on top: `get_activation("poly_norm", order=4)`.
 
     Returns:
@@ -303,10 +303,10 @@ def get_activation(
         >>> act.apply(params, jnp.ones((2, 4))).shape
         (2, 4)
     """
-    known = {field.name for field in fields(ActivationOptions)}
+    names = {field.name for field in fields(ActivationOptions)}
     for change in changes:
-        if change not in known:
-            raise unknown("activation option", change, known)
+        if change not in names:
+            raise unknown("activation option", change, names)
     return Activation(name, replace(options or ActivationOptions(), **changes))
 
 

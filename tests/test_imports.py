@@ -28,7 +28,7 @@ LEVELS = {
     "models": 7,
     "training": 8,
     "data": 8,
-    "aot": 9,
+    "compile_ahead": 9,
     "analysis": 9,
     "interop": 9,
     "experiments": 10,

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from polycom_jax import InputError, aot
-from polycom_jax.aot.compiler import ENVIRONMENT
+from polycom_jax import InputError, compile_ahead
+from polycom_jax.compile_ahead.compiler import ENVIRONMENT
 from polycom_jax.sharding import (
     Rules,
     check_not_explicit,
@@ -67,7 +67,7 @@ def test_the_nearest_sizes_that_work_are_named(sizes: dict[str, Any], nearest: s
 def test_an_axis_may_take_a_part_of_a_torus(monkeypatch: pytest.MonkeyPatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    mesh = make_mesh(data=2, fsdp=32, devices=aot.devices("v5p", "4x4x4"))
+    mesh = make_mesh(data=2, fsdp=32, devices=compile_ahead.devices("v5p", "4x4x4"))
     hosts = [device.process_index for device in mesh.devices.flat]
     # So hosts have no consecutive rows of a batch: `training.batch_rows` says which they have.
     assert hosts != sorted(hosts)

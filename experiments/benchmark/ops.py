@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from experiments.benchmark import formulas_torch as formulas
 from experiments.benchmark import peers
+from experiments.benchmark.arg_specs import ARG_SPECS, ArgSpec, make_arguments, select
 from experiments.benchmark.calls import JaxFunction, TorchFunction, to_torch
 from experiments.benchmark.contest import able, hold
 from experiments.benchmark.harness import Contestant
@@ -17,7 +18,6 @@ from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Spread, Tell
 from polycom_jax import get_activation
 from polycom_jax._errors import require
-from polycom_jax.kernels.arg_specs import ARG_SPECS, ArgSpec, make_arguments, select
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS
 
 ACTIVATIONS = ("poly_norm", "poly_relu")

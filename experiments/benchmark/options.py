@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.peers import PEERS
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
-from polycom_jax.kernels.arg_specs import ARG_SPECS
 from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
 from polycom_jax.table import ACTIVATIONS

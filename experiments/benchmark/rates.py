@@ -33,7 +33,7 @@ def peak_flops(dtype: str) -> tuple[float | None, str]:
 
 
 def _listed(kind: str) -> float | None:
-    from polycom_jax.aot.chips import CHIPS
+    from polycom_jax.compile_ahead.chips import CHIPS
 
     chips = {chip.device_kind: chip.peak_flops for chip in CHIPS.values()}
     return chips.get(kind) or next((p for name, p in _GPU_PEAKS.items() if name in kind), None)

@@ -1,6 +1,6 @@
 """Suite tpu: what libtpu's compiler makes of our operations and blocks for TPUs that are not here.
 
-Nothing runs: each contestant is compiled for one chip, and `polycom_jax.aot.predict` says what that
+Nothing runs: each contestant is compiled for one chip, and `compile_ahead.predict` says what that
 rests on. It needs the libtpu wheel.
 """
 
@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmark import shapes
+from experiments.benchmark.arg_specs import ARG_SPECS, ArgSpec
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Row, Spread, Tell
-from polycom_jax import aot, get_activation
+from polycom_jax import compile_ahead as aot
+from polycom_jax import get_activation
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.arg_specs import ARG_SPECS, ArgSpec
 from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, compiling_for
 from polycom_jax.kernels.sharded import unsharded_features
 from polycom_jax.models import ModelConfig

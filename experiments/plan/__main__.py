@@ -26,7 +26,7 @@ from experiments.terminal.paths import try_file
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
-from polycom_jax import aot
+from polycom_jax import compile_ahead as aot
 from polycom_jax.sharding import make_mesh
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ import jax
 
 from experiments.plan.slices import Step
 from experiments.run.config import PretrainConfig
-from polycom_jax import aot, models
+from polycom_jax import compile_ahead as aot
+from polycom_jax import models
 from polycom_jax.models import mfu
 
 SPARE = 0.08

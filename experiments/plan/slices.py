@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from experiments.run.config import PretrainConfig
 from experiments.run.tpu_configs import parts_of
-from polycom_jax import aot
+from polycom_jax import compile_ahead as aot
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.sharding import Rules, make_mesh

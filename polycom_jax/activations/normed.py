@@ -1,6 +1,6 @@
 """Baselines followed by an RMSNorm: what tells PolyNorm's polynomial from its normalisation.
 
-Without a learned gain, as PolyNorm's own norms have none. Like the baselines they compute in the
+Without a learned scale, as PolyNorm's own norms have none. Like the baselines they compute in the
 work dtype, round once, and keep nothing for the backward pass but their inputs.
 """
 
@@ -16,7 +16,7 @@ from polycom_jax.activations.polynomial import scale_row
 from polycom_jax.activations.rectifier import squared_relu
 
 AxisName = str | tuple[str, ...] | None
-"""Mesh axis, or axes, that split the rows inside `jax.shard_map`; None: rows are whole."""
+"""Mesh axis, or axes, that split the feature axis inside `jax.shard_map`; None: none does."""
 
 
 def unit_rms(

@@ -148,11 +148,11 @@ def horner(z: Float[Array, "*S"], coeffs: Array | Sequence[Array]) -> Float[Arra
 def norm_polynomial(
     x: Float[Array, "*S F"], coeffs: Float[Array, " R+1"], eps: float
 ) -> Float[Array, "*S F"]:
-    """`poly_norm` in the work dtype: a polynomial in the scaled row, with a_i times gain i."""
+    """`poly_norm` in the work dtype: a polynomial in the scaled row."""
     z, scale = scale_row(x)
     bias, *others = coeffs
-    gains = power_inv_rms(z, scale, len(others), eps)
-    return horner(z, [bias, *(c * gain for c, gain in zip(others, gains, strict=True))])
+    inv_rms = power_inv_rms(z, scale, len(others), eps)
+    return horner(z, [bias, *(c * s for c, s in zip(others, inv_rms, strict=True))])
 
 
 def scale_row(x: Float[Array, "*S F"]) -> tuple[Float[Array, "*S F"], Float[Array, "*S 1"]]:
@@ -178,8 +178,8 @@ def power_inv_rms(
 ) -> list[Float[Array, "*S 1"]]:
     """1 / sqrt(mean(z^(2i)) + eps scale^(2i)) for i = 1 ... order: what z^i is multiplied by."""
 
-    def gain(i: int) -> Float[Array, "*S 1"]:
+    def inv_rms(i: int) -> Float[Array, "*S 1"]:
         mean = jnp.mean(z ** (2 * i), axis=-1, keepdims=True)
         return jax.lax.rsqrt(mean + eps * scale ** (2 * i))
 
-    return [gain(i) for i in range(1, order + 1)]
+    return [inv_rms(i) for i in range(1, order + 1)]

@@ -1,9 +1,7 @@
 """Rectifiers with derivatives that are products, not selections.
 
-Where a selection by x > 0 is needed in two places, XLA's TPU backend writes the mask to memory, and
-takes twice as long for it as for the matrix product beside it: a feed-forward block of dense-1b
-with PolyReLU (8,192 tokens on v5p, forward and backward) takes 5.25 ms so, and 4.01 ms with
-products; SwiGLU's 4.01 (libtpu 0.0.50.1, its own estimate).
+XLA's TPU backend writes the mask of a selection to memory where two places need it, which takes
+longer than the product beside it (experiments/results/speed/README.md, "PolyReLU on TPUs").
 """
 
 import jax

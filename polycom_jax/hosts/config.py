@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from jax._src.clusters import ClusterEnv
+from jax._src.clusters import ClusterEnv  # what `jax.distributed.initialize` would detect
 
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_fields

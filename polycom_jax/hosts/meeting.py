@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed
+from jax._src import distributed  # `jax.distributed` shows no client for keys and barriers
 
 from polycom_jax._errors import InputError
 from polycom_jax.hosts.lobby import named

@@ -1,4 +1,4 @@
-"""Derivative rules that keep nothing but the arguments for the backward pass."""
+"""Derivative rules that save little more than the arguments for the backward pass."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,8 +17,8 @@ Tangent = Callable[..., Array]
 """tangent(primals, tangents, **static) in the work dtype: what `value` changes by, linearly. With a
 `Row`, it takes `known`, too: what that gave."""
 Row = Callable[..., list[Array]]
-"""row(primals, **static): numbers of each row, in the work dtype, that value and tangent need. It
-takes arrays in any dtype."""
+"""row(primals, **static): statistics of each row, in the work dtype, that value and tangent need.
+It takes arrays in any dtype."""
 Gradient = Callable[..., Sequence[Array]]
 """gradient(primals, cotangent, **static) in the work dtype: the transpose of `tangent`; with a
 `Row`, it takes `known`, too."""
@@ -32,8 +32,8 @@ def recomputed(
     It is a `jax.custom_jvp`, so forward mode differentiates it directly, reverse mode transposes
     its tangent, and both can be differentiated again. The transpose is `gradient`, or JAX's own.
     Each argument enters, and is saved, in its own dtype; the result has the dtype of the first one.
-    What `row` gives is saved too, and `tangent` gets it: a few numbers a row spare the backward
-    pass a reading of the row.
+    What `row` returns is saved too, and handed to `tangent` and `gradient` as `residuals`, so that
+    the backward pass does not read the row again for it.
 
     Returns:
         f(*arrays, **static), compiled also when called eagerly; `static` must be hashable.
@@ -54,7 +54,7 @@ def recomputed(
             residuals: list[Array] = []
             out = function(static, *primals)
         else:
-            residuals = [checkpoint_as("row", number) for number in row(primals, **options)]
+            residuals = [checkpoint_as("row", statistic) for statistic in row(primals, **options)]
             out = in_work_dtype(partial(value, residuals=residuals, **options), *primals)
         inputs = len(primals)
         forward = _along(tangent, inputs, options)
@@ -72,7 +72,7 @@ def recomputed(
 
 
 def _along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
-    """`tangent` of arrays in their own dtypes; fixed are the primals and what is known of rows."""
+    """`tangent` of arrays in their own dtypes; fixed are the primals and the residuals."""
 
     def forward(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
         primals, residuals = fixed[:inputs], fixed[inputs:]

@@ -16,9 +16,8 @@ SinCos = tuple[Float[Array, "B T 1 A"], Float[Array, "B T 1 A"]]
 def sin_cos(positions: Int[Array, "B T"], width: int, theta: float) -> SinCos:
     """Of angles position * theta^(-2c/C), C = `width` and c below C/2.
 
-    Once a model, not once a layer: XLA leaves in a layer's loop what is computed there, sines and
-    cosines too. dense-1b's step on v4-32 takes 956 ms so and 962 otherwise, on v5e-16 1,323 and
-    1,328 (predicted, libtpu 0.0.50.1), and compiles in 295 CPU seconds, not 452.
+    For all layers together, since XLA does not move them out of the loop over layers
+    (experiments/results/speed/README.md, "Rotary embedding on TPUs").
     """
     half = width // 2
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -30,30 +29,27 @@ def sin_cos(positions: Int[Array, "B T"], width: int, theta: float) -> SinCos:
 
 
 def rope(x: Float[Array, "B T H C"], sin_cos: SinCos) -> Float[Array, "B T H C"]:
-    """Turns the pair (c, c + C/2) by position * theta^(-2c/C).
+    """Rotates the pair (c, c + C/2) by position * theta^(-2c/C).
 
-    The halves convention of Llama's published weights, not the interleaved one. float32 inside.
-
-    On a TPU the halves are exchanged by a matrix product. C lies in its lanes, and XLA makes
-    half-filled arrays of the two halves: for q and k of 24 layers of 16,384 tokens (16 heads of
-    128) that takes 48 ms on v5p, forward and backward; one product with a permutation, which is
-    exact, and one fusion take 16 (predicted, libtpu 0.0.50.1).
+    The halves convention of Llama's published weights, not the interleaved one. float32 inside. On
+    a TPU a product with a permutation, which is exact, exchanges the halves: sliced, they would
+    fill half of each register (experiments/results/speed/README.md, "Rotary embedding on TPUs").
     """
     if backend() == "tpu":
-        return linear_map(_turn, _turn_back, sin_cos, (x,))
+        return linear_map(_rotate, _rotate_back, sin_cos, (x,))
     sin, cos = sin_cos
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def _turn(factors: Sequence[Array], moved: Sequence[Array]) -> Array:
-    (sin, cos), (x,) = factors, moved
+def _rotate(factors: Sequence[Array], operands: Sequence[Array]) -> Array:
+    (sin, cos), (x,) = factors, operands
     swap = jnp.roll(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape[-1] // 2, axis=0)
     exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     other = jnp.dot(x, swap, precision=exact, preferred_element_type=jnp.float32)
     return (x.astype(jnp.float32) * cos + other * sin).astype(x.dtype)
 
 
-def _turn_back(factors: Sequence[Array], cotangent: Array) -> Sequence[Array]:
+def _rotate_back(factors: Sequence[Array], cotangent: Array) -> Sequence[Array]:
     sin, cos = factors
-    return [_turn((-sin, cos), (cotangent,))]
+    return [_rotate((-sin, cos), (cotangent,))]

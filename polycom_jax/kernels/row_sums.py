@@ -1,4 +1,4 @@
-"""Sums over rows of several arrays in one pass, as XLA's CPU and TPU backends need them told."""
+"""Sums over rows of several arrays, in forms that XLA's CPU and TPU backends run in one pass."""
 
 import functools
 import operator
@@ -16,9 +16,8 @@ LANES = 128
 """Of a TPU's registers."""
 
 RUN = 16
-"""Runs of this many lanes are added to each other on a CPU, this many at once: LLVM unrolls that
-many and vectorises over lanes. Of 32 runs it does not, and the sum is one scalar addition after
-another. 16 float32 are a cache line, so memory is read in order."""
+"""On a CPU, this many runs of as many elements are added to each other at once: LLVM unrolls and
+vectorises that many and no more. 16 float32 are a cache line, so memory is read in order."""
 
 NARROW = 64
 """Rows up to this wide are summed at once: there is too little to vectorise."""
@@ -28,9 +27,8 @@ NARROW = 64
 def row_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, "*S 1"]]:
     """[sum(t, axis=-1, keepdims=True) for t in terms], the terms formed and read once.
 
-    A sum of one array would be handed to a library that takes it as stored, so XLA would write each
-    term to memory first (jax 0.12: z^2, z^4, z^6, dy z ... one after the other). A reduction with
-    several operands is left to XLA's own loops, into which the terms are fused.
+    XLA's CPU backend hands a sum of one array to a library, and writes each term to memory for it;
+    a reduction with several operands stays in XLA's own loops, into which the terms are fused.
     """
     width = terms[0].shape[-1]
     if width <= NARROW:
@@ -60,13 +58,11 @@ def sums_in_parts(
     terms: Callable[[Float[Array, "*S P"]], Sequence[Float[Array, "*S P"]]],
     x: Float[Array, "*S F"],
 ) -> list[Float[Array, "*S 1"]]:
-    """row_sums(terms(x)) for XLA's TPU backend: of `PARTS` parts of whole registers' lanes, added.
+    """row_sums(terms(x)) for XLA's TPU backend: of `PARTS` parts of whole registers, added.
 
-    In one piece it takes 0.427, 0.284 and 0.841 ms for x^2, x^4 and x^6 of bfloat16 rows of 8,256,
-    5,504 and 16,384 (16,384 rows on v5p; a plain sum of x takes as long), in these parts 0.184,
-    0.128 and 0.336; v5e, v4 and v6e gain as much (libtpu 0.0.50.1, its own estimate). Half as many
-    parts, or twice as many, gain less. `terms` is of elements, so that parts of x can be cut before
-    it: XLA may write the terms to memory where they are cut.
+    In parts it takes about half of the time (experiments/results/speed/README.md, "Row sums on
+    TPUs"). `terms` is element-wise, so that x is cut and not the terms, which XLA might then write
+    to memory.
     """
     width = x.shape[-1]
     part = -(-width // (PARTS * LANES)) * LANES
@@ -79,7 +75,6 @@ def sums_in_parts(
 def _jvp(
     primals: tuple[Sequence[Array]], tangents: tuple[Sequence[Array]]
 ) -> tuple[list[Array], list[Array]]:
-    # Plain sums, which JAX can transpose: derivatives of a reduction with several operands go the
-    # long way round.
+    # Plain sums, which JAX can transpose directly, unlike a reduction with several operands.
     (terms,), (changes,) = primals, tangents
     return row_sums(terms), [jnp.sum(t, axis=-1, keepdims=True) for t in changes]

@@ -1,4 +1,4 @@
-"""What runs on the part of an array that one device holds: kernels, and what a row decides."""
+"""Activations on one shard of the hidden layer: kernels, and decisions about single rows."""
 
 import contextlib
 import math
@@ -20,31 +20,30 @@ def hidden_axes(x: Float[Array, "*N F"]) -> tuple[str, ...]:
     return ("batch", "mlp") if x.ndim == 2 else ("batch", "seq", "mlp")
 
 
-_whole: ContextVar[bool | None] = ContextVar("whole", default=None)
+_unsharded: ContextVar[bool | None] = ContextVar("unsharded_features", default=None)
 
 
 def features_are_unsharded() -> bool:
-    """Whether it is known that no mesh axis splits the rows that an activation gets.
+    """Whether no mesh axis splits the feature axis of what an activation is applied to.
 
-    An array does not tell while a function is traced; `whole_rows` does. Without it: one device
-    alone has nothing to split them over, and inside `jax.shard_map` over all axes of a mesh an
-    array is what one device holds.
+    A traced array does not know; `unsharded_features` states it. Without a statement it is true on
+    one device, and inside `jax.shard_map` over all axes of a mesh, where an array is one shard.
     """
-    told = _whole.get()
-    if told is not None:
-        return told
+    stated = _unsharded.get()
+    if stated is not None:
+        return stated
     kinds = set(jax.sharding.get_abstract_mesh().axis_types)
     return jax.device_count() == 1 or kinds == {AxisType.Manual}
 
 
 @contextlib.contextmanager
-def unsharded_features(whole: bool) -> Iterator[None]:
-    """While it lasts, `rows_are_whole` says so."""
-    token = _whole.set(whole)
+def unsharded_features(unsharded: bool) -> Iterator[None]:
+    """While it lasts, `features_are_unsharded` returns this."""
+    token = _unsharded.set(unsharded)
     try:
         yield
     finally:
-        _whole.reset(token)
+        _unsharded.reset(token)
 
 
 def features_are_sharded(rules: Rules | None) -> bool:
@@ -56,9 +55,9 @@ def features_are_sharded(rules: Rules | None) -> bool:
 
 
 def rows_are_local(rules: Rules | None, x: Float[Array, "*N F"]) -> bool:
-    """Whether each device of the mesh of `jax.set_mesh` has whole rows of `x` for itself alone.
+    """Whether each device of the mesh of `jax.set_mesh` has whole rows of `x` that no other has.
 
-    Then `over_mesh` takes them, and moves nothing.
+    Then `over_mesh` communicates nothing.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if rules is None or mesh.empty or features_are_sharded(rules):
@@ -74,9 +73,9 @@ def over_mesh(
 ) -> Float[Array, "*N F"]:
     """f(params, *hidden, axis_name=...) on each device's part of `hidden`.
 
-    GSPMD does not partition a kernel, and refuses a program that needs it to; this states how. A
-    condition on a device's own rows, which GSPMD would reduce over all devices, stays there. The
-    parameters are whole on every device, and their gradients are added up over all of them.
+    GSPMD refuses to partition a kernel; this states how. And it would reduce a condition on a
+    device's own rows over all devices; here it stays on the device. The parameters are whole on
+    every device, and their gradients are added up over all of them.
 
     Args:
         f: of parameters and arrays of one shape; `axis_name` is the mesh axis (or axes) that splits

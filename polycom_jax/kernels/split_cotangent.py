@@ -1,4 +1,4 @@
-"""A derivative that XLA computes where it is used, twice, and does not write to memory."""
+"""A cotangent that XLA computes in both products that use it, in place of writing it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,17 +17,18 @@ Product = Callable[[Any, Any], Array]
 def split_cotangent(
     f: Callable[..., Array], product: Product, params: Any, y: Array, ws: Sequence[Array]
 ) -> Array:
-    """f(params, *[product(y, w) for w in ws]), whose derivatives in y and in w stay apart.
+    """f(params, *[product(y, w) for w in ws]), with separate derivatives in y and in w.
 
-    A matrix product x = y w has two gradients, x' w^T and y^T x', and x' is what an activation's
-    gradient is. Where that waits for a sum over the whole row, XLA cannot form it in the product
-    before, so writes it and reads it twice; forming it in each of the two products instead costs
-    nothing beside them. For that they need one each, which XLA must not find to be equal:
+    A matrix product x = y w has two gradients, x' w^T and y^T x', where x' is the activation's
+    gradient. Where x' needs a sum over the whole row, XLA cannot fuse it into the product that
+    computes the cotangent of f, and writes it to memory for both gradients to read. Computed in
+    each of the two products it costs nothing beside them. So that XLA does not merge the two again,
 
         df = f'(x) (dy w)  +  f'(x) (y dw),
 
-    and `params` stands behind a barrier in the second. All of it is differentiated again as it
-    stands, so derivatives of every order are right in every mode.
+    `params` stands behind a barrier in the second term. The rule is differentiated as it stands, so
+    derivatives of every order are right in every mode. XLA computes y again in the gradient of w; a
+    barrier against that gains little (experiments/results/speed/README.md).
 
     Args:
         f: elementwise in the products but for means over rows.

@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from polycom_jax.kernels.platform import only_on_tpu
+from polycom_jax.kernels.restrictions import only_on_tpu
 
 LANES = 128
 """Elements in a row of a vector register, of any dtype; blocks are padded to this in VMEM."""
@@ -53,7 +53,7 @@ def tile(count: int, width: int, dtype: Any) -> tuple[int, int]:
     return max(rows, lowest), columns
 
 
-def unsharded_features(count: int, width: int, dtype: Any, arrays: int) -> int | None:
+def whole_row_block(count: int, width: int, dtype: Any, arrays: int) -> int | None:
     """Rows of a block that holds them whole, for a kernel with that many such blocks; None where
     not even the lowest block fits `VMEM_BUDGET`.
     """

@@ -16,9 +16,8 @@ from jaxtyping import Array, Float
 from polycom_jax.kernels.tpu_call import GROUP, LANES
 
 _UNROLL = 8
-"""Pieces a loop step: with 8, not 4, PolyNorm of bfloat16 rows of 4096 is scheduled in 7.3 bundles
-a register of input forward and 12.1 backward, not 8.6 and 13.6 (v5e, libtpu 0.0.51, the compiler's
-dump of final bundles); at 1.5 GHz that is the time that HBM takes, forward, and 1.08 of it back."""
+"""Pieces a loop step, with which PolyNorm takes about as long as HBM
+(experiments/results/speed/README.md, "Loops in VMEM")."""
 
 _STEP = _UNROLL * LANES
 
@@ -47,10 +46,9 @@ Terms = Callable[[Any, int], list[Float[Array, "G L"]]]
 def _fold(
     width: int, terms: Terms, both: Callable[[Array, Array], Array], lanes: Callable[..., Array]
 ) -> list[Float[Array, "G 1"]]:
-    """Each term folded over the lanes of a group; a last piece of under 128 lanes stays apart.
+    """Each term folded over the lanes of a group; a last piece of under 128 lanes by itself.
 
-    Steps are folded by themselves first: a sum of 512 pieces one after the other would round off
-    up to 1e-5 of itself.
+    Each step's pieces are folded first: a long sum of one after the other would round off more.
     """
 
     def fold(one: list[Array], other: list[Array]) -> list[Array]:

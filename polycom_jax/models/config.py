@@ -6,13 +6,13 @@ from typing import Literal, get_args
 
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax._fields import check_fields
+from polycom_jax.kernels.checkpoint_names import Remat
 from polycom_jax.kernels.dispatch import AttentionImplementation
 from polycom_jax.table import Activation, ActivationOptions, get_activation
 
 QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
 Dtype = Literal["float32", "bfloat16"]
-Remat = Literal["none", "dots", "attention", "full"]
 Coefficients = Literal["layer", "expert"]
 
 
@@ -96,8 +96,8 @@ class ModelConfig:
             are never all in memory; gradients are those of the whole. None: over all at once.
         remat: what the backward pass recomputes: "none"; "dots": all but attention and the matrix
             products that it needs (not those of experts); "attention": all but what attention's
-            backward pass reads (q, k, v and the result); "full": whole blocks. All but "full" keep
-            PolyNorm's few numbers a row.
+            backward pass reads (q, k, v and the result); "full": whole blocks. All but "full" save
+            PolyNorm's statistics of each row.
         unroll: layers that one step of the scan over layers runs; None: all of them on a CPU where
             they are few, else one. More layers take longer to compile.
     """

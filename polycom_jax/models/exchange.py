@@ -1,11 +1,10 @@
-"""Rows travel to the devices that hold their experts, and their results travel back.
+"""Rows are sent to the devices that hold their experts, and results are returned.
 
 For use inside `jax.shard_map`. Of an expert axis of P devices, each with N tokens that go to k
-experts and E/P experts of its own, a device may be sent up to P N min(k, E/P) rows: all that there
-are, since shapes are static and routing is not known. For moe-1b-7b (k = 8, E = 64, D = 2048,
-bfloat16) on P = 8 devices with 16,384 tokens each that is 4 GiB, where even routing fills 512 MiB.
-A capacity factor c makes the buffer P ceil(c N k / P) rows: of each device's rows for another one
-(itself included) those beyond ceil(c N k / P) are dropped, those for its last experts first.
+experts and E/P experts of its own, a device may be sent up to P N min(k, E/P) rows, and buffers are
+for all of these, since shapes are static and routing is not known. A capacity factor c makes the
+buffer P ceil(c N k / P) rows: of each device's rows for another one (itself included) those beyond
+ceil(c N k / P) are dropped, those for its last experts first.
 """
 
 import math
@@ -22,11 +21,11 @@ AxisName = tuple[str, ...]
 
 
 class Route(NamedTuple):
-    """The way of one device's rows, there and back; rows are sorted by expert.
+    """Which of one device's rows, sorted by expert, are sent to which device.
 
     Attributes:
         axis: the expert axis.
-        slots: rows that a device takes from each other one, at most.
+        slots: rows that a device receives from each other one, at most.
         starts: where the rows for each device begin among the sorted ones, [P].
         sent: rows of each device's experts that are sent, [P, E/P].
         received: rows of own experts that come from each device, [P, E/P].
@@ -37,6 +36,16 @@ class Route(NamedTuple):
     starts: Int[Array, " P"]
     sent: Int[Array, "P E/P"]
     received: Int[Array, "P E/P"]
+
+    @property
+    def totals(self) -> tuple[Int[Array, " P"], Int[Array, " P"]]:
+        """Rows that are sent to, and received from, each device."""
+        return jnp.sum(self.sent, axis=1), jnp.sum(self.received, axis=1)
+
+    @property
+    def buffer_rows(self) -> int:
+        """Rows of the buffer that a device receives into."""
+        return self.received.shape[0] * self.slots
 
 
 def slots(tokens: int, k: int, experts: int, parts: int, capacity: float | None) -> int:
@@ -52,73 +61,71 @@ def route(sizes: Int[Array, " E"], axis: AxisName, slots: int) -> Route:
     before = jnp.cumsum(wanted, axis=1) - wanted
     sent = jnp.clip(slots - before, 0, wanted)
     totals = jnp.sum(wanted, axis=1)
-    received = jax.lax.all_to_all(sent, axis, 0, 0, tiled=True)
-    return Route(axis, slots, jnp.cumsum(totals) - totals, sent, received)
+    return Route(axis, slots, jnp.cumsum(totals) - totals, sent, _swapped(sent, axis))
 
 
-def _padded(rows: Float[Array, "R D"], way: Route) -> Float[Array, "Q D"]:
-    """There, in P pieces of `slots` rows, each filled up with others: plain all-to-all."""
-    size = way.slots
-    rows = jnp.pad(rows, ((0, size), (0, 0)))
-    pieces = [jax.lax.dynamic_slice_in_dim(rows, start, size) for start in way.starts]
-    return jax.lax.all_to_all(jnp.concatenate(pieces), way.axis, 0, 0, tiled=True)
+def _swapped(x: Array, axis: AxisName) -> Array:
+    """Part p of device q's x becomes part q of device p's."""
+    return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
 
 
-def _padded_back(results: Float[Array, "Q D"], way: Route, rows: int) -> Float[Array, "R D"]:
-    size = way.slots
-    pieces = jax.lax.all_to_all(results, way.axis, 0, 0, tiled=True)
+def _send_padded(rows: Float[Array, "R D"], route: Route) -> Float[Array, "Q D"]:
+    """P pieces of `slots` rows each, of which the last ones may be rows of the next piece."""
+    rows = jnp.pad(rows, ((0, route.slots), (0, 0)))
+    pieces = [jax.lax.dynamic_slice_in_dim(rows, start, route.slots) for start in route.starts]
+    return _swapped(jnp.concatenate(pieces), route.axis)
+
+
+def _return_padded(results: Float[Array, "Q D"], route: Route, rows: int) -> Float[Array, "R D"]:
+    size, pieces = route.slots, _swapped(results, route.axis)
     out = jnp.zeros((rows + size, results.shape[1]), results.dtype)
     # Ascending: what a piece writes too much belongs to the next one, or to none.
-    for part, start in enumerate(way.starts):
+    for part, start in enumerate(route.starts):
         piece = pieces[part * size : (part + 1) * size]
         out = jax.lax.dynamic_update_slice_in_dim(out, piece, start, 0)
     return out[:rows]
 
 
-def _padded_places(way: Route) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
-    place = jnp.arange(way.received.shape[0] * way.slots, dtype=jnp.int32)
-    return place // way.slots, place % way.slots
+def _places_padded(route: Route) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
+    place = jnp.arange(route.buffer_rows, dtype=jnp.int32)
+    return place // route.slots, place % route.slots
 
 
-def _ragged(rows: Float[Array, "R D"], way: Route) -> Float[Array, "Q D"]:
-    """There, one behind the other, none but those that are due."""
-    sent, received = jnp.sum(way.sent, axis=1), jnp.sum(way.received, axis=1)
-    out = jnp.zeros((way.received.shape[0] * way.slots, rows.shape[1]), rows.dtype)
-    begin = _exchanged_offsets(received, way.axis)
+def _send_ragged(rows: Float[Array, "R D"], route: Route) -> Float[Array, "Q D"]:
+    """The rows that are sent and no others, one device's behind another's."""
+    sent, received = route.totals
+    out = jnp.zeros((route.buffer_rows, rows.shape[1]), rows.dtype)
+    begin = _swapped(jnp.cumsum(received) - received, route.axis)
     return jax.lax.ragged_all_to_all(
-        rows, out, way.starts, sent, begin, received, axis_name=way.axis
+        rows, out, route.starts, sent, begin, received, axis_name=route.axis
     )
 
 
-def _ragged_back(results: Float[Array, "Q D"], way: Route, rows: int) -> Float[Array, "R D"]:
-    sent, received = jnp.sum(way.sent, axis=1), jnp.sum(way.received, axis=1)
-    begin = jnp.cumsum(received) - received
+def _return_ragged(results: Float[Array, "Q D"], route: Route, rows: int) -> Float[Array, "R D"]:
+    sent, received = route.totals
     out = jnp.zeros((rows, results.shape[1]), results.dtype)
-    home = jax.lax.all_to_all(way.starts, way.axis, 0, 0, tiled=True)
-    return jax.lax.ragged_all_to_all(results, out, begin, received, home, sent, axis_name=way.axis)
+    begin, home = jnp.cumsum(received) - received, _swapped(route.starts, route.axis)
+    return jax.lax.ragged_all_to_all(
+        results, out, begin, received, home, sent, axis_name=route.axis
+    )
 
 
-def _exchanged_offsets(received: Int[Array, " P"], axis: AxisName) -> Int[Array, " P"]:
-    """Where this device's rows begin at each of the others."""
-    return jax.lax.all_to_all(jnp.cumsum(received) - received, axis, 0, 0, tiled=True)
-
-
-def _ragged_places(way: Route) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
-    totals = jnp.sum(way.received, axis=1)
+def _places_ragged(route: Route) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
+    _, totals = route.totals
     ends = jnp.cumsum(totals)
-    place = jnp.arange(way.received.shape[0] * way.slots, dtype=jnp.int32)
+    place = jnp.arange(route.buffer_rows, dtype=jnp.int32)
     source = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
     source = jnp.minimum(source, ends.size - 1)
     return source, place - (ends - totals)[source]
 
 
 class Exchange(NamedTuple):
-    """One way to send rows.
+    """A form of the all-to-all.
 
     Attributes:
-        there: there(rows, route) -> [P slots, D], this device's share of all rows.
-        back: back(results, route, rows) -> [rows, D], results where their rows had been.
-        places: which device each of the P slots rows is from, and its number among that one's.
+        send: send(rows, route) -> [P slots, D], this device's share of all rows.
+        send_back: send_back(results, route, rows) -> [rows, D], results where their rows had been.
+        places: which device each of the P slots rows is from, and its index among that one's.
     """
 
     send: Callable[[Array, Route], Array]
@@ -127,8 +134,8 @@ class Exchange(NamedTuple):
 
 
 EXCHANGES: Mapping[str, Exchange] = {
-    "padded": Exchange(_padded, _padded_back, _padded_places),
-    "ragged": Exchange(_ragged, _ragged_back, _ragged_places),
+    "padded": Exchange(_send_padded, _return_padded, _places_padded),
+    "ragged": Exchange(_send_ragged, _return_ragged, _places_ragged),
 }
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from polycom_jax.kernels.checkpoint_names import save_only
+from polycom_jax.kernels.checkpoint_names import remat_hidden
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
 from polycom_jax.kernels.sharded import larger_than_one, unsharded_features
 from polycom_jax.models import exchange as ex
@@ -47,7 +47,7 @@ def run_experts(
         weights: float32.
         chosen: K different experts a token.
         rules: how all of it lies on the mesh of `jax.set_mesh`; None: on one device.
-        first: tokens that the capacity is for before it is for others; None: all alike.
+        first: tokens that come before all others where capacity is short; None: all alike.
 
     Returns:
         The sum, in the dtype of `y`, and how many choices (of tokens that are `first`) were
@@ -114,7 +114,9 @@ def _local(
     with jax.named_scope("sort"):
         flat = chosen.reshape(-1).astype(jnp.int32)
         if expert_axis and first is not None and cfg.moe.capacity_factor is not None:
-            flat = _in_turn(flat, jnp.repeat(first, k), groups // jax.lax.axis_size(expert_axis))
+            flat = _by_priority(
+                flat, jnp.repeat(first, k), groups // jax.lax.axis_size(expert_axis)
+            )
             groups = 2 * groups
         order = jnp.argsort(flat, stable=True).astype(jnp.int32)
         undo = inverse(order)
@@ -125,21 +127,21 @@ def _local(
     if expert_axis is None:
         out, dropped = _experts(cfg, params, rows, weight, sizes, hidden_axis), jnp.int32(0)
     else:
-        out, dropped = _elsewhere(cfg, params, rows, weight, sizes, expert_axis, hidden_axis)
+        out, dropped = _on_other_devices(cfg, params, rows, weight, sizes, expert_axis, hidden_axis)
     with jax.named_scope("combine"):
         return combine(out, order, undo, k), dropped
 
 
-def _in_turn(expert: Int[Array, " R"], first: Bool[Array, " R"], held: int) -> Int[Array, " R"]:
-    """Groups of rows in the order that capacity is given in.
+def _by_priority(expert: Int[Array, " R"], first: Bool[Array, " R"], own: int) -> Int[Array, " R"]:
+    """The group of each row, in the order in which capacity is assigned.
 
-    Of each device, which holds `held` experts, there are twice as many: the rows for its experts
-    that come first, and the others.
+    A device with `own` experts has twice as many groups: first the rows that come first, of each
+    expert, then the others.
     """
-    return expert // held * 2 * held + jnp.where(first, 0, held) + expert % held
+    return expert // own * 2 * own + jnp.where(first, 0, own) + expert % own
 
 
-def _elsewhere(
+def _on_other_devices(
     cfg: ModelConfig,
     params: Any,
     rows: Float[Array, "R D"],
@@ -150,44 +152,44 @@ def _elsewhere(
 ) -> tuple[Float[Array, "R D"], Int[Array, ""]]:
     """Sorted rows through experts that other devices of the axis hold.
 
-    They are sorted by expert, or as `_in_turn` says; `sizes` has the number of each group.
+    They are sorted by expert, or by priority; `sizes` has the number of each group.
     """
     all_to_all = ex.exchange()
     count, experts, k = rows.shape[0], cfg.moe.num_experts, cfg.moe.top_k
     parts = jax.lax.axis_size(expert_axis)
-    held = experts // parts
+    own = experts // parts
     size = ex.slots(count // k, k, experts, parts, cfg.moe.capacity_factor)
     with jax.named_scope("exchange"):
-        way = ex.route(sizes, expert_axis, size)
-        rows = all_to_all.send(rows, way)
-        weight = all_to_all.send(weight[:, None], way)[:, 0]
+        route = ex.route(sizes, expert_axis, size)
+        rows = all_to_all.send(rows, route)
+        weight = all_to_all.send(weight[:, None], route)[:, 0]
     with jax.named_scope("sort_received"):
-        source, number = all_to_all.places(way)
-        ends = jnp.cumsum(way.received, axis=1)[source]
-        group = jnp.sum(number[:, None] >= ends, axis=1, dtype=jnp.int32)
-        # Rows that are none come last, behind all experts.
-        expert = jnp.where(group < ends.shape[1], group % held, held)
+        source, index = all_to_all.places(route)
+        ends = jnp.cumsum(route.received, axis=1)[source]
+        group = jnp.sum(index[:, None] >= ends, axis=1, dtype=jnp.int32)
+        # Empty slots come last, behind all experts.
+        expert = jnp.where(group < ends.shape[1], group % own, own)
         order = jnp.argsort(expert, stable=True).astype(jnp.int32)
-        own = jnp.sum(way.received.reshape(-1, held), axis=0)
-        undo = jnp.where(expert < held, inverse(order), -1)
-        order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(own), order, -1)
+        counts = jnp.sum(route.received.reshape(-1, own), axis=0)
+        undo = jnp.where(expert < own, inverse(order), -1)
+        order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(counts), order, -1)
         rows, weight = (permute(a, order, undo, False) for a in (rows, weight))
-    out = _experts(cfg, params, rows, weight, own, hidden_axis, filled=False)
+    out = _experts(cfg, params, rows, weight, counts, hidden_axis, filled=False)
     out = permute(out, undo, order, False)
     with jax.named_scope("exchange_back"):
-        out = all_to_all.send_back(out, way, count)
-        dropped = jnp.sum((sizes.reshape(parts, -1) - way.sent)[:, :held])
-        # What was not sent has no result: at its place stands another row's, or nothing.
-        out = jnp.where(_was_sent(sizes, way, count)[:, None], out, 0)
+        out = all_to_all.send_back(out, route, count)
+        dropped = jnp.sum((sizes.reshape(parts, -1) - route.sent)[:, :own])
+        # In the place of a dropped row's result may stand another row's.
+        out = jnp.where(_was_sent(sizes, route, count)[:, None], out, 0)
     return out, dropped
 
 
-def _was_sent(sizes: Array, way: ex.Route, count: int) -> Array:
-    """Which of the sorted rows travelled: of each expert's, the first ones."""
+def _was_sent(sizes: Array, route: ex.Route, count: int) -> Array:
+    """Which of the sorted rows were sent: of each expert's, the first ones."""
     ends = jnp.cumsum(sizes)
     row = jnp.arange(count, dtype=jnp.int32)
     expert = jnp.searchsorted(ends, row, side="right")
-    return row - (ends - sizes)[expert] < way.sent.reshape(-1)[expert]
+    return row - (ends - sizes)[expert] < route.sent.reshape(-1)[expert]
 
 
 def _experts(
@@ -200,7 +202,7 @@ def _experts(
     *,
     filled: bool = True,
 ) -> Float[Array, "R D"]:
-    """Rows, sorted by expert, through this device's experts; `filled`: all rows are someone's."""
+    """Rows, sorted by expert, through this device's experts; `filled`: none is an empty slot."""
     names = _IN if cfg.row.gated else _IN[1:]
     real = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] < jnp.sum(sizes)
 
@@ -208,7 +210,7 @@ def _experts(
         return x if filled else jnp.where(real, x, 0)
 
     def product(x: Array, w: Array) -> Array:
-        # Behind the last group anything may stand: in the result, and in the gradient of x.
+        # Rows behind the last group are undefined, in the result and in the gradient of x.
         return only_real(grouped_matmul(only_real(x), w, sizes))
 
     with jax.named_scope("experts_up"):
@@ -221,9 +223,7 @@ def _experts(
         with jax.named_scope("experts_down"):
             return product(h, w_down)
 
-    if cfg.remat == "none":
-        # The pre-activations are kept and h is not, as in a dense layer.
-        down = jax.checkpoint(down, policy=save_only("row"), prevent_cse=False)
+    down = remat_hidden(down, cfg.remat)
     return down(params["activation"], params[_OUT], weight, *hidden)
 
 

@@ -33,7 +33,7 @@ def check_tokens(vocab_size: int, tokens: Any) -> Int[Array, "B T"]:
 
 def check_range(name: str, vocab_size: int, ids: Any, counted: Any = True) -> None:
     """Raises `InputError` where ids that count are outside the vocabulary, if both are known now:
-    not while a function is traced, nor of what other hosts hold.
+    not while a function is traced, nor of what other processes hold.
     """
     values, counted = concrete(ids), concrete(counted)
     if values is None or counted is None:

@@ -1,7 +1,7 @@
-"""Rows that change their places: gathers whose gradients are gathers.
+"""Rows in another order: gathers whose gradients are gathers.
 
-JAX's gradient of a gather is a scatter that adds, which accelerators do slowly and in an order of
-their own. Where the way back is known it is another gather.
+JAX's gradient of a gather is a scatter that adds, which accelerators do slowly and in no fixed
+order. Where the inverse order is given, it is another gather.
 """
 
 from collections.abc import Sequence
@@ -14,78 +14,78 @@ from polycom_jax.kernels.linear import linear_map
 
 
 def permute(
-    x: Float[Array, "A ..."], take: Int[Array, " B"], give: Int[Array, " A"], whole: bool = True
+    x: Float[Array, "A ..."],
+    source: Int[Array, " B"],
+    destination: Int[Array, " A"],
+    complete: bool = True,
 ) -> Float[Array, "B ..."]:
-    """y[b] = x[take[b]]; `give` is the way back: give[a] is the place where row a went.
+    """y[b] = x[source[b]], where row a of x becomes row destination[a] of y.
 
-    Unless `whole`, indices may be negative: no row comes from there, or the row goes nowhere. What
-    comes from nowhere is zero.
+    Unless `complete`, indices may be negative: row b of y has no source and is zero, or row a of x
+    is left out.
     """
 
-    def there(ways: Sequence[Array], moved: Sequence[Array]) -> Array:
-        return _take(moved[0], ways[0], whole)
+    def forward(indices: Sequence[Array], operands: Sequence[Array]) -> Array:
+        return _take(operands[0], indices[0], complete)
 
-    def back(ways: Sequence[Array], dy: Array) -> Sequence[Array]:
-        take, give = ways
-        return [permute(dy, give, take, whole)]
+    def backward(indices: Sequence[Array], dy: Array) -> Sequence[Array]:
+        source, destination = indices
+        return [permute(dy, destination, source, complete)]
 
-    return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
+    return linear_map(forward, backward, (source, destination), (x,), _rows_like(x, source.size))
 
 
 def dispatch(
-    x: Float[Array, "N D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
+    x: Float[Array, "N D"], source: Int[Array, " R"], destination: Int[Array, " NK"], k: int
 ) -> Float[Array, "R D"]:
-    """Every row k times, in other places: y[r] = x[take[r] // k].
+    """k copies of every row, permuted: y[r] = x[source[r] // k].
 
-    The k copies of row n are numbered n k to n k + k - 1; give[c] is the place of copy c.
+    The k copies of row n are numbered n k to n k + k - 1; copy c becomes row destination[c] of y.
     """
 
-    def there(ways: Sequence[Array], moved: Sequence[Array]) -> Array:
-        return _take(moved[0], ways[0] // k, whole=True)
+    def forward(indices: Sequence[Array], operands: Sequence[Array]) -> Array:
+        return _take(operands[0], indices[0] // k, complete=True)
 
-    def back(ways: Sequence[Array], dy: Array) -> Sequence[Array]:
-        take, give = ways
-        return [combine(dy, take, give, k)]
+    def backward(indices: Sequence[Array], dy: Array) -> Sequence[Array]:
+        source, destination = indices
+        return [combine(dy, source, destination, k)]
 
-    return linear_map(there, back, (take, give), (x,), _rows_like(x, take.size))
+    return linear_map(forward, backward, (source, destination), (x,), _rows_like(x, source.size))
 
 
 def combine(
-    y: Float[Array, "R D"], take: Int[Array, " R"], give: Int[Array, " NK"], k: int
+    y: Float[Array, "R D"], source: Int[Array, " R"], destination: Int[Array, " NK"], k: int
 ) -> Float[Array, "N D"]:
-    """The transpose of `spread`: each row is the sum of its k copies, in float32, rounded once."""
+    """The transpose of `dispatch`: the sum of each row's k copies, in float32, rounded once."""
 
-    def there(ways: Sequence[Array], moved: Sequence[Array]) -> Array:
-        copies = _take(moved[0], ways[1], whole=True)
+    def forward(indices: Sequence[Array], operands: Sequence[Array]) -> Array:
+        copies = _take(operands[0], indices[1], complete=True)
         copies = copies.reshape(-1, k, copies.shape[-1])
         return jnp.sum(copies, axis=1, dtype=jnp.float32).astype(copies.dtype)
 
-    def back(ways: Sequence[Array], dx: Array) -> Sequence[Array]:
-        take, give = ways
-        return [dispatch(dx, take, give, k)]
+    def backward(indices: Sequence[Array], dx: Array) -> Sequence[Array]:
+        source, destination = indices
+        return [dispatch(dx, source, destination, k)]
 
-    return linear_map(there, back, (take, give), (y,), _rows_like(y, give.size // k))
+    like = _rows_like(y, destination.size // k)
+    return linear_map(forward, backward, (source, destination), (y,), like)
 
 
 def _rows_like(x: Float[Array, "A ..."], rows: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
 
 
-def _take(x: Float[Array, "A ..."], index: Int[Array, " B"], whole: bool) -> Array:
+def _take(x: Float[Array, "A ..."], index: Int[Array, " B"], complete: bool) -> Array:
     # Without a bounds check: indices come from sorts.
-    if whole:
+    if complete:
         return x.at[index].get(mode="promise_in_bounds")
     rows = x.at[jnp.maximum(index, 0)].get(mode="promise_in_bounds")
-    there = (index >= 0).reshape(-1, *[1] * (x.ndim - 1))
-    return jnp.where(there, rows, jnp.zeros((), x.dtype))
+    has_source = (index >= 0).reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.where(has_source, rows, jnp.zeros((), x.dtype))
 
 
 def inverse(order: Int[Array, " R"]) -> Int[Array, " R"]:
     """The permutation that undoes `order`."""
-    return (
-        jnp.zeros_like(order)
-        .at[order]
-        .set(
-            jnp.arange(order.size, dtype=order.dtype), unique_indices=True, mode="promise_in_bounds"
-        )
-    )
+    places = jnp.arange(order.size, dtype=order.dtype)
+    zeros = jnp.zeros_like(order)
+    return zeros.at[order].set(places, unique_indices=True, mode="promise_in_bounds")

@@ -126,15 +126,15 @@ def draw(logits: Float[Array, "B V"], key: Key[Array, ""], settings: Settings) -
     # The largest becomes 0 first: a low temperature must not turn several into infinity.
     # Its reciprocal must not be a subnormal number either: XLA may multiply by that.
     scaled = (logits - best) / jnp.clip(temperature, TINY, 1 / TINY)
-    ways = [
+    methods = [
         lambda: greedy(logits),
         lambda: jax.random.categorical(key, scaled, axis=-1).astype(jnp.int32),
         lambda: _draw_kept(scaled, key, top_k, top_p, min(FEW, vocab)),
     ]
     if vocab > FEW:
-        ways.append(lambda: _draw_kept(scaled, key, top_k, top_p, vocab))
+        methods.append(lambda: _draw_kept(scaled, key, top_k, top_p, vocab))
     conditions = [temperature < TINY, (top_k == ALL) & (top_p == 1), top_k <= FEW]
-    tokens = jax.lax.switch(jnp.select(conditions, [0, 1, 2], len(ways) - 1), ways)
+    tokens = jax.lax.switch(jnp.select(conditions, [0, 1, 2], len(methods) - 1), methods)
     fits = (temperature >= 0) & (temperature < jnp.inf) & (top_k >= 1) & (top_p > 0) & (top_p <= 1)
     return jnp.where(fits & jnp.isfinite(best[:, 0]), tokens, NO_TOKEN)
 

@@ -13,7 +13,8 @@ from polycom_jax import params as pm
 from polycom_jax._concrete import concrete
 from polycom_jax._errors import require
 from polycom_jax._fields import check_value
-from polycom_jax.kernels.checkpoint_names import Kept, checkpoint_as, save_only
+from polycom_jax.kernels.attention import CACHE_AXES
+from polycom_jax.kernels.checkpoint_names import checkpoint_as, remat_block
 from polycom_jax.kernels.dispatch import backend
 from polycom_jax.kernels.rope import SinCos
 from polycom_jax.models import layers
@@ -28,12 +29,6 @@ VOCAB_MULTIPLE = 128
 
 UNROLLED_ON_CPU = 8
 """Up to so many layers are unrolled on CPUs: compiling takes longer with each."""
-
-_KEPT: dict[str, tuple[Kept, ...]] = {
-    "dots": ("product", "row", "attention"),
-    "attention": ("row", "attention"),
-    "full": (),
-}
 
 
 def layer_specs(cfg: ModelConfig) -> Specs:
@@ -99,17 +94,14 @@ def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None
     rules = rules_here(rules)
     if rules is not None:
         mesh: Any = jax.sharding.get_abstract_mesh()
-        rules.check_divides("cache", shape, layers.CACHE_AXES, mesh)
-    kv = {
-        name: constrain(jnp.zeros(shape, cfg.dtype), rules, *layers.CACHE_AXES)
-        for name in ("k", "v")
-    }
+        rules.check_divides("cache", shape, CACHE_AXES, mesh)
+    kv = {name: constrain(jnp.zeros(shape, cfg.dtype), rules, *CACHE_AXES) for name in ("k", "v")}
     return {"layers": [kv], "length": jnp.zeros((batch,), jnp.int32)}
 
 
 def cache_room(cache: Any) -> int:
     """Tokens a row that a cache has place for."""
-    return cache["layers"][0]["k"].shape[layers.CACHE_AXES.index("seq")]
+    return cache["layers"][0]["k"].shape[CACHE_AXES.index("seq")]
 
 
 def hidden(
@@ -174,8 +166,8 @@ def hidden(
     )
 
     with jax.named_scope("embed"):
-        # Gathered over fsdp first, as each weight is before its use: rows that come back split
-        # along `embed` can reach the batch's sharding only by way of a full copy.
+        # Gathered over fsdp before the look-up: from rows split along `embed`, GSPMD reaches the
+        # batch's sharding only through a full copy.
         table = constrain(params["embed"], rules, "vocab", None)
         x = lookup(cfg.vocab_size, table, tokens).astype(cfg.dtype)
         x = constrain(x, rules, "batch", "seq", "residual")
@@ -242,11 +234,7 @@ def _run_group(
         return (x + out, kv), statistics
 
     unroll = _unroll(cfg)
-    if cfg.remat != "none":
-        # A loop keeps forward and backward apart; unrolled, XLA would merge what is recomputed
-        # with what it was to replace.
-        looped = unroll < cfg.num_layers
-        block = jax.checkpoint(block, policy=save_only(*_KEPT[cfg.remat]), prevent_cse=not looped)
+    block = remat_block(block, cfg.remat, looped=unroll < cfg.num_layers)
     numbers = None if cache is None else jnp.arange(len(cache["k"]), dtype=jnp.int32)
     (x, cache), statistics = jax.lax.scan(block, (x, cache), (stacked, numbers), unroll=unroll)
     return x, (cache, statistics)

@@ -1,12 +1,14 @@
 """Linen modules: PolyNorm, PolyReLU, any row of the table, and a feed-forward block.
 
-They own their coefficients, in float32 whatever `dtype` is, and call the library's functions.
+They own their parameters and call the library's functions. Coefficients are float32 whatever the
+dtypes of a block are (1/3 in bfloat16 is 0.33398), unless `param_dtype` of their own module says
+otherwise.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -21,16 +23,18 @@ class Activation(nn.Module):
 
     Attributes:
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: what the row may be told.
+        options: of the row.
+        param_dtype: of its parameters.
     """
 
     activation: str = "poly_norm"
     options: ActivationOptions = ActivationOptions()
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """Applies it to x, or to gate and up if the row is gated; shape and dtype are kept."""
-        return _apply(self, self.activation, self.options, hidden)
+        """Applies it to x, or to gate and up if the row is gated; in the same shape and dtype."""
+        return _apply(self, self.activation, self.options, hidden, self.param_dtype)
 
 
 class PolyNorm(nn.Module):
@@ -40,17 +44,19 @@ class PolyNorm(nn.Module):
         order: degree of the polynomial.
         eps: under each root.
         implementation: None for the backend's best.
+        param_dtype: of the coefficients.
     """
 
     order: int = 3
     eps: float = EPS
     implementation: Implementation | None = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """PolyNorm over the last axis; shape and dtype are kept."""
+        """PolyNorm over the last axis; in the same shape and dtype."""
         options = ActivationOptions(self.order, self.eps, self.implementation)
-        return _apply(self, "poly_norm", options, (x,))
+        return _apply(self, "poly_norm", options, (x,), self.param_dtype)
 
 
 class PolyReLU(nn.Module):
@@ -59,16 +65,18 @@ class PolyReLU(nn.Module):
     Attributes:
         order: degree of the polynomial.
         implementation: None for the backend's best.
+        param_dtype: of the coefficients.
     """
 
     order: int = 3
     implementation: Implementation | None = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """PolyReLU of every element; shape and dtype are kept."""
+        """PolyReLU of every element; in the same shape and dtype."""
         options = ActivationOptions(order=self.order, implementation=self.implementation)
-        return _apply(self, "poly_relu", options, (x,))
+        return _apply(self, "poly_relu", options, (x,), self.param_dtype)
 
 
 class FeedForward(nn.Module):
@@ -78,33 +86,58 @@ class FeedForward(nn.Module):
         hidden_features: width F of the hidden layer, taken literally (`Activation.width` of the row
             gives the one with as many weights as a gated block).
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: what the row may be told.
-        dtype: of the matrix products; None: that of input and kernels. Kernels are float32.
+        options: of the row.
+        dtype: of the matrix products; None: that of input and kernels.
+        param_dtype: of the kernels.
+        precision: of the products, as in `nn.Dense`.
+        dot_general: in the place of `jax.lax.dot_general`, as in `nn.Dense`.
         kernel_init: of all kernels.
+        kernel_axes: names of the axes (features, hidden) for `nn.with_partitioning`: `up` and
+            `gate` have them in this order, `down` in the other one. None: kernels have no names.
     """
 
     hidden_features: int
     activation: str = "poly_norm"
     options: ActivationOptions = ActivationOptions()
     dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    dot_general: Callable[..., Array] | None = None
     kernel_init: Initializer = nn.initializers.lecun_normal()
+    kernel_axes: tuple[str | None, str | None] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
-        """The block; the shape of `x` is kept, the dtype is that of the matrix products."""
-        dense = partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=self.kernel_init)
+        """The block, in the shape of `x` and the dtype of the matrix products."""
         names = ("gate", "up") if get_activation(self.activation, self.options).gated else ("up",)
-        hidden = [dense(self.hidden_features, name=name)(x) for name in names]
+        hidden = [self._dense(self.hidden_features, name, self.kernel_axes)(x) for name in names]
         y = Activation(self.activation, self.options, name="activation")(*hidden)
-        return dense(x.shape[-1], name="down")(y)
+        return self._dense(x.shape[-1], "down", self.kernel_axes and self.kernel_axes[::-1])(y)
+
+    def _dense(self, features: int, name: str, axes: Any) -> nn.Dense:
+        init = self.kernel_init
+        return nn.Dense(
+            features,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+            dot_general=self.dot_general,
+            kernel_init=nn.with_partitioning(init, axes) if axes else init,
+            name=name,
+        )
 
 
 def _apply(
-    module: nn.Module, name: str, options: ActivationOptions, hidden: Sequence[Array]
+    module: nn.Module,
+    name: str,
+    options: ActivationOptions,
+    hidden: Sequence[Array],
+    param_dtype: Any,
 ) -> Array:
     """The row's function with parameters that the module owns."""
     row = get_activation(name, options)
-    params = {n: module.param(n, s.init, s.shape, s.dtype) for n, s in row.specs.items()}
+    params = {n: module.param(n, s.init, s.shape, param_dtype) for n, s in row.specs.items()}
     return row.apply(params, *hidden)
 
 

@@ -1,11 +1,15 @@
 """NNX modules: PolyNorm, PolyReLU, any row of the table, and a feed-forward block.
 
-They own their coefficients, in float32 whatever `dtype` is, and call the library's functions.
+They own their parameters and call the library's functions. Coefficients are float32 whatever the
+dtypes of a block are (1/3 in bfloat16 is 0.33398), unless `param_dtype` of their own module says
+otherwise.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -23,7 +27,8 @@ class Activation(nnx.Module):
 
     Args:
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: what the row may be told.
+        options: of the row.
+        param_dtype: of its parameters.
         rngs: its `params` stream is drawn from once, whatever the row.
     """
 
@@ -32,15 +37,16 @@ class Activation(nnx.Module):
         activation: str = "poly_norm",
         options: ActivationOptions | None = None,
         *,
+        param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.row = get_activation(activation, options)
         key = rngs.params()
         for name, spec in self.row.specs.items():
-            setattr(self, name, nnx.Param(spec.init(name_key(key, name), spec.shape, spec.dtype)))
+            setattr(self, name, nnx.Param(spec.init(name_key(key, name), spec.shape, param_dtype)))
 
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """Applies it to x, or to gate and up if the row is gated; shape and dtype are kept."""
+        """Applies it to x, or to gate and up if the row is gated; in the same shape and dtype."""
         return self.row.apply({name: getattr(self, name)[...] for name in self.row.specs}, *hidden)
 
 
@@ -51,16 +57,25 @@ class PolyNorm(nnx.Module):
         order: degree of the polynomial.
         eps: under each root.
         implementation: None for the backend's best.
+        param_dtype: of the coefficients.
+        rngs: taken as other modules take it; the initial coefficients are constants.
     """
 
     def __init__(
-        self, order: int = 3, *, eps: float = EPS, implementation: Implementation | None = None
+        self,
+        order: int = 3,
+        *,
+        eps: float = EPS,
+        implementation: Implementation | None = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs | None = None,
     ):
+        del rngs
         self.row = get_activation("poly_norm", ActivationOptions(order, eps, implementation))
-        self.coeffs = nnx.Param(init_coeffs(order))
+        self.coeffs = nnx.Param(init_coeffs(order).astype(param_dtype))
 
     def __call__(self, x: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """PolyNorm over the last axis; shape and dtype are kept."""
+        """PolyNorm over the last axis; in the same shape and dtype."""
         return self.row.apply({"coeffs": self.coeffs[...]}, x)
 
 
@@ -70,15 +85,25 @@ class PolyReLU(nnx.Module):
     Args:
         order: degree of the polynomial.
         implementation: None for the backend's best.
+        param_dtype: of the coefficients.
+        rngs: taken as other modules take it; the initial coefficients are constants.
     """
 
-    def __init__(self, order: int = 3, *, implementation: Implementation | None = None):
+    def __init__(
+        self,
+        order: int = 3,
+        *,
+        implementation: Implementation | None = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs | None = None,
+    ):
+        del rngs
         options = ActivationOptions(order=order, implementation=implementation)
         self.row = get_activation("poly_relu", options)
-        self.coeffs = nnx.Param(init_coeffs(order))
+        self.coeffs = nnx.Param(init_coeffs(order).astype(param_dtype))
 
     def __call__(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """PolyReLU of every element; shape and dtype are kept."""
+        """PolyReLU of every element; in the same shape and dtype."""
         return self.row.apply({"coeffs": self.coeffs[...]}, x)
 
 
@@ -94,9 +119,15 @@ class FeedForward(nnx.Module):
         hidden_features: width F of the hidden layer, taken literally (`Activation.width` of the row
             gives the one with as many weights as a gated block).
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: what the row may be told.
-        dtype: of the matrix products; None: that of input and kernels. Kernels are float32.
+        options: of the row.
+        dtype: of the matrix products; None: that of input and kernels.
+        param_dtype: of the kernels.
+        precision: of the products, as in `nnx.Linear`.
+        dot_general: what multiplies, as in `nnx.Linear`.
         kernel_init: of all kernels.
+        kernel_axes: names of the axes (features, hidden) for `nnx.with_partitioning`: `up` and
+            `gate` have them in this order, `down` in the other one. Flax wants a mesh then, from
+            `jax.set_mesh`. None: kernels have no names.
         rngs: its `params` stream is drawn from once.
     """
 
@@ -108,7 +139,11 @@ class FeedForward(nnx.Module):
         activation: str = "poly_norm",
         options: ActivationOptions | None = None,
         dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        precision: Any = None,
+        dot_general: Callable[..., Array] = jax.lax.dot_general,
         kernel_init: Initializer = LECUN_NORMAL,
+        kernel_axes: tuple[str | None, str | None] | None = None,
         rngs: nnx.Rngs,
     ):
         key = rngs.params()
@@ -116,15 +151,27 @@ class FeedForward(nnx.Module):
         def own(name: str) -> nnx.Rngs:
             return nnx.Rngs(params=name_key(key, name))
 
-        linear = partial(nnx.Linear, use_bias=False, dtype=dtype, kernel_init=kernel_init)
+        def linear(width: int, out: int, name: str, axes: Any) -> nnx.Linear:
+            return nnx.Linear(
+                width,
+                out,
+                use_bias=False,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                precision=precision,
+                dot_general=dot_general,
+                kernel_init=nnx.with_partitioning(kernel_init, axes) if axes else kernel_init,
+                rngs=own(name),
+            )
+
         self.activation = Activation(activation, options, rngs=own("activation"))
         if self.activation.row.gated:
-            self.gate = linear(features, hidden_features, rngs=own("gate"))
-        self.up = linear(features, hidden_features, rngs=own("up"))
-        self.down = linear(hidden_features, features, rngs=own("down"))
+            self.gate = linear(features, hidden_features, "gate", kernel_axes)
+        self.up = linear(features, hidden_features, "up", kernel_axes)
+        self.down = linear(hidden_features, features, "down", kernel_axes and kernel_axes[::-1])
 
     def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
-        """The block; the shape of `x` is kept, the dtype is that of the matrix products."""
+        """The block, in the shape of `x` and the dtype of the matrix products."""
         layers = (self.gate, self.up) if self.activation.row.gated else (self.up,)
         return self.down(self.activation(*(layer(x) for layer in layers)))
 

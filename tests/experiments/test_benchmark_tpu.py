@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import tpu
+from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.options import Options
-from polycom_jax import aot
-from polycom_jax.aot.compiler import ENVIRONMENT
-from polycom_jax.kernels.arg_specs import ARG_SPECS
+from polycom_jax import compile_ahead as aot
+from polycom_jax.compile_ahead.compiler import ENVIRONMENT
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled, devices, tpu_configs
 from experiments.run.config import from_command
 from experiments.terminal import flags
-from polycom_jax import InputError, aot
+from polycom_jax import InputError
+from polycom_jax import compile_ahead as aot
 from polycom_jax.models import preset
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import OptimConfig, abstract_state

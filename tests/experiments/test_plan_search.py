@@ -12,7 +12,8 @@ from experiments.plan import search
 from experiments.plan.outcome import Outcome
 from experiments.run.config import PretrainConfig, from_command
 from experiments.terminal import flags
-from polycom_jax import InputError, aot
+from polycom_jax import InputError
+from polycom_jax import compile_ahead as aot
 
 VMEM = "xla_tpu_scoped_vmem_limit_kib"
 WORDS = ["--model", "dense-1b", "--mesh.data", "1", "--mesh.fsdp", "4", "--batch-size", "16"]

@@ -11,7 +11,8 @@ import pytest
 
 from experiments.plan.__main__ import main
 from experiments.plan.slices import ROLLED, find_slice
-from polycom_jax import aot, poly_norm
+from polycom_jax import compile_ahead as aot
+from polycom_jax import poly_norm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "tpu_configs"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from polycom_jax import InputError, aot
+from polycom_jax import InputError, compile_ahead
 from polycom_jax.kernels.attention import attention, blocks, splash
 from polycom_jax.kernels.attention.xla import masked_attention
 from polycom_jax.models import ModelConfig
@@ -259,8 +259,8 @@ def test_arguments_that_make_no_sense_are_refused():
 
 @pytest.mark.tpu_backend
 def test_splash_compiles_inside_a_model_split_over_data_and_tensor():
-    aot.without_tpu()
-    mesh = make_mesh(data=2, tensor=2, devices=aot.devices("v5e", "2x2"))
+    compile_ahead.without_tpu()
+    mesh = make_mesh(data=2, tensor=2, devices=compile_ahead.devices("v5e", "2x2"))
     cfg = ModelConfig(
         vocab_size=512,
         num_layers=2,

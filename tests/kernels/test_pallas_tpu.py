@@ -248,7 +248,7 @@ def test_blocks_fit_their_budget(count, width, dtype):
     itemsize = jnp.dtype(dtype).itemsize
     row = -(-width // 128) * 128 * itemsize
     for arrays in (2, 3, 5):
-        height = tpu_call.unsharded_features(count, width, dtype, arrays)
+        height = tpu_call.whole_row_block(count, width, dtype, arrays)
         if height is not None:
             assert height % 8 == 0
             assert height <= 32 or height % 32 == 0

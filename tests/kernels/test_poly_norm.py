@@ -8,8 +8,8 @@ import oracles
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.benchmark.arg_specs import make_arguments, select
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.arg_specs import make_arguments, select
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.sharding import make_mesh
 

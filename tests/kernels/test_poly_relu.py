@@ -7,8 +7,8 @@ import numpy as np
 import oracles
 import pytest
 
+from experiments.benchmark.arg_specs import make_arguments, select
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.arg_specs import make_arguments, select
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
 
 F32 = 2e-6

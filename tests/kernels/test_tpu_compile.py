@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from polycom_jax import aot
+from experiments.benchmark.arg_specs import select
+from polycom_jax import compile_ahead
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.arg_specs import select
 from polycom_jax.kernels.grouped_matmul import grouped_matmul, megablox
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_relu import poly_relu
@@ -29,12 +29,12 @@ RELU_NORM = partial(poly_relu_norm, implementation="pallas_tpu")
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_tpu_here():
-    aot.without_tpu()
+    compile_ahead.without_tpu()
 
 
 def program(f, *arguments) -> str:
     """The text of the compiled program."""
-    text = aot.compile(jax.jit(f), *arguments).as_text()
+    text = compile_ahead.compile(jax.jit(f), *arguments).as_text()
     assert text is not None
     return text
 
@@ -47,7 +47,7 @@ def both_ways(f, chip, shape, dtype, inputs=1) -> str:
         return y, vjp(dy)
 
     x, coeffs = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct((4,), jnp.float32)
-    arguments = aot.place((x, coeffs, *[x] * inputs), aot.devices(chip)[0])
+    arguments = compile_ahead.place((x, coeffs, *[x] * inputs), compile_ahead.devices(chip)[0])
     return program(both, *arguments)
 
 
@@ -120,7 +120,7 @@ def test_grouped_products_compile_both_ways(chip, k, n, dtype):
 
     shapes = ((rows, k), dtype), ((groups, k, n), dtype), ((groups,), jnp.int32), ((rows, n), dtype)
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    text = program(both, *aot.place(arguments, aot.devices(chip)[0]))
+    text = program(both, *compile_ahead.place(arguments, compile_ahead.devices(chip)[0]))
     assert text.count('custom_call_target="tpu_custom_call"') == 3
     if n % 128 == 0:
         # Each gradient takes matrices, or rows, as they lie.
@@ -142,9 +142,9 @@ def test_tiles_are_for_as_many_cores_as_the_meshs_devices_have(chip, monkeypatch
     def product(x, w, sizes):
         return jnp.sum(megablox.grouped_matmul(x, w, sizes))
 
-    with jax.set_mesh(make_mesh(devices=aot.devices(chip))):
+    with jax.set_mesh(make_mesh(devices=compile_ahead.devices(chip))):
         jax.make_jaxpr(jax.grad(product, (0, 1)))(*(jax.ShapeDtypeStruct(*s) for s in shapes))
-    assert asked == [aot.CHIPS[chip].tensor_cores] * 3
+    assert asked == [compile_ahead.CHIPS[chip].tensor_cores] * 3
 
 
 def test_experts_with_coefficients_of_their_own_compile():
@@ -153,13 +153,13 @@ def test_experts_with_coefficients_of_their_own_compile():
     def loss(x, c):
         return jnp.sum(jax.vmap(NORM)(x, c).astype(jnp.float32))
 
-    arguments = aot.place((x, c), aot.devices("v5e")[0])
+    arguments = compile_ahead.place((x, c), compile_ahead.devices("v5e")[0])
     assert "tpu_custom_call" in program(jax.grad(loss, (0, 1)), *arguments)
 
 
 @pytest.mark.parametrize("check", [True, False])
 def test_split_rows_compile_over_a_mesh(check):
-    mesh = make_mesh(data=2, tensor=2, devices=aot.devices("v5e"))
+    mesh = make_mesh(data=2, tensor=2, devices=compile_ahead.devices("v5e"))
     spec = P("data", "tensor")
     f = jax.shard_map(
         partial(NORM, axis_name="tensor"),
@@ -178,7 +178,7 @@ def test_split_rows_compile_over_a_mesh(check):
 
 
 def test_a_program_split_without_shard_map_is_refused_by_its_name():
-    mesh = make_mesh(data=4, devices=aot.devices("v5e"))
+    mesh = make_mesh(data=4, devices=compile_ahead.devices("v5e"))
     x = jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16, sharding=NamedSharding(mesh, P("data")))
     with jax.set_mesh(mesh), pytest.raises(InputError, match="over_mesh"):
         jax.jit(lambda x: NORM(x, jnp.ones(4))).lower(x)

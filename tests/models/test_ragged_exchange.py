@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from polycom_jax import aot
+from polycom_jax import compile_ahead
 from polycom_jax import params as pm
 from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.models import MoEConfig, preset
@@ -24,8 +24,8 @@ TOKENS, WIDTH = 4096, 256
 @pytest.mark.parametrize("chip", [pytest.param("v5e", marks=pytest.mark.exhaustive), "v5p"])
 def test_rows_travel_by_the_ragged_exchange(chip):
     cfg = preset("moe-1b-7b", embed_dim=WIDTH, gated_width=256, moe=MoEConfig(16, 4))
-    aot.without_tpu()
-    mesh, rules = make_mesh(data=1, expert=4, devices=aot.devices(chip)), Rules()
+    compile_ahead.without_tpu()
+    mesh, rules = make_mesh(data=1, expert=4, devices=compile_ahead.devices(chip)), Rules()
 
     def on(spec: PartitionSpec, shape: Any, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
@@ -52,6 +52,6 @@ def test_rows_travel_by_the_ragged_exchange(chip):
             on(tokens, (TOKENS, 4), jnp.int32),
             on(tokens, (TOKENS, WIDTH), jnp.bfloat16),
         )
-    text = aot.compile(lowered).as_text() or ""
+    text = compile_ahead.compile(lowered).as_text() or ""
     # Rows and weights there, results back; and the same three for their gradients.
     assert len(re.findall(r" ragged-all-to-all(?:-start)?\(", text)) == 6

@@ -94,3 +94,37 @@ def test_another_activation_leaves_the_kernels_as_they_were():
 
     for name in ("relu", "swiglu", "poly_norm_glu"):
         assert all(map(jnp.array_equal, kernels(name), kernels("poly_norm")))
+
+
+def test_parameters_take_the_dtype_asked_for():
+    assert init(PolyNorm(param_dtype=jnp.bfloat16), X)["coeffs"].dtype == jnp.bfloat16
+    assert init(PolyReLU(param_dtype=jnp.bfloat16), X)["coeffs"].dtype == jnp.bfloat16
+    learned = init(Activation("poly_prelu", param_dtype=jnp.bfloat16), X)
+    assert learned["slope"].dtype == jnp.bfloat16
+    params = init(FeedForward(24, param_dtype=jnp.bfloat16), X)
+    assert {params[name]["kernel"].dtype for name in ("up", "down")} == {jnp.dtype(jnp.bfloat16)}
+    assert params["activation"]["coeffs"].dtype == jnp.float32
+
+
+def test_precision_and_dot_general_reach_every_product():
+    asked = []
+
+    def dot_general(*args, precision=None, **options):
+        asked.append(precision)
+        return jax.lax.dot_general(*args, precision=precision, **options)
+
+    precision = jax.lax.Precision.HIGHEST
+    block = FeedForward(24, activation="swiglu", precision=precision, dot_general=dot_general)
+    params = init(block, X)
+    asked.clear()
+    wanted = FeedForward(24, activation="swiglu").apply({"params": params}, X)
+    np.testing.assert_array_equal(block.apply({"params": params}, X), wanted)
+    assert asked == [precision] * 3
+
+
+def test_kernel_axes_fit_both_matrices():
+    block = FeedForward(24, activation="swiglu", kernel_axes=("embed", "mlp"))
+    specs = nn.get_partition_spec(block.init(jax.random.key(0), X))["params"]
+    axes = {name: specs[name]["kernel"] for name in ("gate", "up", "down")}
+    up, down = jax.P("embed", "mlp"), jax.P("mlp", "embed")
+    assert axes == {"gate": up, "up": up, "down": down}

@@ -1,5 +1,7 @@
 """The NNX modules add no arithmetic: they are the functions, with parameters of their own."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,3 +79,45 @@ def test_linen_and_nnx_agree():
     module = linen.PolyNorm(order=2)
     variables = module.init(jax.random.key(0), X)
     np.testing.assert_array_equal(module.apply(variables, X), PolyNorm(2)(X))
+
+
+MODULES: tuple[Any, ...] = (PolyNorm, PolyReLU, Activation)
+
+
+def test_every_module_takes_rngs():
+    for make in MODULES:
+        module = make(rngs=nnx.Rngs(0))
+        np.testing.assert_array_equal(module.coeffs[...], pc.init_coeffs(3))
+
+
+def test_parameters_take_the_dtype_asked_for():
+    for make in MODULES:
+        module = make(param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+        assert module.coeffs[...].dtype == jnp.bfloat16
+    block = FeedForward(16, 24, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert {block.up.kernel[...].dtype, block.down.kernel[...].dtype} == {jnp.dtype(jnp.bfloat16)}
+    state = nnx.state(block.activation, nnx.Param)
+    assert state["coeffs"][...].dtype == jnp.float32
+
+
+def test_precision_and_dot_general_reach_every_product():
+    asked = []
+
+    def dot_general(*args, precision=None, **options):
+        asked.append(precision)
+        return jax.lax.dot_general(*args, precision=precision, **options)
+
+    more = {"precision": jax.lax.Precision.HIGHEST, "dot_general": dot_general}
+    block = FeedForward(16, 24, activation="swiglu", **more, rngs=nnx.Rngs(0))
+    wanted = FeedForward(16, 24, activation="swiglu", rngs=nnx.Rngs(0))(X)
+    np.testing.assert_array_equal(block(X), wanted)
+    assert asked == [more["precision"]] * 3
+
+
+def test_kernel_axes_fit_both_matrices():
+    axes = ("embed", "mlp")
+    mesh = jax.make_mesh((2, 4), axes, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):  # flax places annotated parameters when they are made
+        block = FeedForward(16, 24, kernel_axes=axes, rngs=nnx.Rngs(0))
+    assert block.up.kernel[...].sharding == jax.NamedSharding(mesh, jax.P(*axes))
+    assert block.down.kernel[...].sharding == jax.NamedSharding(mesh, jax.P(*axes[::-1]))

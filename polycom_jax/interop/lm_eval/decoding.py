@@ -13,9 +13,9 @@ from polycom_jax._errors import require
 from polycom_jax._fields import check_value
 from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
+from polycom_jax.kernels.attention import CACHE_AXES
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.decode import advance, prefill
-from polycom_jax.models.layers import CACHE_AXES
 from polycom_jax.models.moe import dropless
 from polycom_jax.models.sampling import NO_TOKEN, greedy
 from polycom_jax.params import Params

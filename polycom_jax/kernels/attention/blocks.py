@@ -3,11 +3,11 @@
 Three things make it fast there. Queries (in the backward pass: keys) go in blocks, each against
 the keys (queries) that it may see and no others: half of the pairs are never computed. A few heads
 are taken at a time, so that a block's scores stay in a core's L2 cache. And the backward pass
-works on transposed scores, p^T = softmax(q k^T)^T: a product that contracts the first axis of its
-left operand takes XLA's CPU backend twice as long, and of dq = dS k, dk = dS^T q, dv = p^T dO that
-is one product instead of two.
+works on transposed scores, p^T = softmax(q k^T)^T, so that one of dq = dS k, dk = dS^T q,
+dv = p^T dO contracts the first axis of its left operand, which is slow, and not two. Figures stand
+in experiments/results/speed/README.md, "Attention on CPUs".
 
-The backward pass keeps q, k, v, the output and one number a row, the logarithm of the softmax's
+The backward pass keeps q, k, v, the output and one number a query, the logarithm of the softmax's
 denominator (Dao et al., FlashAttention, arXiv 2205.14135, section 3.1 and appendix B.4).
 """
 
@@ -24,14 +24,12 @@ from polycom_jax.kernels.linear import linear_map
 from polycom_jax.sharding import Rules
 
 TILE_BYTES = 2**20
-"""Scores of one tile in float32. The backward pass has two such arrays at hand, two cores half of
-each, and a core of today's servers 1 to 2 MiB of L2 cache. Value and gradients of 8 windows of 512
-(4 heads of 64, documents) take 0.97, 0.85 and 0.79 of the time of `xla` with tiles of 2^19, 2^20
-and 2^21 bytes, of 4 windows of 1024 0.47 with any (two cores with 2 MiB each, jax 0.12.0.1)."""
+"""Scores of one tile in float32: the backward pass has two such arrays at hand, which the L2 caches
+of two of a server's cores hold."""
 
 BLOCKS = 4
 """At most so many blocks a sequence: with n of them (n + 1) / 2n of all pairs are computed, but
-each is compiled by itself: four take 1.7 s for value and gradient, eight 2.8 s (jax 0.12.0.1)."""
+each is compiled by itself."""
 
 SMALLEST_BLOCK = 64
 """Queries (keys) of a block: fewer of them make products that do not fill a core."""
@@ -46,7 +44,7 @@ def attention(
     segment_ids: Int[Array, "B T"] | None = None,
     rules: Rules | None = None,
 ) -> Float[Array, "B T H C"]:
-    """Causal attention in blocks; see `api.attention`, and `why_not` for what it takes."""
+    """See `api.attention`, and `unsupported_reason` for what it takes."""
     del start
     return over_mesh(_attention, rules, q, k, v, segment_ids)
 
@@ -127,9 +125,8 @@ def _by_tile(
 
     def one(tile: Any) -> Any:
         *own, ids = tile
-        # Else the loop's slice of them is fused into what reads them, and taken for every score:
-        # at windows of 512 and 1024 1.42 and 0.60 of the time of `xla`, in place of 1.03 and 0.45
-        # (tiles of 2^19 bytes).
+        # Without the barrier XLA fuses the loop's slice of them into what reads them, and slices
+        # again for every score.
         return f(*own, jax.lax.optimization_barrier(ids))
 
     return jax.tree.map(join, jax.lax.map(one, (*map(split, arrays), segment_ids)))

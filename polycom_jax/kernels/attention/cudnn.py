@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
-from polycom_jax.kernels.reverse_only import reverse_only
+from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.sharding import Rules
 
 MULTIPLE = 128
@@ -31,7 +31,7 @@ def attention(
     segment_ids: Int[Array, "B T"] | None = None,
     rules: Rules | None = None,
 ) -> Float[Array, "B T H C"]:
-    """Causal attention; see `api.attention`, and `why_not` for what it takes.
+    """Causal attention; see `api.attention`, and `unsupported_reason` for what it takes.
 
     With `segment_ids` it reads a mask of T x T a row from memory, and computes all pairs.
     """

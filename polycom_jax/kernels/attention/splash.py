@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
-from polycom_jax.kernels.reverse_only import reverse_only
+from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.sharding import Rules
 
 LANES = 128
@@ -30,7 +30,7 @@ def attention(
     rules: Rules | None = None,
     interpret: bool = False,
 ) -> Float[Array, "B T H C"]:
-    """Causal attention; see `api.attention`, and `why_not` for what it takes.
+    """Causal attention; see `api.attention`, and `unsupported_reason` for what it takes.
 
     `interpret` runs the kernels as plain operations on any backend, for tests.
     """

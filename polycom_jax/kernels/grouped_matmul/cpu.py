@@ -3,10 +3,8 @@
 Each group is cut into blocks of BLOCK rows, the last one partly empty. A loop takes one block at a
 time, with the matrix of its group; the number of blocks is the most that any sizes can make.
 
-On two CPU cores, float32, 4,096 rows of 192 x 384 in 8 groups: 2.7 times the time of one dense
-product of all rows forward, 1.9 times for the gradient of the matrices; `ragged_dot` takes 8.7. In
-64 groups it is 6 times. Batched products over gathered matrices take the same or, where they are
-many or large, 2 to 3 times as long. (jax 0.12.0.1; ratios in one process.)
+Batched products over gathered matrices are no faster, and much slower where matrices are many or
+large (experiments/results/speed/README.md, "Grouped products").
 """
 
 from functools import partial

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.grouped_matmul.derivatives import Rows, differentiable
-from polycom_jax.kernels.platform import only_on_tpu, why_not_on_tpu
+from polycom_jax.kernels.restrictions import only_on_tpu, why_not_on_tpu
 from polycom_jax.kernels.tpu_call import LANES, round_up
 
 VMEM_BUDGET = 15 * 2**20

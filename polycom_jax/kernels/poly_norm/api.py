@@ -8,16 +8,16 @@ from jaxtyping import Array, ArrayLike, Float
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
 from polycom_jax.kernels.dispatch import Implementation, Kernel, Operation
-from polycom_jax.kernels.platform import why_not_on_tpu
 from polycom_jax.kernels.poly_norm import cpu, feature_sharded, tpu, xla
 from polycom_jax.kernels.poly_norm.moments import AxisName
+from polycom_jax.kernels.restrictions import why_not_on_tpu
 from polycom_jax.kernels.sharded import check_axis
 
 Run = Callable[..., Array]
 
 
-class _Rows:
-    """An operation on rows, and the same where a mesh axis splits them.
+class _RowOperation:
+    """An operation on rows, and the same where a mesh axis splits the feature axis.
 
     Each module of this folder has its versions of the operations, by the same names.
     """
@@ -48,9 +48,9 @@ class _Rows:
         return self.split(*arrays, axis_name=axis_name, **options)
 
 
-_POLY_NORM = _Rows("poly_norm", polynomial.poly_norm)
-_POLY_RELU_NORM = _Rows("poly_relu_norm", learnable.poly_relu_norm)
-_POLY_NORM_GLU = _Rows("poly_norm_glu", learnable.poly_norm_glu)
+_POLY_NORM = _RowOperation("poly_norm", polynomial.poly_norm)
+_POLY_RELU_NORM = _RowOperation("poly_relu_norm", learnable.poly_relu_norm)
+_POLY_NORM_GLU = _RowOperation("poly_norm_glu", learnable.poly_norm_glu)
 
 
 def poly_norm(
@@ -67,7 +67,7 @@ def poly_norm(
         norm(u) = u / sqrt(mean(u^2) + eps)
 
     The mean runs over the whole last axis, also where GSPMD splits that axis over devices; where it
-    does not, `kernels.sharded.whole_rows` can say so, and a TPU sums rows in half of the time.
+    does not, `kernels.sharded.unsharded_features` can say so, and a TPU sums rows faster.
     Inside `jax.shard_map` an array is one shard: where the last axis is split, say over what by
     `axis_name`, and value and gradients are those of the whole rows.
 
@@ -77,7 +77,7 @@ def poly_norm(
             is used, and its gradient comes back, in float32 whatever the dtype of `x`.
         eps: a Python number in `activations.inputs.EPS_RANGE`, under each root.
         axis_name: inside `jax.shard_map`, the mesh axis (or axes) that splits the last axis; None:
-            rows are whole. Shards exchange a few numbers a row. "reference" has no such form.
+            rows are whole. Shards exchange a few sums a row. "reference" has no such form.
         implementation: None for the backend's best, or one of `kernels.dispatch.IMPLEMENTATIONS`.
 
     Returns:
@@ -86,7 +86,7 @@ def poly_norm(
         ones, relative to the terms before they cancel, and finite for every finite input (orders up
         to 24, rows up to 65,536 wide). Inputs and powers under 1.2e-38 may count as 0: an absolute
         error of up to 1.2e-38 |a_i| / sqrt(eps). Saved for the backward pass: `x` and `coeffs`,
-        and on CPUs and TPUs order + 1 numbers a row.
+        and order + 1 statistics of each row.
 
     Raises:
         InputError: no floating array, no last axis or an empty one, coefficients that are no vector

@@ -8,7 +8,7 @@ With z = x * scale the scaled row, M_i = sum z^(2i), P_i = sum dy z^i and F the 
     b_i = i a_i s_i^3 P_i / F,          da_0 = sum P_0,    da_i = sum s_i P_i.
 
 M and P are sums, so they can be taken over tiles of a row or over its shards and added, once they
-stand at one scale. Every number of a row is an array here that broadcasts against the others:
+stand at one scale. Every statistic of a row is an array here that broadcasts against the others:
 [rows, 1] in XLA, and registers in a kernel.
 """
 
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 _BIAS, _MANTISSA = 127, 23
 
 AxisName = str | tuple[str, ...] | None
-"""Mesh axis, or axes, that split the rows; None: rows are whole."""
+"""Mesh axis, or axes, that split the feature axis; None: rows are whole."""
 
 
 def scale_of(largest: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -109,10 +109,10 @@ def united(parts: Sums) -> Sums:
 
 
 def over_shards(own: Sums, axis_name: AxisName) -> tuple[Sums, Sums]:
-    """(own part, whole rows) at the scale of whole rows, where the mesh axis splits them.
+    """(own part, whole rows) at the scale of whole rows, where the mesh axis splits rows.
 
-    One gather of a few numbers a row; every shard adds them up in the same order. Without an axis
-    the part is the whole.
+    One gather of each row's sums; every shard adds them up in the same order. Without an axis the
+    part is the whole.
     """
     if axis_name is None:
         return own, own
@@ -148,11 +148,11 @@ def slope_terms(
     s_i P_i / F is bounded by the cotangent; s_i^3 alone is not, where eps is small.
     """
     slopes = [i * c * s for i, (c, s) in enumerate(zip(coeffs[1:], inv_rms, strict=True), 1)]
-    norm_grad_coeffs = [
+    through_norm = [
         a * (s * (s * (p / width)))
         for a, s, p in zip(slopes, inv_rms, sums.cotangent_moments[1:], strict=True)
     ]
-    return slopes, norm_grad_coeffs
+    return slopes, through_norm
 
 
 def coefficient_terms(inv_rms: Sequence[Array], sums: Sums) -> list[Array]:

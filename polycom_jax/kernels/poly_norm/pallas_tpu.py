@@ -2,14 +2,14 @@
 
 A block of whole rows is read once and written once; inside, scale, moments and the polynomial are
 three passes over VMEM. Rows that do not fit VMEM, and rows split over devices, take two kernels
-each way: sums of a tile, united in XLA over tiles and devices, then the polynomial; x (and dy) are
-read twice there. `tpu_plan` holds the block shapes, and counts bytes from them.
+forward and two backward: sums of a tile, united in XLA over tiles and devices, then the polynomial;
+x (and dy) are read twice there. `tpu_plan` holds the block shapes, and counts bytes from them.
 
 A `custom_vjp` that saves the inputs: forward mode and second derivatives, which
 `implementation="xla"` has, are refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from polycom_jax.kernels.poly_norm import moments, tpu_kernels
 from polycom_jax.kernels.poly_norm.tpu_kernels import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
-from polycom_jax.kernels.reverse_only import reverse_only
+from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.kernels.sharded import match_varying
 from polycom_jax.kernels.tpu_call import LANES, in_lanes
 
@@ -32,50 +32,23 @@ class _Static:
     interpret: bool
 
 
-def poly_norm(
-    x: Float[Array, "*S F"],
-    coeffs: Float[Array, " R+1"],
-    *,
-    eps: float,
-    axis_name: moments.AxisName = None,
-    interpret: bool = False,
-) -> Float[Array, "*S F"]:
-    """`kernels.poly_norm.poly_norm`; `interpret` runs the kernels as XLA operations, for tests."""
-    return _run(Form(coeffs.size - 1, eps), axis_name, interpret, coeffs, x)
+def _operation(**form: bool) -> Callable[..., Array]:
+    def run(
+        *arrays: Array, eps: float, axis_name: moments.AxisName = None, interpret: bool = False
+    ) -> Array:
+        """As in `api`; `interpret` runs the kernels as XLA operations, for tests."""
+        *inputs, coeffs = arrays
+        static = _Static(Form(coeffs.size - 1, eps, **form), axis_name, interpret)
+        shape = inputs[0].shape
+        flat = [x.reshape(-1, shape[-1]) for x in inputs]
+        arguments = reverse_only("poly_norm", "pallas_tpu", *match_varying(coeffs, *flat))
+        return _compiled(static, *arguments).reshape(shape)
+
+    return run
 
 
-def poly_relu_norm(
-    x: Float[Array, "*S F"],
-    coeffs: Float[Array, " R+1"],
-    *,
-    eps: float,
-    axis_name: moments.AxisName = None,
-    interpret: bool = False,
-) -> Float[Array, "*S F"]:
-    """`kernels.poly_norm.poly_relu_norm`."""
-    return _run(Form(coeffs.size - 1, eps, relu=True), axis_name, interpret, coeffs, x)
-
-
-def poly_norm_glu(
-    gate: Float[Array, "*S F"],
-    up: Float[Array, "*S F"],
-    coeffs: Float[Array, " R+1"],
-    *,
-    eps: float,
-    axis_name: moments.AxisName = None,
-    interpret: bool = False,
-) -> Float[Array, "*S F"]:
-    """`kernels.poly_norm.poly_norm_glu`."""
-    return _run(Form(coeffs.size - 1, eps, gated=True), axis_name, interpret, coeffs, gate, up)
-
-
-def _run(
-    form: Form, axis_name: moments.AxisName, interpret: bool, coeffs: Array, *inputs: Array
-) -> Array:
-    shape = inputs[0].shape
-    flat = [x.reshape(-1, shape[-1]) for x in inputs]
-    arrays = reverse_only("poly_norm", "pallas_tpu", *match_varying(coeffs, *flat))
-    return _compiled(_Static(form, axis_name, interpret), *arrays).reshape(shape)
+poly_norm, poly_relu_norm = _operation(), _operation(relu=True)
+poly_norm_glu = _operation(gated=True)
 
 
 def _value(static: _Static, coeffs: Array, *inputs: Float[Array, "N F"]) -> Float[Array, "N F"]:
@@ -90,7 +63,7 @@ def _value(static: _Static, coeffs: Array, *inputs: Float[Array, "N F"]) -> Floa
     inv_rms = moments.inv_rms(
         sums, moments.full_width(plan.width, static.axis_name), static.form.eps
     )
-    row_stats = _numbers(sums.scale, moments.value_terms(inv_rms, _scalars(coeffs)))
+    row_stats = _side_by_side(sums.scale, moments.value_terms(inv_rms, _scalars(coeffs)))
     body = partial(tpu_kernels.part_forward, static.form)
     return plan.part_forward()(body, row_stats, *inputs, interpret=static.interpret)[0]
 
@@ -131,9 +104,9 @@ def _parts_backward(
     own, sums = _sums(static, plan, arrays, backward=True)
     width = moments.full_width(plan.width, static.axis_name)
     inv_rms = moments.inv_rms(sums, width, static.form.eps)
-    slopes, norm_grad_coeffs = moments.slope_terms(inv_rms, _scalars(coeffs), sums, width)
+    direct, through_norm = moments.slope_terms(inv_rms, _scalars(coeffs), sums, width)
     values = moments.value_terms(inv_rms, _scalars(coeffs)) if static.form.gated else []
-    row_stats = _numbers(sums.scale, [*slopes, *norm_grad_coeffs, *values])
+    row_stats = _side_by_side(sums.scale, [*direct, *through_norm, *values])
     body = partial(tpu_kernels.part_backward, static.form)
     grads = plan.part_backward()(body, row_stats, *arrays, interpret=static.interpret)
     # This shard's part of the coefficients' gradient: where they enter it, parts are added up.
@@ -154,8 +127,8 @@ def _scalars(coeffs: Array) -> list[Array]:
     return list(coeffs.astype(jnp.float32))
 
 
-def _numbers(scale: Float[Array, "N 1"], terms: Sequence[Array]) -> Float[Array, "N K"]:
-    """scale and terms, a lane each, padded to whole registers."""
+def _side_by_side(scale: Float[Array, "N 1"], terms: Sequence[Array]) -> Float[Array, "N K"]:
+    """One lane for the scale and for each term, padded to whole registers."""
     columns = [scale, *(jnp.broadcast_to(t, scale.shape) for t in terms)]
     columns += [jnp.zeros((scale.shape[0], -len(columns) % LANES), jnp.float32)]
     return jnp.concatenate(columns, axis=1)

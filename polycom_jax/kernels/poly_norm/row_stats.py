@@ -1,4 +1,4 @@
-"""The numbers of each row that PolyNorm needs, with no pass over memory for a maximum."""
+"""Each row's scale and inverse RMS, with no pass over memory for a maximum."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,7 @@ from polycom_jax.kernels.poly_norm import moments
 
 LARGEST = 2.0**80
 """Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^40 (|x| <= 10,321 at order
-3), and no sum overflows unless the cotangent is beyond 1e26. A larger one costs two more passes
-over all rows, on a CPU on one core."""
+3), and no sum overflows unless the cotangent is beyond 1e26."""
 
 RowStats = list[Float[Array, "*S 1"]]
 
@@ -26,7 +25,7 @@ def row_stats(
     again: Callable[[Array], RowStats],
     wide: Callable[[Array], Array] = lambda x: x,
 ) -> RowStats:
-    """The scale of each row, and the gain of each power.
+    """The scale of each row, and the inverse RMS of each power.
 
     Whether a row has to be scaled before its powers are formed shows in their sums; where one has,
     the sums are formed again, of scaled rows.
@@ -49,8 +48,8 @@ def row_stats(
 
     def scaled(x: Array, *sums: Array) -> RowStats:
         z, scale = scale_row(wide(x))
-        # Rows that fit keep their sums. With no second array to read here, XLA's TPU backend would
-        # copy x to the layout that the branch likes, in every layer (libtpu 0.0.50.1).
+        # Rows that fit keep their sums. Were x the only array read here, XLA's TPU backend would
+        # copy it to the layout that this branch likes, in every layer.
         fits = sums[-1] <= LARGEST
         both = zip(as_they_are(x, *sums), [scale, *again(z)], strict=True)
         return [jnp.where(fits, plain, rescued) for plain, rescued in both]

@@ -71,7 +71,7 @@ class Row:
         return dy if self.up is None else dy * self.up(start, size)
 
     def sums(self, width: int) -> moments.Sums:
-        """Scale, moments, and pulls where there is a cotangent: two passes over the lanes."""
+        """Scale and moments, those of the cotangent too if there is one; two passes over lanes."""
         (largest,) = max_lanes(width, lambda start, size: [jnp.abs(self.inner(start, size))])
         scale = moments.scale_of(largest)
         wide = jnp.broadcast_to(scale, (scale.shape[0], LANES))
@@ -102,17 +102,17 @@ class Row:
         width: int,
         scale: Array,
         slopes: Sequence[Array],
-        norm_grad_coeffs: Sequence[Array],
+        through_norm: Sequence[Array],
         values: Sequence[Array],
         out: Any,
         out_up: Any = None,
     ) -> None:
         """out(start, dx), and out_up(start, dup) if gated, for every piece."""
         count = len(slopes)
-        scale, *every = _wide(scale, *slopes, *norm_grad_coeffs, *values)
+        scale, *every = _wide(scale, *slopes, *through_norm, *values)
 
         def write(start: Any, size: int) -> None:
-            factor, *terms = (number[:, :size] for number in (scale, *every))
+            factor, *terms = (term[:, :size] for term in (scale, *every))
             x, z = self.x(start, size), self.inner(start, size) * factor
             dy = self.cotangent(start, size)
             dx = dy * horner(z, terms[:count]) - z * horner(z * z, terms[count : 2 * count])
@@ -125,7 +125,7 @@ class Row:
 
 
 def _wide(*row_stats: Array) -> list[Array]:
-    """Numbers of a row, or of all rows, in every lane: once, ahead of the loop over pieces."""
+    """Statistics of a row, or of all rows, in every lane: once, before the loop over pieces."""
     height = max(n.shape[0] for n in row_stats)
     return [jnp.broadcast_to(n, (height, LANES)) for n in row_stats]
 
@@ -181,10 +181,10 @@ def whole_backward(form: Form, count: int, width: int, *refs: Any) -> None:
         row = Row(form, *(_loader(ref, first, height) for ref in inputs), dy=dy)
         sums = row.sums(width)
         inv_rms = moments.inv_rms(sums, width, form.eps)
-        slopes, norm_grad_coeffs = moments.slope_terms(inv_rms, coeffs, sums, width)
+        slopes, through_norm = moments.slope_terms(inv_rms, coeffs, sums, width)
         values = moments.value_terms(inv_rms, coeffs) if form.gated else ()
         out = [_writer(ref, first, height) for ref in outputs]
-        row.write_gradient(width, sums.scale, slopes, norm_grad_coeffs, values, *out)
+        row.write_gradient(width, sums.scale, slopes, through_norm, values, *out)
         at = block_start + first + jax.lax.broadcasted_iota(jnp.int32, (height, 1), 0)
         parts = moments.coefficient_terms(inv_rms, sums)
         return [c + jnp.where(at < count, p, 0.0) for c, p in zip(carry, parts, strict=True)]
@@ -200,7 +200,7 @@ def whole_backward(form: Form, count: int, width: int, *refs: Any) -> None:
 def part_sums(form: Form, width: int, backward: bool, *refs: Any) -> None:
     """A tile of rows of that width: (x, sums), or (dy, x[, up], sums) for the backward pass.
 
-    sums [1, moments, numbers]: scale, moments, pulls in the first lanes.
+    sums [1, rows, lanes]: scale, moments and cotangent moments in the first lanes.
     """
     *inputs, sums_ref = refs
     dy_ref = inputs.pop(0) if backward else None
@@ -218,21 +218,21 @@ def part_sums(form: Form, width: int, backward: bool, *refs: Any) -> None:
 
 
 def part_forward(form: Form, *refs: Any) -> None:
-    """A tile of rows whose polynomials are known: (numbers, x[, up], y)."""
-    numbers_ref, *inputs, y_ref = refs
+    """A tile of rows whose polynomials are given: (terms, x[, up], y)."""
+    terms_ref, *inputs, y_ref = refs
     height, tile = y_ref.shape
 
     def group(first: Any, height: int, _: Any) -> None:
         row = Row(form, *(_loader(ref, first, height) for ref in inputs))
-        scale, *terms = _unpacked(numbers_ref, first, height, form.order + 2)
+        scale, *terms = _unpacked(terms_ref, first, height, form.order + 2)
         row.write_value(tile, scale, terms, _writer(y_ref, first, height))
 
     each_group(height, group)
 
 
 def part_backward(form: Form, *refs: Any) -> None:
-    """A tile of rows whose polynomials are known: (numbers, dy, x[, up], dx[, dup])."""
-    (numbers_ref, dy_ref, *inputs), outputs = _backward_refs(form, refs)
+    """A tile of rows whose polynomials are given: (terms, dy, x[, up], dx[, dup])."""
+    (terms_ref, dy_ref, *inputs), outputs = _backward_refs(form, refs)
     height, tile = dy_ref.shape
     order = form.order
 
@@ -240,14 +240,14 @@ def part_backward(form: Form, *refs: Any) -> None:
         dy = _loader(dy_ref, first, height)
         row = Row(form, *(_loader(ref, first, height) for ref in inputs), dy=dy)
         count = 2 * order + 1 + (order + 1 if form.gated else 0)
-        scale, *terms = _unpacked(numbers_ref, first, height, count)
-        slopes, norm_grad_coeffs, values = (
+        scale, *terms = _unpacked(terms_ref, first, height, count)
+        slopes, through_norm, values = (
             terms[:order],
             terms[order : 2 * order],
             terms[2 * order :],
         )
         out = [_writer(ref, first, height) for ref in outputs]
-        row.write_gradient(tile, scale, slopes, norm_grad_coeffs, values, *out)
+        row.write_gradient(tile, scale, slopes, through_norm, values, *out)
 
     each_group(height, group)
 
@@ -258,12 +258,12 @@ def _backward_refs(form: Form, refs: Sequence[Any]) -> tuple[Sequence[Any], Sequ
 
 
 def _packed(row_stats: Sequence[Float[Array, "G 1"]], lanes: int) -> Float[Array, "G K"]:
-    """Number k of each row in lane k; 0 in the others."""
+    """Statistic k of each row in lane k; 0 in the others."""
     shape = (row_stats[0].shape[0], lanes)
     lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
     packed = jnp.zeros(shape, jnp.float32)
-    for k, number in enumerate(row_stats):
-        packed = jnp.where(lane == k, number, packed)
+    for k, statistic in enumerate(row_stats):
+        packed = jnp.where(lane == k, statistic, packed)
     return packed
 
 

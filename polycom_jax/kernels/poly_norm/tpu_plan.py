@@ -14,7 +14,7 @@ from polycom_jax.kernels.tpu_call import (
     TpuCall,
     round_up,
     tile,
-    unsharded_features,
+    whole_row_block,
 )
 
 
@@ -46,7 +46,7 @@ class Plan:
 
     def whole_forward(self) -> TpuCall | None:
         """(coeffs, x[, up]) -> y, or None where rows do not fit."""
-        rows = unsharded_features(self.count, self.width, self.dtype, self.inputs + 1)
+        rows = whole_row_block(self.count, self.width, self.dtype, self.inputs + 1)
         if rows is None:
             return None
         row = self._whole(rows)
@@ -55,7 +55,7 @@ class Plan:
 
     def whole_backward(self) -> TpuCall | None:
         """(coeffs, dy, x[, up]) -> (dx[, dup], dcoeffs by block), or None where rows do not fit."""
-        rows = unsharded_features(self.count, self.width, self.dtype, 2 * self.inputs + 1)
+        rows = whole_row_block(self.count, self.width, self.dtype, 2 * self.inputs + 1)
         if rows is None:
             return None
         row, (blocks,) = self._whole(rows), self._grid(rows)
@@ -68,7 +68,7 @@ class Plan:
         return TpuCall("poly_norm_backward", (blocks,), inputs, outputs)
 
     def part_sums(self, *, backward: bool) -> TpuCall:
-        """([dy,] x[, up]) -> sums [tiles, count, numbers]."""
+        """([dy,] x[, up]) -> sums [tiles, count, lanes]."""
         form = self.form
         read = self.inputs + 1 if backward else 1
         row_stats = round_up(2 * form.order + 2 if backward else form.order + 1, LANES)
@@ -83,16 +83,16 @@ class Plan:
         return TpuCall("poly_norm_sums", grid, (part,) * read, (sums,))
 
     def part_forward(self) -> TpuCall:
-        """(numbers, x[, up]) -> y."""
+        """(terms, x[, up]) -> y."""
         grid, part = self._tiles()
-        inputs = (self._numbers(part, self.form.order + 2), *[part] * self.inputs)
+        inputs = (self._terms(part, self.form.order + 2), *[part] * self.inputs)
         return TpuCall("poly_norm_apply", grid, inputs, (part,))
 
     def part_backward(self) -> TpuCall:
-        """(numbers, dy, x[, up]) -> dx[, dup]."""
+        """(terms, dy, x[, up]) -> dx[, dup]."""
         order = self.form.order
         grid, part = self._tiles()
-        row_stats = self._numbers(part, 2 * order + 1 + (order + 1) * self.form.gated)
+        row_stats = self._terms(part, 2 * order + 1 + (order + 1) * self.form.gated)
         inputs = (row_stats, *[part] * (1 + self.inputs))
         return TpuCall("poly_norm_apply_transposed", grid, inputs, (part,) * self.inputs)
 
@@ -114,7 +114,7 @@ class Plan:
             (self.count, self.width), self.dtype, (rows, columns), lambda i, j: (i, j)
         )
 
-    def _numbers(self, part: Operand, row_stats: int) -> Operand:
+    def _terms(self, part: Operand, row_stats: int) -> Operand:
         lanes = round_up(row_stats, LANES)
         return Operand(
             (self.count, lanes), jnp.float32, (part.block[0], lanes), lambda i, j: (i, 0)

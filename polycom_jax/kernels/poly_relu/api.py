@@ -5,8 +5,8 @@ from jaxtyping import Array, ArrayLike, Float
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import check_coeffs, check_floating, check_slope
 from polycom_jax.kernels.dispatch import Implementation, Kernel, Operation
-from polycom_jax.kernels.platform import why_not_on_tpu
 from polycom_jax.kernels.poly_relu import cpu, xla
+from polycom_jax.kernels.restrictions import why_not_on_tpu
 
 
 def _kernel(x: Array, coeffs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""PolyReLU as TPU kernels (Pallas, lowered by Mosaic): one pass over tiles each way.
+"""PolyReLU as TPU kernels (Pallas, lowered by Mosaic): one pass forward, one backward.
 
 A `custom_vjp` that saves the inputs: forward mode and second derivatives, which
 `implementation="xla"` has, are refused.
@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
-from polycom_jax.kernels.reverse_only import reverse_only
+from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.kernels.sharded import match_varying
 from polycom_jax.kernels.tpu_call import LANES, SUBLANES, Operand, TpuCall, in_lanes, round_up, tile
 from polycom_jax.kernels.vmem_loops import each_group, group_height, sum_lanes, write_lanes

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from polycom_jax import aot
+from polycom_jax import compile_ahead
 from polycom_jax._errors import InputError
-from polycom_jax.aot.compiler import ENVIRONMENT, does_not_fit
+from polycom_jax.compile_ahead.compiler import ENVIRONMENT, does_not_fit
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_other_errors_are_not_about_memory():
 
 def test_the_environment_is_set_where_it_is_not_set_already():
     environment = {"TPU_SKIP_MDS_QUERY": "0"}
-    aot.without_tpu(environment)
+    compile_ahead.without_tpu(environment)
     assert environment == {**ENVIRONMENT, "TPU_SKIP_MDS_QUERY": "0"}
 
 
@@ -69,7 +69,7 @@ def test_devices_never_touches_the_environment(monkeypatch):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=r"TPU_SKIP_MDS_QUERY=1 and .*without_tpu"):
-        aot.devices("v5e")
+        compile_ahead.devices("v5e")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_devices_never_touches_the_environment(monkeypatch):
 )
 def test_topologies_are_checked_before_libtpu_is_asked(chip, topology, says):
     with pytest.raises(InputError, match=says):
-        aot.devices(chip, topology)
+        compile_ahead.devices(chip, topology)
 
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
@@ -92,16 +92,16 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(InputError, match="libtpu"):
-        aot.devices("v5e")
+        compile_ahead.devices("v5e")
 
 
 def test_a_program_compiles_for_where_its_arguments_are():
     x = jax.ShapeDtypeStruct((4, 8), jnp.float32)
     device = jax.devices()[1]
-    compiled = aot.compile(lambda x: x @ x.T, aot.place(x, device))
+    compiled = compile_ahead.compile(lambda x: x @ x.T, compile_ahead.place(x, device))
     assert jax.tree.leaves(compiled.input_shardings)[0].device_set == {device}
-    lowered = jax.jit(jnp.sin).lower(aot.place(x, device))
+    lowered = jax.jit(jnp.sin).lower(compile_ahead.place(x, device))
     with pytest.raises(InputError, match="lowered"):
-        aot.compile(lowered, x)
+        compile_ahead.compile(lowered, x)
     with pytest.raises(InputError, match="Unknown TPU device kind 'cpu'"):
-        aot.predict(aot.compile(lowered))
+        compile_ahead.predict(compile_ahead.compile(lowered))

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from polycom_jax.aot.hlo import Computation, Instruction, Module
+from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module
 
 _PASSES = ("copy", "bitcast", "convert", "reshape")
 

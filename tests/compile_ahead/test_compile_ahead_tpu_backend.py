@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
-from polycom_jax import aot
-from polycom_jax.aot.compiler import ENVIRONMENT
+from polycom_jax import compile_ahead as aot
+from polycom_jax.compile_ahead.compiler import ENVIRONMENT
 
 pytestmark = pytest.mark.tpu_backend
 
@@ -43,7 +43,7 @@ def test_no_program_goes_to_the_cache_that_could_not_be_read_again(tmp_path):
     """In a process of its own: JAX asks once whether there is a cache."""
     code = (
         "import jax, jax.numpy as jnp\n"
-        "from polycom_jax import aot\n"
+        "from polycom_jax import compile_ahead as aot\n"
         f"jax.config.update('jax_compilation_cache_dir', {str(tmp_path)!r})\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
         "x = aot.place(jax.ShapeDtypeStruct((256, 256), jnp.float32), aot.devices('v5e')[0])\n"

@@ -12,7 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.aot.chips import Chip, chip_named
+from polycom_jax.compile_ahead.chips import Chip, chip_named
 
 ENVIRONMENT: Mapping[str, str] = {
     # Without it libtpu asks Google Cloud's metadata server about the machine, for minutes.
@@ -94,7 +94,8 @@ def devices(chip: str, topology: str | None = None, *, slices: int = 1) -> list[
     require(
         not missing,
         f"Set {' and '.join(f'{name}={ENVIRONMENT[name]}' for name in missing)} before compiling"
-        " for a TPU, or call polycom_jax.aot.without_tpu(): libtpu reads them when it is loaded.",
+        " for a TPU, or call polycom_jax.compile_ahead.without_tpu(): libtpu reads them when it is"
+        " loaded.",
     )
     require(slices >= 1, f"slices={slices} must be at least 1.")
     return _topology(found, topology, slices)

@@ -1,14 +1,14 @@
-"""Programs in tests/aot/hlo are written by hand in the form of libtpu's scheduled programs."""
+"""Programs in the folder hlo are written by hand in the form of libtpu's scheduled programs."""
 
 from pathlib import Path
 
 import pytest
 
 from polycom_jax._errors import InputError
-from polycom_jax.aot.chips import CHIPS, chip_of_kind
-from polycom_jax.aot.hbm_bytes import hbm_traffic
-from polycom_jax.aot.hlo import parse
-from polycom_jax.aot.predict import predict_text
+from polycom_jax.compile_ahead.chips import CHIPS, chip_of_kind
+from polycom_jax.compile_ahead.hbm_bytes import hbm_traffic
+from polycom_jax.compile_ahead.hlo import parse
+from polycom_jax.compile_ahead.predict import predict_text
 
 V5E = CHIPS["v5e"]
 MIB = 2**20

@@ -3,7 +3,7 @@
 import math
 import re
 
-from polycom_jax.aot.hlo import Computation, Instruction, Module, size
+from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, size
 
 # Bytes that leave a chip of a group of n, of the bytes of the largest operand or result: what a
 # ring, or several over the torus, cannot go under.

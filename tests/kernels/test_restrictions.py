@@ -10,7 +10,7 @@ from polycom_jax import InputError
 from polycom_jax.kernels.attention import splash
 from polycom_jax.kernels.poly_norm import pallas_tpu as norm_kernels
 from polycom_jax.kernels.poly_relu import pallas_tpu as relu_kernels
-from polycom_jax.kernels.reverse_only import reverse_only
+from polycom_jax.kernels.restrictions import reverse_only
 
 X = jax.random.normal(jax.random.key(0), (4, 128))
 COEFFS = jnp.asarray([0.1, 0.3, -0.2, 0.4])

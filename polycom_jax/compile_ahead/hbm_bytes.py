@@ -4,7 +4,7 @@ What a tiled loop inside a fusion reads more than once is the compiler's affair 
 `estimated_cycles` know it.
 """
 
-from polycom_jax.aot.hlo import Computation, Instruction, Module, in_hbm, size
+from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, in_hbm, size
 
 _PARTS = ("dynamic-slice", "slice", "gather")
 

@@ -1,4 +1,4 @@
-"""What is known of each TPU generation: one table, with the source of every number."""
+"""The TPU generations: one table, with the source of every number."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,10 +45,8 @@ class Chip:
     compiler_options: Mapping[str, str]
 
 
-# The default, 16 MiB, makes matrix products with fused activations take small windows. With 32, a
-# feed-forward block of 8192 tokens, D = 2048, forward and VJP, takes (Mcycles, libtpu 0.0.51):
-# on v5e squared ReLU 14.36 -> 14.23, PolyNorm 15.48 -> 14.36, PolyReLU 15.53 -> 14.41, SwiGLU
-# 15.21 -> 14.27; on v5p squared ReLU 7.60 -> 7.15, PolyNorm 8.31 -> 7.74, PolyReLU 7.83 -> 7.22.
+# With the default of 16 MiB, matrix products with fused activations take small windows
+# (experiments/results/speed/README.md, "Compiling for TPUs").
 _MORE_VMEM: Mapping[str, str] = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
 
 # Peak, HBM, hosts and interconnect: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of
@@ -57,9 +55,8 @@ _MORE_VMEM: Mapping[str, str] = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
 # v5p 4800), so half of it stands here. HBM bandwidth of v5e and v6e has been given as 800 and 819,
 # 1600 and 1640 GB/s; v4 as 1200.
 # Clock: peak over the multiply-adds of a cycle, 2 x cores x 4 units x 128^2 for v4, v5e and v5p.
-# v6e's documentation names 2 units of 256^2 in one edition and 4 in another; the compiler's own
-# estimates decide for 4: its matrix products exceed 2, and with 1.75 GHz its copies reach 81 % of
-# HBM bandwidth, as they do on v5e.
+# v6e's documentation names 2 units of 256^2 in one edition and 4 in another; by the compiler's own
+# estimates it is 4 (same page).
 _CHIPS = (
     Chip(
         name="v4",

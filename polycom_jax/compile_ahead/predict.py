@@ -23,12 +23,12 @@ from typing import Any, Literal
 import jax
 
 from polycom_jax._errors import require
-from polycom_jax.aot.chips import Chip, chip_of_kind
-from polycom_jax.aot.collectives import collective_opcode, leaving_bytes
-from polycom_jax.aot.compiler import libtpu_version
-from polycom_jax.aot.hbm_bytes import hbm_traffic
-from polycom_jax.aot.hlo import Computation, Instruction, Module, parse, size
-from polycom_jax.aot.loop_trip_counts import Place, trip_count
+from polycom_jax.compile_ahead.chips import Chip, chip_of_kind
+from polycom_jax.compile_ahead.collectives import collective_opcode, leaving_bytes
+from polycom_jax.compile_ahead.compiler import libtpu_version
+from polycom_jax.compile_ahead.hbm_bytes import hbm_traffic
+from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, parse, size
+from polycom_jax.compile_ahead.loop_trip_counts import Place, trip_count
 
 Kind = Literal["compiled", "kernel", "collective", "asynchronous collective"]
 
@@ -156,7 +156,7 @@ class Prediction:
 
 
 def predict(compiled: jax.stages.Compiled) -> Prediction:
-    """Predicts a program that `polycom_jax.aot.compile` made.
+    """Predicts a program that `polycom_jax.compile_ahead.compile` made.
 
     Raises:
         InputError: it was compiled for something else than a TPU of `CHIPS`.

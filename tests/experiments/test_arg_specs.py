@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments.benchmark.arg_specs import ARG_SPECS, make_arguments, select
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.arg_specs import ARG_SPECS, make_arguments, select
 
 
 def test_names_are_unique_and_every_spec_has_a_use():

@@ -1,0 +1,161 @@
+"""Parts of JAX that no version promises: each is used in one file, and is what that file needs.
+
+A failure here says what a new version of JAX has changed, and where to adapt to it.
+"""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Module, the file that uses it, and what it uses: a name with the parameters that are given.
+PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
+    (
+        "jax.interpreters.ad",
+        "polycom_jax/kernels/primitives.py",
+        {
+            "Zero": (),
+            "instantiate_zeros": ("tangent",),
+            "is_undefined_primal": ("x",),
+            "deflinear2": ("primitive", "transpose_rule"),
+            "primitive_jvps": (),
+            "primitive_transposes": (),
+        },
+    ),
+    (
+        "jax.interpreters.batching",
+        "polycom_jax/kernels/primitives.py",
+        {"primitive_batchers": ()},
+    ),
+    (
+        "jax.interpreters.mlir",
+        "polycom_jax/kernels/primitives.py",
+        {"lower_fun": ("fun", "multiple_results"), "register_lowering": ("prim", "rule")},
+    ),
+    ("jax.extend.core", "polycom_jax/kernels/primitives.py", {"Primitive": ("name",)}),
+    (
+        "jax.experimental.pallas.ops.tpu.splash_attention",
+        "polycom_jax/kernels/attention/splash.py",
+        {
+            "make_splash_mha": (
+                "mask",
+                "block_sizes",
+                "head_shards",
+                "q_seq_shards",
+                "interpret",
+                "residual_checkpoint_name",
+            ),
+            "BlockSizes": (
+                "block_q",
+                "block_kv",
+                "block_q_dkv",
+                "block_kv_dkv",
+                "block_q_dq",
+                "block_kv_dq",
+            ),
+            "MultiHeadMask": ("masks",),
+            "CausalMask": ("shape",),
+            "SegmentIds": ("q", "kv"),
+        },
+    ),
+    (
+        "jax.experimental.pallas.ops.tpu.megablox.gmm",
+        "polycom_jax/kernels/grouped_matmul/megablox.py",
+        {
+            name: ("lhs", "rhs", "group_sizes", "preferred_element_type", "tiling", "interpret")
+            for name in ("gmm", "tgmm")
+        },
+    ),
+    (
+        "jax.experimental.topologies",
+        "polycom_jax/compile_ahead/compiler.py",
+        {"get_topology_desc": ("topology_name", "platform")},
+    ),
+    (
+        "jax.experimental.mesh_utils",
+        "polycom_jax/sharding.py",
+        {"create_device_mesh": ("mesh_shape", "devices", "allow_split_physical_axes")},
+    ),
+    (
+        "jax._src.clusters",
+        "polycom_jax/hosts/config.py",
+        {"ClusterEnv.auto_detect_unset_distributed_params": ("coordinator_address",)},
+    ),
+    ("jax._src.distributed", "polycom_jax/hosts/meeting.py", {"global_state.client": ()}),
+    (
+        "jax._src.compilation_cache",
+        "experiments/run/compiled.py",
+        {"decompress_executable": ("executable",)},
+    ),
+)
+
+# Documented parts of these packages; they may stand anywhere.
+PUBLIC = {
+    "jax.experimental.pallas",
+    "jax.experimental.pallas.tpu",
+    "jax.experimental.multihost_utils",
+    "jax.experimental",
+    "jax.extend",
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of JAX, not of its documented top, that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {part for part in parts if _is_module(part)}
+            found |= modules or {node.module}
+    inner = ("jax._src", "jax.experimental", "jax.interpreters", "jax.extend")
+    return {name for name in found if name.startswith(inner)} - PUBLIC
+
+
+def _is_module(name: str) -> bool:
+    if not name.startswith("jax."):
+        return False
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def test_each_is_used_in_one_file():
+    used = {
+        (module, str(path.relative_to(ROOT)))
+        for folder in ("polycom_jax", "experiments")
+        for path in (ROOT / folder).rglob("*.py")
+        for module in imported(path)
+    }
+    assert used == {(module, file) for module, file, _ in PRIVATE}
+
+
+def version_says(module: str, file: str, what: str) -> str:
+    return f"jax {jax.__version__}: {module} {what}; {file} needs it, and has to be adapted."
+
+
+@pytest.mark.parametrize(("module", "file", "names"), PRIVATE, ids=lambda value: str(value)[:60])
+def test_this_version_has_what_is_used(module: str, file: str, names: dict[str, tuple[str, ...]]):
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError:
+        pytest.fail(version_says(module, file, "is gone"))
+    for name, parameters in names.items():
+        value = found
+        for part in name.split("."):
+            assert hasattr(value, part), version_says(module, file, f"has no {name}")
+            value = getattr(value, part)
+        if parameters:
+            has = inspect.signature(inspect.unwrap(value)).parameters
+            for parameter in parameters:
+                what = f"{name} has no parameter {parameter!r}, only {', '.join(has)}"
+                assert parameter in has, version_says(module, file, what)
