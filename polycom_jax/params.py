@@ -42,7 +42,7 @@ class ParamSpec:
 
     Attributes:
         shape: its shape, the leading layer axes of `stack` included.
-        axes: one logical axis name (a field of `sharding.Rules`) or None for each dimension.
+        axes: one logical axis name (of `sharding.Rules`) or None for each dimension.
         init: draws one layer's values, i.e. of `shape[stacked:]`.
         role: what it is for.
         dtype: of the stored parameter.

@@ -6,7 +6,7 @@ They decide where a computation runs, never what comes out.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax
@@ -31,6 +31,9 @@ MeshAxes = str | tuple[str, ...] | None
 class Rules:
     """Logical axis -> mesh axis (None: not split). A misspelt one is an error, not a replication.
 
+    A user's own axes stand in `extra`: `Rules(extra={"state": "tensor", "conv": None})`; none may
+    have the name of a field.
+
     `batch`, `seq` and `residual` name dimensions of activations only. A parameter's model width
     (`embed`) is split over fsdp, for experts their number (`partition_parameter`); that of the
     residual stream (`residual`) is not, since the batch already is.
@@ -47,22 +50,45 @@ class Rules:
     vocab: MeshAxes = "tensor"
     expert: MeshAxes = "expert"
     layers: MeshAxes = None
+    extra: Mapping[str, MeshAxes] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "extra", dict(self.extra))
+        own = {one.name for one in fields(self)}
+        taken = sorted(own & self.extra.keys())
+        require(
+            not taken,
+            f"extra names {', '.join(map(repr, taken))}, which Rules has as a field of its own; set"
+            " that, or take another name.",
+        )
+        for name, entry in self.extra.items():
+            require(
+                entry is None
+                or isinstance(entry, str)
+                or (isinstance(entry, tuple) and all(isinstance(one, str) for one in entry)),
+                f"extra[{name!r}]={entry!r} must be a mesh axis, a tuple of them, or None.",
+            )
+
+    @property
+    def by_axis(self) -> dict[str, MeshAxes]:
+        """Logical axis -> mesh axes, a user's own included."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "extra"}
+        return {**own, **self.extra}
 
     @property
     def mesh_axes(self) -> tuple[str, ...]:
         """The mesh axes that anything is split over, each once."""
-        entries = (_names(getattr(self, field.name)) for field in fields(self))
-        return tuple(dict.fromkeys(itertools.chain(*entries)))
+        return tuple(dict.fromkeys(itertools.chain(*map(_names, self.by_axis.values()))))
 
     def partition(self, axes: Sequence[str | None]) -> PartitionSpec:
         """The `PartitionSpec` of an array with these logical axes."""
-        known = {field.name for field in fields(self)}
+        known = self.by_axis
         entries: list[MeshAxes] = []
         used: dict[str, str] = {}
         for axis in axes:
             if axis is not None and axis not in known:
                 raise unknown("logical axis", axis, known)
-            entry: MeshAxes = None if axis is None else getattr(self, axis)
+            entry: MeshAxes = None if axis is None else known[axis]
             for mesh_axis in _names(entry):
                 require(
                     mesh_axis not in used,
@@ -201,7 +227,9 @@ def rules_here(rules: Rules | None) -> Rules | None:
 
     if all(name in mesh.shape for name in rules.mesh_axes):
         return rules
-    return Rules(**{field.name: held(getattr(rules, field.name)) for field in fields(rules)})
+    entries = {axis: held(entry) for axis, entry in rules.by_axis.items()}
+    extra = {axis: entries.pop(axis) for axis in rules.extra}
+    return Rules(**entries, extra=extra)
 
 
 _EXPLICIT = (

@@ -29,7 +29,15 @@ PLACES = [(config, field.name) for config in ALL for field in fields(config)]
 def test_all_configs_of_a_run_are_here():
     assert {type(config).__name__ for config in ALL} == {
         *("PretrainConfig", "ModelConfig", "ActivationOptions", "MoEConfig", "OptimConfig"),
-        *("DataConfig", "MeshConfig", "HostsConfig", "RunConfig", "GenerateConfig", "Options"),
+        *(
+            "Multipliers",
+            "DataConfig",
+            "MeshConfig",
+            "HostsConfig",
+            "RunConfig",
+            "GenerateConfig",
+            "Options",
+        ),
     }
 
 

@@ -112,3 +112,24 @@ def test_explicit_axes_of_the_mesh_in_force_are_refused_where_something_is_split
         check_not_explicit(jnp.zeros(8))
         with pytest.raises(InputError, match=r"AxisType\.Explicit"):
             check_not_explicit(jax.device_put(jnp.zeros(8), NamedSharding(mesh, P("data"))))
+
+
+def test_a_users_own_axes_stand_beside_those_of_the_library():
+    rules = Rules(extra={"state": "tensor", "conv": None})
+    assert rules.partition(("batch", "state", "conv")) == P(
+        ("data", "fsdp", "expert"), "tensor", None
+    )
+    assert hash(rules) == hash(Rules(extra={"conv": None, "state": "tensor"}))
+    assert Rules(mlp=None, extra={"state": "own"}).mesh_axes[-1] == "own"
+    with pytest.raises(InputError, match=r"logical axis 'stat'.*state"):
+        rules.partition(("stat",))
+    with pytest.raises(InputError, match="'batch', which Rules has as a field of its own"):
+        Rules(extra={"batch": "data"})
+    with pytest.raises(InputError, match=r"extra\['state'\]=3 must be a mesh axis"):
+        Rules(extra={"state": 3})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"dimension 'state' of size 3 .* nearest sizes: 2 or 4"):
+        rules.check_divides("kernel", (3,), ("state",), make_mesh(data=4, tensor=2))
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+        here = rules_here(rules)
+        assert here is not None
+        assert here.partition(("batch", "state")) == P(("data",), None)

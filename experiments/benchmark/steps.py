@@ -10,7 +10,7 @@ from experiments.benchmark import shapes
 from experiments.benchmark.options import Options
 from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import make_mesh
-from polycom_jax.training import make_state, make_train_step, put_batch
+from polycom_jax.training import make_model_step, make_state, put_batch
 
 HF = "hf-llama torch.compile"
 HF_ACTIVATION = "swiglu"
@@ -58,7 +58,7 @@ class Ours:
         optim = shapes.optimizer(options)
         mesh = make_mesh(devices=jax.devices()[:1])
         self._state = make_state(cfg, optim, jax.random.key(0), mesh)
-        self._step = make_train_step(cfg, optim, shapes.STEPS, mesh)
+        self._step = make_model_step(cfg, optim, shapes.STEPS, mesh)
         self._batch = put_batch(batch(options, cfg), mesh)
 
     def __call__(self) -> Any:

@@ -12,73 +12,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.schedule import decay_start, rate_share
 from experiments.run.report import activation_parameters
-from polycom_jax import params as pm
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.data.windows import gather
 from polycom_jax.models import ModelConfig
-from polycom_jax.training import OptimConfig, make_optimizer, model_specs
+from polycom_jax.sharding import make_mesh
+from polycom_jax.training import (
+    OptimConfig,
+    TrainState,
+    abstract_state,
+    make_init,
+    make_model_step,
+)
 from polycom_jax.training.loss import Batch, batch_nats
-
-State = tuple[Any, Any]
-"""Parameters, and the state of the optimiser."""
 
 POINTS = 60
 """Points of a run's curves."""
-
-
-def make_init(cfg: ModelConfig, optim: OptimConfig) -> Callable[[Array], State]:
-    """Builds `init(key) -> state`."""
-    specs = model_specs(cfg)
-    optimizer = _unit_optimizer(optim, specs)
-
-    def init(key: Array) -> State:
-        params = pm.init(specs, key)
-        return params, optimizer.init(params)
-
-    return init
-
-
-def make_step(
-    cfg: ModelConfig, optim: OptimConfig
-) -> Callable[[State, Batch, Float[Array, ""]], tuple[State, dict[str, Array]]]:
-    """Builds `step(state, batch, rate) -> (state, {"loss", "grad_norm"})`.
-
-    It is `training.make_train_step` on one device with the learning rate as an argument: AdamW's
-    update, decay included, is proportional to it.
-    """
-    optimizer = _unit_optimizer(optim, model_specs(cfg))
-
-    def objective(params: Any, batch: Batch) -> tuple[Array, Array]:
-        nats, aux = batch_nats(cfg, params, batch)
-        loss = nats / jnp.maximum(jnp.sum(batch["mask"], dtype=jnp.float32), 1.0)
-        return loss + aux.get("auxiliary_loss", 0.0), loss
-
-    def step(state: State, batch: Batch, rate: Float[Array, ""]) -> tuple[State, dict[str, Array]]:
-        params, opt_state = state
-        grads, loss = jax.grad(objective, has_aux=True)(params, batch)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, updates))
-        return (params, opt_state), {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-
-    return step
-
-
-def _unit_optimizer(optim: OptimConfig, specs: Any) -> optax.GradientTransformation:
-    unit = replace(
-        optim,
-        peak_learning_rate=1.0,
-        final_learning_rate_fraction=1.0,
-        warmup_steps=0,
-        decay_steps=None,
-        accumulation_steps=1,
-    )
-    return make_optimizer(unit, specs, steps=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,25 +41,25 @@ class Programs:
     Attributes:
         cfg: the model.
         init: key -> state.
-        step: (state, batch, rate) -> (state, metrics); the state is donated.
+        step: (state, batch, rate) -> (state, metrics), the one that all programs train with on one
+            device; the state is donated.
         nats: (params, batch) -> (sum of -log p, targets).
         memory: bytes that a step needs beside the batch: state, gradients, activations.
     """
 
     cfg: ModelConfig
-    init: Callable[[Array], State]
-    step: Callable[..., tuple[State, dict[str, Array]]]
+    init: Callable[[Array], TrainState]
+    step: Callable[..., tuple[TrainState, dict[str, Array]]]
     nats: Callable[..., tuple[Array, Array]]
     memory: int
 
 
 def compile_programs(cfg: ModelConfig, optim: OptimConfig, batch: Batch) -> Programs:
     """Compiles an arm for batches of this shape."""
-    make = make_init(cfg, optim)
-    state = jax.eval_shape(make, jax.random.key(0))
-    # As in `training.make_state`: drawing random bits is not worth optimising.
-    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    step = jax.jit(make_step(cfg, optim), donate_argnums=0)
+    optim = replace(optim, accumulation_steps=1)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    state = abstract_state(cfg, optim, mesh)
+    step = make_model_step(cfg, optim, None, mesh)
     compiled = step.lower(state, batch, jnp.float32(0)).compile()
 
     def nats(params: Any, batch: Batch) -> tuple[Array, Array]:
@@ -116,9 +69,9 @@ def compile_programs(cfg: ModelConfig, optim: OptimConfig, batch: Batch) -> Prog
     memory = needs.argument_size_in_bytes + needs.temp_size_in_bytes
     return Programs(
         cfg=cfg,
-        init=jax.jit(make, compiler_options=quick),
+        init=make_init(cfg, optim, mesh),
         step=compiled,
-        nats=jax.jit(nats).lower(state[0], batch).compile(),
+        nats=jax.jit(nats).lower(state.params, batch).compile(),
         memory=int(memory),
     )
 
@@ -173,8 +126,9 @@ def train(
             programs, jax.tree.map(jnp.copy, state), open_batches(start_step=at), key, at, length,
             length, branch,
         )  # fmt: skip
-        scores.append(heldout_loss(programs, tail[0], heldout))
-        if branch.diverged or not np.isfinite(scores[-1]):
+        scores.append(heldout_loss(programs, tail.params, heldout))
+        # The step leaves out an update that is not finite; a run of a study that had one is over.
+        if branch.diverged or int(tail.watch.skipped) or not np.isfinite(scores[-1]):
             branch.diverged = True
             break
     return branch.run(key, scores, time.perf_counter() - clock)
@@ -195,7 +149,9 @@ class _Curves:
         other.diverged = self.diverged
         return other
 
-    def add(self, step: int, metrics: dict[str, Array], cfg: ModelConfig, state: State) -> None:
+    def add(
+        self, step: int, metrics: dict[str, Array], cfg: ModelConfig, state: TrainState
+    ) -> None:
         self.open.append(metrics)
         if step % self.every:
             return
@@ -205,7 +161,7 @@ class _Curves:
         if not np.isfinite([loss, norm]).all():
             self.diverged = True
             return
-        layers = activation_parameters(cfg, state[0])
+        layers = activation_parameters(cfg, state.params)
         numbers = {n: [np.ravel(layer[n]).tolist() for layer in layers] for n in layers[0]}
         self.points.append((step, loss, norm, numbers))
 
@@ -219,14 +175,14 @@ class _Curves:
 
 def _advance(
     programs: Programs,
-    state: State,
+    state: TrainState,
     batches: Iterator[Any],
     key: RunKey,
     start: int,
     end: int,
     length: int | None,
     curves: _Curves,
-) -> State:
+) -> TrainState:
     """Updates start + 1 ... end; stops early where the loss is no number any more."""
     for update in range(start + 1, end + 1):
         if curves.diverged:

@@ -13,8 +13,8 @@ from polycom_jax import compile_ahead as aot
 from polycom_jax._errors import require
 from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.sharding import Rules, make_mesh
-from polycom_jax.training import TrainState, abstract_state, make_train_step
-from polycom_jax.training.step import batch_sharding
+from polycom_jax.training import TrainState, abstract_state, make_model_step
+from polycom_jax.training.batches import batch_sharding
 
 ROLLED = {"xla_tpu_enable_emitter_rolling": "true"}
 """Machine code with loops rolled, which no one will run: it takes two thirds of the time to emit.
@@ -99,6 +99,6 @@ def training_step(config: PretrainConfig, where: Slice) -> Step:
         for name, dtype in dtypes.items()
     }
     with compiling_for("tpu"):
-        step = make_train_step(model, optim, config.run.steps, mesh)
+        step = make_model_step(model, optim, config.run.steps, mesh)
         state = abstract_state(model, optim, mesh)
         return Step(where, mesh, state, step.lower(state, batch))

@@ -22,7 +22,7 @@ from polycom_jax.training import (
     batch_rows,
     evaluate,
     make_eval_step,
-    make_train_step,
+    make_model_step,
     put_batch,
 )
 from polycom_jax.training.loss import Batch
@@ -71,7 +71,7 @@ def compile_step(
     """Compiles the training step ahead of the first one, so that its time is seen."""
     clock = time.perf_counter()
     display.doing("compile")
-    step = make_train_step(config.model, config.optim, config.run.steps, mesh)
+    step = make_model_step(config.model, config.optim, config.run.steps, mesh)
     options = compiler_options(config, display)
     compiled = step.lower(state, batch).compile(compiler_options=options)
     # Where devices of several hosts meet for the first time, collectives wait half a minute alone.

@@ -137,7 +137,7 @@ def next_commands(workdir: Workdir, config: PretrainConfig) -> str:
     longer, optim = 2 * config.run.steps, config.optim
     config_file = shlex.quote(str(workdir.config))
     on, anew = "", shlex.quote(f"{workdir.root}-{longer}")
-    if (optim.decay_steps or config.run.steps) < longer:
+    if optim.schedule != "constant" and (optim.decay_steps or config.run.steps) < longer:
         last = optim.peak_learning_rate * optim.final_learning_rate_fraction
         on = f"  # goes on at the schedule's last learning rate, {last:g}"
     return "\n".join(

@@ -52,9 +52,11 @@ STAYS: Mapping[str, str] = {
     "data.bpe_train_bytes": "what a BPE is trained on",
     "run.seed": "order of the data, and what the parameters began from",
     "optim.peak_learning_rate": "another update",
+    "optim.schedule": "another update",
     "optim.final_learning_rate_fraction": "another update",
     "optim.warmup_steps": "another update",
     "optim.decay_steps": "another update",
+    "optim.decay_fraction": "another update",
     "optim.b1": "another update",
     "optim.b2": "another update",
     "optim.eps": "another update",
@@ -62,6 +64,11 @@ STAYS: Mapping[str, str] = {
     "optim.decay_roles": "another update",
     "optim.clip_norm": "another update",
     "optim.coefficient_multiplier": "another update",
+    "optim.multipliers.matrix": "another update",
+    "optim.multipliers.embedding": "another update",
+    "optim.multipliers.norm": "another update",
+    "optim.multipliers.coefficient": "another update",
+    "optim.multipliers.router": "another update",
 }
 """Another value would make another run of it: refused."""
 

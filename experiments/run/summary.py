@@ -39,9 +39,17 @@ def describe(config: PretrainConfig, corpus: Corpus) -> str:
         f" ({_bytes(corpus, 'heldout')}){part};"
         f" {run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens,"
         f" {run.steps * config.data.batch_size / windows:.3g} epochs,"
-        f" learning rate falling until step {config.optim.decay_steps:,};"
+        f" learning rate {_schedule(config)};"
         f" {jax.device_count()} x {jax.devices()[0].device_kind}"
     )
+
+
+def _schedule(config: PretrainConfig) -> str:
+    optim = config.optim
+    if optim.schedule == "constant":
+        return "constant after the warm-up"
+    shape = "" if optim.schedule == "cosine" else f" ({optim.schedule})"
+    return f"falling until step {optim.decay_steps:,}{shape}"
 
 
 def _bytes(corpus: Corpus, split: str) -> str:
@@ -72,7 +80,7 @@ def schedule_warnings(config: PretrainConfig, *, resuming: bool) -> list[str]:
             f" {steps} steps: the learning rate never gets to its peak"
         )
     horizon = optim.decay_steps or steps
-    if resuming and horizon < steps:
+    if resuming and horizon < steps and optim.schedule != "constant":
         last = optim.peak_learning_rate * optim.final_learning_rate_fraction
         found.append(
             f"warning: the schedule that this run began with ends at step {horizon}: from there to"

@@ -13,9 +13,10 @@ from polycom_jax._errors import require
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, own_mesh
+from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import Batch, batch_nats, count_targets
 from polycom_jax.training.state import model_specs
-from polycom_jax.training.step import OnMesh, batch_sharding
+from polycom_jax.training.step import OnMesh
 
 
 def make_eval_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) -> OnMesh:

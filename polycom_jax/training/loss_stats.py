@@ -34,8 +34,10 @@ class Watch:
     @classmethod
     def start(cls) -> "Watch":
         """Before the first step."""
-        count, number = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
-        return cls(count, count, count, number, number)
+        # An array each: the step donates them, and an array can be donated once.
+        skipped, in_a_row, seen = (jnp.zeros((), jnp.int32) for _ in range(3))
+        mean, variance = (jnp.zeros((), jnp.float32) for _ in range(2))
+        return cls(skipped, in_a_row, seen, mean, variance)
 
     def after(
         self, loss: Float[Array, ""], good: Bool[Array, ""]

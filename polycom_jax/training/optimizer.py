@@ -1,17 +1,49 @@
-"""AdamW with warm-up and cosine; what decays and how fast it learns follow a parameter's role."""
+"""AdamW; what decays, how fast it learns, and whether at all, follow a parameter's role."""
 
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import check_fields
-from polycom_jax.params import Role, Specs
+from polycom_jax.params import Params, ParamSpec, Role, Specs
+from polycom_jax.training.schedules import ScheduleName, warmed_up
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Learning rate of the parameters of each role, in units of the schedule's.
+
+    Parameters with 0 are frozen: they have no gradient, neither decay nor moments, and no part in
+    `grad_norm` and the clip.
+
+    Attributes:
+        matrix: of attention, feed-forward blocks and experts.
+        embedding: token tables, in and out.
+        norm: scales of norms.
+        coefficient: PolyCom coefficients, and what other activations learn.
+        router: of a mixture of experts.
+    """
+
+    matrix: float = 1.0
+    embedding: float = 1.0
+    norm: float = 1.0
+    coefficient: float = 1.0
+    router: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "multipliers.")
+        for name, value in asdict(self).items():
+            require(
+                0 <= value < float("inf"),
+                f"multipliers.{name}={value} must be at least 0 and finite.",
+            )
+        require(any(asdict(self).values()), "multipliers: all are 0, so nothing is trained.")
 
 
 @dataclass(frozen=True)
@@ -20,10 +52,13 @@ class OptimConfig:
 
     Attributes:
         peak_learning_rate: reached at the end of the warm-up.
-        final_learning_rate_fraction: the schedule ends at this share of the peak.
+        schedule: how the rate falls after the warm-up, see `schedules.SHAPES`.
+        final_learning_rate_fraction: the schedule ends at this share of the peak ("constant" stays
+            there).
         warmup_steps: updates over which the rate rises linearly.
         decay_steps: the update at which the rate reaches its end, warm-up included; None: the
             run's last one.
+        decay_fraction: share of `decay_steps` over which "wsd" falls.
         b1: decay of the mean of gradients.
         b2: decay of the mean of squared gradients.
         eps: added to the root of that mean.
@@ -32,13 +67,17 @@ class OptimConfig:
             official code bases, nor norms, as in the dense one.
         clip_norm: gradients of a greater global norm are scaled to it; None: never.
         accumulation_steps: the batch is processed in this many parts; the result is the same.
-        coefficient_multiplier: learning rate of PolyCom coefficients, relative to the others'.
+        coefficient_multiplier: a further factor for PolyCom coefficients. With 0 they stay, and yet
+            keep moments and count in the clip's norm; not so with `multipliers.coefficient`.
+        multipliers: learning rate by role; 0 freezes.
     """
 
     peak_learning_rate: float = 3e-4
+    schedule: ScheduleName = "cosine"
     final_learning_rate_fraction: float = 0.1
     warmup_steps: int = 0
     decay_steps: int | None = None
+    decay_fraction: float = 0.2
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -47,6 +86,7 @@ class OptimConfig:
     clip_norm: float | None = 1.0
     accumulation_steps: int = 1
     coefficient_multiplier: float = 1.0
+    multipliers: Multipliers = Multipliers()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,6 +105,11 @@ class OptimConfig:
             0 <= fraction <= 1,
             f"final_learning_rate_fraction={fraction} must lie between 0 and 1: "
             "it is a share of peak_learning_rate.",
+        )
+        require(
+            0 < self.decay_fraction <= 1,
+            f"decay_fraction={self.decay_fraction} must be above 0 and at most 1: it is a share of"
+            " decay_steps.",
         )
         require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must be at least 0.")
         require(
@@ -86,15 +131,10 @@ class OptimConfig:
 
 
 def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each update of a run of `steps` updates.
-
-    With t = count + 1 the number of the update (so the first one already moves), w the warm-up and
-    h the horizon (`decay_steps`, or `steps`), the rate in units of the peak is t / w up to t = w,
-    f + (1 - f) (1 + cos(pi (t - w) / (h - w))) / 2 up to t = h, and f from there on. A run shorter
-    than its warm-up never leaves it.
+    """Learning rate of each update of a run of `steps` updates, see `schedules.warmed_up`.
 
     Args:
-        optim: gives peak, f, w and h.
+        optim: gives shape, peak, end, warm-up and horizon (`decay_steps`, or `steps`).
         steps: length of the run.
 
     Returns:
@@ -104,37 +144,87 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
         InputError: `steps` is below 1.
     """
     require(steps >= 1, f"steps={steps} must be at least 1.")
-    warmup, final = optim.warmup_steps, optim.final_learning_rate_fraction
-    horizon = steps if optim.decay_steps is None else optim.decay_steps
-
-    def schedule(count: ArrayLike) -> Float[Array, ""]:
-        update = jnp.asarray(count, jnp.int32) + 1
-        rise = update.astype(jnp.float32) / max(warmup, 1)
-        progress = (update - warmup).astype(jnp.float32) / max(horizon - warmup, 1)
-        fall = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-        share = jnp.where(update <= warmup, rise, final + (1.0 - final) * fall)
-        return optim.peak_learning_rate * share
-
-    return schedule
+    return warmed_up(
+        optim.schedule,
+        peak=optim.peak_learning_rate,
+        final=optim.final_learning_rate_fraction,
+        warmup=optim.warmup_steps,
+        horizon=steps if optim.decay_steps is None else optim.decay_steps,
+        decay_fraction=optim.decay_fraction,
+    )
 
 
-def make_optimizer(optim: OptimConfig, specs: Specs, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    optim: OptimConfig, specs: Specs, steps: int | None
+) -> optax.GradientTransformationExtraArgs:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) behind a clip of the global norm.
 
     Args:
         optim: the numbers.
-        specs: the model's parameters; their roles say what decays and what learns at another rate.
-        steps: length of the run, which the schedule may need.
+        specs: the model's parameters; their roles say what decays, what learns at another rate and
+            what is frozen.
+        steps: length of the run, which the schedule may need. None: there is no schedule, and each
+            update takes its rate as the argument `learning_rate`; the state is the same.
 
     Returns:
-        The transformation. Moments have the parameters' shapes and float32.
+        The transformation. Moments have the parameters' shapes and float32; frozen ones have none.
     """
+    rate = (
+        scale_by_given_rate()
+        if steps is None
+        else optax.scale_by_learning_rate(make_schedule(optim, steps))
+    )
     parts = [
         optax.scale_by_adam(optim.b1, optim.b2, optim.eps, mu_dtype=jnp.float32),
         optax.add_decayed_weights(optim.weight_decay, pm.mask(specs, set(optim.decay_roles))),
-        optax.masked(optax.scale(optim.coefficient_multiplier), pm.mask(specs, {"coefficient"})),
-        optax.scale_by_learning_rate(make_schedule(optim, steps)),
+        _scale_by_role(optim, specs),
+        rate,
     ]
     if optim.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(optim.clip_norm))
-    return optax.chain(*parts)
+    return _without_frozen(optax.chain(*parts), optim, specs)
+
+
+def frozen_roles(optim: OptimConfig) -> frozenset[str]:
+    """The roles whose parameters are not trained."""
+    return frozenset(role for role, factor in asdict(optim.multipliers).items() if factor == 0)
+
+
+def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate` of a rate that each update is given as `learning_rate`."""
+
+    def update(
+        updates: Params, state: Any, params: Params | None = None, **given: Any
+    ) -> tuple[Params, Any]:
+        step_size: Float[Array, ""] = -given["learning_rate"]
+        scaled = jax.tree.map(lambda u: jnp.asarray(step_size, u.dtype) * u, updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    start = optax.scale_by_schedule(lambda count: 1.0).init
+    return optax.GradientTransformationExtraArgs(start, update)
+
+
+def _scale_by_role(optim: OptimConfig, specs: Specs) -> optax.GradientTransformation:
+    factors = asdict(optim.multipliers)
+    factors["coefficient"] *= optim.coefficient_multiplier
+
+    def scaled(update: Any, spec: ParamSpec) -> Any:
+        is_array = not isinstance(update, optax.MaskedNode)
+        return update * factors[spec.role] if is_array and factors[spec.role] != 1 else update
+
+    def by_role(updates: Params, params: Params | None) -> Params:
+        return jax.tree.map(
+            scaled, updates, specs, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode)
+        )
+
+    return optax.stateless(by_role)
+
+
+def _without_frozen(
+    trained: optax.GradientTransformationExtraArgs, optim: OptimConfig, specs: Specs
+) -> optax.GradientTransformationExtraArgs:
+    frozen = frozen_roles(optim)
+    if not frozen:
+        return trained
+    labels = pm.map_specs(lambda spec: "frozen" if spec.role in frozen else "trained", specs)
+    return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)

@@ -29,7 +29,7 @@ class TrainState:
     Attributes:
         step: number of updates done, those that were skipped included, int32.
         params: the model's parameters.
-        opt_state: of `make_optimizer`; moments lie on the mesh as their parameters do.
+        opt_state: of the optimizer; moments lie on the mesh as their parameters do.
         watch: updates that were skipped, and the losses that a spike stands out from.
     """
 
@@ -37,6 +37,14 @@ class TrainState:
     params: Params
     opt_state: PyTree
     watch: Watch
+
+
+def start_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step of `make_train_step`, of any tree of arrays.
+
+    Its arrays are copies, which the step may be given for good: `params` stay the caller's.
+    """
+    return jax.tree.map(jnp.copy, _first(params, optimizer))
 
 
 def split_count(mesh: Mesh, rules: Rules, axis: str) -> int:
@@ -98,14 +106,12 @@ def abstract_state(
     )
 
 
-def make_state(
-    cfg: ModelConfig,
-    optim: OptimConfig,
-    key: Key[Array, ""],
-    mesh: Mesh,
-    rules: Rules | None = None,
-) -> TrainState:
-    """The state before the first step; every array is made where it will lie, never in one place.
+def make_init(
+    cfg: ModelConfig, optim: OptimConfig, mesh: Mesh, rules: Rules | None = None
+) -> Callable[[Key[Array, ""]], TrainState]:
+    """Builds the compiled function from a key to the state before the first step.
+
+    Every array is made where it will lie, never in one place.
 
     Raises:
         InputError: a dimension does not divide over its mesh axis.
@@ -113,11 +119,22 @@ def make_state(
     abstract = abstract_state(cfg, optim, mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     init = partial(_init, model_specs(cfg, mesh, rules), optim)
-    # LLVM spends 80 % of the time to the first step on random bits that are drawn once: 9 s for
-    # twelve parameters on a CPU core, 1.5 s at its first level, with the same bits.
+    # On a CPU, LLVM spends most of the time to the first step on random bits that are drawn once;
+    # at its first level it is much faster, and the bits are the same.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
+    return jax.jit(init, out_shardings=shardings, compiler_options=options)
+
+
+def make_state(
+    cfg: ModelConfig,
+    optim: OptimConfig,
+    key: Key[Array, ""],
+    mesh: Mesh,
+    rules: Rules | None = None,
+) -> TrainState:
+    """The state before the first step, see `make_init`."""
+    return make_init(cfg, optim, mesh, rules)(key)
 
 
 def state_from(
@@ -144,5 +161,8 @@ def _init(specs: Specs, optim: OptimConfig, key: Key[Array, ""]) -> TrainState:
 
 def _begin(specs: Specs, optim: OptimConfig, params: Params) -> TrainState:
     # The run's length sets the schedule, which the initial state does not depend on.
-    optimizer = make_optimizer(optim, specs, steps=1)
+    return _first(params, make_optimizer(optim, specs, steps=1))
+
+
+def _first(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Watch.start())

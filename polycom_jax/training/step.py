@@ -1,26 +1,60 @@
-"""One optimiser update as one compiled function."""
+"""One optimiser update as one compiled function, of any loss and any optax transformation."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.models import ModelConfig
-from polycom_jax.models.moe import of_whole_batch
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, constrain, own_mesh
-from polycom_jax.training.loss import Batch, batch_nats, count_targets
-from polycom_jax.training.optimizer import OptimConfig, make_optimizer, make_schedule
-from polycom_jax.training.state import TrainState, abstract_state, model_specs, split_count
+from polycom_jax.training.batches import near
+from polycom_jax.training.state import TrainState
 
 Tree = TypeVar("Tree")
+
+LossFn = Callable[[Params, Any], Any]
+"""(params, batch) -> loss, or (loss, aux): a scalar mean over the batch's rows, and a tree of
+arrays, by name if it is a mapping."""
+
+OWN_METRICS = frozenset({"grad_norm", "param_norm", "learning_rate", "skipped", "spike"})
+"""What a step reports itself, so no `aux` may be called so."""
+
+
+@dataclass(frozen=True)
+class SummedLoss:
+    """A loss whose parts, one a micro-batch, add up to that of the whole batch.
+
+    Attributes:
+        whole: batch -> what a part needs of all of it, as the number of its targets.
+        part: (params, micro-batch, that) -> (part of what is minimised, parts of the metrics). Of
+            these, `loss` is what is reported, and what has to be finite for the update to be made.
+        finish: (sums of the metrics, number of parts) -> metrics.
+    """
+
+    whole: Callable[[Any], Any]
+    part: Callable[[Params, Any, Any], tuple[Array, dict[str, Any]]]
+    finish: Callable[[dict[str, Any], int], dict[str, Any]] = lambda sums, parts: sums
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step's arguments lie on a mesh.
+
+    Attributes:
+        mesh: in force while the step is traced.
+        state: a `NamedSharding` for each leaf of the `TrainState`.
+        batch: that of every array of the batch; its first dimension is that of rows.
+    """
+
+    mesh: Mesh
+    state: Any
+    batch: NamedSharding
 
 
 @dataclass(frozen=True)
@@ -44,165 +78,86 @@ class OnMesh:
             return self.jitted.lower(*args)
 
 
-def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
-    """How the arrays of a batch lie on the mesh."""
-    return NamedSharding(own_mesh(mesh, rules), rules.partition(("batch", "seq")))
+class Step(Protocol):
+    """A training step: `step(state, batch) -> (state, metrics)`."""
 
+    def __call__(self, *args: Any) -> tuple[TrainState, dict[str, Array]]:
+        """Makes an update."""
+        ...
 
-def batch_rows(batch_size: int, mesh: Mesh, rules: Rules | None = None) -> Int[np.ndarray, "rows"]:
-    """The rows of the global batch that this host's devices hold, ascending.
-
-    Devices follow the network, not the hosts, so the rows need not be consecutive; and where
-    `tensor` reaches beyond a host, others hold them too.
-
-    Raises:
-        InputError: the batch does not divide over the devices.
-    """
-    rules = rules or Rules()
-    require(batch_size >= 1, f"batch_size={batch_size} must be at least 1: a batch has rows.")
-    parts = split_count(mesh, rules, "batch")
-    if batch_size % parts:
-        raise InputError(
-            f"batch_size={batch_size} does not divide over {parts} devices; "
-            f"nearest: {' or '.join(str(n) for n in _near(batch_size, parts))}."
-        )
-    places = batch_sharding(mesh, rules).addressable_devices_indices_map((batch_size, 1))
-    blocks = [(index or (slice(None),))[0] for index in places.values()]
-    return np.unique(np.concatenate([np.arange(batch_size)[block] for block in blocks]))
-
-
-def put_batch(
-    batch: Mapping[str, np.ndarray],
-    mesh: Mesh,
-    rules: Rules | None = None,
-    *,
-    batch_size: int | None = None,
-) -> Batch:
-    """Makes global arrays of this host's rows, those of `batch_rows`.
-
-    Args:
-        batch: name -> rows.
-        mesh: where they go.
-        rules: how they are split there.
-        batch_size: rows of the global batch; None: these are all.
-
-    Raises:
-        InputError: the batch does not divide over the devices, or these are not this host's rows.
-    """
-    rules = rules or Rules()
-    own = len(batch["tokens"])
-    size = own if batch_size is None else batch_size
-    rows = batch_rows(size, mesh, rules)
-    if own != len(rows):
-        raise InputError(
-            f"This host's devices hold {len(rows)} of batch_size={size} rows, and {own} were given;"
-            " give those of batch_rows."
-        )
-    sharding = batch_sharding(mesh, rules)
-
-    def put(local: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...] | None) -> np.ndarray:
-            block, *others = index or (slice(None),)
-            start, stop, _ = block.indices(size)
-            first = int(np.searchsorted(rows, start))
-            return local[(slice(first, first + stop - start), *others)]
-
-        return jax.make_array_from_callback((size, *local.shape[1:]), sharding, part)
-
-    return {name: put(local) for name, local in batch.items()}
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Lowers it for arguments, or `jax.ShapeDtypeStruct` in their place."""
+        ...
 
 
 def make_train_step(
-    cfg: ModelConfig,
-    optim: OptimConfig,
-    steps: int,
-    mesh: Mesh,
-    rules: Rules | None = None,
-) -> OnMesh:
+    loss_fn: LossFn | SummedLoss,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulation_steps: int = 1,
+    schedule: optax.Schedule | None = None,
+    update_args: Sequence[str] = (),
+    layout: Layout | None = None,
+) -> Step:
     """Builds `step(state, batch) -> (state, metrics)`, which donates `state`.
 
-    The loss is sum(-log p) over the batch's unmasked targets / their number, both over all
-    micro-batches and hosts, so neither the mesh nor `accumulation_steps` changes it, but for
-    a mixture's `capacity_factor`, which drops tokens by device and micro-batch. A model's
-    `aux` is reported for the whole batch; its entry `auxiliary_loss`, if any, is added to what is
-    minimised, each micro-batch's by its share of the targets. So the gradient of the load-balance
-    loss, in which the shares of experts are those of a micro-batch, depends on
-    `accumulation_steps`; what is reported does not.
+    Parameters are any tree of arrays (Flax, Equinox's `eqx.partition`, dictionaries); the state
+    before the first step is `start_state(params, optimizer)`. For the models of this library, see
+    `make_model_step`.
 
     Args:
-        cfg: the model.
-        optim: how it is updated.
-        steps: length of the run, for the schedule.
-        mesh: where it runs; a user's own will do, see `sharding.own_mesh`.
-        rules: how it is split there.
+        loss_fn: what is minimised. A plain function's loss and aux are means over rows, so those of
+            micro-batches are averaged; where rows weigh differently, give a `SummedLoss`.
+        optimizer: how parameters are updated.
+        accumulation_steps: the batch is processed in this many parts, one after another.
+        schedule: the rate that the optimizer follows, to be reported as `learning_rate`.
+        update_args: names of further arguments of the step, which go to `optimizer.update`.
+        layout: how state and batch lie on a mesh; None: as they are given.
 
     Returns:
-        A function of a `TrainState` and a batch from `put_batch`, compiled at its first call.
-        Metrics are float32 and scalars, but for vectors in the `aux`: `loss` in nats a token, NaN
-        where there is none; `grad_norm` before clipping and `param_norm`, all of the state that
-        came in; `learning_rate` of this update; `tokens`, the number of targets; `skipped`, 1 where
-        the loss or a gradient was not finite, as by a target outside the vocabulary, or where there
-        was no target: the update then is left out, parameters and optimiser stay as they were;
-        `spike`, 1 where the loss stands far above those before (see `Watch`); the `aux`.
+        A function compiled at its first call. Metrics: `loss`; `grad_norm` before the optimizer and
+        `param_norm`, all of the state that came in; `skipped`, 1 where loss or gradient were not
+        finite: the update then is left out, and parameters and optimizer stay as they were;
+        `spike`, 1 where the loss stands far above those before (see `Watch`); the aux (under `aux`,
+        unless it is a mapping).
 
     Raises:
-        InputError: when it is first called, a batch that does not divide into micro-batches.
+        InputError: accumulation_steps below 1; when it is first called, a loss that is no scalar,
+            an aux named as a metric of the step, or a batch that does not divide.
     """
-    rules = rules or Rules()
-    mesh = own_mesh(mesh, rules)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(cfg, optim, mesh, rules))
-    optimizer = make_optimizer(optim, model_specs(cfg, mesh, rules), steps)
-    schedule = make_schedule(optim, steps)
+    require(
+        callable(loss_fn) or isinstance(loss_fn, SummedLoss),
+        f"make_train_step takes a function of (params, batch), not a {type(loss_fn).__name__}; for"
+        " a ModelConfig there is make_model_step.",
+    )
+    require(accumulation_steps >= 1, f"accumulation_steps={accumulation_steps} must be at least 1.")
+    loss = loss_fn if isinstance(loss_fn, SummedLoss) else _mean(loss_fn, accumulation_steps)
+    gradients = _gradients(loss, accumulation_steps, layout)
+    update_of = optax.with_extra_args_support(optimizer).update
 
-    def objective(params: Params, micro: Batch, count: Array) -> tuple[Array, Any]:
-        nats, aux = batch_nats(cfg, params, micro, rules)
-        loss = nats / count
-        share = count_targets(micro) / count
-        aux = jax.tree.map(lambda value: value * share, aux)
-        return loss + aux.get("auxiliary_loss", 0.0), {"loss": loss, **aux}
-
-    def gradients(params: Params, micro: Batch, count: Array) -> tuple[Params, Any]:
-        grads, metrics = jax.grad(objective, has_aux=True)(params, micro, count)
-        return jax.lax.with_sharding_constraint(grads, shardings.params), metrics
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        tokens = count_targets(batch)
-        count = jnp.maximum(tokens, 1.0)
-        if optim.accumulation_steps == 1:
-            grads, metrics = gradients(state.params, batch, count)
-        else:
-            micro = split_batch(batch, optim.accumulation_steps, mesh, rules)
-            grads, metrics = _sum_over(lambda part: gradients(state.params, part, count), micro)
-            metrics = of_whole_batch(cfg, metrics)
-        metrics.pop("layers", None)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    def step(state: TrainState, batch: Any, *given: Any) -> tuple[TrainState, dict[str, Any]]:
+        grads, metrics = gradients(state.params, batch)
+        extra = dict(zip(update_args, given, strict=True))
+        updates, opt_state = update_of(grads, state.opt_state, state.params, **extra)
         grad_norm = optax.tree.norm(grads)
-        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (tokens > 0)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         watch, spike = state.watch.after(metrics["loss"], good)
         metrics |= {
-            # The mean over no targets is no number, and no perfect model's 0.
-            "loss": jnp.where(tokens > 0, metrics["loss"], jnp.nan),
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
-            # A skipped update is none: the optimiser's own count of them sets the schedule.
-            "learning_rate": schedule(state.step - state.watch.skipped),
-            "tokens": tokens,
             "skipped": 1.0 - good.astype(jnp.float32),
             "spike": spike.astype(jnp.float32),
         }
+        if schedule is not None:
+            # A skipped update is none: the optimiser's own count of them sets the schedule.
+            metrics["learning_rate"] = schedule(state.step - state.watch.skipped)
         # Selected where they are written, inside the update's own fusions.
         old = (state.params, state.opt_state)
         new = (optax.apply_updates(state.params, updates), opt_state)
         params, opt_state = keep_good(good, new, old)
         return TrainState(state.step + 1, params, opt_state, watch), metrics
 
-    jitted = jax.jit(
-        step,
-        in_shardings=(shardings, batch_sharding(mesh, rules)),
-        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-        donate_argnums=0,
-    )
-    return OnMesh(jitted, mesh)
+    return _compiled(step, layout, len(update_args))
 
 
 def keep_good(good: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
@@ -210,32 +165,98 @@ def keep_good(good: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
 
-def split_batch(batch: Batch, parts: int, mesh: Mesh, rules: Rules) -> Batch:
-    """[B, T] -> [parts, B / parts, T], each micro-batch made of rows that lie on every device.
+def _compiled(step: Callable[..., Any], layout: Layout | None, further: int) -> Step:
+    if layout is None:
+        return jax.jit(step, donate_argnums=0)
+    everywhere = NamedSharding(layout.mesh, PartitionSpec())
+    jitted = jax.jit(
+        step,
+        in_shardings=(layout.state, layout.batch, *[everywhere] * further),
+        out_shardings=(layout.state, everywhere),
+        donate_argnums=0,
+    )
+    return OnMesh(jitted, layout.mesh)
+
+
+def _mean(loss_fn: LossFn, parts: int) -> SummedLoss:
+    """A mean over rows as a sum over micro-batches of as many rows each."""
+
+    def part(params: Params, micro: Any, whole: None) -> tuple[Array, dict[str, Any]]:
+        found = loss_fn(params, micro)
+        loss, aux = found if isinstance(found, tuple) else (found, {})
+        require(
+            jnp.shape(loss) == (),
+            f"the loss must be one number, and has the shape {jnp.shape(loss)}; take its mean.",
+        )
+        metrics = {"loss": loss, **(aux if isinstance(aux, Mapping) else {"aux": aux})}
+        taken = OWN_METRICS & metrics.keys()
+        require(
+            not taken,
+            f"the loss's aux has {', '.join(sorted(taken))}, which the step reports itself; give it"
+            " another name.",
+        )
+        return (loss, metrics) if parts == 1 else jax.tree.map(lambda x: x / parts, (loss, metrics))
+
+    return SummedLoss(lambda batch: None, part)
+
+
+def _gradients(
+    loss: SummedLoss, parts: int, layout: Layout | None
+) -> Callable[[Params, Any], tuple[Params, dict[str, Any]]]:
+    """Builds (params, batch) -> (gradients, metrics)."""
+
+    def of_part(params: Params, micro: Any, whole: Any) -> tuple[Params, dict[str, Any]]:
+        grads, metrics = jax.grad(loss.part, has_aux=True)(params, micro, whole)
+        if layout is not None:
+            grads = jax.lax.with_sharding_constraint(grads, layout.state.params)
+        return grads, metrics
+
+    def gradients(params: Params, batch: Any) -> tuple[Params, dict[str, Any]]:
+        whole = loss.whole(batch)
+        if parts == 1:
+            grads, metrics = of_part(params, batch, whole)
+        else:
+            micro = split_batch(batch, parts, None if layout is None else layout.batch)
+            grads, metrics = _sum_over(lambda one: of_part(params, one, whole), micro)
+        return grads, loss.finish(metrics, parts)
+
+    return gradients
+
+
+def split_batch(batch: Any, parts: int, sharding: NamedSharding | None = None) -> Any:
+    """[B, ...] -> [parts, B / parts, ...], each micro-batch made of rows that lie on every device.
 
     Consecutive rows would lie on a few devices only, and would have to travel.
 
     Raises:
         InputError: B is no multiple of parts x devices of the batch.
     """
-    devices = split_count(mesh, rules, "batch")
+    spec = PartitionSpec() if sharding is None else sharding.spec
+    rows_over = spec[0] if len(spec) else None
+    names = (rows_over,) if isinstance(rows_over, str) else rows_over or ()
+    devices = 1 if sharding is None else math.prod(sharding.mesh.shape[name] for name in names)
 
-    def one(x: Shaped[Array, "B T"]) -> Shaped[Array, "M b T"]:
-        rows, length = x.shape
+    def one(x: Shaped[Array, "B ..."]) -> Shaped[Array, "M b ..."]:
+        require(
+            jnp.ndim(x) > 0, "every array of a batch that is split has rows, and one is a number."
+        )
+        rows, *rest = x.shape
         check_parts(rows, parts, devices)
-        x = x.reshape(devices, parts, rows // (devices * parts), length)
-        x = x.swapaxes(0, 1).reshape(parts, rows // parts, length)
-        return constrain(x, rules, None, "batch", "seq")
+        x = x.reshape(devices, parts, rows // (devices * parts), *rest)
+        x = x.swapaxes(0, 1).reshape(parts, rows // parts, *rest)
+        if sharding is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(None, *spec))
 
     return jax.tree.map(one, batch)
 
 
-def _sum_over(f: Callable[[Batch], Any], micro: Batch) -> Any:
+def _sum_over(f: Callable[[Any], Any], micro: Any) -> Any:
     """The sum of `f` over micro-batches, one at a time."""
     first = jax.tree.map(lambda x: x[0], micro)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f, first))
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
+    def add(total: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, f(part)), None
 
     total, _ = jax.lax.scan(add, zeros, micro)
@@ -245,14 +266,8 @@ def _sum_over(f: Callable[[Batch], Any], micro: Batch) -> Any:
 def check_parts(batch_size: int, parts: int, devices: int) -> None:
     """Raises `InputError` unless a batch divides into `parts` micro-batches over `devices`."""
     if batch_size % (devices * parts):
-        near = " or ".join(str(n) for n in _near(batch_size, devices * parts))
+        sizes = " or ".join(str(n) for n in near(batch_size, devices * parts))
         raise InputError(
             f"batch_size={batch_size} does not divide into accumulation_steps={parts} over"
-            f" {devices} devices; nearest: {near}."
+            f" {devices} devices; nearest: {sizes}."
         )
-
-
-def _near(value: int, multiple: int) -> list[int]:
-    """The positive multiples next to `value`."""
-    low = value // multiple * multiple
-    return [n for n in (low, low + multiple) if n > 0]

@@ -100,7 +100,7 @@ def test_a_report_that_was_cut_short_is_made_again_from_the_folder_alone(
     for path in (workdir / "sample.txt", *(workdir / "plots").iterdir()):
         path.unlink()
     monkeypatch.setattr("experiments.run.corpus.prepare", None)  # a call of it would fail
-    monkeypatch.setattr("experiments.run.compiled.make_train_step", None)
+    monkeypatch.setattr("experiments.run.compiled.make_model_step", None)
     words = ["--config", str(workdir / "config.yaml"), "--workdir", str(workdir)]
     assert pretrain.main(words) == 0
     assert (workdir / "sample.txt").read_bytes() == (whole / "sample.txt").read_bytes()

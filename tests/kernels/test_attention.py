@@ -15,7 +15,7 @@ from polycom_jax.kernels.attention.xla import masked_attention
 from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.table import ActivationOptions
-from polycom_jax.training import OptimConfig, abstract_state, make_train_step
+from polycom_jax.training import OptimConfig, abstract_state, make_model_step
 
 
 def arguments(
@@ -276,7 +276,7 @@ def test_splash_compiles_inside_a_model_split_over_data_and_tensor():
         dtype="bfloat16",
     )
     optim = OptimConfig()
-    step = make_train_step(cfg, optim, 10, mesh)
+    step = make_model_step(cfg, optim, 10, mesh)
     sharding = NamedSharding(mesh, Rules().partition(("batch", "seq")))
     batch = {
         name: jax.ShapeDtypeStruct((4, 256), dtype, sharding=sharding)

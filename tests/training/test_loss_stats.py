@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax.training import OptimConfig, make_state, make_train_step, put_batch, step
+from polycom_jax.training import OptimConfig, make_model_step, make_state, put_batch, step
 from polycom_jax.training.loss_stats import HORIZON, SETTLED, SPIKE_DEVIATIONS, Watch
 
 OPTIM = OptimConfig(peak_learning_rate=1e-2, warmup_steps=4)
@@ -68,7 +68,7 @@ def test_a_step_without_a_finite_loss_or_gradient_changes_nothing(
 
     monkeypatch.setattr(step, "batch_nats", broken)
     mesh = meshes["data 2, fsdp 2, tensor 2"]
-    update = make_train_step(model(), OPTIM, 10, mesh)
+    update = make_model_step(model(), OPTIM, 10, mesh)
     batch = make_batch()
     batch["tokens"][0, 0] = 1
     bad = batch | {"tokens": batch["tokens"].copy()}

@@ -6,7 +6,7 @@ import pytest
 
 from polycom_jax.models import preset
 from polycom_jax.sharding import make_mesh
-from polycom_jax.training import OptimConfig, abstract_state, make_train_step
+from polycom_jax.training import OptimConfig, abstract_state, make_model_step
 
 
 def test_a_split_step_compiles_without_full_copies(capfd: pytest.CaptureFixture[str]):
@@ -18,5 +18,5 @@ def test_a_split_step_compiles_without_full_copies(capfd: pytest.CaptureFixture[
     batch: dict[str, jax.ShapeDtypeStruct] = dict.fromkeys(names, rows)
     batch["mask"] = jax.ShapeDtypeStruct(rows.shape, jnp.bool_)
     state = abstract_state(cfg, optim, mesh)
-    make_train_step(cfg, optim, 10, mesh).lower(state, batch).compile()
+    make_model_step(cfg, optim, 10, mesh).lower(state, batch).compile()
     assert "Involuntary full rematerialization" not in capfd.readouterr().err

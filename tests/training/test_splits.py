@@ -14,7 +14,7 @@ import pytest
 
 from polycom_jax.models import MoEConfig
 from polycom_jax.sharding import MESH_AXES, make_mesh
-from polycom_jax.training import OptimConfig, make_state, make_train_step, put_batch
+from polycom_jax.training import OptimConfig, make_model_step, make_state, put_batch
 
 STEPS = 20
 OPTIM = OptimConfig(peak_learning_rate=2e-3, warmup_steps=5)
@@ -43,7 +43,7 @@ def losses(model, make_batch):
             head_dim=4,
         )
         mesh = make_mesh(devices=jax.devices()[:1]) if sizes is None else make_mesh(*sizes)
-        step = make_train_step(cfg, OPTIM, STEPS, mesh)
+        step = make_model_step(cfg, OPTIM, STEPS, mesh)
         state = make_state(cfg, OPTIM, jax.random.key(3), mesh)
         found = []
         for seed in range(STEPS):

@@ -12,10 +12,11 @@ from polycom_jax.training import (
     OptimConfig,
     abstract_state,
     make_eval_step,
+    make_model_step,
     make_state,
-    make_train_step,
     put_batch,
 )
+from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import cross_entropy
 from polycom_jax.training.step import split_batch
 
@@ -33,7 +34,7 @@ def trained(model, meshes, make_batch):
     def run(activation="poly_norm", mesh="one device", accumulation_steps=1):
         cfg = model(activation=activation)
         optim = replace(OPTIM, accumulation_steps=accumulation_steps)
-        step = make_train_step(cfg, optim, STEPS, meshes[mesh])
+        step = make_model_step(cfg, optim, STEPS, meshes[mesh])
         state = make_state(cfg, optim, jax.random.key(3), meshes[mesh])
         losses, metrics = [], {}
         for seed in range(STEPS):
@@ -69,7 +70,7 @@ def test_a_mesh_of_jax_itself_with_one_axis_trains_and_evaluates(model, make_bat
     state = make_state(cfg, OPTIM, jax.random.key(3), mesh)
     batch = put_batch(make_batch(0), mesh)
     sums = make_eval_step(cfg, mesh)(state.params, batch)
-    _, metrics = make_train_step(cfg, OPTIM, STEPS, mesh)(state, batch)
+    _, metrics = make_model_step(cfg, OPTIM, STEPS, mesh)(state, batch)
     for loss in (metrics["loss"], sums["nats"] / sums["targets"]):
         np.testing.assert_allclose(loss, trained()[0][0], rtol=5e-6)
 
@@ -147,7 +148,7 @@ def test_the_state_is_donated_and_a_batch_can_be_learned(model, meshes, make_bat
 def test_a_batch_without_targets_has_no_loss_and_moves_nothing(model, meshes, make_batch, experts):
     mesh, cfg = meshes["one device"], model(moe=models.MoEConfig(num_experts=experts, top_k=2))
     optim = replace(OPTIM, weight_decay=0.1)
-    step, state = make_train_step(cfg, optim, 4, mesh), None
+    step, state = make_model_step(cfg, optim, 4, mesh), None
     for masked in (False, True):
         state = state or make_state(cfg, optim, jax.random.key(1), mesh)
         before = jax.tree.map(np.array, (state.params, state.opt_state))
@@ -178,7 +179,7 @@ def test_accumulation_changes_nothing_of_what_a_mixture_reports(model, meshes, m
         optim = replace(OPTIM, accumulation_steps=parts)
         mesh = meshes["one device"]
         step, state = (
-            make_train_step(cfg, optim, 4, mesh),
+            make_model_step(cfg, optim, 4, mesh),
             make_state(cfg, optim, jax.random.key(1), mesh),
         )
         metrics = step(state, put_batch(make_batch(), mesh))[1]
@@ -203,7 +204,7 @@ def test_what_a_model_adds_to_its_loss_is_minimised_and_reported(
     monkeypatch.setattr(models, "hidden", hidden)
     cfg, mesh = model(), meshes["one device"]
     optim = OptimConfig(peak_learning_rate=1e-2, accumulation_steps=2)
-    step = make_train_step(cfg, optim, 10, mesh)
+    step = make_model_step(cfg, optim, 10, mesh)
     state, metrics = step(
         make_state(cfg, optim, jax.random.key(0), mesh), put_batch(make_batch(), mesh)
     )
@@ -217,7 +218,7 @@ def test_micro_batches_take_their_rows_from_every_device(meshes):
     mesh = meshes["data 8"]
     batch = put_batch({"tokens": np.arange(32, dtype=np.int32)[:, None]}, mesh)
     with jax.set_mesh(mesh):
-        micro = jax.jit(lambda b: split_batch(b, 2, mesh, Rules()))(batch)["tokens"]
+        micro = jax.jit(lambda b: split_batch(b, 2, batch_sharding(mesh, Rules())))(batch)["tokens"]
     rows = np.asarray(micro)[:, :, 0]
     np.testing.assert_array_equal(np.sort(rows.ravel()), np.arange(32))
     np.testing.assert_array_equal(rows[0], np.arange(32).reshape(8, 2, 2)[:, 0].ravel())
@@ -244,6 +245,6 @@ def test_rows_that_are_not_those_of_this_hosts_devices_are_refused(meshes, make_
 def test_a_batch_too_small_for_its_accumulation_is_refused(model, meshes, make_batch):
     cfg, mesh = model(), meshes["data 8"]
     optim = OptimConfig(accumulation_steps=4)
-    step = make_train_step(cfg, optim, 10, mesh)
+    step = make_model_step(cfg, optim, 10, mesh)
     with pytest.raises(InputError, match=r"accumulation_steps=4 over 8 devices; nearest: 32"):
         step.lower(abstract_state(cfg, optim, mesh), make_batch())

@@ -21,9 +21,10 @@ from polycom_jax.models.sampling import NO_TOKEN, greedy
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, own_mesh
 from polycom_jax.training import batch_rows, put_batch
+from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import Batch
 from polycom_jax.training.state import model_specs
-from polycom_jax.training.step import OnMesh, batch_sharding
+from polycom_jax.training.step import OnMesh
 
 STEPS = 16
 """Tokens written between two looks at whether all rows have ended."""

@@ -22,9 +22,10 @@ from polycom_jax.models.moe import dropless
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, own_mesh
 from polycom_jax.training import batch_rows, put_batch
+from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import Batch, cross_entropy
 from polycom_jax.training.state import model_specs
-from polycom_jax.training.step import OnMesh, batch_sharding
+from polycom_jax.training.step import OnMesh
 
 PLACES = 32
 """Places of a row whose logits exist at a time. Up to so many are scored alone, else all."""

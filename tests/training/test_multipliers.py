@@ -1,0 +1,98 @@
+"""Learning rates by role, and what is frozen."""
+
+from typing import get_args
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from polycom_jax import InputError, get_activation, models
+from polycom_jax import params as pm
+from polycom_jax.interop.swap import swap
+from polycom_jax.params import Role
+from polycom_jax.training import (
+    Multipliers,
+    OptimConfig,
+    make_model_step,
+    make_optimizer,
+    make_state,
+    put_batch,
+    state_from,
+)
+
+ALONE = Multipliers(matrix=0, embedding=0, norm=0, router=0)
+
+
+def test_there_is_a_multiplier_for_every_role():
+    assert tuple(vars(Multipliers())) == get_args(Role)
+
+
+def leaves_by_role(specs, tree):
+    flat = jax.tree.leaves(specs, is_leaf=pm.is_spec)
+    return [(spec.role, leaf) for spec, leaf in zip(flat, jax.tree.leaves(tree), strict=True)]
+
+
+def test_after_a_swap_the_coefficients_alone_are_trained(model, meshes, make_batch):
+    mesh, optim = meshes["one device"], OptimConfig(peak_learning_rate=0.1, multipliers=ALONE)
+    old = model(activation="swiglu")
+    source = make_state(old, OptimConfig(), jax.random.key(0), mesh).params
+    batch = put_batch(make_batch(), mesh)
+    swapped = swap(old, source, [batch], get_activation("poly_norm_glu"))
+    cfg, specs = swapped.cfg, models.specs(swapped.cfg)
+    state = state_from(cfg, optim, jax.tree.map(np.array, swapped.params), mesh)
+    moments = jax.tree.leaves(optax.tree.get(state.opt_state, "mu"))
+    coefficients = sum(spec.size for spec in cfg.row.specs.values()) * cfg.num_layers
+    assert sum(leaf.size for leaf in moments) == coefficients
+    step, losses, before = make_model_step(cfg, optim, 10, mesh), [], state.params
+    before = jax.tree.map(np.array, before)
+    for _ in range(5):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+        assert float(metrics["grad_norm"]) > 0
+    assert losses[-1] < losses[0]
+    for (role, was), (_, now) in zip(
+        leaves_by_role(specs, before), leaves_by_role(specs, state.params), strict=True
+    ):
+        moved = not np.array_equal(was, now)
+        assert moved == (role == "coefficient"), role
+
+
+def test_an_update_is_multiplied_by_role_and_frozen_ones_do_not_decay(model):
+    specs = models.specs(model())
+    ones = pm.map_specs(lambda spec: np.ones(spec.shape, np.float32), specs)
+    usual = {"peak_learning_rate": 1.0, "clip_norm": None, "weight_decay": 0.5}
+    changed = Multipliers(matrix=0.5, embedding=0, coefficient=10)
+
+    def update(**more):
+        optimizer = make_optimizer(OptimConfig(**usual, **more), specs, 10**6)
+        return leaves_by_role(specs, optimizer.update(ones, optimizer.init(ones), ones)[0])
+
+    factors = {"matrix": 0.5, "embedding": 0, "norm": 1, "coefficient": 30}
+    with_both = update(multipliers=changed, coefficient_multiplier=3.0)
+    for (role, plain), (_, scaled) in zip(update(), with_both, strict=True):
+        np.testing.assert_allclose(scaled, factors[role] * plain, rtol=1e-6)
+
+
+def test_a_given_rate_makes_the_update_of_a_schedule_with_the_same_state(model):
+    specs, optim = models.specs(model()), OptimConfig(schedule="constant")
+    ones = pm.map_specs(lambda spec: np.ones(spec.shape, np.float32), specs)
+    scheduled, given = make_optimizer(optim, specs, 10), make_optimizer(optim, specs, None)
+    state = scheduled.init(ones)
+    assert jax.tree.structure(state) == jax.tree.structure(given.init(ones))
+    rate = np.float32(optim.peak_learning_rate)
+    one = scheduled.update(ones, state, ones)
+    other = given.update(ones, state, ones, learning_rate=rate)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"matrix": -1.0}, r"multipliers\.matrix=-1\.0 must be at least 0"),
+        (dict.fromkeys(get_args(Role), 0.0), "nothing is trained"),
+    ],
+)
+def test_multipliers_out_of_range_are_refused_by_name(factors, message):
+    with pytest.raises(InputError, match=message):
+        Multipliers(**factors)
