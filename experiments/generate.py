@@ -4,16 +4,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+from tyro.conf import Positional, arg
+
+from experiments.run.files import try_json, write_json
 from experiments.run.folder import Workdir
 from experiments.run.model_loading import check_finite, load_trained
 from experiments.run.sampling import Sampling, complete
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText
 
-ABOUT = "Continue a prompt with the model of a run."
+LINE = CommandLine("generate", "Continue a prompt with the model of a run.", old={"workdir": "run"})
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,20 @@ class GenerateConfig(Sampling):
     """What to write, with which model.
 
     Attributes:
-        workdir: folder of the run, as given to `experiments.pretrain`.
+        run: folder of the run, as given to `experiments.pretrain`.
         checkpoint: "latest", "best" (lowest held-out loss), or a step.
         prompt: text to continue; may be empty.
         num_samples: how many continuations.
         greedy: always the most probable token, as temperature 0.
+        json: a file for prompt and texts, - for stdout; None: they are printed for people.
     """
 
-    workdir: PathText = "runs/tiny-poly_norm"
+    run: Annotated[PathText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
     prompt: str = "def "
     num_samples: int = 1
     greedy: bool = False
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,11 +48,10 @@ class GenerateConfig(Sampling):
 @program
 def main(argv: Sequence[str]) -> int:
     """Prints the continuations, each with its prompt."""
-    default = GenerateConfig()
-    settings = flags.read_flags(argv, flags.flatten(default), {})
-    config = flags.parse(default, settings, prog="python -m experiments.generate", about=ABOUT)
-    trained = load_trained(Workdir(Path(config.workdir)), config.checkpoint)
-    check_finite(config.workdir, trained.params)
+    config = LINE(GenerateConfig(), argv)
+    try_json(config.json)
+    trained = load_trained(Workdir(Path(config.run)), config.checkpoint)
+    check_finite(config.run, trained.params)
     tokenizer = trained.tokenizer
     length = len(tokenizer.begin) + len(tokenizer.encode(config.prompt)) + config.max_new_tokens
     if length > (limit := trained.config.model.context_length):
@@ -63,7 +68,9 @@ def main(argv: Sequence[str]) -> int:
         count=config.num_samples,
         ends=trained.ends,
     )
-    print(f"\n{'-' * 40}\n".join(texts))
+    write_json(config.json, {"run": config.run, "prompt": config.prompt, "texts": texts})
+    if config.json is None:
+        print(f"\n{'-' * 40}\n".join(texts))
     return 0
 
 

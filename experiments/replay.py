@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.markup import escape
 from rich.table import Table
+from tyro.conf import Positional, arg
 
 from experiments.run.compiled import batch_shape, keep_compiled
+from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.folder import Workdir, data_record
 from experiments.run.model_loading import load_trained
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
@@ -34,7 +36,11 @@ from polycom_jax.training.checksums import leaf_names
 from polycom_jax.training.loss import Batch, batch_nats
 from polycom_jax.training.step import OnMesh
 
-ABOUT = "Repeat the batch of one step: the loss of each row, the gradient of each parameter."
+LINE = CommandLine(
+    "replay",
+    "Repeat the batch of one step: the loss of each row, the gradient of each parameter.",
+    old={"workdir": "run"},
+)
 SHOWN = 60
 """Characters of a row's text."""
 
@@ -44,15 +50,17 @@ class ReplayConfig:
     """Which batch, with which parameters.
 
     Attributes:
+        run: folder of the run, as given to `experiments.pretrain`.
         step: the step whose batch it was.
-        workdir: folder of the run, as given to `experiments.pretrain`.
         checkpoint: "latest", "best" (lowest held-out loss), or a step. Steps that are skipped
             change no parameters, so the latest are those that a step skipped since has met.
+        json: a file for the losses of the rows and the norms of the gradients, - for stdout.
     """
 
+    run: Annotated[PathText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
     step: int = 1
-    workdir: PathText = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,14 +70,13 @@ class ReplayConfig:
 @program
 def main(argv: Sequence[str]) -> int:
     """Prints the rows of the batch, then the parameters whose gradients are no numbers."""
-    default = ReplayConfig()
-    settings = flags.read_flags(argv, flags.flatten(default), {})
-    asked = flags.parse(default, settings, prog="python -m experiments.replay", about=ABOUT)
-    workdir = Workdir(Path(asked.workdir))
+    asked = LINE(ReplayConfig(), argv)
+    try_json(asked.json)
+    workdir = Workdir(Path(asked.run))
     config = workdir.read_config()
     keep_compiled(config)
     mesh = make_mesh(**asdict(config.mesh))
-    with Display() as display:
+    with Display(aside=asked.json == STDOUT) as display:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)
         vocab_size = workdir.record().get("vocab_size_asked", config.model.vocab_size)
         corpus = prepare(config.data, vocab_size=vocab_size, progress=display.busy)
@@ -86,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
         texts = [trained.tokenizer.decode(row[:SHOWN].tolist()) for row in rows["tokens"]]
         print_table(display.console, row_table(nats, rows, texts))
         display.note(gradient_text(slopes))
+        write_json(asked.json, {"step": asked.step, "loss": nats.tolist(), "grad_norm": slopes})
     return 0
 
 

@@ -10,15 +10,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
 
 from experiments.analyze import figures, report
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import common_step, open_model, seed_of
-from experiments.run.files import whole
+from experiments.run.files import STDOUT, hand_over, try_json, whole
 from experiments.run.model_loading import Split
 from experiments.run.provenance import versions
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
@@ -27,10 +29,10 @@ from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data.sources import names_files
 
-ABOUT = (
+LINE = CommandLine(
+    "analyze",
     "Look inside trained models, side by side: ranks and spectra of weights, similarity of layers,"
-    " activations, gradients, learned activation curves. Folders of runs, or Hugging Face folders"
-    " (these with --data), may stand first."
+    " activations, gradients, learned activation curves. Hugging Face folders need --data.",
 )
 
 
@@ -52,9 +54,12 @@ class AnalyzeConfig:
             text, else "text".
         untrained: also measures a random model of each config, for the figures' dashed lines.
         out: folder for report.md, results.json and plots.
+        json: a file for results.json, too; - for stdout.
     """
 
-    runs: tuple[PathText, ...] = ("runs/tiny-poly_norm",)
+    runs: Annotated[tuple[PathText, ...], Positional, arg(metavar="[RUN ...]")] = (
+        "runs/tiny-poly_norm",
+    )
     checkpoint: str = "latest"
     tokens: int = 4096
     data: PathText | None = None
@@ -63,6 +68,7 @@ class AnalyzeConfig:
     text_field: str | None = None
     untrained: bool = True
     out: PathText = "runs/analysis"
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -83,17 +89,12 @@ class AnalyzeConfig:
 @program
 def main(argv: Sequence[str]) -> int:
     """Measures every run, prints tables side by side, writes report, numbers and figures."""
-    words = list(argv)
-    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    default = AnalyzeConfig()
-    settings = flags.read_flags(
-        [*(["--runs"] if first else []), *words], flags.flatten(default), {}
-    )
-    config = flags.parse(default, settings, prog="python -m experiments.analyze", about=ABOUT)
+    config = LINE(AnalyzeConfig(), argv)
+    try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.analyze", *argv])
     out = Path(config.out)
     try_folder("--out", out / "plots")
-    with Display() as display:
+    with Display(aside=config.json == STDOUT) as display:
         measured, folders = {}, names(config.runs)
         for name, folder in folders.items():
             model, batch = open_model(
@@ -116,6 +117,7 @@ def main(argv: Sequence[str]) -> int:
         runs = [folders[name] for name in measured if measured[name]["model"]["step"] is not None]
         mind = report.unlike(measured, common_step(runs))
         write(out, measured, {"command": command, **versions()}, mind, display)
+        hand_over(config.json, out / "results.json")
     return 0
 
 

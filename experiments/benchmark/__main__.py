@@ -16,18 +16,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import KEEPS_FREED_MEMORY
-from experiments.benchmark.options import SUITES, Options
+from experiments.benchmark.options import CHIPS, MODELS, SUITES, Options
+from experiments.benchmark.peers import PEERS
 from experiments.benchmark.report import Report, tables
 from experiments.benchmark.results import Case, Result
-from experiments.terminal import flags
+from experiments.run.files import STDOUT, hand_over, try_json
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table, room
+from polycom_jax.kernels.arg_specs import ARG_SPECS
+from polycom_jax.table import ACTIVATIONS
 
-ABOUT = (
-    "Measure our operations, blocks and training steps beside their peers. Suites may stand first:"
-    " python -m experiments.benchmark ops ffn"
+LINE = CommandLine(
+    "benchmark",
+    "Measure our operations, blocks and training steps beside their peers.",
+    old={"suites": "suites"},
+    lists={
+        "suites": SUITES,
+        "peers": PEERS,
+        "activations": ACTIVATIONS,
+        "shapes": [spec.name for spec in ARG_SPECS],
+        "models": MODELS,
+        "chips": CHIPS,
+    },
 )
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
@@ -35,9 +48,8 @@ PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 @program
 def main(argv: Sequence[str]) -> int:
     """Runs the suites, prints a table a case, writes results.json, results.md and plots."""
-    default = Options()
-    settings = flags.read_flags(with_suites(argv), flags.flatten(default), {})
-    options = flags.parse(default, settings, prog="python -m experiments.benchmark", about=ABOUT)
+    options = LINE(Options(), argv)
+    try_json(options.json)
     # On a GPU, JAX would take three quarters of its memory at once and leave the peers none.
     os.environ.setdefault(PREALLOCATE, "false")
     command = shlex.join(["python", "-m", "experiments.benchmark", *argv])
@@ -47,18 +59,12 @@ def main(argv: Sequence[str]) -> int:
     }
     report = Report(Path(options.out), command, about)
     try_folder("--out", report.plots)
-    with Display() as display:
+    with Display(aside=options.json == STDOUT) as display:
         run(every_case(options), report, display)
         display.note(f"Numbers: {report.numbers}   Tables: {report.tables}   Plots: {report.plots}")
+        hand_over(options.json, report.numbers)
         display.note(f"Next:\n  {next_command(options)}")
     return 0
-
-
-def with_suites(argv: Sequence[str]) -> list[str]:
-    """The leading words that are no flags, as `--suites`."""
-    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    leading = ["--suites", *argv[:first]] if first else []
-    return [*leading, *argv[first:]]
 
 
 def every_case(options: Options) -> list[Case]:

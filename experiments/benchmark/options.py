@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.peers import PEERS
@@ -39,8 +41,7 @@ class Options:
         suites: what to measure, of: ops (a PolyCom activation alone), ffn (the whole feed-forward
             block), attention, loss, train (whole steps), safety (checkpoints, the guard against
             losses that are no numbers), data (the input pipeline), tpu (predicted by compiling for
-            TPUs that are not there), generate (writing text). They may stand first, without the
-            flag.
+            TPUs that are not there), generate (writing text).
         peers: whom to measure beside us, of: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run here is listed with the reason.
@@ -65,9 +66,10 @@ class Options:
             the first step and its peak memory.
         chips: of the suite tpu: v4, v5e, v5p, v6e.
         out: folder for results.json, results.md and plots.
+        json: a file for results.json, too; - for stdout.
     """
 
-    suites: tuple[str, ...] = ("ops",)
+    suites: Annotated[tuple[str, ...], Positional, arg(metavar="[SUITE ...]")] = ("ops",)
     peers: tuple[str, ...] = tuple(PEERS)
     activations: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
@@ -84,6 +86,7 @@ class Options:
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
     out: PathText = "runs/benchmark"
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -1,7 +1,7 @@
 """Compares activations: `python -m experiments.compare --help`.
 
     python -m experiments.compare activations --quick
-    python -m experiments.compare controls --seeds 12 --workdir runs/controls
+    python -m experiments.compare controls --seeds 12 --out runs/controls
 
 One JSON file a finished run: the same command again resumes, and more seeds add to what is there.
 """
@@ -25,6 +25,7 @@ from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.compiled import MIN_COMPILE_S
+from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
 from experiments.run.resuming import BY_FINGERPRINT
@@ -38,7 +39,7 @@ from polycom_jax.data.cache import cache_folder
 from polycom_jax.models import ModelConfig
 
 FREE = frozenset(
-    {"workdir", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
+    {"out", "json", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
     | {"data.lock_timeout_s", *BY_FINGERPRINT}
 )
 """Settings that may change while a folder's runs stay what they are."""
@@ -48,13 +49,15 @@ FREE = frozenset(
 def main(argv: Sequence[str]) -> int:
     """Searches rates, trains all arms on all seeds, times them, and reports."""
     config = from_command(argv)
+    try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     cache = cache_folder(config.data.cache_dir) / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     folder = Workdir(Path(config.folder))
-    with folder.locked(), Display() as display:
+    with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
         Comparing(config, folder.root, command, display).run()
+    hand_over(config.json, folder.root / "results.json")
     return 0
 
 
@@ -242,10 +245,8 @@ class Comparing:
         """More seeds, or another study."""
         if self.config.scale == "quick":
             return f"python -m experiments.compare {self.config.study} --scale cpu"
-        words = shlex.split(self.command)
-        first = next(i for i, word in enumerate([*words[3:], "--"], 3) if word.startswith("--"))
-        changed = {"--seeds": 2 * self.config.seeds, "--workdir": self.root}
-        return shlex.join([*words[:first], *flags.with_flags(words[first:], changed)])
+        changed = {"--seeds": 2 * self.config.seeds, "--workdir": None, "--out": self.root}
+        return shlex.join(flags.replaced(shlex.split(self.command), changed))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from experiments.compare.studies import STUDIES, Study
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.models import ModelConfig
+from polycom_jax.table import ACTIVATIONS
 from polycom_jax.training import OptimConfig
 from polycom_jax.training.recipes import RECIPES, recipe
 
@@ -47,7 +48,7 @@ class CompareConfig:
     """A study at some size.
 
     Attributes:
-        study: what to compare; may stand first, without the flag.
+        study: what to compare.
         arms: those of its arms to take, by name; none: all.
         scale: where all other defaults come from: quick (minutes on two CPU cores, to see the
             program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
@@ -61,12 +62,13 @@ class CompareConfig:
         search_seeds: runs for each of these peaks, with seeds that the results do not use.
         heldout_tokens: how much of the held-out text is read, in windows spread evenly over it;
             none: all.
-        workdir: where runs and results go; none: runs/compare-STUDY-SCALE.
+        out: where runs and results go; none: runs/compare-STUDY-SCALE.
+        json: a file for results.json, too; - for stdout.
     """
 
-    study: Annotated[str, arg(metavar="|".join(STUDIES))]
-    scale: Annotated[str, arg(metavar="quick|cpu|gpu")]
-    model: Annotated[str, arg(metavar="|".join(MODELS))]
+    study: Annotated[str, Positional, arg(metavar="[STUDY]")]
+    scale: Annotated[str, arg(metavar="{quick,cpu,gpu}")]
+    model: Annotated[str, arg(metavar="MODEL")]
     data: DataConfig
     seq_len: int | None
     steps: int
@@ -75,7 +77,8 @@ class CompareConfig:
     search_seeds: int
     heldout_tokens: int | None
     arms: tuple[str, ...] = ()
-    workdir: PathText | None = None
+    out: PathText | None = None
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -129,7 +132,7 @@ class CompareConfig:
     @property
     def folder(self) -> str:
         """Where runs and results go."""
-        return self.workdir or f"runs/compare-{self.study}-{self.scale}"
+        return self.out or f"runs/compare-{self.study}-{self.scale}"
 
 
 _STUDY = next(iter(STUDIES))
@@ -176,14 +179,17 @@ SCALES: Mapping[str, CompareConfig] = {
     ),
 }
 
-ALIASES: Mapping[str, str] = {"data": "data.source", "batch_size": "data.batch_size"}
-
-ABOUT = (
+LINE = CommandLine(
+    "compare",
     "Compare activations at equal data order, initial values, parameters and compute; the same"
-    " command again resumes. A study may stand first:\n"
-    + "\n".join(f"  {name:<14}{study.question}" for name, study in STUDIES.items())
-    + "\n--quick is --scale quick. Short names:\n"
-    + "\n".join(f"  {flags.flag_name(a):<14}{flags.flag_name(b)}" for a, b in ALIASES.items())
+    " command again resumes. --quick is --scale quick.",
+    short={"data": "data.source", "batch_size": "data.batch_size"},
+    old={"workdir": "out", "study": "study"},
+    lists={
+        "studies": [f"\n  {name:<14}{study.question}" for name, study in STUDIES.items()],
+        "models": MODELS,
+        "activations": ACTIVATIONS,
+    },
 )
 
 
@@ -192,14 +198,12 @@ def from_command(argv: Sequence[str]) -> CompareConfig:
 
     Raises:
         InputError: an unknown study, scale, flag or model, or a value that is refused.
-        SystemExit: after `--help`.
+        SystemExit: after `--help` or `--list`.
     """
     words = ["--scale=quick" if word == "--quick" else word for word in argv]
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--study")
-    settings = flags.read_flags(words, flags.flatten(SCALES["cpu"]), ALIASES)
+    settings = LINE.read(SCALES["cpu"], words)
     chosen = [word for setting in settings if setting.name == "scale" for word in setting.words]
     scale = chosen[-1] if chosen else "cpu"
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    return flags.parse(SCALES[scale], settings, prog="python -m experiments.compare", about=ABOUT)
+    return LINE.parse(SCALES[scale], settings)

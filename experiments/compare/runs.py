@@ -121,6 +121,6 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if changed:
         raise InputError(
             f"{path.parent} holds runs with other settings ({'; '.join(changed)}); repeat the"
-            " command that made them, or give another --workdir. Only arms, seeds, learning"
+            " command that made them, or give another --out. Only arms, seeds, learning"
             " rates and search seeds may change."
         )

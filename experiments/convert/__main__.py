@@ -1,9 +1,8 @@
 """Moves weights between runs and Hugging Face folders: `python -m experiments.convert --help`.
 
-    python -m experiments.convert --source runs/tiny-poly_norm --target exported
-    python -m experiments.convert --source llama --workdir runs/llama --data text.txt
-    python -m experiments.convert --source llama --workdir runs/swapped --data text.txt \
-        --activation poly_norm
+    python -m experiments.convert runs/tiny-poly_norm --out exported
+    python -m experiments.convert llama --workdir runs/llama --data text.txt
+    python -m experiments.convert llama --workdir runs/swapped --data a.txt --activation poly_norm
 
 The last one replaces the activation, prints the loss before and after, and leaves a run that
 `experiments.pretrain` goes on with.
@@ -16,26 +15,29 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import cast, get_args
+from typing import Annotated
 
 import numpy as np
 from jax.sharding import Mesh
 from rich.table import Table
+from tyro.conf import Positional, arg
 
+from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.compiled import batch_shape, make_evaluation
-from experiments.run.config import PretrainConfig, from_command
+from experiments.run.config import PretrainConfig, default_config
 from experiments.run.corpus import load_corpus
 from experiments.run.devices import mesh_of
 from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import generation_of, save_tokenizer
 from experiments.run.model_loading import TOKENIZER, Model, check_finite, load_model
 from experiments.run.report import activation_parameters, coefficient_table
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
-from polycom_jax._errors import InputError, require, unknown
+from polycom_jax._errors import InputError, require
+from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface import WeightDtype
@@ -46,22 +48,6 @@ from polycom_jax.params import Params
 from polycom_jax.table import Activation
 from polycom_jax.training import Checkpoints, latest_step, put_batch, state_from
 
-ABOUT = (
-    "Move a model between a run's folder and a Hugging Face folder, or give it another activation."
-    " Its own flags:\n"
-    "  --source FOLDER     of a run, or Hugging Face's (config.json, safetensors)\n"
-    "  --checkpoint WHICH  of a run: latest (default), best, or a step\n"
-    "  --target FOLDER     write a Hugging Face folder there\n"
-    "  --dtype DTYPE       of its matrices: float32 (default), bfloat16, float16\n"
-    "  --workdir FOLDER    write a run there, at step 0, that experiments.pretrain goes on with\n"
-    "  --fit-batches N     batches of training text that new coefficients are fitted on (8)\n"
-    "With --activation another than the source's, coefficients are fitted to the old activation,"
-    " and --data says on which text; in a gated model poly_norm is applied to the gate"
-    " (poly_norm_glu). All other flags are those of experiments.pretrain, for --workdir's run; the"
-    " model's shape is the source's."
-)
-OWN_FLAGS = ("--source", "--checkpoint", "--target", "--dtype", "--fit-batches")
-
 ADJUSTABLE = frozenset(
     {"context_length", "document_mask", "init", "attention", "dtype", "remat", "unroll"}
     | {"loss_chunk"}
@@ -69,40 +55,62 @@ ADJUSTABLE = frozenset(
 """Model fields that flags may change: they are not its shape."""
 
 
+FREE = ("model.activation", *(f"model.{name}" for name in ADJUSTABLE))
+
+LINE = CommandLine(
+    "convert",
+    "Move a model between a run's folder and a Hugging Face folder, or give it another activation:"
+    " with --activation another than the source's, coefficients are fitted to the old activation,"
+    " and --data says on which text; in a gated model poly_norm is applied to the gate"
+    " (poly_norm_glu). The flags behind the program's own are of the run that --workdir writes.",
+    short=ALIASES,
+    old={"source": "source", "target": "out"},
+    refused=frozenset(
+        name
+        for name in flatten(default_config("tiny"))
+        if name.startswith("model.")
+        and name not in FREE
+        and not name.startswith("model.activation_options.")
+    ),
+    why_refused="the source says what the model is; leave it out.",
+    lists=LISTS,
+)
+
+
 @dataclass(frozen=True)
-class Task:
+class ConvertCommand(Command):
     """What to read and what to write.
 
     Attributes:
-        source: folder to read.
-        checkpoint: of a run.
-        target: Hugging Face folder to write; None: none.
-        dtype: of the matrices there.
-        workdir: run to write; None: none.
-        fit_batches: batches to fit coefficients on.
+        source: folder of a run, or Hugging Face's (config.json, safetensors).
+        out: write a Hugging Face folder there.
+        dtype: of its matrices; None: float32.
+        checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
+        fit_batches: batches of training text that new coefficients are fitted on.
     """
 
-    source: Path
-    checkpoint: str
-    target: Path | None
-    dtype: WeightDtype
-    workdir: Workdir | None
-    fit_batches: int
+    source: Annotated[PathText, Positional, arg(metavar="RUN_OR_FOLDER")] = ""
+    out: Annotated[PathText | None, arg(metavar="FOLDER")] = None
+    dtype: WeightDtype | None = None
+    checkpoint: str = "latest"
+    fit_batches: int = 8
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.fit_batches >= 1, f"fit_batches={self.fit_batches} must be at least 1.")
 
 
 @program
 def main(argv: Sequence[str]) -> int:
     """Reads, replaces the activation where that was asked for, and writes."""
-    own, rest = flags.split_flags(argv, OWN_FLAGS, paths=("--source", "--target"))
-    config, given = from_command(
-        rest, prog="python -m experiments.convert", about=ABOUT, own=OWN_FLAGS
-    )
-    task = read_task(own, config, given)
+    command, given = from_command(LINE, ConvertCommand(), argv)
+    workdir = check_command(command, given)
+    config = command.pretrain
     mesh = mesh_of(config)
     with Display() as display:
-        display.busy(f"reading {task.source}")
-        end = config.data.end_of_text
-        model = load_model(task.source, task.checkpoint, mesh=mesh, end_of_text=end)
+        display.busy(f"reading {command.source}")
+        source, end = Path(command.source), config.data.end_of_text
+        model = load_model(source, command.checkpoint, mesh=mesh, end_of_text=end)
         check_finite(model.origin, model.params)
         display.note(
             f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation}"
@@ -110,60 +118,49 @@ def main(argv: Sequence[str]) -> int:
         config, row = plan(config, given, model)
         params = model.params
         if row is not None:
-            params = swapped(task, config, params, row, mesh, display)
+            params = swapped(command.fit_batches, config, params, row, mesh, display)
             config = replace(config, model=with_row(config.model, row))
-        if task.target is not None:
-            export(task.target, config.model, params, model, task.dtype, display)
-        if task.workdir is not None:
-            begin_run(task.workdir, config, given, params, model, mesh, display)
+        if command.out is not None:
+            dtype = command.dtype or "float32"
+            export(Path(command.out), config.model, params, model, dtype, display)
+        if workdir is not None:
+            begin_run(workdir, config, given, params, model, mesh, display)
     return 0
 
 
-def read_task(own: dict[str, str], config: PretrainConfig, given: frozenset[str]) -> Task:
-    """The program's own flags.
+def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | None:
+    """The run to write, if any.
 
     Raises:
-        InputError: a flag that is missing or no use, or a folder that is taken.
+        InputError: a word that is missing or no use, or a folder that is taken.
     """
-    require("--source" in own, "--source is missing: the folder of a run, or a Hugging Face one.")
-    workdir = Workdir(Path(str(config.workdir))) if "workdir" in given else None
     require(
-        "--target" in own or workdir is not None,
-        "Nothing to write: give --target for a Hugging Face folder, --workdir for a run.",
+        command.source != "",
+        "RUN_OR_FOLDER is missing: the folder of a run, or a Hugging Face one.",
     )
-    dtype = own.get("--dtype", "float32")
-    if dtype not in get_args(WeightDtype):
-        raise unknown("--dtype", dtype, get_args(WeightDtype))
-    require("--dtype" not in own or "--target" in own, "--dtype is of --target's weights.")
-    batches = own.get("--fit-batches", "8")
+    workdir = Workdir(Path(str(command.pretrain.workdir))) if "workdir" in given else None
     require(
-        batches.isdecimal() and int(batches) >= 1,
-        f"--fit-batches {batches} must be a whole number, at least 1.",
+        command.out is not None or workdir is not None,
+        "Nothing to write: give --out for a Hugging Face folder, --workdir for a run.",
     )
-    if "--target" in own:
-        target = Path(own["--target"])
+    require(command.dtype is None or command.out is not None, "--dtype is of --out's weights.")
+    if command.out is not None:
+        target = Path(command.out)
         check_empty(target)
         taken = [name for name in ("config.yaml", TOKENIZER) if (target / name).exists()]
         require(
             not taken,
-            f"--target {target} holds {' and '.join(taken)} already, as a run's folder does; give"
+            f"--out {target} holds {' and '.join(taken)} already, as a run's folder does; give"
             " another folder.",
         )
-        try_folder("--target", target)
+        try_folder("--out", target)
     if workdir is not None:
         try_folder("--workdir", workdir.root)
         require(
             latest_step(workdir.checkpoints) is None and not workdir.config.exists(),
             f"{workdir.root} holds a run already; give another --workdir.",
         )
-    return Task(
-        Path(own["--source"]),
-        own.get("--checkpoint", "latest"),
-        Path(own["--target"]) if "--target" in own else None,
-        cast(WeightDtype, dtype),
-        workdir,
-        int(batches),
-    )
+    return workdir
 
 
 def plan(
@@ -177,12 +174,6 @@ def plan(
     asked = config.model
     fields = {name.removeprefix("model.") for name in given if name.startswith("model.")}
     fields = {name.partition(".")[0] for name in fields}
-    shape = fields - ADJUSTABLE - {"activation", "activation_options"}
-    require(
-        not shape,
-        f"{', '.join(sorted(f'model.{name}' for name in shape))}: the source says what the model"
-        " is; leave it out.",
-    )
     row = None
     if "activation" in fields and asked.activation != model.cfg.activation:
         row = replacement(model.cfg, asked.activation, asked.activation_options)
@@ -211,7 +202,7 @@ def with_row(cfg: ModelConfig, row: Activation) -> ModelConfig:
 
 
 def swapped(
-    task: Task,
+    fit_batches: int,
     config: PretrainConfig,
     params: Params,
     row: Activation,
@@ -222,8 +213,8 @@ def swapped(
     corpus = prepare(config.data, vocab_size=config.model.vocab_size, progress=display.busy)
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     batches = train_batches(corpus.train, **batch_shape(config, mesh), seed=config.run.seed)
-    display.busy(f"fitting {row.name} on {task.fit_batches} batches of {config.data.source}")
-    found = swap(config.model, params, map(put, islice(batches, task.fit_batches)), row)
+    display.busy(f"fitting {row.name} on {fit_batches} batches of {config.data.source}")
+    found = swap(config.model, params, map(put, islice(batches, fit_batches)), row)
     print_table(display.console, fit_table(found.cfg, found.params, found.explained))
     for when, cfg, values in (
         ("before", config.model, params),
@@ -275,7 +266,7 @@ def export(
     display.note(
         f"Hugging Face folder: {folder}\nNext:\n"
         f"  AutoModelForCausalLM.from_pretrained({folder!r}, trust_remote_code=True)\n"
-        f"  python -m experiments.evaluate --workdir {shlex.quote(folder)}"
+        f"  python -m experiments.evaluate {shlex.quote(folder)}"
     )
 
 
@@ -301,11 +292,10 @@ def begin_run(
         workdir.write_config(config, record)
         with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
             checkpoints.save(0, state_from(config.model, config.optim, params, mesh))
-    root, file = shlex.quote(str(workdir.root)), shlex.quote(str(workdir.config))
+    root = shlex.quote(str(workdir.root))
     display.note(
         f"Run at step 0: {workdir.root}\nNext:\n"
-        f"  python -m experiments.generate --workdir {root}\n"
-        f"  python -m experiments.pretrain --config {file} --workdir {root}"
+        f"  python -m experiments.generate {root}\n  python -m experiments.pretrain {root}"
     )
 
 

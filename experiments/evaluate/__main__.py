@@ -1,6 +1,5 @@
 """Measures a model on texts and tasks: `python -m experiments.evaluate --help`."""
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from experiments.evaluate import downstream
-from experiments.run.files import write_text
+from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.model_loading import (
     Model,
     Split,
@@ -23,11 +22,10 @@ from experiments.run.model_loading import (
     load_model,
     read_text,
 )
-from experiments.terminal import flags
-from experiments.terminal.paths import try_file
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
-from experiments.terminal.tables import finite, print_section, print_table
+from experiments.terminal.tables import print_section, print_table
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import (
@@ -42,9 +40,12 @@ from polycom_jax.data.sources import names_files
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
 
-ABOUT = (
+LINE = CommandLine(
+    "evaluate",
     "Measure a run's or a Hugging Face model's loss on any number of texts, and what it reaches in"
-    " tasks of lm-evaluation-harness (extra `eval`)."
+    " tasks of lm-evaluation-harness (extra `eval`).",
+    old={"workdir": "runs"},
+    lists={"sets of tasks": downstream.TASK_SETS},
 )
 
 Windows = Literal["packed", "sliding"]
@@ -55,11 +56,11 @@ LEAST = {"seq_len": 1, "stride": 1, "batch_size": 1, "limit": 1, "num_fewshot": 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Which model, on which text, and how.
+    """Which models, on which text, and how.
 
     Attributes:
-        workdir: folder of a run, or a Hugging Face folder.
-        checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
+        runs: folders of runs, or Hugging Face folders.
+        checkpoint: of runs: "latest", "best" (lowest held-out loss), or a step.
         data: texts, as in `experiments.pretrain --data`; any number of them. None named: stdlib,
             unless tasks are.
         tasks: of lm-evaluation-harness: its names of tasks and groups, the sets paper-dense and
@@ -80,10 +81,12 @@ class EvaluateConfig:
             tokenizer.json says.
         text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
             text, else "text".
-        json: a file for the numbers; None: they are printed alone.
+        json: a file for the numbers, - for stdout; those of several runs are a list.
     """
 
-    workdir: PathText = "runs/tiny-poly_norm"
+    runs: Annotated[tuple[PathText, ...], Positional, arg(metavar="[RUN ...]")] = (
+        "runs/tiny-poly_norm",
+    )
     checkpoint: str = "latest"
     data: Annotated[tuple[PathText, ...], arg(metavar="TEXT [TEXT ...]")] = ()
     tasks: Annotated[tuple[PathText, ...], arg(metavar="TASK [TASK ...]")] = ()
@@ -101,6 +104,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(bool(self.runs), "Name one or more folders of runs, as runs/tiny-poly_norm.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             require(value is None or value >= least, f"{name}={value} must be at least {least}.")
@@ -116,35 +120,33 @@ class EvaluateConfig:
 @program
 def main(argv: Sequence[str]) -> int:
     """Prints one row a text and a number of a task, and writes them where a file is named."""
-    default = EvaluateConfig()
-    settings = flags.read_flags(argv, flags.flatten(default), {})
-    config = flags.parse(default, settings, prog="python -m experiments.evaluate", about=ABOUT)
-    if config.json is not None:
-        try_file("--json", Path(config.json))
+    config = LINE(EvaluateConfig(), argv)
+    try_json(config.json)
     mesh = make_mesh()
-    with Display() as display:
-        display.busy(f"reading {config.workdir}")
-        where, end = Path(config.workdir), config.end_of_text
-        model = load_model(where, config.checkpoint, mesh=mesh, end_of_text=end)
-        check_finite(model.origin, model.params)
-        display.note(f"{model.origin}: {model.cfg.activation}")
-        found: dict[str, Any] = {"config": asdict(config)}
-        texts = config.data if config.data or config.tasks else ("stdlib",)
-        if texts:
-            measure = Measure(config, model, mesh, display)
-            rows = [measure(source) for source in texts]
-            found |= {"seq_len": measure.seq_len, "stride": measure.stride, "results": rows}
-            print_table(display.console, table(config, measure, rows))
-        if config.tasks:
-            found["tasks"] = run_tasks(config, model, mesh, display)
-            print_section(display.console, downstream.section(found["tasks"]))
-        if config.json is not None:
-            text = json.dumps(finite(found), indent=1)
-            write_text(Path(config.json), text + "\n")
-            display.note(f"Numbers: {config.json}")
-        folder = shlex.quote(config.workdir)
-        display.note(f"Next:\n  python -m experiments.analyze {folder}")
+    with Display(aside=config.json == STDOUT) as display:
+        found = [measured(run, config, mesh, display) for run in config.runs]
+        write_json(config.json, found if len(found) > 1 else found[0])
+        display.note(f"Next:\n  python -m experiments.analyze {shlex.join(config.runs)}")
     return 0
+
+
+def measured(run: str, config: EvaluateConfig, mesh: Any, display: Display) -> dict[str, Any]:
+    """The numbers of one run, printed as they come."""
+    display.busy(f"reading {run}")
+    model = load_model(Path(run), config.checkpoint, mesh=mesh, end_of_text=config.end_of_text)
+    check_finite(model.origin, model.params)
+    display.note(f"{model.origin}: {model.cfg.activation}")
+    found: dict[str, Any] = {"run": run, "config": asdict(config)}
+    texts = config.data if config.data or config.tasks else ("stdlib",)
+    if texts:
+        measure = Measure(config, model, mesh, display)
+        rows = [measure(source) for source in texts]
+        found |= {"seq_len": measure.seq_len, "stride": measure.stride, "results": rows}
+        print_table(display.console, table(config, measure, rows))
+    if config.tasks:
+        found["tasks"] = run_tasks(config, model, mesh, display)
+        print_section(display.console, downstream.section(found["tasks"]))
+    return found
 
 
 def run_tasks(config: EvaluateConfig, model: Model, mesh: Any, display: Display) -> dict[str, Any]:

@@ -14,16 +14,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
+from tyro.conf import Positional, arg
 
 from experiments.faults.compare import differences
 from experiments.faults.report import Kill, Outcome
 from experiments.faults.run_attempt import RunAttempt, draw, live, phases
-from experiments.run.config import from_command
+from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.environment import facts
+from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.provenance import commit
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine, replaced
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
@@ -31,33 +34,35 @@ from experiments.terminal.tables import print_table
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 
-OWN_FLAGS = ("--kills", "--seed", "--out")
-
-ABOUT = (
+LINE = CommandLine(
+    "faults",
     "Kill a run at random moments, start it again, and compare its bits with those of a run that"
-    " nothing disturbed. Beside the flags of experiments.pretrain (the run's own seed is"
-    " --run.seed):\n"
-    "  --kills N     how often (20)\n"
-    "  --seed K      of the moments (0)\n"
-    "  --out DIR     a new folder, for runs and report (runs/faults)\n"
-    "Exit code 3: something differs."
+    " nothing disturbed. Exit code 3: something differs.",
+    short=ALIASES,
+    lists=LISTS,
+    refused=frozenset({"workdir", "data.cache_dir"}),
+    why_refused="the folders of the runs lie in --out; leave it out.",
 )
 DIFFERS = 3
 
 
 @dataclass(frozen=True)
-class FaultsConfig:
-    """How to torture.
+class FaultsCommand(Command):
+    """How to disturb a run, and which.
 
     Attributes:
-        kills: how often.
-        seed: of the moments.
+        config: YAML file of the run; flags win over it.
+        kills: how often it is killed.
+        seed: of the moments; the run's own is --run.seed.
         out: a new folder for runs and report.
+        json: a file for what faults.json holds, too; - for stdout.
     """
 
+    config: Annotated[PathText | None, Positional, arg(metavar="[CONFIG]")] = None
     kills: int = 20
     seed: int = 0
     out: PathText = "runs/faults"
+    json: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("seed",))
@@ -67,14 +72,9 @@ class FaultsConfig:
 @program
 def main(argv: Sequence[str]) -> int:
     """Tortures, writes faults.json and faults.md; the exit code tells whether all bits agree."""
-    own, rest = flags.split_flags(argv, OWN_FLAGS)
-    config, given = from_command(
-        rest, prog="python -m experiments.faults", about=ABOUT, own=OWN_FLAGS
-    )
-    settings = [flags.Setting(name[2:], (value,)) for name, value in own.items()]
-    options = flags.parse(FaultsConfig(), settings, prog="", about="")
-    taken = {"workdir", "data.cache_dir"} & given
-    require(not taken, f"{', '.join(sorted(taken))}: both lie in --out; leave them out.")
+    options, _ = from_command(LINE, FaultsCommand(), argv)
+    config = options.pretrain
+    try_json(options.json)
     out = Path(options.out)
     try_folder("--out", out)
     require(
@@ -82,10 +82,10 @@ def main(argv: Sequence[str]) -> int:
     )
     command = shlex.join(["python", "-m", "experiments.faults", *argv])
     begun_with = commit()
-    with Display() as display:
+    with Display(aside=options.json == STDOUT) as display:
         # Here arrays are only compared; the devices are the runs'.
         jax.config.update("jax_platforms", "cpu")
-        torture = KillTest(out, rest, config.run.checkpoint_every, options, display)
+        torture = KillTest(out, run_words(argv), config.run.checkpoint_every, options, display)
         torture.run()
         about = {**facts(config.run), "commit": begun_with or "not known"}
         outcome = Outcome(command, about, torture.kills, torture.runs, torture.differences)
@@ -96,9 +96,17 @@ def main(argv: Sequence[str]) -> int:
                 display.note(f"run {run} differs: {text}")
         display.note(outcome.summary())
         display.note(f"Numbers: {out / 'faults.json'}   Table: {out / 'faults.md'}")
-        again = flags.with_flags(argv, {"--seed": options.seed + 1, "--out": f"{options.out}-more"})
+        hand_over(options.json, out / "faults.json")
+        again = replaced(argv, {"--seed": options.seed + 1, "--out": f"{options.out}-more"})
         display.note(f"Next:\n  {shlex.join(['python', '-m', 'experiments.faults', *again])}")
     return 0 if outcome.equal == options.kills else DIFFERS
+
+
+def run_words(argv: Sequence[str]) -> list[str]:
+    """The words of a command line that `experiments.pretrain` takes, too."""
+    settings = LINE.read(FaultsCommand(), argv)
+    own = {"kills", "seed", "out", "json"}
+    return [word for each in settings if each.name not in own for word in each.tokens()]
 
 
 class KillTest:
@@ -109,7 +117,7 @@ class KillTest:
         out: Path,
         words: Sequence[str],
         every: int,
-        options: FaultsConfig,
+        options: FaultsCommand,
         display: Display,
     ) -> None:
         self._out, self._words, self._every = out, words, every

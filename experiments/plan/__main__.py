@@ -6,56 +6,69 @@
 It needs the libtpu wheel (extra `plan`), a CPU and a few minutes.
 """
 
-import json
 import os
 import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, TypeVar
+
+from tyro.conf import Positional, arg
 
 from experiments.plan import outcome, report, search
 from experiments.plan.slices import Slice, find_slice, training_step
-from experiments.run.config import PretrainConfig, from_command
-from experiments.run.files import write_text
-from experiments.terminal import flags
-from experiments.terminal.paths import try_file
+from experiments.run.command import ALIASES, LISTS, Command, from_command
+from experiments.run.config import PretrainConfig
+from experiments.run.files import STDOUT, try_json, write_json
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
 from polycom_jax import compile_ahead as aot
+from polycom_jax._fields import PathText
 from polycom_jax.sharding import make_mesh
 
 T = TypeVar("T")
 
-OWN_FLAGS = ("--topology", "--json")
-
-ABOUT = (
+LINE = CommandLine(
+    "plan",
     "Compile a run's training step for a TPU slice that is not there, and say what it would need"
-    " and take. A config file may stand first. Beside the flags of experiments.pretrain:\n"
-    "  --topology SLICE   another slice than the config's run.tpu_slice, as v5e:4x4\n"
-    "  --search           try XLA options, remat, meshes and batches, one by one: the best few\n"
-    "  --json FILE        write the findings there, too\n"
-    "Exit code 3: it compiles, and something is wrong with it."
+    " and take. Exit code 3: it compiles, and something is wrong with it.",
+    short=ALIASES,
+    lists=LISTS,
 )
 REFUSED = 3
+
+
+@dataclass(frozen=True)
+class PlanCommand(Command):
+    """What to compile, and for what.
+
+    Attributes:
+        config: YAML file of the run; flags win over it.
+        topology: another slice than the run's run.tpu_slice, as v5e:4x4.
+        search: try XLA options, remat, meshes and batches, one by one: the best few.
+        json: a file for the findings, - for stdout.
+    """
+
+    config: Annotated[PathText | None, Positional, arg(metavar="[CONFIG]")] = None
+    topology: str | None = None
+    search: bool = False
+    json: PathText | None = None
 
 
 @program
 def main(argv: Sequence[str]) -> int:
     """Compiles, prints a page, and tells by the exit code whether the plan is good."""
-    searching, argv = "--search" in argv, [word for word in argv if word != "--search"]
-    own, rest = flags.split_flags(argv, OWN_FLAGS, paths=("--json",))
-    config, _ = from_command(rest, prog="python -m experiments.plan", about=ABOUT, own=OWN_FLAGS)
-    if "--json" in own:
-        try_file("--json", Path(own["--json"]))
+    command, _ = from_command(LINE, PlanCommand(), argv)
+    config = command.pretrain
+    try_json(command.json)
     aot.without_tpu()
-    where = find_slice(own.get("--topology", config.run.tpu_slice))
-    with Display() as display:
-        if searching:
+    where = find_slice(command.topology or config.run.tpu_slice)
+    with Display(aside=command.json == STDOUT) as display:
+        if command.search:
             trials = best_few(config, where, argv, display)
             record, good = [asdict(trial) for trial in trials], trials[0].good
         else:
@@ -65,8 +78,7 @@ def main(argv: Sequence[str]) -> int:
             display.note(f"compiled and read in {time.perf_counter() - clock:.0f} s")
             display.console.print(report.text(found), markup=False, highlight=False, soft_wrap=True)
             record, good = asdict(found), not found.problems
-    if "--json" in own:
-        write_text(Path(own["--json"]), json.dumps(record, indent=1) + "\n")
+    write_json(command.json, record)
     return 0 if good else REFUSED
 
 
@@ -95,7 +107,8 @@ def best_few(
     trials = search.search(config, lambda candidate: planned(candidate, where), tell)
     print_section(display.console, search.section(trials))
     if trials[0].outcome is not None:
-        words = ["python", "-m", "experiments.plan", *argv, *trials[0].flags]
+        kept = [word for word in argv if word != "--search"]
+        words = ["python", "-m", "experiments.plan", *kept, *trials[0].flags]
         display.note(f"Next:\n  {shlex.join(words)}")
     return trials
 

@@ -1,24 +1,27 @@
 """Pretrains a transformer: `python -m experiments.pretrain --help`.
 
 Without flags: the preset "tiny" with PolyNorm, on the source text of Python's standard library.
-The same command again resumes a run where its last checkpoint stands.
+The same command again resumes a run where its last checkpoint stands; so does the folder alone:
+`python -m experiments.pretrain runs/tiny-poly_norm`.
 """
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from jax.sharding import Mesh
+from tyro.conf import Positional, arg
 
 from experiments import STARTED
+from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.compiled import batch_shape, compile_step, keep_compiled, make_evaluation
-from experiments.run.config import PretrainConfig, from_command, shared
+from experiments.run.config import PretrainConfig, shared
 from experiments.run.corpus import load_corpus
 from experiments.run.devices import check_fits, mesh_of
 from experiments.run.environment import changed, facts
@@ -30,9 +33,11 @@ from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.run.signals import StopRequest, stop_request
 from experiments.run.step_metrics import Meter
 from experiments.run.summary import describe, held_out_too_much, schedule_warnings, treatment
-from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import Stop, program, tell
 from experiments.terminal.progress import Display
+from polycom_jax._errors import require
+from polycom_jax._fields import PathText
 from polycom_jax.data import Corpus, train_batches
 from polycom_jax.hosts import joined, meet, together
 from polycom_jax.sharding import make_mesh
@@ -46,7 +51,24 @@ from polycom_jax.training import (
     put_batch,
 )
 
-ABOUT = "Pretrain a transformer. The same command again resumes the run; so does --workdir alone."
+LINE = CommandLine(
+    "pretrain",
+    "Pretrain a transformer. The same command again resumes the run; so does its folder alone.",
+    short=ALIASES,
+    lists=LISTS,
+)
+
+
+@dataclass(frozen=True)
+class PretrainCommand(Command):
+    """What to train, or what to go on with.
+
+    Attributes:
+        resume: folder of a run that goes on with its own settings; flags that change no result,
+            as --steps, win over them. Without it, a run begins.
+    """
+
+    resume: Annotated[PathText | None, Positional, arg(metavar="[RUN]")] = None
 
 
 @program
@@ -65,17 +87,30 @@ def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
     """What to run; of a run's folder, with nothing that makes it another run, its own settings.
 
     Raises:
-        InputError: see `from_command`.
+        InputError: see `from_command`; or the folder to go on with holds no run.
     """
-    read = partial(from_command, prog="python -m experiments.pretrain", about=ABOUT)
-    config, given = read(argv)
-    workdir = Workdir(Path(str(config.workdir)))
-    named, _ = flags.split_flags(argv, ("--config",))
-    if named or "workdir" not in given or not goes_on(given) or not workdir.config.is_file():
+    command, given = from_command(LINE, PretrainCommand(), argv)
+    config, rest = command.pretrain, list(argv)
+    workdir = Workdir(Path(command.resume or str(config.workdir)))
+    if command.resume is not None:
+        require(
+            command.config is None and "workdir" not in given,
+            f"{command.resume} is a run that goes on with its own settings: leave out --config and"
+            " --workdir, or the word before them.",
+        )
+        workdir.read_config()  # or says that there is no run
+        rest[0] = f"--workdir={command.resume}"
+    elif (
+        command.config
+        or "workdir" not in given
+        or not goes_on(given)
+        or not workdir.config.is_file()
+    ):
         return config, given
-    if given & {*BY_FINGERPRINT} and latest_step(workdir.checkpoints) is None:
+    elif given & {*BY_FINGERPRINT} and latest_step(workdir.checkpoints) is None:
         return config, given  # with other data it is another run, and there is nothing to lose
-    return read(["--config", str(workdir.config), *argv])
+    command, given = from_command(LINE, PretrainCommand(), ["--config", str(workdir.config), *rest])
+    return command.pretrain, given
 
 
 def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:

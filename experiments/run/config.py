@@ -3,24 +3,19 @@
 Defaults come from the recipe of the model preset; a YAML file replaces some, flags replace more.
 """
 
-import contextlib
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from experiments.run.yaml_file import read_yaml
 from experiments.terminal import flags
-from experiments.terminal.paths import expanded
 from polycom_jax._errors import require
 from polycom_jax._fields import LARGEST, PathText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
-from polycom_jax.training.recipes import RECIPES, recipe
+from polycom_jax.training.recipes import recipe
 
 
 @dataclass(frozen=True)
@@ -146,8 +141,8 @@ class PretrainConfig:
     mesh: MeshConfig
     hosts: HostsConfig
     run: RunConfig
-    preset: Annotated[str, arg(metavar="|".join(RECIPES))]
-    workdir: PathText | None = None
+    preset: Annotated[str, arg(metavar="PRESET")]
+    workdir: Annotated[PathText | None, arg(metavar="DIR")] = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -164,32 +159,6 @@ class PretrainConfig:
             f" batch_size={max(LARGEST // self.model.context_length, 1)}.",
         )
 
-
-ALIASES: Mapping[str, str] = {
-    "model": "preset",
-    "model.preset": "preset",
-    "activation": "model.activation",
-    "seq_len": "model.context_length",
-    "data": "data.source",
-    "batch_size": "data.batch_size",
-    "steps": "run.steps",
-    "seed": "run.seed",
-    "log_every": "run.log_every",
-    "eval_every": "run.eval_every",
-    "checkpoint_every": "run.checkpoint_every",
-}
-"""Short name -> field, the same for flags and YAML keys."""
-
-DEFAULT_PRESET = "tiny"
-
-_SHORT_NAMES = (
-    "--config FILE.yaml sets any of these; flags win over it. Short names:\n"
-    + "\n".join(
-        f"  {flags.flag_name(short):<20} {flags.flag_name(field)}"
-        for short, field in ALIASES.items()
-        if "." not in short
-    )
-)
 
 _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
@@ -224,68 +193,6 @@ def default_config(preset: str, steps: int | None = None) -> PretrainConfig:
         run=RunConfig(steps=chosen.steps),
         preset=preset,
     )
-
-
-def from_command(
-    argv: Sequence[str], *, prog: str, about: str, own: Iterable[str] = ()
-) -> tuple[PretrainConfig, frozenset[str]]:
-    """Reads a command line: the preset's recipe, then the YAML file of `--config`, then flags.
-
-    `own` are flags of the program that were read already; a misspelt one may be meant.
-
-    Returns:
-        The config, and the names of the fields that file or flags set.
-
-    Raises:
-        InputError: an unknown flag or key, a value of the wrong kind, a file that is none.
-        SystemExit: after `--help`.
-    """
-    base = _fields()
-    given = flags.read_flags(argv, {*base, "config"}, ALIASES, own)
-    files = [flag.words for flag in given if flag.name == "config"]
-    words = [word for each in files for word in each]
-    require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
-    given = [flag for flag in given if flag.name != "config"]
-    stored = read_yaml(Path(expanded("--config", words[0])), base, ALIASES) if words else []
-    settings = stored + given
-    default = default_config(_preset(stored, given), _steps(settings))
-    config = flags.parse(default, settings, prog=prog, about=f"{about}\n\n{_SHORT_NAMES}")
-    if config.workdir is None:
-        config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
-    return config, frozenset(setting.name for setting in settings)
-
-
-def _fields() -> dict[str, Any]:
-    return flags.flatten(default_config(DEFAULT_PRESET))
-
-
-def _steps(settings: Sequence[flags.Setting]) -> int | None:
-    """The length of the run, if it is set; a word that is no number is refused when it is read."""
-    words = [word for setting in settings if setting.name == "run.steps" for word in setting.words]
-    with contextlib.suppress(ValueError):
-        return int(words[-1]) if words else None
-    return None
-
-
-def _preset(stored: Sequence[flags.Setting], given: Sequence[flags.Setting]) -> str:
-    """The preset to start from; a file made from one would undo the choice of another."""
-    in_file, in_flags = (
-        [word for setting in settings if setting.name == "preset" for word in setting.words][-1:]
-        for settings in (stored, given)
-    )
-    require(
-        not in_file or not in_flags or in_file == in_flags,
-        f"--model {' '.join(in_flags)} asks for another preset than the file of --config, whose"
-        f" model is made from {' '.join(in_file)!r}: drop the flag, or the model and optim sections"
-        " of the file.",
-    )
-    return [DEFAULT_PRESET, *in_file, *in_flags][-1]
-
-
-def from_file(path: Path) -> PretrainConfig:
-    """The config that a run's own config.yaml holds, with what data and length had filled in."""
-    stored = read_yaml(path, _fields(), ALIASES, whole=True)
-    return flags.parse(default_config(_preset(stored, [])), stored, prog="", about="")
 
 
 def nested(config: PretrainConfig) -> dict[str, Any]:

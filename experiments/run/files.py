@@ -1,11 +1,38 @@
 """Files of a run: each is written whole, or not at all."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from experiments.terminal.paths import naming
+from experiments.terminal.paths import naming, try_file
+from experiments.terminal.tables import finite
+
+STDOUT = "-"
+"""What `--json` takes for stdout; people's text is on stderr then."""
+
+
+def try_json(target: str | None) -> None:
+    """Raises `InputError` unless what `--json` names can be written."""
+    if target not in (None, STDOUT):
+        try_file("--json", Path(target))
+
+
+def write_json(target: str | None, record: Any) -> None:
+    """A program's result, where `--json` names a file, or stdout."""
+    text = json.dumps(finite(record), indent=1) + "\n"
+    if target == STDOUT:
+        print(text, end="")
+    elif target is not None:
+        write_text(Path(target), text)
+
+
+def hand_over(target: str | None, written: Path) -> None:
+    """`write_json` of a result that a program has in its folder of results already."""
+    if target is not None:
+        write_json(target, json.loads(written.read_text(encoding="utf-8")))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from experiments.run import lock
-from experiments.run.config import PretrainConfig, from_file, inherit, nested
+from experiments.run.command import from_file
+from experiments.run.config import PretrainConfig, inherit, nested
 from experiments.run.files import whole
 from experiments.run.resuming import differences
 from experiments.run.yaml_file import RECORD, in_a_line
@@ -77,11 +78,15 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(
-        self, *, active: bool = True, tell: Callable[[str], None] = lambda text: None
+        self,
+        flag: str = "--workdir",
+        *,
+        active: bool = True,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> Iterator[None]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
-        Only the `active` host of a run takes the lock; `tell` takes a line where it has to wait.
+        `flag` named the folder. Only the `active` host of a run takes the lock; `tell` takes a line where it has to wait.
 
         Raises:
             InputError: another run holds it, or the folder cannot be made.
@@ -95,12 +100,12 @@ class Workdir:
             except lock.Held as error:
                 raise InputError(
                     f"Another run is writing to {self.root}: {error}. Wait for it, or give another"
-                    " --workdir."
+                    f" {flag}."
                 ) from error
             except OSError as error:
-                raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
+                raise InputError(f"{flag} {self.root} cannot be written: {error}.") from error
             for folder in (self.checkpoints, self.tensorboard, self.plots):
-                try_folder("--workdir", folder)
+                try_folder(flag, folder)
             yield
 
     def read_config(self) -> PretrainConfig:
@@ -293,7 +298,7 @@ def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> 
         )
         raise InputError(
             f"{workdir.root} holds a run with other settings ({listed}). Resume it with `python -m"
-            f" experiments.pretrain --workdir {workdir.root}`, or begin another --workdir. Steps,"
+            f" experiments.pretrain {workdir.root}`, or begin another --workdir. Steps,"
             " periods, mesh, remat, accumulation and where things lie may change."
         )
     return config

@@ -144,8 +144,8 @@ def next_commands(workdir: Workdir, config: PretrainConfig) -> str:
         [
             f"Plots: {workdir.plots}   Numbers: {workdir.metrics}   Sample: {workdir.sample}",
             "Next:",
-            f"  {python}.generate --workdir {root} --prompt {prompt}",
-            f"  {python}.pretrain --workdir {root} --steps {longer}{on}",
+            f"  {python}.generate {root} --prompt {prompt}",
+            f"  {python}.pretrain {root} --steps {longer}{on}",
             f"  {python}.pretrain --config {config_file} --workdir {anew} --steps {longer}",
             f"  {python}.pretrain --config {config_file} --workdir {rival} --activation {other}",
             f"  tensorboard --logdir {root}/tensorboard",

@@ -50,7 +50,7 @@ class Meter:
         """The end of a hopeless run that has saved `step`."""
         self.flush()
         first = self._read_last - self._in_a_row + 1
-        replay = f"python -m experiments.replay --workdir {shlex.quote(workdir)} --step {first}"
+        replay = f"python -m experiments.replay {shlex.quote(workdir)} --step {first}"
         advice = {
             _NOT_FINITE: "A new --workdir with a lower --optim.peak-learning-rate or a longer"
             " --optim.warmup-steps may hold.",

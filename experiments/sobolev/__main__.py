@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.sobolev.options import (
     QUICK_IMITATE,
     QUICK_RATES,
@@ -27,6 +27,8 @@ from experiments.terminal import flags
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from polycom_jax._errors import unknown
+from polycom_jax.approximation.targets import TARGETS
+from polycom_jax.table import ACTIVATIONS
 
 PROG = "python -m experiments.sobolev"
 
@@ -80,30 +82,34 @@ STUDIES: Mapping[str, Study] = {
 def main(argv: Sequence[str]) -> int:
     """Runs one study: CSV, JSON, plots, a Markdown report, and the next command."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {PROG} STUDY [--quick] [--workdir DIR] [--sobolev.OPTION ...]\n")
+        print(f"usage: {PROG} STUDY [--quick] [--out DIR] [--OPTION ...]\n")
         for name, study in STUDIES.items():
             print(f"  {name:<10}{study.about}")
-        print(f"\n{PROG} STUDY --help lists the options. --quick takes under a minute.")
+        print(
+            f"\n{PROG} STUDY --help lists the options; --list prints studies, targets and"
+            " activations. --quick takes under a minute."
+        )
         return 0 if argv else 2
-    name, *words = argv
+    name, *words = argv if argv[0] != "--list" else ("rates", *argv)
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
-    study, quick = STUDIES[name], "--quick" in words
-    words = [word for word in words if word != "--quick"]
-    default = study.quick if quick else study.default
-    settings = flags.read_flags(words, flags.flatten(default), _aliases(default.sobolev))
-    text = f"{study.about}\n\n--quick starts from options that take under a minute."
-    chosen = flags.parse(default, settings, prog=f"{PROG} {name}", about=text)
-    command = shlex.join(["python", "-m", "experiments.sobolev", *argv])
+    study = STUDIES[name]
+    default = study.quick if "--quick" in words else study.default
+    line = flags.CommandLine(
+        f"sobolev {name}",
+        f"{study.about} --quick starts from options that take under a minute.",
+        short={option: f"sobolev.{option}" for option in flags.flatten(default.sobolev)},
+        old={"workdir": "out"},
+        lists={"studies": STUDIES, "targets": TARGETS, "activations": ACTIVATIONS},
+    )
+    chosen = line(default, [word for word in words if word != "--quick"])
+    try_json(chosen.json)
+    command, out = shlex.join(["python", "-m", "experiments.sobolev", *argv]), Path(chosen.out)
     module = importlib.import_module(study.program)
-    with Display() as display:
-        module.run(chosen.sobolev, Path(chosen.workdir), command, display)
+    with Display(aside=chosen.json == STDOUT) as display:
+        module.run(chosen.sobolev, out, command, display)
+    hand_over(chosen.json, out / f"{name}.json")
     return 0
-
-
-def _aliases(options: Any) -> dict[str, str]:
-    """Every option's short name: `--seeds` for `--sobolev.seeds`."""
-    return {name: f"sobolev.{name}" for name in flags.flatten(options)}
 
 
 if __name__ == "__main__":

@@ -22,11 +22,13 @@ class Command:
 
     Attributes:
         sobolev: the study.
-        workdir: folder for CSV, JSON, report, plots, and what resuming needs.
+        out: folder for CSV, JSON, report, plots, and what resuming needs.
+        json: a file for the study's JSON, too; - for stdout.
     """
 
     sobolev: Options
-    workdir: PathText
+    out: PathText
+    json: PathText | None = None
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def run(options: RatesOptions, workdir: Path, command: str, display: Display) ->
     display.note(f"Report: {store.report}   Rows: {workdir / 'rates.csv'}   Plots: {store.plots}")
     other = "waves" if options.target != "waves" else "runge"
     display.note(
-        f"Next:\n  python -m experiments.sobolev rates --sobolev.target {other}"
-        f" --workdir {workdir}-{other}\n  python -m experiments.sobolev imitate"
+        f"Next:\n  python -m experiments.sobolev rates --target {other}"
+        f" --out {workdir}-{other}\n  python -m experiments.sobolev imitate"
     )
 
 

@@ -52,7 +52,7 @@ class Store:
         path = self.root / f"{self.study}-options.json"
         now = json.loads(json.dumps(asdict(options)))  # tuples as lists
         for folder in (self.plots, self.root / "cells"):
-            try_folder("--workdir", folder)
+            try_folder("--out", folder)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -60,7 +60,7 @@ class Store:
             with whole(path) as file:
                 file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise InputError(f"--workdir {self.root} cannot be written: {error}.") from error
+            raise InputError(f"--out {self.root} cannot be written: {error}.") from error
 
     def cell(self, name: str) -> dict[str, Any] | None:
         """A finished cell, or None."""
@@ -118,7 +118,7 @@ def _check_same(before: Row, now: Row, free: Sequence[str], root: Path) -> None:
     require(
         not changed,
         f"{root} holds a study with other options ({'; '.join(changed)}). Give the command that"
-        " began it, or another --workdir.",
+        " began it, or another --out.",
     )
 
 

@@ -28,7 +28,7 @@ def run(options: TrainOptions, workdir: Path, command: str, display: Display) ->
     title = "Trained networks of equal size"
     fit_report.write(store, options, cells, command, title=title, about=_about(options))
     display.note(f"Report: {store.report}   Runs: {workdir / 'train.csv'}   Plots: {store.plots}")
-    longer = f"--sobolev.steps {4 * options.steps} --workdir {workdir}-long"
+    longer = f"--steps {4 * options.steps} --out {workdir}-long"
     display.note(f"Next:\n  python -m experiments.sobolev train {longer}")
 
 

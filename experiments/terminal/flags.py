@@ -1,21 +1,29 @@
-"""Command lines: tyro flags over a YAML file over defaults, with errors of one line."""
+"""Command lines: tyro's flags over a YAML file over defaults, with errors of one line.
 
-import contextlib
+tyro converts values, checks them and prints the help. Words are grouped before that, because it
+does not tell which fields somebody has set, and a file's settings go between defaults and flags.
+"""
+
 import difflib
-import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
+from tyro import _errors  # its hook for errors is in no public module
+from tyro.conf import Positional, Suppress, arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from experiments.terminal.paths import expanded, path_names
+from experiments.terminal.paths import expanded, is_path
 from polycom_jax._errors import InputError, require
 
 C = TypeVar("C")
 Aliases = Mapping[str, str]
+
+NO_PREFIX: Any = arg(name="")
+"""Marks a section whose flags are named as if they were the program's own."""
 
 CLOSE = 0.75
 """Least similarity of what is misspelled, as difflib measures it."""
@@ -37,36 +45,222 @@ class Setting:
         return [f"{flag}={self.words[0]}"] if len(self.words) == 1 else [flag, *self.words]
 
 
+@dataclass(frozen=True)
+class Leaf:
+    """A field that is no section: the dataclass it is of, its annotation, its value."""
+
+    owner: type
+    hint: Any
+    value: Any
+
+
+def leaves(config: Any, prefix: str = "") -> dict[str, Leaf]:
+    """Dotted name -> field, for every leaf of a tree of dataclasses."""
+    found: dict[str, Leaf] = {}
+    hints = get_type_hints(type(config), include_extras=True)
+    for each in fields(config):
+        name, value, hint = prefix + each.name, getattr(config, each.name), hints[each.name]
+        inner = prefix if _has(hint, NO_PREFIX) else f"{name}."
+        leaf = {name: Leaf(type(config), hint, value)}
+        found |= leaves(value, inner) if is_dataclass(value) else leaf
+    return found
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted field name -> value, for every leaf of a tree of dataclasses."""
+    return {name: leaf.value for name, leaf in leaves(config).items()}
+
+
 def flag_name(name: str) -> str:
     """`optim.clip_norm` -> `--optim.clip-norm`."""
     return "--" + name.replace("_", "-")
 
 
-def read_flags(
-    argv: Sequence[str], known: Iterable[str], aliases: Aliases, own: Iterable[str] = ()
-) -> list[Setting]:
-    """Splits a command line into settings, short names replaced by the fields they stand for.
+def _has(hint: Any, marker: Any) -> bool:
+    return marker in getattr(hint, "__metadata__", ())
 
-    Raises:
-        InputError: an unknown flag (names the nearest), or a word that belongs to none.
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a program takes, beside the fields of its config.
+
+    One of these may be `Positional`: its words stand first, without a flag.
+
+    Attributes:
+        program: as in `python -m experiments.PROGRAM`.
+        about: what it does.
+        short: short name -> field; the help shows both.
+        old: name in an earlier release -> field; the help does not show it.
+        refused: fields that are none of this program's; the help does not show them.
+        why_refused: what to say where one is set.
+        lists: heading -> names; `--list` prints them.
     """
-    known = set(known)
-    settings: list[Setting] = []
-    for word in argv:
-        if word in ("-h", "--help"):
-            settings.append(Setting("help", ()))
-        elif word.startswith("--"):
-            flag, equals, value = word.partition("=")
-            name = flag[2:].replace("-", "_")
-            name = aliases.get(name, name)
-            if name not in known:
-                raise unknown_name("flag", flag, {*map(flag_name, {*known, *aliases}), *own})
-            settings.append(Setting(name, (value,) if equals else ()))
-        else:
-            require(bool(settings), f"{word!r} belongs to no flag; --help lists the flags.")
-            last = settings.pop()
-            settings.append(Setting(last.name, (*last.words, word)))
-    return settings
+
+    program: str = ""
+    about: str = ""
+    short: Aliases = field(default_factory=dict[str, str])
+    old: Aliases = field(default_factory=dict[str, str])
+    refused: frozenset[str] = frozenset()
+    why_refused: str = ""
+    lists: Mapping[str, Iterable[str]] = field(default_factory=dict[str, Iterable[str]])
+
+    def __call__(self, default: C, argv: Sequence[str]) -> C:
+        """The default with the flags of a command line applied; see `read` and `parse`."""
+        return self.parse(default, self.read(default, argv))
+
+    def read(self, default: Any, argv: Sequence[str]) -> list[Setting]:
+        """Groups a command line into settings; a short or old name gives the field it stands for.
+
+        Raises:
+            InputError: an unknown flag (names the nearest), or a word that belongs to none.
+            SystemExit: after printing the names, where `--list` is among the words.
+        """
+        base = leaves(default)
+        if self.lists and "--list" in argv:
+            for heading, names in self.lists.items():
+                print(f"{heading}: {' '.join(names)}")
+            raise SystemExit(0)
+        settings: list[Setting] = []
+        for word in argv:
+            if word in ("-h", "--help"):
+                settings.append(Setting("help", ()))
+            elif word.startswith("--"):
+                flag, equals, value = word.partition("=")
+                settings.append(Setting(self._field(flag, base), (value,) if equals else ()))
+            else:
+                first = None if settings else _positional(base)
+                require(bool(settings or first), f"{word!r} belongs to no flag; --help lists all.")
+                last = settings.pop() if settings else Setting(first or "", ())
+                settings.append(Setting(last.name, (*last.words, word)))
+        return settings
+
+    def _field(self, flag: str, base: Mapping[str, Leaf]) -> str:
+        name = flag[2:].replace("-", "_")
+        if name not in base:
+            name = {**self.short, **self.old}.get(name, name)
+        if name not in base:
+            first = _positional(base)
+            raise unknown_name("flag", flag, map(flag_name, {*base, *self.short} - {first}))
+        return name
+
+    def parse(self, default: C, settings: Sequence[Setting]) -> C:
+        """The default with `settings` applied, later ones winning; tyro converts the values.
+
+        A bool may stand alone for True: `--greedy`. Paths are `expanded`.
+
+        Raises:
+            InputError: a value that its field's type, or the config it belongs to, refuses.
+            SystemExit: after printing the help, where `--help` is among the settings.
+        """
+        base = leaves(default)
+        settings = [_prepared(setting, base.get(setting.name)) for setting in settings]
+        taken = [each.name for each in settings if each.name in self.refused]
+        require(not taken, f"{', '.join(dict.fromkeys(taken))}: {self.why_refused}")
+        first = _positional(base)
+        words = [each.words for each in settings if each.name == first][-1:]
+        tokens = [word for each in settings if each.name != first for word in each.tokens()]
+        listed = ", ".join(self.lists)
+        with _errors.on_parse_error(_refuse):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=[*tokens, "--", *words[0]] if words else tokens,
+                prog=f"python -m experiments.{self.program}",
+                description=self.about + (f" --list prints {listed}." if listed else ""),
+                config=(tyro.conf.FlagConversionOff,),
+                registry=self._registry(base),
+            )
+
+    def _registry(self, base: Mapping[str, Leaf]) -> ConstructorRegistry:
+        """Tells tyro the short names, and what to hide, of classes that do not know of it."""
+        added: dict[type, dict[str, Any]] = {}
+        short = {
+            name: flag_name(alias)
+            for alias, name in self.short.items()
+            if alias not in base and "." not in alias
+        }
+        for name in {*short, *self.refused} & {*base}:
+            marker = Suppress if name in self.refused else arg(aliases=(short[name],))
+            added.setdefault(base[name].owner, {})[name.rpartition(".")[2]] = marker
+        registry, busy = ConstructorRegistry(), set[type]()
+
+        @registry.struct_rule
+        def _(info: StructTypeInfo) -> StructConstructorSpec | None:
+            if info.type not in added or info.type in busy:
+                return None
+            busy.add(info.type)
+            spec: Any = ConstructorRegistry.get_struct_spec(info)  # tyro's own, now
+            busy.discard(info.type)
+            own = added[info.type]
+            marked = [
+                replace(each, type=Annotated[each.type, own[each.name]])
+                if each.name in own
+                else each
+                for each in spec.fields
+            ]
+            return replace(spec, fields=tuple(marked))
+
+        return registry
+
+
+def _positional(base: Mapping[str, Leaf]) -> str | None:
+    return next((name for name, leaf in base.items() if _has(leaf.hint, Positional)), None)
+
+
+def _prepared(setting: Setting, leaf: Leaf | None) -> Setting:
+    """The setting as tyro takes it: one word where it wants one, True spelt out, paths expanded."""
+    if leaf is None:  # --help
+        return setting
+    words, flag = setting.words, flag_name(setting.name)
+    if not words and isinstance(leaf.value, bool):
+        words = ("True",)
+    require(
+        len(words) <= 1 or isinstance(leaf.value, tuple),
+        f"{flag} takes one value, not the {len(words)} words {' '.join(map(repr, words))}; quote a"
+        " value with spaces, and a glob, which the shell would take apart.",
+    )
+    if is_path(leaf.hint):
+        words = tuple(expanded(flag, word) for word in words)
+    if type(leaf.value) is int and words and (number := _as_whole(words[0])) is not None:
+        raise InputError(f"{flag} takes a whole number, not {words[0]!r}; write {number}.")
+    return Setting(setting.name, words)
+
+
+def _as_whole(word: str) -> int | None:
+    """The integer that a number written otherwise (1e3, 1000.0) is; None of any other word."""
+    if not re.fullmatch(r"[-+]?[0-9]+(?=[.eE])(\.[0-9]*)?([eE]\+?[0-9]{1,2})?", word):
+        return None
+    number = Decimal(word)
+    return int(number) if number == int(number) else None
+
+
+def _refuse(event: _errors.ParseErrorEvent) -> None:
+    """tyro's error as one line; what a config refuses names the field itself."""
+    argument = getattr(event, "argument", None)
+    flag = max(argument.lowered.name_or_flags, key=len) if argument else ""
+    match event:
+        case _errors.InstantiationFailure(message=message):
+            raise InputError(f"{flag}: {message}" if flag else message)
+        case _errors.InvalidChoice(value=value, choices=choices):
+            raise InputError(f"{flag}: got {value!r}, expected one of {', '.join(choices)}.")
+        case _errors.BadValue():
+            raise InputError(f"{flag} takes a value.")
+        case _:
+            raise InputError(str(event))
+
+
+def replaced(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """The command line with these flags, each of one value, in place of what it had; None: gone."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if flag not in values:
+            kept.append(word)
+        elif not equals:
+            next(words)
+    given = {flag: str(value) for flag, value in values.items() if value is not None}
+    return [*kept, *(word for pair in given.items() for word in pair)]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -101,122 +295,3 @@ def _abbreviates(short: str, name: str) -> bool:
     if unit in UNITS and short == "_".join(first):
         return True
     return bool(first) and initials.endswith(short)
-
-
-def parse(default: C, settings: Sequence[Setting], *, prog: str, about: str) -> C:
-    """The default with `settings` applied, later ones winning; tyro converts the values.
-
-    A bool may stand alone for True: `--greedy`. Paths are `expanded`.
-
-    Raises:
-        InputError: a value that its field's type, or the config it belongs to, refuses.
-        SystemExit: after printing the help, where `--help` is among the settings.
-    """
-    values, paths = flatten(default), path_names(type(default))
-    settings = [_prepared(setting, values.get(setting.name), paths) for setting in settings]
-    with _one_line_errors():
-        return tyro.cli(
-            type(default),
-            default=default,
-            args=[token for setting in settings for token in setting.tokens()],
-            prog=prog,
-            # tyro joins a line that begins with a letter to the one before it, an entry of a list.
-            description=re.sub(r"(\n  .*)\n(?=\w)", r"\1\n\n", about),
-            config=(tyro.conf.FlagConversionOff,),
-        )
-
-
-def _prepared(setting: Setting, default: Any, paths: frozenset[str]) -> Setting:
-    words, flag = setting.words, flag_name(setting.name)
-    if not words and isinstance(default, bool):
-        words = ("True",)
-    require(
-        len(words) <= 1 or isinstance(default, tuple),
-        f"{flag} takes one value, not the {len(words)} words {' '.join(map(repr, words))}; quote a"
-        " value with spaces, and a glob, which the shell would take apart.",
-    )
-    if setting.name in paths:
-        words = tuple(expanded(flag, word) for word in words)
-    if type(default) is int and words and (number := _as_whole(words[0])) is not None:
-        raise InputError(f"{flag} takes a whole number, not {words[0]!r}; write {number}.")
-    return Setting(setting.name, words)
-
-
-def _as_whole(word: str) -> int | None:
-    """The integer that a number written otherwise (1e3, 1000.0) is; None of any other word."""
-    if not re.fullmatch(r"[-+]?[0-9]+(?=[.eE])(\.[0-9]*)?([eE]\+?[0-9]{1,2})?", word):
-        return None
-    number = Decimal(word)
-    return int(number) if number == int(number) else None
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turns tyro's boxed message and exit into an `InputError` of the message alone."""
-    text = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(text):
-            yield
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise InputError(_boxed(text.getvalue())) from end
-
-
-def _boxed(text: str) -> str:
-    """The message in tyro's box: between frame and rule, or, without a frame, between two rules."""
-    rows = [line.strip("│ ") for line in text.splitlines()]
-    rules = [i for i, row in enumerate(rows) if (row and not row.strip("╭─╮╰╯-")) or row[:1] == "╭"]
-    message = " ".join(rows[rules[0] + 1 : rules[1]]) if len(rules) > 1 else text
-    where, colon, what = message.removeprefix("Error parsing ").partition(": ")
-    # What a config refuses names the field itself; a value of the wrong kind needs the flag.
-    return (
-        what if colon and " " not in where and not where.startswith("--") else where + colon + what
-    )
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted field name -> value, for every leaf of a tree of dataclasses."""
-    leaves: dict[str, Any] = {}
-    for field in fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
-        leaves |= flatten(value, f"{name}.") if is_dataclass(value) else {name: value}
-    return leaves
-
-
-def split_flags(
-    argv: Sequence[str], names: Sequence[str], paths: Sequence[str] = ()
-) -> tuple[dict[str, str], list[str]]:
-    """The flags that are a program's own, and the words for `from_command`.
-
-    A first word that is no flag names a config file.
-
-    Args:
-        argv: the command line.
-        names: of the flags.
-        paths: those of them that take a path, which is `expanded`.
-
-    Raises:
-        InputError: one of them without a value.
-    """
-    words, own = list(argv), {}
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--config")
-    for name in names:
-        words = [part for word in words for part in _split(word, name)]
-        while name in words:
-            at = words.index(name)
-            require(at + 1 < len(words), f"{name} takes a value.")
-            own[name] = expanded(name, words[at + 1]) if name in paths else words[at + 1]
-            del words[at : at + 2]
-    return own, words
-
-
-def _split(word: str, name: str) -> list[str]:
-    return word.split("=", 1) if word.startswith(f"{name}=") else [word]
-
-
-def with_flags(argv: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """The command line with these flags in place of what it had of them."""
-    _, rest = split_flags(argv, tuple(flags))
-    return [*rest, *(word for name, value in flags.items() for word in (name, str(value)))]

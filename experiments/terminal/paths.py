@@ -5,9 +5,8 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_args
 
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PATH
@@ -36,20 +35,9 @@ def expanded(flag: str, word: str) -> str:
     return path
 
 
-def path_names(config: type, prefix: str = "") -> frozenset[str]:
-    """The dotted names of the fields, of a tree of dataclasses, that are declared as paths."""
-    names: set[str] = set()
-    for name, hint in get_type_hints(config, include_extras=True).items():
-        if is_dataclass(hint):
-            names |= path_names(cast("type", hint), f"{prefix}{name}.")
-        elif _is_path(hint):
-            names.add(prefix + name)
-    return frozenset(names)
-
-
-def _is_path(hint: Any) -> bool:
+def is_path(hint: Any) -> bool:
     """Whether the marker of `PathText` is anywhere in an annotation."""
-    return PATH in getattr(hint, "__metadata__", ()) or any(map(_is_path, get_args(hint)))
+    return PATH in getattr(hint, "__metadata__", ()) or any(map(is_path, get_args(hint)))
 
 
 def try_folder(flag: str, folder: Path) -> None:

@@ -34,8 +34,11 @@ class Display:
     `with Display(...) as display:` restores the terminal also when the run fails.
     """
 
-    def __init__(self, console: Console | None = None, *, active: bool = True) -> None:
-        self.console = console or Screen(quiet=not active, highlight=False)
+    def __init__(
+        self, console: Console | None = None, *, active: bool = True, aside: bool = False
+    ) -> None:
+        """`aside`: on stderr, where stdout is for something else."""
+        self.console = console or Screen(quiet=not active, stderr=aside, highlight=False)
         self._last_plain = time.monotonic()
         self._bar: Progress | None = None
         self._status: Status | None = None

@@ -1,0 +1,112 @@
+"""From a command line, or the file of a run, to what a run is."""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from tyro.conf import arg
+
+from experiments.run.config import PretrainConfig, default_config
+from experiments.run.yaml_file import read_yaml
+from experiments.terminal import flags
+from experiments.terminal.flags import CommandLine
+from experiments.terminal.paths import expanded
+from polycom_jax._errors import require
+from polycom_jax._fields import PathText
+from polycom_jax.table import ACTIVATIONS
+from polycom_jax.training.recipes import RECIPES
+
+ALIASES: Mapping[str, str] = {
+    "model": "preset",
+    "model.preset": "preset",
+    "activation": "model.activation",
+    "seq_len": "model.context_length",
+    "data": "data.source",
+    "batch_size": "data.batch_size",
+    "steps": "run.steps",
+    "seed": "run.seed",
+    "log_every": "run.log_every",
+    "eval_every": "run.eval_every",
+    "checkpoint_every": "run.checkpoint_every",
+}
+"""Short name -> field, the same for flags and YAML keys."""
+
+LISTS: Mapping[str, Iterable[str]] = {"presets": RECIPES, "activations": ACTIVATIONS}
+"""What `--list` prints, of every program that takes the flags of a run."""
+
+DEFAULT_PRESET = "tiny"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a program is called with that takes the flags of a run beside its own.
+
+    Attributes:
+        config: YAML file that sets any of the flags of a run; flags win over it.
+        pretrain: the run.
+    """
+
+    config: Annotated[PathText | None, arg(metavar="FILE.yaml")] = None
+    pretrain: Annotated[PretrainConfig, flags.NO_PREFIX] = field(
+        default_factory=lambda: default_config(DEFAULT_PRESET)
+    )
+
+
+C = TypeVar("C", bound=Command)
+
+
+def from_command(line: CommandLine, command: C, argv: Sequence[str]) -> tuple[C, frozenset[str]]:
+    """Reads a command line: the preset's recipe, then the YAML file of `config`, then flags.
+
+    Returns:
+        The command, and the names of the run's fields that file or flags set.
+
+    Raises:
+        InputError: an unknown flag or key, a value of the wrong kind, a file that is none.
+        SystemExit: after `--help` or `--list`.
+    """
+    base = flags.flatten(command.pretrain)
+    given = line.read(command, argv)
+    files = [setting.words for setting in given if setting.name == "config"]
+    words = [word for each in files for word in each]
+    require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
+    stored = read_yaml(Path(expanded("--config", words[0])), base, ALIASES) if words else []
+    settings = stored + given
+    start = default_config(_preset(stored, given), _steps(settings))
+    command = line.parse(replace(command, pretrain=start), settings)
+    config = command.pretrain
+    if config.workdir is None:
+        config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
+    names = frozenset(setting.name for setting in settings) & {*base}
+    return replace(command, pretrain=config), names
+
+
+def _steps(settings: Sequence[flags.Setting]) -> int | None:
+    """The length of the run, if it is set; a word that is no number is refused when it is read."""
+    words = [word for setting in settings if setting.name == "run.steps" for word in setting.words]
+    with contextlib.suppress(ValueError):
+        return int(words[-1]) if words else None
+    return None
+
+
+def _preset(stored: Sequence[flags.Setting], given: Sequence[flags.Setting]) -> str:
+    """The preset to start from; a file made from one would undo the choice of another."""
+    in_file, in_flags = (
+        [word for setting in settings if setting.name == "preset" for word in setting.words][-1:]
+        for settings in (stored, given)
+    )
+    require(
+        not in_file or not in_flags or in_file == in_flags,
+        f"--model {' '.join(in_flags)} asks for another preset than the file of --config, whose"
+        f" model is made from {' '.join(in_file)!r}: drop the flag, or the model and optim sections"
+        " of the file.",
+    )
+    return [DEFAULT_PRESET, *in_file, *in_flags][-1]
+
+
+def from_file(path: Path) -> PretrainConfig:
+    """The config that a run's own config.yaml holds, with what data and length had filled in."""
+    stored = read_yaml(path, flags.flatten(default_config(DEFAULT_PRESET)), ALIASES, whole=True)
+    return CommandLine("pretrain").parse(default_config(_preset(stored, [])), stored)
