@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from polycom_jax.kernels.arg_specs import ARG_SPECS
+
 from experiments import KEEPS_FREED_MEMORY
 from experiments.benchmark.options import CHIPS, MODELS, SUITES, Options
 from experiments.benchmark.peers import PEERS
@@ -26,7 +28,6 @@ from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table, room
-from polycom_jax.kernels.arg_specs import ARG_SPECS
 from polycom_jax.table import ACTIVATIONS
 
 LINE = CommandLine(

@@ -48,7 +48,7 @@ class CompareConfig:
     """A study at some size.
 
     Attributes:
-        study: what to compare.
+        study: what to compare; --list says what each one asks.
         arms: those of its arms to take, by name; none: all.
         scale: where all other defaults come from: quick (minutes on two CPU cores, to see the
             program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
@@ -67,8 +67,8 @@ class CompareConfig:
     """
 
     study: Annotated[str, Positional, arg(metavar="[STUDY]")]
-    scale: Annotated[str, arg(metavar="{quick,cpu,gpu}")]
-    model: Annotated[str, arg(metavar="MODEL")]
+    scale: Annotated[str, arg(metavar="quick|cpu|gpu")]
+    model: Annotated[str, arg(metavar="|".join(MODELS))]
     data: DataConfig
     seq_len: int | None
     steps: int

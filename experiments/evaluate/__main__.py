@@ -122,6 +122,8 @@ def main(argv: Sequence[str]) -> int:
     """Prints one row a text and a number of a task, and writes them where a file is named."""
     config = LINE(EvaluateConfig(), argv)
     try_json(config.json)
+    for run in config.runs:  # one that is not there is told of before hours of work on the others
+        require(Path(run).is_dir(), f"{run!r} is no folder of a run, nor one of Hugging Face.")
     mesh = make_mesh()
     with Display(aside=config.json == STDOUT) as display:
         found = [measured(run, config, mesh, display) for run in config.runs]

@@ -15,7 +15,7 @@ from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
-from polycom_jax.training.recipes import recipe
+from polycom_jax.training.recipes import RECIPES, recipe
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class PretrainConfig:
     mesh: MeshConfig
     hosts: HostsConfig
     run: RunConfig
-    preset: Annotated[str, arg(metavar="PRESET")]
+    preset: Annotated[str, arg(metavar="|".join(RECIPES))]
     workdir: Annotated[PathText | None, arg(metavar="DIR")] = None
 
     def __post_init__(self) -> None:

@@ -86,7 +86,8 @@ class Workdir:
     ) -> Iterator[None]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
-        `flag` named the folder. Only the `active` host of a run takes the lock; `tell` takes a line where it has to wait.
+        `flag` has named the folder. Only the `active` host of a run takes the lock; `tell` takes a
+        line where it has to wait.
 
         Raises:
             InputError: another run holds it, or the folder cannot be made.

@@ -65,7 +65,7 @@ def test_an_imported_model_is_measured_as_the_run_that_it_was(
     whole: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder, text, out = (tmp_path / name for name in ("folder", "text.txt", "analysis"))
-    assert convert.main(["--source", str(whole), "--target", str(folder)]) == 0
+    assert convert.main([str(whole), "--out", str(folder)]) == 0
     assert analyze.main([str(folder)]) == 2
     assert "name one: --data" in capsys.readouterr().err
     # Not the run's own text, of which it would be measured on what its training left out; and no

@@ -26,7 +26,8 @@ from experiments.faults import __main__ as faults
 from experiments.generate import GenerateConfig
 from experiments.plan import __main__ as plan
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.config import ALIASES, default_config
+from experiments.run.command import ALIASES
+from experiments.run.config import default_config
 from experiments.sobolev import __main__ as sobolev
 from experiments.terminal import flags
 
@@ -42,7 +43,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "compare": flags.flatten(SCALES["cpu"]),
     "sobolev": flags.flatten(sobolev.STUDIES["train"].default),
 }
-FIRST = {"sobolev": ("train",), "convert": ("--source", "absent", "--target", "exported")}
+FIRST = {"sobolev": ("train",), "convert": ("absent", "--out", "exported")}
 """Words that a program wants before the others."""
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": pretrain.main,
@@ -223,7 +224,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module, name in (
         *((pretrain, "run"), (plan, "find_slice"), (benchmark, "run"), (convert, "mesh_of")),
         *((evaluate, "make_mesh"), (compare, "Comparing"), (sobolev, "importlib")),
-        (faults, "Torture"),
+        (faults, "KillTest"),
     ):
         monkeypatch.setattr(module, name, reached)
     monkeypatch.chdir(tmp_path)

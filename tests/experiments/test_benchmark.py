@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import peers, rates, shapes
-from experiments.benchmark.__main__ import main, next_command, with_suites
+from experiments.benchmark.__main__ import LINE, main, next_command
 from experiments.benchmark.data import random_store
 from experiments.benchmark.harness import (
     Contestant,
@@ -146,9 +146,10 @@ def test_every_suite_lists_its_cases_without_running_them():
 
 
 def test_suites_may_stand_first():
-    words = ["ops", "ffn", "--rounds", "2"]
-    assert with_suites(words) == ["--suites", "ops", "ffn", "--rounds", "2"]
-    assert with_suites(words[2:]) == words[2:]
+    for words in ("ops ffn --rounds 2", "--suites ops ffn --rounds 2"):
+        options = LINE(Options(), words.split())
+        assert (options.suites, options.rounds) == (("ops", "ffn"), 2)
+    assert LINE(Options(), ["--rounds", "2"]).suites == ("ops",)
 
 
 def test_the_next_command_names_what_is_left():
@@ -216,8 +217,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_help_lists_the_suites(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert "--suites" in shown
-    assert "Suites may stand first" in " ".join(shown.split())
+    assert "[SUITE ...]" in shown
+    assert "safety (checkpoints" in shown
 
 
 def test_a_peer_that_is_not_there_has_a_reason(monkeypatch: pytest.MonkeyPatch):

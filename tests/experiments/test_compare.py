@@ -45,7 +45,7 @@ def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return [
         "moe", "--model", "bytes-0.1m", "--search-seeds", "1", "--data", str(text),
         "--data.document-bytes", "2000", "--seq-len", "16", "--steps", "8", "--seeds", "2",
-        "--heldout-tokens", "64", "--workdir", str(tmp_path / "w"),
+        "--heldout-tokens", "64", "--out", str(tmp_path / "w"),
     ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     out = capsys.readouterr().out
     following = out.split("Next:")[1].split()
     assert following[following.index("--seeds") + 1] == "4"
-    assert following.count("--workdir") == 1
+    assert following.count("--out") == 1
 
     # One file lost: this run alone is made again, and comes out the same; more would be added.
     files = {path: path.read_text() for path in sorted((root / "runs").rglob("*.json"))}
@@ -102,7 +102,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
 
 
 def test_after_a_quick_study_comes_the_real_one():
-    quick = config.from_command(["order", "--quick", "--workdir", "somewhere"])
+    quick = config.from_command(["order", "--quick", "--out", "somewhere"])
     done = SimpleNamespace(config=quick, command="-", root=Path("somewhere"))
     following = compare.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
     assert following == "python -m experiments.compare order --scale cpu"

@@ -55,7 +55,7 @@ def run(folder: Path, settings: Path) -> Path:
     """The folder as a run at step 0."""
     workdir = folder.parent / "run"
     words = ["--config", str(settings_without_model(settings)), "--workdir", str(workdir)]
-    assert convert.main(["--source", str(folder), *words]) == 0
+    assert convert.main([str(folder), *words]) == 0
     return workdir
 
 
@@ -70,7 +70,7 @@ def settings_without_model(settings: Path) -> Path:
 
 def measured(folder: Path, *words: str) -> list[dict]:
     out = folder.parent / "numbers.json"
-    assert evaluate.main(["--workdir", str(folder), "--json", str(out), *words]) == 0
+    assert evaluate.main([str(folder), "--json", str(out), *words]) == 0
     return json.loads(out.read_text())["results"]
 
 
@@ -79,7 +79,7 @@ def little(settings: Path) -> str:
 
 
 def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
-    assert convert.main(["--source", str(run), "--target", str(tmp_path / "again")]) == 0
+    assert convert.main([str(run), "--out", str(tmp_path / "again")]) == 0
     there, middle, back = (load_model(path) for path in (folder, run, tmp_path / "again"))
     assert there.cfg == middle.cfg == back.cfg == MODEL
     for other in (middle, back):
@@ -102,7 +102,7 @@ def test_pytorch_writes_the_same_text(settings, tmp_path, capsys):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     whole, target = str(tmp_path / "run"), str(tmp_path / "exported")
     assert pretrain.main(["--config", str(settings), "--workdir", whole]) == 0
-    assert convert.main(["--source", whole, "--target", target]) == 0
+    assert convert.main([whole, "--out", target]) == 0
     model = transformers.AutoModelForCausalLM.from_pretrained(target, trust_remote_code=True)
     assert model.config.polycom["activation"] == "poly_norm"
     tokenizer = transformers.AutoTokenizer.from_pretrained(target, trust_remote_code=True)
@@ -137,7 +137,7 @@ def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys
 def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
     swapped = run.parent / "swapped"
     words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]
-    words += ["--source", str(run), "--workdir", str(swapped), "--activation", "poly_norm"]
+    words += [str(run), "--workdir", str(swapped), "--activation", "poly_norm"]
     assert convert.main(words) == 0
     cfg = Workdir(swapped).read_config()
     assert cfg.model == replace(MODEL, activation="poly_norm_glu")
@@ -147,7 +147,7 @@ def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
     assert "resumed from the checkpoint of step 0" in capsys.readouterr().out
     last = read_metrics(swapped / "metrics.jsonl")[-1]
     assert last["step"] == 6
-    assert generate.main(["--workdir", str(swapped), "--greedy", "--max-new-tokens", "5"]) == 0
+    assert generate.main([str(swapped), "--greedy", "--max-new-tokens", "5"]) == 0
     # What is evaluated is just what the run held out.
     (found,) = measured(swapped, "--data", little(settings))
     assert found["loss"] == pytest.approx(last["heldout_loss"], rel=1e-6)
@@ -157,7 +157,7 @@ def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
 def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, capsys):
     target = tmp_path / "poly"
     words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]
-    words += ["--source", str(folder), "--target", str(target), "--activation", "poly_norm"]
+    words += [str(folder), "--out", str(target), "--activation", "poly_norm"]
     assert convert.main(words) == 0
     shown = capsys.readouterr().out
     before, after = (
@@ -173,7 +173,7 @@ def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, ca
 def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys):
     text = tmp_path / "short.txt"
     text.write_text("Pack my box with five dozen liquor jugs.\n")
-    assert evaluate.main(["--workdir", str(folder), "--data", str(text)]) == 2
+    assert evaluate.main([str(folder), "--data", str(text)]) == 2
     assert "--split all" in capsys.readouterr().err
     (found,) = measured(folder, "--data", str(text), "--split", "all")
     assert (found["documents"], found["bytes"]) == (1, 41)
@@ -182,18 +182,24 @@ def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--source is missing"),
-        (["--source", "RUN"], "Nothing to write"),
-        (["--source", "nowhere", "--target", "NEW"], "neither a run"),
-        (["--source", "RUN", "--target", "NEW", "--dtype", "int8"], "Unknown --dtype"),
-        (["--source", "RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --target"),
-        (["--source", "RUN", "--workdir", "RUN"], "holds a run already"),
-        (["--source", "RUN", "--target", "RUN"], "holds config.yaml and tokenizer.json already"),
-        (["--source", "RUN", "--target", "NEW", "--fit-batches", "0"], "--fit-batches 0"),
-        (["--source", "RUN", "--target", "NEW", "--model.embed-dim", "8"], "model.embed_dim"),
-        (["--source", "RUN", "--target", "NEW", "--activation", "relu2"], "no gated form"),
-        (["--source", "RUN", "--target", "NEW", "--data.tokenizer", "bpe"], "has its own"),
-        (["--source", "RUN", "--target"], "--target takes a value"),
+        ([], "RUN_OR_FOLDER is missing"),
+        (["RUN"], "Nothing to write"),
+        (["nowhere", "--out", "NEW"], "neither a run"),
+        (
+            ["RUN", "--out", "NEW", "--dtype", "int8"],
+            "--dtype: got 'int8', expected one of None, float32",
+        ),
+        (["RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --out"),
+        (["RUN", "--workdir", "RUN"], "holds a run already"),
+        (["RUN", "--out", "RUN"], "holds config.yaml and tokenizer.json already"),
+        (["RUN", "--out", "NEW", "--fit-batches", "0"], "fit_batches=0"),
+        (
+            ["RUN", "--out", "NEW", "--model.embed-dim", "8"],
+            "embed_dim: the source says what",
+        ),
+        (["RUN", "--out", "NEW", "--activation", "relu2"], "no gated form"),
+        (["RUN", "--out", "NEW", "--data.tokenizer", "bpe"], "has its own"),
+        (["RUN", "--out"], "--out takes a value"),
     ],
 )
 def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_path, capsys):
@@ -214,7 +220,7 @@ def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_p
     ],
 )
 def test_bad_evaluations_end_in_one_line(words, message, run, capsys):
-    assert evaluate.main(["--workdir", str(run), *words]) == 2
+    assert evaluate.main([str(run), *words]) == 2
     assert message in capsys.readouterr().err
 
 

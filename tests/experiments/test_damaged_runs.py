@@ -146,7 +146,7 @@ def test_a_damaged_config_is_told_in_one_line(
     assert run(copy) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert generate.main(["--workdir", str(copy)]) == 2
+    assert generate.main([str(copy)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -111,7 +111,7 @@ def test_an_exported_folder_is_asked_without_a_question_at_the_keyboard(
 
     monkeypatch.setattr("builtins.input", nobody)
     folder, out = tmp_path / "folder", tmp_path / "numbers.json"
-    assert convert.main(["--source", str(whole), "--target", str(folder)]) == 0
+    assert convert.main([str(whole), "--out", str(folder)]) == 0
     accuracies = []
     for workdir in (whole, folder):
         words = ["--workdir", str(workdir), "--tasks", str(colours), "--json", str(out)]
@@ -133,7 +133,7 @@ def test_an_exported_folder_is_asked_without_a_question_at_the_keyboard(
 def test_unknown_tasks_end_in_one_line(task, message, whole, tmp_path, capsys, monkeypatch):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
     monkeypatch.chdir(tmp_path)
-    assert evaluate.main(["--workdir", str(whole), "--tasks", task]) == 2
+    assert evaluate.main([str(whole), "--tasks", task]) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.splitlines()[-1].startswith("error: ")

@@ -62,7 +62,7 @@ def test_text_of_which_some_was_trained_on_is_refused(
         old = yaml.safe_load(text)
         old["record"]["data"]["heldout"] |= {"documents": 1, "bytes": 64_000}
         config.write_text(yaml.safe_dump(old))
-    assert evaluate.main(["--workdir", str(folder), "--data", source]) == 2
+    assert evaluate.main([str(folder), "--data", source]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

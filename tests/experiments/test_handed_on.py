@@ -100,7 +100,7 @@ def text(folder: Path) -> Path:
 def run(folder: Path, text: Path) -> Path:
     """The folder as a run at step 0."""
     path = folder.parent / "run"
-    words = ["--source", str(folder), "--workdir", str(path), "--data", str(text)]
+    words = [str(folder), "--workdir", str(path), "--data", str(text)]
     words += ["--data.document-bytes", "1000", "--steps", "2", "--batch-size", "8"]
     assert convert.main([*words, "--optim.warmup-steps", "1"]) == 0
     return path
@@ -117,20 +117,20 @@ def same_but_weights(one: Path, other: Path) -> None:
 
 
 def test_a_folder_is_copied_with_all_that_lies_beside_it(folder, tmp_path):
-    assert convert.main(["--source", str(folder), "--target", str(tmp_path / "new")]) == 0
+    assert convert.main([str(folder), "--out", str(tmp_path / "new")]) == 0
     same_but_weights(folder, tmp_path / "new")
 
 
 @pytest.mark.slow
 def test_a_run_of_a_folder_keeps_all_that_lay_beside_it(folder, run, tmp_path):
-    assert convert.main(["--source", str(run), "--target", str(tmp_path / "new")]) == 0
+    assert convert.main([str(run), "--out", str(tmp_path / "new")]) == 0
     same_but_weights(folder, tmp_path / "new")
 
 
 def test_modes_follow_the_umask(folder, tmp_path):
     before = os.umask(0o022)
     try:
-        assert convert.main(["--source", str(folder), "--target", str(tmp_path / "new")]) == 0
+        assert convert.main([str(folder), "--out", str(tmp_path / "new")]) == 0
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()} == {0o644}
@@ -139,7 +139,7 @@ def test_modes_follow_the_umask(folder, tmp_path):
 def test_a_target_that_is_taken_is_told_before_the_work(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(convert, "load_model", None)  # never gets there
     (tmp_path / "config.json").write_text("{}")
-    assert convert.main(["--source", str(folder), "--target", str(tmp_path)]) == 2
+    assert convert.main([str(folder), "--out", str(tmp_path)]) == 2
     shown = capsys.readouterr().err
     assert "config.json already" in shown
     assert shown.count("\n") == 1
@@ -147,13 +147,13 @@ def test_a_target_that_is_taken_is_told_before_the_work(folder, tmp_path, capsys
 
 def test_a_target_under_the_home_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert convert.main(["--source", str(folder), "--target=~/out"]) == 0
+    assert convert.main([str(folder), "--out=~/out"]) == 0
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(folder, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("")
-    words = ["--source", str(folder), "--workdir", str(tmp_path / "run")]
+    words = [str(folder), "--workdir", str(tmp_path / "run")]
     assert convert.main([*words, "--data", str(tmp_path / "text.txt")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not [path for path in (tmp_path / "run").glob("*") if "lock" not in path.name]
@@ -166,7 +166,7 @@ def test_files_edited_by_hand_end_in_one_line(name, content, folder, tmp_path, c
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / f"{name}.json").write_text(content)
     target = tmp_path / "new"
-    assert convert.main(["--source", str(tmp_path), "--target", str(target)]) == 2
+    assert convert.main([str(tmp_path), "--out", str(target)]) == 2
     shown = capsys.readouterr().err
     assert f"{name}.json" in shown or "eos_token_id" in shown
     assert shown.count("\n") == 1
@@ -178,7 +178,7 @@ def test_what_nobody_reads_is_told_in_a_line(folder, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"logit_scale": 0.5}))
-    words = ["--source", str(tmp_path), "--target", str(tmp_path / "new")]
+    words = [str(tmp_path), "--out", str(tmp_path / "new")]
     with pytest.warns(InputWarning, match="logit_scale='0.5'") as told:
         assert convert.main(words) == 0
     line = warnings.formatwarning(told[0].message, told[0].category, "here.py", 1)
@@ -225,10 +225,10 @@ def test_a_folder_that_does_not_say_what_ends_a_text_is_told(folder, text, tmp_p
     assert evaluate.main(asked) == 2
     assert "no end-of-text token" in capsys.readouterr().err
     assert evaluate.main([*asked, "--end-of-text", E]) == 0
-    words = ["--source", str(tmp_path), "--target", str(tmp_path / "new")]
+    words = [str(tmp_path), "--out", str(tmp_path / "new")]
     assert convert.main([*words, "--data.end-of-text", E]) == 0
     assert FileTokenizer(tmp_path / "new" / "tokenizer.json").eot == 1
-    assert evaluate.main(["--workdir", str(tmp_path / "new"), *asked[2:]]) == 0
+    assert evaluate.main([str(tmp_path / "new"), *asked[2:]]) == 0
 
 
 @pytest.mark.slow
@@ -307,7 +307,7 @@ def test_where_others_trained_nothing_is_put_before_a_text(tmp_path):
 @pytest.mark.slow
 def test_a_run_of_nan_is_refused_by_every_program(folder, text, tmp_path, capsys):
     source = load_model(folder)
-    words = ["--source", str(folder), "--workdir", str(tmp_path / "run"), "--data", str(text)]
+    words = [str(folder), "--workdir", str(tmp_path / "run"), "--data", str(text)]
     words += ["--data.document-bytes", "1000", "--steps", "2", "--optim.warmup-steps", "1"]
     assert convert.main([*words, "--batch-size", "8"]) == 0
     workdir = Workdir(tmp_path / "run")
@@ -318,9 +318,9 @@ def test_a_run_of_nan_is_refused_by_every_program(folder, text, tmp_path, capsys
     with Checkpoints(workdir.checkpoints) as checkpoints:
         checkpoints.save(0, state_from(config.model, config.optim, params, mesh))
     for program, words in (
-        (generate, ["--workdir", str(tmp_path / "run")]),
-        (evaluate, ["--workdir", str(tmp_path / "run"), "--data", str(text)]),
-        (convert, ["--source", str(tmp_path / "run"), "--target", str(tmp_path / "new")]),
+        (generate, [str(tmp_path / "run")]),
+        (evaluate, [str(tmp_path / "run"), "--data", str(text)]),
+        (convert, [str(tmp_path / "run"), "--out", str(tmp_path / "new")]),
     ):
         capsys.readouterr()
         assert program.main(words) == 2

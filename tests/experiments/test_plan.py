@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import pytest
 import yaml
+from commands import run_config
 
 from experiments.plan import __main__ as plan
 from experiments.plan import outcome, report
 from experiments.plan.slices import find_slice
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled, devices, tpu_configs
-from experiments.run.config import from_command
-from experiments.terminal import flags
+from experiments.run.command import from_command
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
 from polycom_jax.models import preset
@@ -45,7 +45,7 @@ CHIPS_OF = {"v4-32": 16, "v5p-128": 64, "v5p-256": 128}
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
-    config, _ = from_command(["--config", str(path)], prog="", about="")
+    config, _ = run_config(["--config", str(path)])
     assert config.model.context_length == 4096
     slices = 2 if path.stem.startswith("2-") else 1
     machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
@@ -65,14 +65,16 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
 
 
 def test_own_flags_are_told_from_those_of_pretrain():
-    own, rest = flags.split_flags(
-        ["a.yaml", "--topology=v5e:4x4", "--activation", "swiglu", "--json", "x"],
-        ("--topology", "--json"),
-    )
-    assert own == {"--topology": "v5e:4x4", "--json": "x"}
-    assert rest == ["--config", "a.yaml", "--activation", "swiglu"]
+    path = str(CONFIGS[0])
+    words = ["--topology=v5e:2x2", "--activation", "swiglu", "--json", "x"]
+    for first in ([path], ["--config", path]):
+        command, given = from_command(plan.LINE, plan.PlanCommand(), [*first, *words])
+        assert (command.topology, command.json, command.config) == ("v5e:2x2", "x", path)
+        assert command.pretrain.model.activation == "swiglu"
+        assert "model.activation" in given
+        assert not {"topology", "json", "config"} & given
     with pytest.raises(InputError, match="--json takes a value"):
-        flags.split_flags(["--json"], ("--json",))
+        from_command(plan.LINE, plan.PlanCommand(), ["--json"])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_what_is_written_past_python_is_caught():
 
 
 def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
-    config, _ = from_command(["--mesh.data", "3"], prog="", about="")
+    config, _ = run_config(["--mesh.data", "3"])
     monkeypatch.setattr(devices, "made_for", lambda count: [f"for-{count}.yaml"])
     with pytest.raises(InputError, match=r"there are 8.*Made for 8 chips: for-8\.yaml"):
         devices.mesh_of(config)
@@ -200,7 +202,7 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     )  # nothing is downloaded: a call would fail
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
-    config, _ = from_command(["--config", str(path)], prog="", about="")
+    config, _ = run_config(["--config", str(path)])
     count = tpu_configs.chips(str(config.run.tpu_slice))
     assert f"needs {count} devices, and there are 8 (cpu)" in error
     assert "--run.tpu-slice None" in error
@@ -228,9 +230,9 @@ def test_the_length_of_a_run_is_told_in_a_unit_that_it_has(days, text):
 def test_options_of_a_tpu_are_left_out_elsewhere_with_a_word():
     told = []
     words = ["--run.compiler-options", "xla_tpu_x=1"]
-    config, _ = from_command(words, prog="", about="")
+    config, _ = run_config(words)
     display: Any = SimpleNamespace(note=told.append)
     assert compiled.compiler_options(config, display) == {}
     assert "left out on this cpu" in told[0]
     with pytest.raises(InputError, match="must be NAME=VALUE"):
-        from_command(["--run.compiler-options", "xla_tpu_x"], prog="", about="")
+        run_config(["--run.compiler-options", "xla_tpu_x"])

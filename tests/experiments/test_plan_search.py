@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from commands import run_config
 
 from experiments.plan import __main__ as plan
 from experiments.plan import search
 from experiments.plan.outcome import Outcome
-from experiments.run.config import PretrainConfig, from_command
+from experiments.run.config import PretrainConfig
 from experiments.terminal import flags
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
@@ -20,7 +21,7 @@ WORDS = ["--model", "dense-1b", "--mesh.data", "1", "--mesh.fsdp", "4", "--batch
 
 
 def config_of(*words: str) -> PretrainConfig:
-    return from_command([*WORDS, *words], prog="", about="")[0]
+    return run_config([*WORDS, *words])[0]
 
 
 def formula(config: PretrainConfig) -> Outcome:

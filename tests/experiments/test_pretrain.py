@@ -233,7 +233,7 @@ def test_a_longer_run_goes_on_and_keeps_the_end_of_the_schedule(
     assert config.model.vocab_size < Workdir(tmp_path).record()["vocab_size_asked"]
     # The BPE lies in the folder: writing needs nothing else.
     monkeypatch.setenv("POLYCOM_CACHE", "/dev/null")
-    assert generate.main(["--workdir", str(tmp_path), "--max-new-tokens", "3"]) == 0
+    assert generate.main([str(tmp_path), "--max-new-tokens", "3"]) == 0
     assert "learning rate falling until step 4" in capsys.readouterr().out
 
 
@@ -285,7 +285,7 @@ def test_generate_refuses_another_tokenizer(
     workdir = copied(whole, tmp_path / "w")
     file = workdir / "tokenizer.json"
     file.unlink() if text is None else file.write_text(text)
-    assert generate.main(["--workdir", str(workdir)]) == 2
+    assert generate.main([str(workdir)]) == 2
     error = capsys.readouterr().err
     assert str(file) in error
     assert error.count("\n") == 1
@@ -296,7 +296,7 @@ def test_generate_refuses_a_tokenizer_of_another_run(
 ):
     workdir = copied(whole, tmp_path / "w")
     train_bpe(iter(["some text"]), 300, workdir / "tokenizer.json")
-    assert generate.main(["--workdir", str(workdir)]) == 2
+    assert generate.main([str(workdir)]) == 2
     assert "is not the tokenizer that the run in" in capsys.readouterr().err
 
 
@@ -330,7 +330,7 @@ def test_generate_says_when_a_text_is_longer_than_the_models_context(
 def test_generate_tells_what_is_wrong_in_one_line(
     whole: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
-    assert generate.main(["--workdir", str(whole), *words]) == 2
+    assert generate.main([str(whole), *words]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -67,7 +67,7 @@ def test_a_workdir_that_cannot_be_is_told_in_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert workdir in error
-    assert generate.main(["--workdir", workdir]) == 2
+    assert generate.main([workdir]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -92,7 +92,7 @@ def test_what_does_not_stand_in_the_network_is_not_trained(net: refine.Wired):
 @pytest.mark.slow
 def test_the_study_reports_all_contestants(tmp_path: Path):
     words = "refine --quick --targets spline:2 --steps 20 --points 64 --cells 2"
-    assert main([*words.split(), "--workdir", str(tmp_path)]) == 0
+    assert main([*words.split(), "--out", str(tmp_path)]) == 0
     with (tmp_path / "refine.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = (refine.AS_BUILT, refine.TRAINED, refine.REWIRED, "MLP gelu")

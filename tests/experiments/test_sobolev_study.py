@@ -30,7 +30,7 @@ TRAIN = TRAIN_WORDS.split()
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("trained")
-    assert main(["train", *TRAIN, "--workdir", str(workdir)]) == 0
+    assert main(["train", *TRAIN, "--out", str(workdir)]) == 0
     return workdir
 
 
@@ -64,7 +64,7 @@ def test_finished_cells_are_not_fitted_again(trained: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(fit, "_advance", no)
     before = (trained / "train.csv").read_text()
-    assert main(["train", *TRAIN, "--workdir", str(trained)]) == 0
+    assert main(["train", *TRAIN, "--out", str(trained)]) == 0
     assert (trained / "train.csv").read_text() == before
 
 
@@ -79,7 +79,7 @@ def test_a_study_that_is_stopped_amid_a_fit_ends_as_one_that_is_not(
         return due(self, step)
 
     monkeypatch.setattr(StopRequest, "due", at_the_18th)
-    command = ["train", *TRAIN, "--workdir", str(tmp_path)]
+    command = ["train", *TRAIN, "--out", str(tmp_path)]
     assert main(command) == 128 + signal.SIGTERM
     assert [path.name for path in (tmp_path / "state").glob("*/*")] == ["6"]
     assert main(command) == 0
@@ -89,7 +89,7 @@ def test_a_study_that_is_stopped_amid_a_fit_ends_as_one_that_is_not(
 
 
 def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
-    assert main(["train", *TRAIN, "--steps=13", "--workdir", str(trained)]) == 2
+    assert main(["train", *TRAIN, "--steps=13", "--out", str(trained)]) == 2
     assert "steps: 12 there, 13 now" in capsys.readouterr().err
 
 
@@ -97,30 +97,31 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
     ("words", "message"),
     [
         (["rate"], "Did you mean 'rates'"),
-        (["train", "--sobolev.dim", "0"], "sobolev.dim=0"),
-        (["train", "--sobolev.seeds", "1"], "sobolev.seeds=1"),
-        (["train", "--sobolev.sizes", "3"], "too few"),
-        (["train", "--sobolev.sizes", "1000000000"], "too many for relu"),
-        (["train", "--sobolev.targets", "runge:2"], "among the targets"),
-        (["train", "--sobolev.targets", "wave:2"], "Did you mean 'waves'"),
-        (["train", "--sobolev.learning-rates", "0.1", "0.2"], "four or more"),
+        (["train", "--dim", "0"], "sobolev.dim=0"),
+        (["train", "--seeds", "1"], "sobolev.seeds=1"),
+        (["train", "--sizes", "3"], "too few"),
+        (["train", "--sizes", "1000000000"], "too many for relu"),
+        (["train", "--targets", "runge:2"], "among the targets"),
+        (["train", "--targets", "wave:2"], "Did you mean 'waves'"),
+        (["train", "--learning-rates", "0.1", "0.2"], "four or more"),
         (["train", "--sobolev.step", "1"], "Did you mean '--sobolev.steps'"),
-        (["train", "--sobolev.sizes", "10000000"], "more than sobolev.memory=1073741824"),
-        (["train", "--sobolev.points", "1000000000"], "more than sobolev.memory=1073741824"),
-        (["refine", "--sobolev.points", "1000000000"], "more than sobolev.memory=1073741824"),
-        (["refine", "--sobolev.layers", "60"], "too few"),
-        (["refine", "--sobolev.sizes", "50"], "the smallest has 62"),
-        (["refine", "--sobolev.targets", "spline:2", "waves:3"], "must have the same n"),
-        (["rates", "--sobolev.orders", "0"], "sobolev.orders=0"),
-        (["rates", "--sobolev.dims", "0"], "sobolev.dims=0"),
-        (["rates", "--sobolev.cells-2d", "8", "100000"], "the limit is"),
-        (["rates", "--sobolev.dims", "2", "--sobolev.cells-1d", "8", "10000000"], "the limit is"),
-        (["rates", "--sobolev.cells-2d", "2", "4"], "begin with a larger N"),
-        (["imitate", "--sobolev.eps", "1.5", "0.1"], "sobolev.eps=1.5"),
+        (["train", "--sobolev.dim", "0"], "sobolev.dim=0"),
+        (["train", "--sizes", "10000000"], "more than sobolev.memory=1073741824"),
+        (["train", "--points", "1000000000"], "more than sobolev.memory=1073741824"),
+        (["refine", "--points", "1000000000"], "more than sobolev.memory=1073741824"),
+        (["refine", "--layers", "60"], "too few"),
+        (["refine", "--sizes", "50"], "the smallest has 62"),
+        (["refine", "--targets", "spline:2", "waves:3"], "must have the same n"),
+        (["rates", "--orders", "0"], "sobolev.orders=0"),
+        (["rates", "--dims", "0"], "sobolev.dims=0"),
+        (["rates", "--cells-2d", "8", "100000"], "the limit is"),
+        (["rates", "--dims", "2", "--cells-1d", "8", "10000000"], "the limit is"),
+        (["rates", "--cells-2d", "2", "4"], "begin with a larger N"),
+        (["imitate", "--eps", "1.5", "0.1"], "sobolev.eps=1.5"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(words, message, capsys, tmp_path: Path):
-    assert main([*words, "--workdir", str(tmp_path / "out")]) == 2
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -134,7 +135,7 @@ def test_every_option_is_in_the_help_and_said_what_it_is_for(study: str, capsys)
     options = STUDIES[study].default.sobolev
     texts = [kind.__doc__ or "" for kind in type(options).__mro__]
     for field in fields(options):
-        assert f"--sobolev.{field.name.replace('_', '-')}" in shown
+        assert f"--{field.name.replace('_', '-')}" in shown
         assert any(f"        {field.name}: " in text for text in texts)
 
 
@@ -149,7 +150,7 @@ def test_every_study_has_a_quick_form_of_valid_options():
 @pytest.mark.slow
 def test_rates_are_the_theorys(tmp_path: Path):
     words = "--dims 1 --orders 2 --cells-1d 8 16"
-    assert main(["rates", *words.split(), "--workdir", str(tmp_path)]) == 0
+    assert main(["rates", *words.split(), "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "rates.json").read_text())
     of = {(row["network"], row["norm"]): row for row in record["slopes"]}
     # Of the ReLU network the guarantee is checked below: its products, within another half of eps,
@@ -185,7 +186,7 @@ def test_networks_are_built_within_the_memory_that_was_asked_for():
 @pytest.mark.slow
 def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
     words = "--eps 1e-1 1e-3 1e-5 --iterates 1"
-    assert main(["imitate", *words.split(), "--workdir", str(tmp_path)]) == 0
+    assert main(["imitate", *words.split(), "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "imitate.json").read_text())
     for row in record["rows"]:
         assert row["sup"] <= row["eps"]

@@ -105,7 +105,7 @@ def test_steps_that_are_no_numbers_end_the_run_with_the_last_good_state_and_a_co
     assert run(tmp_path, "--run.give-up-after", "2", "--log-every", "4") == 1
     said = capsys.readouterr()
     assert "not finite in steps 3 to 4; the parameters are those of step 2" in said.err
-    command = f"python -m experiments.replay --workdir {tmp_path} --step 3"
+    command = f"python -m experiments.replay {tmp_path} --step 3"
     assert command in said.err
     assert said.err.count("\n") == 1
     assert "step 3: loss is nan, so nothing was updated (1 in a row" in said.out

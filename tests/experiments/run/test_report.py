@@ -96,10 +96,10 @@ def test_the_next_commands_can_be_pasted(tmp_path: Path):
     workdir = Workdir(tmp_path / "a folder")
     config = default_config("tiny")
     shown = report.next_commands(workdir, config)
-    assert f"--workdir '{workdir.root}' --prompt 'def '" in shown
+    assert f"generate '{workdir.root}' --prompt 'def '" in shown
     assert "--activation swiglu" in shown
     longer = 2 * config.run.steps
-    assert f"--workdir '{workdir.root}' --steps {longer}  # goes on at" in shown
+    assert f"pretrain '{workdir.root}' --steps {longer}  # goes on at" in shown
     assert "last learning rate, 0.0005\n" in shown
     assert f"--workdir '{workdir.root}-{longer}' --steps {longer}\n" in shown
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_config
 
 from experiments.compare import __main__ as compare
 from experiments.compare.runs import check_settings
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import resuming
-from experiments.run.config import PretrainConfig, default_config, from_command, resolve
+from experiments.run.config import PretrainConfig, default_config, resolve
 from experiments.run.folder import Workdir, resumed
 from experiments.run.metrics import read_metrics
 from experiments.run.resuming import BY_FINGERPRINT, FREE, ROUNDING, STAYS, allowed, differences
@@ -152,7 +153,7 @@ def test_a_tokenizer_that_lay_in_a_folder_that_was_moved_is_found(tmp_path: Path
     assert here.read_config().data.tokenizer == str(here.tokenizer)
     for more in ("", f" --data.tokenizer {here.tokenizer}"):
         words = shlex.split(f"--config {here.config} --workdir {here.root}{more}")
-        command = from_command(words, prog="", about="")
+        command = run_config(words)
         assert resumed(here, *command).data.tokenizer == str(here.tokenizer)
 
 
@@ -162,7 +163,7 @@ def stored(tmp_path: Path) -> Workdir:
     workdir = Workdir(tmp_path / "run")
     workdir.root.mkdir()
     words = "--activation swiglu --steps 20 --seed 5 --data a.txt"
-    config, given = from_command(shlex.split(words), prog="", about="")
+    config, given = run_config(shlex.split(words))
     record = {"filled_in": ["model.vocab_size", "optim.warmup_steps", "optim.decay_steps"]}
     workdir.write_config(resolve(config, given, vocab_size=334), record)
     return workdir
@@ -170,13 +171,36 @@ def stored(tmp_path: Path) -> Workdir:
 
 def test_the_folder_alone_is_enough_to_go_on(stored: Workdir):
     for more in ("", "--steps 40", "--mesh.fsdp 2 --model.remat full --data.cache-dir x"):
-        config, given = pretrain.read_command(["--workdir", str(stored.root), *more.split()])
-        assert (config.model.activation, config.run.seed) == ("swiglu", 5)
-        assert config.data.source == "a.txt"
-        found = resumed(stored, config, given)
-        assert found.model.vocab_size == 334
-        assert (found.optim.warmup_steps, found.optim.decay_steps) == (2, 20)
+        for first in (["--workdir", str(stored.root)], [str(stored.root)]):
+            config, given = pretrain.read_command([*first, *more.split()])
+            assert config.workdir == str(stored.root)
+            assert (config.model.activation, config.run.seed) == ("swiglu", 5)
+            assert config.data.source == "a.txt"
+            found = resumed(stored, config, given)
+            assert found.model.vocab_size == 334
+            assert (found.optim.warmup_steps, found.optim.decay_steps) == (2, 20)
     assert found.mesh.fsdp == 2
+
+
+def test_a_named_run_goes_on_with_its_own_settings_whatever_flags_say(stored: Workdir):
+    command = pretrain.read_command([str(stored.root), "--seed", "6"])
+    assert command[0].model.activation == "swiglu"
+    with pytest.raises(InputError, match=r"run\.seed: 5 there, 6 now"):
+        resumed(stored, *command)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nowhere", r"no run in nowhere .*pretrain --workdir nowhere` makes one"),
+        ("RUN --workdir w", "goes on with its own settings: leave out --config and --workdir"),
+        ("RUN --config c.yaml", "takes one file|leave out --config|c.yaml cannot be read"),
+        ("RUN other", "takes one value, not the 2 words"),
+    ],
+)
+def test_a_word_that_is_no_run_is_refused(stored: Workdir, words: str, message: str):
+    with pytest.raises(InputError, match=message):
+        pretrain.read_command(words.replace("RUN", str(stored.root)).split())
 
 
 @pytest.mark.parametrize("more", ["--seed 5", "--model tiny", "--data b.txt", "--config OTHER"])
@@ -192,7 +216,7 @@ def test_a_command_that_says_what_the_run_is_stands_for_itself(
 
 def test_a_new_run_with_the_file_of_another_fills_in_its_own(stored: Workdir):
     words = f"--config {stored.config} --workdir other --data b.txt --steps 4000"
-    config, given = from_command(shlex.split(words), prog="", about="")
+    config, given = run_config(shlex.split(words))
     assert config.model.vocab_size == default_config("tiny").model.vocab_size
     assert "model.vocab_size" not in given
     found = resolve(config, given, vocab_size=2000)
@@ -203,9 +227,9 @@ def test_a_new_run_with_the_file_of_another_fills_in_its_own(stored: Workdir):
 def test_what_was_given_to_a_run_goes_on_to_others(tmp_path: Path):
     workdir = Workdir(tmp_path)
     words = "--model.vocab-size 500 --optim.warmup-steps 3 --optim.decay-steps 70"
-    config, given = from_command(shlex.split(words), prog="", about="")
+    config, given = run_config(shlex.split(words))
     workdir.write_config(resolve(config, given, vocab_size=334), {"filled_in": []})
-    again, given = from_command(["--config", str(workdir.config)], prog="", about="")
+    again, given = run_config(["--config", str(workdir.config)])
     assert again.model.vocab_size == 500
     assert (again.optim.warmup_steps, again.optim.decay_steps) == (3, 70)
     assert {"model.vocab_size", "optim.warmup_steps", "optim.decay_steps"} <= given
@@ -218,7 +242,7 @@ def test_files_of_earlier_versions_tell_by_what_was_asked(tmp_path: Path):
     workdir.write_config(config, {"vocab_size_asked": 2048, "decay_steps": 400})
     stored = workdir.read_config()
     assert (stored.model.vocab_size, stored.optim.decay_steps) == (334, 400)
-    again, given = from_command(["--config", str(workdir.config)], prog="", about="")
+    again, given = run_config(["--config", str(workdir.config)])
     assert again.model.vocab_size == 2048
     assert not {"model.vocab_size", "optim.decay_steps"} & given
     assert not differences(resumed(workdir, again, given), stored)
@@ -234,7 +258,7 @@ def test_files_of_earlier_versions_tell_by_what_was_asked(tmp_path: Path):
     ],
 )
 def test_a_warm_up_that_nobody_gave_is_a_tenth_of_the_run_at_most(words: str, warmup: int):
-    config, _ = from_command(shlex.split(words), prog="", about="")
+    config, _ = run_config(shlex.split(words))
     assert config.optim.warmup_steps == warmup
 
 
@@ -293,7 +317,7 @@ def test_other_words_than_a_place_are_refused_before_anything_is_prepared(
     assert pretrain.main(["--workdir", str(folder), "--steps", "9", "--data", "c4/en"]) == 2
     assert "data.source" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"model\.activation: 'poly_norm' there, 'swiglu' now"):
-        resumed(Workdir(folder), *from_command(["--activation", "swiglu"], prog="", about=""))
+        resumed(Workdir(folder), *run_config(["--activation", "swiglu"]))
     assert resuming.goes_on(frozenset({"workdir", "run.steps"}))
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import run_config
 
+from experiments.run.command import from_file
 from experiments.run.config import (
     PretrainConfig,
     RunConfig,
     default_config,
-    from_command,
-    from_file,
     inherit,
     resolve,
 )
@@ -28,7 +28,7 @@ TINY = recipe("tiny")
 
 
 def read(command: str = "") -> tuple[PretrainConfig, frozenset[str]]:
-    return from_command(shlex.split(command), prog="prog", about="about")
+    return run_config(shlex.split(command))
 
 
 def test_without_flags_it_is_the_recipe_of_tiny():

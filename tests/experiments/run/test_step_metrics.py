@@ -176,7 +176,7 @@ def test_giving_up_names_the_steps_and_the_command_that_repeats_them(logs: Colle
     stop = meter.surrender(9, "my run")
     assert stop.code == 1
     assert "not finite in steps 8 to 9; the parameters are those of step 7" in str(stop)
-    assert "python -m experiments.replay --workdir 'my run' --step 8`" in str(stop)
+    assert "python -m experiments.replay 'my run' --step 8`" in str(stop)
 
 
 @pytest.mark.parametrize(

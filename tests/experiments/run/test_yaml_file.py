@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import run_config
 
-from experiments.run.config import ALIASES, default_config, from_command, from_file, nested
+from experiments.run.command import ALIASES, from_file
+from experiments.run.config import default_config, nested
 from experiments.run.folder import Workdir
 from experiments.run.yaml_file import read_yaml
 from experiments.terminal import flags
@@ -18,7 +20,7 @@ from polycom_jax.data import DataConfig
 
 def read(path: Path, text: str) -> Any:
     path.write_text(text, encoding="utf-8")
-    return from_command(["--config", str(path)], prog="prog", about="about")[0]
+    return run_config(["--config", str(path)])[0]
 
 
 WORDS = (

@@ -1,6 +1,5 @@
 """Command lines: settings, their order, and errors of one line."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from typing import Literal
 import jax
 import pytest
 
-from experiments.run.config import ALIASES as RUN_ALIASES
-from experiments.run.config import default_config
+from experiments.run.command import ALIASES as RUN_ALIASES
+from experiments.run.command import Command
 from experiments.run.yaml_file import read_yaml
 from experiments.terminal import flags
 from experiments.terminal.program import Stop, program
@@ -57,13 +56,12 @@ class Whole:
 
 
 ALIASES = {"wide": "part.width"}
+LINE = flags.CommandLine("prog", "about", short=ALIASES)
 
 
 def parse(words: list[str], path: Path | None = None) -> Whole:
-    base = flags.flatten(Whole())
-    settings = read_yaml(path, base, ALIASES) if path else []
-    settings += flags.read_flags(words, base, ALIASES)
-    return flags.parse(Whole(), settings, prog="prog", about="about")
+    settings = read_yaml(path, flags.flatten(Whole()), ALIASES) if path else []
+    return LINE.parse(Whole(), settings + LINE.read(Whole(), words))
 
 
 def yaml_file(folder: Path, text: str) -> Path:
@@ -79,9 +77,8 @@ def test_flags_set_nested_fields_of_every_kind():
 
 
 def test_underscores_and_dashes_are_one():
-    base = {"one_two": 1}
-    words = [flags.read_flags([flag, "1"], base, {}) for flag in ("--one_two", "--one-two")]
-    assert words[0] == words[1]
+    read = [LINE.read(TINY, [flag, "1"]) for flag in ("--model.num_layers", "--model.num-layers")]
+    assert read[0] == read[1] == [flags.Setting("model.num_layers", ("1",))]
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path):
@@ -107,6 +104,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path):
         (["--limit", "3"], r"Did you mean '--part.limit'\?"),
         (["--wode", "3"], r"Did you mean '--wide'\?"),
         (["--nothing-at-all-alike", "3"], r"Unknown flag '--nothing-at-all-alike'. --help lists"),
+        (["--part.names", "a", "--wide"], "--part.width takes a value"),
         (["stray"], "'stray' belongs to no flag"),
         (["--wide", "x"], "^--part.width: .*'x'"),
         (["--wide"], "--part.width"),
@@ -198,7 +196,7 @@ def test_what_the_machine_refuses_is_one_line_and_exit_code_one(
 def test_a_closed_pipe_is_one_line_and_exit_code_one():
     code = """
         import sys
-        from experiments.terminal import flags
+        from experiments.terminal.program import program
         @program
         def main(argv):
             print("text")  # lies in a buffer until the end
@@ -230,24 +228,6 @@ def test_defects_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main([])
-
-
-@pytest.mark.parametrize(
-    ("program", "line", "next_line"),
-    [
-        ("convert", "  --fit-batches N ", "With --activation"),
-        ("faults", "  --out DIR ", "Exit code 3"),
-        ("plan", "  --json FILE ", "Exit code 3"),
-        ("compare", "  --data ", "  --batch-size"),
-    ],
-)
-def test_help_keeps_lists_apart_from_what_follows(program, line, next_line, capsys):
-    name = program if program == "convert" else f"{program}.__main__"
-    assert importlib.import_module(f"experiments.{name}").main(["--help"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    at = next(i for i, text in enumerate(shown) if text.startswith(line))
-    following = next(text for text in shown[at + 1 :] if text.strip())
-    assert following.startswith(next_line)
 
 
 def test_help_lists_the_fields_and_ends_well(capsys: pytest.CaptureFixture[str]):
@@ -326,7 +306,8 @@ def test_yaml_is_plain_values_and_nothing_else(tmp_path: Path, text: str, messag
         parse([], yaml_file(tmp_path, text))
 
 
-RUN = {*flags.flatten(default_config("tiny")), "config"}
+TINY = Command()
+RUN = flags.CommandLine("pretrain", short=RUN_ALIASES)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +327,7 @@ RUN = {*flags.flatten(default_config("tiny")), "config"}
 )
 def test_the_flag_that_is_meant_is_named(flag: str, meant: str):
     with pytest.raises(InputError, match=f"Did you mean '{meant}'") as caught:
-        flags.read_flags([flag, "1"], RUN, RUN_ALIASES)
+        RUN.read(TINY, [flag, "1"])
     assert f"Unknown flag '{flag}'" in str(caught.value)
 
 
@@ -355,5 +336,5 @@ def test_the_flag_that_is_meant_is_named(flag: str, meant: str):
 )
 def test_no_flag_is_named_that_is_far_from_what_was_asked(flag: str):
     with pytest.raises(InputError) as caught:
-        flags.read_flags([flag, "1"], RUN, RUN_ALIASES)
+        RUN.read(TINY, [flag, "1"])
     assert "Did you mean" not in str(caught.value)

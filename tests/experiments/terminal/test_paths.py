@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
+from commands import run_config
 
 from experiments import generate, replay
 from experiments.analyze import __main__ as analyze
@@ -19,21 +19,22 @@ from experiments.evaluate import __main__ as evaluate
 from experiments.faults import __main__ as faults
 from experiments.plan import __main__ as plan
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.config import default_config, from_command
 from experiments.sobolev import __main__ as sobolev
 from experiments.terminal import flags
-from experiments.terminal.paths import expanded, path_names, try_file, try_folder
+from experiments.terminal.paths import expanded, is_path, try_file, try_folder
 from polycom_jax import InputError
 
 CONFIGS: dict[str, Any] = {
-    "pretrain": default_config("tiny"),
+    "pretrain": pretrain.PretrainCommand(),
+    "convert": convert.ConvertCommand(),
+    "plan": plan.PlanCommand(),
     "generate": generate.GenerateConfig(),
     "evaluate": evaluate.EvaluateConfig(),
     "analyze": analyze.AnalyzeConfig(),
     "replay": replay.ReplayConfig(),
     "benchmark": Options(),
     "compare": SCALES["cpu"],
-    "faults": faults.FaultsConfig(),
+    "faults": faults.FaultsCommand(),
     **{f"sobolev {name}": study.default for name, study in sobolev.STUDIES.items()},
 }
 
@@ -42,30 +43,34 @@ NO_PATHS = frozenset(
         *("preset", "study", "scale", "model", "arms", "suites", "peers", "activations"),
         *("shapes", "chips", "checkpoint", "prompt", "sample_prompt", "implementation"),
         *("activation", "text_field", "train_split", "tpu_slice", "compiler_options"),
-        *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
+        *("coordinator", "target", "targets", "selection", "passes", "end_of_text", "topology"),
     }
 )
 """Names of the fields of text that take no path."""
 
 
-def texts(config: Any, prefix: str = "") -> list[str]:
+def paths_of(config: Any) -> set[str]:
+    """The dotted names of all fields that take a path."""
+    return {name for name, leaf in flags.leaves(config).items() if is_path(leaf.hint)}
+
+
+def texts(config: Any) -> set[str]:
     """The dotted names of all fields that take text."""
-    hints, found = get_type_hints(type(config)), []
-    for field in fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if is_dataclass(value):
-            found += texts(value, f"{prefix}{field.name}.")
-        elif str in (hint, *get_args(hint)):
-            found.append(prefix + field.name)
-    return found
+    hints = {name: plain(leaf.hint) for name, leaf in flags.leaves(config).items()}
+    return {name for name, hint in hints.items() if str in (hint, *map(plain, get_args(hint)))}
+
+
+def plain(hint: Any) -> Any:
+    """An annotation without its markers."""
+    return get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
 
 
 @pytest.mark.parametrize("program", CONFIGS)
 def test_every_field_of_text_is_a_path_or_known_to_be_none(program: str):
     config = CONFIGS[program]
-    paths = path_names(type(config))
+    paths = paths_of(config)
     if program.startswith("sobolev"):
-        assert paths == {"workdir"}  # a study is a class of its own, without a path
+        assert paths == {"out", "json"}  # a study is a class of its own, without a path
     else:
         assert {n for n in texts(config) if n.rpartition(".")[2] not in NO_PATHS} == paths
     assert paths
@@ -77,9 +82,9 @@ def test_the_home_folder_is_meant_by_a_tilde_in_every_path(
 ):
     monkeypatch.setenv("HOME", "/somebody's home")
     config = CONFIGS[program]
-    names = sorted(path_names(type(config)))
+    names = sorted(paths_of(config))
     settings = [flags.Setting(name, (f"~/{name}",)) for name in names]
-    found = flags.flatten(flags.parse(config, settings, prog="", about=""))
+    found = flags.flatten(flags.CommandLine().parse(config, settings))
     for name in names:
         path = f"/somebody's home/{name}"
         assert found[name] == ((path,) if isinstance(found[name], tuple) else path)
@@ -92,7 +97,7 @@ def test_a_file_s_paths_and_the_file_itself_may_begin_with_a_tilde(
     text = "workdir: ~/runs\ndata: {source: ~/a.txt, tokenizer: '~/t.json', cache_dir: ~}\n"
     (tmp_path / "c.yaml").write_text(text)
     for words in (["--config=~/c.yaml"], ["--config", "~/c.yaml"]):
-        config, _ = from_command(words, prog="", about="")
+        config, _ = run_config(words)
         assert config.workdir == str(tmp_path / "runs")
         assert (config.data.source, config.data.tokenizer) == (
             str(tmp_path / "a.txt"),
@@ -111,12 +116,14 @@ def test_flags_that_are_a_program_s_own_take_a_tilde(
         seen.append(given)
         raise InputError("enough")
 
-    monkeypatch.setattr(convert, "read_task", stop)
-    assert convert.main(["--source=~/a", "--target", "~/b"]) == 2
-    assert seen.pop()[0] == {"--source": f"{tmp_path}/a", "--target": f"{tmp_path}/b"}
-    monkeypatch.setattr(plan, "try_file", stop)
+    monkeypatch.setattr(convert, "check_command", stop)
+    for words in (["~/a", "--out", "~/b"], ["--source=~/a", "--target=~/b"]):
+        assert convert.main(words) == 2
+        command = seen.pop()[0]
+        assert (command.source, command.out) == (f"{tmp_path}/a", f"{tmp_path}/b")
+    monkeypatch.setattr(plan, "try_json", stop)
     assert plan.main(["--json=~/plan.json"]) == 2
-    assert seen.pop() == ("--json", tmp_path / "plan.json")
+    assert seen.pop() == (f"{tmp_path}/plan.json",)
 
 
 @pytest.mark.parametrize("word", ["~nobody-of-this-name/x", "~$letter.docx", "~\0", "~\udcff/x"])
@@ -170,13 +177,13 @@ def check(tried: Callable[[str, Path], None], tmp_path: Path, name: str) -> None
         (evaluate.main, ["--json"]),
         (analyze.main, ["--out"]),
         (benchmark.main, ["--out"]),
-        (compare.main, ["activations", "--quick", "--workdir"]),
-        (convert.main, ["--source", "absent", "--target"]),
-        (convert.main, ["--source", "absent", "--workdir"]),
+        (compare.main, ["activations", "--quick", "--out"]),
+        (convert.main, ["absent", "--out"]),
+        (convert.main, ["absent", "--workdir"]),
         (faults.main, ["--out"]),
         (plan.main, ["--topology", "v5e:2x2", "--json"]),
-        (sobolev.main, ["rates", "--quick", "--workdir"]),
-        (sobolev.main, ["imitate", "--quick", "--workdir"]),
+        (sobolev.main, ["rates", "--quick", "--out"]),
+        (sobolev.main, ["imitate", "--quick", "--out"]),
     ],
 )
 def test_outputs_are_tried_before_the_work(
@@ -188,7 +195,7 @@ def test_outputs_are_tried_before_the_work(
     name: str,
 ):
     work = [(evaluate, "make_mesh"), (analyze, "open_model"), (benchmark, "run")]
-    work += [(compare, "Comparing"), (convert, "mesh_of"), (faults, "Torture")]
+    work += [(compare, "Comparing"), (convert, "mesh_of"), (faults, "KillTest")]
     work += [(plan, "find_slice"), (pretrain, "train")]
     for module, reached in work:
         monkeypatch.setattr(module, reached, None)  # a call would fail
