@@ -12,9 +12,9 @@ from experiments.run.files import try_json, write_json
 from experiments.run.folder import Workdir
 from experiments.run.model_loading import check_finite, load_trained
 from experiments.run.sampling import Sampling, complete
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
-from polycom_jax._errors import require
 from polycom_jax._fields import PathText
 
 LINE = CommandLine("generate", "Continue a prompt with the model of a run.", old={"workdir": "run"})
@@ -42,7 +42,7 @@ class GenerateConfig(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_samples >= 1, f"num_samples={self.num_samples} must be at least 1.")
+        at_least(self, 1, "num_samples")
 
 
 @program

@@ -22,11 +22,11 @@ from experiments.run.compiled import batch_shape, keep_compiled
 from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.folder import Workdir, data_record
 from experiments.run.model_loading import load_trained
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
-from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.params import Params
@@ -64,7 +64,7 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.step >= 1, f"step={self.step} must be at least 1.")
+        at_least(self, 1, "step")
 
 
 @program

@@ -20,6 +20,7 @@ from experiments.analyze.opened import common_step, open_model, seed_of
 from experiments.run.files import STDOUT, hand_over, try_json, whole
 from experiments.run.model_loading import Split
 from experiments.run.provenance import versions
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
@@ -73,7 +74,7 @@ class AnalyzeConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require(bool(self.runs), "Name one or more folders of runs, as runs/tiny-poly_norm.")
-        require(self.tokens >= 1, f"tokens={self.tokens} must be at least 1.")
+        at_least(self, 1, "tokens")
         for name in ("tokenizer", "text_field"):
             value = getattr(self, name)
             require(

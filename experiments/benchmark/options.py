@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import Positional, arg
 
 from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.peers import PEERS
+from experiments.terminal.checks import at_least
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.models import PRESETS, preset
@@ -20,10 +21,9 @@ SUITES: tuple[str, ...] = (
 
 Pass = Literal["forward", "backward", "both"]
 """The value; the gradients alone, given what the forward pass kept; value and gradients."""
-PASSES: tuple[str, ...] = ("forward", "backward", "both")
+PASSES: tuple[str, ...] = get_args(Pass)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[str, ...] = ("float32", "bfloat16", "float16")
 
 SMALL = "small-5m"
 """Name of a model for two CPU cores; see `experiments.benchmark.shapes`."""
@@ -106,9 +106,7 @@ class Options:
             require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")
         if self.model is not None and self.model not in MODELS:
             raise unknown("model", self.model, MODELS)
-        for name in ("batch_size", "seq_len", "loss_chunk", "rounds"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name}={value} must be at least 1.")
+        at_least(self, 1, "batch_size", "seq_len", "loss_chunk", "rounds")
         require(
             0 < self.sample_seconds < math.inf,
             f"sample_seconds={self.sample_seconds} must be positive and finite.",

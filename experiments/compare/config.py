@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from experiments.compare.studies import STUDIES, Study
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
@@ -89,10 +90,7 @@ class CompareConfig:
             self.steps >= 8, f"steps={self.steps} must be at least 8: lengths are its quarters."
         )
         require(self.seeds >= 2, f"seeds={self.seeds} must be at least 2: one run has no spread.")
-        require(self.search_seeds >= 1, f"search_seeds={self.search_seeds} must be at least 1.")
-        for name in ("seq_len", "heldout_tokens"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
+        at_least(self, 1, "search_seeds", "seq_len", "heldout_tokens")
         rates = self.learning_rates
         require(
             len(rates) >= 4

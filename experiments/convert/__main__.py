@@ -31,6 +31,7 @@ from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import generation_of, save_tokenizer
 from experiments.run.model_loading import TOKENIZER, Model, check_finite, load_model
 from experiments.run.report import activation_parameters, coefficient_table
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
@@ -97,7 +98,7 @@ class ConvertCommand(Command):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.fit_batches >= 1, f"fit_batches={self.fit_batches} must be at least 1.")
+        at_least(self, 1, "fit_batches")
 
 
 @program

@@ -22,6 +22,7 @@ from experiments.run.model_loading import (
     load_model,
     read_text,
 )
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
@@ -49,9 +50,6 @@ LINE = CommandLine(
 )
 
 Windows = Literal["packed", "sliding"]
-
-LEAST = {"seq_len": 1, "stride": 1, "batch_size": 1, "limit": 1, "num_fewshot": 0}
-"""Smallest values of the fields that are counts."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require(bool(self.runs), "Name one or more folders of runs, as runs/tiny-poly_norm.")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            require(value is None or value >= least, f"{name}={value} must be at least {least}.")
+        at_least(self, 1, "seq_len", "stride", "batch_size", "limit")
+        at_least(self, 0, "num_fewshot")
         for name in ("num_fewshot", "limit"):
             value = getattr(self, name)
             require(value is None or bool(self.tasks), f"{name}={value} is of --tasks; name some.")

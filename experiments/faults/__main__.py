@@ -26,6 +26,7 @@ from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.environment import facts
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.provenance import commit
+from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine, replaced
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
@@ -66,7 +67,7 @@ class FaultsCommand(Command):
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("seed",))
-        require(self.kills >= 1, f"kills={self.kills} must be at least 1.")
+        at_least(self, 1, "kills")
 
 
 @program
@@ -104,9 +105,8 @@ def main(argv: Sequence[str]) -> int:
 
 def run_words(argv: Sequence[str]) -> list[str]:
     """The words of a command line that `experiments.pretrain` takes, too."""
-    settings = LINE.read(FaultsCommand(), argv)
-    own = {"kills", "seed", "out", "json"}
-    return [word for each in settings if each.name not in own for word in each.tokens()]
+    words = replaced(argv, dict.fromkeys(("--kills", "--seed", "--out", "--json")))
+    return words if not words or words[0].startswith("-") else ["--config", *words]
 
 
 class KillTest:

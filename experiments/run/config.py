@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from experiments.terminal import flags
+from experiments.terminal.checks import at_least
 from polycom_jax._errors import require
 from polycom_jax._fields import LARGEST, PathText, check_fields
 from polycom_jax.data import DataConfig
@@ -93,21 +94,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "run.", wide=("seed",))
-        for name in (
-            "steps",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-            "keep_last",
-            "sample_tokens",
-            "give_up_after",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, f"run.{name}={value} must be at least 1.")
-        require(
-            self.eval_tokens is None or self.eval_tokens >= 1,
-            f"run.eval_tokens={self.eval_tokens} must be at least 1.",
-        )
+        counts = ("steps", "log_every", "eval_every", "eval_tokens", "checkpoint_every")
+        counts += ("keep_last", "sample_tokens", "give_up_after")
+        at_least(self, 1, *counts, prefix="run.")
         require(self.grace_s > 0, f"run.grace_s={self.grace_s} must be above 0 seconds.")
         for option in self.compiler_options:
             require(

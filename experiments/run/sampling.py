@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from experiments.terminal.checks import at_least
 from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
 from polycom_jax.data import Tokenizer
@@ -39,9 +40,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("seed",))
-        require(
-            self.max_new_tokens >= 1, f"max_new_tokens={self.max_new_tokens} must be at least 1."
-        )
+        at_least(self, 1, "max_new_tokens")
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be in [0, 2**32).")
         check_sampling(self.temperature, self.top_k, self.top_p)
 

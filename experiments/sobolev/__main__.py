@@ -98,8 +98,7 @@ def main(argv: Sequence[str]) -> int:
     line = flags.CommandLine(
         f"sobolev {name}",
         f"{study.about} --quick starts from options that take under a minute.",
-        short={option: f"sobolev.{option}" for option in flags.flatten(default.sobolev)},
-        old={"workdir": "out"},
+        old={"workdir": "out"} | {f"sobolev.{name}": name for name in flags.flatten(default)},
         lists={"studies": STUDIES, "targets": TARGETS, "activations": ACTIVATIONS},
     )
     chosen = line(default, [word for word in words if word != "--quick"])

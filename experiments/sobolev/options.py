@@ -1,14 +1,19 @@
-"""What each study takes: the flags `--sobolev.*` of `python -m experiments.sobolev`."""
+"""What each study takes: the flags of `python -m experiments.sobolev`."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
+from experiments.terminal.checks import at_least
+from experiments.terminal.flags import NO_PREFIX
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.approximation.bounds import cell_size, size_formula
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
+
+_at_least = partial(at_least, prefix="sobolev.")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Command:
         json: a file for the study's JSON, too; - for stdout.
     """
 
-    sobolev: Options
+    sobolev: Annotated[Options, NO_PREFIX]
     out: PathText
     json: PathText | None = None
 
@@ -81,15 +86,12 @@ class TrainOptions(Options):
 
     def __post_init__(self) -> None:
         check_fields(self, "sobolev.", wide=("memory",))
-        for name in ("activations", "sizes", "targets"):
-            values = getattr(self, name)
-            require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
-            require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
+        _distinct(self, "activations", "sizes", "targets")
         for activation in self.activations:
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
-        _at_least(self, 1, "dim", "layers", "steps", "batch_size", "points", "cells", "sizes")
-        _at_least(self, 1, "memory")
+        counts = ("dim", "layers", "steps", "batch_size", "points", "cells", "sizes", "memory")
+        _at_least(self, 1, *counts)
         _at_least(self, 2, "seeds")  # an interval needs two
         require(self.dim <= MAX_DIM, f"sobolev.dim={self.dim} must be at most {MAX_DIM}.")
         require(
@@ -181,10 +183,7 @@ class RatesOptions(Options):
 
     def __post_init__(self) -> None:
         check_fields(self, "sobolev.", wide=("memory",))
-        for name in ("orders", "dims"):
-            values = getattr(self, name)
-            require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
-            require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
+        _distinct(self, "orders", "dims")
         _at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
         _at_most(self, MAX_ORDER, "orders")
         _at_most(self, MAX_DIM, "dims")
@@ -246,11 +245,11 @@ def named_target(name: str, dim: int) -> Target:
     return get_target(kind, order=int(order), dim=dim)
 
 
-def _at_least(options: object, least: int, *names: str) -> None:
+def _distinct(options: object, *names: str) -> None:
     for name in names:
-        value = getattr(options, name)
-        for number in value if isinstance(value, Sequence) else (value,):
-            require(number >= least, f"sobolev.{name}={number} must be at least {least}.")
+        values = getattr(options, name)
+        require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
+        require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
 
 
 def _at_most(options: object, most: int, *names: str) -> None:

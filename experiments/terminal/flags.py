@@ -128,19 +128,17 @@ class CommandLine:
                 flag, equals, value = word.partition("=")
                 settings.append(Setting(self._field(flag, base), (value,) if equals else ()))
             else:
-                first = None if settings else _positional(base)
-                require(bool(settings or first), f"{word!r} belongs to no flag; --help lists all.")
-                last = settings.pop() if settings else Setting(first or "", ())
+                last = settings.pop() if settings else Setting(_positional(base) or "", ())
+                require(last.name != "", f"{word!r} belongs to no flag; --help lists the flags.")
                 settings.append(Setting(last.name, (*last.words, word)))
         return settings
 
     def _field(self, flag: str, base: Mapping[str, Leaf]) -> str:
         name = flag[2:].replace("-", "_")
+        name = name if name in base else {**self.short, **self.old}.get(name, name)
         if name not in base:
-            name = {**self.short, **self.old}.get(name, name)
-        if name not in base:
-            first = _positional(base)
-            raise unknown_name("flag", flag, map(flag_name, {*base, *self.short} - {first}))
+            known = {*base, *self.short} - {_positional(base)}
+            raise unknown_name("flag", flag, map(flag_name, known))
         return name
 
     def parse(self, default: C, settings: Sequence[Setting]) -> C:
@@ -173,34 +171,29 @@ class CommandLine:
 
     def _registry(self, base: Mapping[str, Leaf]) -> ConstructorRegistry:
         """Tells tyro the short names, and what to hide, of classes that do not know of it."""
-        added: dict[type, dict[str, Any]] = {}
-        short = {
-            name: flag_name(alias)
-            for alias, name in self.short.items()
-            if alias not in base and "." not in alias
-        }
-        for name in {*short, *self.refused} & {*base}:
-            marker = Suppress if name in self.refused else arg(aliases=(short[name],))
-            added.setdefault(base[name].owner, {})[name.rpartition(".")[2]] = marker
-        registry, busy = ConstructorRegistry(), set[type]()
+        marks: dict[tuple[type, str], Any] = {}
+        for alias, name in self.short.items():
+            if name in base and alias not in base and "." not in alias:
+                marks[_place(base, name)] = arg(aliases=(flag_name(alias),))
+        marks |= {_place(base, name): Suppress for name in self.refused & {*base}}
+        registry, owners = ConstructorRegistry(), {owner for owner, _ in marks}
 
         @registry.struct_rule
         def _(info: StructTypeInfo) -> StructConstructorSpec | None:
-            if info.type not in added or info.type in busy:
+            if info.type not in owners:
                 return None
-            busy.add(info.type)
-            spec: Any = ConstructorRegistry.get_struct_spec(info)  # tyro's own, now
-            busy.discard(info.type)
-            own = added[info.type]
-            marked = [
-                replace(each, type=Annotated[each.type, own[each.name]])
-                if each.name in own
-                else each
-                for each in spec.fields
-            ]
+            owners.remove(info.type)  # so that this gives tyro's own
+            spec: Any = ConstructorRegistry.get_struct_spec(info)
+            owners.add(info.type)
+            types = [Annotated[f.type, marks.get((info.type, f.name))] for f in spec.fields]
+            marked = [replace(f, type=t) for f, t in zip(spec.fields, types, strict=True)]
             return replace(spec, fields=tuple(marked))
 
         return registry
+
+
+def _place(base: Mapping[str, Leaf], name: str) -> tuple[type, str]:
+    return base[name].owner, name.rpartition(".")[2]
 
 
 def _positional(base: Mapping[str, Leaf]) -> str | None:
@@ -242,7 +235,9 @@ def _refuse(event: _errors.ParseErrorEvent) -> None:
         case _errors.InstantiationFailure(message=message):
             raise InputError(f"{flag}: {message}" if flag else message)
         case _errors.InvalidChoice(value=value, choices=choices):
-            raise InputError(f"{flag}: got {value!r}, expected one of {', '.join(choices)}.")
+            near = difflib.get_close_matches(value, choices, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{flag}: got {value!r}, expected one of {', '.join(choices)}.{hint}")
         case _errors.BadValue():
             raise InputError(f"{flag} takes a value.")
         case _:

@@ -180,7 +180,7 @@ def test_the_studies_of_sobolev_follow_the_same_rules(capsys: pytest.CaptureFixt
         assert main_of("sobolev")([study, "--help"]) == 0
         text = capsys.readouterr().out
         found = boxes(text)
-        assert list(found) == ["options", "sobolev options"]
+        assert list(found) == ["options"]
         assert {"--out", "--json"} <= options(found["options"])
         assert "--workdir" not in options(text)
 
@@ -218,8 +218,9 @@ def test_old_spellings_of_results_work():
 def test_words_of_a_fault_test_reach_the_run():
     words = "--kills 3 --seed 4 --out o --json=- --steps 30 --run.seed 5 --run.sample-prompt=-x"
     assert faults.run_words(words.split()) == [
-        *("--run.steps=30", "--run.seed=5", "--run.sample-prompt=-x"),
+        *("--steps", "30", "--run.seed", "5", "--run.sample-prompt=-x"),
     ]
+    assert faults.run_words(["c.yaml", "--out=o"]) == ["--config", "c.yaml"]
 
 
 def test_a_flag_that_is_replaced_is_there_once():

@@ -104,7 +104,7 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["train", "--targets", "runge:2"], "among the targets"),
         (["train", "--targets", "wave:2"], "Did you mean 'waves'"),
         (["train", "--learning-rates", "0.1", "0.2"], "four or more"),
-        (["train", "--sobolev.step", "1"], "Did you mean '--sobolev.steps'"),
+        (["train", "--sobolev.step", "1"], "Did you mean '--steps'"),
         (["train", "--sobolev.dim", "0"], "sobolev.dim=0"),
         (["train", "--sizes", "10000000"], "more than sobolev.memory=1073741824"),
         (["train", "--points", "1000000000"], "more than sobolev.memory=1073741824"),
