@@ -1,7 +1,7 @@
-"""The table of activations: a new one is a function in `activations` and a row here.
+"""The table of activations: a new one is a function in `activations` and an entry here.
 
 Tests, models, Flax modules and programs all read this table; the contract test in
-`tests/test_table.py` takes a new row up by itself.
+`tests/test_table.py` tests a new entry without being told of it.
 """
 
 import math
@@ -21,7 +21,7 @@ from polycom_jax.activations import classic, normed
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.activations.stability import effective_coeffs, stored_coeffs
-from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, Implementation
+from polycom_jax.kernels.dispatch import Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_norm.moments import AxisName
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
@@ -30,7 +30,7 @@ from polycom_jax.params import Initializer, Params, ParamSpec
 
 @dataclass(frozen=True)
 class ActivationOptions:
-    """What can be chosen about an activation; options that a row does not read keep their default.
+    """What can be chosen about an activation; options that it does not read keep their default.
 
     Attributes:
         order: degree r >= 1 of the polynomial.
@@ -56,8 +56,6 @@ class ActivationOptions:
         check_fields(self)
         check_order(self.order)
         check_eps(self.eps)
-        if self.implementation is not None and self.implementation not in IMPLEMENTATIONS:
-            raise unknown("implementation", self.implementation, IMPLEMENTATIONS)
         for name in ("bound", "output_scale"):
             value = getattr(self, name)
             require(
@@ -83,7 +81,7 @@ class ActivationOptions:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Entry:
     """One activation: function(*inputs, *parameters, **keywords).
 
     Attributes:
@@ -107,7 +105,7 @@ class _Row:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The options that this row depends on."""
+        """The options that this activation depends on."""
         return (
             ("order", *_STABILITY, "initial") if "coeffs" in self.params else ()
         ) + self.keywords
@@ -137,53 +135,55 @@ _PARAMS: Mapping[str, Callable[[ActivationOptions], ParamSpec]] = {
 # product, a comparison, a power or exp; what happens once a row, and casts, count nothing. Horner's
 # scheme takes 2r, PolyNorm's means 2r (power, sum) and its scale 3 (abs, max, product); an RMSNorm
 # behind a baseline 6 (the scale, square, sum, product).
-_ROWS: Mapping[str, _Row] = {
-    "poly_norm": _Row(poly_norm, (4, 3), params=("coeffs",), keywords=("eps", _VERSION)),
-    "poly_relu": _Row(poly_relu, (2, 1), params=("coeffs",), keywords=(_VERSION,)),
-    "poly_prelu": _Row(poly_prelu, (2, 3), params=("coeffs", "slope"), keywords=(_VERSION,)),
-    "poly_relu_norm": _Row(poly_relu_norm, (4, 4), params=("coeffs",), keywords=("eps", _VERSION)),
-    "poly_norm_glu": _Row(
+_ENTRIES: Mapping[str, _Entry] = {
+    "poly_norm": _Entry(poly_norm, (4, 3), params=("coeffs",), keywords=("eps", _VERSION)),
+    "poly_relu": _Entry(poly_relu, (2, 1), params=("coeffs",), keywords=(_VERSION,)),
+    "poly_prelu": _Entry(poly_prelu, (2, 3), params=("coeffs", "slope"), keywords=(_VERSION,)),
+    "poly_relu_norm": _Entry(
+        poly_relu_norm, (4, 4), params=("coeffs",), keywords=("eps", _VERSION)
+    ),
+    "poly_norm_glu": _Entry(
         poly_norm_glu, (4, 4), gated=True, params=("coeffs",), keywords=("eps", _VERSION)
     ),
-    "relu": _Row(classic.relu, (0, 1)),
-    "relu2": _Row(classic.relu2, (0, 2)),
-    "gelu": _Row(classic.gelu, (0, 5)),
-    "gelu_tanh": _Row(classic.gelu_tanh, (0, 10)),
-    "silu": _Row(classic.silu, (0, 2)),
-    "tanh": _Row(classic.tanh, (0, 1)),
-    "swiglu": _Row(classic.swiglu, (0, 3), gated=True),
-    "geglu": _Row(classic.geglu, (0, 6), gated=True),
-    "reglu": _Row(classic.reglu, (0, 2), gated=True),
-    "gelu_norm": _Row(normed.gelu_norm, (0, 11), keywords=("eps",)),
-    "relu2_norm": _Row(normed.relu2_norm, (0, 8), keywords=("eps",)),
-    "swiglu_norm": _Row(normed.swiglu_norm, (0, 9), gated=True, keywords=("eps",)),
+    "relu": _Entry(classic.relu, (0, 1)),
+    "relu2": _Entry(classic.relu2, (0, 2)),
+    "gelu": _Entry(classic.gelu, (0, 5)),
+    "gelu_tanh": _Entry(classic.gelu_tanh, (0, 10)),
+    "silu": _Entry(classic.silu, (0, 2)),
+    "tanh": _Entry(classic.tanh, (0, 1)),
+    "swiglu": _Entry(classic.swiglu, (0, 3), gated=True),
+    "geglu": _Entry(classic.geglu, (0, 6), gated=True),
+    "reglu": _Entry(classic.reglu, (0, 2), gated=True),
+    "gelu_norm": _Entry(normed.gelu_norm, (0, 11), keywords=("eps",)),
+    "relu2_norm": _Entry(normed.relu2_norm, (0, 8), keywords=("eps",)),
+    "swiglu_norm": _Entry(normed.swiglu_norm, (0, 9), gated=True, keywords=("eps",)),
 }
 
-ACTIVATIONS: tuple[str, ...] = tuple(_ROWS)
+ACTIVATIONS: tuple[str, ...] = tuple(_ENTRIES)
 """The names that `get_activation` knows."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A row of the table with its options chosen; hashable, so it may be a static argument.
+    """An entry of the table with its options chosen; hashable, so it may be a static argument.
 
     Made by `get_activation`.
 
     Attributes:
-        name: of the row.
+        name: of the entry.
         options: those it reads may differ from the defaults.
 
     Raises:
-        InputError: an unknown name, or an option that the row does not read.
+        InputError: an unknown name, or an option that the activation does not read.
     """
 
     name: str
     options: ActivationOptions = ActivationOptions()
 
     def __post_init__(self) -> None:
-        if self.name not in _ROWS:
-            raise unknown("activation", self.name, _ROWS)
-        reads = self._row.reads
+        if self.name not in _ENTRIES:
+            raise unknown("activation", self.name, _ENTRIES)
+        reads = self._entry.reads
         for field in fields(ActivationOptions):
             value = getattr(self.options, field.name)
             require(
@@ -193,31 +193,31 @@ class Activation:
             )
 
     @property
-    def _row(self) -> _Row:
-        return _ROWS[self.name]
+    def _entry(self) -> _Entry:
+        return _ENTRIES[self.name]
 
     @property
     def gated(self) -> bool:
         """Whether it takes two hidden arrays, gate and up, from two projections."""
-        return self._row.gated
+        return self._entry.gated
 
     @property
     def specs(self) -> dict[str, ParamSpec]:
         """Its parameters: {} for a fixed function, `coeffs` [order + 1] float32 for PolyCom."""
-        return {name: _PARAMS[name](self.options) for name in self._row.params}
+        return {name: _PARAMS[name](self.options) for name in self._entry.params}
 
     @property
     def flops(self) -> int:
         """Forward operations on each hidden element (see the comment at the table for what
         counts).
         """
-        each_order, always = self._row.flops
+        each_order, always = self._entry.flops
         return each_order * self.options.order + always
 
     @property
     def over_rows(self) -> bool:
         """Whether it takes means over rows, and is not element-wise."""
-        return self._row.over_rows
+        return self._entry.over_rows
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Initial parameters, {} for a fixed function."""
@@ -232,7 +232,7 @@ class Activation:
             params: as `init` gives them; one layer's, not a stack.
             *hidden: one array, or two of equal shape and dtype.
             axis_name: inside `jax.shard_map`, the mesh axis that splits rows (see `poly_norm`);
-                rows of the table that are element-wise do not need it.
+                element-wise activations do not need it.
 
         Returns:
             The shape and dtype of the first array; arithmetic in float32, one rounding.
@@ -245,10 +245,10 @@ class Activation:
             len(hidden) == len(wanted),
             f"{self.name}: expected apply(params, {', '.join(wanted)}), came {len(hidden)} arrays.",
         )
-        keywords = {name: getattr(self.options, name) for name in self._row.keywords}
-        if self._row.over_rows:
+        keywords = {name: getattr(self.options, name) for name in self._entry.keywords}
+        if self._entry.over_rows:
             keywords["axis_name"] = axis_name
-        return self._row.function(*hidden, *self._parameters(params), **keywords)
+        return self._entry.function(*hidden, *self._parameters(params), **keywords)
 
     def _parameters(self, params: Params) -> list[Array]:
         shapes = {name: jnp.shape(value) for name, value in params.items()}
@@ -287,15 +287,15 @@ def get_activation(
 
     Args:
         name: one of `ACTIVATIONS`.
-        options: of the row; None for the defaults.
+        options: of the activation; None for the defaults.
         **changes: single options instead, or on top: `get_activation("poly_norm", order=4)`.
 
     Returns:
         The activation: `.apply`, `.init`, `.specs`, `.gated`, `.width`, `.flops`.
 
     Raises:
-        InputError: an unknown name or option, an option out of range, or one that the row does not
-            read.
+        InputError: an unknown name or option, an option out of range, or one that the activation
+            does not read.
 
         >>> import jax, jax.numpy as jnp
         >>> act = get_activation("poly_norm")

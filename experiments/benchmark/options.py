@@ -46,7 +46,7 @@ class Options:
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run here is listed with the reason.
         activations: whose operation or block to measure; the first one is the reference.
-        shapes: of the operations in ops and tpu, by name from polycom_jax/kernels/arg_specs.py;
+        shapes: of the operations in ops and tpu, by name from experiments/benchmark/arg_specs.py;
             none: those for this backend, dense_1b in tpu.
         passes: forward, backward (given what forward kept), both.
         dtype: of the arrays; none: the shape's or the model's own.

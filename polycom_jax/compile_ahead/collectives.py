@@ -56,7 +56,7 @@ def collective_opcode(module: Module, instruction: Instruction) -> str:
 
 
 def group_size(instruction: Instruction) -> int:
-    """Chips that take part together, from any of the three ways in which groups are printed.
+    """Chips that take part together, from any of the three forms in which groups are printed.
 
     Lists {{0,1},{2,3}}; an iota [groups,size]<=[...]; axes of a mesh, mesh['x'=4] {'x'}.
     """

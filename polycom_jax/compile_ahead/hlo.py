@@ -1,6 +1,6 @@
 """Reads the text of a compiled XLA program: what runs, and how often.
 
-How often a loop runs is not in the text of a TPU program; `trips` reads that off the loop.
+How often a loop runs is not in the text of a TPU program: see `loop_trip_counts`.
 """
 
 import re

@@ -29,9 +29,9 @@ def trip_count(module: Module, loop: Instruction, where: Place) -> int | None:
     Returns:
         None where the bound is not a constant of the program, so where it depends on data.
     """
-    known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
-    if known is not None:
-        return int(known)
+    printed = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+    if printed is not None:
+        return int(printed)
     condition = module.computations.get(loop.attribute(r"condition=%?([\w.\-]+)") or "")
     body = module.computations.get(loop.attribute(r"body=%?([\w.\-]+)") or "")
     if condition is None or body is None or condition.root is None:

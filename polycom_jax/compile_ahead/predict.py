@@ -5,12 +5,12 @@
                                         attention's, which declare none, at half of the peak
             + for each collective that nothing overlaps    bytes that leave a chip / ICI bandwidth
 
-The first sum covers what XLA itself schedules, over the text of the scheduled program; loops count
-as often as they run, and of a conditional the longest branch; under a scope named `rescue`, which
-says that it is there for numbers that would overflow, the shortest. Kernels carry no estimate, so
-theirs is a roofline: a floor. So is a collective's. Asynchronous collectives stand apart, since
-they run beside computation. XLA's own `optimal_seconds` is not used: it counts a loop once, and is
-negative for some programs with loops.
+The first sum covers what XLA itself schedules, over the text of the scheduled program. Loops count
+as often as they run, and a conditional by its longest branch, or under a scope named `rescue`,
+which handles rows that would overflow, by its shortest. Kernels and collectives carry no estimate,
+so theirs is a roofline: a floor. Asynchronous collectives are listed and not added, since they run
+beside computation. XLA's own `optimal_seconds` is not used: it counts a loop once, and is negative
+for some programs with loops.
 """
 
 import math
@@ -105,7 +105,7 @@ class Prediction:
             reports them; outputs that reuse a donated argument are the aliases.
         peak_hbm_bytes: the most that is alive at once, arguments and outputs with it.
         rows: the largest first.
-        collectives: by kind and whether they stand apart, the longest first.
+        collectives: by kind and whether they are asynchronous, the longest first.
         not_estimated: what has no estimate, with how often it runs; and loops whose number of runs
             depends on data, counted once.
     """
@@ -194,16 +194,14 @@ def predict_text(text: str, chip: Chip, *, libtpu: str = "unknown", **memory: in
     missing: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     sent: dict[tuple[str, bool], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for run in runs:
-        known = _cost(module, run, chip)
-        if known is not None:
-            kind, seconds = known
+        cost = _cost(module, run, chip)
+        if cost is not None:
+            kind, seconds = cost
             totals[kind] += seconds * run.times
             if kind.endswith("collective"):
-                apart = kind != "collective"
-                opcode = collective_opcode(module, run.instruction)
-                numbers = (1, seconds * chip.ici_bandwidth, seconds)
-                total = sent[opcode, apart]
-                total[:] = [a + b * run.times for a, b in zip(total, numbers, strict=True)]
+                key = collective_opcode(module, run.instruction), kind != "collective"
+                one = (1, seconds * chip.ici_bandwidth, seconds)
+                sent[key] = [a + b * run.times for a, b in zip(sent[key], one, strict=True)]
             entry = spent[_scope(run.instruction), kind]
             entry[0] += seconds * run.times
             entry[1] += run.times
@@ -225,10 +223,8 @@ def predict_text(text: str, chip: Chip, *, libtpu: str = "unknown", **memory: in
         ),
         rows=tuple(sorted(rows, key=lambda row: -row.seconds)),
         collectives=tuple(
-            Collective(opcode, apart, int(n), moved, seconds)
-            for (opcode, apart), (n, moved, seconds) in sorted(
-                sent.items(), key=lambda item: -item[1][2]
-            )
+            Collective(*key, int(n), leaving, seconds)
+            for key, (n, leaving, seconds) in sorted(sent.items(), key=lambda item: -item[1][2])
         ),
         not_estimated=tuple(notes)
         + tuple(f"{n} x {name}, {b:,} bytes in all" for name, (n, b) in sorted(missing.items())),
@@ -254,23 +250,19 @@ class _Run:
 
 
 def _runs(module: Module, place: Place, chip: Chip) -> tuple[list[_Run], list[str]]:
-    """What runs from there on, how often, and what is uncertain about it."""
+    """What runs in a computation and those it calls, how often, and what is uncertain about it."""
     runs: list[_Run] = []
     notes: list[str] = []
     for instruction in place.computation.instructions.values():
         opcode = instruction.opcode
         if opcode == "while":
-            loop_trip_counts = trip_count(module, instruction, place)
-            if loop_trip_counts is None:
+            trips = trip_count(module, instruction, place)
+            if trips is None:
                 notes.append(f"how often the loop {_scope(instruction)} runs; counted once")
+                trips = 1
             for name in re.findall(r"\b(?:condition|body)=%?([\w.\-]+)", instruction.attributes):
                 inner = Place(module.computations[name], instruction, place)
-                _extend(
-                    runs,
-                    notes,
-                    _runs(module, inner, chip),
-                    1 if loop_trip_counts is None else loop_trip_counts,
-                )
+                _extend(runs, notes, _runs(module, inner, chip), trips)
         elif opcode == "conditional":
             branches = [
                 _runs(module, Place(module.computations[name]), chip) for name in instruction.calls
@@ -303,8 +295,8 @@ def _cost(module: Module, run: _Run, chip: Chip) -> tuple[Kind, float] | None:
     instruction = run.instruction
     leaving = leaving_bytes(module, run.where, instruction)
     if leaving is not None:
-        apart = instruction.opcode.endswith("-start")
-        kind: Kind = "asynchronous collective" if apart else "collective"
+        asynchronous = instruction.opcode.endswith("-start")
+        kind: Kind = "asynchronous collective" if asynchronous else "collective"
         return kind, leaving / chip.ici_bandwidth
     if instruction.cycles is not None:
         return "compiled", instruction.cycles / chip.clock

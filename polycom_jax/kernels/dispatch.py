@@ -134,12 +134,11 @@ class Operation:
 
     def _preferred(self, *arrays: Any, **static: Any) -> Kernel:
         for preferred in PREFERENCE.get(backend(), ("xla",)):
-            if isinstance(preferred, ShapeRule):
-                if not preferred.shapes(arrays[0].shape):
-                    continue
-                preferred = preferred.implementation
-            version = self.versions.get(preferred)
-            if version is not None and version.unsupported_reason(*arrays, **static) is None:
+            conditional = isinstance(preferred, ShapeRule)
+            version = self.versions.get(preferred.implementation if conditional else preferred)
+            if version is None or (conditional and not preferred.shapes(arrays[0].shape)):
+                continue
+            if version.unsupported_reason(*arrays, **static) is None:
                 return version
         raise LookupError(f"{self.name}: no version in PREFERENCE takes the arguments.")
 

@@ -1,6 +1,7 @@
 """Linear and bilinear maps with transposes of their own, under all of JAX's transformations."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -48,11 +49,20 @@ def linear_map(
         like: the result's shape and dtype; None: those of `operands[0]`.
     """
     like = operands[0] if like is None else like
-    args = match_varying(*fixed, *operands)
-    shape = tuple(like.shape)
-    return _linear.bind(
-        *args, forward=forward, backward=backward, split=len(fixed), shape=shape, dtype=like.dtype
-    )
+    static = _Map(forward, backward, len(fixed), tuple(like.shape), like.dtype)
+    return _linear.bind(*match_varying(*fixed, *operands), static=static)
+
+
+@dataclass(frozen=True)
+class _Map:
+    forward: Forward
+    backward: Backward
+    num_fixed: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def divided(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        return args[: self.num_fixed], args[self.num_fixed :]
 
 
 def bilinear_map(product: Product, by_a: Product, by_b: Product) -> Product:
@@ -100,39 +110,31 @@ def _in_first(
     return linear_map(forward, backward, fixed, (operand,), out)
 
 
-def _run(*args: Array, forward: Forward, split: int, **_other: Any) -> Array:
-    return forward(args[:split], args[split:])
+def _run(*args: Array, static: _Map) -> Array:
+    return static.forward(*static.divided(args))
 
 
-def _abstract(*args: Any, split: int, shape: tuple[int, ...], dtype: Any, **_other: Any) -> Any:
-    of = args[split]
-    if of.shape == shape:
-        return of.update(dtype=dtype)
-    whole = of.sharding.update(spec=PartitionSpec(*[None] * len(shape)))
-    return of.update(shape=shape, dtype=dtype, sharding=whole)
+def _abstract(*args: Any, static: _Map) -> Any:
+    like, shape = args[static.num_fixed], static.shape
+    if like.shape == shape:
+        return like.update(dtype=static.dtype)
+    whole = like.sharding.update(spec=PartitionSpec(*[None] * len(shape)))
+    return like.update(shape=shape, dtype=static.dtype, sharding=whole)
 
 
-def _jvp(
-    args: Sequence[Array],
-    tangents: Sequence[Any],
-    *,
-    forward: Forward,
-    backward: Backward,
-    split: int,
-    shape: tuple[int, ...],
-    dtype: Any,
-) -> tuple[Array, Array]:
-    fixed, operands = args[:split], args[split:]
-    like = jax.ShapeDtypeStruct(shape, dtype)
-    out = linear_map(forward, backward, fixed, operands, like)
+def _jvp(args: Sequence[Array], tangents: Sequence[Any], *, static: _Map) -> tuple[Array, Array]:
+    fixed, operands = static.divided(args)
+    along_fixed, along_operands = static.divided(tangents)
+    out = _linear.bind(*args, static=static)
     change = jnp.zeros_like(out)
-    along_fixed, along_operands = tangents[:split], tangents[split:]
     if _any_nonzero(along_operands):
-        change += linear_map(forward, backward, fixed, _instantiate(along_operands), like)
+        like = jax.ShapeDtypeStruct(static.shape, static.dtype)
+        along = _instantiate(along_operands)
+        change += linear_map(static.forward, static.backward, fixed, along, like)
     if _any_nonzero(along_fixed):
 
         def at(*fixed: Array) -> Array:
-            return forward(fixed, operands)
+            return static.forward(fixed, operands)
 
         change += jax.jvp(at, tuple(fixed), tuple(_instantiate(along_fixed)))[1]
     return out, change
@@ -146,26 +148,17 @@ def _instantiate(tangents: Sequence[Any]) -> list[Array]:
     return [instantiate_zeros(t) for t in tangents]
 
 
-def _transpose(
-    cotangent: Any, *args: Any, backward: Backward, split: int, **_other: Any
-) -> list[Array | None]:
+def _transpose(cotangent: Any, *args: Any, static: _Map) -> list[Array | None]:
     if isinstance(cotangent, Zero):
         return [None] * len(args)
-    grads = backward(args[:split], cotangent)
-    wanted = [is_undefined_primal(arg) for arg in args[split:]]
-    return [None] * split + [g if want else None for g, want in zip(grads, wanted, strict=True)]
+    fixed, operands = static.divided(args)
+    grads = static.backward(fixed, cotangent)
+    wanted = [g if is_undefined_primal(x) else None for g, x in zip(grads, operands, strict=True)]
+    return [None] * len(fixed) + wanted
 
 
-def _batch(
-    args: Sequence[Array],
-    axes: Sequence[Any],
-    *,
-    forward: Forward,
-    backward: Backward,
-    split: int,
-    shape: tuple[int, ...],
-    dtype: Any,
-) -> tuple[Array, int]:
+def _batch(args: Sequence[Array], axes: Sequence[Any], *, static: _Map) -> tuple[Array, int]:
+    split = static.num_fixed
     size = next(a.shape[d] for a, d in zip(args, axes, strict=True) if d is not None)
     # Each of `operands` gets a cotangent as large as itself: these are all batched, and transposing
     # the broadcast then sums where that is due.
@@ -180,12 +173,12 @@ def _batch(
     where = tuple(in_axes[:split])
 
     def forward_all(fixed: Sequence[Array], operands: Sequence[Array]) -> Array:
-        return jax.vmap(forward, (where, 0))(tuple(fixed), tuple(operands))
+        return jax.vmap(static.forward, (where, 0))(tuple(fixed), tuple(operands))
 
     def backward_all(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
-        return jax.vmap(backward, (where, 0))(tuple(fixed), cotangent)
+        return jax.vmap(static.backward, (where, 0))(tuple(fixed), cotangent)
 
-    like = jax.ShapeDtypeStruct((size, *shape), dtype)
+    like = jax.ShapeDtypeStruct((size, *static.shape), static.dtype)
     return linear_map(forward_all, backward_all, batched[:split], batched[split:], like), 0
 
 

@@ -88,9 +88,9 @@ def over_mesh(
     Raises:
         InputError: a dimension that does not divide over its mesh axes.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if rules is None or mesh.empty or mesh.size == 1:
+    if rules is None or on_one_device():
         return f(params, *hidden, axis_name=None)
+    mesh = jax.sharding.get_abstract_mesh()
     axes = hidden_axes(hidden[0])
     for x in hidden:
         rules.check_divides("hidden", x.shape, axes, mesh)  # pyright: ignore[reportArgumentType]
@@ -102,6 +102,12 @@ def over_mesh(
         check_vma=False,  # kernels that are interpreted, in tests, do not pass the check
     )
     return split(params, *hidden)
+
+
+def on_one_device() -> bool:
+    """Whether there is no mesh (`jax.set_mesh`), or one of a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
 
 
 def larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import Literal, get_args
+from typing import Literal
 
-from polycom_jax._errors import InputError, require, unknown
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_fields
 from polycom_jax.kernels.checkpoint_names import Remat
 from polycom_jax.kernels.dispatch import AttentionImplementation
@@ -14,6 +14,11 @@ QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
 Dtype = Literal["float32", "bfloat16"]
 Coefficients = Literal["layer", "expert"]
+
+_COUNTS = (
+    *("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim"),
+    *("gated_width", "context_length"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,6 @@ class MoEConfig:
             f"moe.top_k={self.top_k} is more than moe.num_experts={self.num_experts}: a token goes"
             " to an expert once.",
         )
-        if self.coefficients not in get_args(Coefficients):
-            raise unknown("moe.coefficients", self.coefficients, get_args(Coefficients))
         capacity = self.capacity_factor
         require(
             capacity is None or 0 < capacity < float("inf"),
@@ -128,23 +131,24 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in (
-            "vocab_size",
-            "num_layers",
-            "embed_dim",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "gated_width",
-            "context_length",
-        ):
+        for name in _COUNTS:
             value = getattr(self, name)
             require(value >= 1, f"{name}={value} must be at least 1.")
-        if self.ffn_width is not None:
-            require(self.ffn_width >= 1, f"ffn_width={self.ffn_width} must be at least 1, or none.")
-        for name in ("loss_chunk", "unroll"):
+        for name in ("ffn_width", "loss_chunk", "unroll"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
+        self._check_heads()
+        require(
+            self.head_dim % 2 == 0,
+            f"head_dim={self.head_dim} must be even, because RoPE turns pairs; "
+            f"nearest: {self.head_dim + 1}.",
+        )
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), f"{name}={value} must be positive and finite.")
+        _ = self.hidden_width  # an unknown activation or option, or a fractional width, fails here
+
+    def _check_heads(self) -> None:
         if self.num_heads % self.num_kv_heads:
             small = [k for k in range(1, isqrt(self.num_heads) + 1) if self.num_heads % k == 0]
             divisors = {*small, *(self.num_heads // k for k in small)}
@@ -153,21 +157,6 @@ class ModelConfig:
                 f"num_heads={self.num_heads} must be a multiple of num_kv_heads="
                 f"{self.num_kv_heads}; nearest: num_kv_heads={' or '.join(map(str, sorted(near)))}."
             )
-        require(
-            self.head_dim % 2 == 0,
-            f"head_dim={self.head_dim} must be even, because RoPE turns pairs; "
-            f"nearest: {self.head_dim + 1}.",
-        )
-        for name, kind in (("qk_norm", QkNorm), ("init", Init), ("dtype", Dtype), ("remat", Remat)):
-            value = getattr(self, name)
-            if value not in get_args(kind):
-                raise unknown(name, value, get_args(kind))
-        if self.attention is not None and self.attention not in get_args(AttentionImplementation):
-            raise unknown("attention", self.attention, get_args(AttentionImplementation))
-        for name in ("rope_theta", "norm_eps"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), f"{name}={value} must be positive and finite.")
-        _ = self.hidden_width  # an unknown activation or option, or a fractional width, fails here
 
     @property
     def row(self) -> Activation:

@@ -40,8 +40,8 @@ def prefill(
     Args:
         cfg: the model.
         params: its parameters.
-        prompt: token ids; row b's prompt is its first `lengths[b]`, what follows is filling.
-        room: tokens a row that the cache has place for, T at least.
+        prompt: token ids; prompt b is its first `lengths[b]`, what follows is padding.
+        room: tokens of a sequence that the cache has room for, T at least.
         lengths: from 1 to T each; None: T.
         rules: how arrays and the cache are split over the mesh of `jax.set_mesh`; None: not stated.
 
@@ -54,7 +54,7 @@ def prefill(
             vocabulary; lengths that are none.
     """
     lengths, last = _lengths(lengths, jnp.shape(prompt)), jnp.shape(prompt)[-1]
-    # No id is out of place in the filling.
+    # Padding may hold any id.
     is_prompt = jnp.arange(last)[None, :] < lengths[:, None]
     ids = _token_ids(cfg, "prompt", prompt, "[batch, tokens]", is_prompt)
     prompt = jnp.where(is_prompt, ids, 0)
@@ -64,7 +64,7 @@ def prefill(
     x, _, cache = hidden(cfg, params, prompt, loss_mask=is_prompt, rules=rules, cache=cache)
     x = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
     good = (lengths >= 1) & (lengths <= last) & jnp.all(_in_vocabulary(cfg, prompt), axis=1)
-    # No query sees the filling: it stands behind all of them, and new tokens replace it.
+    # No query sees the padding: it stands behind all of them, and new tokens replace it.
     return _logits(cfg, params, x, good), {**cache, "length": lengths}
 
 
@@ -76,11 +76,11 @@ def advance(
     *,
     rules: Rules | None = None,
 ) -> tuple[Float[Array, "B V"], Any]:
-    """Appends one token a row to the cache: the logits behind it, and the longer cache.
+    """Appends one token a sequence to the cache: the logits behind it, and the extended cache.
 
     Donated to a jitted function (`donate_argnums`), the cache is written in place. While tracing
-    nothing can be refused: of a row whose cache is full, or whose token is outside the vocabulary,
-    the logits are NaN, and a full cache stays as it is.
+    nothing can be refused: of a sequence whose cache is full, or whose token is outside the
+    vocabulary, the logits are NaN, and a full cache stays as it is.
 
     Raises:
         InputError: a full cache, or ids outside the vocabulary.
@@ -103,10 +103,10 @@ def generate(
     stop_token: int | None = None,
     rules: Rules | None = None,
 ) -> Int[Array, "B M"]:
-    """Continues each prompt by `max_new_tokens` tokens; after `stop_token` a row repeats it.
+    """Continues each prompt by `max_new_tokens` tokens; after `stop_token` a sequence repeats it.
 
-    Decoding ends when all rows have ended. The cache holds prompt and continuation, so attention
-    sees all of both, also beyond `cfg.context_length`, for which no model is trained. The token at
+    Decoding ends with the last sequence. The cache holds prompt and continuation, so attention sees
+    all of both, also beyond `cfg.context_length`, for which no model is trained. The token at
     a place depends on (key, place), not on `max_new_tokens`. A program is compiled for each shape
     of the prompt and `max_new_tokens`, and for nothing else.
 
@@ -119,12 +119,12 @@ def generate(
         temperature: as in `sample`.
         top_k: as in `sample`.
         top_p: as in `sample`.
-        stop_token: ends a row; None: nothing does.
+        stop_token: ends a sequence; None: nothing does.
         rules: how arrays and the cache are split over the mesh of `jax.set_mesh`; None: not stated.
 
     Returns:
         int32 ids. Traced values cannot be refused: in the place of what is an error below stands
-        -1, which is no token, to the row's end.
+        -1, which is no token, to the end.
 
     Raises:
         InputError: a prompt without a token, ids outside the vocabulary, settings out of range,
@@ -172,7 +172,7 @@ def _generate(
     def ended(token: Array) -> Array:
         return (token == stop) | (token == NO_TOKEN)
 
-    def goes_on(state: tuple) -> Array:
+    def continues(state: tuple) -> Array:
         place, token, _, _ = state
         return (place < max_new_tokens) & ~jnp.all(ended(token))
 
@@ -186,14 +186,14 @@ def _generate(
     logits, cache = prefill(cfg, params, prompt, room=length + max_new_tokens, rules=rules)
     first = drawn(logits, 0)
     new = jnp.zeros((batch, max_new_tokens), jnp.int32).at[:, 0].set(first)
-    place, last, _, new = jax.lax.while_loop(goes_on, step, (jnp.int32(1), first, cache, new))
+    place, last, _, new = jax.lax.while_loop(continues, step, (jnp.int32(1), first, cache, new))
     return jnp.where(jnp.arange(max_new_tokens)[None, :] < place, new, last[:, None])
 
 
 def _token_ids(
     cfg: ModelConfig, name: str, ids: Any, form: str, real: Any = True
 ) -> Int[Array, "..."]:
-    """The ids as an array of that form, checked as far as they are known, and `real`."""
+    """The ids as an array of that form; those that are `real` are checked unless traced."""
     shape = jnp.shape(ids)
     require(
         len(shape) == len(form.split()) and 0 not in shape,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax.kernels.checkpoint_names import remat_hidden
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
-from polycom_jax.kernels.sharded import larger_than_one, unsharded_features
+from polycom_jax.kernels.sharded import larger_than_one, on_one_device, unsharded_features
 from polycom_jax.models import exchange as ex
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.permutation import combine, dispatch, inverse, permute
@@ -54,8 +54,8 @@ def run_experts(
         dropped, over all devices: none without a capacity, or without an expert axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if rules is None or mesh.empty or mesh.size == 1:
-        return _local(cfg, params, y, weights, chosen, None, expert_axis=None, hidden_axis=None)
+    if rules is None or on_one_device():
+        return _local(cfg, params, y, weights, chosen, None)
     tokens = rules.partition(("batch", None))
     own = {name: _layout(cfg, rules, name) for name in params}
     axes = {
@@ -63,7 +63,7 @@ def run_experts(
         for logical, axis in (("expert", "expert"), ("hidden", "mlp"), ("token", "batch"))
     }
     split = jax.shard_map(
-        partial(_on_device, cfg, **axes),
+        partial(_local, cfg, **axes),
         in_specs=(own, tokens, tokens, tokens, rules.partition(("batch",))),
         out_specs=(tokens, PartitionSpec()),
         check_vma=False,  # custom derivatives and kernels do not say over what they vary
@@ -79,26 +79,6 @@ def _layout(cfg: ModelConfig, rules: Rules, name: str) -> PartitionSpec:
     return rules.partition(("expert", "mlp", None) if name == _OUT else ("expert", None, "mlp"))
 
 
-def _on_device(
-    cfg: ModelConfig,
-    params: Any,
-    y: Array,
-    weights: Array,
-    chosen: Array,
-    first: Array | None,
-    *,
-    expert_axis: ex.AxisName | None,
-    hidden_axis: ex.AxisName | None,
-    token_axis: ex.AxisName | None,
-) -> tuple[Array, Array]:
-    out, dropped = _local(cfg, params, y, weights, chosen, first, expert_axis, hidden_axis)
-    if hidden_axis:
-        out = jax.lax.psum(out, hidden_axis)
-    if token_axis:
-        dropped = jax.lax.psum(dropped, token_axis)
-    return out, dropped
-
-
 def _local(
     cfg: ModelConfig,
     params: Any,
@@ -106,10 +86,12 @@ def _local(
     weights: Float[Array, "N K"],
     chosen: Int[Array, "N K"],
     first: Bool[Array, " N"] | None,
-    expert_axis: ex.AxisName | None,
-    hidden_axis: ex.AxisName | None,
+    *,
+    expert_axis: ex.AxisName | None = None,
+    hidden_axis: ex.AxisName | None = None,
+    token_axis: ex.AxisName | None = None,
 ) -> tuple[Float[Array, "N D"], Int[Array, ""]]:
-    """`run_experts` of this device's tokens."""
+    """`run_experts` of this device's tokens; the axes split experts, hidden width and tokens."""
     k, groups = cfg.moe.top_k, cfg.moe.num_experts
     with jax.named_scope("sort"):
         flat = chosen.reshape(-1).astype(jnp.int32)
@@ -129,7 +111,12 @@ def _local(
     else:
         out, dropped = _on_other_devices(cfg, params, rows, weight, sizes, expert_axis, hidden_axis)
     with jax.named_scope("combine"):
-        return combine(out, order, undo, k), dropped
+        out = combine(out, order, undo, k)
+    if hidden_axis:
+        out = jax.lax.psum(out, hidden_axis)
+    if token_axis:
+        dropped = jax.lax.psum(dropped, token_axis)
+    return out, dropped
 
 
 def _by_priority(expert: Int[Array, " R"], first: Bool[Array, " R"], own: int) -> Int[Array, " R"]:

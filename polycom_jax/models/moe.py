@@ -82,7 +82,7 @@ def moe(
     out, dropped = run_experts(
         cfg, experts, y, routing.weights, routing.chosen, rules, first=counted
     )
-    share = dropped.astype(jnp.float32) / (_number(y, counted) * cfg.moe.top_k)
+    share = dropped.astype(jnp.float32) / (_token_count(y, counted) * cfg.moe.top_k)
     out = constrain(out.reshape(x.shape), rules, "batch", "seq", "residual")
     return out, {**routing.statistics, "dropped": share}
 
@@ -102,8 +102,8 @@ def route(
     of the (micro-)batch, over all devices.
     """
     experts, k = cfg.moe.num_experts, cfg.moe.top_k
-    # Three passes of bfloat16 on a TPU, whose default of one would let the choice depend on
-    # rounding; a percent of an expert's own products.
+    # Three passes of bfloat16 on a TPU: its default of one would let the choice of experts depend
+    # on rounding.
     logits = jnp.dot(y.astype(jnp.float32), router, precision=jax.lax.Precision.HIGH)
     log_p = jax.nn.log_softmax(logits, axis=-1)
     p = jnp.exp(log_p)
@@ -115,14 +115,14 @@ def route(
     if counted is not None:
         hits = hits & counted[:, None, None]
     counts = jnp.sum(hits, axis=(0, 1), dtype=jnp.int32)
-    number = _number(y, counted)
+    tokens = _token_count(y, counted)
 
     def mean(x: Float[Array, "N ..."]) -> Float[Array, "..."]:
         if counted is not None:
             x = jnp.where(counted.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
-        return jnp.sum(x, axis=0) / number
+        return jnp.sum(x, axis=0) / tokens
 
-    load, probability = counts.astype(jnp.float32) * (experts / (number * k)), mean(p)
+    load, probability = counts.astype(jnp.float32) * (experts / (tokens * k)), mean(p)
     statistics = {
         "load": load,
         "probability": probability,
@@ -133,8 +133,8 @@ def route(
     return Routing(weights, chosen, statistics)
 
 
-def _number(y: Float[Array, "N D"], counted: Bool[Array, " N"] | None) -> Any:
-    """How many tokens count; 1 if none does, whose sums are 0."""
+def _token_count(y: Float[Array, "N D"], counted: Bool[Array, " N"] | None) -> Any:
+    """How many tokens count; 1 if none does, when all sums are 0."""
     if counted is None:
         return len(y)
     return jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
@@ -148,8 +148,8 @@ def dropless(cfg: ModelConfig) -> ModelConfig:
 def of_whole_batch(cfg: ModelConfig, aux: dict[str, Any]) -> dict[str, Any]:
     """The `aux` of a batch from the sum over its parts, each weighted by its share of the tokens.
 
-    Of a product of two means, as the load-balance loss is, the mean over parts is another number:
-    it is formed again, from the means over the whole batch.
+    The load-balance loss is a product of two means, which is not the mean of products over parts:
+    it is computed again, from the means over the whole batch.
     """
     if "layers" not in aux:
         return aux

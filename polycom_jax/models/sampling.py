@@ -1,4 +1,4 @@
-"""One token a row from logits: greedy, or drawn at a temperature from the most probable ones."""
+"""One token a sequence from logits: greedy, or drawn from the most probable ones."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def sample(
     top_k: int | Int[Array, ""] | None = None,
     top_p: float | Float[Array, ""] | None = None,
 ) -> Int[Array, " B"]:
-    """Draws one token a row, in float32; settings may be traced.
+    """Draws one token of each row of logits, in float32; settings may be traced.
 
     Args:
         logits: -inf for what is not to be drawn; at least one of a row is finite.

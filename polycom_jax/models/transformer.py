@@ -25,7 +25,7 @@ from polycom_jax.params import Params, ParamSpec, Specs
 from polycom_jax.sharding import Rules, check_not_explicit, constrain, rules_here
 
 VOCAB_MULTIPLE = 128
-"""Embedding rows are padded to a multiple of this (times the tensor axis): a TPU's tile width."""
+"""The vocabulary is padded to a multiple of this (times the tensor axis): a TPU's tile width."""
 
 UNROLLED_ON_CPU = 8
 """Up to so many layers are unrolled on CPUs: compiling takes longer with each."""
@@ -41,9 +41,9 @@ def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
     """The declaration of every parameter, layers stacked; `tensor`: size of that mesh axis."""
     ordinary, _ = layers.initializers(cfg)
     multiple = VOCAB_MULTIPLE * tensor
-    rows = -(-cfg.vocab_size // multiple) * multiple
+    padded = -(-cfg.vocab_size // multiple) * multiple
     table = ParamSpec(
-        (rows, cfg.embed_dim), ("vocab", "embed"), ordinary, "embedding", rows=cfg.vocab_size
+        (padded, cfg.embed_dim), ("vocab", "embed"), ordinary, "embedding", rows=cfg.vocab_size
     )
     tree = {
         "embed": table,
@@ -80,7 +80,7 @@ def count_active_params(cfg: ModelConfig) -> int:
 
 
 def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None = None) -> Any:
-    """An empty key-value cache for `length` tokens a row; `length` [B] counts those written.
+    """An empty key-value cache for sequences of `length` tokens, and its own `length` [B], 0.
 
     With `rules` it is split over the mesh of `jax.set_mesh`: the batch, and `kv_heads`.
 
@@ -100,7 +100,7 @@ def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None
 
 
 def cache_room(cache: Any) -> int:
-    """Tokens a row that a cache has place for."""
+    """Tokens of a sequence that a cache has room for."""
     return cache["layers"][0]["k"].shape[CACHE_AXES.index("seq")]
 
 
@@ -121,7 +121,7 @@ def hidden(
         cfg: the model.
         params: its parameters, as from `init`.
         tokens: token ids below `cfg.vocab_size`. In a traced function others are embedded as NaN,
-            and attention makes NaN of their whole row.
+            and attention makes NaN of their whole sequence.
         positions: position of each token for RoPE; default 0..T-1, behind what is cached.
         segment_ids: document of each token; attention is confined to equal ids. Not with a cache.
         loss_mask: tokens whose targets count. Of a mixture of experts, router losses and statistics
@@ -129,7 +129,7 @@ def hidden(
             where experts' capacity is short. They are still read by later tokens. None: all.
         rules: how activations are split over the mesh of `jax.set_mesh`; None: not stated.
         cache: from `init_cache`, or returned by an earlier call: these tokens are appended to it.
-            A row without room for all of them is left as it is, and its hidden states are NaN.
+            A sequence without room for all of them stays as it is, with hidden states of NaN.
 
     Returns:
         The final hidden states in `cfg.dtype`, a dict of losses and statistics (see `moe.summary`;
@@ -142,28 +142,11 @@ def hidden(
     """
     tokens, rules = check_tokens(cfg.vocab_size, tokens), rules_here(rules)
     check_not_explicit(tokens, params)
-    given = {"positions": positions, "segment_ids": segment_ids, "loss_mask": loss_mask}
-    for name, array in given.items():
-        shape = tokens.shape if array is None else jnp.shape(array)
-        require(
-            shape == tokens.shape,
-            f"{name} of shape {shape} must have that of tokens, {tokens.shape}.",
-        )
-    require(
-        loss_mask is None or not jnp.issubdtype(jnp.result_type(loss_mask), jnp.inexact),
-        "loss_mask must be bool: True where a target counts, which all do alike.",
-    )
+    _check_arguments(tokens, positions, segment_ids, loss_mask, cache)
     batch, length = tokens.shape
-    index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
-    steps = start[:, None] + index[None, :]
+    steps = start[:, None] + jnp.arange(length, dtype=jnp.int32)[None, :]
     sin_cos = layers.rotary(cfg, steps if positions is None else positions)
-    if cache is not None:
-        _check_room(cache, length)
-    require(
-        cache is None or segment_ids is None,
-        "segment_ids with a cache: decode one document a row instead.",
-    )
 
     with jax.named_scope("embed"):
         # Gathered over fsdp before the look-up: from rows split along `embed`, GSPMD reaches the
@@ -190,12 +173,31 @@ def hidden(
     return x, aux, cache
 
 
-def _check_room(cache: Any, length: int) -> None:
-    room, written = cache_room(cache), concrete(cache["length"])
-    held = 0 if written is None else int(written.max(initial=0))
+def _check_arguments(
+    tokens: Array, positions: Any, segment_ids: Any, loss_mask: Any, cache: Any
+) -> None:
+    given = {"positions": positions, "segment_ids": segment_ids, "loss_mask": loss_mask}
+    for name, array in given.items():
+        shape = tokens.shape if array is None else jnp.shape(array)
+        require(
+            shape == tokens.shape,
+            f"{name} of shape {shape} must have that of tokens, {tokens.shape}.",
+        )
     require(
-        held + length <= room,
-        f"{length} tokens do not fit a cache for {room} that holds {held}; make a longer one.",
+        loss_mask is None or not jnp.issubdtype(jnp.result_type(loss_mask), jnp.inexact),
+        "loss_mask must be bool: True where a target counts, which all do alike.",
+    )
+    if cache is not None:
+        _check_room(cache, tokens.shape[1])
+        require(segment_ids is None, "segment_ids with a cache: decode one document a row instead.")
+
+
+def _check_room(cache: Any, length: int) -> None:
+    room, lengths = cache_room(cache), concrete(cache["length"])
+    cached = 0 if lengths is None else int(lengths.max(initial=0))
+    require(
+        cached + length <= room,
+        f"{length} tokens do not fit a cache for {room} that holds {cached}; make a longer one.",
     )
 
 
@@ -216,11 +218,11 @@ def _run_group(
     """
     declared = layer_specs(cfg)
 
-    def block(carried: Any, layer: Any) -> tuple[Any, Any]:
-        (x, kv), (params, number) = carried, layer
+    def block(carry: Any, layer: Any) -> tuple[Any, Any]:
+        (x, kv), (params, index) = carry, layer
         params = pm.cast(declared, params, cfg.dtype)
         if kv is not None:
-            kv = {**kv, "length": start, "layer": number}
+            kv = {**kv, "length": start, "layer": index}
         with jax.named_scope("attention"):
             out, kv = layers.attention(cfg, params["attention"], x, sin_cos, segment_ids, kv, rules)
             x = checkpoint_as("product", x + out)
@@ -235,13 +237,13 @@ def _run_group(
 
     unroll = _unroll(cfg)
     block = remat_block(block, cfg.remat, looped=unroll < cfg.num_layers)
-    numbers = None if cache is None else jnp.arange(len(cache["k"]), dtype=jnp.int32)
-    (x, cache), statistics = jax.lax.scan(block, (x, cache), (stacked, numbers), unroll=unroll)
+    indices = None if cache is None else jnp.arange(len(cache["k"]), dtype=jnp.int32)
+    (x, cache), statistics = jax.lax.scan(block, (x, cache), (stacked, indices), unroll=unroll)
     return x, (cache, statistics)
 
 
 def _unroll(cfg: ModelConfig) -> int:
-    """Layers a scanned step: XLA's CPU backend runs what is element-wise in a loop on one core."""
+    """Layers a step of the scan: XLA's CPU backend runs a loop's element-wise work on one core."""
     if cfg.unroll is not None:
         return min(cfg.unroll, cfg.num_layers)
     few = cfg.num_layers <= UNROLLED_ON_CPU

@@ -1,4 +1,4 @@
-"""Linen modules: PolyNorm, PolyReLU, any row of the table, and a feed-forward block.
+"""Linen modules: PolyNorm, PolyReLU, any activation of the table, and a feed-forward block.
 
 They own their parameters and call the library's functions. Coefficients are float32 whatever the
 dtypes of a block are (1/3 in bfloat16 is 0.33398), unless `param_dtype` of their own module says
@@ -19,11 +19,11 @@ from polycom_jax.table import ActivationOptions, get_activation
 
 
 class Activation(nn.Module):
-    """Any row of the activation table, with its parameters (`coeffs`, `slope`, or none).
+    """Any activation of the table, with its parameters (`coeffs`, `slope`, or none).
 
     Attributes:
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: of the row.
+        options: of the activation.
         param_dtype: of its parameters.
     """
 
@@ -33,7 +33,7 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """Applies it to x, or to gate and up if the row is gated; in the same shape and dtype."""
+        """Applies it to x, or to gate and up if it is gated; in the same shape and dtype."""
         return _apply(self, self.activation, self.options, hidden, self.param_dtype)
 
 
@@ -80,13 +80,13 @@ class PolyReLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """act(x W_up) W_down, or act(x W_gate, x W_up) W_down where the row is gated; no biases.
+    """act(x W_up) W_down, or act(x W_gate, x W_up) W_down where the activation is gated; no biases.
 
     Attributes:
-        hidden_features: width F of the hidden layer, taken literally (`Activation.width` of the row
+        hidden_features: width F of the hidden layer, taken literally (an activation's `width`
             gives the one with as many weights as a gated block).
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: of the row.
+        options: of the activation.
         dtype: of the matrix products; None: that of input and kernels.
         param_dtype: of the kernels.
         precision: of the products, as in `nn.Dense`.
@@ -135,10 +135,10 @@ def _apply(
     hidden: Sequence[Array],
     param_dtype: Any,
 ) -> Array:
-    """The row's function with parameters that the module owns."""
-    row = get_activation(name, options)
-    params = {n: module.param(n, s.init, s.shape, param_dtype) for n, s in row.specs.items()}
-    return row.apply(params, *hidden)
+    """The activation with parameters that the module owns."""
+    act = get_activation(name, options)
+    params = {n: module.param(n, s.init, s.shape, param_dtype) for n, s in act.specs.items()}
+    return act.apply(params, *hidden)
 
 
 __all__ = ["Activation", "FeedForward", "PolyNorm", "PolyReLU"]

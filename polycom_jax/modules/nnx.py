@@ -1,4 +1,4 @@
-"""NNX modules: PolyNorm, PolyReLU, any row of the table, and a feed-forward block.
+"""NNX modules: PolyNorm, PolyReLU, any activation of the table, and a feed-forward block.
 
 They own their parameters and call the library's functions. Coefficients are float32 whatever the
 dtypes of a block are (1/3 in bfloat16 is 0.33398), unless `param_dtype` of their own module says
@@ -23,13 +23,13 @@ LECUN_NORMAL: Initializer = nnx.initializers.lecun_normal()
 
 
 class Activation(nnx.Module):
-    """Any row of the activation table, with its parameters (`coeffs`, `slope`, or none).
+    """Any activation of the table, with its parameters (`coeffs`, `slope`, or none).
 
     Args:
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: of the row.
+        options: of the activation.
         param_dtype: of its parameters.
-        rngs: its `params` stream is drawn from once, whatever the row.
+        rngs: its `params` stream is drawn from once, whatever the activation.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Activation(nnx.Module):
             setattr(self, name, nnx.Param(spec.init(name_key(key, name), spec.shape, param_dtype)))
 
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """Applies it to x, or to gate and up if the row is gated; in the same shape and dtype."""
+        """Applies it to x, or to gate and up if it is gated; in the same shape and dtype."""
         return self.row.apply({name: getattr(self, name)[...] for name in self.row.specs}, *hidden)
 
 
@@ -108,7 +108,7 @@ class PolyReLU(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """act(x W_up) W_down, or act(x W_gate, x W_up) W_down where the row is gated; no biases.
+    """act(x W_up) W_down, or act(x W_gate, x W_up) W_down where the activation is gated; no biases.
 
     Keys come from the names of the layers and one draw of the `params` stream, so blocks that
     differ in the activation start from the same `up` and `down`, and so does everything built after
@@ -116,10 +116,10 @@ class FeedForward(nnx.Module):
 
     Args:
         features: width D of input and output.
-        hidden_features: width F of the hidden layer, taken literally (`Activation.width` of the row
+        hidden_features: width F of the hidden layer, taken literally (an activation's `width`
             gives the one with as many weights as a gated block).
         activation: one of `polycom_jax.ACTIVATIONS`.
-        options: of the row.
+        options: of the activation.
         dtype: of the matrix products; None: that of input and kernels.
         param_dtype: of the kernels.
         precision: of the products, as in `nnx.Linear`.

@@ -86,7 +86,7 @@ def slices(split: Any) -> int:
 def test_rows_are_cut_for_their_sums_where_no_mesh_axis_splits_them():
     # Of rows that lie on several devices, GSPMD would move what is cut to another one.
     whole = slices({"data": 4, "tensor": 2})
-    # Three parts, for each of the two derivatives of `apart`.
+    # Three parts, for each of the two derivatives of `split_cotangent`.
     assert [slices(split) - whole for split in (None, {"fsdp": 8}, {"tensor": 8})] == [6, 6, 0]
 
 

@@ -55,7 +55,7 @@ def test_an_operation_keeps_its_arguments_and_a_few_numbers_a_row(
     if operation is pc.poly_relu and implementation == "tpu":
         pytest.skip("it has no such version")
     arrays = kept(partial(operation, implementation=implementation), *[ROWS] * rows, COEFFS)
-    # PolyNorm: each row's scale and gains, too, or it is read once more for them.
+    # PolyNorm: each row's scale and inverse RMS, too, or it is read once more for them.
     assert shapes(arrays) == +Counter({(6, WIDTH): rows, (4,): 1, (6, 1): numbers})
     # In their own dtypes.
     assert {a.dtype for a in arrays if a.shape[-1] == WIDTH} == {jnp.dtype(jnp.bfloat16)}
@@ -123,7 +123,7 @@ def test_between_layers_the_model_keeps_pre_activations_or_inputs(
 
 
 @pytest.mark.parametrize(("remat", "numbers"), [("dots", 4), ("attention", 4), ("full", 0)])
-def test_for_accelerators_the_scale_and_gains_of_each_row_are_kept_beside_its_product(
+def test_for_accelerators_the_scale_and_inverse_rms_of_each_row_are_kept_beside_its_product(
     remat: Any, numbers: int
 ):
     cfg = replace(SMALL, activation="poly_norm", remat=remat, attention="xla")
@@ -131,5 +131,5 @@ def test_for_accelerators_the_scale_and_gains_of_each_row_are_kept_beside_its_pr
         found = kept_by_the_model(cfg)
     rows = [x for x in found if x.shape == (cfg.num_layers, BATCH, LENGTH, 1)]
     assert len({np.asarray(x).tobytes() for x in rows}) == numbers
-    # `apart` has two derivatives, each with its own; equal ones are one to XLA.
+    # `split_cotangent` has two derivatives, each with its own; equal ones are one to XLA.
     assert len(rows) <= 2 * numbers

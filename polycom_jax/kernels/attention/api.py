@@ -4,6 +4,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
 from polycom_jax.kernels.attention import blocks, cudnn, splash, xla
+from polycom_jax.kernels.attention.over_mesh import on_shards
 from polycom_jax.kernels.dispatch import AttentionImplementation, Kernel, Operation
 from polycom_jax.sharding import Rules
 
@@ -11,9 +12,9 @@ ATTENTION = Operation(
     "attention",
     {
         "xla": Kernel(xla.attention),
-        "blocks": Kernel(blocks.attention, blocks.unsupported_reason),
-        "splash": Kernel(splash.attention, splash.unsupported_reason),
-        "cudnn": Kernel(cudnn.attention, cudnn.unsupported_reason),
+        "blocks": on_shards(blocks.attention),
+        "splash": on_shards(splash.attention, splash.unsupported_reason),
+        "cudnn": on_shards(cudnn.attention, cudnn.unsupported_reason),
     },
 )
 
@@ -34,13 +35,13 @@ def attention(
         q: queries; query head h goes with kv head h // (H / K).
         k: keys, as many as queries; more only with `start`.
         v: values.
-        start: with a cache: row b's queries stand behind its first start[b] keys.
+        start: with a cache: sequence b's queries stand behind its first start[b] keys.
         segment_ids: document of each token; a query sees keys of its own alone. Not with `start`.
         rules: how the arrays are split over the mesh of `jax.set_mesh`; None: not stated.
         implementation: None for the backend's best, or
             "xla": plain operations; T x S scores a head; every kind of differentiation;
             "blocks": for CPUs, scores of a few heads at a time, saves q, k, v, the result and one
-            number a row and head; every kind of differentiation;
+            number a query and head; every kind of differentiation;
             "splash": TPU kernels, T a multiple of 128; first derivatives in reverse mode only;
             "cudnn": GPU kernels, bfloat16 or float16, T a multiple of 128; likewise.
 

@@ -18,10 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.linear import linear_map
-from polycom_jax.sharding import Rules
 
 TILE_BYTES = 2**20
 """Scores of one tile in float32: the backward pass has two such arrays at hand, which the L2 caches
@@ -35,41 +33,18 @@ SMALLEST_BLOCK = 64
 """Queries (keys) of a block: fewer of them make products that do not fill a core."""
 
 
+@jax.custom_jvp
 def attention(
     q: Float[Array, "B T H C"],
     k: Float[Array, "B T K C"],
     v: Float[Array, "B T K C"],
-    *,
-    start: Int[Array, " B"] | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
-    rules: Rules | None = None,
+    segment_ids: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T H C"]:
-    """See `api.attention`, and `unsupported_reason` for what it takes."""
-    del start
-    return over_mesh(_attention, rules, q, k, v, segment_ids)
-
-
-def unsupported_reason(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    start: Array | None = None,
-    rules: Rules | None = None,
-    **_other: Any,
-) -> str | None:
-    """A reason against, or None."""
-    if start is not None or q.shape[1] != k.shape[1]:
-        return "it takes whole sequences, no cache"
-    return why_not_split(q, k, rules)
-
-
-@jax.custom_jvp
-def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
+    """See `api.attention`."""
     return _forward(q, k, v, segment_ids)[0]
 
 
-@_attention.defjvp
+@attention.defjvp
 def _rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
     *qkv, segment_ids = primals
     q, k, v = (checkpoint_as("attention", x) for x in qkv)

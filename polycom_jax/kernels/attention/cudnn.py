@@ -1,15 +1,11 @@
 """Causal attention by cuDNN's fused kernels, as `jax.nn.dot_product_attention` offers them."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.restrictions import reverse_only
-from polycom_jax.sharding import Rules
 
 MULTIPLE = 128
 """Lengths must be a multiple of this: at others the backward kernels have known defects (NaN at
@@ -26,20 +22,9 @@ def attention(
     q: Float[Array, "B T H C"],
     k: Float[Array, "B T K C"],
     v: Float[Array, "B T K C"],
-    *,
-    start: Int[Array, " B"] | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
-    rules: Rules | None = None,
+    segment_ids: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T H C"]:
-    """Causal attention; see `api.attention`, and `unsupported_reason` for what it takes.
-
-    With `segment_ids` it reads a mask of T x T a row from memory, and computes all pairs.
-    """
-    del start
-    return over_mesh(_attention, rules, q, k, v, segment_ids)
-
-
-def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
+    """See `api.attention`. With `segment_ids` it reads a mask of T x T a sequence from memory."""
     q, k, v = (checkpoint_as("attention", x) for x in reverse_only("attention", "cudnn", q, k, v))
     mask = None
     if segment_ids is not None:
@@ -47,15 +32,7 @@ def _attention(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
 
 
-def unsupported_reason(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    start: Array | None = None,
-    rules: Rules | None = None,
-    **_other: Any,
-) -> str | None:
+def unsupported_reason(q: Float[Array, "B T H C"]) -> str | None:
     """A reason against, or None."""
     length, width = q.shape[1], q.shape[3]
     if jax.default_backend() != "gpu":
@@ -63,12 +40,10 @@ def unsupported_reason(
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     if not capability[:1].isdigit() or float(capability) < OLDEST:
         return f"it needs a GPU of compute capability {OLDEST}, not {capability or 'another make'}"
-    if start is not None or length != k.shape[1]:
-        return "it takes whole sequences, no cache"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it takes bfloat16 and float16, not {q.dtype}"
     if length % MULTIPLE:
         return f"sequence length {length} is no multiple of {MULTIPLE}"
     if width % 8 or width > WIDEST_HEAD:
         return f"head width {width} is no multiple of 8 up to {WIDEST_HEAD}"
-    return why_not_split(q, k, rules)
+    return None

@@ -1,4 +1,4 @@
-"""Attention on the devices of a mesh: every device has its rows of the batch and its heads.
+"""Attention to whole sequences on a mesh: every device has its share of the batch and its heads.
 
 Kernels are opaque to GSPMD, and so is a loop over tiles of the batch: inside `jax.shard_map` they
 see what one device holds. No device needs anything of another.
@@ -6,17 +6,42 @@ see what one device holds. No device needs anything of another.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jaxtyping import Array
 
+from polycom_jax.kernels.dispatch import Kernel
+from polycom_jax.kernels.sharded import on_one_device
 from polycom_jax.sharding import Rules
 
 _QUERIES = ("batch", "seq", "heads", "head_dim")
 _KEYS = ("batch", "seq", "kv_heads", "head_dim")
 
 
-def over_mesh(
+def on_shards(
+    f: Callable[[Array, Array, Array, Array | None], Array],
+    unsupported_reason: Callable[[Array], str | None] = lambda _q: None,
+) -> Kernel:
+    """A version of `api.attention` from one for the sequences and heads that a device holds.
+
+    Args:
+        f: f(q, k, v, segment_ids), with as many keys as queries.
+        unsupported_reason: why it cannot take these queries, in words, or None if it can.
+    """
+
+    def run(q: Array, k: Array, v: Array, *, segment_ids: Any, rules: Any, **_start: Any) -> Array:
+        return _over_mesh(f, rules, q, k, v, segment_ids)
+
+    def reason(q: Array, k: Array, _v: Array, *, start: Any, rules: Any, **_ids: Any) -> str | None:
+        if start is not None or q.shape[1] != k.shape[1]:
+            return "it takes whole sequences, no cache"
+        return unsupported_reason(q) or _why_not_split(q, k, rules)
+
+    return Kernel(run, reason)
+
+
+def _over_mesh(
     f: Callable[..., Array],
     rules: Rules | None,
     q: Array,
@@ -28,8 +53,7 @@ def over_mesh(
 
     Without rules, or on a mesh of one device, it is a plain call.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if rules is None or mesh.empty or mesh.size == 1:
+    if rules is None or on_one_device():
         return f(q, k, v, segment_ids)
     queries, keys = rules.partition(_QUERIES), rules.partition(_KEYS)
     ids = rules.partition(_QUERIES[:2])
@@ -40,11 +64,11 @@ def over_mesh(
     return split(q, k, v, segment_ids)
 
 
-def why_not_split(q: Array, k: Array, rules: Rules | None) -> str | None:
+def _why_not_split(q: Array, k: Array, rules: Rules | None) -> str | None:
     """Why the arguments cannot lie on the mesh as `rules` says, or None."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if rules is None or mesh.empty or mesh.size == 1:
+    if rules is None or on_one_device():
         return None
+    mesh = jax.sharding.get_abstract_mesh()
     for x, axes in ((q, _QUERIES), (k, _KEYS)):
         for size, axis, entry in zip(x.shape, axes, rules.partition(axes), strict=True):
             names = (entry,) if isinstance(entry, str) else tuple(entry or ())

@@ -1,16 +1,13 @@
 """Causal attention on TPUs by JAX's splash kernels, which skip the blocks that no query sees."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from polycom_jax.kernels.attention.over_mesh import over_mesh, why_not_split
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.restrictions import reverse_only
-from polycom_jax.sharding import Rules
 
 LANES = 128
 """Sequences are cut into blocks of a multiple of this."""
@@ -24,23 +21,11 @@ def attention(
     q: Float[Array, "B T H C"],
     k: Float[Array, "B T K C"],
     v: Float[Array, "B T K C"],
-    *,
-    start: Int[Array, " B"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
-    rules: Rules | None = None,
+    *,
     interpret: bool = False,
 ) -> Float[Array, "B T H C"]:
-    """Causal attention; see `api.attention`, and `unsupported_reason` for what it takes.
-
-    `interpret` runs the kernels as plain operations on any backend, for tests.
-    """
-    del start
-    return over_mesh(partial(_attention, interpret=interpret), rules, q, k, v, segment_ids)
-
-
-def _attention(
-    q: Array, k: Array, v: Array, segment_ids: Array | None, *, interpret: bool
-) -> Array:
+    """See `api.attention`; `interpret` runs the kernels as plain operations, for tests."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     q, k, v = reverse_only("attention", "splash", q, k, v)
@@ -77,21 +62,11 @@ def _attention(
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)
 
 
-def unsupported_reason(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    start: Array | None = None,
-    rules: Rules | None = None,
-    **_other: Any,
-) -> str | None:
+def unsupported_reason(q: Float[Array, "B T H C"]) -> str | None:
     """A reason against, or None."""
     length = q.shape[1]
-    if start is not None or length != k.shape[1]:
-        return "it takes whole sequences, no cache"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"it takes bfloat16 and float32, not {q.dtype}"
     if length % LANES:
         return f"sequence length {length} is no multiple of {LANES}"
-    return why_not_split(q, k, rules)
+    return None

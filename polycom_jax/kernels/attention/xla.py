@@ -17,7 +17,7 @@ def attention(
     segment_ids: Int[Array, "B T"] | None = None,
     rules: Rules | None = None,
 ) -> Float[Array, "B T H C"]:
-    """Causal attention, behind `start` cached keys a row; see `api.attention`."""
+    """Causal attention, behind `start` cached keys; see `api.attention`."""
     del rules  # GSPMD splits it
     q, k, v = (checkpoint_as("attention", x) for x in (q, k, v))
     return masked_attention(q, k, v, causal_mask(q.shape[1], k.shape[1], start, segment_ids))
@@ -29,7 +29,7 @@ def causal_mask(
     start: Int[Array, " B"] | None,
     segment_ids: Int[Array, "B T"] | None,
 ) -> Bool[Array, "B T S"]:
-    """Which keys each query sees; the first axis is 1 where all rows see the same."""
+    """Which keys each query sees; the first axis is 1 where all sequences have the same."""
     places = jnp.arange(queries, dtype=jnp.int32)[None, :]
     if start is not None:
         places = start[:, None] + places
@@ -47,7 +47,7 @@ def masked_attention(
 ) -> Float[Array, "B T H C"]:
     """softmax(q k^T / sqrt(C)) v where `mask`; each kv head serves H/K neighbouring query heads.
 
-    Scores and softmax are float32. A row whose mask is empty gives the mean of v, not NaN.
+    Scores and softmax are float32. A query whose mask is empty gets the mean of v, not NaN.
     """
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
