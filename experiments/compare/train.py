@@ -1,6 +1,8 @@
 """Trains one run of one arm. All seeds and learning rates of an arm share its compiled programs.
 
-Rates come in from outside, so that neither a rate nor a schedule compiles anything anew.
+The step is the one that pretraining takes, guard against numbers that are not finite included, but
+for its learning rate, which comes in from outside: so neither a rate nor a schedule compiles
+anything anew.
 """
 
 import time

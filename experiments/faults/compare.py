@@ -11,8 +11,8 @@ from experiments.run.metrics import read_metrics
 from polycom_jax._errors import require
 from polycom_jax.training import latest_step
 from polycom_jax.training.checksums import leaf_names
+from polycom_jax.training.metadata import STATE
 from polycom_jax.training.orbax_errors import Silence
-from polycom_jax.training.restore import STATE
 
 OF_SPEED = frozenset({"tokens_per_second", "step_time_s"})
 

@@ -166,7 +166,7 @@ def train(
         "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
     }
     keep_last = config.run.keep_last
-    with Checkpoints(workdir.checkpoints, keep_last=keep_last, about=about) as checkpoints:
+    with Checkpoints(workdir.checkpoints, keep_last=keep_last, run_metadata=about) as checkpoints:
         if resuming:
             specs = model_specs(config.model, mesh)
             abstract = abstract_state(config.model, config.optim, mesh)

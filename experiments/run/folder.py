@@ -118,8 +118,8 @@ class Workdir:
         require(
             self.config.is_file() or not all_steps(self.checkpoints),
             f"{self.root} holds checkpoints and no {self.config.name}, so nobody can tell what they"
-            " are of; bring the file back (their manifest.json says what it held), or give another"
-            " --workdir.",
+            " are of; bring the file back (their state/_METADATA says what it held), or give"
+            " another --workdir.",
         )
         is_export = (self.root / "config.json").is_file()
         require(

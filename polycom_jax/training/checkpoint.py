@@ -1,8 +1,10 @@
 """Checkpoints with Orbax: asynchronous, the last few and the best kept, damage noticed.
 
-A checkpoint is damaged where something proves it: a file that is missing, or has other bytes than
-were written. What a disk refuses for a moment is read again, and what it goes on refusing ends the
-run: then nothing is passed over, and nothing is moved.
+Orbax commits a checkpoint by a rename, and keeps a checksum of every array in its metadata: sums
+over what each host holds in memory, so nothing is read back. A checkpoint is damaged where
+something proves it: a file that is missing or cannot be decoded, or values of another sum. What a
+disk refuses for a moment is read again, and what it goes on refusing ends the run: then nothing is
+passed over, and nothing is moved.
 
 Orbax is imported on first use.
 """
@@ -11,7 +13,7 @@ import contextlib
 import math
 import operator
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat, SupportsIndex
@@ -21,15 +23,15 @@ import numpy as np
 from polycom_jax._errors import InputError, require
 from polycom_jax.hosts import together
 from polycom_jax.params import Params, Specs
-from polycom_jax.training import manifest, restore
+from polycom_jax.training import metadata, restore
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.folder import ReadError as ReadError
-from polycom_jax.training.folder import agreed_steps
-from polycom_jax.training.folder import all_steps as all_steps
-from polycom_jax.training.folder import latest_step as latest_step
-from polycom_jax.training.manifest import Contents, Leaf
+from polycom_jax.training.metadata import STATE, CheckpointMetadata, Leaf
 from polycom_jax.training.orbax_errors import Silence, collect_quietly, quietly
-from polycom_jax.training.restore import LONGEST_S, Found
+from polycom_jax.training.quarantine import ReadError as ReadError
+from polycom_jax.training.quarantine import agreed_steps
+from polycom_jax.training.quarantine import all_steps as all_steps
+from polycom_jax.training.quarantine import latest_step as latest_step
+from polycom_jax.training.restore import LONGEST_S, Found, Torn
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
 from polycom_jax.training.state import TrainState
 from polycom_jax.training.writer import Keep, clear_way, open_writer
@@ -43,7 +45,7 @@ class Checkpoints:
     belongs to one run at a time.
 
     Checkpoints that stand in the way of a run that has gone back, since they are damaged or of a
-    future that it will not have, are moved to `set-aside` in the folder by its first save. Of the
+    future that it will not have, are moved to `quarantine` in the folder by its first save. Of the
     damaged ones the newest `KEPT_TORN` stay there; others are never deleted.
 
     Args:
@@ -51,9 +53,9 @@ class Checkpoints:
         keep_last: how many of the newest stay.
         keep_best: how many with the lowest score stay beside them.
         keep_every: those at multiples of this step stay too; None: no such.
-        about: what the run is of: name -> value, its config and its data for instance; numbers and
-            arrays (NumPy's and JAX's too), texts, paths, lists and mappings. It is written into
-            every manifest, and a checkpoint with another value of the same name is not restored.
+        run_metadata: what the run is of: name -> value, its config and its data for instance;
+            numbers and arrays (NumPy's and JAX's too), texts, paths, lists and mappings. It is kept
+            with every checkpoint, and one with another value of the same name is not restored.
             None: restore whatever it is of.
 
     Raises:
@@ -67,7 +69,7 @@ class Checkpoints:
         keep_last: SupportsIndex = 2,
         keep_best: SupportsIndex = 1,
         keep_every: SupportsIndex | None = None,
-        about: Mapping[str, Any] | None = None,
+        run_metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder).absolute()
         self._keep = Keep(
@@ -75,12 +77,12 @@ class Checkpoints:
             best=_whole("keep_best", keep_best),
             every=None if keep_every is None else _whole("keep_every", keep_every, least=1),
         )
-        self._about = manifest.plain("about", about or {})
+        self._run_metadata = metadata.plain("run_metadata", run_metadata or {})
         self._writer: Any = None
         self._current: int | None = None  # the step that the run has saved or restored last
         self._known: set[int] = set()  # steps that it has saved, or found when it restored
-        self._torn: Collection[int] = ()  # steps that it found damaged when it restored
-        self._saving: Contents | None = None
+        self._torn: Mapping[int, Torn] = {}  # steps that it found damaged when it restored
+        self._saving: int | None = None
         self._pending = False  # a save whose end nobody has looked at yet
         self._hush = contextlib.ExitStack()  # while there is a writer: it logs from threads
         weakref.finalize(self, self._hush.close)
@@ -105,7 +107,7 @@ class Checkpoints:
             score: the held-out loss, lower is better; None, NaN or infinity: it competes for no
                 best place.
             environment: what the bits depend on beside the run's settings, by name; values as in
-                `about`.
+                `run_metadata`.
 
         Raises:
             InputError: the folder has checkpoints that this run did not start from, or `step` is
@@ -114,7 +116,7 @@ class Checkpoints:
             SaveError: this save, or the one before, failed.
         """
         number, metrics = _whole("step", step), _metrics(score)
-        facts = manifest.plain("environment", environment or {})
+        facts = metadata.plain("environment", environment or {})
         with together(f"save the checkpoint of step {number}", limit_s=LONGEST_S):
             self._finish()
             if number != self._current:
@@ -143,14 +145,14 @@ class Checkpoints:
 
         Raises:
             InputError: there is none, none is whole, the given one is not, it is of another model
-                or run (differences are named), or a save would set aside too many whole ones. Never
+                or run (differences are named), or a save would move too many whole ones away. Never
                 does a run start afresh because its checkpoints cannot be read.
             ReadError: it cannot be read, though tried again; nothing says that it is damaged.
         """
         found = self._read(abstract_state, step, specs, partial=False)
         restore.check_way(self.folder, found)
         if found.step != self._current:
-            self.close()  # The next save opens the writer again, once what is later is set aside.
+            self.close()  # The next save opens the writer again, once what is later is moved away.
         self._current, self._known, self._torn = found.step, set(found.steps), found.torn
         return found.tree
 
@@ -253,9 +255,10 @@ class Checkpoints:
             name: Leaf(leaf.shape, leaf.dtype.name, sums[name])
             for name, leaf in leaf_names(state).items()
         }
-        self._saving = Contents(step, leaves, self._about, environment)
-        args = ocp.args.Composite(**{restore.STATE: ocp.args.PyTreeSave(state)})
-        self._pending = True
+        about = CheckpointMetadata(step, leaves, self._run_metadata, environment).to_json()
+        item = ocp.args.PyTreeSave(state, custom_metadata=about)
+        args = ocp.args.Composite(**{STATE: item})
+        self._saving, self._pending = step, True
         self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
         self._current = step
         self._known.add(step)
@@ -287,8 +290,9 @@ class Checkpoints:
     ) -> Found:
         number = None if step is None else _whole("step", step)
         self.wait()
-        about = self._about
-        return restore.read_newest(self.folder, number, target, specs, partial=partial, about=about)
+        return restore.read_newest(
+            self.folder, number, target, specs, partial=partial, run_metadata=self._run_metadata
+        )
 
     def _call(self, method: Callable[[Any], Any]) -> None:
         """Calls the writer; if it fails, the next save opens a new one, which reads the folder."""
@@ -300,7 +304,7 @@ class Checkpoints:
         self._forget_unsaved()
         collect_quietly()  # nothing refers to the writer now
         self._hush.close()
-        step = "" if self._saving is None else f" of step {self._saving.step}"
+        step = "" if self._saving is None else f" of step {self._saving}"
         raise SaveError(
             f"The checkpoint{step} could not be saved in {self.folder}: {failure}. Those before it"
             " are as they were."
@@ -311,12 +315,8 @@ class Checkpoints:
         try:
             self._known &= set(self.all_steps())
         except ReadError:
-            self._known -= {self._contents().step}
+            self._known -= {self._saving}
         self._current = max(self._known, default=None)
-
-    def _contents(self) -> Contents:
-        assert self._saving is not None
-        return self._saving
 
     def _open_writer(self, steps: list[int]) -> None:
         """Opens it once the folder holds nothing but what this run goes on from."""
@@ -324,7 +324,7 @@ class Checkpoints:
         self._known = {step for step in self._known if step <= (self._current or 0)}
         self._hush.enter_context(Silence())
         try:
-            self._writer = open_writer(self.folder, self._keep, self._contents)
+            self._writer = open_writer(self.folder, self._keep)
         except BaseException:
             self._hush.close()
             raise

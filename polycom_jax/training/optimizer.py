@@ -217,7 +217,8 @@ def _scale_by_role(optim: OptimConfig, specs: Specs) -> optax.GradientTransforma
             scaled, updates, specs, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode)
         )
 
-    return optax.stateless(by_role)
+    # Masked by nothing: so the state is the tree that earlier versions have saved.
+    return optax.masked(optax.stateless(by_role), pm.map_specs(lambda _: True, specs))
 
 
 def _without_frozen(

@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib.util
 import inspect
+import json
 import logging
 import os
 import re
@@ -25,7 +26,39 @@ _LONGEST = 240
 """Characters of a failure that are told."""
 
 
-def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
+class Failure(str):
+    """What went wrong in Orbax, in a line.
+
+    Attributes:
+        damage: does it prove that files are not as they were written?
+    """
+
+    damage: bool
+
+    def __new__(cls, error: BaseException) -> Self:
+        """Tells its first cause; at its ends TensorStore names the array and says why."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        text, half = " ".join(str(error).split()) or repr(error), _LONGEST // 2
+        if len(text) > _LONGEST:
+            text = f"{text[:half]} ... {text[-half:]}"
+        self = super().__new__(cls, text)
+        self.damage = isinstance(error, _DAMAGE) or _DAMAGED.match(str(error)) is not None
+        return self
+
+
+_DAMAGE = (
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+    *(json.JSONDecodeError, UnicodeDecodeError, KeyError),
+)
+"""Errors of Orbax that only other files than it has written can cause."""
+
+_DAMAGED = re.compile(r"((DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|FAILED_PRECONDITION): )?Error (op|read)")
+"""How TensorStore says so: files that lack, end early, or cannot be decoded. What the system
+refuses (UNAVAILABLE, PERMISSION_DENIED, DEADLINE_EXCEEDED ...) says nothing of what is in them."""
+
+
+def quietly(f: Callable[[], Any]) -> tuple[Any, Failure | None]:
     """Calls `f`: (its result, None), or (None, what went wrong).
 
     What is not about files goes through: bad input, a lack of memory, errors of the device.
@@ -41,7 +74,7 @@ def quietly(f: Callable[[], Any]) -> tuple[Any, str | None]:
         except (InputError, HostsError, MemoryError):
             raise
         except Exception as error:  # Orbax raises bare `Exception` for what it cannot read
-            failure = _told(error)
+            failure = Failure(error)
         _collect(silence.reports)
         return None, failure
 
@@ -50,14 +83,6 @@ def collect_quietly() -> None:
     """Deletes what failed calls have left, once it is no longer referred to."""
     with Silence() as silence:
         _collect(silence.reports)
-
-
-def _told(error: BaseException) -> str:
-    """The first cause, in one line; at its ends TensorStore names the array and says why."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text, half = " ".join(str(error).split()) or repr(error), _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def _collect(reports: list[str]) -> None:

@@ -4,10 +4,10 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -15,26 +15,61 @@ from polycom_jax._errors import InputError, require
 from polycom_jax._files import retried
 from polycom_jax.hosts import gather, together
 from polycom_jax.params import ParamSpec, Specs
-from polycom_jax.training import manifest
+from polycom_jax.training import metadata
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.folder import ReadError, agreed_steps, no_room
-from polycom_jax.training.manifest import Contents, Leaf, OtherFormat, Unreadable
+from polycom_jax.training.metadata import (
+    STATE,
+    CheckpointMetadata,
+    Leaf,
+    OtherFormat,
+    Unreadable,
+)
 from polycom_jax.training.orbax_errors import quietly
+from polycom_jax.training.quarantine import ReadError, agreed_steps, fingerprint, no_room
 from polycom_jax.training.state import map_mirrored
 
-STATE, METRICS = "state", "metrics"
-"""Items of a checkpoint. Orbax calls the last one so itself."""
+T = TypeVar("T")
 
+METRICS = "metrics"
+"""The item of a checkpoint that holds its score; Orbax calls it so itself."""
 
 LONGEST_S = 7200.0
 """How long hosts may be at one checkpoint before it counts as stuck."""
 
 CHECK_S = 3600.0
-"""How long hosts wait for each other to have read their shares of a checkpoint's files."""
+"""How long hosts wait for each other to have read their part of a checkpoint."""
 
 
 class CheckpointWarning(UserWarning):
     """A checkpoint is damaged and an older one is used."""
+
+
+@dataclass(frozen=True)
+class Torn:
+    """A damaged checkpoint.
+
+    Attributes:
+        proof: what is wrong with it.
+        files: its `fingerprint` when that was seen; None: it could not be taken.
+    """
+
+    proof: str
+    files: Any
+
+    @classmethod
+    def seen(cls, checkpoint: Path, problem: Exception) -> "Torn":
+        """Notes that a checkpoint is damaged."""
+        with contextlib.suppress(OSError):
+            return cls(str(problem), fingerprint(checkpoint))
+        return cls(str(problem), None)
+
+    def still_there(self, checkpoint: Path) -> bool:
+        """Is it as it was? If somebody has touched it since, nothing is proven any more.
+
+        Raises:
+            OSError: its files cannot be listed.
+        """
+        return self.files == fingerprint(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -51,7 +86,7 @@ class Found:
     step: int
     tree: Any
     steps: Sequence[int]
-    torn: Collection[int]
+    torn: Mapping[int, Torn]
 
 
 def read_newest(
@@ -61,7 +96,7 @@ def read_newest(
     specs: Specs | None,
     *,
     partial: bool,
-    about: Mapping[str, Any] | None = None,
+    run_metadata: Mapping[str, Any] | None = None,
 ) -> Found:
     """Reads the newest checkpoint in `folder` that is not damaged, or that of `step`.
 
@@ -71,20 +106,20 @@ def read_newest(
         target: see `read`, as what follows.
         specs: "
         partial: "
-        about: "
+        run_metadata: "
 
     Raises:
         InputError: there is none, or all are damaged, or it is of another run or model.
         ReadError: one cannot be read, though tried again; nothing says that it is damaged.
     """
     steps = agreed_steps(folder)
-    left, damage, torn = _wanted(folder, steps, step), "", set[int]()
+    left, damage, torn = _wanted(folder, steps, step), "", dict[int, Torn]()
     while left:
         candidate = left.pop()
         path = folder / str(candidate)
         try:
             with together(f"read the checkpoint {path}", limit_s=LONGEST_S):
-                tree = read(path, target, specs, partial=partial, about=about)
+                tree = read(path, target, specs, partial=partial, run_metadata=run_metadata)
             return Found(candidate, tree, steps, torn)
         except (Unreadable, ReadError) as error:
             problem = error
@@ -99,7 +134,8 @@ def read_newest(
             ) from problem
         else:
             damage = f"checkpoint {path} is damaged ({problem})"
-            torn |= set() if isinstance(problem, OtherFormat) else {candidate}
+            if not isinstance(problem, OtherFormat):
+                torn[candidate] = Torn.seen(path, problem)
             if left:
                 text = f"{damage}; going back to an older one."
                 warnings.warn(text, CheckpointWarning, stacklevel=4)
@@ -112,10 +148,10 @@ def read_newest(
 def check_way(folder: Path, found: Found) -> None:
     """Raises `InputError` where a run that goes on from `found` could not save.
 
-    What is later has then to be set aside; said before a step is trained, it costs none.
+    What is later then has to be moved away; said before a step is trained, it costs none.
     """
     whole = len([step for step in found.steps if step > found.step and step not in found.torn])
-    full = gather("look for room in set-aside", no_room(folder, whole), timeout_s=CHECK_S)[0]
+    full = gather("look for room in quarantine", no_room(folder, whole), timeout_s=CHECK_S)[0]
     require(not full, full)
 
 
@@ -138,12 +174,12 @@ def read(
     specs: Specs | None,
     *,
     partial: bool,
-    about: Mapping[str, Any] | None = None,
+    run_metadata: Mapping[str, Any] | None = None,
 ) -> Any:
     """Reads the checkpoint in `folder` into arrays laid out as `target` says.
 
-    All files are compared with the manifest before anything is read from them, hosts dividing them
-    among each other, and the values that were read afterwards.
+    Each host reads what its devices will hold, and the sums over all of it are compared with those
+    that were taken when it was saved.
 
     Args:
         folder: of one step.
@@ -151,42 +187,47 @@ def read(
         specs: the model's parameters. With them, arrays that follow a parameter with padded rows
             may have been saved with other padding: rows of zeros are added or cut.
         partial: the checkpoint may hold more than the target.
-        about: what the run is of; None: whatever it is of.
+        run_metadata: what the run is of; None: whatever it is of.
 
     Raises:
         InputError: it is of another run, or holds another model, or another optimiser.
         Unreadable: it is damaged.
         ReadError: it cannot be read, though tried again; nothing says that it is damaged.
     """
-    contents = _verified(folder, target, specs, partial, about)
-    state = _loaded(folder, target, partial)
+
+    def fitting() -> CheckpointMetadata:
+        found = metadata.read(folder)
+        _check_run(folder, found.run_metadata, run_metadata)
+        _check_fits(folder, found.leaves, target, specs, partial)
+        return found
+
+    def values() -> Any:
+        state, failure = quietly(lambda: _load(folder, target, partial))
+        if failure is not None:
+            raise Unreadable(failure) if failure.damage else ReadError(failure)
+        return state
+
+    leaves = _agreed("read the checkpoint's metadata", fitting).leaves
+    state = retried(
+        lambda: _agreed("read the checkpoint's values", values),
+        passing=lambda error: isinstance(error, ReadError),
+    )
     found = checksums(state)
-    wrong = [name for name in found if found[name] != contents.leaves[name].checksum]
+    wrong = [name for name in found if found[name] != leaves[name].checksum]
     if wrong:
         raise Unreadable(f"checksums differ: {', '.join(wrong)}")
     return state
 
 
-def _verified(
-    folder: Path,
-    target: Any,
-    specs: Specs | None,
-    partial: bool,
-    about: Mapping[str, Any] | None,
-) -> Contents:
-    """What the manifest says, once it fits and all files are as it says, on all hosts alike."""
+def _agreed(what: str, part: Callable[[], T]) -> T:
+    """What this host reads, once all have read theirs; else the worst that one has found."""
     found, problem = None, None
     try:
-        found = manifest.read(folder)
-        _check_about(folder, found.contents.about, about)
-        _check_fits(folder, found.contents.leaves, target, specs, partial)
-        share, shares = jax.process_index(), jax.process_count()
-        damage = manifest.damaged_file(folder, found.files, share=share, shares=shares)
-        problem = Unreadable(damage) if damage else None
+        found = part()
     except (Unreadable, OSError) as error:
         problem = error
     told = [type(problem).__name__, _reason(problem)] if problem else None
-    hosts = gather("check the checkpoint's files", told, timeout_s=CHECK_S)
+    hosts = gather(what, told, timeout_s=CHECK_S)
     problems = [one for _, one in sorted(hosts.items()) if one]
     for kind in (Unreadable, OtherFormat):  # Who finds damage has seen it; who cannot read has not.
         for name, reason in problems:
@@ -194,8 +235,7 @@ def _verified(
                 raise kind(reason)
     if problems:
         raise ReadError(problems[0][1])
-    assert found is not None
-    return found.contents
+    return cast(T, found)
 
 
 def _reason(error: Exception) -> str:
@@ -203,21 +243,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or repr(error)
-
-
-def _loaded(folder: Path, target: Any, partial: bool) -> Any:
-    """The values, of files that are all as they were written, tried again until all hosts have
-    theirs."""
-
-    def read_once() -> Any:
-        state, failure = quietly(lambda: _load(folder, target, partial))
-        hosts = gather("read the checkpoint's values", failure, timeout_s=CHECK_S)
-        for _, reason in sorted(hosts.items()):
-            if reason:
-                raise ReadError(f"its files are as they were written, but: {reason}")
-        return state
-
-    return retried(read_once, passing=lambda error: isinstance(error, ReadError))
 
 
 def _load(folder: Path, target: Any, partial: bool) -> Any:
@@ -237,9 +262,9 @@ def _load(folder: Path, target: Any, partial: bool) -> Any:
         return handler.restore(place, args=wanted)
 
 
-def _check_about(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> None:
+def _check_run(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> None:
     """Raises `InputError` where both name a thing, and name it differently."""
-    now = manifest.plain("about", wanted or {})
+    now = metadata.plain("run_metadata", wanted or {})
     other = [
         f"{name}: {saved[name]!r} there, {now[name]!r} now"
         for name in sorted(saved.keys() & now.keys())
@@ -298,7 +323,7 @@ def score(folder: Path) -> float | None:
         metrics = json.loads(retried(lambda: path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (IsADirectoryError, RecursionError) as error:
+    except (IsADirectoryError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} holds no score: {error}.") from error
     except OSError as error:
         raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -316,7 +341,7 @@ def environment(folder: Path) -> Mapping[str, Any]:
         ReadError: it cannot be read.
     """
     try:
-        return manifest.read(folder).contents.environment
+        return metadata.read(folder).environment
     except Unreadable as error:
         raise InputError(f"The checkpoint {folder} cannot be used: {error}.") from error
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Orbax's manager of the checkpoints of one run: which it keeps, and how it commits them."""
+"""Orbax's manager of the checkpoints of one run: which it keeps, and what is in its way."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import jax
 from polycom_jax._files import retried
 from polycom_jax.hosts import meet
 from polycom_jax.training import restore
-from polycom_jax.training.folder import Names, set_aside
-from polycom_jax.training.manifest import Contents, committer, proven_torn
 from polycom_jax.training.orbax_errors import quietly
+from polycom_jax.training.quarantine import is_step, quarantine
+from polycom_jax.training.restore import Torn
 
 
 class SaveError(RuntimeError):
@@ -35,13 +35,12 @@ class Keep:
     every: int | None
 
 
-def open_writer(folder: Path, keep: Keep, contents: Callable[[], Contents]) -> Any:
+def open_writer(folder: Path, keep: Keep) -> Any:
     """Orbax's manager of `folder`, which is made if need be.
 
     Args:
         folder: with no checkpoint later than the run, and no score that can't be read.
         keep: which checkpoints stay.
-        contents: of the save under way.
 
     Raises:
         SaveError: the folder cannot be written, or its scores cannot be read.
@@ -55,15 +54,13 @@ def open_writer(folder: Path, keep: Keep, contents: Callable[[], Contents]) -> A
     ]
     if keep.every is not None:
         policies.append(policy.EveryNSteps(keep.every))
-    committed = committer(contents)
     options = ocp.CheckpointManagerOptions(
         best_fn=_score_or_worst,
         best_mode="min",
         preservation_policy=policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,
         save_root_metadata=False,
-        step_name_format=Names(committed),
-        temporary_path_class=committed,
+        step_name_format=StepNames(),
     )
     manager, failure = quietly(
         lambda: retried(lambda: ocp.CheckpointManager(folder, options=options))
@@ -73,42 +70,56 @@ def open_writer(folder: Path, keep: Keep, contents: Callable[[], Contents]) -> A
     return manager
 
 
+class StepNames:
+    """Orbax's `NameFormat` of our folders: its own takes digits of any script for numbers."""
+
+    def __init__(self) -> None:
+        import orbax.checkpoint as ocp
+
+        standard = ocp.step.standard_name_format()
+        self.build_name, self.find_step = standard.build_name, standard.find_step
+        self._find_all = standard.find_all
+
+    def find_all(self, base_path: Any) -> Iterator[Any]:
+        """What Orbax keeps of each checkpoint under `base_path`."""
+        return (one for one in self._find_all(base_path) if is_step(one.path.name))
+
+
 def clear_way(
-    folder: Path, steps: Sequence[int], current: int | None, torn: Collection[int]
+    folder: Path, steps: Sequence[int], current: int | None, torn: Mapping[int, Torn]
 ) -> None:
-    """Sets aside what is later than `current`, and what has a score that Orbax would fall over.
+    """Moves out of the way what is later than `current`, or has a score that Orbax can't read.
 
     Args:
         folder: of the checkpoints.
         steps: all that are there.
         current: the step that the run goes on from.
-        torn: steps that were damaged when they were read; each is looked at once more.
+        torn: those that were damaged when they were read, and may have been mended since.
 
     Raises:
         SaveError: the folder cannot be written.
     """
     if jax.process_index() == 0:
-        later = {step for step in steps if current is not None and step > current}
         try:
-            unscored = {step for step in steps if not _score_is_readable(folder / str(step))}
-            looked_at = unscored | later.intersection(torn)
-            proofs = {
-                step: proven_torn(folder / str(step)) if step in looked_at else ""
-                for step in later | unscored
-            }
-            set_aside(folder, proofs)
+            proofs = {step: _bad_score(folder / str(step)) for step in steps}
+            proofs = {step: proof for step, proof in proofs.items() if proof}
+            for step in (step for step in steps if current is not None and step > current):
+                proven = step in torn and torn[step].still_there(folder / str(step))
+                proofs[step] = torn[step].proof if proven else proofs.get(step, "")
+            quarantine(folder, proofs)
         except OSError as error:
             reason = f"{error.strerror or error} ({error.filename or folder})"
             raise SaveError(f"No checkpoint can be saved in {folder}: {reason}.") from error
-    meet("set checkpoints aside")
+    meet("move checkpoints into quarantine")
 
 
-def _score_is_readable(checkpoint: Path) -> bool:
+def _bad_score(checkpoint: Path) -> str:
+    """What is wrong with its score; "" where nothing is, or where it has none."""
     try:
         restore.score(checkpoint)
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _score_or_worst(metrics: Mapping[str, float] | None) -> float:

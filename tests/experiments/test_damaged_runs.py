@@ -94,7 +94,7 @@ def half_delete(path: Path) -> None:
 
 def tear(path: Path) -> None:
     step = next(parent for parent in path.parents if parent.name.isdecimal())
-    (step / "manifest.json").unlink()
+    (step / "state" / "_METADATA").unlink()
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, half_delete, tear])
@@ -106,7 +106,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_b
         assert run(copy) == 0
     assert "resumed from the checkpoint of step 2" in capsys.readouterr().out
     assert numbers(copy) == numbers(whole)
-    assert (copy / "checkpoints" / "set-aside" / "4-1").is_dir()
+    assert (copy / "checkpoints" / "quarantine" / "4-1").is_dir()
     assert latest_step(copy / "checkpoints") == 6
 
 

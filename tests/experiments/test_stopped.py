@@ -19,7 +19,7 @@ from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.signals import StopRequest
 from polycom_jax.data import prepare
-from polycom_jax.training import latest_step, step
+from polycom_jax.training import latest_step, model_step
 
 pytestmark = pytest.mark.slow  # runs, stopped and continued
 
@@ -99,8 +99,8 @@ def test_steps_that_are_no_numbers_end_the_run_with_the_last_good_state_and_a_co
 ):
     batches = zip(pretrain.train_batches(**_order(whole)), range(5), strict=False)
     marks = [int((batch["tokens"] * np.arange(1, 33)).sum(dtype=np.int32)) for batch, _ in batches]
-    broken = nan_at(set(marks[2:]), step.batch_nats)
-    monkeypatch.setattr(step, "batch_nats", broken)
+    broken = nan_at(set(marks[2:]), model_step.batch_nats)
+    monkeypatch.setattr(model_step, "batch_nats", broken)
     monkeypatch.setattr(replay, "batch_nats", broken)
     assert run(tmp_path, "--run.give-up-after", "2", "--log-every", "4") == 1
     said = capsys.readouterr()

@@ -184,7 +184,7 @@ def test_a_run_that_went_back_sets_damaged_checkpoints_aside(folder, abstract):
             state = checkpoints.restore(abstract)
         checkpoints.save(3, state)
     assert checkpoints.all_steps() == [1, 2, 3]
-    assert (folder / "set-aside" / "3-1").is_dir()
+    assert (folder / "quarantine" / "3-1").is_dir()
     assert_same_bits(Checkpoints(folder).restore(abstract), state)
 
 
@@ -262,7 +262,7 @@ def test_going_back_to_an_older_step_sets_the_later_ones_aside(folder, abstract,
         checkpoints.restore(abstract, step=1)
         checkpoints.save(2, state)
     assert checkpoints.all_steps() == [1, 2]
-    assert sorted(p.name for p in (folder / "set-aside").iterdir()) == ["2-1", "3-1"]
+    assert sorted(p.name for p in (folder / "quarantine").iterdir()) == ["2-1", "3-1"]
 
 
 def test_the_same_step_is_saved_once(folder, abstract, state):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax.training import OptimConfig, make_model_step, make_state, put_batch, step
+from polycom_jax.training import OptimConfig, make_model_step, make_state, model_step, put_batch
 from polycom_jax.training.loss_stats import HORIZON, SETTLED, SPIKE_DEVIATIONS, Watch
 
 OPTIM = OptimConfig(peak_learning_rate=1e-2, warmup_steps=4)
@@ -55,7 +55,7 @@ def test_losses_that_are_no_numbers_are_counted_and_leave_the_mean_alone():
 def test_a_step_without_a_finite_loss_or_gradient_changes_nothing(
     monkeypatch, model, meshes, make_batch, what
 ):
-    honest = step.batch_nats
+    honest = model_step.batch_nats
 
     def broken(cfg, params, batch, rules):
         nats, aux = honest(cfg, params, batch, rules)
@@ -66,7 +66,7 @@ def test_a_step_without_a_finite_loss_or_gradient_changes_nothing(
         nothing = 1e4 * (w - jax.lax.stop_gradient(w))  # with a slope
         return nats + jnp.where(bad, 3e38, 0.0) * nothing, aux
 
-    monkeypatch.setattr(step, "batch_nats", broken)
+    monkeypatch.setattr(model_step, "batch_nats", broken)
     mesh = meshes["data 2, fsdp 2, tensor 2"]
     update = make_model_step(model(), OPTIM, 10, mesh)
     batch = make_batch()

@@ -96,3 +96,17 @@ def test_a_given_rate_makes_the_update_of_a_schedule_with_the_same_state(model):
 def test_multipliers_out_of_range_are_refused_by_name(factors, message):
     with pytest.raises(InputError, match=message):
         Multipliers(**factors)
+
+
+def test_a_state_is_the_tree_that_earlier_versions_have_saved(model):
+    specs = models.specs(model())
+    ones = pm.map_specs(lambda spec: np.ones(spec.shape, np.float32), specs)
+    earlier = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(0.1, pm.mask(specs, {"matrix"})),
+        optax.masked(optax.scale(1.0), pm.mask(specs, {"coefficient"})),
+        optax.scale_by_learning_rate(lambda count: 0.1),
+    )
+    now = make_optimizer(OptimConfig(multipliers=Multipliers(matrix=2)), specs, 10).init(ones)
+    assert jax.tree.structure(now) == jax.tree.structure(earlier.init(ones))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError, _files
-from polycom_jax.training import Checkpoints, manifest
-from polycom_jax.training import folder as folders
+from polycom_jax.training import Checkpoints, metadata
+from polycom_jax.training import quarantine as folders
 from polycom_jax.training.checkpoint import CheckpointWarning, SaveError
 
 TREE: Any = {"params": {"w": jnp.arange(64.0).reshape(8, 8)}}
@@ -40,7 +40,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def aside(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder / "set-aside")) if (folder / "set-aside").exists() else []
+    return sorted(os.listdir(folder / "quarantine")) if (folder / "quarantine").exists() else []
 
 
 def test_another_run_in_the_folder_is_noticed_and_its_checkpoints_stay(folder: Path):
@@ -79,14 +79,14 @@ def test_a_run_may_go_back_with_its_writer_open(folder: Path):
         checkpoints.save(3, TREE)
     assert checkpoints.all_steps() == [1, 2, 3]
     assert aside(folder) == ["3-1", "4-1"]
-    assert not list((folder / "set-aside").glob("*/torn.txt"))
+    assert not list((folder / "quarantine").glob("*/torn.txt"))
 
 
 def test_more_whole_ones_than_can_be_set_aside_are_told_before_the_run_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(folders, "MOST_WHOLE", 2)
-    (folder / "set-aside" / "9-1").mkdir(parents=True)
+    (folder / "quarantine" / "9-1").mkdir(parents=True)
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(InputError, match=r"holds 1 checkpoints that are not .* move 2 more"):
             checkpoints.restore(ABSTRACT, step=1)
@@ -96,37 +96,39 @@ def test_more_whole_ones_than_can_be_set_aside_are_told_before_the_run_goes_on(
 
 def test_damage_is_proven_again_before_it_is_written_down(folder: Path):
     """Somebody has mended the checkpoint between the restore and the save."""
-    kept = (folder / "3" / "manifest.json").read_bytes()
-    (folder / "3" / "manifest.json").unlink()
-    (folder / "2" / "manifest.json").write_text("{}")
+    kept = (folder / "3" / metadata.FILE).read_bytes()
+    (folder / "3" / metadata.FILE).unlink()
+    (folder / "2" / metadata.FILE).write_text('{"custom_metadata": {}}')
     with Checkpoints(folder) as checkpoints:
         with pytest.warns(CheckpointWarning):
             checkpoints.restore(ABSTRACT)
-        (folder / "3" / "manifest.json").write_bytes(kept)
+        (folder / "3" / metadata.FILE).write_bytes(kept)
         checkpoints.save(2, TREE)
     assert aside(folder) == ["2-1", "3-1"]
-    assert (folder / "set-aside" / "2-1" / "torn.txt").read_text().startswith("manifest.json is")
-    assert manifest.proven_torn(folder / "set-aside" / "3-1") == ""
-    assert not (folder / "set-aside" / "3-1" / "torn.txt").exists()
+    assert (folder / "quarantine" / "2-1" / "torn.txt").read_text().startswith("state/_METADATA is")
+    assert metadata.read(folder / "quarantine" / "3-1").step == 3
+    assert not (folder / "quarantine" / "3-1" / "torn.txt").exists()
 
 
 def test_a_checkpoint_of_another_version_is_never_called_damaged(folder: Path):
-    path = folder / "3" / "manifest.json"
-    tree = json.loads(path.read_text()) | {"format": 9}
+    path = folder / "3" / metadata.FILE
+    whole = json.loads(path.read_text())
+    tree = whole["custom_metadata"] | {"format": 9}
     del tree["sha256"]
-    path.write_text(json.dumps({"sha256": manifest._of_body(tree), **tree}))
+    whole["custom_metadata"] = {"sha256": metadata._digest(tree), **tree}
+    path.write_text(json.dumps(whole))
     with Checkpoints(folder) as checkpoints:
-        with pytest.warns(CheckpointWarning, match="format 9, and this version reads 1"):
+        with pytest.warns(CheckpointWarning, match="format 9, and this version reads 1 and 2"):
             checkpoints.restore(ABSTRACT)
         checkpoints.save(3, TREE)
     assert aside(folder) == ["3-1"]
-    assert not (folder / "set-aside" / "3-1" / "torn.txt").exists()
+    assert not (folder / "quarantine" / "3-1" / "torn.txt").exists()
 
 
 def test_a_refusal_while_a_checkpoint_is_saved_passes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real, left = builtins.open, ["2/metrics/metrics", "tmp/manifest.json", "tmp/state/_METADATA"]
+    real, left = builtins.open, ["2/metrics/metrics"]
 
     def fake(path: Any, *rest: Any, **options: Any) -> Any:
         for end in left:
@@ -142,7 +144,7 @@ def test_a_refusal_while_a_checkpoint_is_saved_passes(
         monkeypatch.setattr(io, "open", fake)
         checkpoints.save(4, TREE)
     assert left == []
-    assert manifest.proven_torn(folder / "4") == ""
+    assert metadata.read(folder / "4").step == 4
     assert checkpoints.all_steps() == [1, 2, 3, 4]
 
 
@@ -206,7 +208,7 @@ def test_a_step_of_numpy_or_jax_is_its_number(folder: Path, step: Any):
         checkpoints.restore(ABSTRACT, step=step - 1)
         checkpoints.save(step, TREE, score=np.float32(1.5))
         checkpoints.save(4, TREE)
-    assert manifest.read(folder / "4").contents.step == 4
+    assert metadata.read(folder / "4").step == 4
     assert Checkpoints(folder).best_step() == 4
 
 
@@ -230,7 +232,7 @@ def test_scores_of_numpy_and_jax_are_numbers_and_nan_is_none(tmp_path: Path):
         for step, (score, _) in enumerate(scores):
             checkpoints.save(step, TREE, score=score)
     for step, (_, stored) in enumerate(scores):
-        assert manifest.read(tmp_path / str(step)).contents.step == step
+        assert metadata.read(tmp_path / str(step)).step == step
         text = (tmp_path / str(step) / "metrics" / "metrics").read_text()
         assert text == ("{}" if stored is None else f'{{"score": {stored}}}')
     assert Checkpoints(tmp_path).best_step() == 1

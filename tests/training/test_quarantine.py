@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.training import folder as folders
-from polycom_jax.training.folder import all_steps, is_step, latest_step, set_aside
+from polycom_jax.training import quarantine as folders
+from polycom_jax.training.quarantine import all_steps, is_step, latest_step, quarantine
 
 
 def made(folder: Path, *steps: int | str) -> Path:
@@ -28,7 +28,7 @@ def test_a_step_is_a_number_as_python_writes_it(name: str):
 )
 def test_whatever_else_is_in_the_folder_is_no_step(tmp_path: Path, name: str):
     assert not is_step(name)
-    made(tmp_path, 3, "4.orbax-checkpoint-tmp-1", "set-aside/9-1", *([name] if name else []))
+    made(tmp_path, 3, "4.orbax-checkpoint-tmp-1", "quarantine/9-1", *([name] if name else []))
     (tmp_path / "5").write_text("a file")
     os.symlink(tmp_path / "nowhere", tmp_path / "6")
     assert all_steps(tmp_path) == [3]
@@ -49,13 +49,13 @@ def test_a_folder_that_is_not_there_has_none_and_a_file_is_refused(tmp_path: Pat
 
 def test_the_newest_of_the_damaged_stay_and_whole_ones_for_ever(tmp_path: Path):
     made(tmp_path, 1)
-    set_aside(tmp_path, {1: ""})
+    quarantine(tmp_path, {1: ""})
     for n in range(1, 9):
         made(tmp_path, 4, 5)
-        set_aside(tmp_path, {4: f"flaw {n}", 5: ""})
-        for path in (tmp_path / "set-aside").glob(f"4-{n}/torn.txt"):
+        quarantine(tmp_path, {4: f"flaw {n}", 5: ""})
+        for path in (tmp_path / "quarantine").glob(f"4-{n}/torn.txt"):
             os.utime(path, ns=(n, n))
-    aside = tmp_path / "set-aside"
+    aside = tmp_path / "quarantine"
     left = {path.name for path in aside.iterdir()}
     assert left == {"1-1", *(f"5-{n}" for n in range(1, 9)), "4-6", "4-7", "4-8"}
     assert (aside / "4-8" / "torn.txt").read_text() == "flaw 8\n"
@@ -67,11 +67,12 @@ def test_more_whole_ones_than_fit_are_refused_before_anything_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(folders, "MOST_WHOLE", 3)
-    made(tmp_path, "set-aside/2-1", "set-aside/3-1", "set-aside/notes", 4, 5, 6)
+    # What earlier versions have set aside counts.
+    made(tmp_path, "set-aside/2-1", "quarantine/3-1", "quarantine/notes", 4, 5, 6)
     with pytest.raises(InputError, match=r"holds 2 checkpoints that are not damaged.*move 2 more"):
-        set_aside(tmp_path, {4: "", 5: "", 6: "torn"})
+        quarantine(tmp_path, {4: "", 5: "", 6: "torn"})
     assert all_steps(tmp_path) == [4, 5, 6]
-    set_aside(tmp_path, {5: "", 6: "torn"})
+    quarantine(tmp_path, {5: "", 6: "torn"})
     assert all_steps(tmp_path) == [4]
 
 
@@ -83,5 +84,11 @@ def test_on_a_full_disk_a_damaged_one_is_kept_as_if_it_were_whole(
 
     monkeypatch.setattr(Path, "write_text", full)
     for _ in range(5):
-        set_aside(made(tmp_path, 4), {4: "torn"})
-    assert len(list((tmp_path / "set-aside").iterdir())) == 5
+        quarantine(made(tmp_path, 4), {4: "torn"})
+    assert len(list((tmp_path / "quarantine").iterdir())) == 5
+
+
+def test_numbers_go_on_from_those_that_earlier_versions_have_set_aside(tmp_path: Path):
+    made(tmp_path, "set-aside/4-2", 4)
+    quarantine(tmp_path, {4: "torn"})
+    assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["4-3"]
