@@ -39,11 +39,13 @@ class Failure(str):
         """Tells its first cause; at its ends TensorStore names the array and says why."""
         while error.__cause__ is not None:
             error = error.__cause__
-        text, half = " ".join(str(error).split()) or repr(error), _LONGEST // 2
+        whole = str(error).partition(" [tensorstore_spec")[0]
+        text, half = " ".join(whole.split()) or repr(error), _LONGEST // 2
         if len(text) > _LONGEST:
             text = f"{text[:half]} ... {text[-half:]}"
         self = super().__new__(cls, text)
-        self.damage = isinstance(error, _DAMAGE) or _DAMAGED.match(str(error)) is not None
+        proven = _DAMAGED.match(str(error)) is not None and "os_error_code" not in str(error)
+        self.damage = proven or isinstance(error, _DAMAGE)
         return self
 
 
@@ -54,8 +56,8 @@ _DAMAGE = (
 """Errors of Orbax that only other files than it has written can cause."""
 
 _DAMAGED = re.compile(r"((DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|FAILED_PRECONDITION): )?Error (op|read)")
-"""How TensorStore says so: files that lack, end early, or cannot be decoded. What the system
-refuses (UNAVAILABLE, PERMISSION_DENIED, DEADLINE_EXCEEDED ...) says nothing of what is in them."""
+"""How TensorStore says so: files that are missing, end early, or cannot be decoded. What the system
+refuses (another status, or one with its `os_error_code`) says nothing of what is in them."""
 
 
 def quietly(f: Callable[[], Any]) -> tuple[Any, Failure | None]:

@@ -105,6 +105,10 @@ def make_train_step(
     before the first step is `start_state(params, optimizer)`. For the models of this library, see
     `make_model_step`.
 
+        step, state = make_train_step(loss_fn, optimizer), start_state(params, optimizer)
+        for batch in batches:
+            state, metrics = step(state, batch)
+
     Args:
         loss_fn: what is minimised. A plain function's loss and aux are means over rows, so those of
             micro-batches are averaged; where rows weigh differently, give a `SummedLoss`.

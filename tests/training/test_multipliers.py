@@ -12,8 +12,10 @@ from polycom_jax import params as pm
 from polycom_jax.interop.swap import swap
 from polycom_jax.params import Role
 from polycom_jax.training import (
+    Checkpoints,
     Multipliers,
     OptimConfig,
+    abstract_state,
     make_model_step,
     make_optimizer,
     make_state,
@@ -110,3 +112,17 @@ def test_a_state_is_the_tree_that_earlier_versions_have_saved(model):
     )
     now = make_optimizer(OptimConfig(multipliers=Multipliers(matrix=2)), specs, 10).init(ones)
     assert jax.tree.structure(now) == jax.tree.structure(earlier.init(ones))
+
+
+def test_a_state_with_frozen_parameters_is_saved_and_lies_as_its_parameters(
+    model, meshes, tmp_path
+):
+    mesh, optim = meshes["data 2, fsdp 2, tensor 2"], OptimConfig(multipliers=Multipliers(norm=0))
+    state = make_state(model(), optim, jax.random.key(0), mesh)
+    mean = optax.tree.get(state.opt_state, "mu")
+    assert mean["embed"].sharding == state.params["embed"].sharding
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        found = checkpoints.restore(abstract_state(model(), optim, mesh))
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, found, state)

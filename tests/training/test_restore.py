@@ -129,6 +129,19 @@ def test_an_older_one_that_cannot_be_read_is_not_passed_over_either(folder: Path
         restored(folder)
 
 
+def test_values_that_the_system_refuses_are_no_damage(folder: Path, tmp_path: Path):
+    """TensorStore itself meets links that go round in circles, in the place of the files."""
+    shutil.move(folder / "2" / "state" / "d", tmp_path / "away")
+    (folder / "2" / "state" / "d").symlink_to("d")
+    before = inside(folder)
+    with pytest.raises(ReadError, match=r"c/2 cannot be read \(UNKNOWN.* symbolic links"):
+        restored(folder)
+    assert inside(folder) == before
+    (folder / "2" / "state" / "d").unlink()
+    shutil.move(tmp_path / "away", folder / "2" / "state" / "d")
+    assert restored(folder) == 3
+
+
 FAILURES = [
     ValueError("UNAVAILABLE: Error reading local file [OS error: Stale file handle]"),
     ValueError("DEADLINE_EXCEEDED: Error reading local file"),
