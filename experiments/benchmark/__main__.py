@@ -15,9 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from polycom_jax.kernels.arg_specs import ARG_SPECS
-
 from experiments import KEEPS_FREED_MEMORY
+from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.options import CHIPS, MODELS, SUITES, Options
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.report import Report, tables

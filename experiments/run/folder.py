@@ -125,7 +125,7 @@ class Workdir:
         require(
             self.config.is_file() or not is_export,
             f"{self.root} is a Hugging Face folder (config.json), and a run has a config.yaml;"
-            f" `python -m experiments.convert --source {self.root} --workdir FOLDER --data TEXT`"
+            f" `python -m experiments.convert {self.root} --workdir FOLDER --data TEXT`"
             " makes one of it.",
         )
         require(

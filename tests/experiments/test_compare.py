@@ -128,7 +128,7 @@ def test_a_run_is_what_pretraining_computes():
     ours = arm.init(jax.random.key(0))
     for update in range(4):
         state, metrics = step(state, placed)
-        ours, our_metrics = arm.step(ours, placed, np.float32(schedule(update)))
+        ours, our_metrics = arm.step(ours, placed, np.float32(np.asarray(schedule(update))))
         assert our_metrics["loss"] == metrics["loss"]
         assert our_metrics["grad_norm"] == metrics["grad_norm"]
     jax.tree.map(np.testing.assert_array_equal, ours.params, state.params)

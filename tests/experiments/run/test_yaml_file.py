@@ -190,14 +190,14 @@ def test_a_whole_number_in_another_notation_is_refused_with_the_one_to_write(
     with pytest.raises(InputError, match=message):
         read(tmp_path / "c.yaml", f"run: {{steps: {word}}}")
     with pytest.raises(InputError, match=message):
-        from_command(["--steps", word], prog="prog", about="about")
+        run_config(["--steps", word])
     with pytest.raises(InputError, match="steps: invalid literal"):
         read(tmp_path / "c.yaml", "run: {steps: 1e-3}")
 
 
 def test_a_hugging_face_folder_in_the_place_of_a_run_is_told_how_to_make_one(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
-    message = rf"is a Hugging Face folder .*experiments\.convert --source {tmp_path} --workdir"
+    message = rf"is a Hugging Face folder .*experiments\.convert {tmp_path} --workdir"
     with pytest.raises(InputError, match=message):
         Workdir(tmp_path).read_config()
 
