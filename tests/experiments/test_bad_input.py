@@ -288,7 +288,7 @@ def real_processes() -> list[list[str]]:
         *(["pretrain", *words] for words in run),
         *(["plan", *words] for words in run[:4]),
         ["plan", "absent.yaml"],
-        ["generate", "--workdir", "absent"],
+        ["generate", "absent"],
         ["generate", "--max-new-tokens", "0"],
         ["generate", "--promt", "x"],
         ["generate", "--temperature", "nan"],

@@ -108,7 +108,7 @@ def test_pytorch_writes_the_same_text(settings, tmp_path, capsys):
     tokenizer = transformers.AutoTokenizer.from_pretrained(target, trust_remote_code=True)
     for prompt in ("The 7th quick", "jumps", ""):
         capsys.readouterr()
-        words = ["--workdir", whole, "--greedy", "--prompt", prompt, "--max-new-tokens", "16"]
+        words = [whole, "--greedy", "--prompt", prompt, "--max-new-tokens", "16"]
         assert generate.main(words) == 0
         written = capsys.readouterr().out
         ids = tokenizer(prompt, return_tensors="pt")
@@ -136,8 +136,8 @@ def test_all_of_a_text_in_overlapping_windows(folder, settings, tmp_path, capsys
 
 def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
     swapped = run.parent / "swapped"
-    words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]
-    words += [str(run), "--workdir", str(swapped), "--activation", "poly_norm"]
+    words = [str(run), "--config", str(settings_without_model(settings)), "--fit-batches", "2"]
+    words += ["--workdir", str(swapped), "--activation", "poly_norm"]
     assert convert.main(words) == 0
     cfg = Workdir(swapped).read_config()
     assert cfg.model == replace(MODEL, activation="poly_norm_glu")
@@ -156,8 +156,8 @@ def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
 
 def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, capsys):
     target = tmp_path / "poly"
-    words = ["--config", str(settings_without_model(settings)), "--fit-batches", "2"]
-    words += [str(folder), "--out", str(target), "--activation", "poly_norm"]
+    words = [str(folder), "--config", str(settings_without_model(settings)), "--fit-batches", "2"]
+    words += ["--out", str(target), "--activation", "poly_norm"]
     assert convert.main(words) == 0
     shown = capsys.readouterr().out
     before, after = (

@@ -81,7 +81,7 @@ def colours(tmp_path: Path) -> Path:
 def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
     out = tmp_path / "numbers.json"
-    words = ["--workdir", str(whole), "--tasks", str(colours), "--json", str(out)]
+    words = [str(whole), "--tasks", str(colours), "--json", str(out)]
     assert evaluate.main(words) == 0
     found = json.loads(out.read_text())
     assert "results" not in found  # no text was named
@@ -94,7 +94,7 @@ def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     assert "colours acc" in shown
     assert "loglikelihood" not in shown  # no line of progress for what takes no time
     # The file itself, and fewer documents.
-    words = ["--workdir", str(whole), "--tasks", str(colours / "colours.yaml"), "--limit", "2"]
+    words = [str(whole), "--tasks", str(colours / "colours.yaml"), "--limit", "2"]
     assert evaluate.main([*words, "--json", str(out)]) == 0
     assert json.loads(out.read_text())["tasks"]["n-samples"]["colours"]["effective"] == 2
 
@@ -114,7 +114,7 @@ def test_an_exported_folder_is_asked_without_a_question_at_the_keyboard(
     assert convert.main([str(whole), "--out", str(folder)]) == 0
     accuracies = []
     for workdir in (whole, folder):
-        words = ["--workdir", str(workdir), "--tasks", str(colours), "--json", str(out)]
+        words = [str(workdir), "--tasks", str(colours), "--json", str(out)]
         assert evaluate.main(words) == 0
         accuracies.append(json.loads(out.read_text())["tasks"]["results"]["colours"]["acc,none"])
     assert accuracies[0] == accuracies[1]

@@ -21,7 +21,7 @@ def little(settings: Path) -> Path:
 
 
 def measured(whole: Path, source: object, out: Path, *words: str) -> dict[str, Any]:
-    flags = ["--workdir", str(whole), "--data", str(source), "--json", str(out), *words]
+    flags = [str(whole), "--data", str(source), "--json", str(out), *words]
     assert evaluate.main(flags) == 0
     (found,) = json.loads(out.read_text())["results"]
     return found

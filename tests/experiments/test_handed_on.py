@@ -192,7 +192,7 @@ def test_generate_begins_a_prompt_as_the_tokenizer_does(folder, run, capsys):
     tokenizer = trained.tokenizer
     assert (tokenizer.begin, tokenizer.eot, trained.ends) == ((0,), 1, (1, 2))
     capsys.readouterr()
-    words = ["--workdir", str(run), "--prompt", "The old", "--greedy", "--max-new-tokens", "9"]
+    words = [str(run), "--prompt", "The old", "--greedy", "--max-new-tokens", "9"]
     assert generate.main(words) == 0
     cfg, params = huggingface.load(folder)
     ids = [0, *tokenizer.encode("The old").tolist()]
@@ -221,14 +221,14 @@ def test_a_folder_that_does_not_say_what_ends_a_text_is_told(folder, text, tmp_p
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    asked = ["--workdir", str(tmp_path), "--data", str(text), "--split", "all"]
+    asked = [str(tmp_path), "--data", str(text), "--split", "all"]
     assert evaluate.main(asked) == 2
     assert "no end-of-text token" in capsys.readouterr().err
     assert evaluate.main([*asked, "--end-of-text", E]) == 0
     words = [str(tmp_path), "--out", str(tmp_path / "new")]
     assert convert.main([*words, "--data.end-of-text", E]) == 0
     assert FileTokenizer(tmp_path / "new" / "tokenizer.json").eot == 1
-    assert evaluate.main([str(tmp_path / "new"), *asked[2:]]) == 0
+    assert evaluate.main([str(tmp_path / "new"), *asked[1:]]) == 0
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_evaluation_puts_the_beginning_before_each_document(folder, tmp_path):
     documents = ["The old tree.", "A river walks, slowly, under it."]
     lines = "".join(json.dumps({"text": one}) + "\n" for one in documents)
     (tmp_path / "two.jsonl").write_text(lines)
-    words = ["--workdir", str(folder), "--data", str(tmp_path / "two.jsonl"), "--split", "all"]
+    words = [str(folder), "--data", str(tmp_path / "two.jsonl"), "--split", "all"]
     assert evaluate.main([*words, "--seq-len", "64", "--json", str(tmp_path / "n.json")]) == 0
     (found,) = json.loads((tmp_path / "n.json").read_text())["results"]
     cfg, params = huggingface.load(folder)

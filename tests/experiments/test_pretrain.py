@@ -256,7 +256,7 @@ def test_the_mesh_changes_no_number_beyond_rounding(run: Run, whole: Path, tmp_p
 
 
 def test_generate_writes_and_repeats_itself(whole: Path, capsys: pytest.CaptureFixture[str]):
-    words = ["--workdir", str(whole), "--prompt", "The ", "--max-new-tokens", "8"]
+    words = [str(whole), "--prompt", "The ", "--max-new-tokens", "8"]
     outputs = []
     for extra in ([], [], ["--seed", "1"], ["--checkpoint", "best"]):
         assert generate.main([*words, *extra]) == 0
@@ -273,7 +273,7 @@ def test_generate_needs_neither_the_text_nor_the_cache(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setenv("POLYCOM_CACHE", "/dev/null")
-    words = ["--workdir", str(copied(whole, tmp_path / "w")), "--max-new-tokens", "3"]
+    words = [str(copied(whole, tmp_path / "w")), "--max-new-tokens", "3"]
     assert generate.main([*words, "--prompt", "The "]) == 0
     assert capsys.readouterr().out.startswith("The ")
 
@@ -301,7 +301,7 @@ def test_generate_refuses_a_tokenizer_of_another_run(
 
 
 def test_greedy_samples_are_all_alike(whole: Path, capsys: pytest.CaptureFixture[str]):
-    words = ["--workdir", str(whole), "--max-new-tokens", "8", "--greedy"]
+    words = [str(whole), "--max-new-tokens", "8", "--greedy"]
     assert generate.main([*words, "--num-samples", "3"]) == 0
     texts = capsys.readouterr().out.split(f"\n{'-' * 40}\n")
     assert len(texts) == 3
@@ -311,7 +311,7 @@ def test_greedy_samples_are_all_alike(whole: Path, capsys: pytest.CaptureFixture
 def test_generate_says_when_a_text_is_longer_than_the_models_context(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ):
-    words = ["--workdir", str(whole), "--prompt", "x" * 30, "--max-new-tokens", "8", "--greedy"]
+    words = [str(whole), "--prompt", "x" * 30, "--max-new-tokens", "8", "--greedy"]
     assert generate.main(words) == 0
     assert "39 tokens are longer than the 32 that" in capsys.readouterr().err
 
