@@ -34,6 +34,7 @@ LINE = CommandLine(
     "analyze",
     "Look inside trained models, side by side: ranks and spectra of weights, similarity of layers,"
     " activations, gradients, learned activation curves. Hugging Face folders need --data.",
+    old={"runs": "runs"},
 )
 
 

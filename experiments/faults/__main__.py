@@ -40,6 +40,7 @@ LINE = CommandLine(
     "Kill a run at random moments, start it again, and compare its bits with those of a run that"
     " nothing disturbed. Exit code 3: something differs.",
     short=ALIASES,
+    old={"config": "config"},
     lists=LISTS,
     refused=frozenset({"workdir", "data.cache_dir"}),
     why_refused="the folders of the runs lie in --out; leave it out.",

@@ -37,6 +37,7 @@ LINE = CommandLine(
     "Compile a run's training step for a TPU slice that is not there, and say what it would need"
     " and take. Exit code 3: it compiles, and something is wrong with it.",
     short=ALIASES,
+    old={"config": "config"},
     lists=LISTS,
 )
 REFUSED = 3

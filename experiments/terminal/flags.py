@@ -134,12 +134,12 @@ class CommandLine:
         return settings
 
     def _field(self, flag: str, base: Mapping[str, Leaf]) -> str:
+        own = {name: name for name in base if name != _positional(base)}
+        fields = {**self.short, **self.old, **own}
         name = flag[2:].replace("-", "_")
-        name = name if name in base else {**self.short, **self.old}.get(name, name)
-        if name not in base:
-            known = {*base, *self.short} - {_positional(base)}
-            raise unknown_name("flag", flag, map(flag_name, known))
-        return name
+        if name not in fields:
+            raise unknown_name("flag", flag, map(flag_name, {*own, *self.short}))
+        return fields[name]
 
     def parse(self, default: C, settings: Sequence[Setting]) -> C:
         """The default with `settings` applied, later ones winning; tyro converts the values.
@@ -200,11 +200,18 @@ def _positional(base: Mapping[str, Leaf]) -> str | None:
     return next((name for name, leaf in base.items() if _has(leaf.hint, Positional)), None)
 
 
+def _shown(name: str, leaf: Leaf) -> str:
+    """A field as the help names it."""
+    metavars = (getattr(each, "metavar", None) for each in getattr(leaf.hint, "__metadata__", ()))
+    positional = _has(leaf.hint, Positional)
+    return next(filter(None, metavars), name).strip("[]") if positional else flag_name(name)
+
+
 def _prepared(setting: Setting, leaf: Leaf | None) -> Setting:
     """The setting as tyro takes it: one word where it wants one, True spelt out, paths expanded."""
     if leaf is None:  # --help
         return setting
-    words, flag = setting.words, flag_name(setting.name)
+    words, flag = setting.words, _shown(setting.name, leaf)
     if not words and isinstance(leaf.value, bool):
         words = ("True",)
     require(
@@ -233,7 +240,8 @@ def _refuse(event: _errors.ParseErrorEvent) -> None:
     flag = max(argument.lowered.name_or_flags, key=len) if argument else ""
     match event:
         case _errors.InstantiationFailure(message=message):
-            raise InputError(f"{flag}: {message}" if flag else message)
+            expected = f" (expected {argument.lowered.metavar})" if argument else ""
+            raise InputError(f"{flag}: {message}{expected}" if flag else message)
         case _errors.InvalidChoice(value=value, choices=choices):
             near = difflib.get_close_matches(value, choices, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -202,6 +202,13 @@ def test_old_spellings_work(new: str, old: str, default: Any):
     assert line(default, [first, *rest]) == line(default, rest) != default
 
 
+@pytest.mark.parametrize("program", ["generate", "replay", "evaluate", "pretrain"])
+def test_what_stands_first_has_no_flag_of_its_own(program: str, capsys: pytest.CaptureFixture[str]):
+    for flag in ("--run", "--runs", "--resume"):
+        assert main_of(program)([flag, "r"]) == 2
+        assert f"Unknown flag '{flag}'" in capsys.readouterr().err
+
+
 def test_old_spellings_of_results_work():
     assert compare.from_command(["--workdir", "w"]).out == "w"
     old, new = "--source s --target t --dtype float16", "s --out t --dtype float16"

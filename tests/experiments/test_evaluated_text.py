@@ -43,6 +43,21 @@ def test_by_every_name_the_part_that_training_left_out_is_measured(
     assert len({one["loss"] for one in found}) == 1
 
 
+def test_several_runs_are_measured_one_after_the_other(
+    whole: Path, little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = tmp_path / "other"
+    shutil.copytree(whole, other, ignore=shutil.ignore_patterns(".lock"))
+    assert evaluate.main([str(whole), str(other), "--data", str(little), "--json", "-"]) == 0
+    shown = capsys.readouterr()
+    first, second = json.loads(shown.out)
+    assert (first["run"], second["run"]) == (str(whole), str(other))
+    assert first["results"] == second["results"]
+    assert "experiments.analyze" in shown.err
+    assert evaluate.main([str(whole), "nowhere", "--data", str(little)]) == 2
+    assert capsys.readouterr().err.startswith("error: 'nowhere' is no folder of a run")
+
+
 @pytest.mark.parametrize("case", ["more files", "changed", "split otherwise"])
 def test_text_of_which_some_was_trained_on_is_refused(
     whole: Path, little: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str

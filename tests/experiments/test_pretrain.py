@@ -1,6 +1,7 @@
 """`experiments.pretrain` from end to end: whole runs, killed runs, resumed ones."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -306,6 +307,20 @@ def test_greedy_samples_are_all_alike(whole: Path, capsys: pytest.CaptureFixture
     texts = capsys.readouterr().out.split(f"\n{'-' * 40}\n")
     assert len(texts) == 3
     assert len({text.strip() for text in texts}) == 1
+
+
+def test_a_finished_run_is_named_alone(whole: Path, capsys: pytest.CaptureFixture[str]):
+    assert pretrain.main([str(whole)]) == 0
+    assert f"Finished: {whole} has 6 steps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_json_of_generate_on_stdout_is_all_that_is_there(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = [str(whole), "--max-new-tokens", "4", "--num-samples", "2", "--json", "-"]
+    assert generate.main([*words, "--prompt", "-x"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["run"], found["prompt"], len(found["texts"])) == (str(whole), "-x", 2)
 
 
 def test_generate_says_when_a_text_is_longer_than_the_models_context(

@@ -195,7 +195,7 @@ def test_a_named_run_goes_on_with_its_own_settings_whatever_flags_say(stored: Wo
         ("nowhere", r"no run in nowhere .*pretrain --workdir nowhere` makes one"),
         ("RUN --workdir w", "goes on with its own settings: leave out --config and --workdir"),
         ("RUN --config c.yaml", "takes one file|leave out --config|c.yaml cannot be read"),
-        ("RUN other", "takes one value, not the 2 words"),
+        ("RUN other", "^RUN takes one value, not the 2 words"),
     ],
 )
 def test_a_word_that_is_no_run_is_refused(stored: Workdir, words: str, message: str):

@@ -106,7 +106,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path):
         (["--nothing-at-all-alike", "3"], r"Unknown flag '--nothing-at-all-alike'. --help lists"),
         (["--part.names", "a", "--wide"], "--part.width takes a value"),
         (["stray"], "'stray' belongs to no flag"),
-        (["--wide", "x"], "^--part.width: .*'x'"),
+        (["--wide", "x"], r"^--part.width: .*'x' \(expected INT\)"),
         (["--wide"], "--part.width"),
         (["--wide", "3", "4"], "--part.width takes one value, not the 2 words '3' '4'; quote"),
         (["--text", "a", "b"], "--text takes one value, not the 2 words .* a glob"),
