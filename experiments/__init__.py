@@ -1,4 +1,4 @@
-"""Programs: `python -m experiments.NAME --help`. Flags, loops, logging and plots live only here."""
+"""Programs: `python -m experiments` lists them. Flags, loops, logging and plots live only here."""
 
 import signal
 import sys
