@@ -54,6 +54,12 @@ def test_a_preference_may_be_for_some_shapes_only(monkeypatch):
     assert OPERATION(jnp.ones(3)).tolist() == [101] * 3
 
 
+def test_a_rule_for_shapes_is_asked_only_about_a_version_that_there_is(monkeypatch):
+    rule = ShapeRule("blocks", lambda shape: shape[1] > 8)
+    monkeypatch.setattr(dispatch, "PREFERENCE", {"cpu": (rule, "xla")})
+    assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
+
+
 def test_an_unlisted_backend_takes_xla(monkeypatch):
     monkeypatch.setattr(dispatch, "PREFERENCE", {})
     assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
