@@ -16,8 +16,9 @@ def programs() -> dict[str, str]:
     found: dict[str, str] = {}
     for module in pkgutil.iter_modules([str(HERE)]):
         file = HERE / module.name / "__main__.py" if module.ispkg else HERE / f"{module.name}.py"
-        if file.is_file() and file != Path(__file__):
-            said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if 'if __name__ == "__main__":' in text and file != Path(__file__):
+            said = ast.get_docstring(ast.parse(text)) or ""
             found[module.name] = said.partition("\n")[0].partition(":")[0]
     return found
 
