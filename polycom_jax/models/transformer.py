@@ -144,8 +144,9 @@ def hidden(
     check_not_explicit(tokens, params)
     _check_arguments(tokens, positions, segment_ids, loss_mask, cache)
     batch, length = tokens.shape
+    index = jnp.arange(length, dtype=jnp.int32)
     start = jnp.zeros((batch,), jnp.int32) if cache is None else cache["length"]
-    steps = start[:, None] + jnp.arange(length, dtype=jnp.int32)[None, :]
+    steps = start[:, None] + index[None, :]
     sin_cos = layers.rotary(cfg, steps if positions is None else positions)
 
     with jax.named_scope("embed"):
