@@ -30,7 +30,7 @@ class GenerateConfig(Sampling):
         prompt: text to continue; may be empty.
         num_samples: how many continuations.
         greedy: always the most probable token, as temperature 0.
-        json: a file for prompt and texts, - for stdout; None: they are printed for people.
+        json: also write prompt and texts to this file, or to stdout (-).
     """
 
     run: Annotated[PathText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"

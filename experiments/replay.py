@@ -52,9 +52,9 @@ class ReplayConfig:
     Attributes:
         run: folder of the run, as given to `experiments.pretrain`.
         step: the step whose batch it was.
-        checkpoint: "latest", "best" (lowest held-out loss), or a step. Steps that are skipped
-            change no parameters, so the latest are those that a step skipped since has met.
-        json: a file for the losses of the rows and the norms of the gradients, - for stdout.
+        checkpoint: parameters to use: "latest", "best" (lowest held-out loss), or a step. A skipped
+            step changes none, so "latest" holds those that a step skipped since has seen.
+        json: also write losses and gradient norms to this file, or to stdout (-).
     """
 
     run: Annotated[PathText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"

@@ -42,31 +42,31 @@ class Options:
             block), attention, loss, train (whole steps), safety (checkpoints, the guard against
             losses that are no numbers), data (the input pipeline), tpu (predicted by compiling for
             TPUs that are not there), generate (writing text).
-        peers: whom to measure beside us, of: implementations, yardsticks, copy, torch-eager,
+        peers: implementations to compare with, of: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run here is listed with the reason.
-        activations: whose operation or block to measure; the first one is the reference.
+        activations: to measure, in operations and blocks; the first one is the reference.
         shapes: of the operations in ops and tpu, by name from experiments/benchmark/arg_specs.py;
-            none: those for this backend, dense_1b in tpu.
+            Default: those for this backend, dense_1b in tpu.
         passes: forward, backward (given what forward kept), both.
-        dtype: of the arrays; none: the shape's or the model's own.
-        model: whose shapes the other suites take: small-5m or a preset; none: small-5m on CPU,
+        dtype: of the arrays. Default: the shape's or the model's own.
+        model: whose shapes the other suites take: small-5m or a preset. Default: small-5m on CPU,
             else dense-1b, as always in tpu.
-        batch_size: sequences a step; none: the model's own here, 8,192 tokens in tpu, and in
+        batch_size: sequences a step. Default: the model's own here, 8,192 tokens in tpu, and in
             generate 1 and 8 texts.
-        seq_len: tokens a sequence, half of them a prompt in generate; none: the model's context.
-        remat: what training recomputes: none, dots, full; left out: the model's own.
-        loss_chunk: tokens a chunk of the loss; none: 512 in the suite loss, the model's own in
+        seq_len: tokens a sequence, half of them a prompt in generate. Default: the model's context.
+        remat: what training recomputes: none, dots, full. Default: the model's own.
+        loss_chunk: tokens a chunk of the loss. Default: 512 in the suite loss, the model's own in
             training.
-        implementation: of the activation in the suites ffn, train and tpu; none: the backend's
+        implementation: of the activation in the suites ffn, train and tpu. Default: the backend's
             best.
         rounds: of the alternation; each contestant is measured once in each.
-        sample_seconds: how long a contestant is called in each round, about.
+        sample_seconds: about how long each contestant runs in each round.
         fresh: the suite train also starts every contestant in a process of its own, for its time to
             the first step and its peak memory.
         chips: of the suite tpu: v4, v5e, v5p, v6e.
         out: folder for results.json, results.md and plots.
-        json: a file for results.json, too; - for stdout.
+        json: also write results.json to this file, or to stdout (-).
     """
 
     suites: Annotated[tuple[str, ...], Positional, arg(metavar="[SUITE ...]")] = ("ops",)

@@ -50,21 +50,21 @@ class CompareConfig:
 
     Attributes:
         study: what to compare; --list says what each one asks.
-        arms: those of its arms to take, by name; none: all.
-        scale: where all other defaults come from: quick (minutes on two CPU cores, to see the
+        arms: those of its arms to take, by name. Default: all.
+        scale: set of defaults for all other flags: quick (minutes on two CPU cores, to see the
             program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
         model: the common model, before an arm's changes: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a
             preset.
         data: text, tokenizer and batch.
-        seq_len: tokens of a window; none: the model's context.
+        seq_len: tokens of a window. Default: the model's context.
         steps: updates of the longest run; the two others have half and a quarter of them.
         seeds: runs an arm; seed 0 ... seeds - 1, each with its own data order and initial values.
         learning_rates: peaks that the search begins with, ascending, at least four.
         search_seeds: runs for each of these peaks, with seeds that the results do not use.
-        heldout_tokens: how much of the held-out text is read, in windows spread evenly over it;
-            none: all.
-        out: where runs and results go; none: runs/compare-STUDY-SCALE.
-        json: a file for results.json, too; - for stdout.
+        heldout_tokens: tokens of held-out text in an evaluation, in windows spread evenly over it.
+            Default: all.
+        out: where runs and results go. Default: runs/compare-STUDY-SCALE.
+        json: also write results.json to this file, or to stdout (-).
     """
 
     study: Annotated[str, Positional, arg(metavar="[STUDY]")]

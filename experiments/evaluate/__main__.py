@@ -59,27 +59,25 @@ class EvaluateConfig:
     Attributes:
         runs: folders of runs, or Hugging Face folders.
         checkpoint: of runs: "latest", "best" (lowest held-out loss), or a step.
-        data: texts, as in `experiments.pretrain --data`; any number of them. None named: stdlib,
-            unless tasks are.
+        data: any number of texts, as in `experiments.pretrain --data`. Default: stdlib, or no text
+            where tasks are given.
         tasks: of lm-evaluation-harness: its names of tasks and groups, the sets paper-dense and
             paper-moe, and YAML files, or folders of them, with tasks of your own.
-        num_fewshot: solved examples before each question of a task; None: as the task says.
-        limit: documents of each task, for a first look; None: all.
-        split: "heldout": the part of each that training on it leaves out (of a run's own text, just
-            what that run left out); "all": every document, for text that the model was not trained
-            on.
-        windows: "packed": side by side, so that the first tokens of each have little before them;
-            "sliding": overlapping, and each token counts once, with seq_len - stride tokens or more
-            before it (unless its document, or the text, begins there).
-        stride: tokens from one sliding window to the next; None: half of seq_len.
-        seq_len: tokens of a window, and the most that tasks may fill; None: the model's context.
+        num_fewshot: solved examples before each question of a task. Default: what the task says.
+        limit: documents of each task, for a first look. Default: all.
+        split: "heldout": only the documents that training on the text leaves out (of a run's own
+            text, those that the run left out); "all": every document.
+        windows: "packed": windows side by side; "sliding": overlapping windows, each token counted
+            once with at least seq_len - stride tokens of its document before it, if it has them.
+        stride: tokens from one sliding window to the next. Default: half of seq_len.
+        seq_len: tokens of a window, and the most that a task may fill. Default: the model's
+            context.
         batch_size: windows, or requests of tasks, at a time.
-        tokenizer: for a folder without one: "bytes", or the path of a tokenizer.json.
-        end_of_text: the token that ends a text, where neither a Hugging Face folder nor a
-            tokenizer.json says.
-        text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
+        tokenizer: of a folder that has none: "bytes", or the path of a tokenizer.json.
+        end_of_text: the token that ends a text, where the folder does not name it.
+        text_field: as `data.text_field` of `experiments.pretrain`. Default: the run's for its own
             text, else "text".
-        json: a file for the numbers, - for stdout; those of several runs are a list.
+        json: also write the numbers to this file, or to stdout (-); of several runs, a list.
     """
 
     runs: Annotated[tuple[PathText, ...], Positional, arg(metavar="[RUN ...]")] = (

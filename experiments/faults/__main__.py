@@ -37,8 +37,8 @@ from polycom_jax._fields import PathText, check_fields
 
 LINE = CommandLine(
     "faults",
-    "Kill a run at random moments, start it again, and compare its bits with those of a run that"
-    " nothing disturbed. Exit code 3: something differs.",
+    "Kill a run at random moments, restart it, and compare it bit by bit with an undisturbed run."
+    " Exit code 3: something differs.",
     short=ALIASES,
     old={"config": "config"},
     lists=LISTS,
@@ -57,7 +57,7 @@ class FaultsCommand(Command):
         kills: how often it is killed.
         seed: of the moments; the run's own is --run.seed.
         out: a new folder for runs and report.
-        json: a file for what faults.json holds, too; - for stdout.
+        json: also write faults.json to this file, or to stdout (-).
     """
 
     config: Annotated[PathText | None, Positional, arg(metavar="[CONFIG]")] = None

@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 LINE = CommandLine(
     "plan",
-    "Compile a run's training step for a TPU slice that is not there, and say what it would need"
-    " and take. Exit code 3: it compiles, and something is wrong with it.",
+    "Compile a run's training step for a TPU slice that you need not have, and predict its memory"
+    " and time. Exit code 3: it compiles, and something is wrong with it.",
     short=ALIASES,
     old={"config": "config"},
     lists=LISTS,
@@ -50,8 +50,8 @@ class PlanCommand(Command):
     Attributes:
         config: YAML file of the run; flags win over it.
         topology: another slice than the run's run.tpu_slice, as v5e:4x4.
-        search: try XLA options, remat, meshes and batches, one by one: the best few.
-        json: a file for the findings, - for stdout.
+        search: try XLA options, remat, meshes and batches one by one, and show the best few.
+        json: also write the findings to this file, or to stdout (-).
     """
 
     config: Annotated[PathText | None, Positional, arg(metavar="[CONFIG]")] = None

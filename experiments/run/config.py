@@ -56,10 +56,10 @@ class RunConfig:
         seed: of the initial parameters, the order of the data and the sample.
         log_every: steps between two lines of metrics.jsonl; steps that are evaluated have one, too.
         eval_every: steps between two evaluations on held-out text; the last step has one too.
-        eval_tokens: of the held-out text that an evaluation reads, spread evenly over it, and the
-            same each time; None: all.
-        checkpoint_every: steps between two checkpoints; the last step has one too. The best one
-            is the best of those saved at a step that is evaluated, too.
+        eval_tokens: tokens of held-out text in an evaluation, spread evenly over it and the same
+            each time. Default: all.
+        checkpoint_every: steps between two checkpoints; the last step has one too. "best" is
+            chosen among checkpoints of evaluated steps.
         keep_last: newest checkpoints to keep, beside the best one.
         sample_prompt: beginning of the text that the finished model continues.
         sample_tokens: tokens of that sample.
@@ -68,8 +68,8 @@ class RunConfig:
         tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
             `experiments.plan` compiles for them. With other numbers of devices it does not start.
         compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
-        grace_s: seconds within which a first Ctrl-C or SIGTERM ends the run: behind a step and
-            saved, or where a step takes longer, without. Less than what the scheduler gives.
+        grace_s: seconds for ending the step and saving after the first Ctrl-C or SIGTERM; where
+            they are too few, the run ends unsaved. Set it below the scheduler's limit.
         give_up_after: steps in a row without a finite loss and gradient that end the run; a
             checkpoint then holds the last good parameters.
         deterministic: on GPUs, programs that give the same bits each time, at some cost in speed;
@@ -113,8 +113,8 @@ class PretrainConfig:
 
     Attributes:
         model: the transformer; from the preset.
-        optim: optimiser and schedule; from the preset's recipe, but that a warm-up which is not
-            given takes a tenth of the run at most.
+        optim: optimiser and schedule; from the preset's recipe, the warm-up at most a tenth of the
+            run.
         data: text, tokenizer and batch.
         mesh: arrangement of the devices.
         hosts: which hosts the devices belong to.

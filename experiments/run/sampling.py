@@ -26,10 +26,10 @@ class Sampling:
 
     Attributes:
         max_new_tokens: tokens to write behind the prompt, unless the document ends before.
-        temperature: of the distribution: below 1 is more cautious, 0 is greedy.
+        temperature: of the sampling; 0 always takes the most probable token.
         top_k: keep the k most probable tokens only; None: all.
         top_p: keep the most probable tokens that together have this probability; None: all.
-        seed: of the draws.
+        seed: of the sampling.
     """
 
     max_new_tokens: int = 200

@@ -64,7 +64,7 @@ STUDIES: Mapping[str, Study] = {
         "experiments.sobolev.train_program",
     ),
     "refine": Study(
-        "Train on from constructed networks, beside their wires at random and MLPs of that size.",
+        "Continue training constructed networks, beside random weights on the same wires and MLPs.",
         Command(RefineOptions(), "runs/sobolev-refine"),
         Command(QUICK_REFINE, "runs/sobolev-refine-quick"),
         "experiments.sobolev.refine_program",

@@ -17,29 +17,27 @@ class DataConfig:
             prepared; or a TFDS name ("c4/en", "lm1b", "huggingface:...").
         tokenizer: "bytes" (256 values and an end-of-text token); "bpe", a byte-level BPE trained on
             the train split; or the path of a Hugging Face `tokenizer.json`.
-        end_of_text: the token of such a file that ends a text; None: the one that the files beside
-            it name (tokenizer_config.json, config.json), or one of the usual name.
-        batch_size: sequences a step, over all hosts.
-        cache_dir: where prepared data live. None: the environment variable POLYCOM_CACHE, else the
-            platform's user cache folder.
+        end_of_text: the token of such a file that ends a text. Default: the one that the files
+            beside it name (tokenizer_config.json, config.json), or one of the usual name.
+        batch_size: sequences a step, over all processes.
+        cache_dir: folder of prepared data. Default: the environment variable POLYCOM_CACHE, else
+            the platform's user cache folder.
         text_field: the field of a JSON line or of a TFDS example that holds the text.
         train_split: TFDS split to train on; slices as TFDS writes them ("train[:1%]").
-        heldout: what to evaluate on. For local files: the path or glob of others, which are then
-            all that is held out (no file of `source` may be one of them; that none of their text is
-            in it is the caller's care), or `source` itself, for text that no model is trained on.
-            For TFDS: a split. None: of TFDS the first of validation, valid, heldout, test that
-            exists; else a share of the documents to train on, by content hash.
-        undecodable: what happens to a document that is not UTF-8: its bad bytes are replaced by
-            U+FFFD, or it is skipped (both counted in `Corpus.summary`), or it is an error.
-        damaged: what happens to a record that cannot be read (a JSON line that is none or has no
-            text, the rest of a packed file that is cut short, a record of a prepared data set whose
-            checksum is wrong): it is an error, or it is skipped (and counted in `Corpus.summary`).
-        document_bytes: a .txt file longer than this is cut at line ends into documents of about
-            this size (a line longer than that within, between two characters), so that a single
-            file has something to hold out. The default cuts little text finer, down to 1,024 bytes,
-            so that about 128 documents come of it; another value is taken literally.
-        bpe_train_bytes: a BPE is trained on at most about this many bytes of the train split, taken
-            as every k-th document, and of none more than an eighth of them.
+        heldout: text to evaluate on. For local files: a path or glob of other files, or `source`
+            itself where no model is trained on it. For TFDS: a split. Default: of TFDS the first of
+            validation, valid, heldout, test that exists; else a share of the documents, chosen by
+            a hash of their content.
+        undecodable: what happens to a document that is not UTF-8: "replace" puts U+FFFD in the
+            place of bad bytes, "skip" leaves the document out, "error" ends the program. The first
+            two are counted and reported.
+        damaged: what happens to a record that cannot be read (bad JSON, a truncated .gz or .xz, a
+            wrong checksum): "error" ends the program, "skip" leaves it out, counted and reported.
+        document_bytes: a .txt file longer than this is split at line ends into documents of about
+            this size. The default splits small text finer, into about 128 documents of at least
+            1,024 bytes; another value is taken literally.
+        bpe_train_bytes: text that a BPE is trained on, at most: every k-th document, and at most an
+            eighth of it from one document.
         lock_timeout_s: seconds to wait for another process that prepares the same data.
     """
 

@@ -1,4 +1,4 @@
-"""Which hosts take part, told by flags or by the cluster."""
+"""Which processes take part in a run, told by flags or by the cluster."""
 
 import os
 import re
@@ -15,16 +15,16 @@ LONGEST_S = 1e6
 
 @dataclass(frozen=True)
 class HostsConfig:
-    """The hosts of a run; another number of them may resume it.
+    """The processes of a run, one a host; another number of them may resume it.
 
-    On Cloud TPU, SLURM, Open MPI and Kubernetes none of it needs to be given.
+    On Cloud TPU, SLURM, Open MPI and Kubernetes JAX finds them by itself.
 
     Attributes:
-        coordinator: HOST:PORT of the first host, a port that is free there; the same on all hosts.
-        count: number of hosts; 1 alone: start nothing, whatever the cluster says.
-        index: which of them this is, from 0.
-        start_timeout_s: seconds to wait at the start for all hosts.
-        lost_after_s: seconds without a sign of life after which a host counts as lost, which ends
+        coordinator: HOST:PORT of process 0, with a port that is free there; the same everywhere.
+        count: number of processes; 1 without the other two: do not use `jax.distributed`.
+        index: number of this process, from 0.
+        start_timeout_s: seconds to wait at the start for all processes.
+        lost_after_s: seconds without a heartbeat after which a process counts as lost, which ends
             the run on all others.
     """
 

@@ -30,11 +30,10 @@ class MoEConfig:
         top_k: experts that each token goes to, those of the greatest router probability.
         normalize_top_k: divide a token's k probabilities by their sum; OLMoE does not.
         coefficients: PolyCom coefficients that a "layer"'s experts share, or one set an "expert".
-        capacity_factor: rows that one device takes from others, in units of what even routing
-            brings; what is above is dropped, and counted. None: nothing is dropped, and buffers are
-            for the worst case. Without an expert axis it has no meaning.
-        load_balance_weight: of the load-balance loss in what is minimised.
-        router_z_weight: of the router z-loss.
+        capacity_factor: rows that a device of the expert axis accepts, relative to even routing;
+            the rest is dropped and counted. Default: no limit, and buffers for the worst case.
+        load_balance_weight: weight of the load-balance loss.
+        router_z_weight: weight of the router z-loss.
     """
 
     num_experts: int = 0
@@ -69,7 +68,7 @@ class ModelConfig:
     """A decoder-only transformer: RMSNorm, RoPE, causal attention, PolyCom or another activation.
 
     Attributes:
-        vocab_size: number of token ids; padding inside the model is not seen here.
+        vocab_size: number of token ids, without the padding inside the model.
         num_layers: number of blocks.
         embed_dim: width D of the residual stream.
         num_heads: query heads H.
@@ -87,22 +86,19 @@ class ModelConfig:
         tie_embeddings: one matrix for embedding and unembedding.
         rope_theta: base of the rotary frequencies.
         norm_eps: inside the root of every RMSNorm.
-        document_mask: trained with attention that stops at document boundaries and positions that
-            restart there: the training loss hands `segment_ids` and `positions` to the model if
-            this is set, and neither if not.
+        document_mask: in training, attention and positions restart at each document.
         init: "megatron": normal of deviation sqrt(2 / 5D), output projections divided by
             sqrt(2 num_layers); "olmo": normal of deviation 0.02, cut at three deviations.
-        attention: how it is computed, see `kernels.attention.attention`; None: by backend. A cache
-            is always read by "xla".
+        attention: its version, see `kernels.attention.attention`. Default: the backend's best. A
+            cache is always read by "xla".
         dtype: of activations and matrix products; parameters are stored in float32.
-        loss_chunk: the loss is taken over at most so many tokens a device at a time, so that logits
-            are never all in memory; gradients are those of the whole. None: over all at once.
-        remat: what the backward pass recomputes: "none"; "dots": all but attention and the matrix
-            products that it needs (not those of experts); "attention": all but what attention's
-            backward pass reads (q, k, v and the result); "full": whole blocks. All but "full" save
-            PolyNorm's statistics of each row.
-        unroll: layers that one step of the scan over layers runs; None: all of them on a CPU where
-            they are few, else one. More layers take longer to compile.
+        loss_chunk: tokens a device whose logits are in memory at once; the gradient does not depend
+            on it. Default: all.
+        remat: what the backward pass recomputes: "none"; "dots": all but attention and matrix
+            products (those of experts are recomputed); "attention": all but attention's inputs and
+            result; "full": whole blocks. All but "full" save PolyNorm's statistics of each row.
+        unroll: layers that one step of the scan over layers runs; more take longer to compile.
+            Default: all on a CPU where they are few, else one.
     """
 
     vocab_size: int

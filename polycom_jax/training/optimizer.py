@@ -56,13 +56,13 @@ class OptimConfig:
         final_learning_rate_fraction: the schedule ends at this share of the peak ("constant" stays
             there).
         warmup_steps: updates over which the rate rises linearly.
-        decay_steps: the update at which the rate reaches its end, warm-up included; None: the
+        decay_steps: the update at which the rate reaches its end, warm-up included. Default: the
             run's last one.
         decay_fraction: share of `decay_steps` over which "wsd" falls.
-        b1: decay of the mean of gradients.
-        b2: decay of the mean of squared gradients.
-        eps: added to the root of that mean.
-        weight_decay: decoupled: each update also subtracts learning rate x this x the parameter.
+        b1: AdamW's beta_1.
+        b2: AdamW's beta_2.
+        eps: AdamW's epsilon, outside of the root.
+        weight_decay: decoupled weight decay (AdamW): learning rate x this x the parameter.
         decay_roles: roles of the parameters that decay. Not PolyCom coefficients, as in both
             official code bases, nor norms, as in the dense one.
         clip_norm: gradients of a greater global norm are scaled to it; None: never.
