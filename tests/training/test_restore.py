@@ -87,8 +87,17 @@ def inside(folder: Path) -> list[str]:
 PLACES = {"list": "c", "metadata": "2/state/_METADATA", "arrays": "array_metadatas/process_0"}
 
 
-@pytest.mark.parametrize("name", ["ESTALE", "EIO", "ETIMEDOUT"])
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def refusals(first: str, *others: str) -> list[Any]:
+    """Every place with every error; arrays take seconds, so of theirs one is among the quick."""
+    return [
+        pytest.param(path, name, id=f"{place}-{name}", marks=[pytest.mark.exhaustive] if slow else [])
+        for place, path in PLACES.items()
+        for name in (first, *others)
+        for slow in [place == "arrays" and name != first]
+    ]
+
+
+@pytest.mark.parametrize(("place", "name"), refusals("ESTALE", "EIO", "ETIMEDOUT"))
 def test_one_refusal_changes_nothing(folder: Path, refuse: Any, place: str, name: str):
     before = inside(folder)
     refuse(place, iter([error(name), error(name)]))
@@ -100,8 +109,7 @@ def test_one_refusal_changes_nothing(folder: Path, refuse: Any, place: str, name
     assert not (folder / "quarantine").exists()
 
 
-@pytest.mark.parametrize("name", ["ESTALE", "EIO", "EACCES", "EPERM"])
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("place", "name"), refusals("ESTALE", "EIO", "EACCES", "EPERM"))
 def test_a_disk_that_goes_on_refusing_ends_the_run_in_one_line(
     folder: Path, refuse: Any, place: str, name: str, monkeypatch: pytest.MonkeyPatch
 ):
