@@ -90,7 +90,9 @@ PLACES = {"list": "c", "metadata": "2/state/_METADATA", "arrays": "array_metadat
 def refusals(first: str, *others: str) -> list[Any]:
     """Every place with every error; arrays take seconds, so of theirs one is among the quick."""
     return [
-        pytest.param(path, name, id=f"{place}-{name}", marks=[pytest.mark.exhaustive] if slow else [])
+        pytest.param(
+            path, name, id=f"{place}-{name}", marks=[pytest.mark.exhaustive] if slow else []
+        )
         for place, path in PLACES.items()
         for name in (first, *others)
         for slow in [place == "arrays" and name != first]
