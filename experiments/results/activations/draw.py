@@ -26,7 +26,7 @@ EDGE = 2.6
 """Inputs are shown from -EDGE to EDGE: 99 % of a standard normal row."""
 
 
-def main() -> None:
+def draw() -> None:
     """One panel for each activation, all curves over the same row."""
     row = norm.ppf((jnp.arange(ROW) + 0.5) / ROW)
     shown = np.abs(np.asarray(row)) <= EDGE
@@ -65,4 +65,4 @@ def learned(folder: Path) -> list[jnp.ndarray]:
 
 
 if __name__ == "__main__":
-    main()
+    draw()
