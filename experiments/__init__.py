@@ -5,7 +5,8 @@ import sys
 import time
 
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Imports take seconds, and Ctrl-C amid them has no traceback to show; `cli.program` takes over.
+    # Imports take seconds, and Ctrl-C amid them has no traceback to show; `terminal.program` takes
+    # over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from experiments.run.host_collectives import patient_collectives

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from experiments.run.files import try_json, write_json
+from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.folder import Workdir
 from experiments.run.model_loading import check_finite, load_trained
 from experiments.run.sampling import Sampling, complete
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         ends=trained.ends,
     )
     write_json(config.json, {"run": config.run, "prompt": config.prompt, "texts": texts})
-    if config.json is None:
+    if config.json != STDOUT:
         print(f"\n{'-' * 40}\n".join(texts))
     return 0
 

@@ -3,6 +3,7 @@
 They decide where a computation runs, never what comes out.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.core import Tracer
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array
 
 from polycom_jax._errors import InputError, require, unknown
@@ -296,6 +296,7 @@ def constrain(x: Array, rules: Rules | None, *axes: str | None) -> Array:
     if rules is None:
         return x
     partition = rules.partition(axes)
-    if not isinstance(x, Tracer) and not isinstance(x.sharding, NamedSharding):
-        return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), partition))
+    if isinstance(getattr(x, "sharding", None), SingleDeviceSharding):
+        with contextlib.suppress(ValueError):  # JAX tells the mesh outside of a trace alone
+            return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), partition))
     return jax.lax.with_sharding_constraint(x, partition)

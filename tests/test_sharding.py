@@ -97,6 +97,11 @@ def test_rules_leave_out_the_axes_that_the_mesh_in_force_lacks():
         assert split.addressable_shards[0].data.shape == (1, 4)
         alone = constrain(x, rules, "batch", "mlp")  # outside of a trace, too
         assert alone.sharding.is_equivalent_to(split.sharding, 2)
+        closed = jax.jit(lambda y: y + constrain(x, rules, "batch", "mlp"))(x)
+        np.testing.assert_array_equal(closed, x)
+        slope = jax.grad(lambda y: jnp.sum(y * constrain(x + 3, rules, "batch", "mlp")))(x)
+        np.testing.assert_array_equal(slope, x + 3)
+        jax.jit(lambda: constrain(np.ones((8, 4)), rules, "batch", "mlp"))()
     with jax.set_mesh(make_mesh()):
         assert rules_here(Rules()) == Rules()
     assert rules_here(None) is None

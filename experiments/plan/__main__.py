@@ -22,7 +22,7 @@ from experiments.plan.slices import Slice, find_slice, training_step
 from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.config import PretrainConfig
 from experiments.run.files import STDOUT, try_json, write_json
-from experiments.terminal.flags import CommandLine
+from experiments.terminal.flags import CommandLine, replaced
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
@@ -108,7 +108,7 @@ def best_few(
     trials = search.search(config, lambda candidate: planned(candidate, where), tell)
     print_section(display.console, search.section(trials))
     if trials[0].outcome is not None:
-        kept = [word for word in argv if word != "--search"]
+        kept = replaced([word for word in argv if word != "--search"], {"--search": None})
         words = ["python", "-m", "experiments.plan", *kept, *trials[0].flags]
         display.note(f"Next:\n  {shlex.join(words)}")
     return trials

@@ -18,14 +18,12 @@ def keep_freed_memory() -> bool:
     """Keeps memory that was freed, for the next step, instead of giving it back to the system.
 
     XLA's CPU backend allocates what a step needs anew each time; given back, it has to be mapped
-    and zeroed page by page again, which took a fifth of a training step's time (a model of 5M
-    parameters, batches of 16 x 256, two cores). It has to be called before JAX is imported: threads
-    that have an arena of their own keep it.
+    and zeroed page by page again. It has to be called before JAX is imported: threads that have an
+    arena of their own keep it.
 
     What is kept can be more than twice what a step needs, since the next step's block need not fit
-    where the last one's was: that run had 1.6 GiB after its first step, 2.6 after 31, 3.7 after 36
-    and no more after 420. Where that is too much, any MALLOC_ variable in the environment turns it
-    off.
+    where the last one's was. Where that is too much, any MALLOC_ variable in the environment turns
+    it off. What it saves and costs: experiments/results/speed/cpu.md, "Freed memory".
 
     Returns:
         Whether it took effect. Not without glibc, nor where the user has set MALLOC_ variables or

@@ -131,7 +131,7 @@ _WORDS = ("stdlib", "bytes", "bpe", None)
 
 def goes_on(given: frozenset[str]) -> bool:
     """Whether a command that sets these fields leaves a run the one that it is."""
-    return not given - MAY_CHANGE | given & {"preset"}
+    return "preset" not in given and given <= MAY_CHANGE
 
 
 def fixed(config: PretrainConfig) -> dict[str, Any]:

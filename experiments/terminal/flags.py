@@ -127,6 +127,8 @@ class CommandLine:
             elif word.startswith("--"):
                 flag, equals, value = word.partition("=")
                 settings.append(Setting(self._field(flag, base), (value,) if equals else ()))
+            elif settings and settings[-1].name == "help":
+                continue  # the help is the same, whatever stands behind it
             else:
                 last = settings.pop() if settings else Setting(_positional(base) or "", ())
                 require(last.name != "", f"{word!r} belongs to no flag; --help lists the flags.")
@@ -155,7 +157,9 @@ class CommandLine:
         taken = [each.name for each in settings if each.name in self.refused]
         require(not taken, f"{', '.join(dict.fromkeys(taken))}: {self.why_refused}")
         first = _positional(base)
-        words = [each.words for each in settings if each.name == first][-1:]
+        words = [each.words for each in settings if each.name == first]
+        require(len(words) < 2, f"{first} is given twice: {' and '.join(map(' '.join, words))}.")
+        require(all(words), f"{first} takes a value.")
         tokens = [word for each in settings if each.name != first for word in each.tokens()]
         listed = ", ".join(self.lists)
         with _errors.on_parse_error(_refuse):

@@ -23,6 +23,8 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """Goes on in silence; rich would leave the program, as silently."""
         self.quiet = True
+        if self.stderr:  # what stdout holds is for another reader
+            return
         discard_stdout()
         with contextlib.suppress(OSError):
             print("stdout was closed: going on without display.", file=sys.stderr)

@@ -72,8 +72,7 @@ def poly_norm_glu(
         eps: added to each mean, under the root.
 
     Returns:
-        The shape and dtype of `gate`. Rounded to bfloat16 before the product as well, it would lose
-        another 1e-3 an element.
+        The shape and dtype of `gate`. It is rounded once, after the product.
 
     Raises:
         InputError: those of `poly_norm`, or `gate` and `up` differ in shape or dtype.

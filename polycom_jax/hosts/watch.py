@@ -282,8 +282,8 @@ def agree_on_stop(step: int, asked: int | None) -> int | None:
     Every host calls it after each step n, when it has read the numbers of step n - 1 and before it
     dispatches step n + 1. Who is asked writes down step n + `SKEW` and only then goes on. No host
     is behind that step before then: to be there it must have read the numbers of step n + 1, and
-    those need every host. When it gets there, it finds what was written. The look costs half a
-    millisecond of the host while the device works.
+    those need every host. When it gets there, it finds what was written. It looks while the
+    device works.
 
     Args:
         step: number of the step that was dispatched last.

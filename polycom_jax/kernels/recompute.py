@@ -15,13 +15,13 @@ Value = Callable[..., Array]
 """value(*arrays, **static) in the work dtype."""
 Tangent = Callable[..., Array]
 """tangent(primals, tangents, **static) in the work dtype: what `value` changes by, linearly. With a
-`Row`, it takes `known`, too: what that gave."""
+`Row`, it takes `residuals`, too: what that gave."""
 Row = Callable[..., list[Array]]
 """row(primals, **static): statistics of each row, in the work dtype, that value and tangent need.
 It takes arrays in any dtype."""
 Gradient = Callable[..., Sequence[Array]]
 """gradient(primals, cotangent, **static) in the work dtype: the transpose of `tangent`; with a
-`Row`, it takes `known`, too."""
+`Row`, it takes `residuals`, too."""
 
 
 def recomputed(

@@ -60,9 +60,8 @@ def sums_in_parts(
 ) -> list[Float[Array, "*S 1"]]:
     """row_sums(terms(x)) for XLA's TPU backend: of `PARTS` parts of whole registers, added.
 
-    In parts it takes about half of the time (experiments/results/speed/README.md, "Row sums on
-    TPUs"). `terms` is element-wise, so that x is cut and not the terms, which XLA might then write
-    to memory.
+    In parts it is faster (experiments/results/speed/README.md, "Row sums on TPUs"). `terms` is
+    element-wise, so that x is cut and not the terms, which XLA might then write to memory.
     """
     width = x.shape[-1]
     part = -(-width // (PARTS * LANES)) * LANES

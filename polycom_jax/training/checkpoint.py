@@ -187,8 +187,8 @@ class Checkpoints:
     def check(self) -> None:
         """Tells of a save that has failed meanwhile, without waiting for one under way.
 
-        It costs microseconds; a loop calls it after each step, so that a full disk is not found
-        out a checkpoint later.
+        It does not wait, so a training loop calls it after each step: a full disk is then found at
+        once, and not a checkpoint later.
 
         Raises:
             SaveError: it failed.

@@ -84,8 +84,10 @@ def read(folder: Path) -> CheckpointMetadata:
     file = FILE if earlier is None else EARLIER_FILE
     stored = _json(folder, FILE) if earlier is None else earlier
     tree = stored.get("custom_metadata") if file == FILE and isinstance(stored, dict) else stored
-    if stored is None or (file == FILE and tree is None):
-        raise Unreadable(f"it has no {FILE} with checksums")
+    if stored is None:
+        raise Unreadable(f"it has no {FILE}")
+    if isinstance(stored, dict) and tree is None:
+        raise OtherFormat(f"{file} is whole and has none of this library's checksums")
     if not isinstance(tree, dict) or tree.pop("sha256", None) != _digest(tree):
         raise Unreadable(f"{file} is not as it was written")
     if tree.get("format") not in (1, FORMAT):

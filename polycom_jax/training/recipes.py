@@ -37,9 +37,7 @@ class Recipe:
 
 _RECIPES: dict[str, Recipe] = {
     # Ours, for two CPU cores and some minutes on 9 MB of Python. So short a run wants a high rate,
-    # a short warm-up and many small steps: at 3e-3 and equal tokens, 300 steps of 8 sequences ended
-    # at 1.83 bits a byte and 150 of 16 at 1.92; 300 of 8 at 6e-3, at 1.81 (one seed each, with
-    # three heads of 64 in place of four of 48).
+    # a short warm-up and many small steps.
     "tiny": Recipe(
         models.preset("tiny"),
         OptimConfig(peak_learning_rate=5e-3, warmup_steps=40),

@@ -192,13 +192,14 @@ def _mean(loss_fn: LossFn, parts: int) -> SummedLoss:
             jnp.shape(loss) == (),
             f"the loss must be one number, and has the shape {jnp.shape(loss)}; take its mean.",
         )
-        metrics = {"loss": loss, **(aux if isinstance(aux, Mapping) else {"aux": aux})}
-        taken = OWN_METRICS & metrics.keys()
+        aux = aux if isinstance(aux, Mapping) else {"aux": aux}
+        taken = {"loss", *OWN_METRICS} & aux.keys()
         require(
             not taken,
             f"the loss's aux has {', '.join(sorted(taken))}, which the step reports itself; give it"
             " another name.",
         )
+        metrics = {"loss": loss, **aux}
         return (loss, metrics) if parts == 1 else jax.tree.map(lambda x: x / parts, (loss, metrics))
 
     return SummedLoss(lambda batch: None, part)

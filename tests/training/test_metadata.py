@@ -166,13 +166,14 @@ def test_what_is_half_deleted_is_passed_over_with_a_warning_that_names_it(
         assert restored(folder) == 2
 
 
-def test_committed_without_checksums_is_torn(folder: Path):
+def test_what_another_writer_committed_without_checksums_is_passed_over_and_stays(folder: Path):
     path = folder / "2" / metadata.FILE
     tree = json.loads(path.read_text())
     del tree["custom_metadata"]
     path.write_text(json.dumps(tree))
-    with pytest.warns(CheckpointWarning, match="it has no state/_METADATA with checksums"):
+    with pytest.warns(CheckpointWarning, match="is whole and has none of this library's checksums"):
         assert restored(folder) == 2
+    assert not list(folder.rglob("torn*"))
 
 
 def test_metadata_of_another_version_are_not_guessed_at(

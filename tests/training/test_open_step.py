@@ -64,7 +64,7 @@ def test_an_nnx_model_trains():
 
 
 def test_an_equinox_model_trains():
-    eqx = pytest.importorskip("equinox")
+    eqx = pytest.importorskip("equinox", reason="extra test")
     model = eqx.nn.MLP(8, 1, 16, 1, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
     assert_trains(mean_square(lambda p, x: jax.vmap(eqx.combine(p, static))(x)), params)
@@ -102,6 +102,12 @@ def test_a_step_is_optax_by_hand():
     assert float(metrics["error"]) == pytest.approx(float(aux["error"]), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(float(jnp.linalg.norm(grads)), rel=1e-6)
     assert set(metrics) == {"loss", "error", "grad_norm", "param_norm", "skipped", "spike"}
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_aux_has_no_name_of_the_step_s_own_metrics(name: str):
+    with pytest.raises(InputError, match=f"aux has {name}, which the step reports itself"):
+        one_step(lambda params, batch: (square(params, batch)[0], {name: jnp.zeros(2)}))
 
 
 def test_micro_batches_change_nothing_of_a_mean():

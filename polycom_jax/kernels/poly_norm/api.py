@@ -24,7 +24,7 @@ class _RowOperation:
 
     def __init__(self, name: str, reference: Run) -> None:
         def kernel(*arrays: Array, **static: Any) -> Array:
-            # Pallas takes a third of a second to import.
+            # Pallas is slow to import.
             from polycom_jax.kernels.poly_norm import pallas_tpu
 
             return getattr(pallas_tpu, name)(*arrays, **static)

@@ -10,7 +10,7 @@ from polycom_jax.kernels.restrictions import why_not_on_tpu
 
 
 def _kernel(x: Array, coeffs: Array) -> Array:
-    # Pallas takes a third of a second to import.
+    # Pallas is slow to import.
     from polycom_jax.kernels.poly_relu import pallas_tpu
 
     return pallas_tpu.poly_relu(x, coeffs)
