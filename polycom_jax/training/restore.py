@@ -151,8 +151,12 @@ def check_way(folder: Path, found: Found) -> None:
     What is later then has to be moved away; said before a step is trained, it costs none.
     """
     whole = len([step for step in found.steps if step > found.step and step not in found.torn])
-    full = gather("look for room in quarantine", no_room(folder, whole), timeout_s=CHECK_S)[0]
-    require(not full, full)
+    try:
+        full = no_room(folder, whole)
+    except OSError as error:  # every process has to come to what they do together
+        full = f"Quarantine cannot be read: {error}."
+    told = gather("look for room in quarantine", full, timeout_s=CHECK_S)
+    require(not any(told), next(filter(None, told), ""))
 
 
 def _wanted(folder: Path, steps: Sequence[int], step: int | None) -> list[int]:
