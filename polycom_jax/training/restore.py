@@ -146,10 +146,7 @@ def read_newest(
 
 
 def check_way(folder: Path, found: Found) -> None:
-    """Raises `InputError` where a run that goes on from `found` could not save.
-
-    What is later then has to be moved away; said before a step is trained, it costs none.
-    """
+    """Raises `InputError` where a run from `found` could not move later checkpoints away to save."""
     whole = len([step for step in found.steps if step > found.step and step not in found.torn])
     try:
         full = no_room(folder, whole)
