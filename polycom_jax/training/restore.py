@@ -146,7 +146,7 @@ def read_newest(
 
 
 def check_way(folder: Path, found: Found) -> None:
-    """Raises `InputError` where a run from `found` could not move later checkpoints away to save."""
+    """Raises `InputError` where a run from `found` could not move later checkpoints away."""
     whole = len([step for step in found.steps if step > found.step and step not in found.torn])
     try:
         full = no_room(folder, whole)
