@@ -59,7 +59,7 @@ def put_batch(
         InputError: the batch does not divide over the devices, or these are not this host's rows.
     """
     rules = rules or Rules()
-    own = len(batch["tokens"])
+    own = len(next(iter(batch.values())))
     size = own if batch_size is None else batch_size
     rows = batch_rows(size, mesh, rules)
     if own != len(rows):
