@@ -4,7 +4,9 @@ tyro converts values, checks them and prints the help. Words are grouped before 
 does not tell which fields somebody has set, and a file's settings go between defaults and flags.
 """
 
+import contextlib
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -227,7 +229,19 @@ def _prepared(setting: Setting, leaf: Leaf | None) -> Setting:
         words = tuple(expanded(flag, word) for word in words)
     if type(leaf.value) is int and words and (number := _as_whole(words[0])) is not None:
         raise InputError(f"{flag} takes a whole number, not {words[0]!r}; write {number}.")
+    if isinstance(leaf.value, float):
+        require(
+            not any(map(_overflows, words)),
+            f"{flag}={' '.join(words)} is larger than a float can be; infinity is written inf.",
+        )
     return Setting(setting.name, words)
+
+
+def _overflows(word: str) -> bool:
+    """Whether a finite number was written, and float makes infinity of it."""
+    with contextlib.suppress(ValueError):
+        return math.isinf(float(word)) and "inf" not in word.lower()
+    return False
 
 
 def _as_whole(word: str) -> int | None:
