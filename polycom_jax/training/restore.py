@@ -152,8 +152,8 @@ def check_way(folder: Path, found: Found) -> None:
         full = no_room(folder, whole)
     except OSError as error:  # every process has to come to what they do together
         full = f"Quarantine cannot be read: {error}."
-    told = gather("look for room in quarantine", full, timeout_s=CHECK_S)
-    require(not any(told), next(filter(None, told), ""))
+    found_full = gather("look for room in quarantine", full, timeout_s=CHECK_S).values()
+    require(not any(found_full), next(filter(None, found_full), ""))
 
 
 def _wanted(folder: Path, steps: Sequence[int], step: int | None) -> list[int]:
