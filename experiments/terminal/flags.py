@@ -159,8 +159,7 @@ class CommandLine:
         taken = [each.name for each in settings if each.name in self.refused]
         require(not taken, f"{', '.join(dict.fromkeys(taken))}: {self.why_refused}")
         first = _positional(base)
-        words = [each.words for each in settings if each.name == first]
-        require(len(words) < 2, f"{first} is given twice: {' and '.join(map(' '.join, words))}.")
+        words = [each.words for each in settings if each.name == first][-1:]
         require(all(words), f"{first} takes a value.")
         tokens = [word for each in settings if each.name != first for word in each.tokens()]
         listed = ", ".join(self.lists)

@@ -60,6 +60,10 @@ _DAMAGED = re.compile(r"((DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|FAILED_PRECONDITION):
 refuses (another status, or one with its `os_error_code`) says nothing of what is in them."""
 
 
+_WRITING = re.compile(r'([A-Z_]+: )?Error writing ".*" in OCDBT database')
+"""How TensorStore reports an array that it could not write, to a future that nobody waits for."""
+
+
 def quietly(f: Callable[[], Any]) -> tuple[Any, Failure | None]:
     """Calls `f`: (its result, None), or (None, what went wrong).
 
@@ -184,7 +188,11 @@ def _is_of_others(record: logging.LogRecord) -> bool:
     task = re.search(r"coro=<.*? at (.+?):\d+", record.getMessage())
     if task is not None:
         return not _is_orbax(task[1])
-    trace = record.exc_info[2] if record.exc_info else None
+    error, trace = record.exc_info[1:] if record.exc_info else (None, None)
+    if isinstance(error, ValueError) and _WRITING.match(str(error)):
+        for silence in tuple(_open):  # more of them may come, which `_collect` waits for
+            silence.reports.append(str(error))
+        return False
     return not any(_is_orbax(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(trace))
 
 

@@ -210,11 +210,9 @@ def test_what_stands_first_has_no_flag_of_its_own(program: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize("program", ["generate", "replay", "evaluate"])
-def test_a_run_is_named_once_and_has_a_name(program: str, capsys: pytest.CaptureFixture[str]):
+def test_a_run_has_a_name(program: str, capsys: pytest.CaptureFixture[str]):
     assert main_of(program)(["--workdir"]) == 2
     assert "takes a value" in capsys.readouterr().err
-    assert main_of(program)(["r", "--workdir", "s"]) == 2
-    assert "is given twice: r and s" in capsys.readouterr().err
     assert main_of(program)(["--help", "r"]) == 0
     assert "usage" in capsys.readouterr().out
 
