@@ -101,7 +101,8 @@ def test_rules_leave_out_the_axes_that_the_mesh_in_force_lacks():
         np.testing.assert_array_equal(closed, x)
         slope = jax.grad(lambda y: jnp.sum(y * constrain(x + 3, rules, "batch", "mlp")))(x)
         np.testing.assert_array_equal(slope, x + 3)
-        jax.jit(lambda: constrain(np.ones((8, 4)), rules, "batch", "mlp"))()
+        whole: Any = np.ones((8, 4))
+        jax.jit(lambda: constrain(whole, rules, "batch", "mlp"))()
     with jax.set_mesh(make_mesh()):
         assert rules_here(Rules()) == Rules()
     assert rules_here(None) is None
