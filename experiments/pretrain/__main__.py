@@ -253,7 +253,7 @@ def run_steps(
             # The device is busy with this step while the host reads the numbers of the one before
             # it and fetches the next batch.
             meter.push(step, metrics)
-            checkpoints.check()
+            checkpoints.raise_if_save_failed()
             if not last:
                 batch = put(next(batches))
             if step == first + 1:

@@ -31,7 +31,7 @@ from polycom_jax.training.quarantine import ReadError as ReadError
 from polycom_jax.training.quarantine import agreed_steps
 from polycom_jax.training.quarantine import all_steps as all_steps
 from polycom_jax.training.quarantine import latest_step as latest_step
-from polycom_jax.training.restore import LONGEST_S, Found, Torn
+from polycom_jax.training.restore import LONGEST_S, DamagedCheckpoint, Found
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
 from polycom_jax.training.state import TrainState
 from polycom_jax.training.writer import Keep, clear_way, open_writer
@@ -81,7 +81,7 @@ class Checkpoints:
         self._writer: Any = None
         self._current: int | None = None  # the step that the run has saved or restored last
         self._known: set[int] = set()  # steps that it has saved, or found when it restored
-        self._torn: Mapping[int, Torn] = {}  # steps that it found damaged when it restored
+        self._torn: Mapping[int, DamagedCheckpoint] = {}  # steps found damaged when it restored
         self._saving: int | None = None
         self._pending = False  # a save whose end nobody has looked at yet
         self._hush = contextlib.ExitStack()  # while there is a writer: it logs from threads
@@ -184,17 +184,18 @@ class Checkpoints:
         scored = [(value, -step) for step, value in scores.items() if value is not None]
         return -min(scored)[1] if scored else None
 
-    def check(self) -> None:
-        """Tells of a save that has failed meanwhile, without waiting for one under way.
+    def raise_if_save_failed(self) -> None:
+        """Raises if a save has failed meanwhile; a training loop calls it after each step.
 
-        It does not wait, so a training loop calls it after each step: a full disk is then found at
-        once, and not a checkpoint later.
+        It does not wait for a save under way.
 
         Raises:
             SaveError: it failed.
         """
         if self._pending and not self._writer.is_saving_in_progress():
             self._finish()  # Others may find theirs ended at another step.
+
+    check = raise_if_save_failed  # its name before, for one more release
 
     def environment(self, step: int) -> Mapping[str, Any]:
         """What was saved of the environment with the checkpoint of `step`."""

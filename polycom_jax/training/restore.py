@@ -45,7 +45,7 @@ class CheckpointWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Torn:
+class DamagedCheckpoint:
     """A damaged checkpoint.
 
     Attributes:
@@ -57,7 +57,7 @@ class Torn:
     files: Any
 
     @classmethod
-    def seen(cls, checkpoint: Path, problem: Exception) -> "Torn":
+    def seen(cls, checkpoint: Path, problem: Exception) -> "DamagedCheckpoint":
         """Notes that a checkpoint is damaged."""
         with contextlib.suppress(OSError):
             return cls(str(problem), fingerprint(checkpoint))
@@ -86,7 +86,7 @@ class Found:
     step: int
     tree: Any
     steps: Sequence[int]
-    torn: Mapping[int, Torn]
+    torn: Mapping[int, DamagedCheckpoint]
 
 
 def read_newest(
@@ -113,7 +113,7 @@ def read_newest(
         ReadError: one cannot be read, though tried again; nothing says that it is damaged.
     """
     steps = agreed_steps(folder)
-    left, damage, torn = _wanted(folder, steps, step), "", dict[int, Torn]()
+    left, damage, torn = _wanted(folder, steps, step), "", dict[int, DamagedCheckpoint]()
     while left:
         candidate = left.pop()
         path = folder / str(candidate)
@@ -135,7 +135,7 @@ def read_newest(
         else:
             damage = f"checkpoint {path} is damaged ({problem})"
             if not isinstance(problem, OtherFormat):
-                torn[candidate] = Torn.seen(path, problem)
+                torn[candidate] = DamagedCheckpoint.seen(path, problem)
             if left:
                 text = f"{damage}; going back to an older one."
                 warnings.warn(text, CheckpointWarning, stacklevel=4)
@@ -227,8 +227,8 @@ def _agreed(what: str, part: Callable[[], T]) -> T:
         found = part()
     except (Unreadable, OSError) as error:
         problem = error
-    told = [type(problem).__name__, _reason(problem)] if problem else None
-    hosts = gather(what, told, timeout_s=CHECK_S)
+    own = [type(problem).__name__, _reason(problem)] if problem else None
+    hosts = gather(what, own, timeout_s=CHECK_S)
     problems = [one for _, one in sorted(hosts.items()) if one]
     for kind in (Unreadable, OtherFormat):  # Who finds damage has seen it; who cannot read has not.
         for name, reason in problems:

@@ -13,7 +13,7 @@ from polycom_jax.hosts import meet
 from polycom_jax.training import restore
 from polycom_jax.training.orbax_errors import quietly
 from polycom_jax.training.quarantine import is_step, quarantine
-from polycom_jax.training.restore import Torn
+from polycom_jax.training.restore import DamagedCheckpoint
 
 
 class SaveError(RuntimeError):
@@ -86,7 +86,7 @@ class StepNames:
 
 
 def clear_way(
-    folder: Path, steps: Sequence[int], current: int | None, torn: Mapping[int, Torn]
+    folder: Path, steps: Sequence[int], current: int | None, torn: Mapping[int, DamagedCheckpoint]
 ) -> None:
     """Moves out of the way what is later than `current`, or has a score that Orbax can't read.
 

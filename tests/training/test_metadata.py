@@ -220,7 +220,7 @@ def fail_to_write(*args: object) -> None:
 def look_for(seconds: float, checkpoints: Checkpoints) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        checkpoints.check()
+        checkpoints.raise_if_save_failed()
         time.sleep(0.01)
 
 
@@ -229,7 +229,7 @@ def test_a_failed_save_is_told_by_the_next_look_and_leaves_the_last_one(
 ):
     with Checkpoints(folder, keep_last=1) as checkpoints:
         checkpoints.restore(ABSTRACT)
-        checkpoints.check()
+        checkpoints.raise_if_save_failed()
         with monkeypatch.context() as patch:
             patch.setattr(InternalTreeMetadata, "to_json", fail_to_write)
             checkpoints.save(3, TREE)
@@ -239,7 +239,7 @@ def test_a_failed_save_is_told_by_the_next_look_and_leaves_the_last_one(
         assert restored(folder) == 3
         checkpoints.save(3, jax.tree.map(lambda x: x + 1, TREE))
         checkpoints.wait()
-        checkpoints.check()
+        checkpoints.raise_if_save_failed()
     assert restored(folder) == 4
 
 
