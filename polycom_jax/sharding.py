@@ -13,7 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    SingleDeviceSharding,
+)
 from jaxtyping import Array
 
 from polycom_jax._errors import InputError, require, unknown
@@ -25,6 +32,7 @@ hidden width and vocabulary split. `expert`: experts split. The batch runs over 
 BATCH_AXES = ("data", "fsdp", "expert")
 
 MeshAxes = str | tuple[str, ...] | None
+"""An entry of a `PartitionSpec`: the mesh axis, or axes, that split a dimension, or None."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Rules:
     @property
     def mesh_axes(self) -> tuple[str, ...]:
         """The mesh axes that anything is split over, each once."""
-        return tuple(dict.fromkeys(itertools.chain(*map(_names, self.by_axis.values()))))
+        return tuple(dict.fromkeys(itertools.chain(*map(axis_names, self.by_axis.values()))))
 
     def partition(self, axes: Sequence[str | None]) -> PartitionSpec:
         """The `PartitionSpec` of an array with these logical axes."""
@@ -89,7 +97,7 @@ class Rules:
             if axis is not None and axis not in known:
                 raise unknown("logical axis", axis, known)
             entry: MeshAxes = None if axis is None else known[axis]
-            for mesh_axis in _names(entry):
+            for mesh_axis in axis_names(entry):
                 require(
                     mesh_axis not in used,
                     f"Logical axes {used.get(mesh_axis)!r} and {axis!r} both map to mesh axis"
@@ -112,32 +120,36 @@ class Rules:
         if not {"expert", "embed"} <= set(axes):
             return partition
         expert, embed = axes.index("expert"), axes.index("embed")
-        both = (*_names(partition[expert]), *_names(partition[embed]))
-        if shape[expert] % math.prod(mesh.shape[axis] for axis in both):
+        both = (*axis_names(partition[expert]), *axis_names(partition[embed]))
+        if shape[expert] % num_parts(both, mesh):
             return partition
         entries = list(partition)
         entries[expert], entries[embed] = both, None
         return PartitionSpec(*entries)
 
     def check_divides(
-        self, name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh
+        self, name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh | AbstractMesh
     ) -> None:
         """Raises `InputError` with the nearest good sizes where a dimension does not divide."""
         for size, axis, entry in zip(shape, axes, self.partition(axes), strict=True):
-            parts = math.prod(mesh.shape[a] for a in _names(entry))
+            parts = num_parts(entry, mesh)
             if size % parts:
                 low, high = size // parts * parts, -(-size // parts) * parts
                 near = f"{low} or {high}" if low else f"{high}"
                 raise InputError(
                     f"{name}: dimension {axis!r} of size {size} does not divide over mesh axis"
-                    f" {'x'.join(_names(entry))} of size {parts}; nearest sizes: {near}."
+                    f" {'x'.join(axis_names(entry))} of size {parts}; nearest sizes: {near}."
                 )
 
 
-def _names(entry: MeshAxes) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
+def axis_names(entry: MeshAxes) -> tuple[str, ...]:
+    """The mesh axes that an entry of a `PartitionSpec` names."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def num_parts(entry: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts such an entry splits a dimension."""
+    return math.prod(mesh.shape[name] for name in axis_names(entry))
 
 
 def make_mesh(
@@ -223,7 +235,7 @@ def rules_here(rules: Rules | None) -> Rules | None:
     )
 
     def held(entry: MeshAxes) -> MeshAxes:
-        return tuple(name for name in _names(entry) if name in mesh.shape) or None
+        return tuple(name for name in axis_names(entry) if name in mesh.shape) or None
 
     if all(name in mesh.shape for name in rules.mesh_axes):
         return rules

@@ -21,11 +21,11 @@ from polycom_jax.activations import classic, normed
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.activations.stability import effective_coeffs, stored_coeffs
-from polycom_jax.kernels.dispatch import Implementation
+from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
-from polycom_jax.kernels.poly_norm.moments import AxisName
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
 from polycom_jax.params import Initializer, Params, ParamSpec
+from polycom_jax.sharding import MeshAxes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ActivationOptions:
     Attributes:
         order: degree r >= 1 of the polynomial.
         eps: under PolyNorm's roots.
-        implementation: None for the backend's best version, or a name of `kernels.dispatch`.
+        implementation: None for the backend's best version, or a name of `kernels.implementations`.
         sigmoid: pass a_1 ... a_r through the logistic function.
         bound: clip coefficients to [-bound, bound]; None: not.
         output_scale: what PolyCom's output is multiplied by.
@@ -224,7 +224,7 @@ class Activation:
         return pm.init(self.specs, key)
 
     def apply(
-        self, params: Params, *hidden: Float[Array, "*S F"], axis_name: AxisName = None
+        self, params: Params, *hidden: Float[Array, "*S F"], axis_name: MeshAxes = None
     ) -> Float[Array, "*S F"]:
         """The activation: apply(params, x), or apply(params, gate, up) if gated.
 
@@ -254,8 +254,7 @@ class Activation:
         shapes = {name: jnp.shape(value) for name, value in params.items()}
         wanted = {name: spec.shape for name, spec in self.specs.items()}
         require(
-            shapes == wanted,
-            f"{self.name}: expected parameters of shapes {wanted}, came {shapes}.",
+            shapes == wanted, f"{self.name}: expected parameters of shapes {wanted}, came {shapes}."
         )
         stability = {name: getattr(self.options, name) for name in _STABILITY}
         return [

@@ -95,7 +95,7 @@ def inside_of(cfg: ModelConfig, params: Params, batch: Batch) -> dict[str, Any]:
         states.append(_host(layer.before)[keep])
         inputs.append(analysis.distribution(_host(layer.inputs[0])))
         hidden.append(analysis.distribution(_host(layer.hidden)))
-        curve = analysis.response(cfg.row, layer.activation, layer.inputs[0])
+        curve = analysis.response(cfg.activation_fn, layer.activation, layer.inputs[0])
         curves.append({name: value.tolist() for name, value in asdict(curve).items()})
         last = layer.after
     assert last is not None, "a model has a layer"

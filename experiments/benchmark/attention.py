@@ -14,7 +14,7 @@ from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Tell
 from polycom_jax.kernels.attention import attention
-from polycom_jax.kernels.dispatch import ATTENTION_IMPLEMENTATIONS
+from polycom_jax.kernels.implementations import ATTENTION_IMPLEMENTATIONS
 from polycom_jax.models import ModelConfig
 
 OURS = "attention"

@@ -64,7 +64,7 @@ def _rate(
     activation = name.split()[-1]
     cfg = shapes.model(options, activation)
     tokens = shapes.batch_size(options) * cfg.context_length
-    products = 3 if cfg.row.gated else 2
+    products = 3 if cfg.activation_fn.gated else 2
     forward = 2 * tokens * cfg.embed_dim * cfg.hidden_width * products
     times = {"forward": 1, "backward": 2, "both": 3}[which]
     return {"GFLOP/s": forward * times / seconds / 1e9}

@@ -18,7 +18,7 @@ from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Spread, Tell
 from polycom_jax import get_activation
 from polycom_jax._errors import require
-from polycom_jax.kernels.dispatch import IMPLEMENTATIONS
+from polycom_jax.kernels.implementations import IMPLEMENTATIONS
 
 ACTIVATIONS = ("poly_norm", "poly_relu")
 YARDSTICKS = ("relu2", "gelu", "silu")

@@ -20,7 +20,7 @@ from polycom_jax import compile_ahead as aot
 from polycom_jax import get_activation
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.dispatch import IMPLEMENTATIONS, compiling_for
+from polycom_jax.kernels.implementations import IMPLEMENTATIONS, compiling_for
 from polycom_jax.kernels.sharded import unsharded_features
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.layers import ffn, ffn_specs

@@ -11,7 +11,7 @@ from experiments.run.config import PretrainConfig
 from experiments.run.tpu_configs import parts_of
 from polycom_jax import compile_ahead as aot
 from polycom_jax._errors import require
-from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import TrainState, abstract_state, make_model_step
 from polycom_jax.training.batches import batch_sharding

@@ -48,7 +48,7 @@ def report(
     plots.plot_loss(workdir.plots / "loss", records, title)
     if config.model.is_moe:
         plots.plot_load(workdir.plots / "experts", records, title)
-    draw_shapes(workdir.plots / "activations", config.model.row, learned, title)
+    draw_shapes(workdir.plots / "activations", config.model.activation_fn, learned, title)
     workdir.write_sample(text)  # Last: it says that all the rest is there.
     if any(learned):
         title = f"what {config.model.activation} learned in each layer"

@@ -14,13 +14,11 @@ from polycom_jax.activations.classic import Elementwise, exact_gelu
 from polycom_jax.activations.inputs import EPS, check_gate, check_row, in_work_dtype
 from polycom_jax.activations.polynomial import scale_row
 from polycom_jax.activations.rectifier import squared_relu
-
-AxisName = str | tuple[str, ...] | None
-"""Mesh axis, or axes, that split the feature axis inside `jax.shard_map`; None: none does."""
+from polycom_jax.sharding import MeshAxes
 
 
 def unit_rms(
-    y: Float[Array, "*S F"], eps: float, axis_name: AxisName = None
+    y: Float[Array, "*S F"], eps: float, axis_name: MeshAxes = None
 ) -> Float[Array, "*S F"]:
     """y / sqrt(mean(y^2) + eps) over the last axis, in y's dtype; no square overflows.
 
@@ -38,7 +36,7 @@ def unit_rms(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _normed(
-    f: Elementwise, eps: float, axis_name: AxisName, x: Array, *factors: Array
+    f: Elementwise, eps: float, axis_name: MeshAxes, x: Array, *factors: Array
 ) -> Float[Array, "*S F"]:
     """unit_rms(f(x) times the factors); the backward pass computes it again."""
 
@@ -57,7 +55,7 @@ def _normed(
 
 
 def gelu_norm(
-    x: Float[ArrayLike, "*S F"], *, eps: float = EPS, axis_name: AxisName = None
+    x: Float[ArrayLike, "*S F"], *, eps: float = EPS, axis_name: MeshAxes = None
 ) -> Float[Array, "*S F"]:
     """norm(gelu(x)), norm(u) = u / sqrt(mean(u^2) + eps) over the last axis.
 
@@ -74,7 +72,7 @@ def gelu_norm(
 
 
 def relu2_norm(
-    x: Float[ArrayLike, "*S F"], *, eps: float = EPS, axis_name: AxisName = None
+    x: Float[ArrayLike, "*S F"], *, eps: float = EPS, axis_name: MeshAxes = None
 ) -> Float[Array, "*S F"]:
     """norm(relu(x)^2); arguments, result and errors are those of `gelu_norm`.
 
@@ -88,7 +86,7 @@ def swiglu_norm(
     up: Float[ArrayLike, "*S F"],
     *,
     eps: float = EPS,
-    axis_name: AxisName = None,
+    axis_name: MeshAxes = None,
 ) -> Float[Array, "*S F"]:
     """norm(silu(gate) * up), for two arrays of equal shape and dtype; else as `gelu_norm`."""
     gate = check_row("gate", gate, eps)

@@ -77,7 +77,7 @@ def _layer(
         inputs, hidden = _expert_inputs(cfg, params["moe"], x)
         return x + moe(cfg, params["moe"], x, None)[0], inputs, hidden
     inputs = tuple(map(layers.flat, layers.pre_activations(cfg, params["ffn"], x, None)))
-    hidden = cfg.row.apply(params["ffn"]["activation"], *inputs)
+    hidden = cfg.activation_fn.apply(params["ffn"]["activation"], *inputs)
     return x + layers.ffn(cfg, params["ffn"], x, None), inputs, hidden
 
 
@@ -90,7 +90,7 @@ def _expert_inputs(
     """
     y = layers.flat(layers.rms_norm(x, params["norm"], cfg.norm_eps))
     chosen = route(cfg, params["router"], y).chosen
-    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+    names = ("w_gate", "w_up") if cfg.activation_fn.gated else ("w_up",)
     own = cfg.moe.coefficients == "expert"
 
     def one(expert: Array) -> tuple[tuple[Array, ...], Array]:
@@ -98,7 +98,7 @@ def _expert_inputs(
         if own:
             coefficients = jax.tree.map(lambda leaf: leaf[expert], coefficients)
         inputs = tuple(jnp.dot(y, params[name][expert]) for name in names)
-        return inputs, cfg.row.apply(coefficients, *inputs)
+        return inputs, cfg.activation_fn.apply(coefficients, *inputs)
 
     def add(kept: Any, expert: Array) -> tuple[Any, None]:
         mine = (chosen == expert)[:, :, None]

@@ -53,7 +53,7 @@ def replacement(cfg: ModelConfig, name: str, options: ActivationOptions) -> Acti
     """
     require(not cfg.is_moe, "moe: activations are replaced in dense models only.")
     row = get_activation(name, options)
-    if cfg.row.gated and not row.gated:
+    if cfg.activation_fn.gated and not row.gated:
         if name not in _GATED:
             raise InputError(
                 f"activation={name!r} has no gated form to take the place of {cfg.activation!r};"
@@ -61,7 +61,7 @@ def replacement(cfg: ModelConfig, name: str, options: ActivationOptions) -> Acti
             )
         row = get_activation(_GATED[name], options)
     require(
-        cfg.row.gated or not row.gated,
+        cfg.activation_fn.gated or not row.gated,
         f"activation={name!r} wants a gate, and {cfg.activation!r} has none; take poly_norm.",
     )
     require(
@@ -145,7 +145,7 @@ def _layer_sums(
         positions, segments = batch["positions"], batch["segment_ids"]
     around = layers.rotary(cfg, positions)
     units = jnp.eye(row.options.order + 1, dtype=jnp.float32)
-    names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+    names = ("w_gate", "w_up") if cfg.activation_fn.gated else ("w_up",)
     declared = layers.ffn_specs(cfg), layers.attention_specs(cfg)
 
     def block(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -160,7 +160,7 @@ def _layer_sums(
         def kept(values: Array) -> Array:
             return jnp.where(mask[:, None], values, 0.0)
 
-        old = kept(cfg.row.apply(ffn["activation"], *hidden))
+        old = kept(cfg.activation_fn.apply(ffn["activation"], *hidden))
         basis = [kept(row.apply({**fresh, "coeffs": unit}, *hidden)) for unit in units]
         stacked = jnp.stack([*basis, old])
         products = jnp.einsum("inf,jnf->ij", stacked, stacked, precision="highest")

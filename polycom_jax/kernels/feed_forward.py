@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.kernels.checkpoint_names import Remat, checkpoint_as, remat_hidden
-from polycom_jax.kernels.dispatch import FeedForwardImplementation, Kernel, Operation
+from polycom_jax.kernels.implementations import FeedForwardImplementation, Kernel, Operation
 from polycom_jax.kernels.projection import as_operand
 from polycom_jax.kernels.sharded import (
     features_are_sharded,
@@ -26,7 +26,7 @@ Params = Mapping[str, Any]
 
 
 class Activation(Protocol):
-    """What the block asks of a row of `polycom_jax.table`."""
+    """What the block asks of an activation of `polycom_jax.table`."""
 
     apply: Callable[..., Array]
 
@@ -52,7 +52,7 @@ def feed_forward(
     """act(x W_up) W_down, or act(x W_gate, x W_up) W_down if the activation is gated.
 
     Args:
-        activation: a row of the table, as from `get_activation`.
+        activation: one of the table, as from `get_activation`.
         params: the matrices, in the dtype of `x`, and `activation`.
         x: the normalised residual stream.
         rules: how arrays are split over the mesh of `jax.set_mesh`; None: not stated.
@@ -76,11 +76,7 @@ def feed_forward(
 
 
 def pre_activations(
-    activation: Activation,
-    params: Params,
-    x: Float[Array, "B T D"],
-    *,
-    rules: Rules | None = None,
+    activation: Activation, params: Params, x: Float[Array, "B T D"], *, rules: Rules | None = None
 ) -> list[Float[Array, "*N F"]]:
     """What the activation is applied to: x W_up, or x W_gate and x W_up if gated."""
     y = as_operand(x)
@@ -122,11 +118,7 @@ def _why_not_split(_x: Array, _params: Params, *, activation: Activation, **_: A
 
 _FEED_FORWARD = Operation(
     "feed_forward",
-    {
-        "reference": Kernel(_reference),
-        "xla": Kernel(_plain),
-        "tpu": Kernel(_split, _why_not_split),
-    },
+    {"reference": Kernel(_reference), "xla": Kernel(_plain), "tpu": Kernel(_split, _why_not_split)},
 )
 
 

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polycom_jax.kernels.dispatch import backend
+from polycom_jax.kernels.implementations import backend
 
 
 def as_operand(x: Float[Array, "B T D"]) -> Float[Array, "*N D"]:

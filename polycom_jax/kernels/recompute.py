@@ -45,9 +45,7 @@ def recomputed(
 
     @function.defjvp
     def rule(
-        static: tuple[tuple[str, Any], ...],
-        primals: tuple[Array, ...],
-        tangents: tuple[Array, ...],
+        static: tuple[tuple[str, Any], ...], primals: tuple[Array, ...], tangents: tuple[Array, ...]
     ) -> tuple[Array, Array]:
         options = dict(static)
         if row is None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from polycom_jax.kernels.dispatch import backend
+from polycom_jax.kernels.implementations import backend
 from polycom_jax.kernels.linear import linear_map
 
 SinCos = tuple[Float[Array, "B T 1 A"], Float[Array, "B T 1 A"]]

@@ -13,7 +13,7 @@ PARTS = 8
 """Parts that a TPU's row is cut into, see `sums_in_parts`."""
 
 LANES = 128
-"""Of a TPU's registers."""
+"""Elements in a row of a TPU's vector register, of any dtype."""
 
 RUN = 16
 """On a CPU, this many runs of as many elements are added to each other at once: LLVM unrolls and
@@ -55,8 +55,7 @@ def _add(terms: Sequence[Array], axis: int = -1) -> list[Array]:
 
 
 def sums_in_parts(
-    terms: Callable[[Float[Array, "*S P"]], Sequence[Float[Array, "*S P"]]],
-    x: Float[Array, "*S F"],
+    terms: Callable[[Float[Array, "*S P"]], Sequence[Float[Array, "*S P"]]], x: Float[Array, "*S F"]
 ) -> list[Float[Array, "*S 1"]]:
     """row_sums(terms(x)) for XLA's TPU backend: of `PARTS` parts of whole registers, added.
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import InputError
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, axis_names, num_parts
 
 
 def hidden_axes(x: Float[Array, "*N F"]) -> tuple[str, ...]:
@@ -62,8 +62,7 @@ def rows_are_local(rules: Rules | None, x: Float[Array, "*N F"]) -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     if rules is None or mesh.empty or features_are_sharded(rules):
         return False
-    axes = [larger_than_one(mesh, entry) or () for entry in rules.partition(hidden_axes(x))]
-    parts = [math.prod(mesh.shape[name] for name in names) for names in axes]
+    parts = [num_parts(entry, mesh) for entry in rules.partition(hidden_axes(x))]
     divides = all(size % n == 0 for size, n in zip(x.shape, parts, strict=True))
     return divides and math.prod(parts) == mesh.size
 
@@ -93,7 +92,7 @@ def over_mesh(
     mesh = jax.sharding.get_abstract_mesh()
     axes = hidden_axes(hidden[0])
     for x in hidden:
-        rules.check_divides("hidden", x.shape, axes, mesh)  # pyright: ignore[reportArgumentType]
+        rules.check_divides("hidden", x.shape, axes, mesh)
     spec = rules.partition(axes)
     split = jax.shard_map(
         partial(f, axis_name=larger_than_one(mesh, spec[-1])),
@@ -112,8 +111,7 @@ def on_one_device() -> bool:
 
 def larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:
     """The mesh axes of an entry of a `PartitionSpec` that split anything, or None."""
-    names = (entry,) if isinstance(entry, str) else tuple(entry or ())
-    return tuple(name for name in names if mesh.shape[name] > 1) or None
+    return tuple(name for name in axis_names(entry) if mesh.shape[name] > 1) or None
 
 
 def check_axis(axis_name: str | tuple[str, ...]) -> None:

@@ -12,9 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from polycom_jax.kernels.restrictions import only_on_tpu
-
-LANES = 128
-"""Elements in a row of a vector register, of any dtype; blocks are padded to this in VMEM."""
+from polycom_jax.kernels.row_sums import LANES as LANES
 
 SUBLANES = 8
 """Rows of a vector register of 32-bit elements: the smallest height of a block."""

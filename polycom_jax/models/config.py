@@ -1,5 +1,6 @@
 """What a transformer is: one frozen, validated dataclass."""
 
+import warnings
 from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_fields
 from polycom_jax.kernels.checkpoint_names import Remat
-from polycom_jax.kernels.dispatch import AttentionImplementation
+from polycom_jax.kernels.implementations import AttentionImplementation
 from polycom_jax.table import Activation, ActivationOptions, get_activation
 
 QkNorm = Literal["none", "head", "full"]
@@ -78,8 +79,8 @@ class ModelConfig:
             that two and three matrices hold the same number of parameters (paper section 4.1:
             SwiGLU 5504, others 8256).
         ffn_width: the hidden width itself, taken literally; None: from `gated_width`.
-        activation: a row of `polycom_jax.ACTIVATIONS`.
-        activation_options: that row's options (order, eps, ...).
+        activation: one of `polycom_jax.ACTIVATIONS`.
+        activation_options: its options (order, eps, ...).
         moe: a mixture of experts instead of each feed-forward block, widths being an expert's.
         context_length: longest sequence that the model is trained on, in tokens.
         qk_norm: RMSNorm of queries and keys: "none", per "head", or over the "full" width.
@@ -155,15 +156,22 @@ class ModelConfig:
             )
 
     @property
-    def row(self) -> Activation:
+    def activation_fn(self) -> Activation:
         """The activation: its function, parameter specs, width rule and FLOPs."""
         return get_activation(self.activation, self.activation_options)
 
     @property
+    def row(self) -> Activation:
+        """`activation_fn` under its name of 0.1.0, for one more release."""
+        text = "ModelConfig.row is now activation_fn; the old name goes with the next release."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self.activation_fn
+
+    @property
     def hidden_width(self) -> int:
         """Width F of the feed-forward block's hidden layer, or of one expert's."""
-        row = self.row
-        return row.width(self.gated_width) if self.ffn_width is None else self.ffn_width
+        width = self.ffn_width
+        return self.activation_fn.width(self.gated_width) if width is None else width
 
     @property
     def is_moe(self) -> bool:

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from polycom_jax.kernels.dispatch import backend
+from polycom_jax.kernels.implementations import backend
 
 AxisName = tuple[str, ...]
 
 
-class Route(NamedTuple):
+class SendPlan(NamedTuple):
     """Which of one device's rows, sorted by expert, are sent to which device.
 
     Attributes:
@@ -54,14 +54,14 @@ def slots(tokens: int, k: int, experts: int, parts: int, capacity: float | None)
     return worst if capacity is None else min(worst, math.ceil(capacity * tokens * k / parts))
 
 
-def route(sizes: Int[Array, " E"], axis: AxisName, slots: int) -> Route:
-    """The route of rows of which the first sizes[0] are for the first expert, and so on."""
+def plan_sends(sizes: Int[Array, " E"], axis: AxisName, slots: int) -> SendPlan:
+    """The plan for rows of which the first sizes[0] are for the first expert, and so on."""
     parts = jax.lax.axis_size(axis)
     wanted = sizes.reshape(parts, -1)
     before = jnp.cumsum(wanted, axis=1) - wanted
     sent = jnp.clip(slots - before, 0, wanted)
     totals = jnp.sum(wanted, axis=1)
-    return Route(axis, slots, jnp.cumsum(totals) - totals, sent, _swapped(sent, axis))
+    return SendPlan(axis, slots, jnp.cumsum(totals) - totals, sent, _swapped(sent, axis))
 
 
 def _swapped(x: Array, axis: AxisName) -> Array:
@@ -69,51 +69,49 @@ def _swapped(x: Array, axis: AxisName) -> Array:
     return jax.lax.all_to_all(x, axis, 0, 0, tiled=True)
 
 
-def _send_padded(rows: Float[Array, "R D"], route: Route) -> Float[Array, "Q D"]:
+def _send_padded(rows: Float[Array, "R D"], plan: SendPlan) -> Float[Array, "Q D"]:
     """P pieces of `slots` rows each, of which the last ones may be rows of the next piece."""
-    rows = jnp.pad(rows, ((0, route.slots), (0, 0)))
-    pieces = [jax.lax.dynamic_slice_in_dim(rows, start, route.slots) for start in route.starts]
-    return _swapped(jnp.concatenate(pieces), route.axis)
+    rows = jnp.pad(rows, ((0, plan.slots), (0, 0)))
+    pieces = [jax.lax.dynamic_slice_in_dim(rows, start, plan.slots) for start in plan.starts]
+    return _swapped(jnp.concatenate(pieces), plan.axis)
 
 
-def _return_padded(results: Float[Array, "Q D"], route: Route, rows: int) -> Float[Array, "R D"]:
-    size, pieces = route.slots, _swapped(results, route.axis)
+def _return_padded(results: Float[Array, "Q D"], plan: SendPlan, rows: int) -> Float[Array, "R D"]:
+    size, pieces = plan.slots, _swapped(results, plan.axis)
     out = jnp.zeros((rows + size, results.shape[1]), results.dtype)
     # Ascending: what a piece writes too much belongs to the next one, or to none.
-    for part, start in enumerate(route.starts):
+    for part, start in enumerate(plan.starts):
         piece = pieces[part * size : (part + 1) * size]
         out = jax.lax.dynamic_update_slice_in_dim(out, piece, start, 0)
     return out[:rows]
 
 
-def _places_padded(route: Route) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
-    place = jnp.arange(route.buffer_rows, dtype=jnp.int32)
-    return place // route.slots, place % route.slots
+def _places_padded(plan: SendPlan) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
+    place = jnp.arange(plan.buffer_rows, dtype=jnp.int32)
+    return place // plan.slots, place % plan.slots
 
 
-def _send_ragged(rows: Float[Array, "R D"], route: Route) -> Float[Array, "Q D"]:
+def _send_ragged(rows: Float[Array, "R D"], plan: SendPlan) -> Float[Array, "Q D"]:
     """The rows that are sent and no others, one device's behind another's."""
-    sent, received = route.totals
-    out = jnp.zeros((route.buffer_rows, rows.shape[1]), rows.dtype)
-    begin = _swapped(jnp.cumsum(received) - received, route.axis)
+    sent, received = plan.totals
+    out = jnp.zeros((plan.buffer_rows, rows.shape[1]), rows.dtype)
+    begin = _swapped(jnp.cumsum(received) - received, plan.axis)
     return jax.lax.ragged_all_to_all(
-        rows, out, route.starts, sent, begin, received, axis_name=route.axis
+        rows, out, plan.starts, sent, begin, received, axis_name=plan.axis
     )
 
 
-def _return_ragged(results: Float[Array, "Q D"], route: Route, rows: int) -> Float[Array, "R D"]:
-    sent, received = route.totals
+def _return_ragged(results: Float[Array, "Q D"], plan: SendPlan, rows: int) -> Float[Array, "R D"]:
+    sent, received = plan.totals
     out = jnp.zeros((rows, results.shape[1]), results.dtype)
-    begin, home = jnp.cumsum(received) - received, _swapped(route.starts, route.axis)
-    return jax.lax.ragged_all_to_all(
-        results, out, begin, received, home, sent, axis_name=route.axis
-    )
+    begin, home = jnp.cumsum(received) - received, _swapped(plan.starts, plan.axis)
+    return jax.lax.ragged_all_to_all(results, out, begin, received, home, sent, axis_name=plan.axis)
 
 
-def _places_ragged(route: Route) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
-    _, totals = route.totals
+def _places_ragged(plan: SendPlan) -> tuple[Int[Array, " Q"], Int[Array, " Q"]]:
+    _, totals = plan.totals
     ends = jnp.cumsum(totals)
-    place = jnp.arange(route.buffer_rows, dtype=jnp.int32)
+    place = jnp.arange(plan.buffer_rows, dtype=jnp.int32)
     source = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
     source = jnp.minimum(source, ends.size - 1)
     return source, place - (ends - totals)[source]
@@ -123,14 +121,14 @@ class Exchange(NamedTuple):
     """A form of the all-to-all.
 
     Attributes:
-        send: send(rows, route) -> [P slots, D], this device's share of all rows.
-        send_back: send_back(results, route, rows) -> [rows, D], results where their rows had been.
+        send: send(rows, plan) -> [P slots, D], this device's share of all rows.
+        send_back: send_back(results, plan, rows) -> [rows, D], results where their rows had been.
         places: which device each of the P slots rows is from, and its index among that one's.
     """
 
-    send: Callable[[Array, Route], Array]
-    send_back: Callable[[Array, Route, int], Array]
-    places: Callable[[Route], tuple[Array, Array]]
+    send: Callable[[Array, SendPlan], Array]
+    send_back: Callable[[Array, SendPlan, int], Array]
+    places: Callable[[SendPlan], tuple[Array, Array]]
 
 
 EXCHANGES: Mapping[str, Exchange] = {

@@ -147,36 +147,36 @@ def _on_other_devices(
     own = experts // parts
     size = ex.slots(count // k, k, experts, parts, cfg.moe.capacity_factor)
     with jax.named_scope("exchange"):
-        route = ex.route(sizes, expert_axis, size)
-        rows = all_to_all.send(rows, route)
-        weight = all_to_all.send(weight[:, None], route)[:, 0]
+        plan = ex.plan_sends(sizes, expert_axis, size)
+        rows = all_to_all.send(rows, plan)
+        weight = all_to_all.send(weight[:, None], plan)[:, 0]
     with jax.named_scope("sort_received"):
-        source, index = all_to_all.places(route)
-        ends = jnp.cumsum(route.received, axis=1)[source]
+        source, index = all_to_all.places(plan)
+        ends = jnp.cumsum(plan.received, axis=1)[source]
         group = jnp.sum(index[:, None] >= ends, axis=1, dtype=jnp.int32)
         # Empty slots come last, behind all experts.
         expert = jnp.where(group < ends.shape[1], group % own, own)
         order = jnp.argsort(expert, stable=True).astype(jnp.int32)
-        counts = jnp.sum(route.received.reshape(-1, own), axis=0)
+        counts = jnp.sum(plan.received.reshape(-1, own), axis=0)
         undo = jnp.where(expert < own, inverse(order), -1)
         order = jnp.where(jnp.arange(order.size, dtype=jnp.int32) < jnp.sum(counts), order, -1)
         rows, weight = (permute(a, order, undo, False) for a in (rows, weight))
     out = _experts(cfg, params, rows, weight, counts, hidden_axis, filled=False)
     out = permute(out, undo, order, False)
     with jax.named_scope("exchange_back"):
-        out = all_to_all.send_back(out, route, count)
-        dropped = jnp.sum((sizes.reshape(parts, -1) - route.sent)[:, :own])
+        out = all_to_all.send_back(out, plan, count)
+        dropped = jnp.sum((sizes.reshape(parts, -1) - plan.sent)[:, :own])
         # In the place of a dropped row's result may stand another row's.
-        out = jnp.where(_was_sent(sizes, route, count)[:, None], out, 0)
+        out = jnp.where(_was_sent(sizes, plan, count)[:, None], out, 0)
     return out, dropped
 
 
-def _was_sent(sizes: Array, route: ex.Route, count: int) -> Array:
+def _was_sent(sizes: Array, plan: ex.SendPlan, count: int) -> Array:
     """Which of the sorted rows were sent: of each expert's, the first ones."""
     ends = jnp.cumsum(sizes)
     row = jnp.arange(count, dtype=jnp.int32)
     expert = jnp.searchsorted(ends, row, side="right")
-    return row - (ends - sizes)[expert] < route.sent.reshape(-1)[expert]
+    return row - (ends - sizes)[expert] < plan.sent.reshape(-1)[expert]
 
 
 def _experts(
@@ -190,7 +190,7 @@ def _experts(
     filled: bool = True,
 ) -> Float[Array, "R D"]:
     """Rows, sorted by expert, through this device's experts; `filled`: none is an empty slot."""
-    names = _IN if cfg.row.gated else _IN[1:]
+    names = _IN if cfg.activation_fn.gated else _IN[1:]
     real = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] < jnp.sum(sizes)
 
     def only_real(x: Array) -> Array:
@@ -221,7 +221,7 @@ def _activate(
     sizes: Int[Array, " E"],
     axis_name: ex.AxisName | None,
 ) -> Float[Array, "R F"]:
-    apply = partial(cfg.row.apply, axis_name=axis_name)
+    apply = partial(cfg.activation_fn.apply, axis_name=axis_name)
     if cfg.moe.coefficients == "layer" or not params:
         return apply(params, *hidden)
     row = jnp.arange(hidden[0].shape[0], dtype=jnp.int32)

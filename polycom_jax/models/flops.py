@@ -16,7 +16,7 @@ class Flops:
         matmul: products with parameters, the unembedding included and the embedding look-up not;
             of a mixture of experts the router's, and those of the experts that a token goes to.
         attention: scores and weighted sum.
-        activation: the feed-forward activation, by its row's count an element.
+        activation: the feed-forward activation, by its own count an element.
     """
 
     matmul: int
@@ -41,21 +41,15 @@ def flops_per_token(cfg: ModelConfig, seq_len: int, *, attention: AttentionCount
     appendix B); "causal" counts half of them, as MaxText does since July 2025. Norms, RoPE and
     softmax are left out, as in both.
     """
-    d, h, k, c, f = (
-        cfg.embed_dim,
-        cfg.num_heads,
-        cfg.num_kv_heads,
-        cfg.head_dim,
-        cfg.hidden_width,
-    )
+    d, h, k, c, f = (cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.hidden_width)
     experts = cfg.moe.top_k if cfg.is_moe else 1
-    ffn = experts * d * f * (3 if cfg.row.gated else 2) + d * cfg.moe.num_experts
+    ffn = experts * d * f * (3 if cfg.activation_fn.gated else 2) + d * cfg.moe.num_experts
     block = d * c * (2 * h + 2 * k) + ffn
     pairs = seq_len if attention == "full" else seq_len / 2
     return Flops(
         matmul=2 * (cfg.num_layers * block + d * cfg.vocab_size),
         attention=int(cfg.num_layers * 4 * h * c * pairs),
-        activation=cfg.num_layers * experts * f * cfg.row.flops,
+        activation=cfg.num_layers * experts * f * cfg.activation_fn.flops,
     )
 
 

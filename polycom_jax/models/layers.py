@@ -82,9 +82,9 @@ def ffn_specs(cfg: ModelConfig) -> Specs:
         "norm": norm_spec(d),
         "w_up": ParamSpec((d, f), ("embed", "mlp"), ordinary, "matrix"),
         "w_down": ParamSpec((f, d), ("mlp", "embed"), output, "matrix"),
-        "activation": dict(cfg.row.specs),
+        "activation": dict(cfg.activation_fn.specs),
     }
-    if cfg.row.gated:
+    if cfg.activation_fn.gated:
         specs["w_gate"] = ParamSpec((d, f), ("embed", "mlp"), ordinary, "matrix")
     return specs
 
@@ -138,7 +138,7 @@ def ffn(
 ) -> Float[Array, "B T D"]:
     """Pre-norm feed-forward: act(x W_up) W_down, or act(x W_gate, x W_up) W_down if gated."""
     y = rms_norm(x, params["norm"], cfg.norm_eps)
-    out = ff.feed_forward(cfg.row, params, y, rules=rules, remat=cfg.remat)
+    out = ff.feed_forward(cfg.activation_fn, params, y, rules=rules, remat=cfg.remat)
     return constrain(out, rules, "batch", "seq", "residual")
 
 
@@ -147,7 +147,7 @@ def pre_activations(
 ) -> list[Float[Array, "*N F"]]:
     """What `ffn` applies the activation to: x W_up, or x W_gate and x W_up, x normalised."""
     y = rms_norm(x, params["norm"], cfg.norm_eps)
-    return ff.pre_activations(cfg.row, params, y, rules=rules)
+    return ff.pre_activations(cfg.activation_fn, params, y, rules=rules)
 
 
 def flat(x: Float[Array, "B T D"]) -> Float[Array, "BT D"]:

@@ -43,9 +43,9 @@ def moe_specs(cfg: ModelConfig) -> Specs:
         "router": ParamSpec((d, e), ("embed", None), ordinary, "router"),
         "w_up": ParamSpec((e, d, f), into, ordinary, "matrix"),
         "w_down": ParamSpec((e, f, d), out, output, "matrix"),
-        "activation": dict(cfg.row.specs),
+        "activation": dict(cfg.activation_fn.specs),
     }
-    if cfg.row.gated:
+    if cfg.activation_fn.gated:
         specs["w_gate"] = ParamSpec((e, d, f), into, ordinary, "matrix")
     if cfg.moe.coefficients == "expert":
         specs["activation"] = {k: _one_each(e, v) for k, v in specs["activation"].items()}

@@ -15,7 +15,7 @@ from polycom_jax._errors import require
 from polycom_jax._fields import check_value
 from polycom_jax.kernels.attention import CACHE_AXES
 from polycom_jax.kernels.checkpoint_names import checkpoint_as, remat_block
-from polycom_jax.kernels.dispatch import backend
+from polycom_jax.kernels.implementations import backend
 from polycom_jax.kernels.rope import SinCos
 from polycom_jax.models import layers
 from polycom_jax.models.config import ModelConfig
@@ -93,8 +93,7 @@ def init_cache(cfg: ModelConfig, batch: int, length: int, *, rules: Rules | None
     shape = (cfg.num_layers, batch, cfg.num_kv_heads, length, cfg.head_dim)
     rules = rules_here(rules)
     if rules is not None:
-        mesh: Any = jax.sharding.get_abstract_mesh()
-        rules.check_divides("cache", shape, CACHE_AXES, mesh)
+        rules.check_divides("cache", shape, CACHE_AXES, jax.sharding.get_abstract_mesh())
     kv = {name: constrain(jnp.zeros(shape, cfg.dtype), rules, *CACHE_AXES) for name in ("k", "v")}
     return {"layers": [kv], "length": jnp.zeros((batch,), jnp.int32)}
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.inputs import EPS
-from polycom_jax.kernels.dispatch import Implementation
+from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.params import Initializer
 from polycom_jax.table import ActivationOptions, get_activation
 
@@ -75,7 +75,7 @@ class PolyReLU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
         """PolyReLU of every element; in the same shape and dtype."""
-        options = ActivationOptions(order=self.order, implementation=self.implementation)
+        options = ActivationOptions(self.order, implementation=self.implementation)
         return _apply(self, "poly_relu", options, (x,), self.param_dtype)
 
 

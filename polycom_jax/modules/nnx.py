@@ -14,8 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.inputs import EPS
-from polycom_jax.activations.polynomial import init_coeffs
-from polycom_jax.kernels.dispatch import Implementation
+from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.params import Initializer, name_key
 from polycom_jax.table import ActivationOptions, get_activation
 
@@ -40,18 +39,19 @@ class Activation(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.row = get_activation(activation, options)
+        self.function = get_activation(activation, options)
         key = rngs.params()
-        for name, spec in self.row.specs.items():
+        for name, spec in self.function.specs.items():
             setattr(self, name, nnx.Param(spec.init(name_key(key, name), spec.shape, param_dtype)))
 
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
         """Applies it to x, or to gate and up if it is gated; in the same shape and dtype."""
-        return self.row.apply({name: getattr(self, name)[...] for name in self.row.specs}, *hidden)
+        own = {name: getattr(self, name)[...] for name in self.function.specs}
+        return self.function.apply(own, *hidden)
 
 
-class PolyNorm(nnx.Module):
-    """`polycom_jax.poly_norm` with its own `coeffs` [order + 1].
+class PolyNorm(Activation):
+    """`polycom_jax.poly_norm` over the last axis with its own `coeffs` [order + 1].
 
     Args:
         order: degree of the polynomial.
@@ -71,15 +71,11 @@ class PolyNorm(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         del rngs
-        self.row = get_activation("poly_norm", ActivationOptions(order, eps, implementation))
-        self.coeffs = nnx.Param(init_coeffs(order).astype(param_dtype))
-
-    def __call__(self, x: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
-        """PolyNorm over the last axis; in the same shape and dtype."""
-        return self.row.apply({"coeffs": self.coeffs[...]}, x)
+        options = ActivationOptions(order, eps, implementation)
+        super().__init__("poly_norm", options, param_dtype=param_dtype, rngs=nnx.Rngs(0))
 
 
-class PolyReLU(nnx.Module):
+class PolyReLU(Activation):
     """`polycom_jax.poly_relu` with its own `coeffs` [order + 1].
 
     Args:
@@ -98,13 +94,8 @@ class PolyReLU(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         del rngs
-        options = ActivationOptions(order=order, implementation=implementation)
-        self.row = get_activation("poly_relu", options)
-        self.coeffs = nnx.Param(init_coeffs(order).astype(param_dtype))
-
-    def __call__(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-        """PolyReLU of every element; in the same shape and dtype."""
-        return self.row.apply({"coeffs": self.coeffs[...]}, x)
+        options = ActivationOptions(order, implementation=implementation)
+        super().__init__("poly_relu", options, param_dtype=param_dtype, rngs=nnx.Rngs(0))
 
 
 class FeedForward(nnx.Module):
@@ -165,14 +156,14 @@ class FeedForward(nnx.Module):
             )
 
         self.activation = Activation(activation, options, rngs=own("activation"))
-        if self.activation.row.gated:
+        if self.activation.function.gated:
             self.gate = linear(features, hidden_features, "gate", kernel_axes)
         self.up = linear(features, hidden_features, "up", kernel_axes)
         self.down = linear(hidden_features, features, "down", kernel_axes and kernel_axes[::-1])
 
     def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
         """The block, in the shape of `x` and the dtype of the matrix products."""
-        layers = (self.gate, self.up) if self.activation.row.gated else (self.up,)
+        layers = (self.gate, self.up) if self.activation.function.gated else (self.up,)
         return self.down(self.activation(*(layer(x) for layer in layers)))
 
 

@@ -185,9 +185,7 @@ class Checkpoints:
         return -min(scored)[1] if scored else None
 
     def raise_if_save_failed(self) -> None:
-        """Raises if a save has failed meanwhile; a training loop calls it after each step.
-
-        It does not wait for a save under way.
+        """Raises if a save has failed meanwhile, and waits for none: a loop's call at each step.
 
         Raises:
             SaveError: it failed.

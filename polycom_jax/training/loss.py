@@ -1,6 +1,5 @@
 """Cross entropy of the next token, as a sum: the caller divides by the global number of targets."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 from polycom_jax import models
 from polycom_jax._errors import require
 from polycom_jax.kernels.linear import linear_map
-from polycom_jax.kernels.whole import whole
+from polycom_jax.kernels.opaque_call import opaque_call
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.ids import check_range, inside
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, constrain, rules_here
+from polycom_jax.sharding import Rules, constrain, num_parts, rules_here
 
 Batch = dict[str, Array]
 """`tokens`, `targets`, `segment_ids`, `positions`: int32 [B, T]; `mask`: bool [B, T], False where
@@ -145,9 +144,7 @@ def _by_device(arrays: tuple[Array, ...], chunk: int, rules: Rules | None) -> tu
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1
     if rules is not None and not mesh.empty:
-        entry = rules.partition(("batch",))[0]
-        names = (entry,) if isinstance(entry, str) else tuple(entry or ())
-        devices = math.prod(mesh.shape[name] for name in names)
+        devices = num_parts(rules.partition(("batch",))[0], mesh)
     tokens = arrays[0].shape[0] * arrays[0].shape[1] // devices
     chunks = -(-tokens // chunk)
     size = -(-tokens // chunks)
@@ -214,7 +211,7 @@ def _sum_and_gradients(
 def _chunked_nats_rule(
     cfg: ModelConfig, rules: Rules | None, primals: Any, tangents: Any
 ) -> tuple[Array, Array]:
-    total, *gradients = whole(partial(_sum_and_gradients, cfg, rules), *primals)
+    total, *gradients = opaque_call(partial(_sum_and_gradients, cfg, rules), *primals)
     return total, linear_map(_along, _times, gradients, tangents[:2], total)
 
 

@@ -14,7 +14,7 @@ SETTLED = 20
 
 
 @flax.struct.dataclass
-class Watch:
+class LossStats:
     """Part of the train state, so that a resumed run goes on as if it had not stopped.
 
     Attributes:
@@ -32,7 +32,7 @@ class Watch:
     variance: Float[Array, ""]
 
     @classmethod
-    def start(cls) -> "Watch":
+    def start(cls) -> "LossStats":
         """Before the first step."""
         # An array each: the step donates them, and an array can be donated once.
         skipped, in_a_row, seen = (jnp.zeros((), jnp.int32) for _ in range(3))
@@ -41,7 +41,7 @@ class Watch:
 
     def after(
         self, loss: Float[Array, ""], good: Bool[Array, ""]
-    ) -> tuple["Watch", Bool[Array, ""]]:
+    ) -> tuple["LossStats", Bool[Array, ""]]:
         """What is remembered after a step with this loss, and whether the loss was a spike.
 
         Args:
@@ -55,11 +55,11 @@ class Watch:
         weight = 1 / jnp.minimum(self.seen + 1, HORIZON).astype(jnp.float32)
         weight = jnp.where(good, weight, 0)
         bad = (~good).astype(jnp.int32)
-        watch = Watch(
+        stats = LossStats(
             skipped=self.skipped + bad,
             in_a_row=(self.in_a_row + bad) * bad,
             seen=self.seen + 1 - bad,
             mean=self.mean + weight * gap,
             variance=(1 - weight) * (self.variance + weight * jnp.square(gap)),
         )
-        return watch, spike
+        return stats, spike

@@ -14,12 +14,7 @@ from polycom_jax.params import Params, Specs
 from polycom_jax.sharding import Rules, own_mesh
 from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import Batch, batch_nats, count_targets
-from polycom_jax.training.optimizer import (
-    OptimConfig,
-    frozen_roles,
-    make_optimizer,
-    make_schedule,
-)
+from polycom_jax.training.optimizer import OptimConfig, frozen_roles, make_optimizer, make_schedule
 from polycom_jax.training.state import abstract_state, model_specs
 from polycom_jax.training.step import Layout, OnMesh, Step, SummedLoss, make_train_step
 
@@ -50,8 +45,8 @@ def model_loss(cfg: ModelConfig, rules: Rules | None = None) -> SummedLoss:
         share = targets / count
         aux = jax.tree.map(lambda value: value * share, aux)
         # The mean over no targets is no number, and no perfect model's 0.
-        told = jnp.where(tokens > 0, loss, jnp.nan)
-        metrics = {"loss": told, "tokens": targets, **aux}
+        reported = jnp.where(tokens > 0, loss, jnp.nan)
+        metrics = {"loss": reported, "tokens": targets, **aux}
         return loss + aux.get("auxiliary_loss", 0.0), metrics
 
     def finish(metrics: dict[str, Any], parts: int) -> dict[str, Any]:
@@ -62,11 +57,7 @@ def model_loss(cfg: ModelConfig, rules: Rules | None = None) -> SummedLoss:
 
 
 def make_model_step(
-    cfg: ModelConfig,
-    optim: OptimConfig,
-    steps: int | None,
-    mesh: Mesh,
-    rules: Rules | None = None,
+    cfg: ModelConfig, optim: OptimConfig, steps: int | None, mesh: Mesh, rules: Rules | None = None
 ) -> OnMesh:
     """`make_train_step` of `model_loss` and `make_optimizer`: what all programs train with.
 

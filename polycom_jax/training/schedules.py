@@ -58,12 +58,7 @@ def wsd(progress: Float[Array, ""], fall: Fall) -> Float[Array, ""]:
 
 Shape = Callable[[Float[Array, ""], Fall], Float[Array, ""]]
 
-SHAPES: Mapping[str, Shape] = {
-    "cosine": cosine,
-    "linear": linear,
-    "constant": constant,
-    "wsd": wsd,
-}
+SHAPES: Mapping[str, Shape] = {"cosine": cosine, "linear": linear, "constant": constant, "wsd": wsd}
 """Name of a schedule -> its shape after the warm-up."""
 
 

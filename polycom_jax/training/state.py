@@ -1,6 +1,5 @@
 """What a training run carries from step to step, and how it lies on a mesh."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,8 +15,8 @@ from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, Specs
-from polycom_jax.sharding import Rules, own_mesh
-from polycom_jax.training.loss_stats import Watch
+from polycom_jax.sharding import Rules, num_parts, own_mesh
+from polycom_jax.training.loss_stats import LossStats
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer
 
 
@@ -37,7 +36,7 @@ class TrainState:
     step: Int[Array, ""]
     params: Params
     opt_state: PyTree
-    watch: Watch
+    watch: LossStats
 
 
 def start_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -50,10 +49,7 @@ def start_state(params: Params, optimizer: optax.GradientTransformation) -> Trai
 
 def split_count(mesh: Mesh, rules: Rules, axis: str) -> int:
     """Into how many parts the rules split logical axis `axis` on this mesh."""
-    entry = rules.partition((axis,))[0]
-    names = (entry,) if isinstance(entry, str) else entry or ()
-    sizes = own_mesh(mesh, rules).shape
-    return math.prod(sizes[name] for name in names)
+    return num_parts(rules.partition((axis,))[0], own_mesh(mesh, rules))
 
 
 def model_specs(cfg: ModelConfig, mesh: Mesh | None = None, rules: Rules | None = None) -> Specs:
@@ -166,4 +162,4 @@ def _begin(specs: Specs, optim: OptimConfig, params: Params) -> TrainState:
 
 
 def _first(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), Watch.start())
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), LossStats.start())

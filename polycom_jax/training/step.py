@@ -1,6 +1,5 @@
 """One optimiser update as one compiled function, of any loss and any optax transformation."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Shaped
 
 from polycom_jax._errors import InputError, require
 from polycom_jax.params import Params
+from polycom_jax.sharding import num_parts
 from polycom_jax.training.batches import near
 from polycom_jax.training.state import TrainState
 
@@ -122,8 +122,8 @@ def make_train_step(
         A function compiled at its first call. Metrics: `loss`; `grad_norm` before the optimizer and
         `param_norm`, all of the state that came in; `skipped`, 1 where loss or gradient were not
         finite: the update then is left out, and parameters and optimizer stay as they were;
-        `spike`, 1 where the loss stands far above those before (see `Watch`); the aux (under `aux`,
-        unless it is a mapping).
+        `spike`, 1 where the loss stands far above those before (see `LossStats`); the aux (under
+        `aux`, unless it is a mapping).
 
     Raises:
         InputError: accumulation_steps below 1; when it is first called, a loss that is no scalar,
@@ -237,9 +237,7 @@ def split_batch(batch: Any, parts: int, sharding: NamedSharding | None = None) -
         InputError: B is no multiple of parts x devices of the batch.
     """
     spec = PartitionSpec() if sharding is None else sharding.spec
-    rows_over = spec[0] if len(spec) else None
-    names = (rows_over,) if isinstance(rows_over, str) else rows_over or ()
-    devices = 1 if sharding is None else math.prod(sharding.mesh.shape[name] for name in names)
+    devices = num_parts(spec[0], sharding.mesh) if sharding is not None and len(spec) else 1
 
     def one(x: Shaped[Array, "B ..."]) -> Shaped[Array, "M b ..."]:
         require(

@@ -59,11 +59,10 @@ def test_the_last_state_is_the_models(preset, activation, batch):
     np.testing.assert_allclose(got, wanted.reshape(got.shape), atol=5e-5)
     rows = 24 * (cfg.moe.top_k if cfg.is_moe else 1)
     for view in views:
-        assert len(view.inputs) == 1 + cfg.row.gated
+        assert len(view.inputs) == 1 + cfg.activation_fn.gated
         assert view.inputs[0].shape == view.hidden.shape == (rows, cfg.hidden_width)
-        np.testing.assert_allclose(
-            view.hidden, cfg.row.apply(view.activation, *view.inputs), rtol=1e-4, atol=1e-4
-        )
+        hidden = cfg.activation_fn.apply(view.activation, *view.inputs)
+        np.testing.assert_allclose(view.hidden, hidden, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

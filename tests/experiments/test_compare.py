@@ -149,7 +149,7 @@ def test_arms_have_equal_parameters_and_every_pair_exists(name: str):
     counts = {}
     for arm in study.arms:
         cfg = arm.model(base)
-        coefficients = sum(spec.size for spec in cfg.row.specs.values()) * cfg.num_layers
+        coefficients = sum(spec.size for spec in cfg.activation_fn.specs.values()) * cfg.num_layers
         counts.setdefault((arm.width, arm.depth), set()).add(
             models.count_active_params(cfg) - coefficients
         )

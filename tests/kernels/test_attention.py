@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import NamedSharding
 
 from polycom_jax import InputError, compile_ahead
-from polycom_jax.kernels.attention import attention, blocks, splash
+from polycom_jax.kernels.attention import attention, blocks, cudnn, splash
 from polycom_jax.kernels.attention.xla import masked_attention
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.table import ActivationOptions
@@ -243,6 +244,20 @@ def test_a_mesh_that_does_not_divide_falls_back_to_the_plain_operations():
 def test_what_cannot_run_says_why(implementation: Any, message: str):
     with pytest.raises(InputError, match=message):
         attention(*arguments(1, 70, 2, 2), implementation=implementation)
+
+
+def test_what_is_compiled_for_says_whether_cudnn_runs(monkeypatch: pytest.MonkeyPatch):
+    q = jax.ShapeDtypeStruct((1, 256, 2, 64), jnp.bfloat16)
+    with compiling_for("gpu"):
+        monkeypatch.setattr(cudnn, "find_spec", lambda name: None)
+        assert "CUDA plugin" in (cudnn.unsupported_reason(q) or "")
+        monkeypatch.setattr(cudnn, "find_spec", lambda name: name == "jax_cuda13_plugin")
+        assert cudnn.unsupported_reason(q) is None
+        wide = jax.ShapeDtypeStruct((1, 256, 2, 256), jnp.bfloat16)
+        assert "head width 256" in (cudnn.unsupported_reason(wide) or "")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with compiling_for("tpu"):
+        assert cudnn.unsupported_reason(q) == "it needs a CUDA GPU"
 
 
 def test_arguments_that_make_no_sense_are_refused():

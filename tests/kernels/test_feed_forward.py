@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from polycom_jax import InputError, get_activation
-from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.kernels.feed_forward import feed_forward
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.kernels.projection import project
 
 BACKENDS = ("cpu", "gpu", "tpu")

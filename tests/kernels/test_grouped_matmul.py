@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.kernels.dispatch import GROUPED_IMPLEMENTATIONS, compiling_for
 from polycom_jax.kernels.grouped_matmul import cpu, grouped_matmul, megablox
 from polycom_jax.kernels.grouped_matmul.api import GROUPED_MATMUL
+from polycom_jax.kernels.implementations import GROUPED_IMPLEMENTATIONS, compiling_for
 from polycom_jax.sharding import make_mesh
 
 VERSIONS = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.kernels.rope import rope, sin_cos
 
 POSITIONS = np.array([[0, 1, 2, 5, 9, 70]], np.int32)

@@ -73,3 +73,10 @@ def test_configs_are_frozen_and_hashable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.num_layers = 3  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(cfg, ModelConfig)
+
+
+def test_the_activation_is_found_by_its_name_of_before_too():
+    cfg = preset("tiny")
+    with pytest.warns(DeprecationWarning, match="activation_fn"):
+        assert cfg.row is not None
+    assert cfg.activation_fn.name == "poly_norm"

@@ -11,8 +11,8 @@ import oracles
 import pytest
 
 from polycom_jax import params as pm
-from polycom_jax.kernels.dispatch import compiling_for
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.models import ModelConfig, MoEConfig, exchange, experts, preset
 from polycom_jax.models.experts import run_experts
 from polycom_jax.models.moe import moe_specs
@@ -66,10 +66,10 @@ def loop(cfg: ModelConfig, params: Any, y: Any, weights: Any, chosen: Any) -> ja
     """Every expert, one after the other, on all tokens; those that did not choose it get none."""
     own, total = cfg.moe.coefficients == "expert", jnp.zeros(y.shape)
     for e in range(EXPERTS):
-        names = ("w_gate", "w_up") if cfg.row.gated else ("w_up",)
+        names = ("w_gate", "w_up") if cfg.activation_fn.gated else ("w_up",)
         hidden = [jnp.dot(y, params[name][e]) for name in names]
         activation = {name: v[e] if own else v for name, v in params["activation"].items()}
-        out = jnp.dot(cfg.row.apply(activation, *hidden), params["w_down"][e])
+        out = jnp.dot(cfg.activation_fn.apply(activation, *hidden), params["w_down"][e])
         total += jnp.sum(weights * (chosen == e), axis=1, keepdims=True) * out
     return total
 

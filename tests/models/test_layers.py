@@ -10,7 +10,7 @@ import pytest
 
 from polycom_jax import models
 from polycom_jax import params as pm
-from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.kernels.poly_norm.row_stats import LARGEST
 from polycom_jax.kernels.sharded import rows_are_local
 from polycom_jax.models import layers

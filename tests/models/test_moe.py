@@ -155,7 +155,7 @@ def test_flops_are_those_of_active_matrices():
     norms, coefficients = 16 * 4 * 2048 + 2048, 4 * 16
     multiplied = count_active_params(cfg) - norms - coefficients - 50_280 * 2048
     assert flops_per_token(cfg, 4096).matmul == 2 * multiplied
-    assert flops_per_token(cfg, 4096).activation == 16 * 8 * 1536 * cfg.row.flops
+    assert flops_per_token(cfg, 4096).activation == 16 * 8 * 1536 * cfg.activation_fn.flops
 
 
 def test_each_expert_starts_with_its_own_values_and_coefficients_alike():

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from polycom_jax import compile_ahead
 from polycom_jax import params as pm
-from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.models import MoEConfig, preset
 from polycom_jax.models.experts import run_experts
 from polycom_jax.models.moe import moe_specs

@@ -12,7 +12,7 @@ import pytest
 
 import polycom_jax as pc
 from polycom_jax import params as pm
-from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.kernels.poly_norm import poly_norm_glu
 from polycom_jax.models import ModelConfig, hidden, layers, specs
 
@@ -73,7 +73,7 @@ def test_a_feed_forward_block_keeps_its_pre_activations(activation: str):
     found = shapes(kept(*block_of(cfg)))
     tokens = BATCH * LENGTH
     wide = {shape: n for shape, n in found.items() if shape[-1] == WIDTH and shape[0] == tokens}
-    assert wide == {(tokens, WIDTH): 2 if cfg.row.gated else 1}
+    assert wide == {(tokens, WIDTH): 2 if cfg.activation_fn.gated else 1}
     assert not [shape for shape in found if len(shape) == 3 and shape[-1] == WIDTH]
 
 
@@ -108,7 +108,7 @@ def test_between_layers_the_model_keeps_pre_activations_or_inputs(
     shapes_of = ((BATCH * LENGTH, WIDTH), (BATCH, LENGTH, WIDTH))
     wide = [x for x in found if x.shape in {(cfg.num_layers, *shape) for shape in shapes_of}]
     distinct = {np.asarray(x).tobytes() for x in wide}
-    pre_activations = 2 if cfg.row.gated else 1
+    pre_activations = 2 if cfg.activation_fn.gated else 1
     assert len(distinct) == (pre_activations if remat in ("none", "dots") else 0)
     assert len(wide) == len(distinct)
     if remat != "none":

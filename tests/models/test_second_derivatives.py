@@ -9,7 +9,7 @@ import pytest
 
 from polycom_jax import ACTIVATIONS, models
 from polycom_jax import params as pm
-from polycom_jax.kernels.dispatch import compiling_for
+from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.models import ModelConfig, MoEConfig, layers
 from polycom_jax.models.moe import moe, moe_specs
 from polycom_jax.training.loss import batch_nats

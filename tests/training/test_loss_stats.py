@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from polycom_jax.training import OptimConfig, make_model_step, make_state, model_step, put_batch
-from polycom_jax.training.loss_stats import HORIZON, SETTLED, SPIKE_DEVIATIONS, Watch
+from polycom_jax.training.loss_stats import HORIZON, SETTLED, SPIKE_DEVIATIONS, LossStats
 
 OPTIM = OptimConfig(peak_learning_rate=1e-2, warmup_steps=4)
 
 
-def follow(losses: list[float]) -> tuple[Watch, list[bool]]:
-    after, watch, spikes = jax.jit(Watch.after), Watch.start(), []
+def follow(losses: list[float]) -> tuple[LossStats, list[bool]]:
+    after, watch, spikes = jax.jit(LossStats.after), LossStats.start(), []
     for loss in losses:
         watch, spike = after(watch, jnp.float32(loss), jnp.isfinite(jnp.float32(loss)))
         spikes.append(bool(spike))

@@ -44,7 +44,7 @@ def test_after_a_swap_the_coefficients_alone_are_trained(model, meshes, make_bat
     cfg, specs = swapped.cfg, models.specs(swapped.cfg)
     state = state_from(cfg, optim, jax.tree.map(np.array, swapped.params), mesh)
     moments = jax.tree.leaves(optax.tree.get(state.opt_state, "mu"))
-    coefficients = sum(spec.size for spec in cfg.row.specs.values()) * cfg.num_layers
+    coefficients = sum(spec.size for spec in cfg.activation_fn.specs.values()) * cfg.num_layers
     assert sum(leaf.size for leaf in moments) == coefficients
     step, losses, before = make_model_step(cfg, optim, 10, mesh), [], state.params
     before = jax.tree.map(np.array, before)

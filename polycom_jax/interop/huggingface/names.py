@@ -102,13 +102,7 @@ def tensors(path: str, spec: ParamSpec) -> list[Tensor]:
         shape = (math.prod(part[inputs:]), math.prod(part[:inputs]))
     counts = [range(n) for n in spec.shape[: len(each)]]
     return [
-        Tensor(
-            template.format(**_numbers(spec, index)),
-            shape,
-            index,
-            inputs,
-            part,
-        )
+        Tensor(template.format(**_numbers(spec, index)), shape, index, inputs, part)
         for index in product(*counts)
     ]
 

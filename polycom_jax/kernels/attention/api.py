@@ -4,17 +4,17 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
 from polycom_jax.kernels.attention import blocks, cudnn, splash, xla
-from polycom_jax.kernels.attention.over_mesh import on_shards
-from polycom_jax.kernels.dispatch import AttentionImplementation, Kernel, Operation
+from polycom_jax.kernels.attention.per_shard import per_shard
+from polycom_jax.kernels.implementations import AttentionImplementation, Kernel, Operation
 from polycom_jax.sharding import Rules
 
 ATTENTION = Operation(
     "attention",
     {
         "xla": Kernel(xla.attention),
-        "blocks": on_shards(blocks.attention),
-        "splash": on_shards(splash.attention, splash.unsupported_reason),
-        "cudnn": on_shards(cudnn.attention, cudnn.unsupported_reason),
+        "blocks": per_shard(blocks.attention),
+        "splash": per_shard(splash.attention, splash.unsupported_reason),
+        "cudnn": per_shard(cudnn.attention, cudnn.unsupported_reason),
     },
 )
 
@@ -66,11 +66,5 @@ def attention(
         "segment_ids with a cache: decode one document a row instead.",
     )
     return ATTENTION(
-        q,
-        k,
-        v,
-        start=start,
-        segment_ids=segment_ids,
-        rules=rules,
-        implementation=implementation,
+        q, k, v, start=start, segment_ids=segment_ids, rules=rules, implementation=implementation
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.attention.api import attention
-from polycom_jax.kernels.dispatch import AttentionImplementation
+from polycom_jax.kernels.implementations import AttentionImplementation
 from polycom_jax.sharding import Rules, constrain
 
 CACHE_AXES = ("layers", "batch", "kv_heads", "seq", "head_dim")

@@ -1,10 +1,13 @@
 """Causal attention by cuDNN's fused kernels, as `jax.nn.dot_product_attention` offers them."""
 
+from importlib.util import find_spec
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
+from polycom_jax.kernels.implementations import backend
 from polycom_jax.kernels.restrictions import reverse_only
 
 MULTIPLE = 128
@@ -35,11 +38,14 @@ def attention(
 def unsupported_reason(q: Float[Array, "B T H C"]) -> str | None:
     """A reason against, or None."""
     length, width = q.shape[1], q.shape[3]
-    if jax.default_backend() != "gpu":
-        return "it needs a CUDA GPU"  # it asks the GPU for its kind while it is traced
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    if not capability[:1].isdigit() or float(capability) < OLDEST:
-        return f"it needs a GPU of compute capability {OLDEST}, not {capability or 'another make'}"
+    if backend() != "gpu":
+        return "it needs a CUDA GPU"
+    if jax.default_backend() == "gpu":
+        capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+        if not capability[:1].isdigit() or float(capability) < OLDEST:
+            return f"it needs a GPU of capability {OLDEST}, not {capability or 'another make'}"
+    elif not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        return "JAX's CUDA plugin, which lowers it, is not installed"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it takes bfloat16 and float16, not {q.dtype}"
     if length % MULTIPLE:

@@ -8,9 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.restrictions import reverse_only
-
-LANES = 128
-"""Sequences are cut into blocks of a multiple of this."""
+from polycom_jax.kernels.row_sums import LANES
 
 BLOCKS = (512, 256, LANES)
 """Block lengths, best first: of the kernels' own choices 128 is the default, and 512 what MaxText

@@ -24,10 +24,7 @@ def attention(
 
 
 def causal_mask(
-    queries: int,
-    keys: int,
-    start: Int[Array, " B"] | None,
-    segment_ids: Int[Array, "B T"] | None,
+    queries: int, keys: int, start: Int[Array, " B"] | None, segment_ids: Int[Array, "B T"] | None
 ) -> Bool[Array, "B T S"]:
     """Which keys each query sees; the first axis is 1 where all sequences have the same."""
     places = jnp.arange(queries, dtype=jnp.int32)[None, :]

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
-from polycom_jax.kernels.dispatch import GroupedImplementation, Kernel, Operation
 from polycom_jax.kernels.grouped_matmul import cpu, megablox, xla
+from polycom_jax.kernels.implementations import GroupedImplementation, Kernel, Operation
 
 GROUPED_MATMUL = Operation(
     "grouped_matmul",

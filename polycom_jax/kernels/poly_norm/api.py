@@ -7,11 +7,11 @@ from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
-from polycom_jax.kernels.dispatch import Implementation, Kernel, Operation
+from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
 from polycom_jax.kernels.poly_norm import cpu, feature_sharded, tpu, xla
-from polycom_jax.kernels.poly_norm.moments import AxisName
 from polycom_jax.kernels.restrictions import why_not_on_tpu
 from polycom_jax.kernels.sharded import check_axis
+from polycom_jax.sharding import MeshAxes
 
 Run = Callable[..., Array]
 
@@ -41,7 +41,7 @@ class _RowOperation:
             {"xla": Kernel(getattr(feature_sharded, name)), "pallas_tpu": pallas},
         )
 
-    def __call__(self, *arrays: Array, axis_name: AxisName, **options: Any) -> Array:
+    def __call__(self, *arrays: Array, axis_name: MeshAxes, **options: Any) -> Array:
         if axis_name is None:
             return self.whole(*arrays, **options)
         check_axis(axis_name)
@@ -58,7 +58,7 @@ def poly_norm(
     coeffs: Float[ArrayLike, " R+1"],
     *,
     eps: float = EPS,
-    axis_name: AxisName = None,
+    axis_name: MeshAxes = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
     """PolyNorm, a polynomial of normalised powers:
@@ -78,7 +78,8 @@ def poly_norm(
         eps: a Python number in `activations.inputs.EPS_RANGE`, under each root.
         axis_name: inside `jax.shard_map`, the mesh axis (or axes) that splits the last axis; None:
             rows are whole. Shards exchange a few sums a row. "reference" has no such form.
-        implementation: None for the backend's best, or one of `kernels.dispatch.IMPLEMENTATIONS`.
+        implementation: None for the backend's best, or one of
+            `kernels.implementations.IMPLEMENTATIONS`.
 
     Returns:
         The shape and dtype of `x`: computed in float32 (float64 for float64) on rows scaled by an
@@ -110,7 +111,7 @@ def poly_relu_norm(
     coeffs: Float[ArrayLike, " R+1"],
     *,
     eps: float = EPS,
-    axis_name: AxisName = None,
+    axis_name: MeshAxes = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
     """PolyReLUNorm, which is `poly_norm` of relu(x):
@@ -132,7 +133,7 @@ def poly_norm_glu(
     coeffs: Float[ArrayLike, " R+1"],
     *,
     eps: float = EPS,
-    axis_name: AxisName = None,
+    axis_name: MeshAxes = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "*S F"]:
     """Gated PolyNorm, multiplied in float32 and rounded once:

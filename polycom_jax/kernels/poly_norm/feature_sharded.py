@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 from polycom_jax.activations.polynomial import horner, scale_row
 from polycom_jax.kernels.poly_norm import moments
 from polycom_jax.kernels.poly_norm.relatives import with_relatives
+from polycom_jax.sharding import MeshAxes
 
 
 def _row(
-    x: Float[Array, "*S F"], order: int, eps: float, axis_name: moments.AxisName
+    x: Float[Array, "*S F"], order: int, eps: float, axis_name: MeshAxes
 ) -> tuple[Float[Array, "*S F"], Float[Array, "*S 1"], list[Array]]:
     """(z, scale, inverse RMS) of whole rows, for this shard's part of them."""
     z, scale = scale_row(x)
@@ -26,12 +27,12 @@ def _row(
     return x * whole.scale, whole.scale, inv_rms
 
 
-def _value(x: Array, coeffs: Array, *, eps: float, axis_name: moments.AxisName) -> Array:
+def _value(x: Array, coeffs: Array, *, eps: float, axis_name: MeshAxes) -> Array:
     z, _, inv_rms = _row(x, coeffs.size - 1, eps, axis_name)
     return horner(z, moments.value_terms(inv_rms, list(coeffs)))
 
 
-def _tangent(primals: Any, tangents: Any, *, eps: float, axis_name: moments.AxisName) -> Array:
+def _tangent(primals: Any, tangents: Any, *, eps: float, axis_name: MeshAxes) -> Array:
     (x, coeffs), (dx, dcoeffs) = primals, tangents
     z, scale, inv_rms = _row(x, coeffs.size - 1, eps, axis_name)
     t = dx * scale

@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_BIAS, _MANTISSA = 127, 23
+from polycom_jax.sharding import MeshAxes
 
-AxisName = str | tuple[str, ...] | None
-"""Mesh axis, or axes, that split the feature axis; None: rows are whole."""
+_BIAS, _MANTISSA = 127, 23
 
 
 def scale_of(largest: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -108,7 +107,7 @@ def united(parts: Sums) -> Sums:
     )
 
 
-def over_shards(own: Sums, axis_name: AxisName) -> tuple[Sums, Sums]:
+def over_shards(own: Sums, axis_name: MeshAxes) -> tuple[Sums, Sums]:
     """(own part, whole rows) at the scale of whole rows, where the mesh axis splits rows.
 
     One gather of each row's sums; every shard adds them up in the same order. Without an axis the
@@ -121,7 +120,7 @@ def over_shards(own: Sums, axis_name: AxisName) -> tuple[Sums, Sums]:
     return own.at(whole.scale), whole
 
 
-def full_width(part: int, axis_name: AxisName) -> int:
+def full_width(part: int, axis_name: MeshAxes) -> int:
     """Width of whole rows, from that of a shard."""
     return part if axis_name is None else part * jax.lax.axis_size(axis_name)
 

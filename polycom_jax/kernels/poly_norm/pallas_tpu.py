@@ -23,18 +23,19 @@ from polycom_jax.kernels.poly_norm.tpu_plan import Plan
 from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.kernels.sharded import match_varying
 from polycom_jax.kernels.tpu_call import LANES, in_lanes
+from polycom_jax.sharding import MeshAxes
 
 
 @dataclass(frozen=True)
 class _Static:
     form: Form
-    axis_name: moments.AxisName
+    axis_name: MeshAxes
     interpret: bool
 
 
 def _operation(**form: bool) -> Callable[..., Array]:
     def run(
-        *arrays: Array, eps: float, axis_name: moments.AxisName = None, interpret: bool = False
+        *arrays: Array, eps: float, axis_name: MeshAxes = None, interpret: bool = False
     ) -> Array:
         """As in `api`; `interpret` runs the kernels as XLA operations, for tests."""
         *inputs, coeffs = arrays

@@ -241,11 +241,7 @@ def part_backward(form: Form, *refs: Any) -> None:
         row = Row(form, *(_loader(ref, first, height) for ref in inputs), dy=dy)
         count = 2 * order + 1 + (order + 1 if form.gated else 0)
         scale, *terms = _unpacked(terms_ref, first, height, count)
-        slopes, through_norm, values = (
-            terms[:order],
-            terms[order : 2 * order],
-            terms[2 * order :],
-        )
+        slopes, through_norm, values = (terms[:order], terms[order : 2 * order], terms[2 * order :])
         out = [_writer(ref, first, height) for ref in outputs]
         row.write_gradient(tile, scale, slopes, through_norm, values, *out)
 

@@ -4,7 +4,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import check_coeffs, check_floating, check_slope
-from polycom_jax.kernels.dispatch import Implementation, Kernel, Operation
+from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
 from polycom_jax.kernels.poly_relu import cpu, xla
 from polycom_jax.kernels.restrictions import why_not_on_tpu
 
@@ -49,7 +49,8 @@ def poly_relu(
         x: any shape and floating dtype.
         coeffs: [order + 1] of any order >= 1, ascending: coeffs[0] is the bias. Kept in float32 it
             is used, and its gradient comes back, in float32 whatever the dtype of `x`.
-        implementation: None for the backend's best, or one of `kernels.dispatch.IMPLEMENTATIONS`.
+        implementation: None for the backend's best, or one of
+            `kernels.implementations.IMPLEMENTATIONS`.
 
     Returns:
         The shape and dtype of `x`: computed in float32 (float64 for float64), rounded once. It is
@@ -85,7 +86,8 @@ def poly_prelu(
         x: any shape and floating dtype.
         coeffs: [order + 1], ascending.
         slope: a learned scalar; 0 gives `poly_relu`.
-        implementation: None for the backend's best, or one of `kernels.dispatch.IMPLEMENTATIONS`.
+        implementation: None for the backend's best, or one of
+            `kernels.implementations.IMPLEMENTATIONS`.
 
     Returns:
         The shape and dtype of `x`, computed and saved as in `poly_relu`.

@@ -4,22 +4,21 @@ Kernels are opaque to GSPMD, and so is a loop over tiles of the batch: inside `j
 see what one device holds. No device needs anything of another.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jaxtyping import Array
 
-from polycom_jax.kernels.dispatch import Kernel
+from polycom_jax.kernels.implementations import Kernel
 from polycom_jax.kernels.sharded import on_one_device
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, num_parts
 
 _QUERIES = ("batch", "seq", "heads", "head_dim")
 _KEYS = ("batch", "seq", "kv_heads", "head_dim")
 
 
-def on_shards(
+def per_shard(
     f: Callable[[Array, Array, Array, Array | None], Array],
     unsupported_reason: Callable[[Array], str | None] = lambda _q: None,
 ) -> Kernel:
@@ -31,7 +30,7 @@ def on_shards(
     """
 
     def run(q: Array, k: Array, v: Array, *, segment_ids: Any, rules: Any, **_start: Any) -> Array:
-        return _over_mesh(f, rules, q, k, v, segment_ids)
+        return _on_mesh(f, rules, q, k, v, segment_ids)
 
     def reason(q: Array, k: Array, _v: Array, *, start: Any, rules: Any, **_ids: Any) -> str | None:
         if start is not None or q.shape[1] != k.shape[1]:
@@ -41,7 +40,7 @@ def on_shards(
     return Kernel(run, reason)
 
 
-def _over_mesh(
+def _on_mesh(
     f: Callable[..., Array],
     rules: Rules | None,
     q: Array,
@@ -71,8 +70,7 @@ def _why_not_split(q: Array, k: Array, rules: Rules | None) -> str | None:
     mesh = jax.sharding.get_abstract_mesh()
     for x, axes in ((q, _QUERIES), (k, _KEYS)):
         for size, axis, entry in zip(x.shape, axes, rules.partition(axes), strict=True):
-            names = (entry,) if isinstance(entry, str) else tuple(entry or ())
-            parts = math.prod(mesh.shape[name] for name in names)
+            parts = num_parts(entry, mesh)
             if parts > 1 and axis in ("seq", "head_dim"):
                 return f"dimension {axis!r} is split over the mesh"
             if size % parts:

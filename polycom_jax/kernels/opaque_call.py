@@ -1,4 +1,4 @@
-"""A call that stays whole while JAX derives a backward pass."""
+"""A call that JAX does not look into while it derives a backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ Call = Callable[..., Sequence[Array]]
 """call(*arrays) -> arrays."""
 
 
-def whole(f: Call, *args: Array) -> Sequence[Array]:
+def opaque_call(f: Call, *args: Array) -> Sequence[Array]:
     """f(*args), which the rule of a `jax.custom_jvp` may call where it loops.
 
     JAX splits such a rule, loop by loop, into what the forward pass can compute and what is linear,
     and moves what does not change out of a loop's body: masks and constants, each as large as the
-    body's own arrays, which then lie in memory for the whole loop. It does not split a whole call,
+    body's own arrays, which then lie in memory for the whole loop. It does not split this call,
     which can be differentiated, batched and compiled as `f` itself.
     """
-    return _whole.bind(*args, f=f)
+    return _opaque_call.bind(*args, f=f)
 
 
 def _run(*args: Array, f: Call) -> list[Array]:
@@ -37,10 +37,10 @@ def _jvp(args: Sequence[Array], tangents: Sequence[Any], *, f: Call) -> Any:
 
 
 def _batch(args: Sequence[Array], axes: Sequence[Any], *, f: Call) -> Any:
-    out = whole(jax.vmap(f, tuple(axes)), *args)
+    out = opaque_call(jax.vmap(f, tuple(axes)), *args)
     return out, [0] * len(out)
 
 
-_whole: Primitive = new_primitive(
-    "whole", _run, _abstract, batch=_batch, jvp=_jvp, multiple_results=True
+_opaque_call: Primitive = new_primitive(
+    "opaque_call", _run, _abstract, batch=_batch, jvp=_jvp, multiple_results=True
 )

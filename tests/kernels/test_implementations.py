@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from polycom_jax._errors import InputError
-from polycom_jax.kernels import dispatch
-from polycom_jax.kernels.dispatch import Kernel, Operation, ShapeRule
+from polycom_jax.kernels import implementations
+from polycom_jax.kernels.implementations import Kernel, Operation, ShapeRule
 
 
 def refuse(x, **_):
@@ -23,7 +23,7 @@ OPERATION = Operation(
 
 @pytest.fixture
 def prefer_narrow(monkeypatch):
-    monkeypatch.setattr(dispatch, "PREFERENCE", {"cpu": ("absent", "narrow", "xla")})
+    monkeypatch.setattr(implementations, "PREFERENCE", {"cpu": ("absent", "narrow", "xla")})
 
 
 def test_a_named_version_runs_with_its_options():
@@ -49,28 +49,28 @@ def test_none_takes_the_first_preferred_version_that_can_run():
 
 def test_a_preference_may_be_for_some_shapes_only(monkeypatch):
     wide = ShapeRule("narrow", lambda shape: shape[-1] >= 3)  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr(dispatch, "PREFERENCE", {"cpu": (wide, "xla")})
+    monkeypatch.setattr(implementations, "PREFERENCE", {"cpu": (wide, "xla")})
     assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
     assert OPERATION(jnp.ones(3)).tolist() == [101] * 3
 
 
 def test_a_rule_for_shapes_is_asked_only_about_a_version_that_there_is(monkeypatch):
     rule = ShapeRule("blocks", lambda shape: shape[1] > 8)
-    monkeypatch.setattr(dispatch, "PREFERENCE", {"cpu": (rule, "xla")})
+    monkeypatch.setattr(implementations, "PREFERENCE", {"cpu": (rule, "xla")})
     assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
 
 
 def test_an_unlisted_backend_takes_xla(monkeypatch):
-    monkeypatch.setattr(dispatch, "PREFERENCE", {})
+    monkeypatch.setattr(implementations, "PREFERENCE", {})
     assert OPERATION(jnp.ones(2)).tolist() == [1, 1]
 
 
 def test_every_preference_ends_with_the_version_that_takes_everything():
-    for entries in dispatch.PREFERENCE.values():
+    for entries in implementations.PREFERENCE.values():
         names = [e.implementation if isinstance(e, ShapeRule) else e for e in entries]
         assert set(names) <= {
-            *dispatch.IMPLEMENTATIONS,
-            *dispatch.ATTENTION_IMPLEMENTATIONS,
-            *dispatch.GROUPED_IMPLEMENTATIONS,
+            *implementations.IMPLEMENTATIONS,
+            *implementations.ATTENTION_IMPLEMENTATIONS,
+            *implementations.GROUPED_IMPLEMENTATIONS,
         }
         assert names[-1] == "xla"

@@ -1,10 +1,10 @@
-"""Calls that stay whole."""
+"""Calls that JAX does not split."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polycom_jax.kernels.whole import whole
+from polycom_jax.kernels.opaque_call import opaque_call
 
 X = jax.random.normal(jax.random.key(0), (4,))
 
@@ -16,7 +16,7 @@ def plain(x, n):
 
 
 def kept_whole(x, n):
-    return whole(plain, x, n)
+    return opaque_call(plain, x, n)
 
 
 def results(f):
@@ -47,5 +47,5 @@ def test_nothing_moves_out_of_their_loops():
         return kept_whole(primals[0], jnp.int32(2))[1], tangents[0][0]
 
     text = str(jax.make_jaxpr(jax.grad(f))(X))
-    assert "whole" in text
-    assert "cumsum" not in text.split("whole")[0]
+    assert "opaque_call" in text
+    assert "cumsum" not in text.split("opaque_call")[0]
