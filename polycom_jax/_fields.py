@@ -5,7 +5,7 @@ A dataclass takes any value for any field; what a command line converts, a calle
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -43,6 +43,22 @@ def check_fields(config: Any, prefix: str = "", *, wide: Iterable[str] = ()) -> 
 def check_value(name: str, value: Any, kind: Any) -> None:
     """`check_fields` of one value: an argument that is declared as `kind`."""
     _check(name, value, kind, LARGEST)
+
+
+_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "at least 0 and below 1": lambda value: 0 <= value < 1,
+    "at least 0 and finite": lambda value: 0 <= value < math.inf,
+    "positive and finite": lambda value: 0 < value < math.inf,
+}
+
+
+def check_range(config: Any, rule: str, *names: str, prefix: str = "") -> None:
+    """Raises `InputError` where one of these fields breaks a rule of `_RULES`; None breaks none."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or _RULES[rule](value), f"{prefix}{name}={value} must be {rule}.")
 
 
 @functools.cache

@@ -157,16 +157,12 @@ def abstract(
 def shardings(specs: Specs, mesh: jax.sharding.Mesh, rules: Rules) -> Any:
     """The tree of `NamedSharding` that the rules give each parameter, on `own_mesh`."""
     mesh = own_mesh(mesh, rules)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, spec: _sharding(path, spec, mesh, rules), specs, is_leaf=is_spec
-    )
 
+    def one(path: tuple[Any, ...], spec: ParamSpec) -> NamedSharding:
+        partition = rules.partition_parameter(path_name(path), spec.shape, spec.axes, mesh)
+        return NamedSharding(mesh, partition)
 
-def _sharding(
-    path: tuple[Any, ...], spec: ParamSpec, mesh: jax.sharding.Mesh, rules: Rules
-) -> NamedSharding:
-    partition = rules.partition_parameter(path_name(path), spec.shape, spec.axes, mesh)
-    return NamedSharding(mesh, partition)
+    return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
 
 
 def mask(specs: Specs, roles: frozenset[str] | set[str]) -> Any:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import check_fields, check_range
 from polycom_jax.activations import classic, normed
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.learnable import INITIAL_SLOPE
@@ -56,12 +56,7 @@ class ActivationOptions:
         check_fields(self)
         check_order(self.order)
         check_eps(self.eps)
-        for name in ("bound", "output_scale"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < float("inf"),
-                f"{name}={value} must be positive and finite.",
-            )
+        check_range(self, "positive and finite", "bound", "output_scale")
         require(
             len(self.initial) in (0, self.order + 1) and all(map(math.isfinite, self.initial)),
             f"initial={self.initial} must be order + 1 = {self.order + 1} finite coefficients, a_0"
@@ -97,11 +92,6 @@ class _Entry:
     gated: bool = False
     params: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
-
-    @property
-    def over_rows(self) -> bool:
-        """Whether it takes means over rows, and is not element-wise."""
-        return "eps" in self.keywords
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -217,7 +207,7 @@ class Activation:
     @property
     def over_rows(self) -> bool:
         """Whether it takes means over rows, and is not element-wise."""
-        return self._entry.over_rows
+        return "eps" in self._entry.keywords
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Initial parameters, {} for a fixed function."""
@@ -246,7 +236,7 @@ class Activation:
             f"{self.name}: expected apply(params, {', '.join(wanted)}), came {len(hidden)} arrays.",
         )
         keywords = {name: getattr(self.options, name) for name in self._entry.keywords}
-        if self._entry.over_rows:
+        if self.over_rows:
             keywords["axis_name"] = axis_name
         return self._entry.function(*hidden, *self._parameters(params), **keywords)
 

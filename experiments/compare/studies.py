@@ -10,7 +10,7 @@ from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import Dtype
 from polycom_jax.params import Role
 from polycom_jax.table import ActivationOptions
-from polycom_jax.training import OptimConfig
+from polycom_jax.training import Multipliers, OptimConfig
 
 Pair = tuple[str, str]
 """(arm, reference)."""
@@ -155,12 +155,16 @@ def _plain(*activations: str) -> tuple[Arm, ...]:
 
 _THIRD = 1 / 3
 
+_AT_REST = Multipliers(coefficient=1e-37)
+"""Coefficients that no update moves in float32, and whose gradients still count in the clip's norm:
+0 would leave these out, and change the update of everything else."""
+
 _ACTIVATIONS = _plain(
     "swiglu", "relu", "relu2", "gelu", "silu", "poly_relu", "poly_norm", "poly_norm_glu"
 )
 _CONTROLS = (
     *_plain("swiglu", "gelu", "relu2", "swiglu_norm", "gelu_norm", "relu2_norm", "poly_norm"),
-    Arm("poly_norm_frozen", "poly_norm", optim={"coefficient_multiplier": 0.0}),
+    Arm("poly_norm_frozen", "poly_norm", optim={"multipliers": _AT_REST}),
 )
 _ORDER = (
     *_plain("swiglu"),
@@ -173,8 +177,8 @@ _ORDER = (
 _COMPOSITION = _plain("swiglu", "poly_relu", "poly_prelu", "poly_norm", "poly_relu_norm")
 _COEFFICIENTS = (
     *_plain("swiglu", "poly_norm"),
-    Arm("rate_x0", "poly_norm", optim={"coefficient_multiplier": 0.0}),
-    Arm("rate_x10", "poly_norm", optim={"coefficient_multiplier": 10.0}),
+    Arm("rate_x0", "poly_norm", optim={"multipliers": _AT_REST}),
+    Arm("rate_x10", "poly_norm", optim={"multipliers": Multipliers(coefficient=10.0)}),
     Arm("decayed", "poly_norm", decays=("coefficient",)),
     Arm("from_linear", "poly_norm", ActivationOptions(initial=(0.0, 1.0, 0.0, 0.0))),
     Arm("from_cubic", "poly_norm", ActivationOptions(initial=(0.0, 0.0, 0.0, 1.0))),

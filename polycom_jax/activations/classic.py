@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from polycom_jax.activations.inputs import check_floating, check_gate, in_work_dtype
+from polycom_jax.activations.inputs import check_floating, check_gate, recomputed
 from polycom_jax.activations.rectifier import rectified, squared_relu
 
 Elementwise = Callable[[Array], Array]
@@ -32,27 +32,18 @@ def _gelu_tanh(x: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def _recomputed(f: Elementwise, x: Array, *factors: Array) -> Array:
-    """f(x) times the factors; the backward pass computes it again from the arguments."""
-
-    def product(x: Array, *factors: Array) -> Array:
-        return math.prod(factors, start=f(x))
-
-    lean = jax.checkpoint(
-        partial(in_work_dtype, product),
-        policy=jax.checkpoint_policies.nothing_saveable,
-        prevent_cse=False,
-    )
-    return lean(x, *factors)
+def _product(f: Elementwise, x: Array, *factors: Array) -> Array:
+    """f(x) times the factors."""
+    return recomputed(lambda x, *factors: math.prod(factors, start=f(x)), x, *factors)
 
 
 def _elementwise(f: Elementwise, x: ArrayLike) -> Array:
-    return _recomputed(f, check_floating("x", x))
+    return _product(f, check_floating("x", x))
 
 
 def _gated(f: Elementwise, gate: ArrayLike, up: ArrayLike) -> Array:
     gate = check_floating("gate", gate)
-    return _recomputed(f, gate, check_gate(gate, up))
+    return _product(f, gate, check_gate(gate, up))
 
 
 def relu(x: Float[ArrayLike, "*S"]) -> Float[Array, "*S"]:

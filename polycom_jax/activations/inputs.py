@@ -1,8 +1,10 @@
 """What activations accept, and the dtype they compute in."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -24,6 +26,13 @@ def in_work_dtype(f: Callable[..., Array], x: Array, *others: Array) -> Array:
     """f(x, *others) in the work dtype of `x`, rounded once, at the end, to the dtype of `x`."""
     dtype = work_dtype(x.dtype)
     return f(*(array.astype(dtype) for array in (x, *others))).astype(x.dtype)
+
+
+def recomputed(f: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """`in_work_dtype`; the backward pass keeps the arguments alone, and computes f again."""
+    policy = jax.checkpoint_policies.nothing_saveable
+    lean = jax.checkpoint(partial(in_work_dtype, f), policy=policy, prevent_cse=False)
+    return lean(x, *others)
 
 
 def check_floating(name: str, x: ArrayLike) -> Array:

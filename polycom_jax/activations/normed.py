@@ -4,6 +4,7 @@ Without a learned scale, as PolyNorm's own norms have none. Like the baselines t
 work dtype, round once, and keep nothing for the backward pass but their inputs.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations.classic import Elementwise, exact_gelu
-from polycom_jax.activations.inputs import EPS, check_gate, check_row, in_work_dtype
+from polycom_jax.activations.inputs import EPS, check_gate, check_row, recomputed
 from polycom_jax.activations.polynomial import scale_row
 from polycom_jax.activations.rectifier import squared_relu
 from polycom_jax.sharding import MeshAxes
@@ -38,20 +39,12 @@ def unit_rms(
 def _normed(
     f: Elementwise, eps: float, axis_name: MeshAxes, x: Array, *factors: Array
 ) -> Float[Array, "*S F"]:
-    """unit_rms(f(x) times the factors); the backward pass computes it again."""
+    """unit_rms(f(x) times the factors)."""
 
     def value(x: Array, *factors: Array) -> Array:
-        y = f(x)
-        for factor in factors:
-            y = y * factor
-        return unit_rms(y, eps, axis_name)
+        return unit_rms(math.prod(factors, start=f(x)), eps, axis_name)
 
-    lean = jax.checkpoint(
-        partial(in_work_dtype, value),
-        policy=jax.checkpoint_policies.nothing_saveable,
-        prevent_cse=False,
-    )
-    return lean(x, *factors)
+    return recomputed(value, x, *factors)
 
 
 def gelu_norm(

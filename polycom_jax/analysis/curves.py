@@ -35,15 +35,31 @@ class Curve:
     density: Float[np.ndarray, " P"]
 
 
-def response(row: Activation, params: Params, x: Float[Array, "N F"], *, bins: int = BINS) -> Curve:
+def response(
+    activation: Activation, params: Params, x: Float[Array, "N F"], *, bins: int = BINS
+) -> Curve:
     """The activation applied to real rows of inputs, binned by input.
 
     PolyNorm's output at an element depends on its whole row, so it is a band, not a line: `low` and
     `high` show how much. A gated activation is applied to `x` as its gate, the other factor being
     one.
+
+    Args:
+        activation: from `get_activation`.
+        params: its parameters, those of one layer.
+        x: rows of what it is applied to, such as `LayerView.inputs`; any floating dtype.
+        bins: of equal width.
+
+    Returns:
+        float64 arrays of length `bins`.
+
+    Raises:
+        InputError: parameters other than the activation's, or inputs that are not floating.
     """
     x = jnp.asarray(x)
-    y = np.asarray(row.apply(params, *([x, jnp.ones_like(x)][: 1 + row.gated])), np.float64)
+    y = np.asarray(
+        activation.apply(params, *([x, jnp.ones_like(x)][: 1 + activation.gated])), np.float64
+    )
     flat_x, flat_y = np.asarray(x, np.float64).reshape(-1), y.reshape(-1)
     ends = np.quantile(flat_x, [TAIL, 1 - TAIL])
     edges = np.linspace(ends[0], max(ends[1], np.nextafter(ends[0], np.inf)), bins + 1)

@@ -52,29 +52,41 @@ def _flat_heads(name: str, w: np.ndarray) -> np.ndarray:
 
 
 def singular_values(matrices: Float[np.ndarray, "*S m n"]) -> Spectrum:
-    """Descending singular values of each matrix, [..., min(m, n)], computed in float64."""
+    """Descending singular values of each matrix: float64 [..., min(m, n)], of any float dtype."""
     return np.linalg.svd(np.asarray(matrices, np.float64), compute_uv=False)
 
 
 def effective_rank(s: Spectrum) -> Float[np.ndarray, "*S"]:
-    """exp(-sum p_i ln p_i), p_i = s_i / sum s: from 1 to R (Roy and Vetterli 2007, EUSIPCO)."""
+    """exp(-sum p_i ln p_i), p_i = s_i / sum s: from 1 to R (Roy and Vetterli 2007, EUSIPCO).
+
+    Raises:
+        InputError: a spectrum of zeros.
+    """
     p = s / _positive(s.sum(axis=-1, keepdims=True))
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
     return np.exp(-terms.sum(axis=-1))
 
 
 def stable_rank(s: Spectrum) -> Float[np.ndarray, "*S"]:
-    """sum s_i^2 / s_1^2: squared Frobenius norm by squared spectral norm."""
+    """sum s_i^2 / s_1^2, from 1 to R: squared Frobenius norm by squared spectral norm.
+
+    Raises:
+        InputError: a spectrum of zeros.
+    """
     return np.square(s).sum(axis=-1) / _positive(np.square(s[..., 0]))
 
 
 def threshold_rank(s: Spectrum, relative: float = RELATIVE_THRESHOLD) -> Float[np.ndarray, "*S"]:
-    """How many singular values are above `relative` times the largest."""
+    """#{i: s_i > relative s_1}, as float64; 0 for a spectrum of zeros."""
     return np.sum(s > relative * s[..., :1], axis=-1).astype(np.float64)
 
 
 def energy_rank(s: Spectrum, share: float = ENERGY) -> Float[np.ndarray, "*S"]:
-    """The fewest singular values whose squares sum up to `share` of all squares."""
+    """min {k: sum_{i<=k} s_i^2 >= share x sum s_i^2}, as float64, from 1 to R.
+
+    Raises:
+        InputError: a spectrum of zeros.
+    """
     squares = np.square(s)
     total = _positive(squares.sum(axis=-1, keepdims=True))
     held = np.cumsum(squares, axis=-1) / total

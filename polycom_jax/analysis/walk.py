@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax import params as pm
+from polycom_jax.kernels.feed_forward import inward_names
 from polycom_jax.kernels.rope import SinCos
 from polycom_jax.models import ModelConfig, layers
 from polycom_jax.models.ids import check_tokens, lookup
 from polycom_jax.models.moe import moe, route
 from polycom_jax.models.transformer import layer_specs
 from polycom_jax.params import Params
-from polycom_jax.training.loss import Batch
+from polycom_jax.training.loss import Batch, documents
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,21 @@ def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
 
     Attention stops at document boundaries iff `cfg.document_mask`, as in the training loss. The
     `after` of the last layer is what the final norm is applied to.
+
+    Args:
+        cfg: the model.
+        params: its parameters, on one device.
+        batch: `tokens`, `positions` and `segment_ids`, int32 [B, T] each.
+
+    Yields:
+        A view of each layer, its arrays in `cfg.dtype`.
+
+    Raises:
+        InputError: no tokens, or ids outside the vocabulary.
     """
     tokens = check_tokens(cfg.vocab_size, batch["tokens"])
     x = lookup(cfg.vocab_size, params["embed"], tokens).astype(cfg.dtype)
-    positions, segment_ids = batch["positions"], batch["segment_ids"]
-    if not cfg.document_mask:
-        plain = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-        positions, segment_ids = jnp.broadcast_to(plain, x.shape[:2]), None
+    positions, segment_ids = documents(cfg, batch)
     sin_cos = layers.rotary(cfg, positions)
     index = 0
     for group in params["layers"]:
@@ -90,7 +99,7 @@ def _expert_inputs(
     """
     y = layers.flat(layers.rms_norm(x, params["norm"], cfg.norm_eps))
     chosen = route(cfg, params["router"], y).chosen
-    names = ("w_gate", "w_up") if cfg.activation_fn.gated else ("w_up",)
+    names = inward_names(cfg.activation_fn)
     own = cfg.moe.coefficients == "expert"
 
     def one(expert: Array) -> tuple[tuple[Array, ...], Array]:

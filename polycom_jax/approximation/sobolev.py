@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import require
+from polycom_jax._fields import check_range
 from polycom_jax.approximation.bounds import multi_indices
 from polycom_jax.approximation.evaluation import evaluate
 from polycom_jax.approximation.network import Network
@@ -61,8 +62,7 @@ class Grid:
     gauss: int = 3
 
     def __post_init__(self) -> None:
-        require(self.dim >= 1, f"dim={self.dim} must be at least 1.")
-        require(self.cells >= 1, f"cells={self.cells} must be at least 1.")
+        check_range(self, "at least 1", "dim", "cells")
         require(
             self.gauss >= 1 and self.gauss % 2 == 1,
             f"gauss={self.gauss} must be odd, or the middle of a cell is missed;"

@@ -7,26 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-# Bits of an element; what is not listed (tokens, opaque values) takes none.
-_BITS = {
-    "pred": 8,
-    "s4": 4,
-    "u4": 4,
-    "s8": 8,
-    "u8": 8,
-    "s16": 16,
-    "u16": 16,
-    "bf16": 16,
-    "f16": 16,
-    "s32": 32,
-    "u32": 32,
-    "f32": 32,
-    "s64": 64,
-    "u64": 64,
-    "f64": 64,
-    "c64": 64,
-    "c128": 128,
-}
+# Bits of an element, as its name says (bf16, f8e4m3, s4); tokens and opaque values take none.
+_BITS = re.compile(r"(?:bf|[sufc])(\d+)")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _END = re.compile(r"^\}(, execution_thread|$)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -163,7 +145,8 @@ def arrays(kind: str) -> Iterator[tuple[int, bool]]:
     S(1) and above in a layout are the memories on the chip: VMEM, semaphores, SMEM.
     """
     for dtype, shape, layout in _ARRAY.findall(kind):
-        bits = _BITS.get(dtype, 8 if dtype.startswith("f8") else 0)
+        named = _BITS.match(dtype)
+        bits = int(named[1]) if named else 8 * (dtype == "pred")
         for size in shape.replace("<=", "").split(","):
             bits *= int(size) if size else 1
         yield (bits + 7) // 8, _FAST.search(layout) is None

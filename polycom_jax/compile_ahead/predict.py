@@ -17,7 +17,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import jax
@@ -35,19 +35,10 @@ Kind = Literal["compiled", "kernel", "collective", "asynchronous collective"]
 # What takes no time of its own; what ends something asynchronous (-done, -update) is counted where
 # that starts.
 _FREE = frozenset(
-    {
-        "parameter",
-        "constant",
-        "tuple",
-        "get-tuple-element",
-        "bitcast",
-        "after-all",
-        "partition-id",
-        "replica-id",
-        "iota",
-        "opt-barrier",
-        "add-dependency",
-    }
+    (
+        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+        *("partition-id", "replica-id", "opt-barrier", "add-dependency"),
+    )
 )
 # Without an estimate and smaller than this, an instruction counts for nothing and is not listed.
 _SMALL = 4096
@@ -232,14 +223,7 @@ def predict_text(text: str, chip: Chip, *, libtpu: str = "unknown", **memory: in
     )
 
 
-_MEMORY = (
-    "argument_bytes",
-    "output_bytes",
-    "alias_bytes",
-    "temporary_bytes",
-    "code_bytes",
-    "peak_hbm_bytes",
-)
+_MEMORY = tuple(one.name for one in fields(Prediction) if one.name.endswith("_bytes"))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ coefficients, and old(h) the present activation,
 
     coeffs = argmin sum over tokens and hidden units of (old(h) - sum_i coeffs[i] phi_i(h))^2,
 
-h being what the layer's feed-forward block meets in the unchanged model. Every PolyCom row is
+h being what the layer's feed-forward block meets in the unchanged model. Every PolyCom is
 linear in its coefficients, so this is the whole problem, and r + 1 numbers a layer solve it.
 """
 
@@ -20,14 +20,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import InputError, require
+from polycom_jax.kernels.feed_forward import inward_names
 from polycom_jax.models import ModelConfig, layers
 from polycom_jax.models.ids import lookup
 from polycom_jax.params import Params, cast
 from polycom_jax.table import Activation, ActivationOptions, get_activation
-from polycom_jax.training.loss import Batch
+from polycom_jax.training.loss import Batch, documents
 
 _GATED: Mapping[str, str] = {"poly_norm": "poly_norm_glu"}
-"""Asked for in a gated block: the row that applies it to the gate."""
+"""Asked for in a gated block: the activation that applies it to the gate."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +47,26 @@ class Swapped:
 
 
 def replacement(cfg: ModelConfig, name: str, options: ActivationOptions) -> Activation:
-    """The row that takes the place of the model's: of a gated model, one that is gated too.
+    """The activation that takes the place of the model's: of a gated model, one that is gated too.
 
     Raises:
-        InputError: no row fits, or its coefficients cannot be fitted; the likely one is named.
+        InputError: none fits, or its coefficients cannot be fitted; the likely one is named.
     """
     require(not cfg.is_moe, "moe: activations are replaced in dense models only.")
-    row = get_activation(name, options)
-    if cfg.activation_fn.gated and not row.gated:
+    new = get_activation(name, options)
+    if cfg.activation_fn.gated and not new.gated:
         if name not in _GATED:
             raise InputError(
                 f"activation={name!r} has no gated form to take the place of {cfg.activation!r};"
                 f" there are: {', '.join(_GATED.values())}."
             )
-        row = get_activation(_GATED[name], options)
+        new = get_activation(_GATED[name], options)
     require(
-        cfg.activation_fn.gated or not row.gated,
+        cfg.activation_fn.gated or not new.gated,
         f"activation={name!r} wants a gate, and {cfg.activation!r} has none; take poly_norm.",
     )
     require(
-        "coeffs" in row.specs,
+        "coeffs" in new.specs,
         f"activation={name!r} has no coefficients to fit; take poly_norm or another PolyCom.",
     )
     require(
@@ -73,11 +74,11 @@ def replacement(cfg: ModelConfig, name: str, options: ActivationOptions) -> Acti
         "activation_options: sigmoid and bound make the output non-linear in the coefficients;"
         " leave them out.",
     )
-    return row
+    return new
 
 
-def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], row: Activation) -> Swapped:
-    """The model with `row` in place of its activation, fitted on all unmasked tokens of `batches`.
+def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], new: Activation) -> Swapped:
+    """The model with `new` in place of its activation, fitted on all unmasked tokens of `batches`.
 
     A slope (`poly_prelu`) keeps its initial value. Sums are float32 within a batch and layer, and
     float64 over batches.
@@ -86,15 +87,15 @@ def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], row: Activa
         cfg: a dense model.
         params: its parameters.
         batches: as for training; a few thousand tokens will do for four coefficients.
-        row: from `replacement`.
+        new: from `replacement`.
 
     Raises:
         InputError: no batches, or activations that are not finite.
     """
-    fresh = row.init(jax.random.key(0))
+    fresh = new.init(jax.random.key(0))
     totals: Any = None
     for batch in batches:
-        sums = jax.device_get(_layer_sums(cfg, row, params, fresh, batch))
+        sums = jax.device_get(_layer_sums(cfg, new, params, fresh, batch))
         sums = jax.tree.map(partial(np.asarray, dtype=np.float64), sums)
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
     require(totals is not None, "There is no text to fit the coefficients on.")
@@ -110,11 +111,11 @@ def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], row: Activa
         residual += np.einsum("li,lij,lj->l", coeffs, gram, coeffs)
         explained.append(1 - residual / power)
         depth = len(coeffs)
-        new = {name: jnp.tile(value, (depth, *[1] * value.ndim)) for name, value in fresh.items()}
-        new["coeffs"] = jnp.asarray(coeffs, jnp.float32)
-        groups.append({**group, "ffn": {**group["ffn"], "activation": new}})
+        own = {name: jnp.tile(value, (depth, *[1] * value.ndim)) for name, value in fresh.items()}
+        own["coeffs"] = jnp.asarray(coeffs, jnp.float32)
+        groups.append({**group, "ffn": {**group["ffn"], "activation": own}})
     return Swapped(
-        replace(cfg, activation=row.name, activation_options=row.options),
+        replace(cfg, activation=new.name, activation_options=new.options),
         {**params, "layers": groups},
         np.concatenate(explained),
     )
@@ -123,8 +124,18 @@ def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], row: Activa
 def solve(
     gram: Float[np.ndarray, "R+1 R+1"], cross: Float[np.ndarray, " R+1"]
 ) -> Float[np.ndarray, " R+1"]:
-    """Coefficients from the normal equations, columns scaled to length one; a column of zeros, or
-    one that others make up, gets the least coefficients that solve them.
+    """Coefficients from the normal equations gram coeffs = cross, with columns scaled to length 1:
+
+        coeffs = S (S gram S)^+ S cross,   S = diag(gram)^(-1/2), and 0 for a column of zeros
+
+    so that columns that others make up get the least coefficients that solve them.
+
+    Args:
+        gram: phi_i . phi_j, float64, symmetric.
+        cross: phi_i . old, float64.
+
+    Returns:
+        float64, a_0 first.
     """
     length = np.sqrt(np.diag(gram))
     scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
@@ -134,18 +145,15 @@ def solve(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _layer_sums(
-    cfg: ModelConfig, row: Activation, params: Params, fresh: Params, batch: Batch
+    cfg: ModelConfig, new: Activation, params: Params, fresh: Params, batch: Batch
 ) -> list[tuple[Array, Array, Array]]:
     """For each group of layers: sums of phi_i phi_j, of old phi_i and of old^2, a layer each."""
     cfg = replace(cfg, attention="xla")  # the one that needs to know of no mesh
     tokens, mask = batch["tokens"], batch["mask"].reshape(-1)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None, :], tokens.shape)
-    segments = None
-    if cfg.document_mask:
-        positions, segments = batch["positions"], batch["segment_ids"]
+    positions, segments = documents(cfg, batch)
     around = layers.rotary(cfg, positions)
-    units = jnp.eye(row.options.order + 1, dtype=jnp.float32)
-    names = ("w_gate", "w_up") if cfg.activation_fn.gated else ("w_up",)
+    units = jnp.eye(new.options.order + 1, dtype=jnp.float32)
+    names = inward_names(cfg.activation_fn)
     declared = layers.ffn_specs(cfg), layers.attention_specs(cfg)
 
     def block(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -161,7 +169,7 @@ def _layer_sums(
             return jnp.where(mask[:, None], values, 0.0)
 
         old = kept(cfg.activation_fn.apply(ffn["activation"], *hidden))
-        basis = [kept(row.apply({**fresh, "coeffs": unit}, *hidden)) for unit in units]
+        basis = [kept(new.apply({**fresh, "coeffs": unit}, *hidden)) for unit in units]
         stacked = jnp.stack([*basis, old])
         products = jnp.einsum("inf,jnf->ij", stacked, stacked, precision="highest")
         sums = products[:-1, :-1], products[:-1, -1], products[-1, -1]

@@ -122,8 +122,13 @@ _FEED_FORWARD = Operation(
 )
 
 
+def inward_names(activation: Activation) -> tuple[str, ...]:
+    """The matrices whose products the activation is applied to, in order."""
+    return ("w_gate", "w_up") if activation.gated else ("w_up",)
+
+
 def _inward(activation: Activation, params: Params) -> list[Array]:
-    return [params[name] for name in (("w_gate", "w_up") if activation.gated else ("w_up",))]
+    return [params[name] for name in inward_names(activation)]
 
 
 def _product(

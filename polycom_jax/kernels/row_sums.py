@@ -54,6 +54,17 @@ def _add(terms: Sequence[Array], axis: int = -1) -> list[Array]:
     return list(jax.lax.reduce(tuple(terms), inits, add, (axis % terms[0].ndim,)))
 
 
+def cotangent_terms(z: Array, dy: Array, order: int) -> list[Array]:
+    """dy, dy z, ... dy z^order: what gradients of coefficients are summed from.
+
+    Formed from the left, so that a dy of 0 meets no infinity.
+    """
+    found = [dy]
+    for _ in range(order):
+        found.append(found[-1] * z)
+    return found
+
+
 def sums_in_parts(
     terms: Callable[[Float[Array, "*S P"]], Sequence[Float[Array, "*S P"]]], x: Float[Array, "*S F"]
 ) -> list[Float[Array, "*S 1"]]:

@@ -112,6 +112,13 @@ class Operand:
         return math.prod(sizes) * jnp.dtype(self.dtype).itemsize
 
 
+def tiled(count: int, width: int, dtype: Any) -> tuple[tuple[int, int], Operand]:
+    """The grid of the `tile`s of an array [count, width], and the array as it walks over it."""
+    rows, columns = tile(count, width, dtype)
+    grid = (-(-count // rows), -(-width // columns))
+    return grid, Operand((count, width), dtype, (rows, columns), lambda i, j: (i, j))
+
+
 def _steps(grid: tuple[int, ...]) -> Any:
     """The steps of a grid in order; the last axis runs fastest."""
     if not grid:

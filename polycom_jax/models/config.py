@@ -6,7 +6,7 @@ from math import isqrt
 from typing import Literal
 
 from polycom_jax._errors import InputError, require
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import check_fields, check_range
 from polycom_jax.kernels.checkpoint_names import Remat
 from polycom_jax.kernels.implementations import AttentionImplementation
 from polycom_jax.table import Activation, ActivationOptions, get_activation
@@ -47,8 +47,10 @@ class MoEConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "moe.")
-        require(self.num_experts >= 0, f"moe.num_experts={self.num_experts} must be at least 0.")
-        require(self.top_k >= 1, f"moe.top_k={self.top_k} must be at least 1.")
+        check_range(self, "at least 0", "num_experts", prefix="moe.")
+        check_range(self, "at least 1", "top_k", prefix="moe.")
+        weights = ("load_balance_weight", "router_z_weight")
+        check_range(self, "at least 0 and finite", *weights, prefix="moe.")
         require(
             self.num_experts == 0 or self.top_k <= self.num_experts,
             f"moe.top_k={self.top_k} is more than moe.num_experts={self.num_experts}: a token goes"
@@ -59,9 +61,6 @@ class MoEConfig:
             capacity is None or 0 < capacity < float("inf"),
             f"moe.capacity_factor={capacity} must be positive and finite; none drops nothing.",
         )
-        for name in ("load_balance_weight", "router_z_weight"):
-            value = getattr(self, name)
-            require(0 <= value < float("inf"), f"moe.{name}={value} must be at least 0 and finite.")
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in _COUNTS:
-            value = getattr(self, name)
-            require(value >= 1, f"{name}={value} must be at least 1.")
+        check_range(self, "at least 1", *_COUNTS)
+        check_range(self, "positive and finite", "rope_theta", "norm_eps")
         for name in ("ffn_width", "loss_chunk", "unroll"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
@@ -140,9 +138,6 @@ class ModelConfig:
             f"head_dim={self.head_dim} must be even, because RoPE turns pairs; "
             f"nearest: {self.head_dim + 1}.",
         )
-        for name in ("rope_theta", "norm_eps"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), f"{name}={value} must be positive and finite.")
         _ = self.hidden_width  # an unknown activation or option, or a fractional width, fails here
 
     def _check_heads(self) -> None:

@@ -14,14 +14,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax.kernels.checkpoint_names import remat_hidden
+from polycom_jax.kernels.feed_forward import inward_names
 from polycom_jax.kernels.grouped_matmul import grouped_matmul
 from polycom_jax.kernels.sharded import larger_than_one, on_one_device, unsharded_features
 from polycom_jax.models import exchange as ex
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.permutation import combine, dispatch, inverse, permute
 from polycom_jax.sharding import Rules
-
-_IN, _OUT = ("w_gate", "w_up"), "w_down"
 
 
 def run_experts(
@@ -76,7 +75,7 @@ def _layout(cfg: ModelConfig, rules: Rules, name: str) -> PartitionSpec:
     if name == "activation":
         own = cfg.moe.coefficients == "expert"
         return rules.partition(("expert",)) if own else PartitionSpec()
-    return rules.partition(("expert", "mlp", None) if name == _OUT else ("expert", None, "mlp"))
+    return rules.partition(("expert", "mlp", None) if name == "w_down" else ("expert", None, "mlp"))
 
 
 def _local(
@@ -190,7 +189,6 @@ def _experts(
     filled: bool = True,
 ) -> Float[Array, "R D"]:
     """Rows, sorted by expert, through this device's experts; `filled`: none is an empty slot."""
-    names = _IN if cfg.activation_fn.gated else _IN[1:]
     real = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] < jnp.sum(sizes)
 
     def only_real(x: Array) -> Array:
@@ -201,7 +199,7 @@ def _experts(
         return only_real(grouped_matmul(only_real(x), w, sizes))
 
     with jax.named_scope("experts_up"):
-        hidden = [product(rows, params[name]) for name in names]
+        hidden = [product(rows, params[name]) for name in inward_names(cfg.activation_fn)]
 
     def down(activation: Any, w_down: Array, weight: Array, *hidden: Array) -> Array:
         with jax.named_scope("activation"), unsharded_features(hidden_axis is None):
@@ -211,7 +209,7 @@ def _experts(
             return product(h, w_down)
 
     down = remat_hidden(down, cfg.remat)
-    return down(params["activation"], params[_OUT], weight, *hidden)
+    return down(params["activation"], params["w_down"], weight, *hidden)
 
 
 def _activate(

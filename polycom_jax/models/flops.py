@@ -35,11 +35,20 @@ class Flops:
 
 
 def flops_per_token(cfg: ModelConfig, seq_len: int, *, attention: AttentionCount = "full") -> Flops:
-    """FLOPs a token at sequences of `seq_len`.
+    """Forward FLOPs a token at sequences of `seq_len`:
 
-    `attention="full"` counts every pair of positions, as PaLM's MFU does (Chowdhery et al. 2022,
-    appendix B); "causal" counts half of them, as MaxText does since July 2025. Norms, RoPE and
-    softmax are left out, as in both.
+        matmul     = 2 (L (D C (2 H + 2 K) + ffn) + D V),   ffn = 2 D F, or 3 D F where gated
+        attention  = 4 L H C pairs,                         pairs = T, or T / 2 ("causal")
+        activation = L F x operations on an element
+
+    and of a mixture of experts top_k times `ffn` and activation, and the router's D E. Norms, RoPE
+    and softmax are left out.
+
+    Args:
+        cfg: the model.
+        seq_len: T, in tokens.
+        attention: "full" counts every pair of positions, as PaLM's MFU does (Chowdhery et al. 2022,
+            appendix B); "causal" half of them, as MaxText does since July 2025.
     """
     d, h, k, c, f = (cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.hidden_width)
     experts = cfg.moe.top_k if cfg.is_moe else 1
@@ -61,10 +70,21 @@ def mfu(
     *,
     attention: AttentionCount = "full",
 ) -> float:
-    """Share of `peak_flops` (FLOP/s of all devices) that training at this speed makes use of.
+    """Model FLOPs utilisation: 3 (matmul + attention) x tokens_per_second / peak_flops.
 
-    The activation's own FLOPs are not counted, as in both conventions: they do not run on the
-    matrix unit whose peak is meant.
+    The parts are those of `flops_per_token`, and 3 stands for forward and backward; recomputation
+    does not count. Nor do the activation's own FLOPs, as in both conventions: they do not run on
+    the matrix unit whose peak is meant.
+
+    Args:
+        cfg: the model.
+        tokens_per_second: of training, over all devices.
+        seq_len: tokens of a sequence.
+        peak_flops: FLOP/s of all devices together.
+        attention: as in `flops_per_token`.
+
+    Returns:
+        A share, from 0 to 1.
     """
     count = flops_per_token(cfg, seq_len, attention=attention)
     return 3 * (count.matmul + count.attention) * tokens_per_second / peak_flops

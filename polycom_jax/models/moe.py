@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax.models.config import ModelConfig
 from polycom_jax.models.experts import run_experts
-from polycom_jax.models.layers import flat, initializers, norm_spec, rms_norm
+from polycom_jax.models.layers import ffn_specs, flat, initializers, rms_norm
 from polycom_jax.params import ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
 
@@ -35,30 +35,28 @@ class Routing(NamedTuple):
 
 def moe_specs(cfg: ModelConfig) -> Specs:
     """Parameters of one layer's experts and their router."""
-    ordinary, output = initializers(cfg)
-    d, f, e = cfg.embed_dim, cfg.hidden_width, cfg.moe.num_experts
-    into, out = ("expert", "embed", "mlp"), ("expert", "mlp", "embed")
-    specs = {
-        "norm": norm_spec(d),
-        "router": ParamSpec((d, e), ("embed", None), ordinary, "router"),
-        "w_up": ParamSpec((e, d, f), into, ordinary, "matrix"),
-        "w_down": ParamSpec((e, f, d), out, output, "matrix"),
-        "activation": dict(cfg.activation_fn.specs),
-    }
-    if cfg.activation_fn.gated:
-        specs["w_gate"] = ParamSpec((e, d, f), into, ordinary, "matrix")
+    experts, specs = cfg.moe.num_experts, ffn_specs(cfg)
+    for name in specs.keys() & {"w_gate", "w_up", "w_down"}:
+        specs[name] = _one_each(experts, specs[name])
     if cfg.moe.coefficients == "expert":
-        specs["activation"] = {k: _one_each(e, v) for k, v in specs["activation"].items()}
-    return specs
+        own = specs["activation"].items()
+        specs["activation"] = {name: _drawn_each(_one_each(experts, spec)) for name, spec in own}
+    shape, axes = (cfg.embed_dim, experts), ("embed", None)
+    return {**specs, "router": ParamSpec(shape, axes, initializers(cfg)[0], "router")}
 
 
 def _one_each(experts: int, spec: ParamSpec) -> ParamSpec:
+    return replace(spec, shape=(experts, *spec.shape), axes=("expert", *spec.axes))
+
+
+def _drawn_each(spec: ParamSpec) -> ParamSpec:
+    """With a key for each expert, and the values that each would have alone."""
+
     def init(key: Any, shape: Sequence[int], dtype: Any) -> Array:
         keys = jax.random.split(key, shape[0])
         return jax.vmap(lambda own: spec.init(own, shape[1:], dtype))(keys)
 
-    shape, axes = (experts, *spec.shape), ("expert", *spec.axes)
-    return replace(spec, shape=shape, axes=axes, init=init)
+    return replace(spec, init=init)
 
 
 def moe(

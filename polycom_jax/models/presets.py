@@ -6,20 +6,22 @@ from typing import Any
 from polycom_jax._errors import unknown
 from polycom_jax.models.config import ModelConfig, MoEConfig
 
+# Ours: learns Python's syntax on two CPU cores in minutes. Wide rather than deep, since small
+# matrices leave a CPU idle; tied, since half of so small a model would be embeddings.
+_TINY = ModelConfig(
+    vocab_size=2048,
+    num_layers=4,
+    embed_dim=192,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=48,
+    gated_width=512,
+    context_length=256,
+    tie_embeddings=True,
+)
+
 _PRESETS: dict[str, ModelConfig] = {
-    # Ours: learns Python's syntax on two CPU cores in minutes. Wide rather than deep, since small
-    # matrices leave a CPU idle; tied, since half of so small a model would be embeddings.
-    "tiny": ModelConfig(
-        vocab_size=2048,
-        num_layers=4,
-        embed_dim=192,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=48,
-        gated_width=512,
-        context_length=256,
-        tie_embeddings=True,
-    ),
+    "tiny": _TINY,
     # Ours: GPT-2 small's depth and width with a Llama block; tied, so that 110M is mostly blocks.
     "dense-110m": ModelConfig(
         vocab_size=32_000,
@@ -63,18 +65,11 @@ _PRESETS: dict[str, ModelConfig] = {
     ),
     # Ours: "tiny" with eight experts of half its width, of which a token goes to two: the same
     # active parameters, on two CPU cores.
-    "moe-tiny": ModelConfig(
-        vocab_size=2048,
-        num_layers=4,
-        embed_dim=192,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=48,
+    "moe-tiny": replace(
+        _TINY,
         gated_width=256,
         moe=MoEConfig(num_experts=8, top_k=2),
-        context_length=256,
         qk_norm="full",
-        tie_embeddings=True,
         init="olmo",
     ),
     # The paper's mixture: OLMoE 1B-7B (Muennighoff et al. 2024) with experts of width 1536 in place

@@ -38,7 +38,18 @@ def layer_specs(cfg: ModelConfig) -> Specs:
 
 
 def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
-    """The declaration of every parameter, layers stacked; `tensor`: size of that mesh axis."""
+    """The declaration of every parameter: shape, logical axes, initialiser and role.
+
+    Args:
+        cfg: the model.
+        tensor: size of that mesh axis; the vocabulary is padded to a multiple of 128 x tensor.
+
+    Returns:
+        A tree of `ParamSpec`, all float32: `embed` and, unless tied, `unembed` [padded V, D];
+        `final_norm` [D]; and `layers`, a list of one group whose arrays have a leading axis of
+        `num_layers`: `attention` (`w_q` [L, D, H, C] ...) and `ffn` (`w_up` [L, D, F], `w_down`,
+        `w_gate` if gated, `activation`), or `moe` with a further axis of experts.
+    """
     ordinary, _ = layers.initializers(cfg)
     multiple = VOCAB_MULTIPLE * tensor
     padded = -(-cfg.vocab_size // multiple) * multiple
@@ -56,7 +67,16 @@ def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
 
 
 def init(cfg: ModelConfig, key: Key[Array, ""], *, tensor: int = 1) -> Params:
-    """Initial float32 parameters; a value depends on key, name, layer and shape alone."""
+    """Initial parameters, a tree of float32 arrays as `specs` declares them.
+
+    A value depends on key, name, layer and unpadded shape alone: two models that differ in the
+    activation start alike wherever name and shape agree. It may be jitted with `out_shardings`.
+
+    Args:
+        cfg: the model.
+        key: from `jax.random.key`.
+        tensor: as in `specs`.
+    """
     return pm.init(specs(cfg, tensor=tensor), key)
 
 
@@ -253,10 +273,17 @@ def _unroll(cfg: ModelConfig) -> int:
 def unembed(
     cfg: ModelConfig, params: Params, x: Float[Array, "... D"], *, padded: bool = False
 ) -> Float[Array, "... V"]:
-    """Logits in float32 from final hidden states.
+    """Logits: x times the unembedding's transpose, summed in float32.
 
-    With `padded`, the padding columns of the vocabulary stay, at the least finite float32: for
-    losses over a split vocabulary, where a softmax gives them exactly zero.
+    Args:
+        cfg: the model.
+        params: its parameters; `unembed` is read, or `embed` where they are tied.
+        x: final hidden states, as from `hidden`, in `cfg.dtype`.
+        padded: leave the padding columns of the vocabulary in, at the least finite float32: for
+            losses over a split vocabulary, where a softmax gives them exactly zero.
+
+    Returns:
+        float32 [..., vocab_size], or [..., padded vocabulary].
     """
     table = params["embed"] if cfg.tie_embeddings else params["unembed"]
     flat = x.reshape(-1, x.shape[-1])
@@ -277,6 +304,26 @@ def forward(
     positions: Int[Array, "B T"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T V"]:
-    """Logits of the next token at every position: `unembed` of `hidden`."""
+    """Logits of the next token at every position: `unembed` of `hidden`.
+
+    Args:
+        cfg: the model.
+        params: its parameters, as from `init`.
+        tokens: token ids below `cfg.vocab_size`, integers of any width.
+        positions: of each token, for RoPE; None: 0 ... T-1.
+        segment_ids: document of each token; attention is confined to equal ids. None: one document.
+
+    Returns:
+        float32 [batch, seq, vocab_size].
+
+    Raises:
+        InputError: as `hidden`.
+
+        >>> from polycom_jax import models
+        >>> cfg = models.preset("tiny", num_layers=1)
+        >>> params = models.init(cfg, jax.random.key(0))
+        >>> models.forward(cfg, params, jnp.array([[1, 2, 3]])).shape
+        (1, 3, 2048)
+    """
     x, _, _ = hidden(cfg, params, tokens, positions=positions, segment_ids=segment_ids)
     return unembed(cfg, params, x)

@@ -31,15 +31,16 @@ def make_eval_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) -> 
         nats, _ = batch_nats(cfg, params, batch, rules)
         return {"nats": nats, "targets": count_targets(batch)}
 
-    jitted = jax.jit(
-        eval_step,
-        in_shardings=(
-            pm.shardings(model_specs(cfg, mesh, rules), mesh, rules),
-            batch_sharding(mesh, rules),
-        ),
-        out_shardings=NamedSharding(mesh, PartitionSpec()),
-    )
-    return OnMesh(jitted, mesh)
+    return on_mesh(eval_step, cfg, mesh, rules)
+
+
+def on_mesh(
+    f: Callable[[Params, Batch], Any], cfg: ModelConfig, mesh: Mesh, rules: Rules
+) -> OnMesh:
+    """`f` of the model's parameters and a batch, jitted; every host holds its whole result."""
+    layouts = pm.shardings(model_specs(cfg, mesh, rules), mesh, rules), batch_sharding(mesh, rules)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return OnMesh(jax.jit(f, in_shardings=layouts, out_shardings=everywhere), mesh)
 
 
 def evaluate(
@@ -54,9 +55,10 @@ def evaluate(
     the text is predicted exactly once; nats a token does.
 
     Args:
-        eval_step: from `make_eval_step`.
+        eval_step: from `make_eval_step`; or, of another model, a jitted function of (params, batch)
+            that gives the same two sums by name.
         params: the model's parameters.
-        batches: of `put_batch`, holding each target of the text once.
+        batches: what `eval_step` takes (of `put_batch`), holding each target of the text once.
         num_bytes: UTF-8 bytes of that text.
 
     Returns:
@@ -66,7 +68,7 @@ def evaluate(
         InputError: no targets, or no bytes.
     """
     nats = targets = 0.0
-    for sums in _one_behind(eval_step(params, batch) for batch in batches):
+    for sums in one_behind(eval_step(params, batch) for batch in batches):
         nats += float(sums["nats"])
         targets += float(sums["targets"])
     require(
@@ -80,7 +82,7 @@ def evaluate(
     }
 
 
-def _one_behind(results: Iterable[Any]) -> Iterator[Any]:
+def one_behind(results: Iterable[Any]) -> Iterator[Any]:
     """Yields each result once the next one is under way: host and device work at the same time."""
     last = None
     for result in results:

@@ -112,6 +112,14 @@ def batch_nats(
     return hidden_nats(cfg, params, x, batch, rules), aux
 
 
+def documents(cfg: ModelConfig, batch: Batch) -> tuple[Array, Array | None]:
+    """Positions and segment ids: the batch's iff `cfg.document_mask`, else 0 ... T-1 and none."""
+    if cfg.document_mask:
+        return batch["positions"], batch["segment_ids"]
+    shape = batch["tokens"].shape
+    return jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None], shape), None
+
+
 def hidden_nats(
     cfg: ModelConfig,
     params: Params,

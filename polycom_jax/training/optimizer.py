@@ -1,6 +1,7 @@
 """AdamW; what decays, how fast it learns, and whether at all, follow a parameter's role."""
 
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
-from polycom_jax._fields import check_fields
+from polycom_jax._fields import check_fields, check_range
 from polycom_jax.params import Params, ParamSpec, Role, Specs
 from polycom_jax.training.schedules import ScheduleName, warmed_up
 
@@ -38,11 +39,7 @@ class Multipliers:
 
     def __post_init__(self) -> None:
         check_fields(self, "multipliers.")
-        for name, value in asdict(self).items():
-            require(
-                0 <= value < float("inf"),
-                f"multipliers.{name}={value} must be at least 0 and finite.",
-            )
+        check_range(self, "at least 0 and finite", *asdict(self), prefix="multipliers.")
         require(any(asdict(self).values()), "multipliers: all are 0, so nothing is trained.")
 
 
@@ -67,8 +64,8 @@ class OptimConfig:
             official code bases, nor norms, as in the dense one.
         clip_norm: gradients of a greater global norm are scaled to it; None: never.
         accumulation_steps: the batch is processed in this many parts; the result is the same.
-        coefficient_multiplier: a further factor for PolyCom coefficients. With 0 they stay, and yet
-            keep moments and count in the clip's norm; not so with `multipliers.coefficient`.
+        coefficient_multiplier: the former spelling of `multipliers.coefficient`, which takes it as
+            a further factor; it goes with the next release.
         multipliers: learning rate by role; 0 freezes.
     """
 
@@ -90,16 +87,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        infinity = float("inf")
-        for name in ("peak_learning_rate", "eps"):
-            value = getattr(self, name)
-            require(0 < value < infinity, f"{name}={value} must be positive and finite.")
-        for name in ("weight_decay", "coefficient_multiplier"):
-            value = getattr(self, name)
-            require(0 <= value < infinity, f"{name}={value} must be at least 0 and finite.")
-        for name in ("b1", "b2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name}={value} must be at least 0 and below 1.")
+        check_range(self, "positive and finite", "peak_learning_rate", "eps")
+        check_range(self, "at least 0 and finite", "weight_decay", "coefficient_multiplier")
+        check_range(self, "at least 0 and below 1", "b1", "b2")
+        check_range(self, "at least 0", "warmup_steps")
+        check_range(self, "at least 1", "accumulation_steps")
+        self._take_former_spelling()
         fraction = self.final_learning_rate_fraction
         require(
             0 <= fraction <= 1,
@@ -111,23 +104,28 @@ class OptimConfig:
             f"decay_fraction={self.decay_fraction} must be above 0 and at most 1: it is a share of"
             " decay_steps.",
         )
-        require(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must be at least 0.")
         require(
             self.decay_steps is None or self.decay_steps > self.warmup_steps,
             f"decay_steps={self.decay_steps} must be greater than warmup_steps="
             f"{self.warmup_steps}, which it includes; or none, for the run's length.",
         )
         require(
-            self.clip_norm is None or 0 < self.clip_norm < infinity,
+            self.clip_norm is None or 0 < self.clip_norm < float("inf"),
             f"clip_norm={self.clip_norm} must be positive and finite; or none, for no clipping.",
-        )
-        require(
-            self.accumulation_steps >= 1,
-            f"accumulation_steps={self.accumulation_steps} must be at least 1.",
         )
         for role in self.decay_roles:
             if role not in get_args(Role):
                 raise unknown("parameter role in decay_roles", role, get_args(Role))
+
+    def _take_former_spelling(self) -> None:
+        factor = self.coefficient_multiplier
+        if factor == 1:
+            return
+        text = "optim.coefficient_multiplier is now optim.multipliers.coefficient, where 0 freezes."
+        warnings.warn(text, DeprecationWarning, stacklevel=4)
+        joint = replace(self.multipliers, coefficient=self.multipliers.coefficient * factor)
+        object.__setattr__(self, "multipliers", joint)
+        object.__setattr__(self, "coefficient_multiplier", 1.0)
 
 
 def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
@@ -206,7 +204,6 @@ def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
 
 def _scale_by_role(optim: OptimConfig, specs: Specs) -> optax.GradientTransformation:
     factors = asdict(optim.multipliers)
-    factors["coefficient"] *= optim.coefficient_multiplier
 
     def scaled(update: Any, spec: ParamSpec) -> Any:
         is_array = not isinstance(update, optax.MaskedNode)

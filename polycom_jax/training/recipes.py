@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from polycom_jax import models
-from polycom_jax._errors import require, unknown
+from polycom_jax._errors import unknown
+from polycom_jax._fields import check_range
 from polycom_jax.models import ModelConfig
 from polycom_jax.training.optimizer import OptimConfig
 
@@ -25,9 +26,7 @@ class Recipe:
     steps: int
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name}={value} must be at least 1.")
+        check_range(self, "at least 1", "batch_size", "steps")
 
     @property
     def batch_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import flax.struct
 import jax
@@ -43,6 +43,19 @@ def start_state(params: Params, optimizer: optax.GradientTransformation) -> Trai
     """The state before the first step of `make_train_step`, of any tree of arrays.
 
     Its arrays are copies, which the step may be given for good: `params` stay the caller's.
+    `Checkpoints` keeps it as it keeps those of the library's models:
+
+        step, state = make_train_step(loss_fn, optimizer), start_state(params, optimizer)
+        with Checkpoints(folder, run_metadata={"width": 16}) as checkpoints:
+            if checkpoints.latest_step() is not None:
+                state = checkpoints.restore(abstract_state(params, optimizer))
+            for batch in batches(after=int(state.step)):
+                state, metrics = step(state, batch)
+                checkpoints.save(int(state.step), state)
+
+    Args:
+        params: any tree of arrays.
+        optimizer: the one that the step is made of.
     """
     return jax.tree.map(jnp.copy, _first(params, optimizer))
 
@@ -75,32 +88,48 @@ def map_mirrored(f: Callable[[Any, Any], Any], tree: Any, by_param: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def state_shardings(tree: Any, specs: Specs, mesh: Mesh, rules: Rules) -> Any:
-    """A `NamedSharding` for each leaf of a state: its parameter's, or replicated."""
-    replicated = NamedSharding(own_mesh(mesh, rules), PartitionSpec())
-    by_param = pm.shardings(specs, mesh, rules)
-    return map_mirrored(lambda _, sharding: sharding or replicated, tree, by_param)
-
-
+@overload
 def abstract_state(
-    cfg: ModelConfig, optim: OptimConfig, mesh: Mesh | None = None, rules: Rules | None = None
+    model: ModelConfig, optim: OptimConfig, mesh: Mesh | None = None, rules: Rules | None = None
+) -> TrainState: ...
+@overload
+def abstract_state(model: Params, optim: optax.GradientTransformation) -> TrainState: ...
+def abstract_state(
+    model: Any, optim: Any, mesh: Mesh | None = None, rules: Rules | None = None
 ) -> TrainState:
     """The state as `jax.ShapeDtypeStruct`, with shardings where a mesh is given.
 
     It is what restoring (`Checkpoints.restore`) and ahead-of-time compilation want.
 
+    Args:
+        model: one of the library's; or another one's parameters (or their `jax.ShapeDtypeStruct`),
+            as which the state then lies, on their mesh or device.
+        optim: its `OptimConfig`; or the other one's optax transformation.
+        mesh: where the library's model will lie; None: not stated.
+        rules: how.
+
     Raises:
         InputError: a dimension does not divide over its mesh axis.
     """
-    specs = model_specs(cfg, mesh, rules)
+    if not isinstance(model, ModelConfig):
+        tree = jax.eval_shape(partial(_first, optimizer=optim), model)
+        return _placed(tree, jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), model))
+    specs = model_specs(model, mesh, rules)
     tree = jax.eval_shape(partial(_init, specs, optim), jax.random.key(0))
-    if mesh is None:
-        return tree
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        state_shardings(tree, specs, mesh, rules or Rules()),
+    return tree if mesh is None else _placed(tree, pm.shardings(specs, mesh, rules or Rules()))
+
+
+def _placed(tree: TrainState, by_param: Any) -> TrainState:
+    """Each leaf where its parameter lies; what belongs to none, everywhere on the same devices."""
+    known = next(iter(jax.tree.leaves(by_param)), None)
+    other = (
+        NamedSharding(known.mesh, PartitionSpec()) if isinstance(known, NamedSharding) else known
     )
+
+    def one(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or other)
+
+    return map_mirrored(one, tree, by_param)
 
 
 def make_init(

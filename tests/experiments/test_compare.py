@@ -19,7 +19,7 @@ from experiments.compare.statistics import paired
 from experiments.compare.studies import STUDIES, Arm, Study
 from polycom_jax import models
 from polycom_jax.sharding import make_mesh
-from polycom_jax.training import OptimConfig, make_model_step, make_state, put_batch
+from polycom_jax.training import Multipliers, OptimConfig, make_model_step, make_state, put_batch
 from polycom_jax.training.optimizer import make_schedule
 from polycom_jax.training.recipes import recipe
 
@@ -110,7 +110,8 @@ def test_after_a_quick_study_comes_the_real_one():
 
 def test_a_run_is_what_pretraining_computes():
     cfg = replace(SMALL, activation="poly_relu")
-    optim = OptimConfig(peak_learning_rate=0.01, warmup_steps=2, coefficient_multiplier=3.0)
+    changed = Multipliers(coefficient=3.0)
+    optim = OptimConfig(peak_learning_rate=0.01, warmup_steps=2, multipliers=changed)
     mesh = make_mesh(devices=jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 256, (4, 16)).astype(np.int32)

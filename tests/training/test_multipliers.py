@@ -1,5 +1,6 @@
 """Learning rates by role, and what is frozen."""
 
+from dataclasses import replace
 from typing import get_args
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.compare.studies import STUDIES
 from polycom_jax import InputError, get_activation, models
 from polycom_jax import params as pm
 from polycom_jax.interop.swap import swap
@@ -18,6 +20,7 @@ from polycom_jax.training import (
     abstract_state,
     make_model_step,
     make_optimizer,
+    make_schedule,
     make_state,
     put_batch,
     state_from,
@@ -70,10 +73,44 @@ def test_an_update_is_multiplied_by_role_and_frozen_ones_do_not_decay(model):
         optimizer = make_optimizer(OptimConfig(**usual, **more), specs, 10**6)
         return leaves_by_role(specs, optimizer.update(ones, optimizer.init(ones), ones)[0])
 
-    factors = {"matrix": 0.5, "embedding": 0, "norm": 1, "coefficient": 30}
-    with_both = update(multipliers=changed, coefficient_multiplier=3.0)
-    for (role, plain), (_, scaled) in zip(update(), with_both, strict=True):
+    factors = {"matrix": 0.5, "embedding": 0, "norm": 1, "coefficient": 10}
+    for (role, plain), (_, scaled) in zip(update(), update(multipliers=changed), strict=True):
         np.testing.assert_allclose(scaled, factors[role] * plain, rtol=1e-6)
+
+
+def test_the_former_spelling_is_a_factor_of_the_coefficients_multiplier():
+    with pytest.warns(DeprecationWarning, match=r"optim\.multipliers\.coefficient"):
+        old = OptimConfig(coefficient_multiplier=3.0, multipliers=Multipliers(coefficient=10))
+    assert old == OptimConfig(multipliers=Multipliers(coefficient=30))
+    assert replace(old, b1=0.5).multipliers.coefficient == 30  # and is applied once
+
+
+def test_coefficients_at_rest_count_in_the_clip_and_change_nothing_else(model):
+    specs = models.specs(model())
+    start = pm.init(specs, jax.random.key(0))
+    grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), start)
+    (frozen,) = (arm for arm in STUDIES["controls"].arms if arm.name == "poly_norm_frozen")
+    optim = frozen.optimizer(OptimConfig(peak_learning_rate=0.1))
+    coefficient = pm.mask(specs, {"coefficient"})
+    plain = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
+        optax.add_decayed_weights(0.1, pm.mask(specs, set(optim.decay_roles))),
+        optax.masked(optax.set_to_zero(), coefficient),
+        optax.scale_by_learning_rate(make_schedule(optim, 10)),
+    )
+    ends = []
+    for optimizer in (make_optimizer(optim, specs, 10), plain):
+        params, state = start, optimizer.init(start)
+        for _ in range(3):
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        ends.append(params)
+    for (role, ours), (_, wanted) in zip(
+        leaves_by_role(specs, ends[0]), leaves_by_role(specs, ends[1]), strict=True
+    ):
+        # a_0 = 0 may end up as a number that no sum feels.
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-36 * (role == "coefficient"))
 
 
 def test_a_given_rate_makes_the_update_of_a_schedule_with_the_same_state(model):

@@ -16,7 +16,15 @@ from polycom_jax import InputError
 from polycom_jax.modules import linen
 from polycom_jax.modules import nnx as modules_nnx
 from polycom_jax.sharding import Rules, make_mesh
-from polycom_jax.training import Layout, SummedLoss, make_train_step, start_state
+from polycom_jax.training import (
+    Checkpoints,
+    Layout,
+    SummedLoss,
+    abstract_state,
+    evaluate,
+    make_train_step,
+    start_state,
+)
 
 RNG = np.random.default_rng(0)
 BATCH = {"x": RNG.normal(size=(16, 8)).astype(np.float32)}
@@ -79,6 +87,61 @@ def test_a_tree_with_holes_trains_as_equinox_partitions_one():
         return jnp.tanh(x @ p["up"][0]) @ p["down"][0] + p["down"][1][None]
 
     assert_trains(mean_square(predict), params, optax.lion(1e-2))
+
+
+def linen_model() -> tuple[Any, Any]:
+    model = nn.Sequential([nn.Dense(16), linen.PolyNorm(), nn.Dense(1)])
+    return mean_square(model.apply), model.init(jax.random.key(0), BATCH["x"])
+
+
+def tree_model() -> tuple[Any, Any]:
+    keys = jax.random.split(jax.random.key(0))
+    params = [jax.random.normal(keys[0], (8, 16)) / 3, {"out": jax.random.normal(keys[1], (16, 1))}]
+    return mean_square(lambda p, x: jnp.tanh(x @ p[0]) @ p[1]["out"]), params
+
+
+@pytest.mark.parametrize("make", [linen_model, tree_model])
+def test_another_model_is_saved_and_goes_on_bit_for_bit(make: Any, tmp_path: Any):
+    loss, params = make()
+    optimizer = optax.adamw(1e-2)
+    step, state = make_train_step(loss, optimizer), start_state(params, optimizer)
+    with Checkpoints(tmp_path, run_metadata={"width": 16}) as checkpoints:
+        for _ in range(3):
+            state, _ = step(state, BATCH)
+        checkpoints.save(3, state)
+        for _ in range(2):
+            state, _ = step(state, BATCH)
+    with Checkpoints(tmp_path, run_metadata={"width": 16}) as checkpoints:
+        again = checkpoints.restore(abstract_state(params, optimizer))
+        alone = checkpoints.restore_params(abstract_state(params, optimizer).params)[1]
+        jax.tree.map(np.testing.assert_array_equal, alone, again.params)
+        for _ in range(2):
+            again, _ = step(again, BATCH)
+        checkpoints.save(5, again)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_the_abstract_state_of_another_model_lies_as_its_parameters():
+    mesh = make_mesh(fsdp=8)
+    split = NamedSharding(mesh, P("fsdp"))
+    params = {"w": jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=split), "none": None}
+    abstract = abstract_state(params, optax.adam(1e-2))
+    assert abstract.params["w"].sharding == split
+    assert optax.tree.get(abstract.opt_state, "nu")["w"].sharding == split
+    assert abstract.step.sharding == NamedSharding(mesh, P())
+
+
+def test_another_model_is_evaluated_by_its_two_sums():
+    loss, params = tree_model()
+
+    @jax.jit
+    def eval_step(params: Any, batch: Any) -> Any:
+        return {"nats": 16 * loss(params, batch), "targets": 16.0}
+
+    found = evaluate(eval_step, params, [BATCH, BATCH], num_bytes=32)
+    assert found["loss"] == pytest.approx(float(loss(params, BATCH)), rel=1e-6)
+    assert found["tokens"] == 32
 
 
 def square(params: Any, batch: Any) -> Any:

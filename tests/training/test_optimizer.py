@@ -8,7 +8,7 @@ import pytest
 
 from polycom_jax import InputError, models
 from polycom_jax import params as pm
-from polycom_jax.training import OptimConfig, make_optimizer, make_schedule
+from polycom_jax.training import Multipliers, OptimConfig, make_optimizer, make_schedule
 
 OPTIM = OptimConfig(peak_learning_rate=2e-3, warmup_steps=10)
 
@@ -75,7 +75,10 @@ def test_gradients_are_cut_at_the_global_norm_and_left_alone_below_it(specs, nor
 
 def test_several_updates_are_those_of_adamw_in_float64(specs, initial):
     optim = OptimConfig(
-        peak_learning_rate=1e-2, warmup_steps=2, clip_norm=None, coefficient_multiplier=3.0
+        peak_learning_rate=1e-2,
+        warmup_steps=2,
+        clip_norm=None,
+        multipliers=Multipliers(coefficient=3.0),
     )
     params = initial("one device").params
     optimizer = make_optimizer(optim, specs, 6)

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from polycom_jax import models
-from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
@@ -22,9 +21,8 @@ from polycom_jax.models.moe import dropless
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, own_mesh
 from polycom_jax.training import batch_rows, put_batch
-from polycom_jax.training.batches import batch_sharding
+from polycom_jax.training.evaluate import on_mesh, one_behind
 from polycom_jax.training.loss import Batch, cross_entropy
-from polycom_jax.training.state import model_specs
 from polycom_jax.training.step import OnMesh
 
 PLACES = 32
@@ -78,15 +76,7 @@ def make_score_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) ->
         nats, greedy = jax.lax.map(piece, parts)
         return -jnp.sum(nats, axis=0), jnp.all(greedy, axis=0)
 
-    jitted = jax.jit(
-        score_step,
-        in_shardings=(
-            pm.shardings(model_specs(cfg, mesh, rules), mesh, rules),
-            batch_sharding(mesh, rules),
-        ),
-        out_shardings=NamedSharding(mesh, PartitionSpec()),
-    )
-    return OnMesh(jitted, mesh)
+    return on_mesh(score_step, cfg, mesh, rules)
 
 
 class Scorer:
@@ -116,16 +106,14 @@ class Scorer:
                 f"A continuation of {len(continuation)} tokens behind {len(context)}: there must be"
                 f" 1 to {self._max_length} (the model's context) behind at least 1.",
             )
-        last = None
-        for indices in batches([self._shape(pair) for pair in pairs], self._size):
+
+        def scored(indices: list[int]) -> tuple[list[int], Any]:
             batch = self._batch([pairs[i] for i in indices], *self._shape(pairs[indices[0]]))
-            # The next batch is under way while the last one is read.
-            now = indices, self._step(self._params, batch)
-            if last is not None:
-                yield from _read(*last)
-            last = now
-        if last is not None:
-            yield from _read(*last)
+            return indices, self._step(self._params, batch)
+
+        groups = batches([self._shape(pair) for pair in pairs], self._size)
+        for indices, found in one_behind(map(scored, groups)):
+            yield from _read(indices, found)
 
     def _shape(self, pair: Pair) -> tuple[int, int]:
         """The tokens of a row, and how many of its places are scored."""

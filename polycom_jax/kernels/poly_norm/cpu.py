@@ -19,12 +19,12 @@ from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.poly_norm import moments, xla
 from polycom_jax.kernels.poly_norm.relatives import with_relatives
 from polycom_jax.kernels.poly_norm.row_stats import RowStats, row_stats
-from polycom_jax.kernels.row_sums import row_sums
+from polycom_jax.kernels.row_sums import cotangent_terms, row_sums
 
 
 def _cotangent_moments(x: Float[Array, "*S F"], g: Float[Array, "*S F"], order: int) -> RowStats:
     """Row sums of g, g x, g x^2 ... g x^order."""
-    return row_sums(moments.cotangent_terms(x, g, order))
+    return row_sums(cotangent_terms(x, g, order))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -50,7 +50,7 @@ def _scaled_cotangent_moments_rule(
     (x, g, scale), (dx, dg, _) = primals, tangents
 
     def plain(x: Array, g: Array) -> RowStats:
-        terms = moments.cotangent_terms(x * scale, g, order)
+        terms = cotangent_terms(x * scale, g, order)
         return [jnp.sum(t, axis=-1, keepdims=True) for t in terms]
 
     change = jax.jvp(plain, (x, g), (dx, dg))[1]

@@ -48,14 +48,6 @@ def moment_terms(z: Array, order: int) -> list[Array]:
     return powers(z * z, order)
 
 
-def cotangent_terms(z: Array, dy: Array, order: int) -> list[Array]:
-    """dy, dy z, ... dy z^order: what P is summed from; a dy of 0 meets no infinity."""
-    found = [dy]
-    for _ in range(order):
-        found.append(found[-1] * z)
-    return found
-
-
 @dataclass(frozen=True)
 class Sums:
     """What a row, or a part of one, adds up to.

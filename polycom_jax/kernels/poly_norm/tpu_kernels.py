@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.poly_norm import moments
-from polycom_jax.kernels.tpu_call import LANES
+from polycom_jax.kernels.row_sums import LANES, cotangent_terms
 from polycom_jax.kernels.vmem_loops import (
     each_group,
     group_height,
@@ -81,7 +81,7 @@ class Row:
             z = self.inner(start, size) * wide[:, :size]
             found = moments.moment_terms(z, order)
             if self.dy is not None:
-                found += moments.cotangent_terms(z, self.cotangent(start, size), order)
+                found += cotangent_terms(z, self.cotangent(start, size), order)
             return found
 
         totals = sum_lanes(width, terms)

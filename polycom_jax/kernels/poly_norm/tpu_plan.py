@@ -13,7 +13,7 @@ from polycom_jax.kernels.tpu_call import (
     Operand,
     TpuCall,
     round_up,
-    tile,
+    tiled,
     whole_row_block,
 )
 
@@ -72,7 +72,7 @@ class Plan:
         form = self.form
         read = self.inputs + 1 if backward else 1
         row_stats = round_up(2 * form.order + 2 if backward else form.order + 1, LANES)
-        grid, part = self._tiles()
+        grid, part = tiled(self.count, self.width, self.dtype)
         rows = part.block[0]
         sums = Operand(
             (grid[1], self.count, row_stats),
@@ -84,14 +84,14 @@ class Plan:
 
     def part_forward(self) -> TpuCall:
         """(terms, x[, up]) -> y."""
-        grid, part = self._tiles()
+        grid, part = tiled(self.count, self.width, self.dtype)
         inputs = (self._terms(part, self.form.order + 2), *[part] * self.inputs)
         return TpuCall("poly_norm_apply", grid, inputs, (part,))
 
     def part_backward(self) -> TpuCall:
         """(terms, dy, x[, up]) -> dx[, dup]."""
         order = self.form.order
-        grid, part = self._tiles()
+        grid, part = tiled(self.count, self.width, self.dtype)
         row_stats = self._terms(part, 2 * order + 1 + (order + 1) * self.form.gated)
         inputs = (row_stats, *[part] * (1 + self.inputs))
         return TpuCall("poly_norm_apply_transposed", grid, inputs, (part,) * self.inputs)
@@ -106,13 +106,6 @@ class Plan:
 
     def _grid(self, rows: int) -> tuple[int]:
         return (-(-self.count // rows),)
-
-    def _tiles(self) -> tuple[tuple[int, int], Operand]:
-        rows, columns = tile(self.count, self.width, self.dtype)
-        grid = (-(-self.count // rows), -(-self.width // columns))
-        return grid, Operand(
-            (self.count, self.width), self.dtype, (rows, columns), lambda i, j: (i, j)
-        )
 
     def _terms(self, part: Operand, row_stats: int) -> Operand:
         lanes = round_up(row_stats, LANES)

@@ -14,19 +14,11 @@ from polycom_jax.activations.learnable import prelu
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.poly_relu import xla
 from polycom_jax.kernels.recompute import recomputed
-from polycom_jax.kernels.row_sums import row_sums
+from polycom_jax.kernels.row_sums import cotangent_terms, row_sums
 
 
 def _slope(z: Array, coeffs: Array) -> Array:
     return horner(z, [i * coeffs[i] for i in range(1, coeffs.size)])
-
-
-def _coefficient_terms(z: Array, g: Array, order: int) -> list[Array]:
-    # From the left, so that where g = 0 no power meets an infinity.
-    terms = [g]
-    for _ in range(order):
-        terms.append(terms[-1] * z)
-    return terms
 
 
 def _totals(terms: Sequence[Array]) -> list[Array]:
@@ -37,14 +29,14 @@ def _relu_gradient(primals: Any, g: Array) -> tuple[Array, Array]:
     x, coeffs = primals
     z = jax.nn.relu(x)
     dx = jnp.where(x > 0, g * _slope(z, coeffs), 0)
-    return dx, jnp.stack(_totals(_coefficient_terms(z, g, coeffs.size - 1)))
+    return dx, jnp.stack(_totals(cotangent_terms(z, g, coeffs.size - 1)))
 
 
 def _prelu_gradient(primals: Any, g: Array) -> tuple[Array, Array, Array]:
     x, coeffs, slope = primals
     z = prelu(x, slope)
     dz = g * _slope(z, coeffs)
-    terms = _coefficient_terms(z, g, coeffs.size - 1)
+    terms = cotangent_terms(z, g, coeffs.size - 1)
     *dcoeffs, dslope = _totals([*terms, jnp.where(x > 0, 0, dz * x)])
     return jnp.where(x > 0, dz, slope * dz), jnp.stack(dcoeffs), dslope
 

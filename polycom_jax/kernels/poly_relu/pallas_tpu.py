@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.restrictions import reverse_only
+from polycom_jax.kernels.row_sums import LANES, cotangent_terms
 from polycom_jax.kernels.sharded import match_varying
-from polycom_jax.kernels.tpu_call import LANES, SUBLANES, Operand, TpuCall, in_lanes, round_up, tile
+from polycom_jax.kernels.tpu_call import SUBLANES, Operand, TpuCall, in_lanes, round_up, tiled
 from polycom_jax.kernels.vmem_loops import each_group, group_height, sum_lanes, write_lanes
 
 
@@ -85,12 +86,9 @@ class Plan:
         return TpuCall("poly_relu_backward", grid, (coeffs, part, part), (part, dcoeffs))
 
     def _blocks(self) -> tuple[tuple[int, int], Operand, Operand]:
-        rows, columns = tile(self.count, self.width, self.dtype)
-        grid = (-(-self.count // rows), -(-self.width // columns))
+        grid, part = tiled(self.count, self.width, self.dtype)
         shape = (round_up(self.coefficients, SUBLANES), LANES)
-        coeffs = Operand(shape, jnp.float32, shape, lambda i, j: (0, 0))
-        part = Operand((self.count, self.width), self.dtype, (rows, columns), lambda i, j: (i, j))
-        return grid, coeffs, part
+        return grid, Operand(shape, jnp.float32, shape, lambda i, j: (0, 0)), part
 
 
 def _forward_kernel(count: int, coeffs_ref: Any, x_ref: Any, y_ref: Any) -> None:
@@ -137,10 +135,7 @@ def _backward_kernel(
             if shape[1] % columns:
                 lane = start + jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
                 z, dy = (jnp.where(lane < columns_left, v, 0.0) for v in (z, dy))
-            found = [dy]
-            for _ in range(count - 1):
-                found.append(found[-1] * z)
-            return found
+            return cotangent_terms(z, dy, count - 1)
 
         row = first + jax.lax.broadcasted_iota(jnp.int32, (height, 1), 0)
         parts = sum_lanes(columns, terms)
