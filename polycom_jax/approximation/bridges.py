@@ -6,7 +6,7 @@ import numpy as np
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import flatten, with_units
-from polycom_jax.approximation.network import Network, Vector, feed_forward
+from polycom_jax.approximation.network import Network, Vector, ascending, feed_forward
 
 
 def share_coefficients(net: Network, coeffs: Vector, scales: Vector | None = None) -> Network:
@@ -26,9 +26,8 @@ def share_coefficients(net: Network, coeffs: Vector, scales: Vector | None = Non
         InputError: coefficients with a zero, an order below the network's, or scales that are not
             r different positive numbers.
     """
-    shared = np.array(coeffs, np.float64)
+    shared = ascending(coeffs)
     order = len(shared) - 1
-    require(order >= 1, f"coeffs={coeffs} must be two or more, ascending.")
     require(bool((shared[1:] != 0).all()), f"coeffs={coeffs} must not be 0 for powers of 1 and up.")
     chosen = np.arange(1, order + 1) / order if scales is None else np.array(scales, np.float64)
     require(
@@ -82,8 +81,7 @@ def type2_unit(coeffs: Vector) -> Network:
     Raises:
         InputError: fewer than two coefficients.
     """
-    require(len(coeffs) >= 2, f"coeffs={coeffs} must be two or more, ascending.")
-    right = np.array(coeffs, np.float64)
+    right = ascending(coeffs)
     even = np.arange(len(right)) % 2 == 0
     left = np.where(even, right, 0)
     left[0] = 0
@@ -101,8 +99,7 @@ def type1_by_type2(coeffs: Vector) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: fewer than two coefficients.
     """
-    require(len(coeffs) >= 2, f"coeffs={coeffs} must be two or more, ascending.")
-    second = np.array(coeffs, np.float64)
+    second = ascending(coeffs)
     return np.eye(len(second))[1], second
 
 

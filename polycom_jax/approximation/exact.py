@@ -11,7 +11,7 @@ import numpy as np
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import compose, identity
-from polycom_jax.approximation.network import Matrix, Network, Vector, feed_forward
+from polycom_jax.approximation.network import Matrix, Network, Vector, ascending, feed_forward
 from polycom_jax.approximation.product_tree import Arithmetic, monomials
 
 SUMS = ((1.0, 1.0), (-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0))
@@ -38,8 +38,7 @@ def polynomial(coeffs: Vector) -> Network:
     Raises:
         InputError: fewer than two coefficients.
     """
-    require(len(coeffs) >= 2, f"coeffs={coeffs} must be two or more, ascending.")
-    right = np.array(coeffs, np.float64)
+    right = ascending(coeffs)
     left = right * (-1.0) ** np.arange(len(right))
     left[0] = 0
     return feed_forward(

@@ -157,6 +157,12 @@ def affine(weights: Matrix, biases: Vector | None = None) -> Affine:
     return Affine(matrix[None], vector[None], matrix != 0, vector != 0)
 
 
+def ascending(coeffs: Vector) -> Float[np.ndarray, " R+1"]:
+    """The coefficients of a unit, float64; raises `InputError` for fewer than two."""
+    require(len(coeffs) >= 2, f"coeffs={coeffs} must be two or more, ascending.")
+    return np.array(coeffs, np.float64)
+
+
 def linear(weights: Matrix, biases: Vector | None = None) -> Network:
     """The network without hidden layers, W x + b; to be composed with others."""
     return Network((), affine(weights, biases), math.inf)

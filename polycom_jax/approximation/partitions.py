@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from polycom_jax._errors import unknown
-from polycom_jax.approximation.network import Network, feed_forward
+from polycom_jax.approximation.network import Matrix, Network, Vector, feed_forward
 
 PartitionName = Literal["trapezoid", "spline"]
 
@@ -37,7 +37,7 @@ class Partition:
     smoothness: int
 
 
-def _relu_layers(first: list, shift: list, second: list, offset: list) -> Network:
+def _relu_layers(first: Matrix, shift: Vector, second: Matrix, offset: Vector) -> Network:
     units = [np.tile((0.0, 1.0), (len(first), 1)), [[0.0, 1.0]]]
     return feed_forward([first, second, [[1.0]]], [shift, offset, None], units)
 

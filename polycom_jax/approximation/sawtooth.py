@@ -13,7 +13,7 @@ import numpy as np
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import beside, compose, identity
 from polycom_jax.approximation.exact import SUMS, power
-from polycom_jax.approximation.network import Network, feed_forward, linear
+from polycom_jax.approximation.network import Matrix, Network, feed_forward, linear
 from polycom_jax.approximation.product_tree import Arithmetic
 
 
@@ -73,6 +73,6 @@ def sawtooth_arithmetic(teeth: int, *, nonnegative: bool = False) -> Arithmetic:
     return Arithmetic(product, square, carry, sawtooth_error(teeth))
 
 
-def _relu_layer(weights: list, readout: list) -> Network:
+def _relu_layer(weights: Matrix, readout: Matrix) -> Network:
     units = np.tile((0.0, 1.0), (len(weights), 1))
     return feed_forward([weights, readout], [None, None], [units])

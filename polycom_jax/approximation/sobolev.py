@@ -148,9 +148,10 @@ def _along(f: Function, axis: int, x: Float[Array, "P d"]) -> Float[Array, " P"]
 
 
 @partial(jax.jit, static_argnames="indices")
-def _derivatives(
+def derivatives_at(
     f: Function, x: Float[Array, "P d"], indices: tuple[MultiIndex, ...]
 ) -> Float[Array, "M P"]:
+    """D^m f at each point, for each multi-index m; `f` is a `Partial`."""
     return jnp.stack([derivative(f, index)(x) for index in indices])
 
 
@@ -189,7 +190,7 @@ def derivative_norms(
         _check_values(f, grid.dim)
         sums = np.zeros(len(indices))
         for points, weights in grid.chunks():
-            sizes = np.abs(np.asarray(_derivatives(f, jnp.asarray(points), indices)))
+            sizes = np.abs(np.asarray(derivatives_at(f, jnp.asarray(points), indices)))
             if math.isinf(p):
                 sums = np.maximum(sums, sizes.max(axis=1))
             else:
@@ -198,7 +199,7 @@ def derivative_norms(
         if math.isinf(p):
             # Derivatives are dropped here, where there may be none: one program serves all points.
             for points in grid.fraction_chunks():
-                values = np.abs(np.asarray(_derivatives(f, jnp.asarray(points), indices)[0]))
+                values = np.abs(np.asarray(derivatives_at(f, jnp.asarray(points), indices)[0]))
                 sums[0] = np.maximum(sums[0], values.max())
     norms = sums if math.isinf(p) else sums ** (1 / p)
     return dict(zip(indices, map(float, norms), strict=True))

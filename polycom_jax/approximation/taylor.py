@@ -14,11 +14,11 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from polycom_jax._errors import require
@@ -30,7 +30,7 @@ from polycom_jax.approximation.network import Affine, Layer, Network, linear
 from polycom_jax.approximation.partitions import Partition, PartitionName, partition
 from polycom_jax.approximation.product_tree import Arithmetic, monomials
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic, teeth_for
-from polycom_jax.approximation.sobolev import derivative
+from polycom_jax.approximation.sobolev import derivatives_at
 
 Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
 """Points to values, row by row, in operations that JAX differentiates in forward mode."""
@@ -191,16 +191,10 @@ def derivatives(
             shape == x.shape[:1],
             f"the target must map points {x.shape} to values {x.shape[:1]}, and gives {shape}.",
         )
-        values = np.asarray(jax.jit(partial(_derivatives, f, indices))(x))
+        values = np.asarray(derivatives_at(Partial(f), x, tuple(indices))).T
     bad = [index for k, index in enumerate(indices) if not np.isfinite(values[:, k]).all()]
     require(not bad, f"the target's derivatives {bad} are not finite at all nodes in [0, 1]^d.")
     return values
-
-
-def _derivatives(
-    f: Function, indices: list[tuple[int, ...]], x: Float[Array, "P d"]
-) -> Float[Array, "P M"]:
-    return jnp.stack([derivative(f, index)(x) for index in indices], axis=1)
 
 
 def local_coefficients(

@@ -1,7 +1,7 @@
 """The TPU generations: one table, with the source of every number."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from polycom_jax._errors import unknown
@@ -41,8 +41,8 @@ class Chip:
     hbm_bandwidth: float
     ici_bandwidth: float
     clock: float
-    topology_options: Mapping[str, Any]
-    compiler_options: Mapping[str, str]
+    topology_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    compiler_options: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 # With the default of 16 MiB, matrix products with fused activations take small windows
@@ -72,7 +72,6 @@ _CHIPS = (
         clock=1.05e9,
         # Otherwise each core would be a device of its own, as JAX on a real v4 never shows it.
         topology_options={"chip_config_name": "megacore"},
-        compiler_options={},
     ),
     Chip(
         name="v5e",
@@ -86,7 +85,6 @@ _CHIPS = (
         hbm_bandwidth=819e9,
         ici_bandwidth=200e9,
         clock=1.5e9,
-        topology_options={},
         compiler_options=_MORE_VMEM,
     ),
     Chip(
@@ -101,7 +99,6 @@ _CHIPS = (
         hbm_bandwidth=2.765e12,
         ici_bandwidth=600e9,
         clock=1.75e9,
-        topology_options={},
         compiler_options=_MORE_VMEM,
     ),
     Chip(
@@ -116,8 +113,6 @@ _CHIPS = (
         hbm_bandwidth=1.64e12,
         ici_bandwidth=400e9,
         clock=1.75e9,
-        topology_options={},
-        compiler_options={},
     ),
 )
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from importlib import metadata
 from typing import Any, cast
 
@@ -159,7 +159,7 @@ def compile(
 
 
 @contextlib.contextmanager
-def _nothing_kept() -> Iterator[None]:
+def _nothing_kept() -> Generator[None]:
     """While it lasts, JAX writes no compiled program to its persistent cache.
 
     One for devices that are not there can be written and not read: JAX would warn, and compile.

@@ -1,7 +1,7 @@
 """Which version of an operation runs: the one named, or the best of those the backend has."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -72,7 +72,7 @@ def backend() -> str:
 
 
 @contextlib.contextmanager
-def compiling_for(platform: str) -> Iterator[None]:
+def compiling_for(platform: str) -> Generator[None]:
     """While it lasts, choices are made for `platform`, which need not be here: "tpu".
 
     They are made when a function is traced, and `jax.jit` keeps what it traced: inside, give it

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -37,7 +37,7 @@ def features_are_unsharded() -> bool:
 
 
 @contextlib.contextmanager
-def unsharded_features(unsharded: bool) -> Iterator[None]:
+def unsharded_features(unsharded: bool) -> Generator[None]:
     """While it lasts, `features_are_unsharded` returns this."""
     token = _unsharded.set(unsharded)
     try:

@@ -155,6 +155,10 @@ def generate(
     return new
 
 
+Decoding = tuple[Array, Array, Any, Array]
+"""The place of the next token, the last one of each row, the cache, and all new tokens."""
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(
     cfg: ModelConfig,
@@ -172,11 +176,11 @@ def _generate(
     def ended(token: Array) -> Array:
         return (token == stop) | (token == NO_TOKEN)
 
-    def continues(state: tuple) -> Array:
+    def continues(state: Decoding) -> Array:
         place, token, _, _ = state
         return (place < max_new_tokens) & ~jnp.all(ended(token))
 
-    def step(state: tuple) -> tuple:
+    def step(state: Decoding) -> Decoding:
         place, token, cache, new = state
         logits, cache = advance(cfg, params, token, cache, rules=rules)
         token = jnp.where(ended(token), token, drawn(logits, place))
