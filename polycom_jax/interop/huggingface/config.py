@@ -131,7 +131,7 @@ def _model(stored: Mapping[str, Any], family: Family) -> ModelConfig:
     if family.moe:
         moe = {mine: fields[theirs] for theirs, mine in _MOE_FIELDS.items()}
         moe |= {name: ours[name] for name in _TRAINED_MOE if name in ours}
-    trained = {"document_mask": False, "dtype": _dtype(fields)}
+    trained: dict[str, Any] = {"document_mask": False, "dtype": _dtype(fields)}
     trained |= {name: ours[name] for name in _TRAINED if name in ours}
     return ModelConfig(
         **values,

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,7 +139,7 @@ def check_empty(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def all_or_nothing(folder: Path) -> Iterator[None]:
+def all_or_nothing(folder: Path) -> Generator[None]:
     """Makes the folder; what was written to it goes again where the rest fails, or is stopped."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _usual_mode(path: Path) -> Iterator[Path]:
+def _usual_mode(path: Path) -> Generator[Path]:
     """Leaves a file with the mode that the umask gives; safetensors' own is for its owner alone."""
     path.touch()
     mode = path.stat().st_mode
