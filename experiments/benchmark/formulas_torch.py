@@ -71,7 +71,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
 
 
 def parameters(coeffs: Any) -> tuple[Any, ...]:
-    """Our ascending [order + 1] coefficients as (weight, bias): reversed, the bias apart."""
+    """Our ascending [order + 1] coefficients as (weight, bias): reversed, the bias by itself."""
     return coeffs[1:].flip(0), coeffs[:1]
 
 

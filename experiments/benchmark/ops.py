@@ -143,11 +143,11 @@ def _jax(
 ) -> JaxFunction:
     learned = (coeffs,) if get_activation(activation).specs else ()
     chosen = {"implementation": implementation, "order": coeffs.size - 1} if learned else {}
-    row = get_activation(activation, **chosen)
+    act = get_activation(activation, **chosen)
 
     def f(*arguments: Any) -> Any:
         hidden, rest = arguments[: len(inputs)], arguments[len(inputs) :]
-        return row.apply(dict(zip(row.specs, rest, strict=True)), *hidden)
+        return act.apply(dict(zip(act.specs, rest, strict=True)), *hidden)
 
     return JaxFunction(ours(activation, implementation), f, (*inputs, *learned), dy, activation)
 

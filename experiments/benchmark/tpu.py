@@ -153,10 +153,10 @@ def _operations(spec: ArgSpec, options: Options) -> tuple[str, Mapping[str, _Con
     x = jax.ShapeDtypeStruct(spec.shape, spec.dtype)
 
     def contestant(name: str, **changes: Any) -> _Contestant:
-        row = get_activation(name, **changes)
-        params = pm.abstract(row.specs)
-        arguments = (params, x, x) if row.gated else (params, x)
-        return _Contestant(row.apply, arguments)
+        act = get_activation(name, **changes)
+        params = pm.abstract(act.specs)
+        arguments = (params, x, x) if act.gated else (params, x)
+        return _Contestant(act.apply, arguments)
 
     found = {}
     for name in options.activations or ACTIVATIONS:

@@ -119,7 +119,7 @@ class CompareConfig:
 
     @property
     def optim(self) -> OptimConfig:
-        """The common optimiser; rate and schedule are the study's own (`schedule.py`)."""
+        """The common optimiser; rate and schedule are the study's own (`branching.py`)."""
         return OptimConfig() if self.model in SHAPES else recipe(self.model).optim
 
     @property

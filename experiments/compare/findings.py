@@ -62,7 +62,7 @@ class ArmFinding:
 
     Attributes:
         name: of the arm.
-        activation: the row of the table.
+        activation: its name.
         rate: its learning rate, chosen by `search`.
         search: how.
         cost: of the model.

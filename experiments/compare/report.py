@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.compare.branching import DECAYS_OVER
 from experiments.compare.findings import (
     ArmFinding,
     Comparison,
@@ -16,7 +17,6 @@ from experiments.compare.findings import (
     Interaction,
     TokensNeeded,
 )
-from experiments.compare.schedule import DECAYS_OVER
 from experiments.compare.statistics import LEVEL, POWER, Paired, smallest_p
 from experiments.run.files import whole
 from experiments.terminal.tables import Section, as_markdown, finite

@@ -25,7 +25,7 @@ class Arm:
 
     Attributes:
         name: within the study; a name of folders, too.
-        activation: a row of `polycom_jax.ACTIVATIONS`.
+        activation: one of `polycom_jax.ACTIVATIONS`.
         options: of that row.
         optim: fields of `OptimConfig` that differ.
         decays: roles of parameters that decay, too.

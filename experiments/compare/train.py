@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.compare.branching import decay_start, rate_share
 from experiments.compare.runs import Run, RunKey
-from experiments.compare.schedule import decay_start, rate_share
 from experiments.run.report import activation_parameters
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.data.windows import gather

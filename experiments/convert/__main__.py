@@ -116,11 +116,11 @@ def main(argv: Sequence[str]) -> int:
         display.note(
             f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation}"
         )
-        config, row = plan(config, given, model)
+        config, activation = plan(config, given, model)
         params = model.params
-        if row is not None:
-            params = swapped(command.fit_batches, config, params, row, mesh, display)
-            config = replace(config, model=with_row(config.model, row))
+        if activation is not None:
+            params = swapped(command.fit_batches, config, params, activation, mesh, display)
+            config = replace(config, model=with_activation(config.model, activation))
         if command.out is not None:
             dtype = command.dtype or "float32"
             export(Path(command.out), config.model, params, model, dtype, display)
@@ -175,9 +175,9 @@ def plan(
     asked = config.model
     fields = {name.removeprefix("model.") for name in given if name.startswith("model.")}
     fields = {name.partition(".")[0] for name in fields}
-    row = None
+    activation = None
     if "activation" in fields and asked.activation != model.cfg.activation:
-        row = replacement(model.cfg, asked.activation, asked.activation_options)
+        activation = replacement(model.cfg, asked.activation, asked.activation_options)
     elif "activation_options" in fields:
         raise InputError("model.activation_options are of a new activation; give --activation.")
     changed = {name: getattr(asked, name) for name in fields & ADJUSTABLE}
@@ -194,28 +194,28 @@ def plan(
             f"--data.tokenizer: {model.folder} has its own, which the model knows; leave it out.",
         )
     data = replace(config.data, tokenizer=tokenizer)
-    return replace(config, model=replace(model.cfg, **changed), data=data), row
+    return replace(config, model=replace(model.cfg, **changed), data=data), activation
 
 
-def with_row(cfg: ModelConfig, row: Activation) -> ModelConfig:
+def with_activation(cfg: ModelConfig, activation: Activation) -> ModelConfig:
     """The same model with another activation."""
-    return replace(cfg, activation=row.name, activation_options=row.options)
+    return replace(cfg, activation=activation.name, activation_options=activation.options)
 
 
 def swapped(
     fit_batches: int,
     config: PretrainConfig,
     params: Params,
-    row: Activation,
+    activation: Activation,
     mesh: Mesh,
     display: Display,
 ) -> Params:
-    """Parameters with `row`'s fitted coefficients; shows them, and the loss before and after."""
+    """Parameters with fitted coefficients; shows them, and the loss before and after."""
     corpus = prepare(config.data, vocab_size=config.model.vocab_size, progress=display.busy)
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     batches = train_batches(corpus.train, **batch_shape(config, mesh), seed=config.run.seed)
-    display.busy(f"fitting {row.name} on {fit_batches} batches of {config.data.source}")
-    found = swap(config.model, params, map(put, islice(batches, fit_batches)), row)
+    display.busy(f"fitting {activation.name} on {fit_batches} batches of {config.data.source}")
+    found = swap(config.model, params, map(put, islice(batches, fit_batches)), activation)
     print_table(display.console, fit_table(found.cfg, found.params, found.explained))
     for when, cfg, values in (
         ("before", config.model, params),

@@ -157,8 +157,8 @@ def train(
     check_fits(config, mesh)
     config, corpus, record = load_corpus(config, given, workdir, display, resuming=resuming)
     display.note(describe(config, corpus))
-    told = (treatment(config, corpus), held_out_too_much(config, corpus))
-    for line in (*schedule_warnings(config, resuming=resuming), *filter(None, told)):
+    remarks = (treatment(config, corpus), held_out_too_much(config, corpus))
+    for line in (*schedule_warnings(config, resuming=resuming), *filter(None, remarks)):
         display.note(line)
 
     about = fixed(config) | {

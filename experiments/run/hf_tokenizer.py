@@ -32,7 +32,7 @@ def save_tokenizer(
     if as_trained and silent:
         _put_before(model, begin, tokenizer.begin).save(str(file))
     if not about.is_file():
-        told = {
+        config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": begin[0] if as_trained or not silent else None,
             "eos_token": end,
@@ -41,11 +41,11 @@ def save_tokenizer(
         }
     elif as_trained and silent:
         # Another class would put before a text what it is used to.
-        told = json.loads(about.read_bytes()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        told["bos_token"] = begin[0]
+        config = json.loads(about.read_bytes()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        config["bos_token"] = begin[0]
     else:
         return
-    about.write_bytes(json_bytes(told))
+    about.write_bytes(json_bytes(config))
 
 
 def generation_of(tokenizer: Tokenizer) -> Generation:

@@ -267,8 +267,8 @@ def _is_own(model: Model, source: str, split: Split) -> bool:
 
 def _trained_on(model: Model) -> set[str]:
     """The files that a run was trained on, by the beginnings of their SHA-256, if known."""
-    apart = model.data.heldout is None or "heldout_files" in model.noted
-    if apart and model.noted.get("files"):
+    noted_training_files = model.data.heldout is None or "heldout_files" in model.noted
+    if noted_training_files and model.noted.get("files"):
         return set(model.noted["files"].values())
     try:
         return set(file_sums(model.data.source).values())

@@ -104,7 +104,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def draw_shapes(
-    path: Path, row: Activation, layers: list[dict[str, np.ndarray]], title: str
+    path: Path, activation: Activation, layers: list[dict[str, np.ndarray]], title: str
 ) -> None:
     """Draws the activation of each layer.
 
@@ -115,9 +115,9 @@ def draw_shapes(
 
     def shape(params: Any) -> np.ndarray:
         rows = (jnp.array(x)[None], jnp.ones((1, ROW), jnp.float32))
-        return np.asarray(row.apply(params, *rows[: 1 + row.gated]))[0]
+        return np.asarray(activation.apply(params, *rows[: 1 + activation.gated]))[0]
 
-    start = jax.device_get(row.init(jax.random.key(0)))
+    start = jax.device_get(activation.init(jax.random.key(0)))
     plots.plot_shapes(
         path,
         x,

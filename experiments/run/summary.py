@@ -58,13 +58,13 @@ def _bytes(corpus: Corpus, split: str) -> str:
 
 def held_out_too_much(config: PretrainConfig, corpus: Corpus) -> str:
     """A warning where much of a text of few documents has come to be held out; or ""."""
-    kept, apart = (corpus.summary[split]["bytes"] for split in ("train", "heldout"))
-    share = apart / (kept + apart)
+    kept, held_out = (corpus.summary[split]["bytes"] for split in ("train", "heldout"))
+    share = held_out / (kept + held_out)
     by_hash = config.data.heldout is None and names_files(config.data.source)
     if not by_hash or share <= MOST_HELD_OUT:
         return ""
     return (
-        f"warning: {share:.0%} of the text is held out ({apart:,} bytes in"
+        f"warning: {share:.0%} of the text is held out ({held_out:,} bytes in"
         f" {corpus.heldout.num_documents:,} of"
         f" {corpus.train.num_documents + corpus.heldout.num_documents:,} documents) and not trained"
         " on; give more text, or other files to evaluate on by data.heldout"

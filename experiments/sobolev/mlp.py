@@ -39,20 +39,20 @@ class Mlp:
     layers: int
 
     @cached_property
-    def row(self) -> Activation:
+    def function(self) -> Activation:
         """The activation."""
         return get_activation(self.activation)
 
     @cached_property
     def specs(self) -> Specs:
         """The parameters' declaration."""
-        maps = ("gate", "up") if self.row.gated else ("up",)
+        maps = ("gate", "up") if self.function.gated else ("up",)
         tree: dict[str, Specs] = {}
         for layer in range(self.layers):
             fan_in = self.width if layer else self.dim
             tree[f"layer{layer}"] = {
                 **{name: _affine(fan_in, (self.width,)) for name in maps},
-                "activation": self.row.specs,
+                "activation": self.function.specs,
             }
         return {**tree, "out": _affine(self.width, ())}
 
@@ -70,9 +70,9 @@ class Mlp:
         h = 2 * x - 1
         for layer in range(self.layers):
             own = params[f"layer{layer}"]
-            maps = ("gate", "up") if self.row.gated else ("up",)
+            maps = ("gate", "up") if self.function.gated else ("up",)
             hidden = [h @ own[name]["w"] + own[name]["b"][None] for name in maps]
-            h = self.row.apply(own["activation"], *hidden)
+            h = self.function.apply(own["activation"], *hidden)
         return h @ params["out"]["w"] + params["out"]["b"]
 
 
@@ -100,7 +100,7 @@ def mlp_of_size(activation: str, size: int, *, dim: int, layers: int) -> Mlp:
 
     require(
         at(MAX_WIDTH).size > size,
-        f"sobolev.sizes: {size} parameters are too many for {activation} with {layers} hidden"
+        f"sizes: {size} parameters are too many for {activation} with {layers} hidden"
         f" layers in dimension {dim}; a width of {MAX_WIDTH} has {at(MAX_WIDTH).size}.",
     )
     low, high = 1, MAX_WIDTH
@@ -109,7 +109,7 @@ def mlp_of_size(activation: str, size: int, *, dim: int, layers: int) -> Mlp:
         low, high = (middle, high) if at(middle).size <= size else (low, middle - 1)
     require(
         low >= 2,
-        f"sobolev.sizes: {size} parameters are too few for {activation} with {layers} hidden layers"
+        f"sizes: {size} parameters are too few for {activation} with {layers} hidden layers"
         f" in dimension {dim}; the smallest has {at(2).size}.",
     )
     return at(low)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 from experiments.terminal.checks import at_least
@@ -12,8 +11,6 @@ from polycom_jax._fields import PathText, check_fields
 from polycom_jax.approximation.bounds import cell_size, size_formula
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
-
-_at_least = partial(at_least, prefix="sobolev.")
 
 
 @dataclass(frozen=True)
@@ -85,31 +82,31 @@ class TrainOptions(Options):
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
-        check_fields(self, "sobolev.", wide=("memory",))
+        check_fields(self, wide=("memory",))
         _distinct(self, "activations", "sizes", "targets")
         for activation in self.activations:
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
         counts = ("dim", "layers", "steps", "batch_size", "points", "cells", "sizes", "memory")
-        _at_least(self, 1, *counts)
-        _at_least(self, 2, "seeds")  # an interval needs two
-        require(self.dim <= MAX_DIM, f"sobolev.dim={self.dim} must be at most {MAX_DIM}.")
+        at_least(self, 1, *counts)
+        at_least(self, 2, "seeds")  # an interval needs two
+        require(self.dim <= MAX_DIM, f"dim={self.dim} must be at most {MAX_DIM}.")
         require(
             len(self.learning_rates) >= 4
             and list(self.learning_rates) == sorted(set(self.learning_rates))
             and self.learning_rates[0] > 0
             and math.isfinite(self.learning_rates[-1]),
-            f"sobolev.learning_rates={self.learning_rates} must be four or more positive numbers,"
+            f"learning_rates={self.learning_rates} must be four or more positive numbers,"
             " ascending.",
         )
         require(
             self.selection not in self.targets,
-            f"sobolev.selection={self.selection} is among the targets; learning rates are chosen on"
+            f"selection={self.selection} is among the targets; learning rates are chosen on"
             " another one, or they would be fitted to the result.",
         )
         require(
             0 <= self.save_every_s < math.inf,
-            f"sobolev.save_every_s={self.save_every_s} must be 0 or more, and finite.",
+            f"save_every_s={self.save_every_s} must be 0 or more, and finite.",
         )
         for name in (*self.targets, self.selection):
             named_target(name, self.dim)
@@ -135,7 +132,7 @@ class RefineOptions(TrainOptions):
         names = (*self.targets, self.selection)
         require(
             len({named_target(name, self.dim).order for name in names}) == 1,
-            f"sobolev.targets={self.targets} and sobolev.selection={self.selection} must have the"
+            f"targets={self.targets} and selection={self.selection} must have the"
             " same n: it is the construction's.",
         )
         for size in self.sizes:
@@ -151,7 +148,7 @@ class RefineOptions(TrainOptions):
         nodes = math.floor((size / cell_size(self.order, self.dim)) ** (1 / self.dim) + 1e-9)
         require(
             nodes >= 2,
-            f"sobolev.sizes: {size} numbers are too few for a construction with"
+            f"sizes: {size} numbers are too few for a construction with"
             f" n={self.order} in dimension {self.dim}; the smallest has"
             f" {size_formula(self.order, self.dim, 1)}.",
         )
@@ -182,9 +179,9 @@ class RatesOptions(Options):
     memory: int = 2**30
 
     def __post_init__(self) -> None:
-        check_fields(self, "sobolev.", wide=("memory",))
+        check_fields(self, wide=("memory",))
         _distinct(self, "orders", "dims")
-        _at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
+        at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
         _at_most(self, MAX_ORDER, "orders")
         _at_most(self, MAX_DIM, "dims")
         if self.target not in TARGETS:
@@ -193,7 +190,7 @@ class RatesOptions(Options):
             cells = self.cells(d)
             require(
                 len(cells) >= 2 and list(cells) == sorted(set(cells)),
-                f"sobolev.cells_{d}d={cells} must be two or more, ascending: a slope is wanted.",
+                f"cells_{d}d={cells} must be two or more, ascending: a slope is wanted.",
             )
 
     def cells(self, d: int) -> tuple[int, ...]:
@@ -214,18 +211,18 @@ class ImitateOptions(Options):
     iterates: tuple[int, ...] = (1, 2, 3)
 
     def __post_init__(self) -> None:
-        check_fields(self, "sobolev.")
+        check_fields(self)
         for eps in self.eps:
             require(
                 1e-12 <= eps < 1,
-                f"sobolev.eps={eps} must be from 1e-12 (float64 has no finer grain here) to under"
+                f"eps={eps} must be from 1e-12 (float64 has no finer grain here) to under"
                 " 1, where the constant 0 would do.",
             )
         require(
             len(self.eps) >= 2 and list(self.eps) == sorted(set(self.eps), reverse=True),
-            f"sobolev.eps={self.eps} must be two or more, descending.",
+            f"eps={self.eps} must be two or more, descending.",
         )
-        _at_least(self, 1, "iterates")
+        at_least(self, 1, "iterates")
         _at_most(self, 8, "iterates")
 
 
@@ -248,14 +245,14 @@ def named_target(name: str, dim: int) -> Target:
 def _distinct(options: object, *names: str) -> None:
     for name in names:
         values = getattr(options, name)
-        require(bool(values), f"sobolev.{name} is empty; leave it out for the default.")
-        require(len(set(values)) == len(values), f"sobolev.{name}={values} repeats itself.")
+        require(bool(values), f"{name} is empty; leave it out for the default.")
+        require(len(set(values)) == len(values), f"{name}={values} repeats itself.")
 
 
 def _at_most(options: object, most: int, *names: str) -> None:
     for name in names:
         for number in getattr(options, name):
-            require(number <= most, f"sobolev.{name}={number} must be at most {most}.")
+            require(number <= most, f"{name}={number} must be at most {most}.")
 
 
 QUICK_TRAIN = TrainOptions(

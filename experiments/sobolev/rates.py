@@ -124,7 +124,7 @@ def check(options: RatesOptions) -> None:
         eps = _relu_eps(case)
         require(
             case.network != "relu" or eps < 1,
-            f"sobolev.cells_{case.d}d={options.cells(case.d)}: of the ReLU network for n={case.n},"
+            f"cells_{case.d}d={options.cells(case.d)}: of the ReLU network for n={case.n},"
             f" N={case.cells} an error of {eps:.3g} is guaranteed, and the network 0 does as well"
             " on the unit ball; begin with a larger N.",
         )

@@ -81,8 +81,8 @@ def check_memory(options: TrainOptions, contestants: Sequence[Contestant]) -> No
             needed <= options.memory,
             f"{runs} fits of {each.activation} with {each.network.size:,} parameters"
             f" ({numbers:,} in dense matrices) to {options.points:,} points take"
-            f" {needed / 2**20:,.0f} MiB, more than sobolev.memory={options.memory}; take smaller"
-            " sobolev.sizes, fewer points or seeds, or raise it.",
+            f" {needed / 2**20:,.0f} MiB, more than memory={options.memory}; take smaller"
+            " sizes, fewer points or seeds, or raise it.",
         )
 
 
@@ -194,7 +194,7 @@ class Study:
         raise Stop(
             f"{name}: the best learning rate lies outside of"
             f" [{tried[0]['learning_rate']:.1e}, {tried[-1]['learning_rate']:.1e}]; give other"
-            " --sobolev.learning-rates.",
+            " --learning-rates.",
             code=1,
         )
 

@@ -12,9 +12,9 @@ import pytest
 
 from experiments.compare import __main__ as compare
 from experiments.compare import config, report, studies, train
+from experiments.compare.branching import decay_start, rate_share, warmup_steps
 from experiments.compare.findings import Comparison, findings, relative_times
 from experiments.compare.runs import Run, RunKey
-from experiments.compare.schedule import decay_start, rate_share, warmup_steps
 from experiments.compare.statistics import paired
 from experiments.compare.studies import STUDIES, Arm, Study
 from polycom_jax import models
