@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional, arg
 
@@ -26,7 +25,7 @@ from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
-from experiments.terminal.tables import print_table
+from experiments.terminal.tables import print_table, table_of
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.params import Params
@@ -129,14 +128,10 @@ def repeat(
 
 def row_table(nats: np.ndarray, rows: dict[str, np.ndarray], texts: Sequence[str]) -> Table:
     """One line a row of the batch, the highest loss (or none) first."""
-    table = Table(title="rows", title_justify="left")
-    for name in ("row", "loss", "targets"):
-        table.add_column(name, justify="right")
-    table.add_column("begins")
-    for index in np.argsort(-np.nan_to_num(nats, nan=np.inf, posinf=np.inf), kind="stable"):
-        targets = int(rows["mask"][index].sum())
-        table.add_row(str(index), f"{nats[index]:.4f}", str(targets), escape(repr(texts[index])))
-    return table
+    worst_first = np.argsort(-np.nan_to_num(nats, nan=np.inf, posinf=np.inf), kind="stable")
+    targets = rows["mask"].sum(axis=1)
+    cells = [(str(i), f"{nats[i]:.4f}", str(int(targets[i])), repr(texts[i])) for i in worst_first]
+    return table_of("rows", ("row", "loss", "targets", "begins"), cells, left=(3,))
 
 
 def gradient_text(norms: dict[str, float]) -> str:

@@ -4,7 +4,6 @@ python -m experiments.analyze runs/tiny-poly_norm runs/tiny-swiglu
 python -m experiments.analyze llama-folder --data text.txt
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from tyro.conf import Positional, arg
 from experiments.analyze import figures, report
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import common_step, open_model, seed_of
-from experiments.run.files import STDOUT, hand_over, try_json, whole
+from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.run.model_loading import Split
 from experiments.run.provenance import versions
 from experiments.terminal.checks import at_least
@@ -25,7 +24,7 @@ from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
-from experiments.terminal.tables import finite, print_section
+from experiments.terminal.tables import page, print_section
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data.sources import names_files
@@ -142,14 +141,11 @@ def write(
 
     `mind` are lines on what the runs are unequal in, beside what is compared.
     """
-    out.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw_all(out / "plots", measured)
-    with whole(out / "report.md") as file:
-        file.write_text(report.markdown(measured, about, mind, drawn), encoding="utf-8")
-    record = finite({"about": dict(about), "runs": dict(measured)})
-    with whole(out / "results.json") as file:
-        file.write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
-    for section in report.sections(measured):
+    sections, title = report.sections(measured), "Inside " + ", ".join(measured)
+    write_text(out / "report.md", page(title, about, sections, drawn, mind))
+    write_json(out / "results.json", {"about": about, "runs": measured}, indent=None)
+    for section in sections:
         print_section(display.console, section)
     for line in mind:
         display.note(line)

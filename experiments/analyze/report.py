@@ -1,12 +1,11 @@
 """An analysis as tables, a column a run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.terminal.tables import Section, as_markdown
+from experiments.terminal.tables import Section
 from polycom_jax.analysis.activity import MASSIVE_RATIO, MASSIVE_SIZE, NEAR_ZERO
 from polycom_jax.analysis.spectra import ENERGY, RANKS, RELATIVE_THRESHOLD
 
@@ -143,18 +142,3 @@ def _gradients(measured: Measured) -> Section:
 def _range(norms: Sequence[float]) -> str:
     low, high = min(norms), max(norms)
     return f"{low:.3g}" if len(norms) == 1 else f"{low:.3g} to {high:.3g}"
-
-
-def markdown(
-    measured: Measured, about: Mapping[str, Any], mind: Sequence[str], figures: Sequence[Path]
-) -> str:
-    """The report."""
-    lines = ["# Inside " + ", ".join(measured), "", f"    {about['command']}", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
-    for line in mind:
-        lines += ["", line]
-    for section in sections(measured):
-        lines += as_markdown(section)
-    lines += ["", "## Figures", ""]
-    lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
-    return "\n".join(lines) + "\n"

@@ -1,6 +1,5 @@
 """Results as tables on the terminal, as JSON, as Markdown, and as plots; ratios first."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.benchmark.results import Result, Row, Spread
 from experiments.run import plots
-from experiments.run.files import whole
+from experiments.run.files import write_json, write_text
 from experiments.run.provenance import circumstances, versions
+from experiments.terminal.tables import markdown_table, opening, table_of
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,9 @@ class Report:
 
     def write(self, results: Sequence[Result]) -> None:
         """Writes numbers and tables; files that are there are replaced, whole."""
-        self.out.mkdir(parents=True, exist_ok=True)
         about = {"command": self.command, **versions(), **circumstances(), **self.settings}
-        record = {"about": about, "results": [asdict(result) for result in results]}
-        with whole(self.numbers) as file:
-            file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        with whole(self.tables) as file:
-            file.write_text(markdown(about, results), encoding="utf-8")
+        write_json(self.numbers, {"about": about, "results": [asdict(each) for each in results]})
+        write_text(self.tables, markdown(about, results))
 
     def draw(self, result: Result) -> None:
         """Bars of the ratios to the first reference, with their spread; nothing without one."""
@@ -90,24 +85,16 @@ def tables(result: Result, width: int) -> list[Table]:
         groups[-1].append(column)
         left -= _column_width(column)
     predicted = " (predicted)" if result.kind == "predicted" else ""
-    title = escape(f"{result.suite}: {result.case}{predicted}")
-    return [
-        _draw_table(title if index == 0 else None, [first, *group])
-        for index, group in enumerate(groups)
-    ]
+    titles = [f"{result.suite}: {result.case}{predicted}", *[None] * (len(groups) - 1)]
+    drawn = []
+    for title, group in zip(titles, groups, strict=True):
+        headings, *rows = zip(first, *group, strict=True)
+        drawn.append(table_of(title, headings, rows, box=box.SIMPLE_HEAD, pad_edge=False))
+    return drawn
 
 
 def _column_width(cells: Sequence[str]) -> int:
     return max(map(len, cells)) + 2
-
-
-def _draw_table(title: str | None, columns: Sequence[Sequence[str]]) -> Table:
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, (heading, *_cells) in enumerate(columns):
-        drawn.add_column(escape(heading), justify="right" if index else "left", no_wrap=True)
-    for cells in list(zip(*columns, strict=True))[1:]:
-        drawn.add_row(*map(escape, cells))
-    return drawn
 
 
 def _brief(result: Result, row: Row) -> list[str]:
@@ -158,23 +145,18 @@ def _milliseconds(seconds: Spread) -> str:
 
 def markdown(about: Mapping[str, Any], results: Sequence[Result]) -> str:
     """The same tables in Markdown, behind what they were measured with."""
-    lines = ["# Benchmark", "", f"    {about['command']}", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
+    lines = opening("Benchmark", about)
     lines += ["", "Times are medians over rounds, with quartiles. `/ x` is the time as a multiple"]
     lines += ["of x's: the median of the rounds' own ratios, below 1 where it is faster than x."]
     for result in results:
         headings = _headings(result)
         lines += ["", f"## {result.suite}: {result.case} ({result.kind})", ""]
-        lines += [_line(headings), _line(["---"] + ["---:"] * (len(headings) - 1))]
-        lines += [_line(_cells(result, row)) for row in result.rows]
+        cells = [_cells(result, row) for row in result.rows]
+        lines += markdown_table(headings, cells, numbers="---:")
         lines += [""] if result.left_out or result.notes else []
         lines += [f"- left out: {name}: {reason}" for name, reason in result.left_out.items()]
         lines += [f"- {note}" for note in result.notes]
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _triple(spread: Spread) -> tuple[float, float, float]:

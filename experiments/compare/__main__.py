@@ -20,7 +20,7 @@ import numpy as np
 from experiments.compare import figures, report, timing
 from experiments.compare.config import CompareConfig, from_command
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
-from experiments.compare.runs import Run, RunFolder, RunKey, check_settings
+from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
@@ -29,6 +29,7 @@ from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
 from experiments.run.resuming import BY_FINGERPRINT
+from experiments.run.settings import check_settings
 from experiments.terminal import flags
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
@@ -75,7 +76,13 @@ class Comparing:
         settings = flags.flatten(config)
         common = {name: value for name, value in settings.items() if name not in FREE}
         data = {"data_fingerprint": self.corpus.fingerprint}
-        check_settings(root / "settings.json", {**common, **data, "jax": jax.__version__})
+        check_settings(
+            root / "settings.json",
+            {**common, **data, "jax": jax.__version__},
+            holds="runs with other settings",
+            advice="Repeat the command that made them, or give another --out. Only arms, seeds,"
+            " learning rates and search seeds may change.",
+        )
         self.runs = RunFolder(root / "runs")
         rows, seq_len = config.data.batch_size, self.base.context_length
         self.heldout = heldout_batches(

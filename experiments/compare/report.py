@@ -1,6 +1,5 @@
 """A study's findings as tables: on the terminal, in Markdown and in JSON."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,8 +17,8 @@ from experiments.compare.findings import (
     TokensNeeded,
 )
 from experiments.compare.statistics import LEVEL, POWER, Paired, smallest_p
-from experiments.run.files import whole
-from experiments.terminal.tables import Section, as_markdown, finite
+from experiments.run.files import write_json, write_text
+from experiments.terminal.tables import Section, page
 
 MIB = 2**20
 
@@ -215,19 +214,6 @@ def _tokens(needed: Sequence[TokensNeeded]) -> Section:
     )
 
 
-def markdown(
-    question: str, found: Findings, about: Mapping[str, Any], figures: Sequence[Path]
-) -> str:
-    """The report."""
-    lines = [f"# {found.study}: {question}", "", f"    {about['command']}", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items() if name != "command"]
-    for section in sections(found):
-        lines += as_markdown(section)
-    lines += ["", "## Figures", ""]
-    lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
-    return "\n".join(lines) + "\n"
-
-
 def write(
     folder: Path,
     question: str,
@@ -237,9 +223,6 @@ def write(
 ) -> tuple[Path, Path]:
     """Writes report.md and results.json; their paths."""
     text, numbers = folder / "report.md", folder / "results.json"
-    with whole(text) as file:
-        file.write_text(markdown(question, found, about, figures), encoding="utf-8")
-    record = finite({"about": dict(about), **asdict(found)})
-    with whole(numbers) as file:
-        file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(text, page(f"{found.study}: {question}", about, sections(found), figures))
+    write_json(numbers, {"about": about, **asdict(found)})
     return text, numbers

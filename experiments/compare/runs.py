@@ -1,12 +1,12 @@
 """One training run of one arm: what it was, what came out; one JSON file each."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.run.files import whole
+from experiments.run.files import write_json
 from polycom_jax._errors import InputError
 
 
@@ -88,39 +88,9 @@ class RunFolder:
 
     def write(self, run: Run) -> None:
         """Writes it: whole or not at all."""
-        path = self._root / run.key.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as file:
-            file.write_text(json.dumps(asdict(run)) + "\n", encoding="utf-8")
+        write_json(self._root / run.key.file, asdict(run), indent=None)
 
 
 def _tuples(run: Run) -> Run:
     names = ("heldout", "steps", "loss", "grad_norm", "coefficients")
     return replace(run, **{name: tuple(getattr(run, name)) for name in names})
-
-
-def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Writes what all runs of a folder have in common, or compares it with what is there.
-
-    Raises:
-        InputError: the folder's runs were made with other settings; both values are named.
-    """
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as file:
-            file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        return
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    names: Sequence[str] = sorted(settings)  # earlier versions named more
-    changed = [
-        f"{name}: {stored.get(name)!r} there, {settings.get(name)!r} now"
-        for name in names
-        if stored.get(name) != settings.get(name)
-    ]
-    if changed:
-        raise InputError(
-            f"{path.parent} holds runs with other settings ({'; '.join(changed)}); repeat the"
-            " command that made them, or give another --out. Only arms, seeds, learning"
-            " rates and search seeds may change."
-        )

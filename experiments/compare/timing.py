@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.compare.train import Programs
-from experiments.run.files import whole
+from experiments.run.files import write_json
 from polycom_jax.training.loss import Batch
 
 ROUNDS = 41
@@ -52,8 +52,7 @@ def measured(
     made = {name: programs(name) for name in arms}
     seconds = step_seconds(made, batch, tell)
     found = Timing(seconds, {name: arm.memory for name, arm in made.items()})
-    with whole(path) as file:
-        file.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
+    write_json(path, asdict(found), indent=None)
     return found
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional, arg
 
@@ -26,7 +25,7 @@ from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
-from experiments.terminal.tables import print_section, print_table
+from experiments.terminal.tables import print_section, print_table, table_of
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.data import (
@@ -241,21 +240,21 @@ class Measure:
 
 def table(config: EvaluateConfig, measure: Measure, rows: list[dict[str, Any]]) -> Table:
     """One line a text."""
-    shown = Table(
-        title=f"{config.split} text, {config.windows} windows of {measure.seq_len} tokens,"
-        f" one every {measure.stride}",
-        title_justify="left",
+    title = (
+        f"{config.split} text, {config.windows} windows of {measure.seq_len} tokens,"
+        f" one every {measure.stride}"
     )
-    shown.add_column("data")
-    columns = ("documents", "bytes", "tokens", "nats a token", "bits a byte")
-    for name in columns:
-        shown.add_column(name, justify="right")
-    for row in rows:
-        counts = [f"{row[name]:,.0f}" for name in columns[:3]]
-        shown.add_row(
-            escape(row["data"]), *counts, f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}"
+    counts = ("documents", "bytes", "tokens")
+    cells = [
+        (
+            row["data"],
+            *(f"{row[name]:,.0f}" for name in counts),
+            f"{row['loss']:.4f}",
+            f"{row['bits_per_byte']:.4f}",
         )
-    return shown
+        for row in rows
+    ]
+    return table_of(title, ("data", *counts, "nats a token", "bits a byte"), cells)
 
 
 if __name__ == "__main__":

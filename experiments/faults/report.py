@@ -1,15 +1,14 @@
 """What the torture did and found: JSON for programs, Markdown for people."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from experiments.faults.run_attempt import RunAttempt
-from experiments.run.files import whole
+from experiments.run.files import write_json, write_text
+from experiments.terminal.tables import markdown_table, table_of
 from polycom_jax.training import latest_step
 
 HEADINGS = (
@@ -98,18 +97,14 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """faults.json and faults.md, each whole."""
-        record: dict[str, Any] = asdict(self) | {"equal": self.equal}
-        with whole(folder / "faults.json") as file:
-            file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        with whole(folder / "faults.md") as file:
-            file.write_text(self.markdown(), encoding="utf-8")
+        write_json(folder / "faults.json", asdict(self) | {"equal": self.equal})
+        write_text(folder / "faults.md", self.markdown())
 
     def markdown(self) -> str:
         """The table in Markdown."""
         out = ["# Faults", "", f"    {self.command}", "", f"{self.summary()}.", ""]
         out += [f"- {name}: {value}" for name, value in self.about.items()]
-        out += ["", _line(HEADINGS), _line(["---"] * len(HEADINGS))]
-        out += [_line(kill.cells()) for kill in self.kills]
+        out += ["", *markdown_table(HEADINGS, [kill.cells() for kill in self.kills])]
         for run, found in self.differences.items():
             out += (
                 ["", f"Run {run} differs:", "", *(f"- {text}" for text in found)] if found else []
@@ -118,13 +113,4 @@ class Outcome:
 
     def table(self) -> Table:
         """The same for a terminal."""
-        drawn = Table(title="kills", title_justify="left")
-        for heading in HEADINGS:
-            drawn.add_column(heading, justify="right")
-        for kill in self.kills:
-            drawn.add_row(*kill.cells())
-        return drawn
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        return table_of("kills", HEADINGS, [kill.cells() for kill in self.kills], left=())

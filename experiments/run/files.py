@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,22 @@ def try_json(target: str | None) -> None:
         try_file("--json", Path(target))
 
 
-def write_json(target: str | None, record: Any) -> None:
-    """A program's result, where `--json` names a file, or stdout."""
-    text = json.dumps(finite(record), indent=1) + "\n"
+def write_json(
+    target: str | Path | None,
+    record: Any,
+    *,
+    indent: int | None = 1,
+    not_finite: Callable[[float], Any] = lambda number: None,
+) -> None:
+    """Writes a record to a file, or to stdout where that is what `--json` names.
+
+    Args:
+        target: the file, whole; None: nothing is written.
+        record: of what JSON knows, and tuples.
+        indent: of its lines; None: all in one.
+        not_finite: what stands for numbers that JSON does not know.
+    """
+    text = json.dumps(finite(record, not_finite), indent=indent) + "\n"
     if target == STDOUT:
         print(text, end="")
     elif target is not None:
@@ -36,7 +49,7 @@ def hand_over(target: str | None, written: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that a flag names, whole, and the folders above it; to a pipe or device, so."""
+    """Writes a file, whole, and the folders above it; to a pipe or device that a flag names, so."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return

@@ -14,6 +14,7 @@ from experiments.run.command import from_file
 from experiments.run.config import PretrainConfig, inherit, nested
 from experiments.run.files import whole
 from experiments.run.resuming import differences
+from experiments.run.settings import listed
 from experiments.run.yaml_file import RECORD, in_a_line
 from experiments.terminal.paths import try_folder
 from polycom_jax._errors import InputError, require
@@ -294,12 +295,9 @@ def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> 
     config = replace(config, data=workdir.with_own_tokenizer(config.data))
     changed = differences(config, stored)
     if changed:
-        listed = "; ".join(
-            f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items()
-        )
         raise InputError(
-            f"{workdir.root} holds a run with other settings ({listed}). Resume it with `python -m"
-            f" experiments.pretrain {workdir.root}`, or begin another --workdir. Steps,"
+            f"{workdir.root} holds a run with other settings ({listed(changed)}). Resume it with"
+            f" `python -m experiments.pretrain {workdir.root}`, or begin another --workdir. Steps,"
             " periods, mesh, remat, accumulation and where things lie may change."
         )
     return config

@@ -17,7 +17,7 @@ from experiments.run.config import PretrainConfig
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.sampling import Sampling, complete
-from experiments.terminal.tables import print_table
+from experiments.terminal.tables import print_table, table_of
 from polycom_jax.data import Tokenizer
 from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig
@@ -83,18 +83,16 @@ def coefficient_table(
 
     `more` columns, by their names, have a text for each layer.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("layer", justify="right")
-    for name, value in layers[0].items():
-        for i in range(value.size):
-            label = f"a_{i}" if name == "coeffs" else name
-            table.add_column(label, justify="right")
-    for name in more:
-        table.add_column(name, justify="right")
+    labels = [
+        f"a_{i}" if name == "coeffs" else name
+        for name, value in layers[0].items()
+        for i in range(value.size)
+    ]
+    rows = []
     for index, layer in enumerate(layers):
         numbers = [f"{x:+.4f}" for value in layer.values() for x in np.ravel(value)]
-        table.add_row(str(index), *numbers, *(column[index] for column in more.values()))
-    return table
+        rows.append((str(index), *numbers, *(column[index] for column in more.values())))
+    return table_of(title, ("layer", *labels, *more), rows, left=())
 
 
 def normal_quantiles(count: int) -> np.ndarray:

@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.terminal.tables import markdown_table
+
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A table; the columns are the first row's."""
     if not rows:
         return ["(nothing)"]
     columns = list(rows[0])
-    return [
-        f"| {' | '.join(columns)} |",
-        f"|{'|'.join(['---'] * len(columns))}|",
-        *(f"| {' | '.join(number(row.get(c, '')) for c in columns)} |" for row in rows),
-    ]
+    return markdown_table(columns, [[number(row.get(c, "")) for c in columns] for row in rows])
 
 
 def number(value: Any) -> str:

@@ -2,17 +2,17 @@
 
 import csv
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.run.files import whole
+from experiments.run.files import whole, write_json, write_text
 from experiments.run.provenance import commit, cores, processor, versions
+from experiments.run.settings import check_settings
 from experiments.terminal.paths import try_folder
-from polycom_jax._errors import InputError, require
+from polycom_jax._errors import InputError
 
 Row = Mapping[str, Any]
 
@@ -49,16 +49,16 @@ class Store:
         Raises:
             InputError: other options, or the folder cannot be made.
         """
-        path = self.root / f"{self.study}-options.json"
-        now = json.loads(json.dumps(asdict(options)))  # tuples as lists
         for folder in (self.plots, self.root / "cells"):
             try_folder("--out", folder)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                _check_same(json.loads(path.read_text(encoding="utf-8")), now, free, self.root)
-            with whole(path) as file:
-                file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            check_settings(
+                self.root / f"{self.study}-options.json",
+                asdict(options),
+                free=free,
+                holds="a study with other options",
+                advice="Give the command that began it, or another --out.",
+            )
         except OSError as error:
             raise InputError(f"--out {self.root} cannot be written: {error}.") from error
 
@@ -70,9 +70,7 @@ class Store:
     def keep_cell(self, name: str, cell: Row) -> None:
         """Keeps a finished cell."""
         path = self.root / "cells" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        with whole(path) as file:
-            file.write_text(json.dumps(cell), encoding="utf-8")
+        write_json(path, cell, indent=None, not_finite=lambda error: error)
 
     def state(self, name: str) -> Path:
         """The folder of Orbax checkpoints of an unfinished fit."""
@@ -91,16 +89,12 @@ class Store:
             writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
 
     def write_json(self, name: str, command: str, tables: Mapping[str, Any]) -> None:
-        """Writes NAME.json: about what ran where, then the tables. No number is null or NaN."""
-        record = {"about": about(command), **tables}
-        text = json.dumps(_finite(record), indent=1, allow_nan=False)
-        with whole(self.root / f"{name}.json") as file:
-            file.write_text(text + "\n", encoding="utf-8")
+        """Writes NAME.json: about what ran where, then tables; infinities are the text "inf"."""
+        write_json(self.root / f"{name}.json", {"about": about(command), **tables}, not_finite=str)
 
     def write_report(self, text: str) -> None:
         """Writes the report."""
-        with whole(self.report) as file:
-            file.write_text(text.rstrip() + "\n", encoding="utf-8")
+        write_text(self.report, text.rstrip() + "\n")
 
 
 def about(command: str) -> dict[str, Any]:
@@ -109,27 +103,5 @@ def about(command: str) -> dict[str, Any]:
     return {"command": command, **versions(), **machine, "commit": commit() or "unknown"}
 
 
-def _check_same(before: Row, now: Row, free: Sequence[str], root: Path) -> None:
-    changed = [
-        f"{name}: {before.get(name)} there, {now.get(name)} now"
-        for name in sorted({*before, *now} - set(free))
-        if before.get(name) != now.get(name)
-    ]
-    require(
-        not changed,
-        f"{root} holds a study with other options ({'; '.join(changed)}). Give the command that"
-        " began it, or another --out.",
-    )
-
-
 def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _finite(tree: Any) -> Any:
-    """Infinities as the text "inf": JSON has no such number."""
-    if isinstance(tree, Mapping):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree

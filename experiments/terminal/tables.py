@@ -1,8 +1,9 @@
 """Tables for people: once declared, printed on the terminal and written as Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -54,14 +55,28 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} seconds"
 
 
+def table_of(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Collection[int] = (0,),
+    **look: Any,
+) -> Table:
+    """A table for the terminal; columns are aligned to the right, but for those in `left`."""
+    table = Table(title=title and escape(title), title_justify="left", **look)
+    for index, column in enumerate(columns):
+        table.add_column(escape(column), justify="left" if index in left else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def print_section(console: Console, section: Section) -> None:
     """The table, and its notes below it."""
-    table = Table(title=escape(section.title), title_justify="left", box=box.SIMPLE_HEAD)
-    for index, column in enumerate(section.columns):
-        table.add_column(escape(column), justify="left" if index == 0 else "right")
-    for row in section.rows:
-        table.add_row(*map(escape, row))
-    print_table(console, table)
+    print_table(
+        console, table_of(section.title, section.columns, section.rows, box=box.SIMPLE_HEAD)
+    )
     for note in section.notes:
         console.print(note, markup=False, soft_wrap=True)
 
@@ -69,21 +84,51 @@ def print_section(console: Console, section: Section) -> None:
 def as_markdown(section: Section) -> list[str]:
     """The lines of it, a blank one first."""
     lines = ["", f"## {section.title}", ""]
-    lines += [_row(section.columns), _row(["---"] * len(section.columns))]
-    lines += [_row(row) for row in section.rows]
+    lines += markdown_table(section.columns, section.rows)
     for note in section.notes:
         lines += ["", note]
     return lines
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: str = "---"
+) -> list[str]:
+    """The lines of a table; `numbers` is the rule below all columns but the first."""
+    rule = ["---", *[numbers] * (len(columns) - 1)]
+    return [
+        f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+        for cells in (columns, rule, *rows)
+    ]
 
 
-def finite(tree: Any) -> Any:
-    """The tree with tuples as lists, and None for numbers that JSON does not know."""
-    if isinstance(tree, dict):
-        return {name: finite(value) for name, value in tree.items()}
+def opening(title: str, about: Mapping[str, Any]) -> list[str]:
+    """The first lines of a report: the command of `about`, then a line for each other fact."""
+    facts = [f"- {name}: {value}" for name, value in about.items() if name != "command"]
+    return [f"# {title}", "", f"    {about['command']}", "", *facts]
+
+
+def page(
+    title: str,
+    about: Mapping[str, Any],
+    sections: Iterable[Section],
+    figures: Iterable[Path],
+    remarks: Iterable[str] = (),
+) -> str:
+    """A report in Markdown; the figures lie in plots/ beside it, their paths have no suffix."""
+    lines = opening(title, about)
+    for remark in remarks:
+        lines += ["", remark]
+    for section in sections:
+        lines += as_markdown(section)
+    lines += ["", "## Figures", ""]
+    lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
+    return "\n".join(lines) + "\n"
+
+
+def finite(tree: Any, not_finite: Callable[[float], Any] = lambda number: None) -> Any:
+    """The tree with tuples as lists, and `not_finite` of numbers that JSON does not know."""
+    if isinstance(tree, Mapping):
+        return {name: finite(value, not_finite) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+        return [finite(value, not_finite) for value in tree]
+    return not_finite(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
