@@ -1,6 +1,8 @@
-"""Command lines of a run, for tests of what they give."""
+"""Command lines of a run, and copies of what it leaves, for tests of what they give."""
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.config import PretrainConfig
@@ -13,3 +15,11 @@ def run_config(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
     """What these words make of a run, and the fields that they set."""
     command, given = from_command(LINE, Command(), argv)
     return command.pretrain, given
+
+
+def copied(whole: Path, folder: Path) -> Path:
+    """A copy of the run, which a test may harm, of text that is not there any more."""
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(".lock"))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("little.txt", "gone.txt"))
+    return folder

@@ -1,7 +1,7 @@
 """Suite data: batches from a token store on disk to host memory, tokens a second."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,15 @@ def _run(options: Options, tell: Tell) -> Result:
             dtype="float32",
             references=(OURS,),
             left_out=left_out,
-            numbers=lambda readings: partial(_rate, rows * length),
+            numbers=lambda readings: (
+                lambda name, seconds: {"tokens/s": BATCHES * rows * length / seconds}
+            ),
             notes=(
                 "train_batches: a permutation by Grain, threads that work ahead; gather alone: one"
                 " thread, windows in order; torch DataLoader: the same windows one by one,"
                 " shuffled, in the process itself (num_workers=0)",
             ),
         )
-
-
-def _rate(tokens: int, name: str, seconds: float) -> Mapping[str, float]:
-    del name
-    return {"tokens/s": BATCHES * tokens / seconds}
 
 
 def _drawing(name: str, draw: Callable[[], Any]) -> Contestant:

@@ -1,7 +1,6 @@
 """Suite generate: greedy decoding with a cache, beside transformers' own of the exported model."""
 
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,13 +94,16 @@ def _run(options: Options, activation: str, rows: int, tell: Tell) -> Result:
     return hold(
         "generate",
         f"{shapes.name(options)} {about}",
-        [_contestant(name, writer) for name, writer in writers.items()],
+        [
+            Contestant(name, each, each.wait, values=lambda each=each: [each.logits()])
+            for name, each in writers.items()
+        ],
         options,
         tell,
         dtype=cfg.dtype,
         references=(OURS,),
         left_out=left_out,
-        numbers=lambda readings: partial(_numbers, rows * count),
+        numbers=lambda readings: lambda name, seconds: {"tokens/s": rows * count / seconds},
         notes=(
             f"greedy, {count} tokens behind a prompt of {length}; {100 * min(same):.0f} % of the"
             " peer's tokens are ours, and others differ where two are about as probable",
@@ -118,11 +120,3 @@ def _exported(cfg: ModelConfig, params: Params, prompt: np.ndarray, count: int) 
         folder = Path(parent) / "polycom-benchmark"
         huggingface.save(folder, cfg, params)
         return HuggingFaceGenerate(folder, cfg.dtype, prompt, count)
-
-
-def _contestant(name: str, writer: Any) -> Contestant:
-    return Contestant(name, writer, writer.wait, values=lambda: [writer.logits()])
-
-
-def _numbers(tokens: int, name: str, seconds: float) -> Mapping[str, float]:
-    return {"tokens/s": tokens / seconds}

@@ -56,11 +56,11 @@ class Report:
         if len(result.rows) < 2 or not result.references:
             return
         first = result.references[0]
-        rows = [row for row in result.rows if first in row.ratios]
+        ratios = {row.name: row.ratios[first] for row in result.rows if first in row.ratios}
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{result.suite}-{result.case}").strip("-")
         plots.plot_ratios(
             self.plots / name,
-            {row.name: _triple(row.ratios[first]) for row in rows},
+            {name: (ratio.low, ratio.median, ratio.high) for name, ratio in ratios.items()},
             title=f"{result.suite}: {result.case}",
             label=f"time / {first}'s",
         )
@@ -99,7 +99,8 @@ def _column_width(cells: Sequence[str]) -> int:
 
 def _brief(result: Result, row: Row) -> list[str]:
     first, *rest = (row.ratios.get(name) for name in result.references or ("",))
-    ratios = [ratio_text(first), *map(_median_text, rest)][: len(result.references)]
+    medians = [number_text(ratio and ratio.median) for ratio in rest]
+    ratios = [ratio_text(first), *medians][: len(result.references)]
     return [row.name, *ratios, number_text(1e3 * row.seconds.median), *_numbers(result, row)]
 
 
@@ -115,10 +116,6 @@ def _cells(result: Result, row: Row) -> list[str]:
 
 def _numbers(result: Result, row: Row) -> list[str]:
     return [number_text(row.numbers.get(name)) for name in result.columns]
-
-
-def _median_text(ratio: Spread | None) -> str:
-    return "" if ratio is None else number_text(ratio.median)
 
 
 def ratio_text(ratio: Spread | None) -> str:
@@ -157,7 +154,3 @@ def markdown(about: Mapping[str, Any], results: Sequence[Result]) -> str:
         lines += [f"- left out: {name}: {reason}" for name, reason in result.left_out.items()]
         lines += [f"- {note}" for note in result.notes]
     return "\n".join(lines) + "\n"
-
-
-def _triple(spread: Spread) -> tuple[float, float, float]:
-    return spread.low, spread.median, spread.high

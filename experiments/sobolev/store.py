@@ -86,7 +86,10 @@ class Store:
         with whole(self.root / f"{name}.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
-            writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
+            writer.writerows(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                for row in rows
+            )
 
     def write_json(self, name: str, command: str, tables: Mapping[str, Any]) -> None:
         """Writes NAME.json: about what ran where, then tables; infinities are the text "inf"."""
@@ -101,7 +104,3 @@ def about(command: str) -> dict[str, Any]:
     """The command, versions, the machine and the commit."""
     machine = {"processor": processor(), "cores": str(cores())}
     return {"command": command, **versions(), **machine, "commit": commit() or "unknown"}
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

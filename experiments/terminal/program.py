@@ -57,7 +57,8 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = _format_warning
-        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL and _in_main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # see experiments/__init__.py
         try:
             code = main(sys.argv[1:] if argv is None else argv)
@@ -79,10 +80,6 @@ def _format_warning(
     if issubclass(category, CheckpointWarning | InputWarning):
         return f"warning: {' '.join(str(message).split())}\n"
     return _python_formats(message, category, name, number, line)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def tell(error: BaseException) -> int:

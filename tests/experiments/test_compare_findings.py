@@ -1,0 +1,175 @@
+"""From runs to findings: differences at equal tokens and seconds, and families of comparisons."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiments.compare import report
+from experiments.compare.findings import Comparison, findings, relative_times
+from experiments.compare.runs import Run, RunKey
+from experiments.compare.statistics import paired
+from experiments.compare.studies import STUDIES, Arm, Study
+from polycom_jax import models
+
+SMALL = models.ModelConfig(
+    vocab_size=257, num_layers=1, embed_dim=16, num_heads=1, num_kv_heads=1, head_dim=16,
+    gated_width=16, context_length=16, tie_embeddings=True,
+)  # fmt: skip
+
+
+TWO = Study(
+    "Which?",
+    (Arm("swiglu", "swiglu"), Arm("poly_norm", "poly_norm")),
+    (("poly_norm", "swiglu"),),
+)
+
+
+def run(arm: str, seed: int, heldout: tuple[float, ...], *, diverged: bool = False) -> Run:
+    key = RunKey(arm, 0.01, seed, (25, 50, 100))
+    return Run(key, diverged, heldout, (1,), (1.0,), (1.0,), ({},), 1.0)
+
+
+def finding(arm: str, runs: list[Run], time: float, times: tuple[float, ...] = ()):
+    from experiments.compare.findings import Cost, arm_finding
+    from experiments.compare.search import Search
+
+    rounds = times or (time,) * 11
+    cost = Cost(1, 1, 1.0, 0.0, time, time, 1.0, 1, tuple(rounds))
+    search = Search((0.01,), (1.0,), 0.01, False)
+    cfg = replace(SMALL, activation=arm)
+    return arm_finding(arm, cfg, search, cost, runs, batch_tokens=10)
+
+
+def test_an_arm_that_is_better_and_slower_may_lose_at_equal_seconds():
+    runs = {
+        "swiglu": [run("swiglu", s, (4.0, 3.0, 2.0 + s)) for s in (0, 1, 2)],
+        "poly_norm": [run("poly_norm", s, (3.5, 2.5, 1.5 + s)) for s in (0, 1, 2)],
+    }
+    arms = [finding("swiglu", runs["swiglu"], 1.0), finding("poly_norm", runs["poly_norm"], 4.0)]
+    found = findings("activations", TWO, arms, runs)
+    tokens, seconds = found.comparisons
+    assert tokens.result is not None
+    assert seconds.result is not None
+    assert tokens.result.mean == pytest.approx(-0.5)
+    assert arms[1].losses_at_seconds == pytest.approx((3.5, 3.5, 3.5))  # a quarter of the tokens
+    assert seconds.result.mean == pytest.approx(0.5)
+    # Seed 0: 2.0 is half of the way from 2.5 to 1.5, so at 100 / sqrt(2) tokens. Seeds 1 and 2:
+    # the reference's 3.0 and 4.0 lie between the first lengths, or above them: a bound.
+    needed = found.tokens_needed[0]
+    assert needed.high == pytest.approx(2**-0.5)
+    assert needed.low == pytest.approx(0.25)
+    assert needed.bounded == 1
+
+
+def test_an_interval_at_equal_seconds_holds_the_error_of_the_speeds():
+    # d = -0.4 to -0.6 at equal tokens; the loss falls by 1 with each doubling.
+    shift = (-0.1, 0.0, 0.1)
+    runs = {
+        "swiglu": [run("swiglu", s, (4.0, 3.0, 2.0)) for s in range(3)],
+        "poly_norm": [
+            run("poly_norm", s, (3.5 + x, 2.5 + x, 1.5 + x)) for s, x in enumerate(shift)
+        ],
+    }
+
+    def compared(times: tuple[float, ...]):
+        arms = [finding("swiglu", runs["swiglu"], 1.0)]
+        arms += [finding("poly_norm", runs["poly_norm"], 1.0, times)]
+        return findings("activations", TWO, arms, runs).comparisons
+
+    tokens, steady = compared((1.0,) * 11)
+    assert steady.speed_error == tokens.speed_error == 0
+    assert steady.result == tokens.result
+    assert steady.verdict == "lower, not after Holm"
+    # A speed that is known within a factor of two: no difference of half a doubling is found.
+    _, shaky = compared((0.5,) * 5 + (1.0,) + (2.0,) * 5)
+    assert shaky.speed_error > 0.5
+    assert shaky.result is not None
+    assert steady.result is not None
+    assert shaky.result.mean == steady.result.mean
+    assert shaky.result.low < steady.result.low
+    assert shaky.verdict == "no difference found"
+
+
+def test_times_are_ratios_within_a_round():
+    # The machine is ten times slower in the second round; b always takes twice as long as a.
+    found = relative_times({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]})
+    assert found == pytest.approx({"a": 1, "b": 2})
+
+
+def test_equal_seconds_are_those_of_arms_that_are_compared():
+    # A model of double width is many times slower than one of half: its seconds are its pair's.
+    sizes = STUDIES["width-depth"].groups()
+    assert [set(group) for group in sizes] == [
+        {f"swiglu_{size}", f"poly_norm_{size}"}
+        for size in ("half_width", "base", "double_width", "half_depth", "double_depth")
+    ]
+    for name in ("activations", "controls", "precision"):
+        (every,) = STUDIES[name].groups()
+        assert every == [arm.name for arm in STUDIES[name].arms]
+    assert TWO.only(["swiglu", "poly_norm"]).groups() == [["swiglu", "poly_norm"]]
+
+
+def test_a_difference_that_holm_leaves_nothing_of_is_said_to_be_one():
+    result = paired([1.0, 2.0, 3.0], [2.0, 3.0, 4.001])
+    assert Comparison("a", "b", "tokens", result, 0.5).verdict == "lower, not after Holm"
+    assert Comparison("a", "b", "tokens", result, 0.01).verdict == "lower"
+
+
+def test_all_comparisons_of_a_table_are_one_family():
+    # Two pairs without an arm in common, as in width-depth: three seeds, all differences positive.
+    losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu": 2.0, "relu2": 2.5}
+    runs = {n: [run(n, s, (x + s, x + s, x + s)) for s in (0, 1, 2)] for n, x in losses.items()}
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    two = replace(TWO, pairs=(("poly_norm", "swiglu"), ("relu2", "relu")))
+    found = findings("width-depth", two, arms, runs)
+    assert [c.p_holm for c in found.comparisons] == pytest.approx([2 * 2 / 8] * 4)
+
+
+def test_differences_are_compared_seed_by_seed():
+    # Apart by 0.5 and by 0.2, at levels that vary far more from seed to seed.
+    losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu": 2.0, "relu2": 2.2}
+    runs = {
+        n: [run(n, s, (9.0, 9.0, x + 5 * s + 0.01 * s * (n == "relu"))) for s in (0, 1, 2)]
+        for n, x in losses.items()
+    }
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    pairs = (("poly_norm", "swiglu"), ("relu2", "relu"))
+    crossed = replace(TWO, pairs=pairs, interactions=((pairs[0], pairs[1]),))
+    found = findings("precision", crossed, arms, runs)
+    (one,) = found.interactions
+    assert one.result is not None
+    assert one.result.mean == pytest.approx(0.3 + 0.01)
+    assert one.result.low == pytest.approx(0.31 - 4.302653 * 0.01 / 3**0.5)
+    assert one.p_holm == pytest.approx(0.25)
+    assert one.verdict == "higher, not after Holm"
+    table = next(s for s in report.sections(found) if s.title.startswith("Differences of"))
+    assert table.rows[0][:2] == ("poly_norm - swiglu", "relu2 - relu")
+    assert table.rows[0][2] == "+0.3100 [+0.2852, +0.3348]"
+
+
+def test_interactions_are_of_pairs_that_are_compared():
+    for name, study in STUDIES.items():
+        assert {pair for both in study.interactions for pair in both} <= set(study.pairs), name
+    cut = STUDIES["precision"].only(["swiglu_float32", "swiglu_bfloat16", "poly_norm_bfloat16"])
+    assert not cut.interactions
+    assert cut.pairs
+
+
+def test_no_pair_is_compared_twice():
+    for study in STUDIES.values():
+        assert len({frozenset(pair) for pair in study.pairs}) == len(study.pairs)
+
+
+def test_a_run_that_diverged_is_told_and_not_averaged_away():
+    runs = {
+        "swiglu": [run("swiglu", s, (4.0, 3.0, 2.0)) for s in (0, 1)],
+        "poly_norm": [
+            run("poly_norm", 0, (3.5, 2.5, 1.5)),
+            run("poly_norm", 1, (), diverged=True),
+        ],
+    }
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    found = findings("activations", TWO, arms, runs)
+    assert arms[1].diverged == 1
+    assert [c.verdict for c in found.comparisons] == ["not comparable"] * 2
+    assert found.tokens_needed == ()
