@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     try_json(asked.json)
     workdir = Workdir(Path(asked.run))
     config = workdir.read_config()
-    keep_compiled(config)
+    keep_compiled(config.data.cache_dir, kept=config.run.compile_cache)
     mesh = make_mesh(**asdict(config.mesh))
     with Display(aside=asked.json == STDOUT) as display:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark import peers
+from experiments.benchmark.calls import waiter
 
 # Its progress bars and advice have no place in a table.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -43,10 +44,7 @@ class HuggingFaceGenerate:
 
     def wait(self, outcome: Any) -> Any:
         """On a CPU they are there when it returns."""
-        import torch  # pyright: ignore[reportMissingImports]
-
-        if self._device == "cuda":
-            torch.cuda.synchronize()
+        waiter(self._prompt)(outcome)
         return outcome
 
     def tokens(self) -> np.ndarray:

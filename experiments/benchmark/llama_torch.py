@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments.benchmark import formulas_torch, peers, shapes
+from experiments.benchmark.calls import waiter
 from experiments.benchmark.options import Options
 from experiments.benchmark.steps import HF_ACTIVATION, batch
 from polycom_jax import models
@@ -76,10 +77,7 @@ class HuggingFace:
 
     def wait(self, outcome: Any) -> Any:
         """On a CPU it is done when it returns."""
-        import torch  # pyright: ignore[reportMissingImports]
-
-        if self._device == "cuda":
-            torch.cuda.synchronize()
+        waiter(self._tokens)(outcome)
         return outcome
 
     def numbers(self, outcome: Any) -> tuple[float, float]:

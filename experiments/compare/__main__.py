@@ -24,7 +24,7 @@ from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
-from experiments.run.compiled import MIN_COMPILE_S
+from experiments.run.compiled import keep_compiled
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
@@ -36,7 +36,6 @@ from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
 from polycom_jax import models
 from polycom_jax.data import Corpus, prepare, train_batches
-from polycom_jax.data.cache import cache_folder
 from polycom_jax.models import ModelConfig
 
 FREE = frozenset(
@@ -52,9 +51,7 @@ def main(argv: Sequence[str]) -> int:
     config = from_command(argv)
     try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
-    cache = cache_folder(config.data.cache_dir) / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    keep_compiled(config.data.cache_dir)
     folder = Workdir(Path(config.folder))
     with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
         Comparing(config, folder.root, command, display).run()

@@ -152,7 +152,7 @@ def train(
         InputError: settings that fit neither each other, nor the data, nor the devices.
         Stop: a signal asked for it, or the loss is no number any more; the state is saved.
     """
-    keep_compiled(config)
+    keep_compiled(config.data.cache_dir, kept=config.run.compile_cache)
     mesh = mesh_of(config)
     check_fits(config, mesh)
     config, corpus, record = load_corpus(config, given, workdir, display, resuming=resuming)

@@ -40,11 +40,11 @@ NEWEST = 4
 Item = TypeVar("Item")
 
 
-def keep_compiled(config: PretrainConfig) -> None:
-    """Lets JAX read compiled programs from the cache folder, and write them there."""
+def keep_compiled(cache_dir: str | None, *, kept: bool = True) -> None:
+    """Lets JAX read compiled programs from the cache folder, and write them; or neither."""
     folder = None
-    if config.run.compile_cache:
-        folder = str(cache_folder(config.data.cache_dir) / "compiled")
+    if kept:
+        folder = str(cache_folder(cache_dir) / "compiled")
         drop_torn(Path(folder))
         # JAX's own threshold, a second, would leave out most of what a CPU compiles.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)

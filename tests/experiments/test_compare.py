@@ -187,7 +187,7 @@ def test_a_mixture_has_the_same_active_weights():
         (["order", "--arms", "poly_norm"], "Did you mean 'poly_norm_"),
         (["order", "--arms", "poly_norm_2", "poly_norm_3"], "compares with swiglu"),
         (["order", "--learning-rates", "0.1", "0.2"], "four or more"),
-        (["order", "--sede", "1"], "Did you mean"),
+        (["order", "--sedes", "1"], "Did you mean"),
     ],
 )
 def test_misuse_is_told_in_one_line(

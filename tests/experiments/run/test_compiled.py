@@ -11,6 +11,7 @@ import jax
 import pytest
 from jax._src.compilation_cache import compress_executable
 
+from experiments.faults.compare import differences
 from experiments.pretrain import __main__ as pretrain
 from experiments.run.compiled import drop_torn
 
@@ -54,13 +55,17 @@ def test_a_program_whose_writing_was_cut_short_is_not_kept(tmp_path: Path):
     drop_torn(tmp_path / "not there")
 
 
+MIXTURE = ("--model.moe.num-experts", "4", "--model.moe.top-k", "2")
+
+
 @pytest.mark.slow
-def test_a_second_start_reads_its_programs_from_the_cache_in_silence(
-    settings: Path, tmp_path: Path
+@pytest.mark.parametrize("model", [(), MIXTURE], ids=["dense", "mixture"])
+def test_a_second_start_reads_its_programs_from_the_cache_and_comes_to_the_same_bits(
+    model: tuple[str, ...], settings: Path, tmp_path: Path
 ):
     code = (
         "import sys, jax\n"
-        "from experiments import pretrain\n"
+        "from experiments.pretrain import __main__ as pretrain\n"
         "events = []\n"
         "jax.monitoring.register_event_listener(lambda name, **_: events.append(name))\n"
         "code = pretrain.main(sys.argv[1:])\n"
@@ -78,6 +83,7 @@ def test_a_second_start_reads_its_programs_from_the_cache_in_silence(
             str(workdir),
             "--data.cache-dir",
             str(cache),
+            *model,
         ]
         done = subprocess.run(
             [sys.executable, "-c", code, *words],
@@ -97,3 +103,4 @@ def test_a_second_start_reads_its_programs_from_the_cache_in_silence(
     # A mismatch of machine features, for one, would be told there.
     assert second[3] == first[3] == ""
     assert list((cache / "compiled").iterdir())
+    assert differences(tmp_path / "first", tmp_path / "second") == []
