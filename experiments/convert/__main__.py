@@ -31,6 +31,7 @@ from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import generation_of, save_tokenizer
 from experiments.run.model_loading import TOKENIZER, Model, check_finite, load_model
 from experiments.run.report import activation_parameters, coefficient_table
+from experiments.run.starting import ADJUSTABLE, own_tokenizer
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.paths import try_folder
@@ -48,13 +49,6 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.table import Activation
 from polycom_jax.training import Checkpoints, latest_step, put_batch, state_from
-
-ADJUSTABLE = frozenset(
-    {"context_length", "document_mask", "init", "attention", "dtype", "remat", "unroll"}
-    | {"loss_chunk"}
-)
-"""Model fields that flags may change: they are not its shape."""
-
 
 FREE = ("model.activation", *(f"model.{name}" for name in ADJUSTABLE))
 
@@ -181,19 +175,11 @@ def plan(
     elif "activation_options" in fields:
         raise InputError("model.activation_options are of a new activation; give --activation.")
     changed = {name: getattr(asked, name) for name in fields & ADJUSTABLE}
-    tokenizer = model.tokenizer_name
-    if tokenizer is None:
-        require(
-            "data.tokenizer" in given and config.data.tokenizer != "bpe",
-            f"{model.folder} holds no tokenizer.json; name one with --data.tokenizer.",
-        )
-        tokenizer = config.data.tokenizer
-    else:
-        require(
-            "data.tokenizer" not in given,
-            f"--data.tokenizer: {model.folder} has its own, which the model knows; leave it out.",
-        )
-    data = replace(config.data, tokenizer=tokenizer)
+    require(
+        model.tokenizer_name is None or "data.tokenizer" not in given,
+        f"--data.tokenizer: {model.folder} has its own, which the model knows; leave it out.",
+    )
+    data = replace(config.data, tokenizer=own_tokenizer(config, given, model))
     return replace(config, model=replace(model.cfg, **changed), data=data), activation
 
 

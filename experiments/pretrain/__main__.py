@@ -19,21 +19,25 @@ from jax.sharding import Mesh
 from tyro.conf import Positional, arg
 
 from experiments import STARTED
+from experiments.pretrain import dry_run
 from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.compiled import batch_shape, compile_step, keep_compiled, make_evaluation
-from experiments.run.config import PretrainConfig, shared
+from experiments.run.config import PretrainConfig, RunConfig, shared
 from experiments.run.corpus import load_corpus
 from experiments.run.devices import check_fits, mesh_of
 from experiments.run.environment import changed, facts
 from experiments.run.folder import Workdir, resumed
 from experiments.run.metrics import Logs, cut_short
 from experiments.run.model_loading import load_trained
+from experiments.run.profile import Profile
 from experiments.run.report import report
 from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.run.signals import StopRequest, stop_request
+from experiments.run.starting import adopted, load_start
 from experiments.run.step_metrics import Meter
 from experiments.run.summary import describe, held_out_too_much, schedule_warnings, treatment
-from experiments.terminal.flags import CommandLine
+from experiments.run.trackers import Trackers, check_installed
+from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.program import Stop, program, tell
 from experiments.terminal.progress import Display
 from polycom_jax._errors import require
@@ -49,6 +53,7 @@ from polycom_jax.training import (
     make_state,
     model_specs,
     put_batch,
+    state_from,
 )
 
 LINE = CommandLine(
@@ -75,6 +80,7 @@ class PretrainCommand(Command):
 def main(argv: Sequence[str]) -> int:
     """Runs, resumes, or says that there is nothing left to do."""
     config, given = read_command(argv)
+    check_installed(config.run.trackers)
     with (
         stop_request(config.run.grace_s) as stop,
         joined(config.hosts, tell=tell, common=(Stop,)),
@@ -116,10 +122,10 @@ def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
 def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:
     """Trains, or says what the folder holds already; on several hosts, each runs this."""
     workdir = Workdir(Path(config.workdir or "."))
-    first_host = is_first_host()
+    first_host, dry = is_first_host(), config.run.dry_run
     with (
         Display(active=first_host) as display,
-        workdir.locked(active=first_host, tell=display.note),
+        workdir.locked(active=first_host and not dry, tell=display.note),
     ):
         done = latest_step(workdir.checkpoints)
         meet("settings", shared(config) | {"step of the last checkpoint": done})
@@ -154,6 +160,12 @@ def train(
     """
     keep_compiled(config.data.cache_dir, kept=config.run.compile_cache)
     mesh = mesh_of(config)
+    source = None
+    if config.run.init_from is not None and not resuming:
+        display.busy(f"reading {config.run.init_from}")
+        source = load_start(config, mesh)
+        config = adopted(config, given, source)
+        given |= {"model.vocab_size"}
     check_fits(config, mesh)
     config, corpus, record = load_corpus(config, given, workdir, display, resuming=resuming)
     display.note(describe(config, corpus))
@@ -161,6 +173,9 @@ def train(
     for line in (*schedule_warnings(config, resuming=resuming), *filter(None, remarks)):
         display.note(line)
 
+    if config.run.dry_run:
+        dry_run.show(config, corpus, mesh, display)
+        return
     about = fixed(config) | {
         "data_fingerprint": corpus.fingerprint,
         "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
@@ -175,17 +190,24 @@ def train(
             before = checkpoints.environment(int(state.step))
             if others := changed(before, facts(config.run)):
                 display.note(f"warning: equal from here on only up to rounding: {others}")
+        elif source is not None:
+            display.note(f"starts from {source.origin}")
+            state = state_from(config.model, config.optim, source.params, mesh)
         else:
             state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
         if is_first_host():  # Only now: a run that is refused leaves the folder as it was.
             workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
             workdir.write_tokenizer(corpus.tokenizer)
             workdir.write_config(config, record)
+            if source is not None and source.generation is not None:
+                workdir.write_generation(source.generation)
         first = int(state.step)
         owed = evaluation_due(config, workdir, first)
-        logs = Logs(workdir.metrics, workdir.tensorboard, step=first, active=is_first_host())
-        with closing(logs):
-            state = run_steps(config, corpus, mesh, state, checkpoints, logs, display, stop, owed)
+        trackers = make_trackers(config, workdir, display, first) if is_first_host() else None
+        with closing(Logs(workdir.metrics, trackers, step=first)) as logs:
+            state = run_steps(
+                config, corpus, mesh, state, checkpoints, logs, workdir, display, stop, owed
+            )
         display.doing("report")
         report(
             display.console,
@@ -195,6 +217,20 @@ def train(
             corpus.tokenizer,
             active=is_first_host(),
         )
+
+
+def make_trackers(
+    config: PretrainConfig, workdir: Workdir, display: Display, step: int
+) -> Trackers:
+    """What shows the run's numbers, from behind `step` on."""
+    settings = flatten(config)
+    return Trackers(config.run.trackers, workdir.root, settings, step=step, warn=display.note)
+
+
+def make_profile(run: RunConfig, workdir: Workdir, display: Display) -> Profile:
+    """What traces the steps that were asked for, on the process that writes files."""
+    steps = run.profile_steps if is_first_host() else None
+    return Profile(steps, workdir.root / "profile", display.note)
 
 
 def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> None:
@@ -224,6 +260,7 @@ def run_steps(
     state: TrainState,
     checkpoints: Checkpoints,
     logs: Logs,
+    workdir: Workdir,
     display: Display,
     stop: StopRequest,
     owed: Mapping[str, Any] | None,
@@ -246,10 +283,12 @@ def run_steps(
 
     meter = Meter(run, logs, display, in_a_row=int(state.watch.in_a_row))
     display.doing("train")
-    with stop.heeded():
+    with stop.heeded(), closing(make_profile(run, workdir, display)) as profile:
         for step in range(first + 1, run.steps + 1):
             last = step == run.steps
+            profile.before(step)
             state, metrics = train_step(state, batch)
+            profile.after(step, metrics)
             # The device is busy with this step while the host reads the numbers of the one before
             # it and fetches the next batch.
             meter.push(step, metrics)
@@ -282,7 +321,7 @@ def run_steps(
                 display.doing("train")
                 meter.pause()
             if meter.hopeless:  # also with the numbers that have been read since
-                raise meter.surrender(step, config.workdir or ".")
+                raise meter.surrender(step, str(workdir.root))
             if stopping:
                 raise stop.reached(step)
         checkpoints.wait()

@@ -3,14 +3,15 @@
 Defaults come from the recipe of the model preset; a YAML file replaces some, flags replace more.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from experiments.terminal import flags
 from experiments.terminal.checks import at_least
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import LARGEST, PathText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
@@ -47,6 +48,21 @@ class MeshConfig:
         require(len(free) <= 1, f"Only one of {' and '.join(free)} may be -1, for what is left.")
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """The steps that "FIRST:LAST" names, both included.
+
+    Raises:
+        InputError: it is nothing of that kind.
+    """
+    found = re.fullmatch(r"(\d{1,15}):(\d{1,15})", text)
+    if found is None:
+        raise InputError(f"run.profile_steps={text!r} must be FIRST:LAST, for instance 20:25.")
+    return int(found[1]), int(found[2])
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """How long a run is, what it writes and when.
@@ -74,6 +90,12 @@ class RunConfig:
             checkpoint then holds the last good parameters.
         deterministic: on GPUs, programs that give the same bits each time, at some cost in speed;
             CPUs and TPUs always do.
+        init_from: run or Hugging Face folder that a new run takes its weights, the shape of its
+            model and its tokenizer from; a resumed run no longer needs it. Default: random weights.
+        profile_steps: FIRST:LAST, steps whose time `jax.profiler` traces into `profile/`.
+        trackers: what shows the numbers beside metrics.jsonl.
+        dry_run: check settings, data, devices and memory, print what would run, and end; nothing is
+            written to the workdir.
     """
 
     steps: int = 1000
@@ -91,6 +113,10 @@ class RunConfig:
     grace_s: float = 25.0
     give_up_after: int = 10
     deterministic: bool = False
+    init_from: Annotated[PathText | None, arg(metavar="RUN_OR_FOLDER")] = None
+    profile_steps: Annotated[str | None, arg(metavar="FIRST:LAST")] = None
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "run.", wide=("seed",))
@@ -102,6 +128,13 @@ class RunConfig:
             require(
                 "=" in option.strip("="),
                 f"run.compiler_options: {option!r} must be NAME=VALUE.",
+            )
+        if self.profile_steps is not None:
+            first, last = step_range(self.profile_steps)
+            require(
+                1 <= first <= last,
+                f"run.profile_steps={self.profile_steps!r}: steps count from 1, and the last is not"
+                " before the first.",
             )
         # A seed travels as uint32 through threefry, NumPy and Grain alike.
         require(0 <= self.seed < 2**32, f"run.seed={self.seed} must be in [0, 2**32).")
@@ -153,6 +186,7 @@ _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
     | {f"hosts.{field.name}" for field in fields(HostsConfig)}
     | {"run.tpu_slice", "run.compiler_options", "run.grace_s", "run.give_up_after"}
+    | {"run.init_from", "run.profile_steps", "run.trackers"}
 )
 """Fields that say where things lie and where values came from, and change no number of a run."""
 
@@ -237,6 +271,20 @@ def inherit(
         model=replace(config.model, **taken("model")),
         optim=replace(config.optim, **taken("optim")),
     )
+
+
+def as_stored(
+    config: PretrainConfig, given: frozenset[str], stored: PretrainConfig
+) -> PretrainConfig:
+    """A command's config with the model and tokenizer of the run that it resumes, where it names
+    none: they were the source's."""
+    named = {name.split(".")[1] for name in given if name.startswith("model.")}
+    kept = [field.name for field in fields(ModelConfig) if field.name not in named]
+    model = replace(config.model, **{name: getattr(stored.model, name) for name in kept})
+    data = config.data
+    if "data.tokenizer" not in given:
+        data = replace(data, tokenizer=stored.data.tokenizer)
+    return replace(config, model=model, data=data)
 
 
 def shared(config: PretrainConfig) -> dict[str, Any]:

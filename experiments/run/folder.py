@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from experiments.run import lock
 from experiments.run.command import from_file
-from experiments.run.config import PretrainConfig, inherit, nested
+from experiments.run.config import PretrainConfig, as_stored, inherit, nested
 from experiments.run.files import whole
 from experiments.run.resuming import differences
 from experiments.run.settings import listed
@@ -212,9 +213,8 @@ class Workdir:
             f"# Resume: that command, with --steps for more of them.\n"
             f"# Anew: --config {self.config} --workdir OTHER\n"
         )
-        tree = nested(config) | {RECORD: dict(record)}
         with whole(self.config) as file:
-            file.write_text(header + yaml.safe_dump(_plain(tree), sort_keys=False), "utf-8")
+            file.write_text(header + as_yaml(config, {RECORD: dict(record)}), "utf-8")
 
     def write_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Writes tokenizer.json."""
@@ -281,6 +281,11 @@ def _plain(tree: Any) -> Any:
     return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
+def as_yaml(config: PretrainConfig, more: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The text of a config's file, with further sections."""
+    return yaml.safe_dump(_plain(nested(config) | dict(more)), sort_keys=False)
+
+
 def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> PretrainConfig:
     """The config to go on with, for a run that has checkpoints.
 
@@ -292,6 +297,8 @@ def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> 
     """
     stored = workdir.read_config()
     config = inherit(config, given, stored)
+    if config.run.init_from is not None:
+        config = as_stored(config, given, stored)
     config = replace(config, data=workdir.with_own_tokenizer(config.data))
     changed = differences(config, stored)
     if changed:

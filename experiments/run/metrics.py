@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from experiments.run.trackers import Trackers
 from experiments.terminal.paths import naming
 from polycom_jax._errors import InputError
+
+LATE = ("heldout_loss", "bits_per_byte")
+"""Numbers of an evaluation, which may come when the rest of their line is written."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -112,41 +116,33 @@ def _finite(value: Any) -> Any:
 
 
 class Logs:
-    """Where numbers go: metrics.jsonl and TensorBoard. On hosts other than the first, nowhere."""
+    """Where numbers go: metrics.jsonl and trackers. Without trackers (None), nowhere."""
 
-    def __init__(self, metrics: Path, tensorboard: Path, *, step: int, active: bool) -> None:
-        self._metrics = self._events = None
-        if active:
-            from tensorboardX import SummaryWriter
-
-            self._metrics = MetricsFile(metrics, step=step)
-            # Events of steps that a killed run had logged after its checkpoint are hidden.
-            self._events = SummaryWriter(str(tensorboard), purge_step=step + 1)
+    def __init__(self, metrics: Path, trackers: Trackers | None, *, step: int) -> None:
+        self._trackers = trackers
+        self._metrics = None if trackers is None else MetricsFile(metrics, step=step)
 
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         """Logs the numbers of one step; lists go to metrics.jsonl alone."""
-        if self._metrics is not None and self._events is not None:
+        if self._metrics is not None and self._trackers is not None:
             self._metrics.write(step, values)
-            for name, value in values.items():
-                if not isinstance(value, list) and math.isfinite(value):
-                    self._events.add_scalar(name, value, step)
+            self._trackers.write(step, values)
 
     def amend(self, record: Mapping[str, Any]) -> None:
         """Puts `record` in place of the last line: numbers that came later are among it."""
-        if self._metrics is not None and self._events is not None:
+        if self._metrics is not None and self._trackers is not None:
             self._metrics.amend(record)
-            for name in ("heldout_loss", "bits_per_byte"):
-                if name in record:
-                    self._events.add_scalar(name, record[name], record["step"])
+            late = {name: record[name] for name in LATE if name in record}
+            self._trackers.write(record["step"], late)
 
     def sync(self) -> None:
         """Returns once what was written is on the disk."""
-        if self._metrics is not None and self._events is not None:
+        if self._metrics is not None and self._trackers is not None:
             self._metrics.sync()
-            self._events.flush()
+            self._trackers.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        if self._metrics is not None and self._events is not None:
+        if self._metrics is not None and self._trackers is not None:
             self._metrics.close()
-            self._events.close()
+            self._trackers.close()

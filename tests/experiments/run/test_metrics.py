@@ -10,7 +10,12 @@ import pytest
 
 from experiments.run.files import whole
 from experiments.run.metrics import Logs, MetricsFile, cut_short, read_metrics
+from experiments.run.trackers import Trackers
 from polycom_jax import InputError
+
+
+def trackers(folder: Path, *, step: int = 0) -> Trackers:
+    return Trackers(["tensorboard"], folder, {}, step=step, warn=pytest.fail)
 
 
 def write(path: Path, steps: range, *, step: int = 0) -> None:
@@ -84,7 +89,7 @@ def test_an_evaluation_that_comes_later_joins_the_line_of_its_step(tmp_path: Pat
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 5))
     assert cut_short(path, 3) == {"step": 3, "loss": 3 / 7}
-    logs = Logs(path, tmp_path / "events", step=3, active=True)
+    logs = Logs(path, trackers(tmp_path, step=3), step=3)
     logs.amend({"step": 3, "loss": 3 / 7, "heldout_loss": 2.5})
     logs.write(4, {"loss": 4 / 7})
     logs.close()
@@ -103,16 +108,16 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path):
 
 
 def test_logs_write_both_kinds_of_files(tmp_path: Path):
-    logs = Logs(tmp_path / "metrics.jsonl", tmp_path / "events", step=0, active=True)
+    logs = Logs(tmp_path / "metrics.jsonl", trackers(tmp_path), step=0)
     logs.write(1, {"loss": 2.0})
     logs.sync()
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
-    assert list((tmp_path / "events").glob("*tfevents*"))
+    assert list((tmp_path / "tensorboard").glob("*tfevents*"))
     logs.close()
 
 
-def test_logs_of_other_hosts_write_nothing(tmp_path: Path):
-    logs = Logs(tmp_path / "metrics.jsonl", tmp_path / "events", step=0, active=False)
+def test_logs_of_other_processes_write_nothing(tmp_path: Path):
+    logs = Logs(tmp_path / "metrics.jsonl", None, step=0)
     logs.write(1, {"loss": 2.0})
     logs.sync()
     logs.close()

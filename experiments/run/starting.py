@@ -1,0 +1,73 @@
+"""Weights that a new run takes from another run or a Hugging Face folder, with what they fit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from experiments.run.config import PretrainConfig
+from experiments.run.model_loading import Model, check_finite, load_model
+from experiments.terminal import flags
+from polycom_jax._errors import require
+
+ADJUSTABLE = frozenset(
+    {"context_length", "document_mask", "init", "attention", "dtype", "remat", "unroll"}
+    | {"loss_chunk"}
+)
+"""Fields of a model that may be others than its source's: they are not its shape."""
+
+
+def load_start(config: PretrainConfig, mesh: Mesh) -> Model:
+    """The model that `run.init_from` names.
+
+    Raises:
+        InputError: nothing of that kind lies there, or it holds numbers that are not finite.
+    """
+    source = Path(str(config.run.init_from))
+    model = load_model(source, mesh=mesh, end_of_text=config.data.end_of_text)
+    check_finite(model.origin, model.params)
+    return model
+
+
+def adopted(config: PretrainConfig, given: frozenset[str], model: Model) -> PretrainConfig:
+    """The config with the source's model, but for fields that may change, and its tokenizer.
+
+    Raises:
+        InputError: another shape or activation was asked for, or another tokenizer, or none is
+            there.
+    """
+    data = replace(config.data, tokenizer=own_tokenizer(config, given, model))
+    asked, own = flags.flatten(config.model), flags.flatten(model.cfg)
+    named = {name.removeprefix("model.") for name in given if name.startswith("model.")}
+    other = sorted(name for name in named if name not in ADJUSTABLE and asked[name] != own[name])
+    require(
+        not other,
+        f"run.init_from={config.run.init_from}: its model has"
+        f" {', '.join(f'{name}={own[name]!r}' for name in other)}, and"
+        f" {', '.join(f'model.{name}={asked[name]!r}' for name in other)} was asked for. Leave that"
+        " out; `python -m experiments.convert` gives a model another activation.",
+    )
+    changed = {name: getattr(config.model, name) for name in named & ADJUSTABLE}
+    return replace(config, model=replace(model.cfg, **changed), data=data)
+
+
+def own_tokenizer(config: PretrainConfig, given: frozenset[str], model: Model) -> str:
+    """What `DataConfig.tokenizer` is for a model: its own, or the one that is named if it has none.
+
+    Raises:
+        InputError: there is none, or there are two.
+    """
+    named = config.data.tokenizer if "data.tokenizer" in given else None
+    own = model.tokenizer_name
+    if own is None:
+        require(
+            named not in (None, "bpe"),
+            f"{model.folder} holds no tokenizer.json; name one with --data.tokenizer.",
+        )
+        return str(named)
+    require(
+        named in (None, own),
+        f"--data.tokenizer {named}: {model.folder} has its own, which the model knows; leave it"
+        " out.",
+    )
+    return own

@@ -1,0 +1,195 @@
+"""What shows the numbers of a run beside metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
+
+The last two are packages that whoever wants them installs; their own environment variables say
+where the numbers go (`WANDB_MODE=offline`, `TRACKIO_DIR`). No tracker ends a run: one that fails is
+named in a warning and left out from there on.
+"""
+
+import importlib.util
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments.run.files import write_text
+from polycom_jax._errors import InputError
+
+PROJECT = "polycom_jax"
+"""Under which Weights & Biases and Trackio list runs."""
+
+Scalars = Mapping[str, float]
+
+
+class Tracker(Protocol):
+    """One of them, for one run."""
+
+    def write(self, step: int, values: Scalars) -> None:
+        """Takes the numbers of a step, all of them finite."""
+        ...
+
+    def flush(self) -> None:
+        """Hands on what it holds back."""
+        ...
+
+    def close(self) -> None:
+        """Hands on what it holds back, and ends."""
+        ...
+
+
+class TensorBoard:
+    """Event files in the run's folder."""
+
+    def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        # Events of steps that a killed run had logged after its checkpoint are hidden.
+        self._writer = SummaryWriter(str(root / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Scalars) -> None:
+        """See `Tracker`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """See `Tracker`."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases, the same one when it is resumed."""
+
+    def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=PROJECT,
+            name=root.name,
+            id=run_id(root),
+            resume="allow",
+            dir=str(root),
+            config=dict(config),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def write(self, step: int, values: Scalars) -> None:
+        """See `Tracker`."""
+        self._run.log(dict(values), step=step)
+
+    def flush(self) -> None:
+        """It hands on by itself."""
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+class Trackio:
+    """A run of Trackio, the same one when it is resumed."""
+
+    def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
+        import trackio
+
+        name = f"{root.name}-{run_id(root)}"
+        self._run = trackio.init(
+            PROJECT, name=name, resume="allow", config=dict(config), embed=False
+        )
+
+    def write(self, step: int, values: Scalars) -> None:
+        """See `Tracker`."""
+        self._run.log(dict(values), step=step)
+
+    def flush(self) -> None:
+        """It hands on by itself."""
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "trackio": Trackio,
+}
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raises `InputError` where a tracker is asked for that is not installed."""
+    for name in names:
+        if name != "tensorboard" and importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"run.trackers: {name} is not installed; `pip install {name}`, or leave it out."
+            )
+
+
+def run_id(root: Path) -> str:
+    """A short name that no other run has; it goes with the folder."""
+    path = root / "tracker.json"
+    if not path.is_file():
+        write_text(path, json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
+    return json.loads(path.read_text(encoding="utf-8"))["id"]
+
+
+class Trackers:
+    """Those of a run.
+
+    Args:
+        names: of `TRACKERS`.
+        root: the run's folder.
+        config: what it runs with.
+        step: the last one that is logged.
+        warn: takes the line on one that fails.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        root: Path,
+        config: Mapping[str, Any],
+        *,
+        step: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._warn = warn
+        self._running: dict[str, Tracker] = {}
+        for name in dict.fromkeys(names):
+            self._guard(name, lambda name=name: self._start(name, root, config, step))
+
+    def _start(self, name: str, root: Path, config: Mapping[str, Any], step: int) -> None:
+        self._running[name] = TRACKERS[name](root, config, step)
+
+    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+        """Hands on the numbers of a step; no lists, and nothing that is not finite."""
+        scalars = {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, list) and math.isfinite(value)
+        }
+        self._each(lambda tracker: tracker.write(step, scalars))
+
+    def flush(self) -> None:
+        """Hands on what is held back."""
+        self._each(lambda tracker: tracker.flush())
+
+    def close(self) -> None:
+        """Ends all of them."""
+        self._each(lambda tracker: tracker.close())
+        self._running = {}
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._running.items()):
+            self._guard(name, lambda tracker=tracker: call(tracker))
+
+    def _guard(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # others' code, and often a network
+            self._running.pop(name, None)
+            said = " ".join(str(error).split()) or type(error).__name__
+            self._warn(f"warning: tracker {name} failed ({said}); the run goes on without it")

@@ -1,0 +1,130 @@
+"""Runs that begin from weights of others (`run.init_from`), and runs that are only looked at."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.convert import __main__ as convert
+from experiments.pretrain import __main__ as pretrain
+from experiments.run.folder import Workdir
+from experiments.run.metrics import read_metrics
+from experiments.run.model_loading import load_trained
+
+Run = Callable[..., int]
+
+
+def params_of(root: Path, checkpoint: str = "latest"):
+    return jax.tree.leaves(load_trained(Workdir(root), checkpoint).params)
+
+
+def test_a_new_run_begins_with_the_weights_of_another(run: Run, whole: Path, tmp_path: Path):
+    tuned = tmp_path / "tuned"
+    words = ("--run.init-from", str(whole), "--optim.peak-learning-rate", "1e-30", "--steps", "2")
+    assert run(tuned, *words, "--optim.weight-decay", "0") == 0
+    for ours, theirs in zip(params_of(tuned), params_of(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-25)
+    first = read_metrics(tuned / "metrics.jsonl")[0]
+    assert first["loss"] < read_metrics(whole / "metrics.jsonl")[0]["loss"]
+
+
+def test_it_goes_on_without_the_source_by_any_command(run: Run, whole: Path, tmp_path: Path):
+    source, tuned = tmp_path / "source", tmp_path / "tuned"
+    assert run(source, "--steps", "2") == 0
+    words = ("--run.init-from", str(source))
+    assert run(tuned, *words, "--steps", "2") == 0
+    source.rename(tmp_path / "gone")
+    assert run(tuned, *words, "--steps", "4") == 0
+    assert pretrain.main([str(tuned), "--steps", "6"]) == 0
+    assert [r["step"] for r in read_metrics(tuned / "metrics.jsonl")][-1] == 6
+
+
+def test_a_hugging_face_folder_is_begun_from_with_its_own_shape(
+    whole: Path, settings: Path, tmp_path: Path
+):
+    exported, tuned = tmp_path / "exported", tmp_path / "tuned"
+    assert convert.main([str(whole), "--out", str(exported)]) == 0
+    text = str(settings.parent / "little.txt")
+    words = ["--data", text, "--batch-size", "8", "--data.document-bytes", "2000"]
+    words += ["--steps", "1", "--run.init-from", str(exported)]
+    words += ["--optim.peak-learning-rate", "1e-30", "--optim.weight-decay", "0"]
+    assert pretrain.main(["--workdir", str(tuned), *words]) == 0
+    assert Workdir(tuned).read_config().model.embed_dim == 32
+    for ours, theirs in zip(params_of(tuned), params_of(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-25)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--activation", "gelu"], "activation='poly_norm'"),
+        (["--model.embed-dim", "16"], "embed_dim=32"),
+        (["--data.tokenizer", "bpe"], "has its own"),
+        (["--run.init-from", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    run: Run,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+):
+    workdir = tmp_path / "run"
+    assert (
+        pretrain.main(
+            ["--workdir", str(workdir), "--run.init-from", str(whole), "--data", "stdlib", *words]
+        )
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (workdir / "config.yaml").exists()
+
+
+def test_a_dry_run_tells_what_would_run_and_writes_nothing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    workdir = tmp_path / "run"
+    assert run(workdir, "--run.dry-run") == 0
+    assert not workdir.exists()
+    said = capsys.readouterr().out
+    for word in ("embed_dim: 32", "temporaries", "a checkpoint:", "parameters,", "training tokens"):
+        assert word in said
+
+
+def test_a_dry_run_says_that_memory_is_short(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("experiments.pretrain.dry_run.memory_of_a_device", lambda: 1000)
+    assert run(tmp_path / "run", "--run.dry-run") == 2
+    assert "GiB a device, and there are 0.00; take fewer tokens" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_run_that_is_there_leaves_it_alone(run: Run, whole: Path):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert run(whole, "--run.dry-run", "--steps", "12") == 0
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_steps_are_traced_where_asked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    workdir = tmp_path / "run"
+    assert run(workdir, "--run.profile-steps", "2:3", "--steps", "4") == 0
+    traces = {path.suffixes[-1] for path in (workdir / "profile").rglob("*") if path.is_file()}
+    assert ".pb" in traces
+    assert "xprof --logdir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("steps", ["5", "5:2", "0:3", "a:b"])
+def test_steps_to_trace_that_are_none_are_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: str
+):
+    assert run(tmp_path / "run", "--run.profile-steps", steps) == 2
+    assert f"run.profile_steps='{steps}'" in capsys.readouterr().err
