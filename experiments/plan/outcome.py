@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from experiments.plan.host_side import HostSide, host_side
 from experiments.plan.slices import Step
 from experiments.run.config import PretrainConfig
 from polycom_jax import compile_ahead as aot
@@ -43,6 +44,7 @@ class Outcome:
         tokens_per_second: over the slice.
         mfu: PaLM's count.
         days: for all the run's steps.
+        machines: what each process has to read, write and hold.
         not_estimated: what the prediction leaves out.
         problems: why the plan is refused, none if it is good.
     """
@@ -61,6 +63,7 @@ class Outcome:
     tokens_per_second: float
     mfu: float
     days: float
+    machines: HostSide
     not_estimated: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -103,6 +106,7 @@ def examine(
         tokens_per_second=rate,
         mfu=mfu(model, rate, model.context_length, chip.peak_flops * count),
         days=prediction.seconds * config.run.steps / 86_400,
+        machines=host_side(config, step, prediction.seconds),
         not_estimated=prediction.not_estimated,
         problems=tuple(problems),
     )

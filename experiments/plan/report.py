@@ -1,5 +1,6 @@
 """A plan as text."""
 
+from experiments.plan.host_side import STORAGE_BYTES_PER_S, HostSide
 from experiments.plan.outcome import Outcome
 from experiments.terminal.tables import duration
 
@@ -39,9 +40,22 @@ def text(found: Outcome) -> str:
         "",
         f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count),"
         f" {duration(86_400 * found.days)} for the run",
+        *machines(found.machines),
         "Estimated cycles x loop trips; attention kernels at half of the peak; collectives by"
         " bandwidth, those that overlap taken as hidden. A prediction, no measurement.",
         *(f"not estimated: {what}" for what in found.not_estimated),
         *(f"problem: {problem}" for problem in found.problems),
     ]
     return "\n".join(lines)
+
+
+def machines(found: HostSide) -> list[str]:
+    """What each process has to read, write and hold."""
+    text = (
+        f"each of {found.processes} processes reads {found.data_bytes_per_s / 1e6:.2f} MB/s of"
+        f" tokens, writes {found.checkpoint_bytes / GIB:.2f} GiB of each checkpoint"
+        f" ({found.checkpoint_s:.0f} s at {STORAGE_BYTES_PER_S / 1e6:.0f} MB/s, while training goes"
+        f" on), and needs {found.memory_bytes / GIB:.1f} GiB of memory for that and for batches"
+        " that wait"
+    )
+    return [text]

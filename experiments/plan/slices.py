@@ -28,7 +28,7 @@ class Slice:
     Attributes:
         name: as given.
         chip: a name in `aot.CHIPS`.
-        devices: one a chip.
+        devices: of JAX.
     """
 
     name: str

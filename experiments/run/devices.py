@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.run.config import PretrainConfig
-from experiments.run.tpu_configs import chips, made_for
+from experiments.run.tpu_configs import device_count, made_for
 from polycom_jax._errors import InputError, require
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import abstract_state, batch_rows
@@ -26,13 +26,13 @@ def mesh_of(config: PretrainConfig) -> Mesh:
         return make_mesh(**asdict(config.mesh))
     except InputError as error:
         files = made_for(jax.device_count())
-        fitting = f" Made for {jax.device_count()} chips: {', '.join(files)}." if files else ""
+        fitting = f" Made for {jax.device_count()} devices: {', '.join(files)}." if files else ""
         raise InputError(f"{error}{fitting}") from error
 
 
 def check_slice(tpu_slice: str | None) -> None:
     """Raises `InputError` where settings for a TPU slice meet another number of devices."""
-    needed, there = chips(tpu_slice) if tpu_slice else 0, jax.device_count()
+    needed, there = device_count(tpu_slice) if tpu_slice else 0, jax.device_count()
     require(
         needed in (0, there),
         f"run.tpu_slice={tpu_slice} needs {needed} devices, and there are {there}"

@@ -11,7 +11,9 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One TPU chip; a JAX device is a whole chip, both cores of v4 and v5p together (megacore).
+    """What a JAX device is on one generation of TPUs; numbers are a device's.
+
+    That is a whole chip, both cores of v4 and v5p together (megacore), but half a chip of TPU7x.
 
     Attributes:
         name: as in topologies, "v5e".
@@ -19,15 +21,16 @@ class Chip:
         dimensions: of its torus, 2 or 3.
         smallest: a topology of a single host, "2x2".
         chips_per_host: of slices of several hosts.
-        tensor_cores: on a chip.
+        tensor_cores: of a device.
         peak_flops: bfloat16, a second.
-        hbm_bytes: on a chip.
+        hbm_bytes: memory that programs and arrays may take.
         hbm_bandwidth: bytes a second.
-        ici_bandwidth: bytes a second that leave a chip over all of its links, one direction.
+        ici_bandwidth: bytes a second that leave it over all of its links, one direction.
         clock: cycles a second, of what the compiler estimates.
         topology_options: what else `get_topology_desc` wants.
         compiler_options: XLA's, that make training blocks faster by its own estimate; never taken
             by itself: hand them to `compile`.
+        devices_per_chip: so many share the numbers that are published for a chip.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Chip:
     clock: float
     topology_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     compiler_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    devices_per_chip: int = 1
 
 
 # With the default of 16 MiB, matrix products with fused activations take small windows
@@ -57,6 +61,8 @@ _MORE_VMEM: Mapping[str, str] = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
 # Clock: peak over the multiply-adds of a cycle, 2 x cores x 4 units x 128^2 for v4, v5e and v5p.
 # v6e's documentation names 2 units of 256^2 in one edition and 4 in another; by the compiler's own
 # estimates it is 4 (same page).
+# TPU7x: page "TPU7x (Ironwood)" of the same documentation; half of a chip's numbers. Memory is what
+# libtpu lets a program take of 96 GiB.
 _CHIPS = (
     Chip(
         name="v4",
@@ -113,6 +119,20 @@ _CHIPS = (
         hbm_bandwidth=1.64e12,
         ici_bandwidth=400e9,
         clock=1.75e9,
+    ),
+    Chip(
+        name="tpu7x",
+        device_kind="TPU7x",
+        dimensions=3,
+        smallest="2x2x1",
+        chips_per_host=4,
+        tensor_cores=1,
+        peak_flops=1153.5e12,
+        hbm_bytes=round(94.74 * GIB),
+        hbm_bandwidth=3.69e12,
+        ici_bandwidth=300e9,
+        clock=2.2e9,
+        devices_per_chip=2,
     ),
 )
 

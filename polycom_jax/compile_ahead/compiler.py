@@ -68,11 +68,11 @@ def libtpu_version() -> str:
 
 
 def devices(chip: str, topology: str | None = None, *, slices: int = 1) -> list[Any]:
-    """Devices to compile for: one a chip, of a slice that need not exist.
+    """Devices to compile for, of a slice that need not exist.
 
     Args:
         chip: a name in `CHIPS`.
-        topology: "4x4" for v5e and v6e, "2x2x1" for v4 and v5p; None for one host's.
+        topology: "4x4" for v5e and v6e, "2x2x1" for v4, v5p and tpu7x; None for one host's.
         slices: so many of them, joined by the data centre's network.
 
     Returns:

@@ -180,7 +180,7 @@ def test_the_clock_goes_with_the_peak(chip):
     """Peak FLOP/s is a whole number of 128 x 128 multiply-add units, all busy each cycle."""
     units = chip.peak_flops / chip.clock / (2 * 128 * 128)
     assert units == pytest.approx(round(units), rel=0.01)
-    assert round(units) == {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 16}[chip.name]
+    assert round(units) == {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 16, "tpu7x": 16}[chip.name]
 
 
 def test_a_kernels_notes_over_several_lines_do_not_end_its_computation():

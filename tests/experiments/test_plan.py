@@ -5,13 +5,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 import yaml
 from commands import run_config
 
 from experiments.plan import __main__ as plan
 from experiments.plan import outcome, report
-from experiments.plan.slices import find_slice
+from experiments.plan.host_side import HostSide, host_side
+from experiments.plan.slices import Slice, find_slice
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled, devices, tpu_configs
 from experiments.run.command import from_command
@@ -35,12 +37,13 @@ def test_the_files_are_there():
         "v5p-128-moe-1b-7b",
         "v6e-64-moe-1b-7b",
         "v5p-256-llama-7b",
+        "tpu7x-128-dense-1b",
     }
     assert any(name.startswith("2-") for name in names)
 
 
-CHIPS_OF = {"v4-32": 16, "v5p-128": 64, "v5p-256": 128}
-"""Names of v4 and v5p count cores."""
+DEVICES_OF = {"v4-32": 16, "v5p-128": 64, "v5p-256": 128}
+"""Names of v4 and v5p count cores, two of which are a device."""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -49,10 +52,10 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
     assert config.model.context_length == 4096
     slices = 2 if path.stem.startswith("2-") else 1
     machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
-    chips = slices * CHIPS_OF.get(machine, int(machine.split("-")[1]))
-    assert tpu_configs.chips(str(config.run.tpu_slice)) == chips
-    assert f"tpu_configs/{path.name}" in tpu_configs.made_for(chips)
-    assert config.data.batch_size % (chips * config.optim.accumulation_steps) == 0
+    count = slices * DEVICES_OF.get(machine, int(machine.split("-")[1]))
+    assert tpu_configs.device_count(str(config.run.tpu_slice)) == count
+    assert f"tpu_configs/{path.name}" in tpu_configs.made_for(count)
+    assert config.data.batch_size % (count * config.optim.accumulation_steps) == 0
     tokens = config.run.steps * config.data.batch_size * 4096
     wanted = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}[config.preset]
     assert tokens == pytest.approx(wanted, rel=1e-4)
@@ -150,6 +153,7 @@ FOUND = outcome.Outcome(
     tokens_per_second=1e6,
     mfu=0.5,
     days=1.5,
+    machines=HostSide(2, 3e6, 2**30, 2.1, 2**31),
     not_estimated=("3 x sort",),
     problems=("it does not fit",),
 )
@@ -160,6 +164,19 @@ def test_the_page_says_it_all():
     for part in ("fsdp 4", "3 active", "1.00", "75.0%", "all-gather, overlapped", "MFU 50.0%"):
         assert part in page
     assert "problem: it does not fit" in page
+    assert "each of 2 processes reads 3.00 MB/s of tokens, writes 1.00 GiB" in page
+
+
+def test_what_a_machine_has_to_do_is_its_share():
+    config, _ = run_config(["--batch-size", "16", "--seq-len", "128", "--model.vocab-size", "2048"])
+    where = Slice("v5e:2x4", "v5e", tuple(jax.devices()))
+    state = {"a": jax.ShapeDtypeStruct((4, 8), jnp.float32), "b": jnp.zeros((), jnp.int32)}
+    step: Any = SimpleNamespace(where=where, state=state)
+    found = host_side(config, step, seconds=0.5)
+    assert found.processes == 2  # eight devices, four a machine
+    assert found.checkpoint_bytes == (4 * 8 * 4 + 4) / 2
+    assert found.data_bytes_per_s == 16 * 128 / 2 * 2 / 0.5
+    assert found.memory_bytes == found.checkpoint_bytes + 8 * (16 * 128 / 2) * 17
 
 
 @pytest.mark.parametrize(("problems", "code"), [((), 0), (("too large",), plan.REFUSED)])
@@ -189,7 +206,7 @@ def test_what_is_written_past_python_is_caught():
 def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
     config, _ = run_config(["--mesh.data", "3"])
     monkeypatch.setattr(devices, "made_for", lambda count: [f"for-{count}.yaml"])
-    with pytest.raises(InputError, match=r"there are 8.*Made for 8 chips: for-8\.yaml"):
+    with pytest.raises(InputError, match=r"there are 8.*Made for 8 devices: for-8\.yaml"):
         devices.mesh_of(config)
 
 
@@ -203,7 +220,7 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
     config, _ = run_config(["--config", str(path)])
-    count = tpu_configs.chips(str(config.run.tpu_slice))
+    count = tpu_configs.device_count(str(config.run.tpu_slice))
     assert f"needs {count} devices, and there are 8 (cpu)" in error
     assert "--run.tpu-slice None" in error
     assert error.count("\n") == 1

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from tests.commands import run_config
+from commands import run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tpu_configs" / "skypilot").glob("*.yaml"))

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_config
 
 from experiments.run import trackers
 from experiments.run.trackers import Trackers, check_installed, run_id
 from polycom_jax._errors import InputError
-from tests.commands import run_config
 
 
 class Recorder:
