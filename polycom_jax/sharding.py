@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -33,6 +33,8 @@ BATCH_AXES = ("data", "fsdp", "expert")
 
 MeshAxes = str | tuple[str, ...] | None
 """An entry of a `PartitionSpec`: the mesh axis, or axes, that split a dimension, or None."""
+
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -312,3 +314,17 @@ def constrain(x: Array, rules: Rules | None, *axes: str | None) -> Array:
         with contextlib.suppress(ValueError):  # JAX tells the mesh outside of a trace alone
             return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), partition))
     return jax.lax.with_sharding_constraint(x, partition)
+
+
+def fetch(tree: Tree) -> Tree:
+    """The arrays as NumPy arrays on each process, also those that are split over processes.
+
+    Every process calls it, since they exchange their parts; it is for small trees, or leaves.
+    """
+    from jax.experimental.multihost_utils import process_allgather
+
+    def one(x: Any) -> Any:
+        whole = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x) if whole else process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree)

@@ -6,6 +6,7 @@ A failure here says what a new version of JAX has changed, and where to adapt to
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,21 @@ PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
     ),
     (
         "jax._src.clusters",
-        "polycom_jax/hosts/config.py",
+        "polycom_jax/hosts/service.py",
         {"ClusterEnv.auto_detect_unset_distributed_params": ("coordinator_address",)},
     ),
-    ("jax._src.distributed", "polycom_jax/hosts/meeting.py", {"global_state.client": ()}),
+    ("jax._src.distributed", "polycom_jax/hosts/service.py", {"global_state.client": ()}),
+    (
+        "jax._src.lib",
+        "polycom_jax/hosts/service.py",
+        {
+            "_jax.get_distributed_runtime_service": ("cluster_register_timeout",),
+            "_jax.DistributedRuntimeClient.blocking_key_value_get": ("key", "timeout_in_ms"),
+            "_jax.DistributedRuntimeClient.key_value_set": ("key", "value"),
+            "_jax.DistributedRuntimeClient.key_value_dir_get": ("key",),
+            "_jax.DistributedRuntimeClient.wait_at_barrier": ("barrier_id", "timeout_in_ms"),
+        },
+    ),
     (
         "jax._src.compilation_cache",
         "experiments/run/compiled.py",
@@ -143,6 +155,14 @@ def version_says(module: str, file: str, what: str) -> str:
     return f"jax {jax.__version__}: {module} {what}; {file} needs it, and has to be adapted."
 
 
+def parameters_of(f: Any) -> list[str]:
+    """Of a function of C++, what the first line of its docstring says."""
+    try:
+        return list(inspect.signature(inspect.unwrap(f)).parameters)
+    except ValueError:
+        return re.findall(r"(\w+):", (f.__doc__ or "").partition("\n")[0])
+
+
 @pytest.mark.parametrize(("module", "file", "names"), PRIVATE, ids=lambda value: str(value)[:60])
 def test_this_version_has_what_is_used(module: str, file: str, names: dict[str, tuple[str, ...]]):
     try:
@@ -155,7 +175,7 @@ def test_this_version_has_what_is_used(module: str, file: str, names: dict[str, 
             assert hasattr(value, part), version_says(module, file, f"has no {name}")
             value = getattr(value, part)
         if parameters:
-            has = inspect.signature(inspect.unwrap(value)).parameters
+            has = parameters_of(value)
             for parameter in parameters:
                 what = f"{name} has no parameter {parameter!r}, only {', '.join(has)}"
                 assert parameter in has, version_says(module, file, what)

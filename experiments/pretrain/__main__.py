@@ -43,7 +43,7 @@ from experiments.terminal.progress import Display
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText
 from polycom_jax.data import Corpus, train_batches
-from polycom_jax.hosts import joined, meet, together
+from polycom_jax.hosts import joined, meet
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import (
     Checkpoints,
@@ -296,8 +296,8 @@ def run_steps(
             if not last:
                 batch = put(next(batches))
             if step == first + 1:
-                with together("the first step"):
-                    jax.block_until_ready(metrics)
+                meet("the first step")
+                jax.block_until_ready(metrics)
                 display.note(
                     f"first step done {time.perf_counter() - STARTED:.1f} s after the start"
                 )

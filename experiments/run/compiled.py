@@ -15,7 +15,7 @@ from experiments.run.environment import deterministic
 from experiments.terminal.progress import Display
 from polycom_jax.data import Corpus, eval_batches
 from polycom_jax.data.cache import cache_folder
-from polycom_jax.hosts import meet, together
+from polycom_jax.hosts import meet
 from polycom_jax.params import Params
 from polycom_jax.training import (
     TrainState,
@@ -121,8 +121,8 @@ def make_evaluation(
     def heldout_numbers(params: Params) -> dict[str, float]:
         batches = _until(cut, map(put, eval_batches(heldout, **part)))
         try:
-            with together("evaluate"):
-                result = evaluate(once, params, batches, heldout.num_bytes)
+            meet("evaluate")
+            result = evaluate(once, params, batches, heldout.num_bytes)
         except Cut:
             return {}
         bits = result["bits_per_byte"] / share

@@ -19,9 +19,9 @@ from experiments.run.metrics import read_metrics
 from experiments.run.sampling import Sampling, complete
 from experiments.terminal.tables import print_table, table_of
 from polycom_jax.data import Tokenizer
-from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
+from polycom_jax.sharding import fetch
 from polycom_jax.table import Activation
 
 ROW = 2048

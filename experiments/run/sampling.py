@@ -12,11 +12,10 @@ from experiments.terminal.checks import at_least
 from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
 from polycom_jax.data import Tokenizer
-from polycom_jax.hosts import fetch
 from polycom_jax.models import ModelConfig, generate
 from polycom_jax.models.sampling import check_sampling
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, fetch
 from polycom_jax.training.state import split_count
 
 

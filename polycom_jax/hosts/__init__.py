@@ -1,22 +1,9 @@
-"""Many hosts: how they find each other, wait for each other, and notice that one is gone.
+"""Several processes: how they start, wait for each other and end, on JAX's coordination service.
 
-A host is one process with its own devices; hosts are counted from 0. The one with index 0, the
-first, writes files. A program on one host starts none of this and pays nothing for it.
+That service is in process 0, which writes files, too. A single process starts none of it.
 """
 
 from polycom_jax.hosts.config import HostsConfig
-from polycom_jax.hosts.joined import joined
-from polycom_jax.hosts.meeting import HostsError, fetch, gather, meet
-from polycom_jax.hosts.watch import agree_on_stop, leave, together
+from polycom_jax.hosts.processes import HostsError, agree_on_stop, gather, joined, leave, meet
 
-__all__ = [
-    "HostsConfig",
-    "HostsError",
-    "agree_on_stop",
-    "fetch",
-    "gather",
-    "joined",
-    "leave",
-    "meet",
-    "together",
-]
+__all__ = ["HostsConfig", "HostsError", "agree_on_stop", "gather", "joined", "leave", "meet"]

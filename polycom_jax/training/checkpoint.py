@@ -21,7 +21,7 @@ from typing import Any, Self, SupportsFloat, SupportsIndex
 import numpy as np
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.hosts import together
+from polycom_jax.hosts import meet
 from polycom_jax.params import Params, Specs
 from polycom_jax.training import metadata, restore
 from polycom_jax.training.checksums import checksums, leaf_names
@@ -31,8 +31,8 @@ from polycom_jax.training.quarantine import ReadError as ReadError
 from polycom_jax.training.quarantine import agreed_steps
 from polycom_jax.training.quarantine import all_steps as all_steps
 from polycom_jax.training.quarantine import latest_step as latest_step
-from polycom_jax.training.restore import LONGEST_S, DamagedCheckpoint, Found
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
+from polycom_jax.training.restore import DamagedCheckpoint, Found
 from polycom_jax.training.state import TrainState
 from polycom_jax.training.writer import Keep, clear_way, open_writer
 from polycom_jax.training.writer import SaveError as SaveError
@@ -103,7 +103,7 @@ class Checkpoints:
 
         Args:
             step: number of updates done.
-            state: of all hosts; each calls this.
+            state: of all processes; each calls this.
             score: the held-out loss, lower is better; None, NaN or infinity: it competes for no
                 best place.
             environment: what the bits depend on beside the run's settings, by name; values as in
@@ -117,10 +117,10 @@ class Checkpoints:
         """
         number, metrics = _whole("step", step), _metrics(score)
         facts = metadata.plain("environment", environment or {})
-        with together(f"save the checkpoint of step {number}", limit_s=LONGEST_S):
-            self._finish()
-            if number != self._current:
-                self._save(number, state, metrics, facts)
+        meet(f"save the checkpoint of step {number}")
+        self._finish()
+        if number != self._current:
+            self._save(number, state, metrics, facts)
 
     def restore(
         self,
@@ -205,8 +205,8 @@ class Checkpoints:
         Raises:
             SaveError: it failed.
         """
-        with together("end the save under way", limit_s=LONGEST_S):
-            self._finish()
+        meet("end the save under way")
+        self._finish()
 
     def close(self) -> None:
         """Waits for the save under way and ends all threads.
@@ -215,8 +215,7 @@ class Checkpoints:
             SaveError: it failed.
         """
         if self._writer is not None:
-            with together("end the saves", limit_s=LONGEST_S):
-                self._call(lambda writer: writer.close())
+            self._call(lambda writer: writer.close())
             self._writer = None
         self._hush.close()
 

@@ -13,7 +13,7 @@ import jax
 
 from polycom_jax._errors import InputError, require
 from polycom_jax._files import retried
-from polycom_jax.hosts import gather, together
+from polycom_jax.hosts import gather, meet
 from polycom_jax.params import ParamSpec, Specs
 from polycom_jax.training import metadata
 from polycom_jax.training.checksums import checksums, leaf_names
@@ -33,11 +33,8 @@ T = TypeVar("T")
 METRICS = "metrics"
 """The item of a checkpoint that holds its score; Orbax calls it so itself."""
 
-LONGEST_S = 7200.0
-"""How long hosts may be at one checkpoint before it counts as stuck."""
-
 CHECK_S = 3600.0
-"""How long hosts wait for each other to have read their part of a checkpoint."""
+"""How long processes wait for each other to have read their part of a checkpoint."""
 
 
 class CheckpointWarning(UserWarning):
@@ -118,8 +115,8 @@ def read_newest(
         candidate = left.pop()
         path = folder / str(candidate)
         try:
-            with together(f"read the checkpoint {path}", limit_s=LONGEST_S):
-                tree = read(path, target, specs, partial=partial, run_metadata=run_metadata)
+            meet(f"read the checkpoint of step {candidate}")
+            tree = read(path, target, specs, partial=partial, run_metadata=run_metadata)
             return Found(candidate, tree, steps, torn)
         except (Unreadable, ReadError) as error:
             problem = error
@@ -221,15 +218,15 @@ def read(
 
 
 def _agreed(what: str, part: Callable[[], T]) -> T:
-    """What this host reads, once all have read theirs; else the worst that one has found."""
+    """What this process reads, once all have read theirs; else the worst that one has found."""
     found, problem = None, None
     try:
         found = part()
     except (Unreadable, OSError) as error:
         problem = error
     own = [type(problem).__name__, _reason(problem)] if problem else None
-    hosts = gather(what, own, timeout_s=CHECK_S)
-    problems = [one for _, one in sorted(hosts.items()) if one]
+    by_process = gather(what, own, timeout_s=CHECK_S)
+    problems = [one for _, one in sorted(by_process.items()) if one]
     for kind in (Unreadable, OtherFormat):  # Who finds damage has seen it; who cannot read has not.
         for name, reason in problems:
             if name == kind.__name__:

@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax.hosts import fetch, meet
+from polycom_jax.hosts import meet
 from polycom_jax.interop.huggingface import files
 from polycom_jax.interop.huggingface.config import FAMILIES, from_json, to_json
 from polycom_jax.interop.huggingface.generation import Generation, write_generation
 from polycom_jax.interop.huggingface.names import DERIVED, Tensor, all_tensors, tensors
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, ParamSpec
-from polycom_jax.sharding import Rules
+from polycom_jax.sharding import Rules, fetch
 from polycom_jax.training import model_specs
 
 WeightDtype = Literal["float32", "bfloat16", "float16"]

@@ -11,7 +11,6 @@ from jaxtyping import Array
 from polycom_jax import params as pm
 from polycom_jax._errors import require
 from polycom_jax._fields import check_value
-from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.kernels.attention import CACHE_AXES
 from polycom_jax.models import ModelConfig
@@ -19,7 +18,7 @@ from polycom_jax.models.decode import advance, prefill
 from polycom_jax.models.moe import dropless
 from polycom_jax.models.sampling import NO_TOKEN, greedy
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, own_mesh
+from polycom_jax.sharding import Rules, fetch, own_mesh
 from polycom_jax.training import batch_rows, put_batch
 from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import Batch

@@ -13,13 +13,12 @@ from jaxtyping import Array
 
 from polycom_jax import models
 from polycom_jax._errors import require
-from polycom_jax.hosts import fetch
 from polycom_jax.interop.lm_eval.buckets import batches, bucket, filled
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.ids import inside
 from polycom_jax.models.moe import dropless
 from polycom_jax.params import Params
-from polycom_jax.sharding import Rules, constrain, own_mesh
+from polycom_jax.sharding import Rules, constrain, fetch, own_mesh
 from polycom_jax.training import batch_rows, put_batch
 from polycom_jax.training.evaluate import on_mesh, one_behind
 from polycom_jax.training.loss import Batch, cross_entropy

@@ -1,0 +1,174 @@
+"""What several processes do together: start, meet, stop and end; waits have a limit and names."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import jax
+
+from polycom_jax._errors import InputError
+from polycom_jax.hosts.config import HostsConfig
+from polycom_jax.hosts.service import find_place, start, store
+
+WAIT_S, LEAVE_S, GRACE_S = 600.0, 20.0, 3.0
+"""How long processes wait for each other at a meeting, and for others to learn of an end; how long
+one goes on when another has failed: as a rule it meets the same error."""
+
+Tell = Callable[[BaseException], int]
+"""Says an error to the person who runs the program; returns the exit code."""
+
+_ENDED, _STOP = "polycom_jax/ended", "polycom_jax/stop/"
+_counts: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)  # of meetings, by name
+_joined, _leaving = threading.Event(), threading.Lock()
+
+
+class HostsError(RuntimeError):
+    """Another process is missing, has ended, or does something else."""
+
+
+@contextlib.contextmanager
+def joined(
+    config: HostsConfig, *, tell: Tell, common: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Within the block JAX sees the devices of all processes; it does nothing for a single one.
+
+    It comes before anything that starts a JAX backend, `jax.devices` for instance. An exception in
+    one process ends all: it is told by `tell`, the others tell theirs or name this one, and none
+    returns from here; those of `common`, which all raise at the same place, go through. JAX itself
+    ends a process, by SIGABRT (134 in a shell) and its own message that names who is missing, where
+    not all come in `config.start_timeout_s` or one is silent for `config.lost_after_s`.
+
+    Raises:
+        InputError: the coordinator's port is taken, or the cluster says too little.
+    """
+    if (place := find_place(config)) is None:
+        yield
+        return
+    start(place, config, lambda error: os._exit(tell(error)))
+    first, shared = jax.process_index() == 0, None
+    listener = threading.Thread(target=_listen, args=(tell,), daemon=True)
+    listener.start()
+    _joined.set()
+    try:
+        meet("the start", {"hosts.count": place[1]})
+        try:
+            yield
+        except common as error:
+            shared = error
+        meet("the end")
+        if first:
+            store().key_value_set(_ENDED, "")
+        listener.join()
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # A collective that breaks comes first; whose process is gone, JAX says later.
+            time.sleep(config.lost_after_s + 2 * GRACE_S)
+        leave(error, tell)
+    if shared is not None:
+        raise shared
+
+
+def _listen(tell: Tell) -> None:
+    """Ends this process for the error of another one, or returns at the end of all."""
+    with contextlib.suppress(
+        jax.errors.JaxRuntimeError
+    ):  # JAX ends this process where its service is gone
+        if text := store().blocking_key_value_get(_ENDED, 2**31 - 1):
+            time.sleep(GRACE_S)
+            leave(HostsError(text), tell)
+
+
+def leave(error: BaseException, tell: Tell) -> NoReturn:
+    """Ends this process from whichever thread, says why by `tell`, and lets the others know.
+
+    It goes past `atexit`, where JAX would wait for processes that do not come.
+    """
+    if not _leaving.acquire(blocking=False):
+        threading.Event().wait()  # Another thread is at it.
+    code = tell(error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if _joined.is_set():
+        index, text = jax.process_index(), " ".join(str(error).split())
+        if not isinstance(error, HostsError):
+            text = f"process {index} of {jax.process_count()} ended: {text}"
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # where another one was first
+            store().key_value_set(_ENDED, text)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            store().wait_at_barrier("polycom_jax/leave", round(1000 * LEAVE_S))
+        time.sleep(0.5 if index == 0 else 0)  # Others are gone before the service is.
+    os._exit(code)
+
+
+def agree_on_stop(step: int, asked: int | None) -> int | None:
+    """The signal to stop for behind `step`, the same on all processes; None: go on.
+
+    Each calls it after each step, with the signal that asked it to stop if one did, and waits for
+    the others while the device works: who was asked before has written it down by then.
+
+    Raises:
+        HostsError: some have not come to the step within `WAIT_S`; they are named.
+    """
+    if jax.process_count() == 1:
+        return asked
+    if asked is not None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # where another one was first
+            store().key_value_set(f"{_STOP}0", f"{step} {asked}")
+    _wait_for_all(f"step {step}", "step", WAIT_S)
+    found = [tuple(map(int, text.split())) for _, text in store().key_value_dir_get(_STOP)]
+    return next((number for since, number in found if since <= step), None)
+
+
+def meet(what: str, values: Mapping[str, Any] | None = None, *, timeout_s: float = WAIT_S) -> None:
+    """Returns once all processes have come to `what` with the same JSON-able `values`, by name.
+
+    Raises:
+        HostsError: as `gather`.
+        InputError: a process has other values; it is named, with the first that differs.
+    """
+    (_, first), *others = sorted(gather(what, dict(values or {}), timeout_s=timeout_s).items())
+    for process, own in others:
+        for name in sorted(first.keys() | own.keys()):
+            if first.get(name) != own.get(name):
+                raise InputError(
+                    f"Processes differ in {what}: {name} is {own.get(name)!r} on process {process}"
+                    f" and {first.get(name)!r} on process 0; give all the same command, code and"
+                    " files (the workdir on a disk that all share)."
+                )
+
+
+def gather(what: str, value: Any, *, timeout_s: float = WAIT_S) -> dict[int, Any]:
+    """Returns the JSON-able `value` that each process has come to `what` with, by process.
+
+    Raises:
+        HostsError: processes have not come after `timeout_s`; they are named.
+    """
+    index = jax.process_index()
+    if jax.process_count() == 1:
+        return {index: value}
+    folder = f"polycom_jax/{what}/{next(_counts[what])}/"
+    store().key_value_set(f"{folder}{index}", json.dumps(value, sort_keys=True))
+    _wait_for_all(what, folder, timeout_s)
+    found = store().key_value_dir_get(folder)
+    return {int(key.rpartition("/")[2]): json.loads(text) for key, text in found}
+
+
+def _wait_for_all(what: str, barrier: str, timeout_s: float) -> None:
+    try:
+        store().wait_at_barrier(f"polycom_jax/{barrier}", round(1000 * timeout_s))
+    except jax.errors.JaxRuntimeError as error:
+        missing = re.findall(r"^\d+$", str(error), re.MULTILINE)
+        if not str(error).startswith("DEADLINE_EXCEEDED") or not missing:
+            raise
+        names = f"process{'es' if len(missing) > 1 else ''} {', '.join(sorted(missing, key=int))}"
+        text = f"Waited {timeout_s:g} s for {names} of {jax.process_count()} to come to: {what}."
+        raise HostsError(text) from error

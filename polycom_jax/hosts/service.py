@@ -1,0 +1,82 @@
+"""JAX's coordination service, in process 0: what of it `jax.distributed` does not show.
+
+That module neither lets the service say who is missing at the start, nor shows its client, whose
+barriers end and name who did not come. Collectives wait for ever; Orbax takes this client too.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax._src import distributed
+from jax._src.clusters import ClusterEnv
+from jax._src.lib import _jax
+
+from polycom_jax._errors import InputError
+from polycom_jax.hosts.config import HostsConfig
+
+VERDICT_S = 10
+"""How much longer than process 0, which tells who is missing, others wait at the start."""
+
+Place = tuple[str, int, int, Sequence[int] | None]
+"""Address of process 0, number of processes, index of this one, its devices (None: all here)."""
+
+
+def find_place(config: HostsConfig) -> Place | None:
+    """This process's place, from the config or the cluster; None: there is one process."""
+    coordinator, count, index, devices = config.coordinator, config.count, config.index, None
+    try:
+        if count is None:  # as in `jax.distributed.initialize`
+            first, limit = os.environ.get("JAX_COORDINATOR_ADDRESS"), round(config.start_timeout_s)
+            detect = ClusterEnv.auto_detect_unset_distributed_params
+            coordinator, count, index, devices = detect(first, None, None, None, None, limit)
+        if count is None or count == 1:
+            return None
+        if coordinator is None or index is None:
+            raise ValueError(f"it tells of {count}, not where process 0 is and which this is")
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"The cluster does not say which processes take part ({error}); give"
+            " --hosts.coordinator, --hosts.count and --hosts.index, or --hosts.count 1 for one."
+        ) from error
+    return coordinator, count, index, devices
+
+
+def start(place: Place, config: HostsConfig, end: Callable[[Exception], object]) -> None:
+    """`jax.distributed.initialize`, in which JAX names who is missing and aborts, or `end` does."""
+    # Its handler would take SIGTERM from the program's own; `agree_on_stop` serves Ctrl-C too.
+    jax.config.update("jax_enable_preemption_service", False)
+    limit, lost_after = round(config.start_timeout_s), round(config.lost_after_s)
+    silence_s = limit + VERDICT_S
+    text = (
+        f"Waited {silence_s} s (hosts.start_timeout_s and {VERDICT_S}) for process 0 of {place[1]}"
+        f" at {place[0]}: start the same command there, and see that the port can be reached."
+    )
+    silence = threading.Timer(silence_s, end, (InputError(text),))
+    silence.start()
+    # By itself the service waits longer than its clients, and they know nobody but themselves.
+    serve = _jax.get_distributed_runtime_service
+    _jax.get_distributed_runtime_service = partial(serve, cluster_register_timeout=limit)
+    try:
+        jax.distributed.initialize(
+            *place,
+            cluster_detection_method="deactivate",
+            initialization_timeout=silence_s + VERDICT_S,
+            heartbeat_timeout_seconds=lost_after,
+            shutdown_timeout_seconds=lost_after,
+        )
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError too
+        raise InputError(f"JAX cannot start at {place[0]}: {error}.") from error
+    finally:
+        silence.cancel()
+        _jax.get_distributed_runtime_service = serve
+
+
+def store() -> Any:
+    """The client: keys with values, and barriers."""
+    client = distributed.global_state.client
+    assert client is not None, "jax.distributed.initialize has not been called."
+    return client
