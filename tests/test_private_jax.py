@@ -95,7 +95,7 @@ PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
         {
             "_jax.get_distributed_runtime_service": ("cluster_register_timeout",),
             "_jax.DistributedRuntimeClient.blocking_key_value_get": ("key", "timeout_in_ms"),
-            "_jax.DistributedRuntimeClient.key_value_set": ("key", "value"),
+            "_jax.DistributedRuntimeClient.key_value_set": ("key", "value", "allow_overwrite"),
             "_jax.DistributedRuntimeClient.key_value_dir_get": ("key",),
             "_jax.DistributedRuntimeClient.wait_at_barrier": ("barrier_id", "timeout_in_ms"),
         },

@@ -32,6 +32,7 @@ from experiments.run.model_loading import load_trained
 from experiments.run.profile import Profile
 from experiments.run.report import report
 from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
+from experiments.run.shared_disk import check_shared
 from experiments.run.signals import StopRequest, stop_request
 from experiments.run.starting import adopted, load_start
 from experiments.run.step_metrics import Meter
@@ -120,13 +121,15 @@ def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
 
 
 def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:
-    """Trains, or says what the folder holds already; on several hosts, each runs this."""
+    """Trains, or says what the folder holds already; each process of a run calls this."""
     workdir = Workdir(Path(config.workdir or "."))
-    first_host, dry = is_first_host(), config.run.dry_run
+    first, dry = is_first_process(), config.run.dry_run
     with (
-        Display(active=first_host) as display,
-        workdir.locked(active=first_host and not dry, tell=display.note),
+        Display(active=first) as display,
+        workdir.locked(active=first and not dry, tell=display.note),
     ):
+        if not dry:
+            check_shared(workdir.root)
         done = latest_step(workdir.checkpoints)
         meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
@@ -195,7 +198,7 @@ def train(
             state = state_from(config.model, config.optim, source.params, mesh)
         else:
             state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
-        if is_first_host():  # Only now: a run that is refused leaves the folder as it was.
+        if is_first_process():  # Only now: a run that is refused leaves the folder as it was.
             workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
             workdir.write_tokenizer(corpus.tokenizer)
             workdir.write_config(config, record)
@@ -203,7 +206,7 @@ def train(
                 workdir.write_generation(source.generation)
         first = int(state.step)
         owed = evaluation_due(config, workdir, first)
-        trackers = make_trackers(config, workdir, display, first) if is_first_host() else None
+        trackers = make_trackers(config, workdir, display, first) if is_first_process() else None
         with closing(Logs(workdir.metrics, trackers, step=first)) as logs:
             state = run_steps(
                 config, corpus, mesh, state, checkpoints, logs, workdir, display, stop, owed
@@ -215,7 +218,7 @@ def train(
             config,
             state.params,
             corpus.tokenizer,
-            active=is_first_host(),
+            active=is_first_process(),
         )
 
 
@@ -229,7 +232,7 @@ def make_trackers(
 
 def make_profile(run: RunConfig, workdir: Workdir, display: Display) -> Profile:
     """What traces the steps that were asked for, on the process that writes files."""
-    steps = run.profile_steps if is_first_host() else None
+    steps = run.profile_steps if is_first_process() else None
     return Profile(steps, workdir.root / "profile", display.note)
 
 
@@ -242,7 +245,7 @@ def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> 
         trained.config,
         trained.params,
         trained.tokenizer,
-        active=is_first_host(),
+        active=is_first_process(),
     )
 
 
@@ -329,8 +332,8 @@ def run_steps(
     return state
 
 
-def is_first_host() -> bool:
-    """Is this the host that writes files and shows progress?"""
+def is_first_process() -> bool:
+    """Is this the process that writes files and shows progress?"""
     return jax.process_index() == 0
 
 

@@ -31,7 +31,7 @@ MIN_COMPILE_S = 0.1
 """Programs that took less to compile are not kept: reading them would take as long."""
 
 COMPILE_S = 3600.0
-"""How long hosts wait for each other to have compiled: one may find in its cache what another one
+"""How long processes wait for each other to have compiled: one may find in its cache what another
 must make."""
 
 NEWEST = 4
@@ -74,7 +74,7 @@ def compile_step(
     step = make_model_step(config.model, config.optim, config.run.steps, mesh)
     options = compiler_options(config, display)
     compiled = step.lower(state, batch).compile(compiler_options=options)
-    # Where devices of several hosts meet for the first time, collectives wait half a minute alone.
+    # Where devices of several processes meet first, collectives wait half a minute alone.
     meet("compile the training step", timeout_s=COMPILE_S)
     display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
     return compiled
@@ -139,7 +139,7 @@ def _until(cut: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:
 
 
 def batch_shape(config: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
-    """What training and evaluation batches have in common, this host's part of them included."""
+    """What training and evaluation batches have in common, this process's part of them included."""
     return {
         "batch_size": config.data.batch_size,
         "seq_len": config.model.context_length,

@@ -150,7 +150,7 @@ class PretrainConfig:
             run.
         data: text, tokenizer and batch.
         mesh: arrangement of the devices.
-        hosts: which hosts the devices belong to.
+        hosts: which processes take part.
         run: length, periods, seed.
         preset: model preset whose recipe gives the defaults.
         workdir: folder of the run; default: runs/PRESET-ACTIVATION. A run that is there goes on
@@ -288,5 +288,5 @@ def as_stored(
 
 
 def shared(config: PretrainConfig) -> dict[str, Any]:
-    """What all hosts of a run must have in common: everything but the places of things."""
+    """What all processes of a run must have in common: everything but the places of things."""
     return {name: value for name, value in flags.flatten(config).items() if name not in _PLACES}

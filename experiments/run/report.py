@@ -37,7 +37,7 @@ def report(
     *,
     active: bool,
 ) -> None:
-    """Prints and writes all of it; every host calls it, the `active` one writes."""
+    """Prints and writes all of it; every process calls it, the `active` one writes."""
     how = Sampling(max_new_tokens=config.run.sample_tokens, seed=config.run.seed)
     text = complete(config.model, params, tokenizer, config.run.sample_prompt, how)[0]
     learned = activation_parameters(config.model, params)

@@ -57,13 +57,13 @@ class StopRequest:
             self._heeded = False
 
     def cuts(self) -> bool:
-        """Is an evaluation to be cut short? Only where no other host would have to agree."""
+        """Is an evaluation to be cut short? Only where no other process would have to agree."""
         return self.number is not None and jax.process_count() == 1
 
     def due(self, step: int) -> bool:
-        """Does the run end behind `step`? All hosts get the same answer, at a step they agree on.
+        """Does the run end behind `step`? All processes get the same answer, at the same step.
 
-        `number` is what the host that was asked first was asked, if so.
+        `number` is what the process that was asked first was asked, if so.
         """
         number = agree_on_stop(step, self.number)
         if number is not None:

@@ -25,9 +25,9 @@ LESS_MEMORY = (
 _python_formats = warnings.formatwarning
 
 
-OTHER_HOST = 75
-"""Exit code where another host is gone or has ended: sysexits.h's "temporary failure", for the same
-command on all hosts goes on."""
+OTHER_PROCESS = 75
+"""Exit code where another process has ended or does not come: sysexits.h's "temporary failure", for
+the same command goes on."""
 
 
 class Stop(Exception):
@@ -50,7 +50,7 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
     """Makes `main(argv)` a program that ends in one line on stderr where no defect of ours is met.
 
     Exit codes: 2 for bad input, 1 for what the machine refuses (a full disk, a file that may not
-    be written, a closed pipe), `OTHER_HOST` where this host ends because another one did, and 128
+    be written, a closed pipe), `OTHER_PROCESS` where this process ends for another one, and 128
     plus the number of a signal that asked for the end. Defects keep their traceback.
     """
 
@@ -101,7 +101,7 @@ def _told(error: BaseException) -> int | None:
             discard_stdout()
             return _end("error: stdout was closed before all was written.", code=1)
         case HostsError():
-            return _end(f"error: {error}", code=OTHER_HOST)
+            return _end(f"error: {error}", code=OTHER_PROCESS)
         case SaveError() | OSError():
             return _end(f"error: {error}", code=1)
         case MemoryError() | jax.errors.JaxRuntimeError() if _is_lack_of_memory(error):

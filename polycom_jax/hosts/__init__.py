@@ -1,7 +1,4 @@
-"""Several processes: how they start, wait for each other and end, on JAX's coordination service.
-
-That service is in process 0, which writes files, too. A single process starts none of it.
-"""
+"""Several processes: how they start, wait for each other and end; a single one does none of it."""
 
 from polycom_jax.hosts.config import HostsConfig
 from polycom_jax.hosts.processes import HostsError, agree_on_stop, gather, joined, leave, meet

@@ -44,5 +44,4 @@ class HostsConfig:
         fits = re.fullmatch(r".+:\d+", address) is not None
         require(fits, f"hosts.coordinator={address!r} must be HOST:PORT.")
         require(count >= 1, f"hosts.count={count} must be at least 1.")
-        last = f"{count - 1}, hosts.count={count} less one"
-        require(0 <= index < count, f"hosts.index={index} must be from 0 to {last}.")
+        require(0 <= index < count, f"hosts.index={index} must be from 0 to {count - 1}.")

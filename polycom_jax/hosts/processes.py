@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -18,12 +18,11 @@ from polycom_jax._errors import InputError
 from polycom_jax.hosts.config import HostsConfig
 from polycom_jax.hosts.service import find_place, start, store
 
-WAIT_S, LEAVE_S, GRACE_S = 600.0, 20.0, 3.0
-"""How long processes wait for each other at a meeting, and for others to learn of an end; how long
-one goes on when another has failed: as a rule it meets the same error."""
+WAIT_S = 600.0  # of processes for each other, at a meeting and between two steps
+LEAVE_S = 20.0  # of one that ends, for the others to know; the service ends with process 0
+GRACE_S = 3.0  # of one that knows: as a rule it meets the same error
 
-Tell = Callable[[BaseException], int]
-"""Says an error to the person who runs the program; returns the exit code."""
+Tell = Callable[[BaseException], int]  # says an error to the user; returns the exit code
 
 _ENDED, _STOP = "polycom_jax/ended", "polycom_jax/stop/"
 _counts: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)  # of meetings, by name
@@ -53,7 +52,7 @@ def joined(
         yield
         return
     start(place, config, lambda error: os._exit(tell(error)))
-    first, shared = jax.process_index() == 0, None
+    first, shared = jax.process_index() == 0, None  # The backend starts.
     listener = threading.Thread(target=_listen, args=(tell,), daemon=True)
     listener.start()
     _joined.set()
@@ -78,19 +77,14 @@ def joined(
 
 def _listen(tell: Tell) -> None:
     """Ends this process for the error of another one, or returns at the end of all."""
-    with contextlib.suppress(
-        jax.errors.JaxRuntimeError
-    ):  # JAX ends this process where its service is gone
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # The service is gone: JAX ends it, too.
         if text := store().blocking_key_value_get(_ENDED, 2**31 - 1):
             time.sleep(GRACE_S)
             leave(HostsError(text), tell)
 
 
 def leave(error: BaseException, tell: Tell) -> NoReturn:
-    """Ends this process from whichever thread, says why by `tell`, and lets the others know.
-
-    It goes past `atexit`, where JAX would wait for processes that do not come.
-    """
+    """Ends this process from whichever thread, says why by `tell`, and lets the others know."""
     if not _leaving.acquire(blocking=False):
         threading.Event().wait()  # Another thread is at it.
     code = tell(error)
@@ -100,13 +94,12 @@ def leave(error: BaseException, tell: Tell) -> NoReturn:
     if _joined.is_set():
         index, text = jax.process_index(), " ".join(str(error).split())
         if not isinstance(error, HostsError):
-            text = f"process {index} of {jax.process_count()} ended: {text}"
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # where another one was first
-            store().key_value_set(_ENDED, text)
+            text = f"{named([index])} ended: {text}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):
+            store().key_value_set(_ENDED, text, allow_overwrite=True)
             store().wait_at_barrier("polycom_jax/leave", round(1000 * LEAVE_S))
         time.sleep(0.5 if index == 0 else 0)  # Others are gone before the service is.
-    os._exit(code)
+    os._exit(code)  # past `atexit`, where JAX would wait for processes that do not come
 
 
 def agree_on_stop(step: int, asked: int | None) -> int | None:
@@ -138,12 +131,10 @@ def meet(what: str, values: Mapping[str, Any] | None = None, *, timeout_s: float
     (_, first), *others = sorted(gather(what, dict(values or {}), timeout_s=timeout_s).items())
     for process, own in others:
         for name in sorted(first.keys() | own.keys()):
-            if first.get(name) != own.get(name):
-                raise InputError(
-                    f"Processes differ in {what}: {name} is {own.get(name)!r} on process {process}"
-                    f" and {first.get(name)!r} on process 0; give all the same command, code and"
-                    " files (the workdir on a disk that all share)."
-                )
+            if (here := own.get(name)) != (there := first.get(name)):
+                text = f"{name} is {here!r} on process {process} and {there!r} on process 0"
+                rule = "give all the same command, code and files"
+                raise InputError(f"Processes differ in {what}: {text}; {rule}.")
 
 
 def gather(what: str, value: Any, *, timeout_s: float = WAIT_S) -> dict[int, Any]:
@@ -152,11 +143,10 @@ def gather(what: str, value: Any, *, timeout_s: float = WAIT_S) -> dict[int, Any
     Raises:
         HostsError: processes have not come after `timeout_s`; they are named.
     """
-    index = jax.process_index()
     if jax.process_count() == 1:
-        return {index: value}
+        return {0: value}
     folder = f"polycom_jax/{what}/{next(_counts[what])}/"
-    store().key_value_set(f"{folder}{index}", json.dumps(value, sort_keys=True))
+    store().key_value_set(f"{folder}{jax.process_index()}", json.dumps(value, sort_keys=True))
     _wait_for_all(what, folder, timeout_s)
     found = store().key_value_dir_get(folder)
     return {int(key.rpartition("/")[2]): json.loads(text) for key, text in found}
@@ -169,6 +159,11 @@ def _wait_for_all(what: str, barrier: str, timeout_s: float) -> None:
         missing = re.findall(r"^\d+$", str(error), re.MULTILINE)
         if not str(error).startswith("DEADLINE_EXCEEDED") or not missing:
             raise
-        names = f"process{'es' if len(missing) > 1 else ''} {', '.join(sorted(missing, key=int))}"
-        text = f"Waited {timeout_s:g} s for {names} of {jax.process_count()} to come to: {what}."
+        text = f"Waited {timeout_s:g} s for {named(map(int, missing))} to come to: {what}."
         raise HostsError(text) from error
+
+
+def named(processes: Iterable[int]) -> str:
+    """ "processes 1, 3 of 8"."""
+    found = [str(process) for process in sorted(processes)]
+    return f"process{'es'[: 2 * len(found) - 2]} {', '.join(found)} of {jax.process_count()}"

@@ -18,9 +18,6 @@ from jax._src.lib import _jax
 from polycom_jax._errors import InputError
 from polycom_jax.hosts.config import HostsConfig
 
-VERDICT_S = 10
-"""How much longer than process 0, which tells who is missing, others wait at the start."""
-
 Place = tuple[str, int, int, Sequence[int] | None]
 """Address of process 0, number of processes, index of this one, its devices (None: all here)."""
 
@@ -38,10 +35,9 @@ def find_place(config: HostsConfig) -> Place | None:
         if coordinator is None or index is None:
             raise ValueError(f"it tells of {count}, not where process 0 is and which this is")
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise InputError(
-            f"The cluster does not say which processes take part ({error}); give"
-            " --hosts.coordinator, --hosts.count and --hosts.index, or --hosts.count 1 for one."
-        ) from error
+        text = f"The cluster does not say which processes take part ({error}); give"
+        flags = "--hosts.coordinator, --hosts.count and --hosts.index, or --hosts.count 1 for one"
+        raise InputError(f"{text} {flags}.") from error
     return coordinator, count, index, devices
 
 
@@ -49,13 +45,12 @@ def start(place: Place, config: HostsConfig, end: Callable[[Exception], object])
     """`jax.distributed.initialize`, in which JAX names who is missing and aborts, or `end` does."""
     # Its handler would take SIGTERM from the program's own; `agree_on_stop` serves Ctrl-C too.
     jax.config.update("jax_enable_preemption_service", False)
-    limit, lost_after = round(config.start_timeout_s), round(config.lost_after_s)
-    silence_s = limit + VERDICT_S
+    limit = round(config.start_timeout_s)
     text = (
-        f"Waited {silence_s} s (hosts.start_timeout_s and {VERDICT_S}) for process 0 of {place[1]}"
-        f" at {place[0]}: start the same command there, and see that the port can be reached."
+        f"Waited {limit + 10} s (hosts.start_timeout_s and 10) for process 0 of {place[1]} at"
+        f" {place[0]}: start the same command there, and see that the port can be reached."
     )
-    silence = threading.Timer(silence_s, end, (InputError(text),))
+    silence = threading.Timer(limit + 10, end, (InputError(text),))  # later than its own verdict
     silence.start()
     # By itself the service waits longer than its clients, and they know nobody but themselves.
     serve = _jax.get_distributed_runtime_service
@@ -64,9 +59,9 @@ def start(place: Place, config: HostsConfig, end: Callable[[Exception], object])
         jax.distributed.initialize(
             *place,
             cluster_detection_method="deactivate",
-            initialization_timeout=silence_s + VERDICT_S,
-            heartbeat_timeout_seconds=lost_after,
-            shutdown_timeout_seconds=lost_after,
+            initialization_timeout=limit + 20,
+            heartbeat_timeout_seconds=round(config.lost_after_s),
+            shutdown_timeout_seconds=round(config.lost_after_s),
         )
     except RuntimeError as error:  # jax.errors.JaxRuntimeError too
         raise InputError(f"JAX cannot start at {place[0]}: {error}.") from error

@@ -1,7 +1,7 @@
 """Checkpoints with Orbax: asynchronous, the last few and the best kept, damage noticed.
 
 Orbax commits a checkpoint by a rename, and keeps a checksum of every array in its metadata: sums
-over what each host holds in memory, so nothing is read back. A checkpoint is damaged where
+over what each process holds in memory, so nothing is read back. A checkpoint is damaged where
 something proves it: a file that is missing or cannot be decoded, or values of another sum. What a
 disk refuses for a moment is read again, and what it goes on refusing ends the run: then nothing is
 passed over, and nothing is moved.

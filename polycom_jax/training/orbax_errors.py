@@ -75,7 +75,8 @@ def quietly(f: Callable[[], Any]) -> tuple[Any, Failure | None]:
         except jax.errors.JaxRuntimeError as error:
             if str(error).startswith("DEADLINE_EXCEEDED"):  # of a barrier
                 what = " ".join(str(error).split())
-                raise HostsError(f"Hosts waited for each other in a checkpoint: {what}") from error
+                text = f"Processes waited for each other in a checkpoint: {what}"
+                raise HostsError(text) from error
             raise
         except (InputError, HostsError, MemoryError):
             raise

@@ -73,9 +73,9 @@ def latest_step(folder: str | Path) -> int | None:
 
 
 def agreed_steps(folder: Path) -> list[int]:
-    """`all_steps` as the first host finds them: on a disk that hosts share, others may see less.
+    """`all_steps` as process 0 finds them: on a disk that processes share, others may see less.
 
-    Every host calls it.
+    Every process calls it.
     """
     return gather("list the checkpoints", all_steps(folder))[0]
 

@@ -176,8 +176,8 @@ def read(
 ) -> Any:
     """Reads the checkpoint in `folder` into arrays laid out as `target` says.
 
-    Each host reads what its devices will hold, and the sums over all of it are compared with those
-    that were taken when it was saved.
+    Each process reads what its devices will hold, and the sums over all of it are compared with
+    those that were taken when it was saved.
 
     Args:
         folder: of one step.
@@ -244,7 +244,7 @@ def _reason(error: Exception) -> str:
 
 
 def _load(folder: Path, target: Any, partial: bool) -> Any:
-    """This host's part of the values. Of Orbax the handler alone: around it, a host that fails
+    """This process's part of the values. Of Orbax the handler alone: around it, one that fails
     would leave the others waiting for it."""
     import orbax.checkpoint as ocp
 

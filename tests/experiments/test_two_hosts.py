@@ -1,4 +1,4 @@
-"""`experiments.pretrain` on two hosts with four devices each: it trains as one with eight does."""
+"""`experiments.pretrain` in two processes with four devices each: as in one with eight."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ from experiments.run.metrics import read_metrics
 from polycom_jax.training import latest_step
 
 ROOT = Path(__file__).resolve().parents[2]
-# Parameters and optimiser are split over both hosts.
+# Parameters and optimiser are split over both processes.
 SPLIT = ["--mesh.data", "1", "--mesh.fsdp", "8"]
 OTHER = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
 COMPARED = ("loss", "grad_norm", "heldout_loss", "bits_per_byte")
 Processes = list[subprocess.Popen[str]]
 PLAIN = ("-m", "experiments.pretrain")
-# The last host has to compile what the first one finds in its cache.
+# The last process has to compile what the first one finds in its cache.
 LATE = """
 import sys, time
 from experiments.pretrain import __main__ as pretrain
@@ -39,26 +39,41 @@ pretrain.compile_step = late
 sys.exit(pretrain.main())
 """
 
+# The last process finds its disk full.
+FULL = """
+import errno, os, sys
+from experiments.pretrain import __main__ as pretrain
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+if sys.argv[-1] == "1":
+    pretrain.train_batches = full
+sys.exit(pretrain.main())
+"""
+
 
 @contextlib.contextmanager
-def two_hosts(
-    settings: Path, workdir: Path, *words: str, program: tuple[str, ...] = PLAIN
+def two_processes(
+    settings: Path,
+    workdir: Path,
+    *words: str,
+    program: tuple[str, ...] = PLAIN,
+    other: Path | None = None,
 ) -> Iterator[Processes]:
-    """The program on two hosts."""
+    """The program in two processes; the last one's workdir is `other`, if that is given."""
     command = [sys.executable, *program, "--config", str(settings)]
     coordinator = f"localhost:{free_port()}"
     place = ["--hosts.coordinator", coordinator, "--hosts.count", "2", "--hosts.index"]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     started = [
         subprocess.Popen(
-            [*command, "--workdir", str(workdir), *words, *place, index],
+            [*command, "--workdir", str(folder), *words, *place, index],
             cwd=ROOT,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for index in ("0", "1")
+        for index, folder in (("0", workdir), ("1", other or workdir))
     ]
     try:
         yield started
@@ -76,7 +91,7 @@ def end(processes: Processes) -> list[tuple[int, list[str]]]:
     ]
 
 
-def one_host(settings: Path, workdir: Path, *words: str) -> None:
+def one_process(settings: Path, workdir: Path, *words: str) -> None:
     command = ["--config", str(settings), "--workdir", str(workdir), *words]
     assert pretrain.main(command) == 0
 
@@ -101,16 +116,16 @@ def files(workdir: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def trained(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the same run by "one" host and by "two"."""
+    """A folder with the same run by "one" process and by "two"."""
     root = tmp_path_factory.mktemp("trained")
-    with two_hosts(settings, root / "two", *SPLIT) as processes:
-        one_host(settings, root / "one", *SPLIT)
+    with two_processes(settings, root / "two", *SPLIT) as processes:
+        one_process(settings, root / "one", *SPLIT)
         assert end(processes) == [(0, []), (0, [])]
     return root
 
 
 @pytest.mark.slow  # a minute and a half on two cores, both together
-def test_two_hosts_train_as_one_does(trained: Path):
+def test_two_processes_train_as_one_does(trained: Path):
     one, two = numbers(trained / "one"), numbers(trained / "two")
     assert list(one) == list(two) == [1, 2, 3, 4, 6]
     for step, record in one.items():
@@ -122,15 +137,15 @@ def test_two_hosts_train_as_one_does(trained: Path):
 
 
 @pytest.mark.slow  # a minute and a half on two cores, both together
-def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_step(
+def test_each_resumes_the_other_and_a_signal_to_one_stops_both_at_a_saved_step(
     trained: Path, settings: Path, tmp_path: Path
 ):
     one, two = tmp_path / "two, then one", tmp_path / "one, then two"
     for workdir, name in ((one, "two"), (two, "one")):
         shutil.copytree(trained / name, workdir, ignore=shutil.ignore_patterns(".lock"))
     often = ["--steps", "100000", "--log-every", "1", "--checkpoint-every", "50000"]
-    with two_hosts(settings, two, *SPLIT, *often, "--eval-every", "50000") as processes:
-        one_host(settings, one, *OTHER, "--steps", "8")
+    with two_processes(settings, two, *SPLIT, *often, "--eval-every", "50000") as processes:
+        one_process(settings, one, *OTHER, "--steps", "8")
         deadline = time.monotonic() + 120
         while max(numbers(two)) < 10 and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -142,35 +157,57 @@ def test_each_resumes_the_other_and_a_signal_to_one_host_stops_both_at_a_saved_s
     said = f"ended: stopped by SIGTERM, saved at step {step}; the same command goes on from there."
     assert (code, first) == (128 + signal.SIGTERM, [said])
     assert (other_code, second[-1]) == (128 + signal.SIGTERM, said)
-    # Onto other hosts, and another mesh: step 8 of one was evaluated, that of two was not.
+    # Onto other processes, and another mesh: step 8 of one was evaluated, that of two was not.
     after = {name: value for name, value in numbers(one)[8].items() if name in COMPARED[:2]}
     assert_close(after, numbers(two)[8])
 
 
+@pytest.mark.slow  # two processes that import JAX
+def test_without_a_shared_disk_both_say_in_one_line_what_they_need(settings: Path, tmp_path: Path):
+    with two_processes(settings, tmp_path / "a", *SPLIT, other=tmp_path / "b") as processes:
+        ended = end(processes)
+    for (code, said), name in zip(ended, "ab", strict=True):
+        assert code == 2, said
+        assert said == [
+            f"error: What process 0 writes into --workdir {tmp_path / name} does not show for"
+            " process 1 of 2: the workdir must be on a disk that all processes share."
+        ]
+    assert not list(tmp_path.rglob(".shared-*"))
+
+
+@pytest.mark.slow  # two processes that import JAX
+def test_an_error_in_one_process_ends_both_and_the_other_names_it(settings: Path, tmp_path: Path):
+    with two_processes(settings, tmp_path, *SPLIT, program=("-c", FULL)) as processes:
+        assert end(processes) == [
+            (75, ["error: process 1 of 2 ended: [Errno 28] No space left on device"]),
+            (1, ["error: [Errno 28] No space left on device"]),
+        ]
+
+
 @pytest.mark.exhaustive
-def test_a_host_that_compiles_for_longer_is_waited_for(settings: Path, tmp_path: Path):
-    """Of XLA's own, hosts that meet for the first time wait for thirty seconds."""
+def test_a_process_that_compiles_for_longer_is_waited_for(settings: Path, tmp_path: Path):
+    """Of XLA's own, processes that meet for the first time wait for thirty seconds."""
     words = ("--steps", "1", "--run.sample-tokens", "1")
-    with two_hosts(settings, tmp_path, *SPLIT, *words, program=("-c", LATE)) as processes:
+    with two_processes(settings, tmp_path, *SPLIT, *words, program=("-c", LATE)) as processes:
         assert end(processes) == [(0, []), (0, [])]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("killed", [0, 1])
-def test_one_host_is_killed_the_other_ends_in_one_line_and_both_go_on_to_the_same_bits(
+def test_one_process_is_killed_jax_ends_the_other_and_both_go_on_to_the_same_bits(
     trained: Path, settings: Path, tmp_path: Path, killed: int
 ):
     workdir = tmp_path / "w"
     began = time.monotonic()
-    with two_hosts(settings, workdir, *SPLIT) as processes:
+    with two_processes(settings, workdir, *SPLIT) as processes:
         while not numbers(workdir).keys() & {3, 4} and time.monotonic() < began + 120:
             time.sleep(0.02)
         processes[killed].kill()
         (code, said) = end(processes)[1 - killed]
-    assert code == 75, said
-    assert len(said) == 1
-    assert said[0].startswith("error: ")
-    assert f"host {killed} (of 0 to 1)" in said[0]
-    with two_hosts(settings, workdir, *SPLIT) as processes:
+    assert code == -signal.SIGABRT, said
+    text = "\n".join(said)
+    assert ("leader task was preempted/died/restarted", "sending heartbeats):\n1\n")[killed] in text
+    assert "Traceback" not in text
+    with two_processes(settings, workdir, *SPLIT) as processes:
         assert end(processes) == [(0, []), (0, [])]
     assert differences(trained / "two", workdir) == []
