@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -40,17 +40,23 @@ def passes(error: Exception) -> bool:
     return isinstance(error, TimeoutError | ConnectionError | InterruptedError | BlockingIOError)
 
 
-def retried(call: Callable[[], T], *, passing: Callable[[Exception], bool] = passes) -> T:
+def retried(
+    call: Callable[[], T],
+    *,
+    passing: Callable[[Exception], bool] = passes,
+    waits: Sequence[float] | None = None,
+) -> T:
     """What `call` returns, tried again a few times, ever more slowly, while its error may pass.
 
     Args:
         call: does the same however often it is called.
         passing: which errors are worth another try.
+        waits: seconds before each further try; None: `WAITS_S`.
 
     Raises:
         Exception: that of the last try, or the first that does not pass.
     """
-    for wait in WAITS_S:
+    for wait in WAITS_S if waits is None else waits:
         try:
             return call()
         except Exception as error:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 # Before the backend starts: a test must not depend on the accelerator that happens to be there,
@@ -16,6 +17,7 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
 
+import buckets
 import jax
 import pytest
 
@@ -37,6 +39,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Prepared data and compiled programs go to a folder of this test run, never to the user's."""
     os.environ["POLYCOM_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[buckets.Server]:
+    """An emulator of Google Cloud Storage, which all tests of a session share.
+
+    gcsfs and epath keep the address of the first server that they have seen.
+    """
+    if not buckets.is_installed():
+        pytest.skip(buckets.WITHOUT)
+    server = buckets.Server()
+    with buckets.used(server.url):
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: buckets.Server) -> str:
+    """The place of a new bucket."""
+    return server.bucket()
 
 
 @pytest.fixture(scope="module")

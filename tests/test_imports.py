@@ -17,6 +17,8 @@ LEVELS = {
     "_errors": 0,
     "_files": 0,
     "_fields": 1,
+    "_buckets": 1,
+    "storage": 2,
     "sharding": 2,
     "hosts": 2,
     "params": 3,

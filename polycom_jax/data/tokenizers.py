@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data.beside import (
     begin_ids,
@@ -301,7 +302,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
     )
     model.train_from_iterator(texts, trainer)
     model.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])
-    model.save(str(path), pretty=False)
+    storage.write(path, model.to_str(pretty=False).encode())
 
 
 def check_bpe_size(vocab_size: int) -> None:

@@ -1,0 +1,265 @@
+"""Places, on a disk or in a bucket: written whole, read by ranges, listed with their checksums.
+
+A place is an `etils.epath.Path`. A bucket has neither folders nor renames: a file there is an
+object that one request puts whole, and a folder is the names that begin alike. What its server
+refuses is raised as the system's own errors, so callers need not know which of the two it was.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from polycom_jax import _buckets
+from polycom_jax._buckets import Entry as Entry
+from polycom_jax._errors import require
+from polycom_jax._files import file_names
+
+REACH_S = 30.0
+"""How long `require_reachable` takes at most."""
+
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+
+_SUPPORTED = (
+    "a place is a local path or gs://BUCKET/PATH; mount what another store holds (gcsfuse,"
+    " mountpoint-s3, rclone mount) and name its local path"
+)
+
+
+def place(name: str | os.PathLike[str]) -> epath.Path:
+    """The place that a name means: `~` stands for a home folder, and a local one is made absolute.
+
+    Raises:
+        InputError: it is neither local nor `gs://BUCKET/...`.
+    """
+    text = os.fspath(name)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|gs:", text)
+    if scheme is None:
+        return epath.Path(Path(text).expanduser().absolute())
+    require(scheme[1] == "gs", f"{text!r} is not supported: {_SUPPORTED}.")
+    bucket, _, rest = text.removeprefix("gs://").partition("/")
+    require(bool(bucket), f"{text!r} names no bucket: {_SUPPORTED}.")
+    require(".." not in rest.split("/"), f"{text!r}: names in a bucket have no '..'.")
+    _buckets.prepare()
+    return epath.Path(text)
+
+
+def is_remote(place: str | os.PathLike[str]) -> bool:
+    """Whether it lies in a bucket."""
+    return os.fspath(place).startswith("gs://")
+
+
+def require_reachable(place: os.PathLike[str]) -> None:
+    """Raises `InputError` where a bucket cannot be used, with what is missing; local ones can.
+
+    It takes no longer than `REACH_S`.
+    """
+    if not is_remote(place):
+        return
+    found = list[Exception | None]()
+
+    def look() -> None:
+        try:
+            found.append(_buckets.why_not(os.fspath(place)))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=look, daemon=True)  # to find a server's name may hang
+    thread.start()
+    thread.join(REACH_S)
+    require(bool(found), f"{place} cannot be reached: no answer for {REACH_S:g} s.")
+    if found[0] is not None:
+        raise found[0]
+
+
+def write(place: os.PathLike[str], data: bytes) -> None:
+    """Puts a file there, whole or not at all, instead of what was there; it lasts on return.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if is_remote(place):
+        _buckets.put(os.fspath(place), data)
+        return
+    with _beside(place, data) as temporary:
+        os.replace(temporary, place)
+        _sync_folder(temporary.parent)
+
+
+def create(place: os.PathLike[str], data: bytes) -> bool:
+    """Puts a file there, whole, unless there is one; returns whether this call has made it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if is_remote(place):
+        return _buckets.put(os.fspath(place), data, 0) is not None
+    with _beside(place, data) as temporary:
+        try:
+            _link(temporary, place)
+        except FileExistsError:
+            return False
+        _sync_folder(temporary.parent)
+    return True
+
+
+def replace_if(place: os.PathLike[str], data: bytes, generation: int) -> int | None:
+    """Writes to a bucket, if what is there is still of `generation`.
+
+    Returns:
+        The new generation; None: somebody else has written or removed it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    require(is_remote(place), f"{place}: local files have no generations to write by.")
+    return _buckets.put(os.fspath(place), data, generation)
+
+
+def upload(local: Path, place: os.PathLike[str]) -> None:
+    """Puts a local file in a bucket, without holding all of it in memory.
+
+    Raises:
+        OSError: it cannot be read, or written.
+    """
+    _buckets.put(os.fspath(place), local)
+
+
+def read(place: os.PathLike[str], start: int = 0, size: int | None = None) -> bytes:
+    """The bytes of a file from `start`, `size` of them or all; fewer where it ends before.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
+    if is_remote(place):
+        return _buckets.get(os.fspath(place), start, size)[0]
+    with open(place, "rb") as file:
+        file.seek(start)
+        return file.read(-1 if size is None else size)
+
+
+def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
+    """Every file below a folder, by its path within it; none where there is no folder.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    if is_remote(folder):
+        return _buckets.listed(os.fspath(folder))
+    if not os.path.lexists(folder):
+        return {}
+    return {name: _local_entry(Path(folder, name)) for name in file_names(Path(folder))}
+
+
+def folders(folder: os.PathLike[str]) -> list[str]:
+    """The names of the folders right below one, sorted; none where there is no folder.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    if is_remote(folder):
+        return _buckets.folders(os.fspath(folder))
+    try:
+        with os.scandir(folder) as found:
+            return sorted(one.name for one in found if one.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def is_file(place: os.PathLike[str]) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        OSError: a bucket cannot be asked.
+    """
+    return _buckets.is_object(os.fspath(place)) if is_remote(place) else os.path.isfile(place)
+
+
+def is_folder(place: os.PathLike[str]) -> bool:
+    """Whether a folder is there; in a bucket, whether it holds anything.
+
+    Raises:
+        OSError: a bucket cannot be asked.
+    """
+    return _buckets.holds_any(os.fspath(place)) if is_remote(place) else os.path.isdir(place)
+
+
+def remove(place: os.PathLike[str]) -> None:
+    """Removes a file; there need be none.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if is_remote(place):
+            _buckets.remove(os.fspath(place))
+        else:
+            os.unlink(place)
+
+
+def remove_tree(folder: os.PathLike[str]) -> None:
+    """Removes a folder and all in it; there need be none.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    if is_remote(folder):
+        _buckets.remove_all(os.fspath(folder))
+    elif os.path.lexists(folder):
+        shutil.rmtree(folder)
+
+
+def _local_entry(path: Path) -> Entry:
+    status = path.stat()
+    return Entry(status.st_size, None, status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
+    """A file beside `place` with these bytes, on the disk; gone at the end of the block.
+
+    Opened as any other file is, so that the umask says who may read it.
+    """
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names none
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, place: os.PathLike[str]) -> None:
+    """Gives a whole file its name; raises `FileExistsError` where that is taken."""
+    try:
+        os.link(temporary, place)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without links: an empty file takes the name first.
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(temporary, place)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes names that were changed in it last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
