@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ def show(config: PretrainConfig, corpus: Corpus, mesh: Mesh, display: Display) -
     table = Table(title="Memory of a device, GiB")
     table.add_column("what")
     table.add_column("GiB", justify="right")
-    for name, size in (needed | {"there is": available}).items():
+    for name, size in {**needed, "there is": available}.items():
         table.add_row(name, f"{size / GIB:.3f}" if size else "unknown")
     print_table(display.console, table)
     size = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -53,7 +54,7 @@ def show(config: PretrainConfig, corpus: Corpus, mesh: Mesh, display: Display) -
 
 def memory(compiled: jax.stages.Compiled) -> Mapping[str, int]:
     """Bytes that a compiled step takes on a device, by kind."""
-    found = compiled.memory_analysis()
+    found: Any = compiled.memory_analysis()
     held, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
     code = found.generated_code_size_in_bytes
     return {

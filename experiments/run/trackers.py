@@ -65,7 +65,7 @@ class WandB:
     """A run of Weights & Biases, the same one when it is resumed."""
 
     def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._run = wandb.init(
             project=PROJECT,
@@ -93,7 +93,7 @@ class Trackio:
     """A run of Trackio, the same one when it is resumed."""
 
     def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         name = f"{root.name}-{run_id(root)}"
         self._run = trackio.init(
