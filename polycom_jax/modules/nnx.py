@@ -61,6 +61,8 @@ class PolyNorm(Activation):
         rngs: taken as other modules take it; the initial coefficients are constants.
     """
 
+    coeffs: nnx.Param[Array]
+
     def __init__(
         self,
         order: int = 3,
@@ -84,6 +86,8 @@ class PolyReLU(Activation):
         param_dtype: of the coefficients.
         rngs: taken as other modules take it; the initial coefficients are constants.
     """
+
+    coeffs: nnx.Param[Array]
 
     def __init__(
         self,

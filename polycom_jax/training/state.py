@@ -90,20 +90,20 @@ def map_mirrored(f: Callable[[Any, Any], Any], tree: Any, by_param: Any) -> Any:
 
 @overload
 def abstract_state(
-    model: ModelConfig, optim: OptimConfig, mesh: Mesh | None = None, rules: Rules | None = None
+    cfg: ModelConfig, optim: OptimConfig, mesh: Mesh | None = None, rules: Rules | None = None
 ) -> TrainState: ...
 @overload
-def abstract_state(model: Params, optim: optax.GradientTransformation) -> TrainState: ...
+def abstract_state(params: Params, optimizer: optax.GradientTransformation, /) -> TrainState: ...
 def abstract_state(
-    model: Any, optim: Any, mesh: Mesh | None = None, rules: Rules | None = None
+    cfg: Any, optim: Any, mesh: Mesh | None = None, rules: Rules | None = None
 ) -> TrainState:
     """The state as `jax.ShapeDtypeStruct`, with shardings where a mesh is given.
 
     It is what restoring (`Checkpoints.restore`) and ahead-of-time compilation want.
 
     Args:
-        model: one of the library's; or another one's parameters (or their `jax.ShapeDtypeStruct`),
-            as which the state then lies, on their mesh or device.
+        cfg: one of the library's models; or the parameters of another one, arrays or
+            `jax.ShapeDtypeStruct`, on whose mesh or device the state then lies.
         optim: its `OptimConfig`; or the other one's optax transformation.
         mesh: where the library's model will lie; None: not stated.
         rules: how.
@@ -111,10 +111,10 @@ def abstract_state(
     Raises:
         InputError: a dimension does not divide over its mesh axis.
     """
-    if not isinstance(model, ModelConfig):
-        tree = jax.eval_shape(partial(_first, optimizer=optim), model)
-        return _placed(tree, jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), model))
-    specs = model_specs(model, mesh, rules)
+    if not isinstance(cfg, ModelConfig):
+        tree = jax.eval_shape(partial(_first, optimizer=optim), cfg)
+        return _placed(tree, jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), cfg))
+    specs = model_specs(cfg, mesh, rules)
     tree = jax.eval_shape(partial(_init, specs, optim), jax.random.key(0))
     return tree if mesh is None else _placed(tree, pm.shardings(specs, mesh, rules or Rules()))
 

@@ -247,13 +247,12 @@ def test_what_cannot_run_says_why(implementation: Any, message: str):
 
 
 def test_what_is_compiled_for_says_whether_cudnn_runs(monkeypatch: pytest.MonkeyPatch):
-    q = jax.ShapeDtypeStruct((1, 256, 2, 64), jnp.bfloat16)
+    q, wide = (jnp.zeros((1, 256, 1, width), jnp.bfloat16) for width in (64, 256))
     with compiling_for("gpu"):
         monkeypatch.setattr(cudnn, "find_spec", lambda name: None)
         assert "CUDA plugin" in (cudnn.unsupported_reason(q) or "")
         monkeypatch.setattr(cudnn, "find_spec", lambda name: name == "jax_cuda13_plugin")
         assert cudnn.unsupported_reason(q) is None
-        wide = jax.ShapeDtypeStruct((1, 256, 2, 256), jnp.bfloat16)
         assert "head width 256" in (cudnn.unsupported_reason(wide) or "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with compiling_for("tpu"):
