@@ -21,6 +21,7 @@ def facts(run: RunConfig) -> dict[str, str]:
         "jaxlib": jaxlib.__version__,
         "processor": processor(),
         "cores": str(cores()),
+        "NPROC": os.environ.get("NPROC", ""),  # XLA takes it before the cores for its threads
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "hosts": str(jax.process_count()),
         "XLA_FLAGS": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),

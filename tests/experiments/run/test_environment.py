@@ -19,10 +19,18 @@ def test_a_difference_is_named_and_what_was_not_recorded_is_none():
 
 def test_the_facts_are_those_that_bits_depend_on():
     found = environment.facts(RunConfig())
-    names = {"jax", "jaxlib", "processor", "cores", "devices", "hosts", "XLA_FLAGS"}
+    names = {"jax", "jaxlib", "processor", "cores", "NPROC", "devices", "hosts", "XLA_FLAGS"}
     assert set(found) == names | {"deterministic options"}
     assert found["devices"] == f"{jax.device_count()} x cpu"
     assert found["deterministic options"] == ""
+
+
+def test_another_number_of_threads_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    before = environment.facts(RunConfig())
+    monkeypatch.setenv("NPROC", "2")
+    found = environment.changed(before, environment.facts(RunConfig()))
+    assert found == "NPROC 'none' before, '2' now"
 
 
 def test_the_deterministic_options_are_known_to_xla_and_written_down(
