@@ -1,13 +1,24 @@
 """Tables for people: nothing is cut off."""
 
 import io
+import math
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
 from experiments.evaluate.__main__ import EvaluateConfig, Measure, table
-from experiments.terminal.tables import Section, duration, print_section, print_table
+from experiments.terminal.tables import (
+    Section,
+    duration,
+    finite,
+    markdown_table,
+    page,
+    print_section,
+    print_table,
+    table_of,
+)
 
 LONG = "/a/very/long/path/to/texts/" + "of/many/kinds/" * 12
 NAMES = (f"{LONG}first [v1].jsonl", f"{LONG}second [v2].jsonl", f"{LONG}second [v3].jsonl")
@@ -66,3 +77,28 @@ def test_a_table_of_many_columns_is_whole():
 def test_times_are_told_in_their_own_unit(seconds: float, text: str):
     assert duration(seconds) == text
     assert duration(86_400 * 1234.5) == "1,234.5 days"
+
+
+def test_a_page_is_command_facts_remarks_tables_and_figures():
+    section = Section("Losses", ("arm", "loss"), (("a|b", "1.5"),), ("nats",))
+    about = {"command": "python -m p", "jax": "0.12"}
+    text = page("Study", about, [section], [Path("w/plots/loss")], ["Mind: two steps."])
+    assert text.splitlines() == [
+        *("# Study", "", "    python -m p", "", "- jax: 0.12", "", "Mind: two steps."),
+        *("", "## Losses", "", "| arm | loss |", "| --- | --- |", "| a/b | 1.5 |", "", "nats"),
+        *("", "## Figures", "", "![loss](plots/loss.png)"),
+    ]
+    assert markdown_table(("a", "b"), [], numbers="---:")[1] == "| --- | ---: |"
+
+
+def test_columns_stand_at_the_right_but_for_those_that_are_named():
+    drawn = table_of("[t]", ("a", "b", "c"), [("[x]", "1", "y")], left=(0, 2))
+    assert [column.justify for column in drawn.columns] == ["left", "right", "left"]
+    assert "[x]" in printed(drawn)
+    assert "[t]" in printed(drawn)
+
+
+def test_what_json_does_not_know_is_null_or_what_is_asked_for():
+    tree = {"a": (1.0, math.inf), "b": [{"c": math.nan}]}
+    assert finite(tree) == {"a": [1.0, None], "b": [{"c": None}]}
+    assert finite(tree, str) == {"a": [1.0, "inf"], "b": [{"c": "nan"}]}
