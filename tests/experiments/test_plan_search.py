@@ -38,7 +38,8 @@ def formula(config: PretrainConfig) -> Outcome:
     return Outcome(
         config="", tpu_slice="", mesh={}, libtpu="", parameters=1, active_parameters=1,
         memory={"peak of all": 8}, hbm=16, seconds=1 / score, parts={}, collectives=(),
-        tokens_per_second=score, mfu=score, days=1.0, machines=HostSide(1, 1.0, 1, 1.0, 1), not_estimated=(),
+        tokens_per_second=score, mfu=score, days=1.0, not_estimated=(),
+        machines=HostSide(1, 1.0, 1, 1.0, 1),
         problems=("it needs more",) if too_large else (),
     )  # fmt: skip
 

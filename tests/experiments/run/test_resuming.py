@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 from commands import run_config
 
 from experiments.compare import __main__ as compare
-from experiments.compare.runs import check_settings
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import resuming
 from experiments.run.config import PretrainConfig, default_config, resolve
 from experiments.run.folder import Workdir, resumed
 from experiments.run.metrics import read_metrics
 from experiments.run.resuming import BY_FINGERPRINT, FREE, ROUNDING, STAYS, allowed, differences
+from experiments.run.settings import check_settings
 from experiments.terminal import flags
 from polycom_jax import InputError
 from polycom_jax.data.tokenizers import train_bpe
@@ -323,9 +324,10 @@ def test_other_words_than_a_place_are_refused_before_anything_is_prepared(
 
 def test_a_comparison_s_data_may_lie_elsewhere_too(tmp_path: Path):
     file = tmp_path / "settings.json"
-    check_settings(file, {"steps": 8, "data_fingerprint": "f", "data.source": "/old"})
+    check = partial(check_settings, free=compare.FREE, holds="runs", advice="Take another --out.")
+    check(file, {"steps": 8, "data_fingerprint": "f", "data.source": "/old"})
     # Earlier versions wrote the place, too; the bytes decide.
-    check_settings(file, {"steps": 8, "data_fingerprint": "f"})
+    check(file, {"steps": 8, "data_fingerprint": "f"})
     with pytest.raises(InputError, match="data_fingerprint: 'f' there, 'g' now"):
-        check_settings(file, {"steps": 8, "data_fingerprint": "g"})
+        check(file, {"steps": 8, "data_fingerprint": "g"})
     assert {"data.source", "data.tokenizer", "data.heldout", "data.cache_dir"} <= compare.FREE
