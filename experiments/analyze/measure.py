@@ -13,6 +13,7 @@ from polycom_jax.analysis.spectra import RANKS
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.training.loss import Batch
+from polycom_jax.training.state import init_options
 
 Tell = Callable[[str], None]
 
@@ -33,7 +34,9 @@ def measure(model: Model, batch: Batch, tell: Tell, *, seed: int | None = None) 
     cfg = model.cfg
     found = numbers(cfg, model.params, batch, tell)
     if seed is not None:
-        params = jax.jit(models.init, static_argnums=0)(cfg, jax.random.key(seed))
+        options = init_options(jax.default_backend())
+        init = jax.jit(models.init, static_argnums=0, compiler_options=options)
+        params = init(cfg, jax.random.key(seed))
         found["untrained"] = numbers(cfg, params, batch, lambda what: tell(f"untrained, {what}"))
     return {
         "model": {

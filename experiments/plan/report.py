@@ -17,7 +17,7 @@ def text(found: Outcome) -> str:
         f"{found.config} on {found.tpu_slice} ({mesh}), compiled by libtpu {found.libtpu}",
         f"parameters {found.parameters:,}{active}",
         "",
-        "memory a chip, GiB",
+        "memory a device, GiB",
         *(
             f"  {kind:<24}{size / GIB:>8.2f}{size / found.hbm:>8.1%}"
             for kind, size in found.memory.items()

@@ -145,11 +145,17 @@ def make_init(
     abstract = abstract_state(cfg, optim, mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     init = partial(_init, model_specs(cfg, mesh, rules), optim)
-    # On a CPU, LLVM spends most of the time to the first step on random bits that are drawn once;
-    # at its first level it is much faster, and the bits are the same.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    options = {"xla_backend_optimization_level": 1} if on_cpu else None
+    options = init_options(mesh.devices.flat[0].platform)
     return jax.jit(init, out_shardings=shardings, compiler_options=options)
+
+
+def init_options(platform: str) -> dict[str, Any] | None:
+    """XLA's options for a program that draws initial values; with others, last digits may differ.
+
+    On a CPU, LLVM spends most of the time to the first step on random bits that are drawn once; at
+    its first level it is much faster, and the bits are the same.
+    """
+    return {"xla_backend_optimization_level": 1} if platform == "cpu" else None
 
 
 def make_state(
