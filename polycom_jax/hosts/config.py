@@ -18,8 +18,8 @@ class HostsConfig:
         count: number of processes; 1 without the other two: do not use `jax.distributed`.
         index: number of this process, from 0.
         start_timeout_s: seconds to wait at the start for all processes.
-        lost_after_s: seconds without a heartbeat after which a process counts as lost, which ends
-            the run on all others.
+        lost_after_s: seconds without a heartbeat after which a process counts as lost, and JAX
+            ends all others, by SIGABRT and a message of its own.
     """
 
     coordinator: str | None = None
