@@ -68,6 +68,7 @@ def test_a_value_of_another_kind_is_refused_by_name(config: Any, name: str):
     assert refused >= 6
 
 
+@pytest.mark.filterwarnings("ignore:optim.coefficient_multiplier:DeprecationWarning")
 @given(
     place=st.sampled_from([p for p in PLACES if not is_dataclass(getattr(*p))]),
     value=st.one_of(

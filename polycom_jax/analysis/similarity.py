@@ -1,7 +1,5 @@
 """How alike the hidden states of different depths are: cosine similarity and linear CKA."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 
@@ -34,11 +32,7 @@ def linear_cka(states: States) -> Float[np.ndarray, "P P"]:
     cross = np.empty((places, places))
     for a in range(places):
         for b in range(a, places):
-            cross[a, b] = cross[b, a] = _squared(x[a].T @ x[b])
+            cross[a, b] = cross[b, a] = np.sum(np.square(x[a].T @ x[b]))
     own = np.sqrt(np.diag(cross))
     scale = np.outer(own, own)
     return np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
-
-
-def _squared(matrix: Any) -> float:
-    return float(np.sum(np.square(matrix)))

@@ -110,7 +110,7 @@ def _topology(chip: Chip, topology: str, slices: int) -> list[Any]:
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             f"libtpu {libtpu_version()} knows no topology {chip.name}:{topology}:"
-            f" {_first_line(error)}; one host's is {chip.smallest}."
+            f" {str(error).splitlines()[0].rstrip('.')}; one host's is {chip.smallest}."
         ) from error
     return list(description.devices)
 
@@ -202,7 +202,3 @@ def _bytes(size: str) -> int:
     number = size.rstrip("KMGTiB")
     unit = size[len(number) : len(number) + 1]
     return int(float(number) * 1024 ** " KMGT".index(unit if unit in set("KMGT") else " "))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")

@@ -75,7 +75,8 @@ def greedy(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
 
 def check_sampling(temperature: Any, top_k: Any, top_p: Any) -> None:
     """Raises `InputError` for settings that no distribution fits; traced ones are passed over."""
-    _check("temperature", temperature, float, _is_temperature, "0 (greedy) or positive and finite")
+    finite = "0 (greedy) or positive and finite"
+    _check("temperature", temperature, float, lambda t: 0 <= t < math.inf, finite)
     _check("top_k", top_k, int | None, lambda k: k >= 1, "at least 1, or none")
     _check("top_p", top_p, float | None, lambda p: 0 < p <= 1, "in (0, 1], or none")
 
@@ -87,10 +88,6 @@ def _check(name: str, value: Any, kind: Any, fits: Callable[[Any], bool], rule: 
     number = _number(value)
     check_value(name, number, kind)
     require(number is None or fits(number), f"{name}={number} must be {rule}.")
-
-
-def _is_temperature(value: float) -> bool:
-    return 0 <= value < math.inf
 
 
 def check_drawn(tokens: Int[Array, "..."], problem: str) -> None:
