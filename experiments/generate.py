@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -15,7 +14,7 @@ from experiments.run.sampling import Sampling, complete
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
-from polycom_jax._fields import PathText
+from polycom_jax._fields import PathText, PlaceText
 
 LINE = CommandLine("generate", "Continue a prompt with the model of a run.", old={"workdir": "run"})
 
@@ -33,7 +32,7 @@ class GenerateConfig(Sampling):
         json: also write prompt and texts to this file, or to stdout (-).
     """
 
-    run: Annotated[PathText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
+    run: Annotated[PlaceText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
     prompt: str = "def "
     num_samples: int = 1
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the continuations, each with its prompt."""
     config = LINE(GenerateConfig(), argv)
     try_json(config.json)
-    trained = load_trained(Workdir(Path(config.run)), config.checkpoint)
+    trained = load_trained(Workdir(config.run), config.checkpoint)
     check_finite(config.run, trained.params)
     tokenizer = trained.tokenizer
     length = len(tokenizer.begin) + len(tokenizer.encode(config.prompt)) + config.max_new_tokens

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -26,7 +25,7 @@ from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table, table_of
-from polycom_jax._fields import PathText, check_fields
+from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, make_mesh
@@ -56,7 +55,7 @@ class ReplayConfig:
         json: also write losses and gradient norms to this file, or to stdout (-).
     """
 
-    run: Annotated[PathText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
+    run: Annotated[PlaceText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
     step: int = 1
     checkpoint: str = "latest"
     json: PathText | None = None
@@ -71,9 +70,10 @@ def main(argv: Sequence[str]) -> int:
     """Prints the rows of the batch, then the parameters whose gradients are no numbers."""
     asked = LINE(ReplayConfig(), argv)
     try_json(asked.json)
-    workdir = Workdir(Path(asked.run))
+    workdir = Workdir(asked.run)
     config = workdir.read_config()
-    keep_compiled(config.data.cache_dir, kept=config.run.compile_cache)
+    kept, place = config.run.compile_cache, config.run.compile_cache_dir
+    keep_compiled(config.data.cache_dir, kept=kept, place=place)
     mesh = make_mesh(**asdict(config.mesh))
     with Display(aside=asked.json == STDOUT) as display:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from polycom_jax._errors import InputError
-from polycom_jax._files import retried
+from polycom_jax._files import Exhausted, passes, retried
 
 T = TypeVar("T")
 
@@ -88,17 +88,16 @@ def why_not(place: str) -> InputError | None:
     bucket, name = _split(place)
 
     def first() -> list[Any]:
-        how: dict[str, Any] = {"max_results": 1, "retry": None, "timeout": (3.0, 5.0)}
+        how: dict[str, Any] = {"retry": None, "timeout": (3.0, 5.0)}
         with _translated(place):
-            return list(_client().list_blobs(bucket, prefix=name, **how))
+            _client().get_bucket(bucket, **how)  # Orbax asks for it; roles for objects forbid it
+            return list(_client().list_blobs(bucket, prefix=name, max_results=1, **how))
 
     try:
         retried(first, waits=(0.5, 2.0))
     except FileNotFoundError:
-        return InputError(
-            f"There is no bucket {bucket!r}: `gcloud storage buckets create gs://{bucket}` makes"
-            " one, if the name is right."
-        )
+        make = f"`gcloud storage buckets create gs://{bucket}`"
+        return InputError(f"There is no bucket {bucket!r}: {make} makes one, if the name is right.")
     except PermissionError as error:
         return InputError(f"{place} cannot be used: {error.strerror}.")
     except OSError as error:
@@ -168,6 +167,15 @@ def get(place: str, start: int = 0, size: int | None = None) -> tuple[bytes, int
             raise
 
     return _asked(place, once)
+
+
+def download(place: str, local: Path) -> None:
+    """Writes the bytes of an object to a local file.
+
+    Raises:
+        OSError: there is no such object, or it cannot be read, or the file not be written.
+    """
+    _asked(place, lambda: _blob(place).download_to_filename(str(local), **_ONCE))
 
 
 def listed(folder: str) -> dict[str, Entry]:
@@ -254,7 +262,12 @@ def _asked(place: str, call: Callable[[], T]) -> T:
         with _translated(place):
             return call()
 
-    return retried(once, waits=WAITS_S)
+    try:
+        return retried(once, waits=WAITS_S)
+    except OSError as error:
+        if not passes(error):
+            raise
+        raise Exhausted(error.errno, error.strerror, error.filename) from error
 
 
 @contextlib.contextmanager

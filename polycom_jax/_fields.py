@@ -22,6 +22,10 @@ PATH = "a path"
 PathText = Annotated[str, PATH]
 """Text that is, or may be, the path of a file or folder; programs expand `~` in it."""
 
+PLACE = "a place"
+PlaceText = Annotated[str, PATH, PLACE]
+"""`PathText` that may also be in a bucket, `gs://BUCKET/PATH`."""
+
 
 def check_fields(config: Any, prefix: str = "", *, wide: Iterable[str] = ()) -> None:
     """Raises `InputError` where a field holds what its annotation does not allow.

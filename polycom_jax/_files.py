@@ -33,8 +33,14 @@ _PASSING = frozenset(
 """What the system says of a disk that may answer in a moment."""
 
 
+class Exhausted(OSError):
+    """An error of the moment that has lasted through all tries already."""
+
+
 def passes(error: Exception) -> bool:
     """Is this an error of the moment, which says nothing of the file itself?"""
+    if isinstance(error, Exhausted):
+        return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _PASSING
     return isinstance(error, TimeoutError | ConnectionError | InterruptedError | BlockingIOError)

@@ -11,9 +11,11 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from etils import epath
 
@@ -21,6 +23,13 @@ from polycom_jax import _buckets
 from polycom_jax._buckets import Entry as Entry
 from polycom_jax._errors import require
 from polycom_jax._files import file_names
+from polycom_jax._lease import LOST_S as LOST_S
+from polycom_jax._lease import Held as Held
+from polycom_jax._lease import Lease as Lease
+from polycom_jax._lease import Lost as Lost
+
+Place = Path | epath.Path
+"""What names a place to a function: of the two, only the latter can be in a bucket."""
 
 REACH_S = 30.0
 """How long `require_reachable` takes at most."""
@@ -33,8 +42,8 @@ _SUPPORTED = (
 )
 
 
-def place(name: str | os.PathLike[str]) -> epath.Path:
-    """The place that a name means: `~` stands for a home folder, and a local one is made absolute.
+def named(name: str | os.PathLike[str]) -> epath.Path:
+    """The place of a name, as it is: a local one stays relative, and `~` a letter.
 
     Raises:
         InputError: it is neither local nor `gs://BUCKET/...`.
@@ -42,13 +51,27 @@ def place(name: str | os.PathLike[str]) -> epath.Path:
     text = os.fspath(name)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|gs:", text)
     if scheme is None:
-        return epath.Path(Path(text).expanduser().absolute())
+        return epath.Path(text)
     require(scheme[1] == "gs", f"{text!r} is not supported: {_SUPPORTED}.")
     bucket, _, rest = text.removeprefix("gs://").partition("/")
     require(bool(bucket), f"{text!r} names no bucket: {_SUPPORTED}.")
     require(".." not in rest.split("/"), f"{text!r}: names in a bucket have no '..'.")
     _buckets.prepare()
     return epath.Path(text)
+
+
+def absolute(place: os.PathLike[str]) -> epath.Path:
+    """The same place, whatever the working folder becomes."""
+    return epath.Path(place if is_remote(place) else Path(place).absolute())
+
+
+def place(name: str | os.PathLike[str]) -> epath.Path:
+    """The place that a name means: `~` stands for a home folder, and a local one is made absolute.
+
+    Raises:
+        InputError: it is neither local nor `gs://BUCKET/...`.
+    """
+    return absolute(named(name if is_remote(name) else os.path.expanduser(name)))
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:
@@ -123,15 +146,6 @@ def replace_if(place: os.PathLike[str], data: bytes, generation: int) -> int | N
     return _buckets.put(os.fspath(place), data, generation)
 
 
-def upload(local: Path, place: os.PathLike[str]) -> None:
-    """Puts a local file in a bucket, without holding all of it in memory.
-
-    Raises:
-        OSError: it cannot be read, or written.
-    """
-    _buckets.put(os.fspath(place), local)
-
-
 def read(place: os.PathLike[str], start: int = 0, size: int | None = None) -> bytes:
     """The bytes of a file from `start`, `size` of them or all; fewer where it ends before.
 
@@ -141,7 +155,8 @@ def read(place: os.PathLike[str], start: int = 0, size: int | None = None) -> by
     if is_remote(place):
         return _buckets.get(os.fspath(place), start, size)[0]
     with open(place, "rb") as file:
-        file.seek(start)
+        if start:  # what is no file of a disk, a pipe say, can be read all the same
+            file.seek(start)
         return file.read(-1 if size is None else size)
 
 
@@ -189,6 +204,71 @@ def is_folder(place: os.PathLike[str]) -> bool:
         OSError: a bucket cannot be asked.
     """
     return _buckets.holds_any(os.fspath(place)) if is_remote(place) else os.path.isdir(place)
+
+
+class Staged:
+    """A local folder to write to, whose files `put` takes to their place; on a disk, it is that.
+
+    For what appends, or wants a file of the system; a context manager that ends in `close`.
+
+    Args:
+        folder: where the files are to be.
+    """
+
+    def __init__(self, folder: os.PathLike[str]) -> None:
+        self._folder = epath.Path(folder)
+        self._temporary = tempfile.TemporaryDirectory() if is_remote(folder) else None
+        self._put: dict[str, Entry] = {}
+        self.local = Path(folder if self._temporary is None else self._temporary.name)
+
+    def put(self) -> None:
+        """Returns once what was written, and closed or flushed, is in its place.
+
+        Raises:
+            OSError: it cannot be put there.
+        """
+        if self._temporary is not None:
+            for name, entry in entries(self.local).items():
+                if self._put.get(name) != entry:
+                    _buckets.put(os.fspath(self._folder / name), self.local / name)
+                    self._put[name] = entry
+
+    def close(self) -> None:
+        """Puts what is left, and removes the local folder if it is not the place itself."""
+        try:
+            self.put()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Removes the local folder if it is not the place itself."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close() if kind is None else self.drop()
+
+
+@contextlib.contextmanager
+def fetched(folder: os.PathLike[str]) -> Iterator[Path]:
+    """A local folder with the files of one in a bucket, in the block; a local one is it itself.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not is_remote(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        for file in entries(folder):
+            target = Path(name, file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _buckets.download(os.fspath(epath.Path(folder) / file), target)
+        yield Path(name)
 
 
 def remove(place: os.PathLike[str]) -> None:

@@ -1,5 +1,6 @@
 """Places: on a disk and in a bucket alike, refused by name, and away for a while."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -118,11 +119,41 @@ def test_a_write_by_generation_fails_where_somebody_wrote_before(bucket: str):
     assert storage.replace_if(place, b"4", second or 0) is None
 
 
-def test_a_local_file_is_put_from_the_disk(bucket: str, tmp_path: Path):
-    data = os.urandom(9 << 20)  # in several parts
-    (tmp_path / "big").write_bytes(data)
-    storage.upload(tmp_path / "big", storage.place(bucket) / "big")
-    assert storage.read(storage.place(bucket) / "big") == data
+def test_what_is_staged_is_where_it_belongs_once_it_is_put(folder: epath.Path):
+    big = os.urandom(9 << 20)  # in several parts
+    with storage.Staged(folder) as staged:
+        staged.local.mkdir(parents=True, exist_ok=True)
+        (staged.local / "lines").write_text("1\n")
+        staged.put()
+        assert storage.read(folder / "lines") == b"1\n"
+        first = storage.entries(folder)["lines"]
+        (staged.local / "deep").mkdir()
+        (staged.local / "deep" / "big").write_bytes(big)
+        staged.put()
+        assert storage.entries(folder)["lines"] == first  # what has not changed stays
+        (staged.local / "lines").write_text("1\n2\n")
+    assert storage.read(folder / "lines") == b"1\n2\n"
+    assert storage.read(folder / "deep" / "big") == big
+    assert staged.local.exists() is not storage.is_remote(folder)
+
+
+def test_what_failed_halfway_is_not_put(bucket: str):
+    place = storage.place(bucket)
+    with contextlib.suppress(KeyError), storage.Staged(place) as staged:
+        (staged.local / "half").write_text("ha")
+        raise KeyError
+    assert storage.entries(place) == {}
+
+
+def test_a_folder_is_fetched_for_who_wants_files_of_the_system(folder: epath.Path):
+    for name in ("a", "deep/b"):
+        storage.write(folder / name, name.encode())
+    with storage.fetched(folder) as local:
+        assert {name: (local / name).read_bytes() for name in storage.entries(local)} == {
+            "a": b"a",
+            "deep/b": b"deep/b",
+        }
+    assert local.exists() is not storage.is_remote(folder)
 
 
 @pytest.mark.parametrize("name", ["s3://b/x", "hf://b", "http://b/x", "az://b", "file:///x"])
@@ -150,6 +181,9 @@ def test_local_places_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert str(storage.place("/a:b//c/")) == "/a:b/c"
     assert str(storage.place("gs://b/x/")) == "gs://b/x"
     assert str(storage.place(storage.place("gs://b/x") / "y")) == "gs://b/x/y"
+    assert str(storage.named("~/x")) == "~/x"
+    assert str(storage.named(Path("runs/x"))) == "runs/x"
+    assert str(storage.absolute(storage.named("~/x"))) == f"{tmp_path}/~/x"
 
 
 def test_a_new_file_has_the_mode_that_the_umask_gives(tmp_path: Path):
@@ -207,7 +241,7 @@ def test_tries_at_a_server_are_bounded_and_its_error_is_one_of_the_moment(
     front.refusing = True
     with pytest.raises(OSError, match="does not answer") as raised:
         storage.write(storage.place(bucket) / "x", b"1")
-    assert passes(raised.value)
+    assert not passes(raised.value)  # who tries again tries no more
     assert raised.value.filename == f"{bucket}/x"
     assert front.refused.count("POST") == 3  # the client asks about its bucket, too
 

@@ -8,9 +8,9 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
+from etils import epath
 from tyro.conf import Positional, arg
 
 from experiments.analyze import figures, report
@@ -25,8 +25,9 @@ from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import page, print_section
+from polycom_jax import storage
 from polycom_jax._errors import require
-from polycom_jax._fields import PathText, check_fields
+from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data.sources import names_files
 
 LINE = CommandLine(
@@ -58,17 +59,17 @@ class AnalyzeConfig:
         json: a file for results.json, too; - for stdout.
     """
 
-    runs: Annotated[tuple[PathText, ...], Positional, arg(metavar="[RUN ...]")] = (
+    runs: Annotated[tuple[PlaceText, ...], Positional, arg(metavar="[RUN ...]")] = (
         "runs/tiny-poly_norm",
     )
     checkpoint: str = "latest"
     tokens: int = 4096
     data: PathText | None = None
     split: Split = "heldout"
-    tokenizer: PathText | None = None
+    tokenizer: PlaceText | None = None
     text_field: str | None = None
     untrained: bool = True
-    out: PathText = "runs/analysis"
+    out: PlaceText = "runs/analysis"
     json: PathText | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     config = LINE(AnalyzeConfig(), argv)
     try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.analyze", *argv])
-    out = Path(config.out)
+    out = storage.named(config.out)
     try_folder("--out", out / "plots")
     with Display(aside=config.json == STDOUT) as display:
         measured, folders = {}, names(config.runs)
@@ -122,16 +123,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def names(runs: Sequence[str]) -> dict[str, Path]:
+def names(runs: Sequence[str]) -> dict[str, epath.Path]:
     """The runs by the last part of their paths, or by the whole path where these are not unique."""
-    folders = [Path(run) for run in dict.fromkeys(runs)]
+    folders = [storage.named(run) for run in dict.fromkeys(runs)]
     short = [folder.resolve().name for folder in folders]
     unique = len(set(short)) == len(short)
     return dict(zip(short if unique else map(str, folders), folders, strict=True))
 
 
 def write(
-    out: Path,
+    out: epath.Path,
     measured: Mapping[str, Any],
     about: Mapping[str, Any],
     mind: Sequence[str],

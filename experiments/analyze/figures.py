@@ -1,7 +1,6 @@
 """Figures of an analysis: a line, or a panel, for each run; dashed, its config untrained."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from experiments.terminal.figures import (
     layer_line,
     panels,
 )
+from polycom_jax.storage import Place
 
 Measured = Mapping[str, Any]
 """Run -> what `measure` gave."""
@@ -25,7 +25,7 @@ UNTRAINED = "Dashed: a random model, the same config as it is initialised."
 MARKED: Any = {"marker": "o", "markersize": 3}
 
 
-def draw_all(folder: Path, measured: Measured) -> list[Path]:
+def draw_all(folder: Place, measured: Measured) -> list[Place]:
     """Draws all that there is something to draw in; the paths, without suffix."""
     measured = {_label(run): found for run, found in measured.items()}
     figures = {
@@ -80,7 +80,7 @@ def _matrices(measured: Measured) -> list[str]:
     )
 
 
-def _draw_ranks(path: Path, measured: Measured) -> bool:
+def _draw_ranks(path: Place, measured: Measured) -> bool:
     """Effective rank of each matrix by layer, as a share of the largest that its shape allows."""
 
     def shares(found: Mapping[str, Any], name: str) -> np.ndarray | None:
@@ -100,7 +100,7 @@ def _draw_ranks(path: Path, measured: Measured) -> bool:
     return True
 
 
-def _draw_spectra(path: Path, measured: Measured) -> bool:
+def _draw_spectra(path: Place, measured: Measured) -> bool:
     """Singular values by the largest, geometric mean over layers."""
 
     def spectrum(found: Mapping[str, Any], name: str) -> np.ndarray | None:
@@ -123,7 +123,7 @@ def _draw_spectra(path: Path, measured: Measured) -> bool:
     return True
 
 
-def _draw_similarity(path: Path, measured: Measured, name: str, label: str) -> bool:
+def _draw_similarity(path: Place, measured: Measured, name: str, label: str) -> bool:
     """A map for each run and for its config untrained: places along the depth; all on one scale."""
     maps = [
         (values, look["label"])
@@ -155,7 +155,7 @@ _ACTIVITY = (
 """(where it is, number, title, unit); panels of one unit have one scale."""
 
 
-def _draw_activity(path: Path, measured: Measured) -> bool:
+def _draw_activity(path: Place, measured: Measured) -> bool:
     """Numbers on what enters and leaves the activation, and on the residual stream."""
     lines = {
         (name, unit): list(
@@ -181,7 +181,7 @@ def _draw_activity(path: Path, measured: Measured) -> bool:
     return True
 
 
-def _draw_gradients(path: Path, measured: Measured) -> bool:
+def _draw_gradients(path: Place, measured: Measured) -> bool:
     """Norm of the gradient of whole blocks, by layer."""
     names = list(
         dict.fromkeys(n for found in measured.values() for n in by_block(found["gradients"]))
@@ -204,7 +204,7 @@ def _draw_gradients(path: Path, measured: Measured) -> bool:
     return True
 
 
-def _draw_curves(path: Path, measured: Measured) -> bool:
+def _draw_curves(path: Place, measured: Measured) -> bool:
     """A panel for each run: output over input, one line a layer, a band where rows differ."""
     layers = max(len(found["inside"]["curves"]) for found in measured.values())
     title = "Activations as they are used: output over input"

@@ -1,7 +1,6 @@
 """A model to look into, and held-out text to run it on."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ from experiments.run.model_loading import Model, Split, load_model, read_text
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare
 from polycom_jax.data.windows import gather
+from polycom_jax.storage import Place
 from polycom_jax.training.checkpoint import all_steps
 from polycom_jax.training.loss import Batch
 
@@ -22,7 +22,7 @@ def _silent(text: str) -> None:
 
 
 def open_model(
-    folder: Path,
+    folder: Place,
     *,
     tokens: int,
     checkpoint: str = "latest",
@@ -67,7 +67,7 @@ def seed_of(model: Model) -> int:
     return 0 if model.step is None else Workdir(model.folder).read_config().run.seed
 
 
-def common_step(folders: Sequence[Path]) -> int | None:
+def common_step(folders: Sequence[Place]) -> int | None:
     """The latest step that all these runs have a checkpoint of."""
     steps = [set(all_steps(Workdir(folder).checkpoints)) for folder in folders]
     return max(set.intersection(*steps), default=None) if steps else None

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,6 +36,7 @@ from experiments.terminal.tables import print_section
 from polycom_jax import models
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.models import ModelConfig
+from polycom_jax.storage import Place
 
 FREE = frozenset(
     {"out", "json", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
     keep_compiled(config.data.cache_dir)
-    folder = Workdir(Path(config.folder))
+    folder = Workdir(config.folder)
     with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
         Comparing(config, folder.root, command, display).run()
     hand_over(config.json, folder.root / "results.json")
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 class Comparing:
     """One study under way: its data, its compiled programs, its finished runs."""
 
-    def __init__(self, config: CompareConfig, root: Path, command: str, display: Display) -> None:
+    def __init__(self, config: CompareConfig, root: Place, command: str, display: Display) -> None:
         self.config, self.root, self.command, self.display = config, root, command, display
         self.study = config.chosen
         base = config.base

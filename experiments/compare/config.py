@@ -12,7 +12,7 @@ from experiments.compare.studies import STUDIES, Study
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from polycom_jax._errors import require, unknown
-from polycom_jax._fields import PathText, check_fields
+from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.table import ACTIVATIONS
@@ -78,7 +78,7 @@ class CompareConfig:
     search_seeds: int
     heldout_tokens: int | None
     arms: tuple[str, ...] = ()
-    out: PathText | None = None
+    out: PlaceText | None = None
     json: PathText | None = None
 
     def __post_init__(self) -> None:

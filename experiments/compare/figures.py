@@ -1,7 +1,6 @@
 """Figures of a study: curves with bands over seeds, differences with intervals, coefficients."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from experiments.compare.findings import BUDGETS, Comparison, Findings
 from experiments.compare.runs import Run
 from experiments.terminal.figures import COLOURS, ORANGE, fit, layer_bar, layer_line, panels
+from polycom_jax.storage import Place
 
 Runs = Mapping[str, Sequence[Run]]
 """Arm -> its runs, one a seed."""
@@ -18,7 +18,7 @@ SMOOTHED = 5
 BAND = "Means over seeds; bands: from the least to the greatest of the seeds."
 
 
-def draw_all(folder: Path, found: Findings, runs: Runs, batch_tokens: int) -> list[Path]:
+def draw_all(folder: Place, found: Findings, runs: Runs, batch_tokens: int) -> list[Place]:
     """Draws every figure of a study that there is something to draw in; the paths, no suffix."""
     figures = [folder / "dynamics", folder / "decayed", folder / "differences"]
     drawn = [
@@ -42,7 +42,7 @@ def _whole(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if not run.diverged]
 
 
-def _draw_dynamics(path: Path, study: str, runs: Runs, batch_tokens: int) -> bool:
+def _draw_dynamics(path: Place, study: str, runs: Runs, batch_tokens: int) -> bool:
     """Training loss, its paired difference to the first arm, and the norm of the gradient.
 
     What a batch adds to every arm's loss drops out of the difference.
@@ -84,7 +84,7 @@ def _band(axis: Any, x: np.ndarray, values: np.ndarray, line: dict[str, Any], la
     axis.fill_between(x, values.min(0), values.max(0), color=line["color"], alpha=0.1)
 
 
-def _draw_decayed(path: Path, found: Findings) -> bool:
+def _draw_decayed(path: Place, found: Findings) -> bool:
     """Held-out loss at the end of each length's decay."""
     if not any(arm.curve for arm in found.arms):
         return False
@@ -102,7 +102,7 @@ def _draw_decayed(path: Path, found: Findings) -> bool:
     return True
 
 
-def _draw_differences(path: Path, found: Findings) -> bool:
+def _draw_differences(path: Place, found: Findings) -> bool:
     """Each comparison's mean and interval, at equal tokens and at equal seconds."""
     shown = {
         budget: own
@@ -146,7 +146,7 @@ def _tokens_along(axis: Any) -> None:
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _draw_coefficients(path: Path, title: str, runs: Sequence[Run], batch_tokens: int) -> bool:
+def _draw_coefficients(path: Place, title: str, runs: Sequence[Run], batch_tokens: int) -> bool:
     """One panel a number that is not zero throughout, one line a layer."""
     if not runs or not runs[0].coefficients or not runs[0].coefficients[-1]:
         return False

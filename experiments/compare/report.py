@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from experiments.compare.findings import (
 from experiments.compare.statistics import LEVEL, POWER, Paired, smallest_p
 from experiments.run.files import write_json, write_text
 from experiments.terminal.tables import Section, page
+from polycom_jax.storage import Place
 
 MIB = 2**20
 
@@ -215,12 +215,12 @@ def _tokens(needed: Sequence[TokensNeeded]) -> Section:
 
 
 def write(
-    folder: Path,
+    folder: Place,
     question: str,
     found: Findings,
     about: Mapping[str, Any],
-    figures: Sequence[Path],
-) -> tuple[Path, Path]:
+    figures: Sequence[Place],
+) -> tuple[Place, Place]:
     """Writes report.md and results.json; their paths."""
     text, numbers = folder / "report.md", folder / "results.json"
     write_text(text, page(f"{found.study}: {question}", about, sections(found), figures))

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from experiments.run.files import write_json
+from polycom_jax import storage
 from polycom_jax._errors import InputError
+from polycom_jax.storage import Place
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Run:
 class RunFolder:
     """The runs of a study; what is there is not run again."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self._root = root
 
     def read(self, key: RunKey) -> Run | None:
@@ -78,10 +79,10 @@ class RunFolder:
             InputError: its file does not hold one.
         """
         path = self._root / key.file
-        if not path.exists():
+        if not storage.is_file(path):
             return None
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(storage.read(path))
             return replace(_tuples(Run(**record)), key=key)
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} holds no finished run; remove it to run it anew.") from error

@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from experiments.compare.train import Programs
 from experiments.run.files import write_json
+from polycom_jax import storage
+from polycom_jax.storage import Place
 from polycom_jax.training.loss import Batch
 
 ROUNDS = 41
@@ -35,7 +36,7 @@ class Timing:
 
 
 def measured(
-    path: Path,
+    path: Place,
     arms: Sequence[str],
     programs: Callable[[str], Programs],
     batch: Batch,
@@ -45,8 +46,8 @@ def measured(
 
     So a finished study is reported again without compiling anything.
     """
-    if path.exists():
-        found = Timing(**json.loads(path.read_text(encoding="utf-8")))
+    if storage.is_file(path):
+        found = Timing(**json.loads(storage.read(path)))
         if set(found.seconds) >= set(arms):
             return found
     made = {name: programs(name) for name in arms}

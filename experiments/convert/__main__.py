@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from rich.table import Table
 from tyro.conf import Positional, arg
@@ -38,8 +38,9 @@ from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax._fields import PathText, check_fields
+from polycom_jax._fields import PlaceText, check_fields
 from polycom_jax.data import prepare, train_batches
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface import WeightDtype
@@ -84,8 +85,8 @@ class ConvertCommand(Command):
         fit_batches: batches of training text that new coefficients are fitted on.
     """
 
-    source: Annotated[PathText, Positional, arg(metavar="RUN_OR_FOLDER")] = ""
-    out: Annotated[PathText | None, arg(metavar="FOLDER")] = None
+    source: Annotated[PlaceText, Positional, arg(metavar="RUN_OR_FOLDER")] = ""
+    out: Annotated[PlaceText | None, arg(metavar="FOLDER")] = None
     dtype: WeightDtype | None = None
     checkpoint: str = "latest"
     fit_batches: int = 8
@@ -104,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     mesh = mesh_of(config)
     with Display() as display:
         display.busy(f"reading {command.source}")
-        source, end = Path(command.source), config.data.end_of_text
+        source, end = storage.named(command.source), config.data.end_of_text
         model = load_model(source, command.checkpoint, mesh=mesh, end_of_text=end)
         check_finite(model.origin, model.params)
         display.note(
@@ -117,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
             config = replace(config, model=with_activation(config.model, activation))
         if command.out is not None:
             dtype = command.dtype or "float32"
-            export(Path(command.out), config.model, params, model, dtype, display)
+            export(storage.named(command.out), config.model, params, model, dtype, display)
         if workdir is not None:
             begin_run(workdir, config, given, params, model, mesh, display)
     return 0
@@ -133,16 +134,17 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
         command.source != "",
         "RUN_OR_FOLDER is missing: the folder of a run, or a Hugging Face one.",
     )
-    workdir = Workdir(Path(str(command.pretrain.workdir))) if "workdir" in given else None
+    workdir = Workdir(str(command.pretrain.workdir)) if "workdir" in given else None
     require(
         command.out is not None or workdir is not None,
         "Nothing to write: give --out for a Hugging Face folder, --workdir for a run.",
     )
     require(command.dtype is None or command.out is not None, "--dtype is of --out's weights.")
     if command.out is not None:
-        target = Path(command.out)
+        target = storage.named(command.out)
+        storage.require_reachable(target)
         check_empty(target)
-        taken = [name for name in ("config.yaml", TOKENIZER) if (target / name).exists()]
+        taken = [name for name in ("config.yaml", TOKENIZER) if storage.is_file(target / name)]
         require(
             not taken,
             f"--out {target} holds {' and '.join(taken)} already, as a run's folder does; give"
@@ -152,7 +154,7 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
     if workdir is not None:
         try_folder("--workdir", workdir.root)
         require(
-            latest_step(workdir.checkpoints) is None and not workdir.config.exists(),
+            latest_step(workdir.checkpoints) is None and not storage.is_file(workdir.config),
             f"{workdir.root} holds a run already; give another --workdir.",
         )
     return workdir
@@ -226,7 +228,7 @@ def fit_table(cfg: ModelConfig, params: Params, explained: np.ndarray) -> Table:
 
 
 def export(
-    target: Path,
+    target: epath.Path,
     cfg: ModelConfig,
     params: Params,
     model: Model,
@@ -237,12 +239,12 @@ def export(
     tokenizer, generation = model.tokenizer, model.generation
     if generation is None and tokenizer is not None:
         generation = generation_of(tokenizer)
-    with all_or_nothing(target):
+    with storage.Staged(target) as staged, all_or_nothing(staged.local):
         if tokenizer is not None:
             as_trained, length = model.trained_here, cfg.context_length
-            save_tokenizer(target, tokenizer, context_length=length, as_trained=as_trained)
+            save_tokenizer(staged.local, tokenizer, context_length=length, as_trained=as_trained)
         huggingface.save(
-            target,
+            staged.local,
             cfg,
             params,
             dtype=dtype,

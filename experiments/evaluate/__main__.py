@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rich.table import Table
@@ -26,8 +25,9 @@ from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section, print_table, table_of
+from polycom_jax import storage
 from polycom_jax._errors import require
-from polycom_jax._fields import PathText, check_fields
+from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data import (
     ByteTokenizer,
     Corpus,
@@ -79,7 +79,7 @@ class EvaluateConfig:
         json: also write the numbers to this file, or to stdout (-); of several runs, a list.
     """
 
-    runs: Annotated[tuple[PathText, ...], Positional, arg(metavar="[RUN ...]")] = (
+    runs: Annotated[tuple[PlaceText, ...], Positional, arg(metavar="[RUN ...]")] = (
         "runs/tiny-poly_norm",
     )
     checkpoint: str = "latest"
@@ -92,7 +92,7 @@ class EvaluateConfig:
     stride: int | None = None
     seq_len: int | None = None
     batch_size: int = 8
-    tokenizer: PathText | None = None
+    tokenizer: PlaceText | None = None
     end_of_text: str | None = None
     text_field: str | None = None
     json: PathText | None = None
@@ -117,7 +117,10 @@ def main(argv: Sequence[str]) -> int:
     config = LINE(EvaluateConfig(), argv)
     try_json(config.json)
     for run in config.runs:  # one that is not there is told of before hours of work on the others
-        require(Path(run).is_dir(), f"{run!r} is no folder of a run, nor one of Hugging Face.")
+        folder = storage.named(run)
+        storage.require_reachable(folder)
+        there = storage.is_folder(folder)
+        require(there, f"{run!r} is no folder of a run, nor one of Hugging Face.")
     mesh = make_mesh()
     with Display(aside=config.json == STDOUT) as display:
         found = [measured(run, config, mesh, display) for run in config.runs]
@@ -129,7 +132,8 @@ def main(argv: Sequence[str]) -> int:
 def measured(run: str, config: EvaluateConfig, mesh: Any, display: Display) -> dict[str, Any]:
     """The numbers of one run, printed as they come."""
     display.busy(f"reading {run}")
-    model = load_model(Path(run), config.checkpoint, mesh=mesh, end_of_text=config.end_of_text)
+    folder, end = storage.named(run), config.end_of_text
+    model = load_model(folder, config.checkpoint, mesh=mesh, end_of_text=end)
     check_finite(model.origin, model.params)
     display.note(f"{model.origin}: {model.cfg.activation}")
     found: dict[str, Any] = {"run": run, "config": asdict(config)}

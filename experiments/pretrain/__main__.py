@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -27,6 +26,7 @@ from experiments.run.corpus import load_corpus
 from experiments.run.devices import check_fits, mesh_of
 from experiments.run.environment import changed, facts
 from experiments.run.folder import Workdir, resumed
+from experiments.run.lock import Hold
 from experiments.run.metrics import Logs, cut_short
 from experiments.run.model_loading import load_trained
 from experiments.run.profile import Profile
@@ -41,8 +41,9 @@ from experiments.run.trackers import Trackers, check_installed
 from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.program import Stop, program, tell
 from experiments.terminal.progress import Display
+from polycom_jax import storage
 from polycom_jax._errors import require
-from polycom_jax._fields import PathText
+from polycom_jax._fields import PlaceText
 from polycom_jax.data import Corpus, train_batches
 from polycom_jax.hosts import joined, meet
 from polycom_jax.sharding import make_mesh
@@ -74,7 +75,7 @@ class PretrainCommand(Command):
             as --steps, win over them. Without it, a run begins.
     """
 
-    resume: Annotated[PathText | None, Positional, arg(metavar="[RUN]")] = None
+    resume: Annotated[PlaceText | None, Positional, arg(metavar="[RUN]")] = None
 
 
 @program
@@ -98,7 +99,7 @@ def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
     """
     command, given = from_command(LINE, PretrainCommand(), argv)
     config, rest = command.pretrain, list(argv)
-    workdir = Workdir(Path(command.resume or str(config.workdir)))
+    workdir = Workdir(command.resume or str(config.workdir))
     if command.resume is not None:
         require(
             command.config is None and "workdir" not in given,
@@ -107,12 +108,7 @@ def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
         )
         workdir.read_config()  # or says that there is no run
         rest[0] = f"--workdir={command.resume}"
-    elif (
-        command.config
-        or "workdir" not in given
-        or not goes_on(given)
-        or not workdir.config.is_file()
-    ):
+    elif command.config or "workdir" not in given or not goes_on(given) or not is_there(workdir):
         return config, given
     elif given & {*BY_FINGERPRINT} and latest_step(workdir.checkpoints) is None:
         return config, given  # with other data it is another run, and there is nothing to lose
@@ -120,13 +116,19 @@ def read_command(argv: Sequence[str]) -> tuple[PretrainConfig, frozenset[str]]:
     return command.pretrain, given
 
 
+def is_there(workdir: Workdir) -> bool:
+    """Whether the folder is that of a run."""
+    storage.require_reachable(workdir.root)
+    return storage.is_file(workdir.config)
+
+
 def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> None:
     """Trains, or says what the folder holds already; each process of a run calls this."""
-    workdir = Workdir(Path(config.workdir or "."))
+    workdir = Workdir(config.workdir or ".")
     first, dry = is_first_process(), config.run.dry_run
     with (
         Display(active=first) as display,
-        workdir.locked(active=first and not dry, tell=display.note),
+        workdir.locked(active=first and not dry, tell=display.note) as hold,
     ):
         if not dry:
             check_shared(workdir.root)
@@ -140,16 +142,17 @@ def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> Non
                 display.note(
                     f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
                 )
-                if not workdir.sample.exists():
+                if not storage.is_file(workdir.sample):
                     report_again(config, workdir, display)
                 return
-        train(config, given, workdir, display, stop, resuming=done is not None)
+        train(config, given, workdir, hold, display, stop, resuming=done is not None)
 
 
 def train(
     config: PretrainConfig,
     given: frozenset[str],
     workdir: Workdir,
+    hold: Hold,
     display: Display,
     stop: StopRequest,
     *,
@@ -160,8 +163,10 @@ def train(
     Raises:
         InputError: settings that fit neither each other, nor the data, nor the devices.
         Stop: a signal asked for it, or the loss is no number any more; the state is saved.
+        Lost: another run has taken the folder, which is in a bucket, meanwhile.
     """
-    keep_compiled(config.data.cache_dir, kept=config.run.compile_cache)
+    kept, place = config.run.compile_cache, config.run.compile_cache_dir
+    keep_compiled(config.data.cache_dir, kept=kept, place=place)
     mesh = mesh_of(config)
     source = None
     if config.run.init_from is not None and not resuming:
@@ -199,7 +204,8 @@ def train(
         else:
             state = make_state(config.model, config.optim, jax.random.key(config.run.seed), mesh)
         if is_first_process():  # Only now: a run that is refused leaves the folder as it was.
-            workdir.sample.unlink(missing_ok=True)  # or a report cut short would look complete
+            hold.confirm()
+            storage.remove(workdir.sample)  # or a report cut short would look complete
             workdir.write_tokenizer(corpus.tokenizer)
             workdir.write_config(config, record)
             if source is not None and source.generation is not None:
@@ -209,8 +215,9 @@ def train(
         trackers = make_trackers(config, workdir, display, first) if is_first_process() else None
         with closing(Logs(workdir.metrics, trackers, step=first)) as logs:
             state = run_steps(
-                config, corpus, mesh, state, checkpoints, logs, workdir, display, stop, owed
+                config, corpus, mesh, state, checkpoints, hold, logs, workdir, display, stop, owed
             )
+        hold.confirm()
         display.doing("report")
         report(
             display.console,
@@ -262,6 +269,7 @@ def run_steps(
     mesh: Mesh,
     state: TrainState,
     checkpoints: Checkpoints,
+    hold: Hold,
     logs: Logs,
     workdir: Workdir,
     display: Display,
@@ -296,6 +304,7 @@ def run_steps(
             # it and fetches the next batch.
             meter.push(step, metrics)
             checkpoints.raise_if_save_failed()
+            hold.check()
             if not last:
                 batch = put(next(batches))
             if step == first + 1:
@@ -318,6 +327,7 @@ def run_steps(
             if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
                 display.doing("save")
                 meter.flush()
+                hold.confirm()
                 # Lines first: a checkpoint must not be ahead of what is logged.
                 logs.sync()
                 checkpoints.save(step, state, score=score, environment=environment)

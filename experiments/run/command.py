@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, TypeVar
 
+from etils import epath
 from tyro.conf import arg
 
 from experiments.run.config import PretrainConfig, default_config
@@ -13,8 +13,9 @@ from experiments.run.yaml_file import read_yaml
 from experiments.terminal import flags
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import expanded
+from polycom_jax import storage
 from polycom_jax._errors import require
-from polycom_jax._fields import PathText
+from polycom_jax._fields import PlaceText
 from polycom_jax.table import ACTIVATIONS
 from polycom_jax.training.recipes import RECIPES
 
@@ -48,7 +49,7 @@ class Command:
         pretrain: the run.
     """
 
-    config: Annotated[PathText | None, arg(metavar="FILE.yaml")] = None
+    config: Annotated[PlaceText | None, arg(metavar="FILE.yaml")] = None
     pretrain: Annotated[PretrainConfig, flags.NO_PREFIX] = field(
         default_factory=lambda: default_config(DEFAULT_PRESET)
     )
@@ -72,7 +73,7 @@ def from_command(line: CommandLine, command: C, argv: Sequence[str]) -> tuple[C,
     files = [setting.words for setting in given if setting.name == "config"]
     words = [word for each in files for word in each]
     require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
-    stored = read_yaml(Path(expanded("--config", words[0])), base, ALIASES) if words else []
+    stored = read_yaml(_place(words[0]), base, ALIASES) if words else []
     settings = stored + given
     start = default_config(_preset(stored, given), _steps(settings))
     command = line.parse(replace(command, pretrain=start), settings)
@@ -81,6 +82,13 @@ def from_command(line: CommandLine, command: C, argv: Sequence[str]) -> tuple[C,
         config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
     names = frozenset(setting.name for setting in settings) & {*base}
     return replace(command, pretrain=config), names
+
+
+def _place(word: str) -> epath.Path:
+    """The file of `--config`."""
+    found = storage.named(expanded("--config", word, remote=True))
+    storage.require_reachable(found)
+    return found
 
 
 def _steps(settings: Sequence[flags.Setting]) -> int | None:
@@ -106,7 +114,7 @@ def _preset(stored: Sequence[flags.Setting], given: Sequence[flags.Setting]) -> 
     return [DEFAULT_PRESET, *in_file, *in_flags][-1]
 
 
-def from_file(path: Path) -> PretrainConfig:
+def from_file(path: storage.Place) -> PretrainConfig:
     """The config that a run's own config.yaml holds, with what data and length had filled in."""
     stored = read_yaml(path, flags.flatten(default_config(DEFAULT_PRESET)), ALIASES, whole=True)
     return CommandLine("pretrain").parse(default_config(_preset(stored, [])), stored)

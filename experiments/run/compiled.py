@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from experiments.run.config import PretrainConfig
 from experiments.run.environment import deterministic
 from experiments.terminal.progress import Display
+from polycom_jax import storage
 from polycom_jax.data import Corpus, eval_batches
 from polycom_jax.data.cache import cache_folder
 from polycom_jax.hosts import meet
@@ -40,12 +41,14 @@ NEWEST = 4
 Item = TypeVar("Item")
 
 
-def keep_compiled(cache_dir: str | None, *, kept: bool = True) -> None:
-    """Lets JAX read compiled programs from the cache folder, and write them; or neither."""
+def keep_compiled(cache_dir: str | None, *, kept: bool = True, place: str | None = None) -> None:
+    """Lets JAX read compiled programs from a place of their own, or the cache folder, and write
+    them; or neither."""
     folder = None
     if kept:
-        folder = str(cache_folder(cache_dir) / "compiled")
-        drop_torn(Path(folder))
+        folder = place or str(cache_folder(cache_dir) / "compiled")
+        if not storage.is_remote(folder):  # an object is put whole
+            drop_torn(Path(folder))
         # JAX's own threshold, a second, would leave out most of what a CPU compiles.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     jax.config.update("jax_compilation_cache_dir", folder)

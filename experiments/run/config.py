@@ -12,7 +12,7 @@ from tyro.conf import arg
 from experiments.terminal import flags
 from experiments.terminal.checks import at_least
 from polycom_jax._errors import InputError, require
-from polycom_jax._fields import LARGEST, PathText, check_fields
+from polycom_jax._fields import LARGEST, PlaceText, check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
@@ -79,8 +79,9 @@ class RunConfig:
         keep_last: newest checkpoints to keep, beside the best one.
         sample_prompt: beginning of the text that the finished model continues.
         sample_tokens: tokens of that sample.
-        compile_cache: keep compiled programs in the cache folder (`compiled/` beside the prepared
-            data), so that the next start reads them.
+        compile_cache: keep compiled programs, so that the next start reads them.
+        compile_cache_dir: where, also gs://BUCKET/PATH, which hosts then share; default:
+            `compiled/` beside the prepared data.
         tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
             `experiments.plan` compiles for them. With other numbers of devices it does not start.
         compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
@@ -108,12 +109,13 @@ class RunConfig:
     sample_prompt: str = "def "
     sample_tokens: int = 200
     compile_cache: bool = True
+    compile_cache_dir: PlaceText | None = None
     tpu_slice: str | None = None
     compiler_options: tuple[str, ...] = ()
     grace_s: float = 25.0
     give_up_after: int = 10
     deterministic: bool = False
-    init_from: Annotated[PathText | None, arg(metavar="RUN_OR_FOLDER")] = None
+    init_from: Annotated[PlaceText | None, arg(metavar="RUN_OR_FOLDER")] = None
     profile_steps: Annotated[str | None, arg(metavar="FIRST:LAST")] = None
     trackers: tuple[Tracker, ...] = ("tensorboard",)
     dry_run: bool = False
@@ -153,8 +155,8 @@ class PretrainConfig:
         hosts: which processes take part.
         run: length, periods, seed.
         preset: model preset whose recipe gives the defaults.
-        workdir: folder of the run; default: runs/PRESET-ACTIVATION. A run that is there goes on
-            with its own settings, if no flag says what it is.
+        workdir: folder of the run, also gs://BUCKET/PATH; default: runs/PRESET-ACTIVATION. A run
+            that is there goes on with its own settings, if no flag says what it is.
     """
 
     model: ModelConfig
@@ -164,7 +166,7 @@ class PretrainConfig:
     hosts: HostsConfig
     run: RunConfig
     preset: Annotated[str, arg(metavar="|".join(RECIPES))]
-    workdir: Annotated[PathText | None, arg(metavar="DIR")] = None
+    workdir: Annotated[PlaceText | None, arg(metavar="DIR")] = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -184,6 +186,7 @@ class PretrainConfig:
 
 _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
+    | {"run.compile_cache_dir"}
     | {f"hosts.{field.name}" for field in fields(HostsConfig)}
     | {"run.tpu_slice", "run.compiler_options", "run.grace_s", "run.give_up_after"}
     | {"run.init_from", "run.profile_steps", "run.trackers"}

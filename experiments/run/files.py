@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.terminal.paths import naming, try_file
 from experiments.terminal.tables import finite
+from polycom_jax import storage
 
 STDOUT = "-"
 """What `--json` takes for stdout; people's text is on stderr then."""
@@ -21,7 +22,7 @@ def try_json(target: str | None) -> None:
 
 
 def write_json(
-    target: str | Path | None,
+    target: str | storage.Place | None,
     record: Any,
     *,
     indent: int | None = 1,
@@ -39,29 +40,39 @@ def write_json(
     if target == STDOUT:
         print(text, end="")
     elif target is not None:
-        write_text(Path(target), text)
+        write_text(Path(target) if isinstance(target, str) else target, text)
 
 
-def hand_over(target: str | None, written: Path) -> None:
+def hand_over(target: str | None, written: storage.Place) -> None:
     """`write_json` of a result that a program has in its folder of results already."""
     if target is not None:
-        write_json(target, json.loads(written.read_text(encoding="utf-8")))
+        write_json(target, json.loads(storage.read(written)))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: storage.Place, text: str) -> None:
     """Writes a file, whole, and the folders above it; to a pipe or device that a flag names, so."""
+    if storage.is_remote(path):
+        storage.write(path, text.encode())
+        return
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write instead of `path`, which it then replaces: whole, or not at all."""
-    temporary = path.with_suffix(".tmp")
+def whole(path: storage.Place) -> Iterator[Path]:
+    """A file to write instead of `path`, which it then replaces: whole, or not at all.
+
+    Folders above it are made.
+    """
+    if storage.is_remote(path):
+        with storage.Staged(path.parent) as staged:
+            yield staged.local / path.name
+        return
+    temporary = Path(path.with_suffix(".tmp"))
     with naming(path):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
+from etils import epath
 
 from experiments.run import lock
 from experiments.run.command import from_file
@@ -18,6 +19,7 @@ from experiments.run.resuming import differences
 from experiments.run.settings import listed
 from experiments.run.yaml_file import RECORD, in_a_line
 from experiments.terminal.paths import try_folder
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Corpus, DataConfig, Tokenizer
 from polycom_jax.data.documents import matched_files
@@ -28,53 +30,56 @@ from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.training.checkpoint import all_steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Workdir:
-    """A run's folder.
+    """A run's folder, on a disk or in a bucket.
 
     Attributes:
         root: the folder.
     """
 
-    root: Path
+    root: epath.Path
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "root", storage.named(root))
 
     @property
-    def config(self) -> Path:
+    def config(self) -> epath.Path:
         """What the run really ran with; a later run takes it as `--config`."""
         return self.root / "config.yaml"
 
     @property
-    def tokenizer(self) -> Path:
+    def tokenizer(self) -> epath.Path:
         """The tokenizer; with it, model and text need nothing from outside the folder."""
         return self.root / "tokenizer.json"
 
     @property
-    def generation(self) -> Path:
+    def generation(self) -> epath.Path:
         """What the folder that a run was made from said of its texts' ends; others have none."""
         return self.root / "generation.json"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> epath.Path:
         """One JSON object a logged step, with the evaluation of that step if it had one."""
         return self.root / "metrics.jsonl"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> epath.Path:
         """Orbax checkpoints, one folder a step."""
         return self.root / "checkpoints"
 
     @property
-    def tensorboard(self) -> Path:
+    def tensorboard(self) -> epath.Path:
         """Event files."""
         return self.root / "tensorboard"
 
     @property
-    def plots(self) -> Path:
+    def plots(self) -> epath.Path:
         """Figures made at the end."""
         return self.root / "plots"
 
     @property
-    def sample(self) -> Path:
+    def sample(self) -> epath.Path:
         """Text that the finished model wrote; the last file of a run: with it, all is there."""
         return self.root / "sample.txt"
 
@@ -85,7 +90,7 @@ class Workdir:
         *,
         active: bool = True,
         tell: Callable[[str], None] = lambda text: None,
-    ) -> Iterator[None]:
+    ) -> Iterator[lock.Hold]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
         `flag` has named the folder. Only the `active` host of a run takes the lock; `tell` takes a
@@ -94,12 +99,13 @@ class Workdir:
         Raises:
             InputError: another run holds it, or the folder cannot be made.
         """
+        storage.require_reachable(self.root)
         if not active:
-            yield
+            yield lock.Kept()
             return
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(lock.locked(self.root, tell=tell))
+                hold = stack.enter_context(lock.locked(self.root, tell=tell))
             except lock.Held as error:
                 raise InputError(
                     f"Another run is writing to {self.root}: {error}. Wait for it, or give another"
@@ -109,7 +115,7 @@ class Workdir:
                 raise InputError(f"{flag} {self.root} cannot be written: {error}.") from error
             for folder in (self.checkpoints, self.tensorboard, self.plots):
                 try_folder(flag, folder)
-            yield
+            yield hold
 
     def read_config(self) -> PretrainConfig:
         """What the run ran with.
@@ -117,21 +123,22 @@ class Workdir:
         Raises:
             InputError: there is no run here.
         """
+        storage.require_reachable(self.root)
+        has_config = storage.is_file(self.config)
         require(
-            self.config.is_file() or not all_steps(self.checkpoints),
+            has_config or not all_steps(self.checkpoints),
             f"{self.root} holds checkpoints and no {self.config.name}, so nobody can tell what they"
             " are of; bring the file back (their state/_METADATA says what it held), or give"
             " another --workdir.",
         )
-        is_export = (self.root / "config.json").is_file()
         require(
-            self.config.is_file() or not is_export,
+            has_config or not storage.is_file(self.root / "config.json"),
             f"{self.root} is a Hugging Face folder (config.json), and a run has a config.yaml;"
             f" `python -m experiments.convert {self.root} --workdir FOLDER --data TEXT`"
             " makes one of it.",
         )
         require(
-            self.config.is_file(),
+            has_config,
             f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
             f" --workdir {self.root}` makes one.",
         )
@@ -144,8 +151,9 @@ class Workdir:
 
     def with_own_tokenizer(self, data: DataConfig) -> DataConfig:
         """The folder's tokenizer.json for one that lies no more where it was: a folder may move."""
-        moved = data.tokenizer not in ("bytes", "bpe") and not Path(data.tokenizer).exists()
-        if not moved or not self.tokenizer.is_file():
+        if data.tokenizer in ("bytes", "bpe") or storage.is_file(storage.named(data.tokenizer)):
+            return data
+        if not storage.is_file(self.tokenizer):
             return data
         return replace(data, tokenizer=str(self.tokenizer))
 
@@ -156,7 +164,7 @@ class Workdir:
             InputError: the file holds none.
         """
         try:
-            tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            tree = yaml.safe_load(storage.read(self.config).decode())
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"{self.config} cannot be read: {in_a_line(error)}.") from error
         record = tree.get(RECORD) if isinstance(tree, dict) else None
@@ -246,7 +254,7 @@ class Workdir:
         Raises:
             InputError: the file holds something else.
         """
-        if not self.generation.is_file():
+        if not storage.is_file(self.generation):
             return None
         return from_json(read_json(self.generation), str(self.generation))
 

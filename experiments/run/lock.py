@@ -5,19 +5,27 @@ and would hold it after the run is killed. It belongs to one process and ends wi
 its children do; the kernel keeps it, so no process number is compared and none can be taken for
 another's. Not every file system shared by machines passes it on. So the holder also writes a beat
 into the file every few seconds, and who finds a beat of another machine waits whether it changes.
+
+A folder in a bucket is held by a lease there (`polycom_jax.storage.Lease`), and by a lock on this
+machine beside it: who gets that one knows that the holder of a lease from this machine is no more.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
+
+from polycom_jax import storage
 
 NAME = ".lock"
 
@@ -37,8 +45,30 @@ class Held(Exception):
     """Another run holds the folder; the message says which."""
 
 
+class Hold(Protocol):
+    """What a run asks before it writes to the folder that it holds."""
+
+    def check(self) -> None:
+        """Raises `storage.Lost` where it is known to hold it no more; costs nothing."""
+
+    def confirm(self) -> None:
+        """Returns if it holds it now; raises `storage.Lost`, or `OSError` if it cannot tell."""
+
+
+class Kept:
+    """The hold of a lock of the system, which nobody can take."""
+
+    def check(self) -> None:
+        """Returns."""
+
+    def confirm(self) -> None:
+        """Returns."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def locked(
+    folder: storage.Place, *, tell: Callable[[str], None] = lambda text: None
+) -> Iterator[Hold]:
     """Holds `folder`, which is made if need be, while the block runs.
 
     At the end the lock's file goes, and folders that were made here and are empty still: a run that
@@ -52,6 +82,16 @@ def locked(folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> 
         Held: another run holds it.
         OSError: it cannot be made or written to.
     """
+    if storage.is_remote(folder):
+        with _leased(folder, tell) as lease:
+            yield lease
+        return
+    with _on_disk(Path(folder), tell):
+        yield Kept()
+
+
+@contextlib.contextmanager
+def _on_disk(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
@@ -66,6 +106,28 @@ def locked(folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> 
         for empty in made:
             with contextlib.suppress(OSError):
                 empty.rmdir()
+
+
+@contextlib.contextmanager
+def _leased(folder: storage.Place, tell: Callable[[str], None]) -> Iterator[storage.Lease]:
+    here = Path(tempfile.gettempdir(), f"polycom_jax-{os.getuid()}")
+    with _on_disk(here / hashlib.sha256(str(folder).encode()).hexdigest()[:32], tell):
+        # Another machine, or container, has another file system for what is temporary.
+        storage.create(here / "machine", uuid.uuid4().hex.encode())
+        machine = storage.read(here / "machine").decode()
+        about = {"process": os.getpid(), "host": socket.gethostname(), "machine": machine}
+        lease = storage.Lease(
+            str(folder / NAME),
+            about,
+            is_gone=lambda record: record.get("machine") == machine,
+            tell=lambda record: tell(_waiting(_named(record), storage.LOST_S)),
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lease)
+            except storage.Held as error:
+                raise Held(_named(error.record)) from error
+            yield lease
 
 
 def _acquire(path: Path, tell: Callable[[str], None]) -> int:
@@ -112,7 +174,7 @@ def _watch_other_machine(handle: int, tell: Callable[[str], None]) -> None:
     first = os.pread(handle, 4096, 0)
     if not first or _read(first).get("host") == socket.gethostname():
         return  # Of a run here the lock alone tells, and it is ours.
-    tell(f"{_holder(first)} has not given the folder back; waiting {LOST_S:g} s for a sign of life")
+    tell(_waiting(_holder(first), LOST_S))
     deadline = time.monotonic() + LOST_S
     while time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -155,7 +217,14 @@ def _read(beat: bytes) -> dict[str, object]:
 
 
 def _holder(beat: bytes) -> str:
-    found = _read(beat)
-    if not found:
+    return _named(_read(beat))
+
+
+def _named(record: Mapping[str, Any]) -> str:
+    if not record:
         return "another run"
-    return f"the run of process {found.get('process')} on {found.get('host')}"
+    return f"the run of process {record.get('process')} on {record.get('host')}"
+
+
+def _waiting(holder: str, seconds: float) -> str:
+    return f"{holder} has not given the folder back; waiting {seconds:g} s for a sign of life"

@@ -1,21 +1,26 @@
-"""Numbers of a run: metrics.jsonl, which survives kills exactly, and TensorBoard files."""
+"""Numbers of a run: metrics.jsonl, which survives kills exactly, and TensorBoard files.
+
+Nothing can be appended to an object in a bucket: there both are kept on this machine, and put whole
+where they have to be durable.
+"""
 
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from experiments.run.trackers import Trackers
 from experiments.terminal.paths import naming
+from polycom_jax import storage
 from polycom_jax._errors import InputError
+from polycom_jax.storage import Place
 
 LATE = ("heldout_loss", "bits_per_byte")
 """Numbers of an evaluation, which may come when the rest of their line is written."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Place) -> list[dict[str, Any]]:
     """The records of a metrics file; a torn last line (a kill amid writing) is left out.
 
     Raises:
@@ -30,14 +35,17 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], 
     return [step for step, _ in found], [value for _, value in found]
 
 
-def cut_short(path: Path, step: int) -> dict[str, Any] | None:
+def cut_short(path: Place, step: int) -> dict[str, Any] | None:
     """The record of `step`, if it was logged without an evaluation; None: it was not so."""
     found = [record for record in read_metrics(path) if record["step"] == step]
     return found[-1] if found and "heldout_loss" not in found[-1] else None
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+def _lines(path: Place) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    try:
+        lines = storage.read(path).splitlines(keepends=True)
+    except FileNotFoundError:
+        lines = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -60,11 +68,12 @@ class MetricsFile:
     values, by the run that resumes there.
     """
 
-    def __init__(self, path: Path, *, step: int) -> None:
-        self._path = path
-        self._file = self._rewritten(
-            [line for line, record in _lines(path) if record["step"] <= step]
-        )
+    def __init__(self, path: Place, *, step: int) -> None:
+        lines = [line for line, record in _lines(path) if record["step"] <= step]
+        self._staged = storage.Staged(path.parent)
+        self._path = self._staged.local / path.name
+        self._file = self._rewritten(lines)
+        self._staged.put()
 
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         """Appends one line, {"step": step, **values}."""
@@ -77,16 +86,19 @@ class MetricsFile:
         self._file.close()
         kept = [line for line, _ in _lines(self._path)][:-1]
         self._file = self._rewritten([*kept, _encoded(record)])
+        self._staged.put()
 
     def sync(self) -> None:
-        """Returns once all lines are on the disk; called before a checkpoint refers to them."""
+        """Returns once all lines are durable; called before a checkpoint refers to them."""
         with naming(self._path):
             os.fsync(self._file.fileno())
+        self._staged.put()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; all lines are in their place."""
         with naming(self._path):
             self._file.close()
+        self._staged.close()
 
     def _rewritten(self, lines: list[bytes]) -> BinaryIO:
         """The file with these lines and no others, open to append to; whole at any moment."""
@@ -118,7 +130,7 @@ def _finite(value: Any) -> Any:
 class Logs:
     """Where numbers go: metrics.jsonl and trackers. Without trackers (None), nowhere."""
 
-    def __init__(self, metrics: Path, trackers: Trackers | None, *, step: int) -> None:
+    def __init__(self, metrics: Place, trackers: Trackers | None, *, step: int) -> None:
         self._trackers = trackers
         self._metrics = None if trackers is None else MetricsFile(metrics, step=step)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from experiments.run.config import PretrainConfig
 from experiments.run.folder import Workdir
 from polycom_jax import params as pm
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
 from polycom_jax.data.documents import SingleDocumentError
@@ -114,7 +114,7 @@ class Model:
     params: Params
     tokenizer: Tokenizer | None
     data: DataConfig
-    folder: Path
+    folder: storage.Place
     step: int | None
     generation: Generation | None = None
     end_of_text: str | None = None
@@ -141,7 +141,7 @@ class Model:
 
 
 def load_model(
-    folder: Path,
+    folder: storage.Place,
     checkpoint: str = "latest",
     *,
     mesh: Mesh | None = None,
@@ -158,7 +158,8 @@ def load_model(
     Raises:
         InputError: neither stands there, or it cannot be read.
     """
-    if (folder / "config.yaml").is_file():
+    storage.require_reachable(folder)
+    if storage.is_file(folder / "config.yaml"):
         require(
             end_of_text is None,
             f"end_of_text={end_of_text!r}: the run in {folder} has its own; leave it out.",
@@ -169,14 +170,16 @@ def load_model(
         noted = workdir.record().get("data", {})
         return Model(*about, generation=run.generation, noted=noted)
     require(
-        (folder / "config.json").is_file(),
+        storage.is_file(folder / "config.json"),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
     )
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     file = folder / TOKENIZER
-    tokenizer = load_tokenizer(file, end_of_text=end_of_text) if file.is_file() else None
-    generation = huggingface.read_generation(folder)
-    cfg, params = huggingface.load(folder, mesh=mesh)
+    has_tokenizer = storage.is_file(file)
+    tokenizer = load_tokenizer(file, end_of_text=end_of_text) if has_tokenizer else None
+    with storage.fetched(folder) as local:
+        generation = huggingface.read_generation(local)
+        cfg, params = huggingface.load(local, mesh=mesh)
     about = (cfg, params, tokenizer, DataConfig(), folder, None)
     return Model(*about, generation=generation, end_of_text=end_of_text)
 

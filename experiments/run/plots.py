@@ -1,19 +1,19 @@
 """Figures of a run and of a benchmark, as PNG to look at and PDF to print."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.run.metrics import series
 from experiments.terminal.figures import BLUE, ORANGE, fit, layer_bar, layer_line, panels
+from polycom_jax.storage import Place
 
 SIZE = (5.2, 3.0)
 """Of figures of one panel, in inches."""
 
 
-def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> None:
+def plot_loss(path: Place, records: Sequence[Mapping[str, Any]], title: str) -> None:
     """Training and held-out loss over steps, in nats a token."""
     from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +29,7 @@ def plot_loss(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
         axes.set(xlabel="step", ylabel="loss (nats a token)")
 
 
-def plot_load(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> None:
+def plot_load(path: Place, records: Sequence[Mapping[str, Any]], title: str) -> None:
     """Each expert's load over steps, one line an expert; 1 is even."""
     loads = [(r["step"], r["expert_load"]) for r in records if "expert_load" in r]
     title = f"Load of the experts: {title}"
@@ -45,7 +45,7 @@ def plot_load(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> N
 
 
 def plot_shapes(
-    path: Path,
+    path: Place,
     x: np.ndarray,
     start: np.ndarray,
     layers: Sequence[np.ndarray],
@@ -76,7 +76,7 @@ def plot_shapes(
 
 
 def plot_ratios(
-    path: Path,
+    path: Place,
     ratios: Mapping[str, tuple[float, float, float]],
     *,
     title: str,

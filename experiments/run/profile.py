@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments.run.config import step_range
+from polycom_jax import storage
 
 
 class Profile:
@@ -19,28 +19,32 @@ class Profile:
         tell: takes a line on how to open it.
     """
 
-    def __init__(self, steps: str | None, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, steps: str | None, folder: storage.Place, tell: Callable[[str], None]
+    ) -> None:
         self._first, self._last = step_range(steps) if steps else (0, 0)
-        self._folder, self._tell, self._running = folder, tell, False
+        self._folder, self._tell = folder, tell
+        self._staged: storage.Staged | None = None
 
     def before(self, step: int) -> None:
         """Starts, if `step` is the first of them, or lies among them where a run resumes."""
-        if not self._running and self._first <= step <= self._last:
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
-            self._running = True
+        if self._staged is None and self._first <= step <= self._last:
+            self._staged = storage.Staged(self._folder)
+            jax.profiler.start_trace(str(self._staged.local), create_perfetto_trace=True)
 
     def after(self, step: int, metrics: Any) -> None:
         """Ends behind the last of them, when the device has computed it."""
-        if self._running and step >= self._last:
+        if self._staged is not None and step >= self._last:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
         """Writes the trace, where one is being taken."""
-        if not self._running:
+        if self._staged is None:
             return
-        self._running = False
         jax.profiler.stop_trace()
+        self._staged.close()
+        self._staged = None
         folder = shlex.quote(str(self._folder))
         self._tell(
             f"trace of the steps in {self._folder}; open it with `pip install xprof` and"

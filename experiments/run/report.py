@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -22,6 +21,7 @@ from polycom_jax.data import Tokenizer
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
 from polycom_jax.sharding import fetch
+from polycom_jax.storage import Place
 from polycom_jax.table import Activation
 
 ROW = 2048
@@ -102,7 +102,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def draw_shapes(
-    path: Path, activation: Activation, layers: list[dict[str, np.ndarray]], title: str
+    path: Place, activation: Activation, layers: list[dict[str, np.ndarray]], title: str
 ) -> None:
     """Draws the activation of each layer.
 

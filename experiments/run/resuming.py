@@ -107,6 +107,7 @@ FREE: Mapping[str, str] = {
     "run.give_up_after": "when a run that is lost ends",
     "run.grace_s": "how a run is asked to end",
     "run.compile_cache": "where programs are kept",
+    "run.compile_cache_dir": "where programs are kept",
     "run.compiler_options": "how a program is compiled",
     "run.tpu_slice": "the machine",
     "run.profile_steps": "what is told and when",

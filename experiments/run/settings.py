@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from experiments.run.files import write_json
+from polycom_jax import storage
 from polycom_jax._errors import require
 
 Changes = Mapping[str, tuple[Any, Any]]
@@ -25,7 +25,7 @@ def listed(changed: Changes) -> str:
 
 
 def check_settings(
-    path: Path,
+    path: storage.Place,
     settings: Mapping[str, Any],
     *,
     free: Collection[str] = (),
@@ -45,7 +45,7 @@ def check_settings(
         InputError: the results were made with other settings; both values are named.
     """
     now = json.loads(json.dumps(settings))  # tuples as lists
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = json.loads(storage.read(path)) if storage.is_file(path) else {}
     if before:
         common = {name: value for name, value in now.items() if name not in free}
         changed = changes(before, common)

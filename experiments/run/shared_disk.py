@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError
 from polycom_jax.hosts import gather
 from polycom_jax.hosts.processes import named
@@ -14,7 +15,7 @@ SHOWS_S = 10.0
 """How long a new file may take to show on another machine that shares the disk."""
 
 
-def check_shared(folder: Path) -> None:
+def check_shared(folder: storage.Place) -> None:
     """Returns where all processes see what process 0 writes into `folder`, the workdir.
 
     Folders that only have the same name would show when the first checkpoint lacks parts.
@@ -22,12 +23,12 @@ def check_shared(folder: Path) -> None:
     Raises:
         InputError: on every process, where some do not see it; they are named.
     """
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or storage.is_remote(folder):
         return
     first, token = jax.process_index() == 0, uuid.uuid4().hex
     if first:
         (folder / f".shared-{token}").touch()
-    file = folder / f".shared-{gather('write into the workdir', token)[0]}"
+    file = Path(folder) / f".shared-{gather('write into the workdir', token)[0]}"
     try:
         found = gather("read the workdir", _shows(file))
     finally:
@@ -37,7 +38,7 @@ def check_shared(folder: Path) -> None:
     if blind:
         raise InputError(
             f"What process 0 writes into --workdir {folder} does not show for {named(blind)}: the"
-            " workdir must be on a disk that all processes share."
+            " workdir must be on a disk that all processes share, or in a bucket (gs://...)."
         )
 
 

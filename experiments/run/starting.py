@@ -1,13 +1,13 @@
 """Weights that a new run takes from another run or a Hugging Face folder, with what they fit."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from jax.sharding import Mesh
 
 from experiments.run.config import PretrainConfig
 from experiments.run.model_loading import Model, check_finite, load_model
 from experiments.terminal import flags
+from polycom_jax import storage
 from polycom_jax._errors import require
 
 ADJUSTABLE = frozenset(
@@ -23,7 +23,7 @@ def load_start(config: PretrainConfig, mesh: Mesh) -> Model:
     Raises:
         InputError: nothing of that kind lies there, or it holds numbers that are not finite.
     """
-    source = Path(str(config.run.init_from))
+    source = storage.named(str(config.run.init_from))
     model = load_model(source, mesh=mesh, end_of_text=config.data.end_of_text)
     check_finite(model.origin, model.params)
     return model

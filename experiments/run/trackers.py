@@ -10,11 +10,12 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.run.files import write_text
+from polycom_jax import storage
 from polycom_jax._errors import InputError
+from polycom_jax.storage import Place
 
 PROJECT = "polycom_jax"
 """Under which Weights & Biases and Trackio list runs."""
@@ -41,11 +42,12 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in the run's folder."""
 
-    def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
+    def __init__(self, root: Place, config: Mapping[str, Any], step: int) -> None:
         from tensorboardX import SummaryWriter
 
+        self._staged = storage.Staged(root / "tensorboard")
         # Events of steps that a killed run had logged after its checkpoint are hidden.
-        self._writer = SummaryWriter(str(root / "tensorboard"), purge_step=step + 1)
+        self._writer = SummaryWriter(str(self._staged.local), purge_step=step + 1)
 
     def write(self, step: int, values: Scalars) -> None:
         """See `Tracker`."""
@@ -55,16 +57,18 @@ class TensorBoard:
     def flush(self) -> None:
         """See `Tracker`."""
         self._writer.flush()
+        self._staged.put()
 
     def close(self) -> None:
         """See `Tracker`."""
         self._writer.close()
+        self._staged.close()
 
 
 class WandB:
     """A run of Weights & Biases, the same one when it is resumed."""
 
-    def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
+    def __init__(self, root: Place, config: Mapping[str, Any], step: int) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
         self._run = wandb.init(
@@ -72,7 +76,7 @@ class WandB:
             name=root.name,
             id=run_id(root),
             resume="allow",
-            dir=str(root),
+            dir=None if storage.is_remote(root) else str(root),
             config=dict(config),
             settings=wandb.Settings(silent=True),
         )
@@ -92,7 +96,7 @@ class WandB:
 class Trackio:
     """A run of Trackio, the same one when it is resumed."""
 
-    def __init__(self, root: Path, config: Mapping[str, Any], step: int) -> None:
+    def __init__(self, root: Place, config: Mapping[str, Any], step: int) -> None:
         import trackio  # pyright: ignore[reportMissingImports]
 
         name = f"{root.name}-{run_id(root)}"
@@ -112,7 +116,7 @@ class Trackio:
         self._run.finish()
 
 
-TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
+TRACKERS: Mapping[str, Callable[[Place, Mapping[str, Any], int], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "trackio": Trackio,
@@ -128,12 +132,12 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-def run_id(root: Path) -> str:
+def run_id(root: Place) -> str:
     """A short name that no other run has; it goes with the folder."""
     path = root / "tracker.json"
-    if not path.is_file():
+    if not storage.is_file(path):
         write_text(path, json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))["id"]
+    return json.loads(storage.read(path))["id"]
 
 
 class Trackers:
@@ -150,7 +154,7 @@ class Trackers:
     def __init__(
         self,
         names: Sequence[str],
-        root: Path,
+        root: Place,
         config: Mapping[str, Any],
         *,
         step: int,
@@ -161,7 +165,7 @@ class Trackers:
         for name in dict.fromkeys(names):
             self._guard(name, lambda name=name: self._start(name, root, config, step))
 
-    def _start(self, name: str, root: Path, config: Mapping[str, Any], step: int) -> None:
+    def _start(self, name: str, root: Place, config: Mapping[str, Any], step: int) -> None:
         self._running[name] = TRACKERS[name](root, config, step)
 
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:

@@ -4,15 +4,16 @@ What a word is of, its field says: YAML's own rules would make a boolean of `no`
 wanted, a number of `12:30`, and eight of `010`.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from experiments.terminal.flags import Aliases, Setting, unknown_name
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 
 MOST_BYTES = 2**20
@@ -64,7 +65,7 @@ class _Loader(yaml.BaseLoader):
 
 
 def read_yaml(
-    path: Path, base: Mapping[str, Any], aliases: Aliases, *, whole: bool = False
+    path: os.PathLike[str], base: Mapping[str, Any], aliases: Aliases, *, whole: bool = False
 ) -> list[Setting]:
     """Reads the settings of a YAML file with the nested shape of the config.
 
@@ -114,7 +115,7 @@ def filled_in(record: Mapping[str, Any], vocab_size: object) -> list[str]:
     return [*names, "optim.decay_steps"] if "decay_steps" in record else names
 
 
-def _compose(path: Path) -> MappingNode | None:
+def _compose(path: os.PathLike[str]) -> MappingNode | None:
     try:
         root = yaml.compose(_text(path), _Loader)
     except InputError:
@@ -142,10 +143,9 @@ def in_a_line(error: Exception) -> str:
     return f"{problem} in line {mark.line + 1}" + (f" ({context}{begun})" if context else "")
 
 
-def _text(path: Path) -> str:
+def _text(path: os.PathLike[str]) -> str:
     require("\0" not in str(path), f"--config {str(path)!r} is no name of a file.")
-    with path.open("rb") as file:
-        raw = file.read(MOST_BYTES + 1)
+    raw = storage.read(path, size=MOST_BYTES + 1)
     require(
         len(raw) <= MOST_BYTES, f"--config {path} is longer than {MOST_BYTES} bytes: no config is."
     )
@@ -162,7 +162,9 @@ def _leaves(node: MappingNode | None, prefix: str = "") -> Iterator[tuple[str, N
             yield name, value
 
 
-def _unknown_key(path: Path, key: str, below: Sequence[str], known: Iterable[str]) -> InputError:
+def _unknown_key(
+    path: os.PathLike[str], key: str, below: Sequence[str], known: Iterable[str]
+) -> InputError:
     if not below:
         return unknown_name(f"key in {path}:", key, known)
     return InputError(

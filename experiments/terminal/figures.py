@@ -4,11 +4,14 @@ Matplotlib is imported on first use.
 """
 
 import contextlib
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from polycom_jax import storage
+from polycom_jax.storage import Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +49,7 @@ _PAD = 0.08  # inches
 
 @contextlib.contextmanager
 def panels(
-    path: Path,
+    path: Place,
     count: int,
     *,
     title: str,
@@ -73,7 +76,6 @@ def panels(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -89,8 +91,10 @@ def panels(
         with _any_script():
             _fit_panels(figure, width, height)
             _frame(figure, title, note)
-            figure.savefig(path.with_suffix(".png"))
-            figure.savefig(path.with_suffix(".pdf"))
+            for kind in ("png", "pdf"):
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format=kind)
+                storage.write(path.with_suffix(f".{kind}"), drawn.getvalue())
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from tyro import _errors  # its hook for errors is in no public module
 from tyro.conf import Positional, Suppress, arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from experiments.terminal.paths import expanded, is_path
+from experiments.terminal.paths import expanded, is_path, is_place
 from polycom_jax._errors import InputError, require
 
 C = TypeVar("C")
@@ -225,7 +225,7 @@ def _prepared(setting: Setting, leaf: Leaf | None) -> Setting:
         " value with spaces, and a glob, which the shell would take apart.",
     )
     if is_path(leaf.hint):
-        words = tuple(expanded(flag, word) for word in words)
+        words = tuple(expanded(flag, word, remote=is_place(leaf.hint)) for word in words)
     if type(leaf.value) is int and words and (number := _as_whole(words[0])) is not None:
         raise InputError(f"{flag} takes a whole number, not {words[0]!r}; write {number}.")
     if isinstance(leaf.value, float):

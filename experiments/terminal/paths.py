@@ -1,4 +1,7 @@
-"""Paths that programs are given: `~` in them, and whether what they are for can be written."""
+"""Paths that programs are given: `~` in them, and whether what they are for can be written.
+
+Of places in buckets, `polycom_jax.storage` says whether they can be used.
+"""
 
 import contextlib
 import errno
@@ -8,19 +11,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax._fields import PATH
+from polycom_jax._fields import PATH, PLACE
 
 
-def expanded(flag: str, word: str) -> str:
+def expanded(flag: str, word: str, *, remote: bool = False) -> str:
     """A path that a program was given, `~` at its beginning being somebody's home folder.
 
     A shell does that for `--workdir ~/x`, and not for `--workdir=~/x` nor within a file. Every path
     goes through here.
 
+    Args:
+        flag: that was given it.
+        word: the path.
+        remote: it may be in a bucket.
+
     Raises:
-        InputError: of nobody that there is.
+        InputError: of nobody that there is, or a place that the flag does not take.
     """
+    try:
+        storage.named(word)
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from error
+    require(
+        remote or not storage.is_remote(word),
+        f"{flag}={word!r}: this flag takes a local path; mount the bucket (gcsfuse) and name the"
+        " path there.",
+    )
     if not word.startswith("~"):
         return word
     try:
@@ -40,13 +58,22 @@ def is_path(hint: Any) -> bool:
     return PATH in getattr(hint, "__metadata__", ()) or any(map(is_path, get_args(hint)))
 
 
-def try_folder(flag: str, folder: Path) -> None:
+def is_place(hint: Any) -> bool:
+    """Whether the marker of `PlaceText` is anywhere in an annotation."""
+    return PLACE in getattr(hint, "__metadata__", ()) or any(map(is_place, get_args(hint)))
+
+
+def try_folder(flag: str, folder: os.PathLike[str]) -> None:
     """Raises `InputError` unless files can be written to `folder`; leaves no trace.
 
-    A program asks before its work, which may take hours. Folders that are missing it may make.
+    A program asks before its work, which may take hours. Folders that are missing it may make. Of a
+    bucket it is asked whether it can be reached.
     """
-    with _refused(flag, folder):
-        _try(folder)
+    if storage.is_remote(folder):
+        storage.require_reachable(folder)
+        return
+    with _refused(flag, Path(folder)):
+        _try(Path(folder))
 
 
 def try_file(flag: str, path: Path) -> None:
@@ -91,7 +118,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: os.PathLike[str]) -> Iterator[None]:
     """In the block, an error of the system that names no file names `path`: a full disk does so."""
     try:
         yield

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
+from polycom_jax.storage import Place
 
 NAME = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -13,11 +14,11 @@ FILES = (
     *(CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-TEMPLATES = "additional_chat_templates/*.jinja"
-"""They go with a tokenizer wherever it is saved."""
+TEMPLATES = "additional_chat_templates"
+"""The folder of more of them, *.jinja. They go with a tokenizer wherever it is saved."""
 
 
-def read_beside(path: Path) -> dict[str, bytes]:
+def read_beside(path: Place) -> dict[str, bytes]:
     """The contents of those of `FILES` and `TEMPLATES` that lie beside a file of the usual name.
 
     Raises:
@@ -26,16 +27,15 @@ def read_beside(path: Path) -> dict[str, bytes]:
     if path.name != NAME:
         return {}
     folder = path.parent
-    more = [file.relative_to(folder).as_posix() for file in sorted(folder.glob(TEMPLATES))]
-    return {name: _bytes(folder / name) for name in (*FILES, *more) if (folder / name).is_file()}
+    more = [f"{TEMPLATES}/{name}" for name in sorted(storage.entries(folder / TEMPLATES))]
+    names = (*FILES, *(name for name in more if name.endswith(".jinja")))
+    return {name: _bytes(folder / name) for name in names if storage.is_file(folder / name)}
 
 
-def write_beside(path: Path, files: Mapping[str, bytes]) -> None:
+def write_beside(path: Place, files: Mapping[str, bytes]) -> None:
     """Writes them beside a tokenizer's file."""
     for name, text in files.items():
-        file = path.parent / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(text)
+        storage.write(path.parent / name, text)
 
 
 def begin_ids(model: Any) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def _marked(model: Any, text: str) -> list[tuple[int, bool]]:
     return [(index, bool(special)) for index, shown, special in masks if shown]
 
 
-def end_named(files: dict[str, bytes], model: Any, folder: Path) -> int | None:
+def end_named(files: dict[str, bytes], model: Any, folder: Place) -> int | None:
     """The id of the `eos_token` that a tokenizer's own files name; None: they name none.
 
     Raises:
@@ -81,7 +81,7 @@ def end_named(files: dict[str, bytes], model: Any, folder: Path) -> int | None:
     return None
 
 
-def end_numbered(path: Path, model: Any) -> int | None:
+def end_numbered(path: Place, model: Any) -> int | None:
     """The first `eos_token_id` of the model that a tokenizer lies beside; None: none is stated.
 
     Raises:
@@ -89,7 +89,7 @@ def end_numbered(path: Path, model: Any) -> int | None:
     """
     for name in ("config.json", "generation_config.json") if path.name == NAME else ():
         file = path.with_name(name)
-        if not file.is_file():
+        if not storage.is_file(file):
             continue
         ids = _object(file, _bytes(file)).get("eos_token_id")
         index = (ids[0] if ids else None) if isinstance(ids, list) else ids
@@ -115,14 +115,14 @@ def json_bytes(tree: Any) -> bytes:
     return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _bytes(file: Path) -> bytes:
+def _bytes(file: Place) -> bytes:
     try:
-        return file.read_bytes()
+        return storage.read(file)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
-def _object(file: Path, text: bytes) -> dict[str, Any]:
+def _object(file: Place, text: bytes) -> dict[str, Any]:
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ from polycom_jax.data.beside import (
     write_beside,
 )
 from polycom_jax.data.encoding import Encoder
+from polycom_jax.storage import Place
 
 EOT = "<|endoftext|>"
 EOT_NAMES = (EOT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
@@ -90,7 +91,7 @@ class Tokenizer(Protocol):
         """The text; special tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
         ...
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Place) -> None:
         """Writes all of it to one JSON file, for `load_tokenizer`."""
         ...
 
@@ -128,9 +129,9 @@ class ByteTokenizer:
         """The text whose bytes these are."""
         return bytes(i for i in map(int, ids) if i < 256).decode("utf-8", "replace")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Place) -> None:
         """Writes that the tokens are bytes; there is nothing more to tell."""
-        path.write_text(json.dumps(_BYTES) + "\n", encoding="utf-8")
+        storage.write(path, json.dumps(_BYTES).encode() + b"\n")
 
 
 class FileTokenizer:
@@ -152,18 +153,19 @@ class FileTokenizer:
     """
 
     def __init__(
-        self, path: str | Path, *, exact: bool = False, end_of_text: str | None = None
+        self, path: str | Place, *, exact: bool = False, end_of_text: str | None = None
     ) -> None:
-        path = Path(path).expanduser()
+        path = storage.named(path if storage.is_remote(path) else Path(path).expanduser())
         require(
-            not path.is_dir(),
+            not storage.is_folder(path),
             f"Tokenizer {str(path)!r} is a folder; name the file in it: {path / 'tokenizer.json'}.",
         )
         require(
-            path.is_file(), f"Tokenizer {str(path)!r}: no such file; use 'bpe', 'bytes' or a path."
+            storage.is_file(path),
+            f"Tokenizer {str(path)!r}: no such file; use 'bpe', 'bytes' or a path.",
         )
         try:
-            self._text = path.read_bytes()
+            self._text = storage.read(path)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
         self._model, tree = _read_tokenizer(path, self._text)
@@ -185,7 +187,7 @@ class FileTokenizer:
         self.exact = exact
         self._encode = Encoder(self._model, tree, self.eot, str(path))
 
-    def _find_end(self, path: Path, vocabulary: Mapping[str, int], named: str | None) -> int:
+    def _find_end(self, path: Place, vocabulary: Mapping[str, int], named: str | None) -> int:
         """The id that ends a text; a copy says the same by itself, and the fingerprint too."""
         self._beside = read_beside(path)
         by_name = next((vocabulary[name] for name in EOT_NAMES if name in vocabulary), None)
@@ -238,13 +240,13 @@ class FileTokenizer:
         """The text of the ids."""
         return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Place) -> None:
         """Writes the `tokenizer.json` as it was read, byte for byte, and what lay beside it."""
-        path.write_bytes(self._text)
+        storage.write(path, self._text)
         write_beside(path, self._beside)
 
 
-def _read_tokenizer(path: Path, text: bytes) -> tuple[Any, dict[str, Any]]:
+def _read_tokenizer(path: Place, text: bytes) -> tuple[Any, dict[str, Any]]:
     """The tokenizer, and what stands in its file."""
     import tokenizers
 
@@ -258,7 +260,7 @@ def _read_tokenizer(path: Path, text: bytes) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}.") from error
 
 
-def load_tokenizer(path: Path, *, end_of_text: str | None = None) -> Tokenizer:
+def load_tokenizer(path: Place, *, end_of_text: str | None = None) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote to `path`; its fingerprint is the same.
 
     `end_of_text` is for a Hugging Face one, as in `FileTokenizer`.
@@ -267,13 +269,13 @@ def load_tokenizer(path: Path, *, end_of_text: str | None = None) -> Tokenizer:
         InputError: no such file, or neither ours nor a Hugging Face `tokenizer.json`.
     """
     try:
-        is_bytes = json.loads(path.read_bytes()) == _BYTES
+        is_bytes = json.loads(storage.read(path)) == _BYTES
     except (OSError, ValueError):
         is_bytes = False  # Then it is for the other to say what is wrong with the file.
     return ByteTokenizer() if is_bytes else FileTokenizer(path, end_of_text=end_of_text)
 
 
-def train_bpe(texts: Iterator[str], vocab_size: int, path: Path) -> None:
+def train_bpe(texts: Iterator[str], vocab_size: int, path: Place) -> None:
     """Trains a byte-level BPE and writes its `tokenizer.json`; the same texts give the same file.
 
     Args:

@@ -12,14 +12,15 @@ Orbax is imported on first use.
 import contextlib
 import math
 import operator
+import os
 import weakref
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
 import numpy as np
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.hosts import meet
 from polycom_jax.params import Params, Specs
@@ -28,7 +29,7 @@ from polycom_jax.training.checksums import checksums, leaf_names
 from polycom_jax.training.metadata import STATE, CheckpointMetadata, Leaf
 from polycom_jax.training.orbax_errors import Silence, collect_quietly, quietly
 from polycom_jax.training.quarantine import ReadError as ReadError
-from polycom_jax.training.quarantine import agreed_steps
+from polycom_jax.training.quarantine import agreed_steps, path_of
 from polycom_jax.training.quarantine import all_steps as all_steps
 from polycom_jax.training.quarantine import latest_step as latest_step
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
@@ -45,11 +46,11 @@ class Checkpoints:
     belongs to one run at a time.
 
     Checkpoints that stand in the way of a run that has gone back, since they are damaged or of a
-    future that it will not have, are moved to `quarantine` in the folder by its first save. Of the
-    damaged ones the newest `KEPT_TORN` stay there; others are never deleted.
+    future that it will not have, are moved to `quarantine` in the folder by its first save (in a
+    bucket, marked). Of the damaged ones the newest `KEPT_TORN` stay; others are never deleted.
 
     Args:
-        folder: made when first saved to.
+        folder: local or gs://; made when first saved to.
         keep_last: how many of the newest stay.
         keep_best: how many with the lowest score stay beside them.
         keep_every: those at multiples of this step stay too; None: no such.
@@ -64,14 +65,14 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | os.PathLike[str],
         *,
         keep_last: SupportsIndex = 2,
         keep_best: SupportsIndex = 1,
         keep_every: SupportsIndex | None = None,
         run_metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = Path(folder).absolute()
+        self.folder = storage.absolute(storage.named(folder))
         self._keep = Keep(
             last=_whole("keep_last", keep_last, least=1),
             best=_whole("keep_best", keep_best),
@@ -180,7 +181,7 @@ class Checkpoints:
         scores = {}
         for step in self.all_steps():
             with contextlib.suppress(ValueError):
-                scores[step] = restore.score(self.folder / str(step))
+                scores[step] = restore.score(path_of(self.folder, step))
         scored = [(value, -step) for step, value in scores.items() if value is not None]
         return -min(scored)[1] if scored else None
 
@@ -197,7 +198,7 @@ class Checkpoints:
 
     def environment(self, step: int) -> Mapping[str, Any]:
         """What was saved of the environment with the checkpoint of `step`."""
-        return restore.environment(self.folder / str(step))
+        return restore.environment(path_of(self.folder, step))
 
     def wait(self) -> None:
         """Waits for the save under way.
@@ -303,10 +304,8 @@ class Checkpoints:
         collect_quietly()  # nothing refers to the writer now
         self._hush.close()
         step = "" if self._saving is None else f" of step {self._saving}"
-        raise SaveError(
-            f"The checkpoint{step} could not be saved in {self.folder}: {failure}. Those before it"
-            " are as they were."
-        )
+        place, rest = self.folder, "Those before it are as they were."
+        raise SaveError(f"The checkpoint{step} could not be saved in {place}: {failure}. {rest}")
 
     def _forget_unsaved(self) -> None:
         """Goes back to the newest checkpoint of this run that is on the disk."""

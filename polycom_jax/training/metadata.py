@@ -5,15 +5,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError
 from polycom_jax._files import retried
+from polycom_jax.storage import Place
 
 STATE = "state"
 """The item of a checkpoint that holds its values."""
@@ -73,7 +74,7 @@ class CheckpointMetadata:
         return {"sha256": _digest(body), **body}
 
 
-def read(folder: Path) -> CheckpointMetadata:
+def read(folder: Place) -> CheckpointMetadata:
     """The metadata of the checkpoint in `folder`.
 
     Raises:
@@ -106,10 +107,10 @@ def read(folder: Path) -> CheckpointMetadata:
     )
 
 
-def _json(folder: Path, file: str) -> Any:
+def _json(folder: Place, file: str) -> Any:
     """What the file holds; None: there is none."""
     try:
-        return json.loads(retried(lambda: (folder / file).read_text(encoding="utf-8")))
+        return json.loads(retried(lambda: storage.read(folder / file)).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (IsADirectoryError, ValueError, RecursionError) as error:

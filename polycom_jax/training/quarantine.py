@@ -1,4 +1,7 @@
-"""The folder of a run's checkpoints: which are there, and which are moved out of the way."""
+"""The folder of a run's checkpoints: which are there, and which are moved out of the way.
+
+In a bucket nothing moves: `in_bucket` says how they are set aside there.
+"""
 
 import contextlib
 import os
@@ -7,9 +10,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._files import retried
 from polycom_jax.hosts import gather
+from polycom_jax.storage import Place
+from polycom_jax.training import in_bucket
 
 QUARANTINE = "quarantine"
 """The folder, within that of the checkpoints, that takes those that are out of the way."""
@@ -38,7 +44,7 @@ def is_step(name: str) -> bool:
     return _STEP.fullmatch(name) is not None
 
 
-def all_steps(folder: str | Path) -> list[int]:
+def all_steps(folder: str | os.PathLike[str]) -> list[int]:
     """Steps of the finished checkpoints in `folder`, ascending; a save cut short is none.
 
     Raises:
@@ -47,6 +53,8 @@ def all_steps(folder: str | Path) -> list[int]:
     """
 
     def listed() -> list[int]:
+        if storage.is_remote(folder):
+            return sorted(in_bucket.steps_in(storage.named(folder)).names)
         with os.scandir(folder) as entries:
             return sorted(int(one.name) for one in entries if is_step(one.name) and one.is_dir())
 
@@ -62,7 +70,18 @@ def all_steps(folder: str | Path) -> list[int]:
         raise ReadError(f"{folder} cannot be listed: {error.strerror or error}.") from error
 
 
-def latest_step(folder: str | Path) -> int | None:
+def path_of(folder: Place, step: int) -> Place:
+    """The folder of the checkpoint of `step`, whether there is one or not.
+
+    Raises:
+        OSError: a bucket cannot be listed.
+    """
+    if storage.is_remote(folder):
+        return folder / in_bucket.steps_in(folder).new_name(step)
+    return folder / str(step)
+
+
+def latest_step(folder: str | os.PathLike[str]) -> int | None:
     """Step of the newest finished checkpoint in `folder`, read from names alone.
 
     Raises:
@@ -72,7 +91,7 @@ def latest_step(folder: str | Path) -> int | None:
     return max(all_steps(folder), default=None)
 
 
-def agreed_steps(folder: Path) -> list[int]:
+def agreed_steps(folder: Place) -> list[int]:
     """`all_steps` as process 0 finds them: on a disk that processes share, others may see less.
 
     Every process calls it.
@@ -80,17 +99,21 @@ def agreed_steps(folder: Path) -> list[int]:
     return gather("list the checkpoints", all_steps(folder))[0]
 
 
-def fingerprint(checkpoint: Path) -> list[tuple[str, int, int]]:
-    """Path, size and time of every file: equal as long as nobody has touched any.
+def fingerprint(checkpoint: Place) -> list[tuple[str, int, int]]:
+    """Path, size and time (or generation) of every file: equal as long as nobody touches any.
 
     Raises:
         OSError: they cannot be listed.
     """
-    found = ((str(p.relative_to(checkpoint)), p.stat()) for p in checkpoint.rglob("*"))
+    if storage.is_remote(checkpoint):
+        inside = storage.entries(checkpoint).items()
+        return sorted((name, entry.size, entry.generation) for name, entry in inside)
+    folder = Path(checkpoint)
+    found = ((str(p.relative_to(folder)), p.stat()) for p in folder.rglob("*"))
     return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
-def quarantine(folder: Path, proofs: Mapping[int, str]) -> None:
+def quarantine(folder: Place, proofs: Mapping[int, str]) -> None:
     """Moves checkpoints to `quarantine/STEP-N`, the reason beside those that are damaged.
 
     The newest `KEPT_TORN` of the damaged ones stay there. Whatever is not proven to be damaged is
@@ -105,6 +128,22 @@ def quarantine(folder: Path, proofs: Mapping[int, str]) -> None:
         OSError: the folder cannot be written.
     """
     require(not (full := no_room(folder, sum(not proof for proof in proofs.values()))), full)
+    if storage.is_remote(folder):
+        _set_aside(folder, proofs)
+    else:
+        _move(Path(folder), proofs)
+
+
+def _set_aside(folder: Place, proofs: Mapping[int, str]) -> None:
+    for step, proof in sorted(proofs.items()):
+        in_bucket.set_aside(folder, step, proof)
+    there = in_bucket.proofs(folder)
+    torn = sorted((when, name) for name, (proof, when) in there.items() if proof)
+    for _, name in torn[:-KEPT_TORN]:
+        in_bucket.delete(folder, name)
+
+
+def _move(folder: Path, proofs: Mapping[int, str]) -> None:
     for step, proof in sorted(proofs.items()):
         (folder / QUARANTINE).mkdir(exist_ok=True)
         taken = [int(path.name.partition("-")[2]) for path in _entries(folder, step)]
@@ -119,16 +158,23 @@ def quarantine(folder: Path, proofs: Mapping[int, str]) -> None:
         shutil.rmtree(mark.parent, ignore_errors=True)
 
 
-def no_room(folder: Path, whole: int) -> str:
+def no_room(folder: Place, whole: int) -> str:
     """Why so many more checkpoints that are not damaged cannot be moved; "" where they can."""
-    there = sum(not (path / _TORN).exists() for path in _entries(folder)) if whole else 0
+    there = _whole_in_quarantine(folder) if whole else 0
     if whole + there <= MOST_WHOLE or not whole:
         return ""
+    where = f"{folder}, set aside," if storage.is_remote(folder) else folder / QUARANTINE
     return (
-        f"{folder / QUARANTINE} holds {there} checkpoints that are not damaged, and going back to"
+        f"{where} holds {there} checkpoints that are not damaged, and going back to"
         f" an older step would move {whole} more there; delete or move away those that are not"
         " needed."
     )
+
+
+def _whole_in_quarantine(folder: Place) -> int:
+    if storage.is_remote(folder):
+        return sum(not proof for proof, _ in in_bucket.proofs(folder).values())
+    return sum(not (path / _TORN).exists() for path in _entries(Path(folder)))
 
 
 def _entries(folder: Path, step: int | None = None) -> list[Path]:

@@ -6,26 +6,22 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
+from etils import epath
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._files import retried
 from polycom_jax.hosts import gather, meet
 from polycom_jax.params import ParamSpec, Specs
+from polycom_jax.storage import Place
 from polycom_jax.training import metadata
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.metadata import (
-    STATE,
-    CheckpointMetadata,
-    Leaf,
-    OtherFormat,
-    Unreadable,
-)
+from polycom_jax.training.metadata import STATE, CheckpointMetadata, Leaf, OtherFormat, Unreadable
 from polycom_jax.training.orbax_errors import quietly
-from polycom_jax.training.quarantine import ReadError, agreed_steps, fingerprint, no_room
+from polycom_jax.training.quarantine import ReadError, agreed_steps, fingerprint, no_room, path_of
 from polycom_jax.training.state import map_mirrored
 
 T = TypeVar("T")
@@ -54,13 +50,13 @@ class DamagedCheckpoint:
     files: Any
 
     @classmethod
-    def seen(cls, checkpoint: Path, problem: Exception) -> "DamagedCheckpoint":
+    def seen(cls, checkpoint: Place, problem: Exception) -> "DamagedCheckpoint":
         """Notes that a checkpoint is damaged."""
         with contextlib.suppress(OSError):
             return cls(str(problem), fingerprint(checkpoint))
         return cls(str(problem), None)
 
-    def still_there(self, checkpoint: Path) -> bool:
+    def still_there(self, checkpoint: Place) -> bool:
         """Is it as it was? If somebody has touched it since, nothing is proven any more.
 
         Raises:
@@ -87,7 +83,7 @@ class Found:
 
 
 def read_newest(
-    folder: Path,
+    folder: Place,
     step: int | None,
     target: Any,
     specs: Specs | None,
@@ -102,8 +98,7 @@ def read_newest(
         step: which; None: the newest, and a damaged one is passed over with a warning.
         target: see `read`, as what follows.
         specs: "
-        partial: "
-        run_metadata: "
+        partial, run_metadata: "
 
     Raises:
         InputError: there is none, or all are damaged, or it is of another run or model.
@@ -113,7 +108,7 @@ def read_newest(
     left, damage, torn = _wanted(folder, steps, step), "", dict[int, DamagedCheckpoint]()
     while left:
         candidate = left.pop()
-        path = folder / str(candidate)
+        path = path_of(folder, candidate)
         try:
             meet(f"read the checkpoint of step {candidate}")
             tree = read(path, target, specs, partial=partial, run_metadata=run_metadata)
@@ -142,7 +137,7 @@ def read_newest(
     )
 
 
-def check_way(folder: Path, found: Found) -> None:
+def check_way(folder: Place, found: Found) -> None:
     """Raises `InputError` where a run from `found` could not move later checkpoints away."""
     whole = len([step for step in found.steps if step > found.step and step not in found.torn])
     try:
@@ -153,7 +148,7 @@ def check_way(folder: Path, found: Found) -> None:
     require(not any(found_full), next(filter(None, found_full), ""))
 
 
-def _wanted(folder: Path, steps: Sequence[int], step: int | None) -> list[int]:
+def _wanted(folder: Place, steps: Sequence[int], step: int | None) -> list[int]:
     """What may be read, the last one first."""
     require(bool(steps), f"There is no checkpoint in {folder}.")
     if step is None:
@@ -167,7 +162,7 @@ def _wanted(folder: Path, steps: Sequence[int], step: int | None) -> list[int]:
 
 
 def read(
-    folder: Path,
+    folder: Place,
     target: Any,
     specs: Specs | None,
     *,
@@ -243,7 +238,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or repr(error)
 
 
-def _load(folder: Path, target: Any, partial: bool) -> Any:
+def _load(folder: Place, target: Any, partial: bool) -> Any:
     """This process's part of the values. Of Orbax the handler alone: around it, one that fails
     would leave the others waiting for it."""
     import orbax.checkpoint as ocp
@@ -255,12 +250,11 @@ def _load(folder: Path, target: Any, partial: bool) -> Any:
         target,
     )
     wanted = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=partial)
-    place: Any = folder / STATE
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return handler.restore(place, args=wanted)
+        return handler.restore(epath.Path(folder / STATE), args=wanted)
 
 
-def _check_run(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> None:
+def _check_run(folder: Place, saved: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> None:
     """Raises `InputError` where both name a thing, and name it differently."""
     now = metadata.plain("run_metadata", wanted or {})
     other = [
@@ -276,7 +270,11 @@ def _check_run(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _check_fits(
-    folder: Path, found: Mapping[str, Leaf], target: Any, specs: Specs | None, partial: bool
+    folder: Place,
+    found: Mapping[str, Leaf],
+    target: Any,
+    specs: Specs | None,
+    partial: bool,
 ) -> None:
     """Raises `InputError` where names, shapes or dtypes differ by more than padding."""
     wanted = leaf_names(target)
@@ -309,7 +307,7 @@ def _is_repadded(have: tuple[int, ...], want: tuple[int, ...], spec: ParamSpec |
     return others_agree and min(have[row], want[row]) >= spec.rows
 
 
-def score(folder: Path) -> float | None:
+def score(folder: Place) -> float | None:
     """The held-out loss saved with a checkpoint, if one was.
 
     Raises:
@@ -318,7 +316,7 @@ def score(folder: Path) -> float | None:
     """
     path = folder / METRICS / METRICS
     try:
-        metrics = json.loads(retried(lambda: path.read_text(encoding="utf-8")))
+        metrics = json.loads(retried(lambda: storage.read(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (IsADirectoryError, RecursionError, ValueError) as error:
@@ -331,7 +329,7 @@ def score(folder: Path) -> float | None:
     return value
 
 
-def environment(folder: Path) -> Mapping[str, Any]:
+def environment(folder: Place) -> Mapping[str, Any]:
     """The environment saved with a checkpoint; empty if none was.
 
     Raises:

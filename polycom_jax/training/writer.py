@@ -3,16 +3,17 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from polycom_jax import storage
 from polycom_jax._files import retried
 from polycom_jax.hosts import meet
-from polycom_jax.training import restore
+from polycom_jax.storage import Place
+from polycom_jax.training import in_bucket, restore
 from polycom_jax.training.orbax_errors import quietly
-from polycom_jax.training.quarantine import is_step, quarantine
+from polycom_jax.training.quarantine import is_step, path_of, quarantine
 from polycom_jax.training.restore import DamagedCheckpoint
 
 
@@ -35,7 +36,7 @@ class Keep:
     every: int | None
 
 
-def open_writer(folder: Path, keep: Keep) -> Any:
+def open_writer(folder: Place, keep: Keep) -> Any:
     """Orbax's manager of `folder`, which is made if need be.
 
     Args:
@@ -54,13 +55,14 @@ def open_writer(folder: Path, keep: Keep) -> Any:
     ]
     if keep.every is not None:
         policies.append(policy.EveryNSteps(keep.every))
+    remote = storage.is_remote(folder)
     options = ocp.CheckpointManagerOptions(
         best_fn=_score_or_worst,
         best_mode="min",
         preservation_policy=policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,
         save_root_metadata=False,
-        step_name_format=StepNames(),
+        step_name_format=in_bucket.StepNames(folder) if remote else StepNames(),
     )
     manager, failure = quietly(
         lambda: retried(lambda: ocp.CheckpointManager(folder, options=options))
@@ -86,7 +88,7 @@ class StepNames:
 
 
 def clear_way(
-    folder: Path, steps: Sequence[int], current: int | None, torn: Mapping[int, DamagedCheckpoint]
+    folder: Place, steps: Sequence[int], current: int | None, torn: Mapping[int, DamagedCheckpoint]
 ) -> None:
     """Moves out of the way what is later than `current`, or has a score that Orbax can't read.
 
@@ -101,10 +103,10 @@ def clear_way(
     """
     if jax.process_index() == 0:
         try:
-            proofs = {step: _bad_score(folder / str(step)) for step in steps}
+            proofs = {step: _bad_score(path_of(folder, step)) for step in steps}
             proofs = {step: proof for step, proof in proofs.items() if proof}
             for step in (step for step in steps if current is not None and step > current):
-                proven = step in torn and torn[step].still_there(folder / str(step))
+                proven = step in torn and torn[step].still_there(path_of(folder, step))
                 proofs[step] = torn[step].proof if proven else proofs.get(step, "")
             quarantine(folder, proofs)
         except OSError as error:
@@ -113,7 +115,7 @@ def clear_way(
     meet("move checkpoints into quarantine")
 
 
-def _bad_score(checkpoint: Path) -> str:
+def _bad_score(checkpoint: Place) -> str:
     """What is wrong with its score; "" where nothing is, or where it has none."""
     try:
         restore.score(checkpoint)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -107,15 +108,15 @@ def _is_name(file: Any) -> bool:
     return isinstance(file, str) and file == Path(file).name != ""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: storage.Place) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
         InputError: no such file, or it holds none.
     """
-    require(path.is_file(), f"There is no {path.name} in {path.parent}.")
+    require(storage.is_file(path), f"There is no {path.name} in {path.parent}.")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(storage.read(path))
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from error
     except (OSError, RecursionError) as error:
@@ -129,7 +130,7 @@ def write_json(path: Path, stored: dict[str, Any]) -> None:
     path.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
 
 
-def check_empty(folder: Path) -> None:
+def check_empty(folder: storage.Place) -> None:
     """Raises `InputError` where the folder holds a model already."""
     there = [p.name for kind in ("*.safetensors", INDEX, "config.json") for p in folder.glob(kind)]
     require(
@@ -139,8 +140,25 @@ def check_empty(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def all_or_nothing(folder: Path) -> Generator[None]:
+def all_or_nothing(folder: storage.Place) -> Generator[None]:
     """Makes the folder; what was written to it goes again where the rest fails, or is stopped."""
+    with _in_bucket(folder) if storage.is_remote(folder) else _on_disk(Path(folder)):
+        yield
+
+
+@contextlib.contextmanager
+def _in_bucket(folder: storage.Place) -> Iterator[None]:
+    before = storage.entries(folder).keys()
+    try:
+        yield
+    except BaseException:
+        for name in storage.entries(folder).keys() - before:
+            storage.remove(folder / name)
+        raise
+
+
+@contextlib.contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
