@@ -63,7 +63,7 @@ def prepare() -> None:
     gcsfs keeps listings for ever, so checkpoints of other hosts would stay unseen. With an
     emulator, none of them must ask Google for credentials, and TensorStore must find it, too.
     """
-    emulator = os.environ.get(EMULATOR)
+    emulator = server()
     options: dict[str, Any] = {"use_listings_cache": False}
     if emulator:
         options["token"] = "anon"
@@ -205,20 +205,12 @@ def folders(folder: str) -> list[str]:
 
 
 def is_object(place: str) -> bool:
-    """Whether there is such an object.
-
-    Raises:
-        OSError: the bucket cannot be asked.
-    """
+    """Whether there is such an object."""
     return _asked(place, lambda: bool(_split(place)[1]) and _blob(place).exists(**_ONCE))
 
 
 def holds_any(folder: str) -> bool:
-    """Whether there is an object below a folder.
-
-    Raises:
-        OSError: the bucket cannot be asked.
-    """
+    """Whether there is an object below a folder."""
     return _asked(folder, lambda: next(_pages(folder, max_results=1), None) is not None)
 
 
@@ -328,9 +320,14 @@ def _blob(place: str) -> Any:
     return _client().bucket(bucket).blob(name)
 
 
+def server() -> str | None:
+    """The emulator that is asked; None: Google."""
+    return os.environ.get(EMULATOR)
+
+
 def _client() -> Any:
     """One a process: a child that was forked must not share its parent's connections."""
-    return _client_of(os.getpid(), os.environ.get(EMULATOR))
+    return _client_of(os.getpid(), server())
 
 
 @functools.cache

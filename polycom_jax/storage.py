@@ -34,6 +34,7 @@ Place = Path | epath.Path
 REACH_S = 30.0
 """How long `require_reachable` takes at most."""
 
+_reached = set[tuple[str, str | None]]()
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 _SUPPORTED = (
@@ -82,9 +83,10 @@ def is_remote(place: str | os.PathLike[str]) -> bool:
 def require_reachable(place: os.PathLike[str]) -> None:
     """Raises `InputError` where a bucket cannot be used, with what is missing; local ones can.
 
-    It takes no longer than `REACH_S`.
+    It takes no longer than `REACH_S`; of a bucket that was reached, it asks no more.
     """
-    if not is_remote(place):
+    key = (os.fspath(place).split("/")[2] if is_remote(place) else "", _buckets.server())
+    if not key[0] or key in _reached:
         return
     found = list[Exception | None]()
 
@@ -100,6 +102,7 @@ def require_reachable(place: os.PathLike[str]) -> None:
     require(bool(found), f"{place} cannot be reached: no answer for {REACH_S:g} s.")
     if found[0] is not None:
         raise found[0]
+    _reached.add(key)
 
 
 def write(place: os.PathLike[str], data: bytes) -> None:

@@ -32,8 +32,10 @@ from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
+from polycom_jax import storage
 from polycom_jax._errors import require
 from polycom_jax._fields import PathText, check_fields
+from polycom_jax.storage import Place
 
 LINE = CommandLine(
     "faults",
@@ -42,8 +44,8 @@ LINE = CommandLine(
     short=ALIASES,
     old={"config": "config"},
     lists=LISTS,
-    refused=frozenset({"workdir", "data.cache_dir"}),
-    why_refused="the folders of the runs lie in --out; leave it out.",
+    refused=frozenset({"data.cache_dir"}),
+    why_refused="prepared data lie in --out; leave it out.",
 )
 DIFFERS = 3
 
@@ -53,10 +55,11 @@ class FaultsCommand(Command):
     """How to disturb a run, and which.
 
     Attributes:
-        config: YAML file of the run; flags win over it.
+        config: YAML file of the run; flags win over it. Its runs lie in --workdir, a new folder or
+            gs://BUCKET/PATH, or else in --out.
         kills: how often it is killed.
         seed: of the moments; the run's own is --run.seed.
-        out: a new folder for runs and report.
+        out: a new folder for report, logs and prepared data.
         json: also write faults.json to this file, or to stdout (-).
     """
 
@@ -74,7 +77,7 @@ class FaultsCommand(Command):
 @program
 def main(argv: Sequence[str]) -> int:
     """Tortures, writes faults.json and faults.md; the exit code tells whether all bits agree."""
-    options, _ = from_command(LINE, FaultsCommand(), argv)
+    options, given = from_command(LINE, FaultsCommand(), argv)
     config = options.pretrain
     try_json(options.json)
     out = Path(options.out)
@@ -82,12 +85,17 @@ def main(argv: Sequence[str]) -> int:
     require(
         not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; name a new folder."
     )
+    runs = storage.named(str(config.workdir) if "workdir" in given else out)
+    storage.require_reachable(runs)
+    require(not storage.folders(runs), f"--workdir {runs} holds folders already; name a new one.")
     command = shlex.join(["python", "-m", "experiments.faults", *argv])
     begun_with = commit()
     with Display(aside=options.json == STDOUT) as display:
         # Here arrays are only compared; the devices are the runs'.
         jax.config.update("jax_platforms", "cpu")
-        torture = KillTest(out, run_words(argv), config.run.checkpoint_every, options, display)
+        torture = KillTest(
+            out, runs, run_words(argv), config.run.checkpoint_every, options, display
+        )
         torture.run()
         about = {**facts(config.run), "commit": begun_with or "not known"}
         outcome = Outcome(command, about, torture.kills, torture.runs, torture.differences)
@@ -99,14 +107,17 @@ def main(argv: Sequence[str]) -> int:
         display.note(outcome.summary())
         display.note(f"Numbers: {out / 'faults.json'}   Table: {out / 'faults.md'}")
         hand_over(options.json, out / "faults.json")
-        again = replaced(argv, {"--seed": options.seed + 1, "--out": f"{options.out}-more"})
+        more = {"--seed": options.seed + 1, "--out": f"{options.out}-more"}
+        if "workdir" in given:
+            more["--workdir"] = f"{config.workdir}-more"
+        again = replaced(argv, more)
         display.note(f"Next:\n  {shlex.join(['python', '-m', 'experiments.faults', *again])}")
     return 0 if outcome.equal == options.kills else DIFFERS
 
 
 def run_words(argv: Sequence[str]) -> list[str]:
     """The words of a command line that `experiments.pretrain` takes, too."""
-    words = replaced(argv, dict.fromkeys(("--kills", "--seed", "--out", "--json")))
+    words = replaced(argv, dict.fromkeys(("--kills", "--seed", "--out", "--json", "--workdir")))
     return words if not words or words[0].startswith("-") else ["--config", *words]
 
 
@@ -116,12 +127,13 @@ class KillTest:
     def __init__(
         self,
         out: Path,
+        places: Place,
         words: Sequence[str],
         every: int,
         options: FaultsCommand,
         display: Display,
     ) -> None:
-        self._out, self._words, self._every = out, words, every
+        self._out, self._places, self._words, self._every = out, places, words, every
         self._options, self._display = options, display
         self._rng = random.Random(options.seed)
         self._phases = phases(self._rng)
@@ -151,7 +163,7 @@ class KillTest:
     def _live(
         self, name: str, seen: dict[str, float] | None = None, *, kill: bool = True
     ) -> RunAttempt:
-        folder = self._out / name
+        folder = self._places / name
         cache = self._out / ("cache" if seen is None else "cache-of-killed-runs")
         words = [*self._words, "--workdir", str(folder), "--data.cache-dir", str(cache)]
         kill = kill and len(self.kills) < self._options.kills
@@ -159,7 +171,7 @@ class KillTest:
         if kill and seen:
             phase = next(phase for phase in self._phases if phase in seen)
             plan = draw(self._rng, phase, seen[phase], self._every)
-        life = live(words, folder, plan)
+        life = live(words, folder, plan, log=self._out / name)
         if seen is not None:  # a phase that was cut short lasts longer than was seen
             seen |= {
                 phase: seconds

@@ -1,6 +1,5 @@
 """Two finished runs, compared bit for bit."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,16 +7,19 @@ import numpy as np
 
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
-from polycom_jax._errors import require
+from polycom_jax import storage
+from polycom_jax._errors import InputError
+from polycom_jax.storage import Place
 from polycom_jax.training import latest_step
 from polycom_jax.training.checksums import leaf_names
 from polycom_jax.training.metadata import STATE
 from polycom_jax.training.orbax_errors import Silence
+from polycom_jax.training.quarantine import path_of
 
 OF_SPEED = frozenset({"tokens_per_second", "step_time_s"})
 
 
-def differences(one: Path, other: Path) -> list[str]:
+def differences(one: Place, other: Place) -> list[str]:
     """What differs between the runs in two folders; empty: nothing does.
 
     Compared are every array of the last checkpoint (parameters, optimiser, watch, step), every line
@@ -28,7 +30,7 @@ def differences(one: Path, other: Path) -> list[str]:
     found = [] if steps[0] == steps[1] else [f"last checkpoints: of steps {steps[0]}, {steps[1]}"]
     found += _of_arrays(*(arrays(run) for run in (left, right)))
     found += _of_lines(*(lines(run.metrics) for run in (left, right)))
-    if left.sample.read_bytes() != right.sample.read_bytes():
+    if storage.read(left.sample) != storage.read(right.sample):
         found.append("sample.txt")
     return found
 
@@ -42,15 +44,16 @@ def arrays(run: Workdir, step: int | None = None) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     step = latest_step(run.checkpoints) if step is None else step
-    require(step is not None, f"There is no checkpoint in {run.checkpoints}.")
-    folder = run.checkpoints.absolute() / str(step) / STATE
+    if step is None:
+        raise InputError(f"There is no checkpoint in {run.checkpoints}.")
+    folder = storage.absolute(path_of(run.checkpoints, step)) / STATE
     with Silence(), ocp.PyTreeCheckpointer() as reader:
         tree: Any = reader.metadata(folder).item_metadata.tree
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return leaf_names(reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=how)))
 
 
-def lines(metrics: Path) -> list[dict[str, Any]]:
+def lines(metrics: Place) -> list[dict[str, Any]]:
     """The records of metrics.jsonl without what tells of speed."""
     records = read_metrics(metrics)
     return [{k: v for k, v in record.items() if k not in OF_SPEED} for record in records]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.terminal.program import Stop
+from polycom_jax.storage import Place
 from polycom_jax.training import latest_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,7 @@ class RunAttempt:
         durations: of each phase, the longest.
     """
 
-    folder: Path
+    folder: Place
     plan: Plan | None
     began_at: int
     phase: str = "start"
@@ -101,8 +102,16 @@ def draw(rng: random.Random, phase: str, longest: float, every: int) -> Plan:
     return Plan(phase, times, rng.uniform(0, longest), number)
 
 
-def live(words: Sequence[str], folder: Path, plan: Plan | None) -> RunAttempt:
+def live(
+    words: Sequence[str], folder: Place, plan: Plan | None, *, log: Path | None = None
+) -> RunAttempt:
     """Runs `experiments.pretrain` with these words, and kills it as planned.
+
+    Args:
+        words: of its command line.
+        folder: of the run.
+        plan: when to kill it; None: never.
+        log: what the run says goes beside it, as .out and .err; None: beside the folder.
 
     Raises:
         Stop: it ended by itself, and not well (with the last line it said), or it hangs.
@@ -110,9 +119,10 @@ def live(words: Sequence[str], folder: Path, plan: Plan | None) -> RunAttempt:
     life = RunAttempt(folder, plan, latest_step(folder / "checkpoints") or 0)
     read, write = os.pipe()
     command = [sys.executable, "-m", "experiments.faults.child", str(write), *words]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stderr = folder.with_suffix(".err")
-    with open(folder.with_suffix(".out"), "ab") as out, open(stderr, "ab") as err:
+    log = log or Path(folder)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stderr = log.with_suffix(".err")
+    with open(log.with_suffix(".out"), "ab") as out, open(stderr, "ab") as err:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -213,7 +213,7 @@ def train(
         first = int(state.step)
         owed = evaluation_due(config, workdir, first)
         trackers = make_trackers(config, workdir, display, first) if is_first_process() else None
-        with closing(Logs(workdir.metrics, trackers, step=first)) as logs:
+        with closing(Logs(workdir.metrics, trackers, step=first, hold=hold)) as logs:
             state = run_steps(
                 config, corpus, mesh, state, checkpoints, hold, logs, workdir, display, stop, owed
             )
@@ -327,7 +327,6 @@ def run_steps(
             if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
                 display.doing("save")
                 meter.flush()
-                hold.confirm()
                 # Lines first: a checkpoint must not be ahead of what is logged.
                 logs.sync()
                 checkpoints.save(step, state, score=score, environment=environment)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from experiments.run.lock import Hold, Kept
 from experiments.run.trackers import Trackers
 from experiments.terminal.paths import naming
 from polycom_jax import storage
@@ -96,9 +97,17 @@ class MetricsFile:
 
     def close(self) -> None:
         """Closes the file; all lines are in their place."""
-        with naming(self._path):
-            self._file.close()
-        self._staged.close()
+        try:
+            with naming(self._path):
+                self._file.close()
+            self._staged.put()
+        finally:
+            self._staged.drop()
+
+    def drop(self) -> None:
+        """Closes the file, and leaves in a bucket what is there."""
+        self._file.close()
+        self._staged.drop()
 
     def _rewritten(self, lines: list[bytes]) -> BinaryIO:
         """The file with these lines and no others, open to append to; whole at any moment."""
@@ -130,8 +139,11 @@ def _finite(value: Any) -> Any:
 class Logs:
     """Where numbers go: metrics.jsonl and trackers. Without trackers (None), nowhere."""
 
-    def __init__(self, metrics: Place, trackers: Trackers | None, *, step: int) -> None:
+    def __init__(
+        self, metrics: Place, trackers: Trackers | None, *, step: int, hold: Hold | None = None
+    ) -> None:
         self._trackers = trackers
+        self._hold: Hold = hold or Kept()  # of the folder that they are in
         self._metrics = None if trackers is None else MetricsFile(metrics, step=step)
 
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
@@ -148,13 +160,25 @@ class Logs:
             self._trackers.write(record["step"], late)
 
     def sync(self) -> None:
-        """Returns once what was written is on the disk."""
+        """Returns once what was written is durable.
+
+        Raises:
+            Lost: another run has taken the folder meanwhile; nothing of it is touched.
+        """
         if self._metrics is not None and self._trackers is not None:
+            self._hold.confirm()
             self._metrics.sync()
             self._trackers.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        if self._metrics is not None and self._trackers is not None:
+        if self._metrics is None or self._trackers is None:
+            return
+        try:
+            self._hold.confirm()
+        except storage.Lost:  # told by whoever asks next; what is there is another run's
+            self._metrics.drop()
+            self._trackers.drop()
+        else:
             self._metrics.close()
             self._trackers.close()

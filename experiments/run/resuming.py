@@ -4,11 +4,11 @@ Of the settings that name the data, their fingerprints decide, not the paths.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from experiments.run.config import PretrainConfig
 from experiments.terminal import flags
+from polycom_jax import storage
 from polycom_jax.data.sources import names_files
 
 STAYS: Mapping[str, str] = {
@@ -188,4 +188,5 @@ def _moved(old: str | None, new: str | None) -> bool:
     """Whether both may name the same bytes in two places, the new one on this machine."""
     if old in _WORDS or new in _WORDS:
         return False
-    return names_files(str(new)) or Path(str(new)).exists()
+    place = storage.named(str(new))
+    return names_files(str(new)) or storage.is_file(place) or storage.is_folder(place)

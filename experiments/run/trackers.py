@@ -38,6 +38,10 @@ class Tracker(Protocol):
         """Hands on what it holds back, and ends."""
         ...
 
+    def drop(self) -> None:
+        """Ends, and leaves what lies in the run's folder as it is."""
+        ...
+
 
 class TensorBoard:
     """Event files in the run's folder."""
@@ -63,6 +67,11 @@ class TensorBoard:
         """See `Tracker`."""
         self._writer.close()
         self._staged.close()
+
+    def drop(self) -> None:
+        """See `Tracker`."""
+        self._writer.close()
+        self._staged.drop()
 
 
 class WandB:
@@ -92,6 +101,8 @@ class WandB:
         """See `Tracker`."""
         self._run.finish()
 
+    drop = close
+
 
 class Trackio:
     """A run of Trackio, the same one when it is resumed."""
@@ -114,6 +125,8 @@ class Trackio:
     def close(self) -> None:
         """See `Tracker`."""
         self._run.finish()
+
+    drop = close
 
 
 TRACKERS: Mapping[str, Callable[[Place, Mapping[str, Any], int], Tracker]] = {
@@ -184,6 +197,11 @@ class Trackers:
     def close(self) -> None:
         """Ends all of them."""
         self._each(lambda tracker: tracker.close())
+        self._running = {}
+
+    def drop(self) -> None:
+        """Ends all of them; what lies in the run's folder has become another run's."""
+        self._each(lambda tracker: tracker.drop())
         self._running = {}
 
     def _each(self, call: Callable[[Tracker], None]) -> None:

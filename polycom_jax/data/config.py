@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycom_jax._errors import require
-from polycom_jax._fields import PathText, check_fields
+from polycom_jax._fields import PathText, PlaceText, check_fields
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DataConfig:
     """
 
     source: PathText = "stdlib"
-    tokenizer: PathText = "bpe"
+    tokenizer: PlaceText = "bpe"
     end_of_text: str | None = None
     batch_size: int = 16
     cache_dir: PathText | None = None

@@ -64,7 +64,7 @@ def test_moments_are_all_over_a_phase_and_both_signals_are_drawn():
     ("words", "message"),
     [
         (["--kills", "0"], "kills=0 must be at least 1"),
-        (["--workdir", "w"], "workdir: the folders of the runs lie in --out"),
+        (["--data.cache-dir", "w"], "data.cache_dir: prepared data lie in --out"),
         (["--kils", "3"], "Did you mean"),
     ],
 )

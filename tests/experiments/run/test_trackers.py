@@ -36,6 +36,9 @@ class Recorder:
         self._meet("close")
         self.lines.append("closed")
 
+    def drop(self) -> None:
+        self.lines.append("dropped")
+
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:

@@ -21,7 +21,7 @@ from experiments.plan import __main__ as plan
 from experiments.pretrain import __main__ as pretrain
 from experiments.sobolev import __main__ as sobolev
 from experiments.terminal import flags
-from experiments.terminal.paths import expanded, is_path, try_file, try_folder
+from experiments.terminal.paths import expanded, is_path, is_place, try_file, try_folder
 from polycom_jax import InputError
 
 CONFIGS: dict[str, Any] = {
@@ -88,6 +88,34 @@ def test_the_home_folder_is_meant_by_a_tilde_in_every_path(
     for name in names:
         path = f"/somebody's home/{name}"
         assert found[name] == ((path,) if isinstance(found[name], tuple) else path)
+
+
+@pytest.mark.parametrize("program", CONFIGS)
+@pytest.mark.parametrize("word", ["gs://bucket/x", "s3://bucket/x", "gs:/bucket/x"])
+def test_a_uri_is_never_a_local_path(
+    program: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A flag takes a place in a bucket and says so by its type, or refuses it in a line."""
+    monkeypatch.chdir(tmp_path)
+    config = CONFIGS[program]
+    leaves = flags.leaves(config)
+    for name in sorted(paths_of(config)):
+        settings = [flags.Setting(name, (word,))]
+        if word.startswith("gs://") and is_place(leaves[name].hint):
+            found = flags.flatten(flags.CommandLine().parse(config, settings))[name]
+            assert word in (found, *found)
+        else:
+            with pytest.raises(InputError, match=r"gs://BUCKET|takes a local path"):
+                flags.CommandLine().parse(config, settings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("program", CONFIGS)
+def test_folders_of_runs_may_be_in_a_bucket(program: str):
+    leaves = flags.leaves(CONFIGS[program])
+    runs = {name for name in leaves if name.rpartition(".")[2] in ("workdir", "run", "runs")}
+    runs |= {name for name in ("resume", "source") if name in leaves}
+    assert {name for name in runs if not is_place(leaves[name].hint)} == set()
 
 
 def test_a_file_s_paths_and_the_file_itself_may_begin_with_a_tilde(
