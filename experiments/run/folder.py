@@ -22,7 +22,7 @@ from experiments.terminal.paths import try_folder
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Corpus, DataConfig, Tokenizer
-from polycom_jax.data.documents import matched_files
+from polycom_jax.data.files import matched_files
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop.huggingface.files import read_json

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.run.model_loading import TOKENIZER
 from polycom_jax.data import ByteTokenizer, Tokenizer
-from polycom_jax.data.beside import CONFIG, begin_ids, json_bytes
+from polycom_jax.data.tokenizer_files import CONFIG, begin_ids, json_bytes
 from polycom_jax.data.tokenizers import EOT
 from polycom_jax.interop.huggingface import Generation
 

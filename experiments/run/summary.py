@@ -34,8 +34,8 @@ def describe(config: PretrainConfig, corpus: Corpus) -> str:
     return (
         f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters"
         f"{active},"
-        f" vocabulary {model.vocab_size:,}; {len(corpus.train.tokens):,} training tokens"
-        f" ({_bytes(corpus, 'train')}), {len(corpus.heldout.tokens):,} held out"
+        f" vocabulary {model.vocab_size:,}; {corpus.train.num_tokens:,} training tokens"
+        f" ({_bytes(corpus, 'train')}), {corpus.heldout.num_tokens:,} held out"
         f" ({_bytes(corpus, 'heldout')}){part};"
         f" {run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens,"
         f" {run.steps * config.data.batch_size / windows:.3g} epochs,"

@@ -1,17 +1,14 @@
-"""The cache folder: what lies in it was made once, under a lock, and appeared whole."""
+"""The cache folder, and the lock that lets one process of a machine make what lies in it."""
 
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from polycom_jax._errors import InputError
-from polycom_jax._files import digests, file_names, first_damage, retried
 
 Report = Callable[[str], None]
 """Takes one line on what is being done."""
@@ -74,63 +71,3 @@ def locked(path: Path, *, timeout_s: float, report: Report) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-SEAL = "checksums.json"
-"""File in a prepared folder: bytes and SHA-256 of all others."""
-
-READ_BYTES = 2**32
-"""A prepared folder larger than this is checked by the sizes of its files: to read it all would
-take longer than people wait for a start."""
-
-
-def seal(folder: Path) -> None:
-    """Writes down what is in `folder`, for `check_seal`."""
-    (folder / SEAL).write_text(json.dumps(digests(folder, file_names(folder)), indent=1))
-
-
-def check_seal(folder: Path) -> None:
-    """Raises `InputError` unless the files of `folder` are as they were sealed.
-
-    Raises:
-        OSError: they cannot be read; nothing says that they are damaged.
-    """
-    try:
-        files = {name: (size, digest) for name, (size, digest) in _read_seal(folder).items()}
-        contents = sum(size for size, _ in files.values()) <= READ_BYTES
-        damage = first_damage(folder, files, contents=contents)
-    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
-        damage = f"{SEAL} cannot be read: {error}"
-    if damage:
-        raise InputError(
-            f"The prepared data in {folder} are damaged ({damage}); delete that folder, and the"
-            " next start prepares them again."
-        )
-
-
-def _read_seal(folder: Path) -> dict[str, Any]:
-    return json.loads(retried((folder / SEAL).read_text))
-
-
-def build_once(
-    folder: Path, build: Callable[[Path], None], *, timeout_s: float, report: Report
-) -> Path:
-    """Returns `folder`, made by `build(temporary folder)` and a rename unless it is there already.
-
-    What a killed process left behind is removed by the next one that builds the same folder.
-    """
-    if folder.is_dir():
-        return folder
-    with locked(folder.parent / f"{folder.name}.lock", timeout_s=timeout_s, report=report):
-        if folder.is_dir():
-            return folder
-        for left in folder.parent.glob(f"{folder.name}.tmp-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        temporary = folder.parent / f"{folder.name}.tmp-{uuid.uuid4().hex[:8]}"
-        temporary.mkdir(parents=True)
-        try:
-            build(temporary)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder

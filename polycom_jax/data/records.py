@@ -1,13 +1,18 @@
-"""Records of a prepared data set: reading them, and what is done with damaged ones."""
+"""Records of data sets that TFDS prepared: read by rows, and what is done with damaged ones."""
 
+import contextlib
+import functools
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from polycom_jax._errors import InputError
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.data.reader import Origin, Side
+from polycom_jax.data.rows import Row
 
 _READ_AHEAD = 256
 
@@ -20,64 +25,138 @@ class Records(Protocol):
     def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Documents:
-    """Raw documents with random access: a TFDS data source, or the part of it at `indices`."""
+@dataclass(frozen=True)
+class TfdsSplits:
+    """Reads splits of a prepared data set; see `Reader`.
 
-    records: Records
-    text_field: str
+    Attributes:
+        folder: where it lies prepared.
+        splits: TFDS split and side.
+        text_field: the field that holds the text.
+        place_field: the field that tells where a document stands, where there is one.
+        skip_damaged: damaged records are left out; else they are an error.
+    """
+
     folder: str
-    """Where they lie prepared, for messages."""
-    indices: np.ndarray | None = None
+    splits: tuple[tuple[str, Side], ...]
+    text_field: str
     place_field: str | None = None
-    """The field that tells where a document stands, where there is one."""
     skip_damaged: bool = False
-    left_out: int = 0
-    """Damaged records that did not get so far."""
 
-    def __len__(self) -> int:
-        return len(self.records) if self.indices is None else len(self.indices)
+    @functools.cached_property
+    def origins(self) -> tuple[Origin, ...]:
+        """The splits."""
+        sized = ((split, self._records(split), side) for split, side in self.splits)
+        return tuple(
+            Origin(split, round(len(records) * self._mean_bytes(records)), side)
+            for split, records, side in sized
+        )
 
-    def __iter__(self) -> Iterator[bytes | None]:
-        yield from self.every(1)
+    def rows(self, origin: int, first: int = 0, last: int | None = None) -> Iterator[Row]:
+        """See `Reader`."""
+        records = self._records(self.splits[origin][0])
+        end = len(records) if last is None else last
+        for start in range(first, end, _READ_AHEAD):
+            yield from self._read(records, list(range(start, min(start + _READ_AHEAD, end))))
 
-    def every(self, stride: int) -> Iterator[bytes | None]:
-        """Every `stride`-th document from the first on; None for a damaged one that is skipped.
+    def cuts(self, origin: int, most: int) -> list[int]:
+        """See `Reader`; in parts of equally many records."""
+        count = len(self._records(self.splits[origin][0]))
+        parts = min(count, -(-self.origins[origin].size // most))
+        return [count * part // parts for part in range(1, parts)]
 
-        Raises:
-            InputError: a record is damaged and is not to be skipped.
-        """
-        for start in range(0, len(self), _READ_AHEAD * stride):
-            wanted = range(start, min(start + _READ_AHEAD * stride, len(self)), stride)
-            if self.indices is not None:
-                wanted = self.indices[wanted].tolist()
-            yield from self._read(list(wanted))
+    def check(self, name: str) -> None:
+        """Raises `InputError` for a split that is not there, is empty, or holds no text."""
+        _open_split.cache_clear()  # the folder may have been prepared anew
+        open_builder.cache_clear()
+        for split, _ in self.splits:
+            try:
+                records = self._records(split)
+            except (KeyError, ValueError) as error:
+                raise unknown("TFDS split", split, open_builder(self.folder).info.splits) from error
+            require(len(records) > 0, f"{name}: split {split!r} is empty.")
+            first = next((raw for _, raw in self._read(records, [0]) if raw is not None), b"")
+            kind = type(first).__name__
+            require(kind == "bytes", f"{name}: field {self.text_field!r} holds {kind}, not text.")
 
-    def _read(self, wanted: list[int]) -> list[bytes | None]:
+    def _records(self, split: str) -> Records:
+        return _open_split(self.folder, split)
+
+    def _mean_bytes(self, records: Records) -> float:
+        some = range(0, len(records), max(1, len(records) // _READ_AHEAD))
+        return float(np.mean([len(raw or b"") for _, raw in self._read(records, list(some))]))
+
+    def _read(self, records: Records, wanted: list[int]) -> list[Row]:
         try:
-            return [record[self.text_field] for record in self.records.__getitems__(wanted)]
+            found = records.__getitems__(wanted)
+            return [self._row(index, one) for index, one in zip(wanted, found, strict=True)]
         except (RuntimeError, OSError, ValueError, IndexError) as error:  # array_record's
             if len(wanted) > 1:  # One of them; each tells for itself.
-                return [one for index in wanted for one in self._read([index])]
+                return [one for index in wanted for one in self._read(records, [index])]
             if self.skip_damaged:
-                return [None]
+                return [(f"Document {wanted[0] + 1}", None)]
             raise InputError(
                 f"Record {wanted[0] + 1} of the data in {self.folder} cannot be read"
                 f" ({one_line(error)}); delete that folder to have them prepared again, or leave"
                 " such records out with data.damaged='skip'."
             ) from error
 
-    def where(self, index: int) -> str:
-        """Names a document for a message: where it stands, else its number."""
-        if self.place_field is None:
-            return f"Document {index + 1}"
-        place = index if self.indices is None else int(self.indices[index])
-        return self.records.__getitems__([place])[0][self.place_field].decode()
+    def _row(self, index: int, record: dict[str, Any]) -> Row:
+        place = self.place_field
+        name = f"Document {index + 1}" if place is None else record[place].decode()
+        return name, record[self.text_field]
 
-    def mean_bytes(self, most: int) -> float:
-        """Mean length of at most 256 documents, evenly spread, none counted as more than `most`."""
-        stride = max(1, len(self) // 256)
-        return float(np.mean([min(len(raw or b""), most) for raw in self.every(stride)]))
+
+@functools.cache
+def open_builder(folder: str) -> Any:
+    """The builder of a prepared data set, from its folder alone."""
+    import tensorflow_datasets as tfds
+
+    from polycom_jax.data import builders
+
+    with builders.quiet(), own_features(folder):
+        return tfds.builder_from_directory(Path(folder).expanduser())
+
+
+@functools.lru_cache(maxsize=8)
+def _open_split(folder: str, split: str) -> Records:
+    builder = open_builder(folder)
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{builder.info.full_name} lies prepared in {folder} in a format that only TensorFlow"
+            " reads; `pip install tensorflow apache-beam mlcroissant` (an environment of its own"
+            " will do) and `tfds convert_format --out_file_format=array_record"
+            f" --dataset_version_dir={folder}` add one that is read without it."
+        ) from error
+
+
+@contextlib.contextmanager
+def own_features(source: str) -> Iterator[None]:
+    """In the block, TFDS imports no class that a prepared folder names, unless it is its own.
+
+    To build a feature it imports whatever module stands in features.json, and so would run its
+    code; it looks for such folders by name, too.
+    """
+    import tensorflow_datasets as tfds
+
+    features: Any = tfds.features.FeatureConnector
+    find = features.__dict__["cls_from_name"]
+
+    def find_own(cls: Any, name: str) -> Any:
+        require(
+            name.startswith("tensorflow_datasets."),
+            f"data.source={source!r}: its features.json names the class {name!r}, which is not of"
+            " TFDS: its code would be run. Prepare the data again with features of TFDS.",
+        )
+        return find.__func__(cls, name)
+
+    features.cls_from_name = classmethod(find_own)
+    try:
+        yield
+    finally:
+        features.cls_from_name = find
 
 
 def one_line(error: Exception) -> str:

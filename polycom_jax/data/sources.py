@@ -1,21 +1,18 @@
-"""From a config's `source` to the raw documents of its two splits, through TFDS."""
+"""From a config's `source` to what reads its documents: files, or a data set of TFDS."""
 
-import contextlib
 import difflib
 import os
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from polycom_jax._errors import InputError, require, unknown
-from polycom_jax.data import documents, downloads, local
+from polycom_jax._errors import InputError, require
+from polycom_jax.data import downloads, local
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
-from polycom_jax.data.local import Source, read_split
-from polycom_jax.data.records import Documents, one_line
+from polycom_jax.data.files import KINDS, PACKED
+from polycom_jax.data.heldout import HELDOUT_SHARE
+from polycom_jax.data.reader import Source
+from polycom_jax.data.records import TfdsSplits, one_line, own_features
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -36,7 +33,7 @@ def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
     if cfg.source == "stdlib":
         return local.stdlib(cfg, cache, report)
     if names_files(cfg.source):
-        return local.text(cfg, cache, report)
+        return local.text(cfg)
     return _from_tfds(cfg, cache, report)
 
 
@@ -46,7 +43,7 @@ def names_files(source: str) -> bool:
     if source == "stdlib" or _is_tfds_folder(source):
         return False
     marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
-    suffixes = (*documents.KINDS, *documents.PACKED)
+    suffixes = (*KINDS, *PACKED)
     return marked or os.path.lexists(path) or source.lower().endswith(suffixes)
 
 
@@ -74,16 +71,25 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
         (split, info.num_examples, info.num_bytes, info.shard_lengths)
         for split, info in sorted(splits.items())
     ]
-    choice = (cfg.text_field, cfg.train_split, heldout, documents.HELDOUT_SHARE)
+    choice = (cfg.text_field, cfg.train_split, heldout, HELDOUT_SHARE)
+    reader = TfdsSplits(
+        str(builder.data_dir),
+        (
+            ((cfg.train_split, "train"), (heldout, "heldout"))
+            if heldout
+            else ((cfg.train_split, "by hash"),)
+        ),
+        cfg.text_field,
+        skip_damaged=cfg.damaged == "skip",
+    )
 
-    def both() -> tuple[Documents, Documents]:
-        train = _read(builder, cfg.train_split, cfg)
-        if heldout:
-            return train, _read(builder, heldout, cfg)
-        report(f"Holding {documents.HELDOUT_SHARE:.0%} of {cfg.train_split} out by content hash")
-        return _hold_out(train, name)
+    def open_() -> TfdsSplits:
+        reader.check(name)
+        if not heldout:
+            report(f"Holding {HELDOUT_SHARE:.0%} of {cfg.train_split} out by content hash")
+        return reader
 
-    return Source(name, digest("tfds", name, about, choice), both)
+    return Source(name, digest("tfds", name, about, choice), open_)
 
 
 def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
@@ -94,7 +100,7 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
 
     try:
         # Names with a namespace are looked up on servers.
-        with builders.quiet(), downloads.ending(), _own_features(source):
+        with builders.quiet(), downloads.ending(), own_features(source):
             if _is_tfds_folder(source):
                 return tfds.builder_from_directory(Path(source).expanduser())
             return tfds.builder(source)
@@ -112,33 +118,6 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
         raise InputError(hint or f"data.source={source!r}: {one_line(error)}") from error
     except Exception as error:  # As in `_download`.
         raise InputError(f"data.source={source!r}: {one_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _own_features(source: str) -> Iterator[None]:
-    """In the block, TFDS imports no class that a prepared folder names, unless it is its own.
-
-    To build a feature it imports whatever module stands in features.json, and so would run its
-    code; it looks for such folders by name, too.
-    """
-    import tensorflow_datasets as tfds
-
-    features: Any = tfds.features.FeatureConnector
-    find = features.__dict__["cls_from_name"]
-
-    def find_own(cls: Any, name: str) -> Any:
-        require(
-            name.startswith("tensorflow_datasets."),
-            f"data.source={source!r}: its features.json names the class {name!r}, which is not of"
-            " TFDS: its code would be run. Prepare the data again with features of TFDS.",
-        )
-        return find.__func__(cls, name)
-
-    features.cls_from_name = classmethod(find_own)
-    try:
-        yield
-    finally:
-        features.cls_from_name = find
 
 
 def _nearest_configs(source: str) -> str | None:
@@ -167,35 +146,3 @@ def _download(builder: "tfds.core.DatasetBuilder") -> None:
         raise InputError(
             f"TFDS could not prepare {builder.info.full_name}: {one_line(error)}"
         ) from error
-
-
-def _read(builder: "tfds.core.DatasetBuilder", split: str, cfg: DataConfig) -> Documents:
-    name, text_field = builder.info.full_name, cfg.text_field
-    try:
-        records = read_split(builder, split)
-    except NotImplementedError as error:
-        raise InputError(
-            f"{name} lies prepared in {builder.data_dir} in a format that only TensorFlow reads;"
-            " `pip install tensorflow apache-beam mlcroissant` (an environment of its own will do)"
-            " and `tfds convert_format --out_file_format=array_record"
-            f" --dataset_version_dir={builder.data_dir}` add one that is read without it."
-        ) from error
-    except (KeyError, ValueError) as error:
-        raise unknown("TFDS split", split, builder.info.splits) from error
-    require(len(records) > 0, f"{name}: split {split!r} is empty.")
-    found = Documents(
-        records, text_field, folder=str(builder.data_dir), skip_damaged=cfg.damaged == "skip"
-    )
-    first = next((raw for raw in found if raw is not None), b"")
-    kind = type(first).__name__
-    require(kind == "bytes", f"{name}: field {text_field!r} holds {kind}, not text.")
-    return found
-
-
-def _hold_out(source: Documents, name: str) -> tuple[Documents, Documents]:
-    # A damaged one is counted, as an empty one is, on the side where that hash falls.
-    each = (documents.content_hash(raw or b"") for raw in source)
-    hashes = np.fromiter(each, np.uint64, len(source))
-    bound = np.uint64(documents.heldout_below(map(int, hashes), name))
-    train, heldout = np.flatnonzero(hashes >= bound), np.flatnonzero(hashes < bound)
-    return replace(source, indices=train), replace(source, indices=heldout)

@@ -7,6 +7,7 @@ ordinary characters.
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,9 @@ import numpy as np
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.data.beside import (
+from polycom_jax.data.encoding import Encoder
+from polycom_jax.data.tokenizer_files import (
+    NAME,
     begin_ids,
     end_named,
     end_numbered,
@@ -23,7 +26,6 @@ from polycom_jax.data.beside import (
     with_end,
     write_beside,
 )
-from polycom_jax.data.encoding import Encoder
 from polycom_jax.storage import Place
 
 EOT = "<|endoftext|>"
@@ -260,10 +262,12 @@ def _read_tokenizer(path: Place, text: bytes) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"{path} is not a Hugging Face tokenizer.json: {error}.") from error
 
 
-def load_tokenizer(path: Place, *, end_of_text: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: Place, *, exact: bool = False, end_of_text: str | None = None
+) -> Tokenizer:
     """The tokenizer that `Tokenizer.save` wrote to `path`; its fingerprint is the same.
 
-    `end_of_text` is for a Hugging Face one, as in `FileTokenizer`.
+    `exact` and `end_of_text` are for a Hugging Face one, as in `FileTokenizer`.
 
     Raises:
         InputError: no such file, or neither ours nor a Hugging Face `tokenizer.json`.
@@ -272,7 +276,28 @@ def load_tokenizer(path: Place, *, end_of_text: str | None = None) -> Tokenizer:
         is_bytes = json.loads(storage.read(path)) == _BYTES
     except (OSError, ValueError):
         is_bytes = False  # Then it is for the other to say what is wrong with the file.
-    return ByteTokenizer() if is_bytes else FileTokenizer(path, end_of_text=end_of_text)
+    return (
+        ByteTokenizer() if is_bytes else FileTokenizer(path, exact=exact, end_of_text=end_of_text)
+    )
+
+
+def packed(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """What `Tokenizer.save` writes, by name: it can be sent to another machine."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer.save(folder / NAME)
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def unpacked(files: Mapping[str, bytes], *, exact: bool) -> Tokenizer:
+    """The tokenizer that `packed` was given."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, text in files.items():
+            path = Path(name, file)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(text)
+        return load_tokenizer(Path(name, NAME), exact=exact)
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int, path: Place) -> None:

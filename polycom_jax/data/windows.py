@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from polycom_jax._errors import require
 from polycom_jax.data.store import TokenStore
@@ -173,26 +173,65 @@ def gather(
     Positions past the store's end are padding; masked are targets that the window before has, and
     what stands before a document where that is no target.
     """
-    start = windows[:, None] * (stride or seq_len)
+    stride = stride or seq_len
+    start = windows[:, None] * stride
     index = np.arange(seq_len)
-    place = start + index
-    inside = place < store.num_targets
-    overlap = seq_len - (stride or seq_len)
-    mask = inside & ((windows[:, None] == 0) | (index >= overlap))
-    place = np.minimum(place, store.num_targets - 1)
-    document = np.searchsorted(store.offsets, place, side="right") - 1
-    begins = np.maximum(store.offsets[document], start)
-    if store.begin:
-        follows = np.searchsorted(store.offsets[:-1], place + 1, side="right") - 1
-        mask &= place + 1 - store.offsets[follows] >= store.begin
+    inside = start + index < store.num_targets
+    mask = inside & ((windows[:, None] == 0) | (index >= seq_len - stride))
+    before = len(store.begin)
+    stream = _read_rows(store, start[:, 0] - before, before + seq_len + 1)
+    begins = _begins(store, stream)
+    if before:
+        mask &= ~_given(begins, before)[:, 1 + before :]
+    own = stream[:, before:]
+    new = begins[:, before:-1]
+    new[:, 0] = True  # what goes on from the window before begins here
+    last = np.maximum.accumulate(np.where(new, index, 0), axis=1)
     batch = {
-        "tokens": store.tokens[place],
-        "targets": store.tokens[place + 1],
-        "segment_ids": document - document[:, :1] + 1,
-        "positions": place - begins,
+        "tokens": own[:, :-1],
+        "targets": own[:, 1:],
+        "segment_ids": np.cumsum(new, axis=1),
+        "positions": index - last,
     }
     padded = {name: np.where(inside, x, 0).astype(np.int32) for name, x in batch.items()}
     return {**padded, "mask": mask}
+
+
+def _read_rows(store: TokenStore, starts: Int[np.ndarray, "B"], size: int) -> np.ndarray:
+    """The tokens from each start on; ends of text where there are none."""
+    rows = np.full((len(starts), size), store.eot, np.int32)
+    for row, start in zip(rows, starts.tolist(), strict=True):
+        if start < store.num_tokens:
+            found = store.read(max(start, 0), start + size)
+            skipped = max(-start, 0)
+            row[skipped : skipped + len(found)] = found
+    return rows
+
+
+def _begins(store: TokenStore, stream: Int[np.ndarray, "B n"]) -> Bool[np.ndarray, "B n"]:
+    """Where a document begins, what stands before its text included; the first column is False.
+
+    Where ends of text are shared, each begins a document; else what follows one does, unless it is
+    itself one that stands before a text (some tokenizers put it there beside others).
+    """
+    ends = stream == store.eot
+    if not store.begin:
+        return ends
+    found = np.zeros_like(ends)
+    found[:, 1:] = ends[:, :-1]
+    if store.eot in store.begin:
+        for place, token in enumerate(store.begin):
+            width = stream.shape[1] - place
+            found[:, :width] &= stream[:, place:] == token
+    return found
+
+
+def _given(begins: Bool[np.ndarray, "B n"], count: int) -> Bool[np.ndarray, "B n"]:
+    """The first `count` tokens of each document."""
+    found = begins.copy()
+    for shift in range(1, count):
+        found[:, shift:] |= begins[:, :-shift]
+    return found
 
 
 def _checked_rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Text files as bytes: unpacked to the last one, and refused where they hold no text in UTF-8."""
+"""Text files as bytes: decompressed to the end, and refused where they hold no text in UTF-8."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from polycom_jax._errors import InputError, require
 
@@ -39,15 +39,15 @@ class Damaged(Exception):
 def open_text(path: Path) -> Iterator[BinaryIO]:
     """The contents of a text file, unpacked by its suffix, without a byte-order mark.
 
-    What `gzip -t` or `xz -t` would not pass is told while it is read, by `Damaged`.
+    What `gzip -t`, `xz -t` or `zstd -t` would not pass is told while it is read, by `Damaged`.
 
     Raises:
         Damaged: a packed file that does not even begin as one.
         InputError: it holds something else than text in UTF-8.
         OSError: it cannot be read.
     """
-    unpack = {".gz": _gunzip, ".xz": _unxz}.get(path.suffix.lower())
-    with open(path, "rb") as raw:
+    unpack = {".gz": _gunzip, ".xz": _unxz, ".zst": _unzstd}.get(path.suffix.lower())
+    with path.open("rb") as raw:
         file = raw if unpack is None else io.BufferedReader(_Pieces(unpack(raw)), _READ)
         beginning = file.peek(_READ)
         _check_text(path, beginning)
@@ -135,6 +135,25 @@ def _unxz(file: BinaryIO) -> Iterator[bytes]:
             raise Damaged(f"{padding} bytes of padding, which come by fours")
         if not given:
             return
+
+
+def _unzstd(file: BinaryIO) -> Iterator[bytes]:
+    """All frames, each with its checksum; nothing may stand behind them."""
+    import pyarrow as pa
+
+    source: Any = pa.PythonFile(file, "r")
+    stream = pa.CompressedInputStream(source, "zstd")
+    some = False
+    try:
+        while got := stream.read(_READ):
+            some = True
+            yield got
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Damaged(" ".join(str(error).split())) from error
+    if not some and not file.tell():
+        raise Damaged("it is empty")
 
 
 def _behind_zeros(file: BinaryIO, given: bytes) -> tuple[int, bytes]:

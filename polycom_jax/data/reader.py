@@ -1,0 +1,121 @@
+"""What a source is to the rest: origins (files, splits) in a fixed order, each read by rows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from polycom_jax._errors import InputError
+from polycom_jax.data.heldout import content_hash, is_heldout
+from polycom_jax.data.rows import Row
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+Side = Literal["train", "heldout", "by hash"]
+"""Where the documents of an origin go: to one split, or each by the hash of its content."""
+
+
+class ChangedError(InputError):
+    """A source is written to while it is read."""
+
+    @classmethod
+    def of(cls, name: str) -> "ChangedError":
+        """What to say of the source of that name."""
+        return cls(
+            f"{name} was changed while it was prepared; start again when nothing writes to it any"
+            " more."
+        )
+
+
+class Origin(NamedTuple):
+    """A file, or a split of TFDS.
+
+    Attributes:
+        name: for people.
+        size: bytes, roughly: by these it is cut, and progress is told.
+        side: where its documents go.
+    """
+
+    name: str
+    size: int
+    side: Side
+
+
+class Reader(Protocol):
+    """Reads a source, on any machine that reaches it: it can be pickled."""
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """In the order that their documents have."""
+        ...
+
+    def rows(self, origin: int, first: int = 0, last: int | None = None) -> Iterator[Row]:
+        """The documents in these rows of an origin; the same on every call.
+
+        Raises:
+            InputError: something cannot be read, or is damaged and not to be left out, or is not
+                what it was when the reader was made.
+        """
+        ...
+
+    def cuts(self, origin: int, most: int) -> list[int]:
+        """Rows at which the origin can be cut into parts of about `most` bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from.
+
+    Attributes:
+        name: for people.
+        fingerprint: equal where the documents and their splits are equal; known before anything is
+            written, so that what is prepared already need not be read again.
+        open: makes the source readable if it is not yet, and returns what reads it.
+        unchanged: whether it still has this fingerprint.
+        files: local files to train on by name, and the beginning of their checksum: by these people
+            find what has changed. Of more than `LISTED_FILES`, none.
+        heldout_files: the same of files that are held out by name.
+        treated: how they are read, for a run's record.
+        heldout_name: what messages call the text that is held out by name.
+    """
+
+    name: str
+    fingerprint: str
+    open: Callable[[], Reader]
+    unchanged: Callable[[], bool] = lambda: True
+    files: Mapping[str, str] = field(default_factory=dict)
+    heldout_files: Mapping[str, str] = field(default_factory=dict)
+    treated: Mapping[str, Any] = field(default_factory=dict)
+    heldout_name: str = ""
+
+
+def split_of(side: Side, raw: bytes | None, bound: int) -> Split:
+    """The split that a document belongs to."""
+    if side == "by hash":
+        return "heldout" if is_heldout(raw, bound) else "train"
+    return side
+
+
+def hashes(reader: Reader) -> Iterator[int]:
+    """The content hashes of all documents that could be read."""
+    for raw in raws(reader, "by hash"):
+        if raw is not None:
+            yield content_hash(raw)
+
+
+def train_rows(reader: Reader, bound: int) -> Iterator[Row]:
+    """The documents to train on that could be read, in order."""
+    for index, (_, _, side) in enumerate(reader.origins):
+        if side == "heldout":
+            continue
+        for name, raw in reader.rows(index):
+            if raw is not None and split_of(side, raw, bound) == "train":
+                yield name, raw
+
+
+def raws(reader: Reader, wanted: Side) -> Iterator[bytes | None]:
+    """The documents of all origins of a side, in order."""
+    for index, (_, _, side) in enumerate(reader.origins):
+        if side == wanted:
+            yield from (raw for _, raw in reader.rows(index))

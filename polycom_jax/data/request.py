@@ -1,0 +1,95 @@
+"""What a data config asks for, known before anything is prepared, and where that lies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polycom_jax._errors import require
+from polycom_jax.data.cache import Report, cache_folder, digest
+from polycom_jax.data.config import DataConfig
+from polycom_jax.data.pieces import INDEX, Place
+from polycom_jax.data.reader import Source
+from polycom_jax.data.sources import resolve
+from polycom_jax.data.tokenizers import (
+    BPE_PATTERN,
+    ByteTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    check_bpe_size,
+)
+
+FORMAT = 2
+"""Version of the tokens; raise it when the same input would give others."""
+
+LAYOUT = 3
+"""Version of how they lie in the cache folder; another one does not keep a run from going on."""
+
+ENCODES = "special tokens as text, pieces of a document without spaces between them"
+"""How given tokenizers encode; names what differs from data that were prepared otherwise."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a config asks for.
+
+    Attributes:
+        cfg: the config.
+        vocab_size: of a BPE to train.
+        source: of the documents.
+        given: the tokenizer; None: a BPE is trained.
+        encodes: what is told of how it encodes.
+        key: equal for equal tokens, up to the BPE that comes out.
+        folder: where the data lie prepared.
+    """
+
+    cfg: DataConfig
+    vocab_size: int
+    source: Source
+    given: Tokenizer | None
+    encodes: Mapping[str, Any]
+    key: str
+    folder: Place
+
+    @property
+    def done(self) -> bool:
+        """Whether they are there."""
+        return (self.folder / INDEX).exists()
+
+
+def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
+    """What `cfg` asks for; the source is looked at, and nothing is written.
+
+    Raises:
+        InputError: the source or tokenizer is not usable.
+    """
+    require(
+        cfg.end_of_text is None or cfg.tokenizer not in ("bytes", "bpe"),
+        f"data.end_of_text={cfg.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
+        f"{cfg.tokenizer!r} has its own; leave it out.",
+    )
+    if cfg.tokenizer == "bpe":
+        check_bpe_size(vocab_size)
+    given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)
+    cache = cache_folder(cfg.cache_dir)
+    source = resolve(cfg, cache, report)
+    encodes: dict[str, Any] = {} if given is None or given.exact else {"encodes": ENCODES}
+    if given is not None and given.begin != (given.eot,):
+        encodes["begin"] = list(given.begin)
+    recipe = (
+        ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
+        if given is None
+        else [given.fingerprint, *encodes.values()]
+    )
+    key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable, cfg.damaged)
+    folder = cache / "tokens" / digest(LAYOUT, key)
+    found = Request(cfg, vocab_size, source, given, encodes, key, folder)
+    old = cache / "tokens" / key
+    if not found.done and old.is_dir():
+        report(f"The prepared data in {old} are of an earlier layout; that folder can be deleted")
+    return found
+
+
+def _given_tokenizer(cfg: DataConfig) -> Tokenizer:
+    if cfg.tokenizer == "bytes":
+        return ByteTokenizer()
+    return FileTokenizer(cfg.tokenizer, end_of_text=cfg.end_of_text)
