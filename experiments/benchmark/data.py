@@ -14,12 +14,15 @@ from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Tell
 from polycom_jax.data import TokenStore, train_batches
+from polycom_jax.data.store import mapped
 from polycom_jax.data.windows import gather
 
 OURS = "train_batches"
 PEERS = ("copy", "torch-loader")
 TOKENS = 1 << 24
 """Tokens in the store: more than any cache holds."""
+SHARDS = 8
+EOT = 0
 DOCUMENT = 700
 """Mean length of a document, in tokens."""
 BATCHES = 64
@@ -78,13 +81,16 @@ def _drawing(name: str, draw: Callable[[], Any]) -> Contestant:
 def random_store(folder: Path, vocab_size: int) -> TokenStore:
     """A store of random documents, mapped from disk as a real one is."""
     random = np.random.default_rng(0)
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
-    random.integers(0, vocab_size, TOKENS, dtype).tofile(folder / "tokens.bin")
-    lengths = random.geometric(1 / DOCUMENT, 2 * TOKENS // DOCUMENT) + 1
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    offsets = np.append(offsets[offsets < TOKENS - 1], TOKENS - 1)
-    tokens = np.memmap(folder / "tokens.bin", dtype, "r")
-    return TokenStore(tokens, offsets.astype(np.int64), num_bytes=TOKENS)
+    dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+    tokens = random.integers(1, vocab_size, TOKENS, dtype)
+    begins = np.cumsum(random.geometric(1 / DOCUMENT, 2 * TOKENS // DOCUMENT) + 1)
+    tokens[np.append(0, begins[begins < TOKENS - 1])] = EOT
+    ends = np.arange(1, SHARDS + 1) * (TOKENS // SHARDS)
+    paths = [folder / f"{shard}.bin" for shard in range(SHARDS)]
+    for path, shard in zip(paths, np.split(tokens, SHARDS), strict=True):
+        shard.tofile(path)
+    documents = int(np.count_nonzero(tokens == EOT))
+    return TokenStore(ends, mapped(paths, dtype), EOT, documents, num_bytes=TOKENS)
 
 
 def _gathers(store: TokenStore, rows: int, length: int) -> Callable[[], Any]:

@@ -15,7 +15,7 @@ from experiments.run.environment import deterministic
 from experiments.terminal.progress import Display
 from polycom_jax import storage
 from polycom_jax.data import Corpus, eval_batches
-from polycom_jax.data.cache import cache_folder
+from polycom_jax.data.cache import local_cache_folder
 from polycom_jax.hosts import meet
 from polycom_jax.params import Params
 from polycom_jax.training import (
@@ -46,7 +46,7 @@ def keep_compiled(cache_dir: str | None, *, kept: bool = True, place: str | None
     them; or neither."""
     folder = None
     if kept:
-        folder = place or str(cache_folder(cache_dir) / "compiled")
+        folder = place or str(local_cache_folder(cache_dir) / "compiled")
         if not storage.is_remote(folder):  # an object is put whole
             drop_torn(Path(folder))
         # JAX's own threshold, a second, would leave out most of what a CPU compiles.

@@ -22,7 +22,7 @@ from experiments.terminal.paths import try_folder
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Corpus, DataConfig, Tokenizer
-from polycom_jax.data.files import matched_files
+from polycom_jax.data.local import source_files
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop.huggingface.files import read_json
@@ -181,7 +181,7 @@ class Workdir:
             pattern = getattr(data, field)
             if pattern and names_files(pattern):
                 try:
-                    matched_files(pattern, f"data.{field}")
+                    source_files(pattern, data.train_split, f"data.{field}")
                 except InputError as error:
                     raise InputError(
                         f"{error} If it was moved: `python -m experiments.pretrain --workdir"

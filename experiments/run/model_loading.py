@@ -14,7 +14,7 @@ from polycom_jax import params as pm
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
-from polycom_jax.data.files import EMPTY
+from polycom_jax.data.digests import EMPTY
 from polycom_jax.data.heldout import SingleDocumentError
 from polycom_jax.data.local import file_sums
 from polycom_jax.data.sources import names_files

@@ -8,19 +8,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError
 
 Report = Callable[[str], None]
 """Takes one line on what is being done."""
 
 
-def cache_folder(given: str | None) -> Path:
+def cache_folder(given: str | None) -> Any:
     """`given`, else $POLYCOM_CACHE, else the platform's user cache folder; made if need be.
+
+    It may lie in a bucket, given as gs://BUCKET/PATH; else it is a `pathlib.Path`.
 
     Raises:
         InputError: it cannot be made or written to.
     """
     name = given or os.environ.get("POLYCOM_CACHE")
+    if name and storage.is_remote(name):
+        place = storage.place(name)
+        storage.require_reachable(place)
+        return place
+    return _local(name)
+
+
+def local_cache_folder(given: str | None) -> Path:
+    """As `cache_folder`, for what must lie on a disk: in the place of a bucket, the platform's."""
+    name = given or os.environ.get("POLYCOM_CACHE")
+    return _local(None if name and storage.is_remote(name) else name)
+
+
+def _local(name: str | None) -> Path:
     if not name:
         import platformdirs
 

@@ -1,25 +1,28 @@
 """Files of text, by path or glob: which they are, and what is in them."""
 
 import errno
+import fnmatch
 import glob
-import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
+from polycom_jax.storage import Entry
+
+Place = Any
+"""A `pathlib.Path` on a disk; in a bucket, what `storage.place` gives."""
 
 PACKED = (".gz", ".xz", ".zst")
 PACKABLE = (".txt", ".jsonl")
 KINDS = (*PACKABLE, ".parquet", ".arrow")
 
-EMPTY = hashlib.sha256(b"").hexdigest()[:16]
-"""The beginning of the checksum of a file without content."""
 
-
-def text_kind(path: str | Path) -> str | None:
+def text_kind(path: str | os.PathLike[str]) -> str | None:
     """One of `KINDS`, text also seen through `PACKED`; None for anything else."""
     path = Path(os.fspath(path).lower())
     if path.suffix not in PACKED:
@@ -28,12 +31,12 @@ def text_kind(path: str | Path) -> str | None:
     return suffix if suffix in PACKABLE else None
 
 
-def printable(path: str | Path) -> str:
+def printable(path: str | os.PathLike[str]) -> str:
     """A path as text: bytes of a name that are no UTF-8 are written as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def text_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
+def text_files(pattern: str, field: str = "data.source") -> tuple[Place, ...]:
     """The files that a path or glob (`**` too) names, sorted; messages say which `field` it was.
 
     Of several names of one file, by links, the first is taken; folders that a glob matches are
@@ -46,17 +49,9 @@ def text_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
     return one_each(matched_files(pattern, field))
 
 
-def matched_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
+def matched_files(pattern: str, field: str = "data.source") -> tuple[Place, ...]:
     """As `text_files`, with all names of a file."""
-    expanded = os.path.expanduser(pattern)
-    exact = os.path.lexists(expanded)
-    names = [expanded] if exact else glob.glob(expanded, recursive=True)
-    require(
-        not os.path.isdir(expanded),
-        f"{field}={pattern!r} is a folder; name files, with a glob for instance:"
-        f" '{pattern.rstrip('/')}/**/*.txt'.",
-    )
-    paths = tuple(path for path in map(Path, sorted(names)) if _is_file(path))
+    paths = _in_bucket(pattern) if storage.is_remote(pattern) else _on_disk(pattern, field)
     hint = " In a glob '[' begins a set of signs; a bracket itself is written '[[]'."
     require(
         bool(paths),
@@ -71,6 +66,43 @@ def matched_files(pattern: str, field: str = "data.source") -> tuple[Path, ...]:
             " or a table with a column of text.",
         )
     return paths
+
+
+def _on_disk(pattern: str, field: str) -> tuple[Place, ...]:
+    expanded = os.path.expanduser(pattern)
+    exact = os.path.lexists(expanded)
+    names = [expanded] if exact else glob.glob(expanded, recursive=True)
+    require(
+        not os.path.isdir(expanded),
+        f"{field}={pattern!r} is a folder; name files, with a glob for instance:"
+        f" '{pattern.rstrip('/')}/**/*.txt'.",
+    )
+    return tuple(path for path in map(Path, sorted(names)) if _is_file(path))
+
+
+def _in_bucket(pattern: str) -> tuple[Place, ...]:
+    """The objects that a name or glob means; `**` goes through any number of folders."""
+    storage.require_reachable(storage.place(pattern))
+    fixed = pattern[: re.search(r"[*?[]|$", pattern).start()]  # pyright: ignore[reportOptionalMemberAccess]
+    if fixed == pattern:
+        return (storage.place(pattern),) if storage.is_file(storage.place(pattern)) else ()
+    folder = storage.place(fixed.rpartition("/")[0])
+    wanted = _glob_rule(pattern[len(os.fspath(folder)) + 1 :])
+    return tuple(folder / name for name in sorted(storage.entries(folder)) if wanted(name))
+
+
+def _glob_rule(pattern: str) -> Callable[[str], bool]:
+    """Whether a name within a folder matches: a star does not go past a slash."""
+    parts = pattern.split("/")
+
+    def matches(names: list[str], parts: list[str]) -> bool:
+        if not parts or not names:
+            return not parts and not names
+        if parts[0] == "**":
+            return matches(names, parts[1:]) or matches(names[1:], parts)
+        return fnmatch.fnmatchcase(names[0], parts[0]) and matches(names[1:], parts[1:])
+
+    return lambda name: matches(name.split("/"), parts)
 
 
 def _is_file(path: Path) -> bool:
@@ -90,37 +122,37 @@ def _is_file(path: Path) -> bool:
     return stat.S_ISREG(mode)
 
 
-def one_each(paths: Iterable[Path]) -> tuple[Path, ...]:
+def one_each(paths: Iterable[Place]) -> tuple[Place, ...]:
     """The first name of each file."""
-    found: dict[Any, Path] = {}
+    found: dict[Any, Place] = {}
     for path in paths:
+        if storage.is_remote(path):
+            found[os.fspath(path)] = path
+            continue
         real = os.path.realpath(path)
         about = os.stat(real)
         found.setdefault((about.st_dev, about.st_ino) if about.st_nlink > 1 else real, path)
     return tuple(found.values())
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as it lies on disk.
+def looked_at(paths: Iterable[Place]) -> list[Entry]:
+    """What tells whether a file has changed: its size, checksum in a bucket, and generation.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: one cannot be looked at.
     """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """A file's size and the time of its last change in nanoseconds: a change moves one of them.
-
-    Raises:
-        InputError: it cannot be looked at.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return found.st_size, found.st_mtime_ns
+    listed: dict[str, dict[str, Entry]] = {}  # a bucket is asked once for each folder
+    found = []
+    for path in paths:
+        try:
+            if storage.is_remote(path):
+                folder = os.fspath(path.parent)
+                entries = listed.get(folder) or listed.setdefault(folder, storage.entries(folder))
+                found.append(entries[path.name])
+            else:
+                about = os.stat(path)
+                found.append(Entry(about.st_size, None, about.st_mtime_ns))
+        except (OSError, KeyError) as error:
+            why = getattr(error, "strerror", None) or "it is gone"
+            raise InputError(f"{path} cannot be read: {why}.") from error
+    return found

@@ -10,7 +10,8 @@ import numpy as np
 from polycom_jax import storage
 from polycom_jax._errors import InputError
 from polycom_jax._files import Digests, first_damage, retried
-from polycom_jax.data.pieces import INDEX, Place, shard_name
+from polycom_jax.data.files import Place
+from polycom_jax.data.pieces import INDEX, shard_name
 from polycom_jax.data.reader import SPLITS, Split
 from polycom_jax.data.store import OpenShard, TokenStore, mapped, ranged
 
@@ -33,7 +34,7 @@ def read_index(folder: Place) -> dict[str, Any]:
         OSError: it cannot be read; nothing says that it is damaged.
     """
     try:
-        tree = json.loads(retried((folder / INDEX).read_bytes))
+        tree = json.loads(retried(lambda: storage.read(folder / INDEX)))
         body, checksum = tree["index"], tree["sha256"]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(folder, f"{INDEX} cannot be read: {error}") from error
@@ -101,13 +102,9 @@ def _first_of_other_size(folder: Place, files: Digests) -> str:
     for name, (size, _) in files.items():
         if "/" in name and name not in found:
             return f"{name} is missing"
-        if "/" in name and _size(found[name]) != size:
-            return f"{name} has {_size(found[name])} bytes of {size}"
+        if "/" in name and found[name].size != size:
+            return f"{name} has {found[name].size} bytes of {size}"
     return ""
-
-
-def _size(entry: Any) -> int:
-    return getattr(entry, "size", entry)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """Corpora of this machine as sources: the standard library, and files of text."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polycom_jax import storage
 from polycom_jax._errors import require
-from polycom_jax.data import documents, files, heldout
+from polycom_jax.data import digests, documents, files, heldout, hf_folder
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.reader import ChangedError, Origin, Reader, Side, Source
@@ -47,18 +49,26 @@ class TextFiles:
 
     def rows(self, origin: int, first: int = 0, last: int | None = None) -> Iterator[Row]:
         """See `Reader`."""
-        path = Path(self.paths[origin])
+        path = self._place(origin)
         self._check(origin)
         yield from documents.file_rows(path, self.reading, first, last)
         self._check(origin)
 
     def cuts(self, origin: int, most: int) -> list[int]:
         """See `Reader`."""
-        return documents.cuts(Path(self.paths[origin]), self.reading, most)
+        return documents.cuts(self._place(origin), self.reading, most)
+
+    def _place(self, origin: int) -> files.Place:
+        path = self.paths[origin]
+        return storage.place(path) if storage.is_remote(path) else Path(path)
 
     def _check(self, origin: int) -> None:
-        if files.stamp(Path(self.paths[origin])) != self.stamps[origin]:
-            raise ChangedError.of(self.name)
+        """Of what lies in a bucket, its listing tells when all is read."""
+        path = self._place(origin)
+        if not storage.is_remote(path):
+            (now,) = files.looked_at([path])
+            if (now.size, now.generation) != self.stamps[origin]:
+                raise ChangedError.of(self.name)
 
 
 def stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -100,44 +110,51 @@ def stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
     return Source(name, fingerprint, open_)
 
 
-def text(cfg: DataConfig) -> Source:
-    """Files of text, by path or glob."""
-    names = files.matched_files(cfg.source)
+def text(cfg: DataConfig, cache: Path) -> Source:
+    """Files of text, by path or glob, or the folder of a Hugging Face dataset."""
+    names = source_files(cfg.source, cfg.train_split)
     paths = files.one_each(names)
-    apart = files.text_files(cfg.heldout, "data.heldout") if cfg.heldout else ()
-    reading = Reading(cfg.text_field, _document_bytes(cfg, paths), cfg.damaged == "skip")
-    documents.check_files((*paths, *apart), reading)
-    stamps = tuple(map(files.stamp, (*paths, *apart)))
+    apart = heldout_files(cfg)
+    every = (*paths, *apart)
+    reading = Reading(cfg.text_field, _document_bytes(cfg, paths, apart), cfg.damaged == "skip")
+    documents.check_files([path for path in every if not storage.is_remote(path)], reading)
+    entries = files.looked_at(every)
     options = {
         "text_field": cfg.text_field,
         "document_bytes": reading.document_bytes,
         "damaged": cfg.damaged,
     }
 
-    def now() -> tuple[str, list[dict[str, str]]]:
-        sums = [{path: files.file_digest(path) for path in side} for side in (paths, apart)]
-        contents = [[_content(path, side[path]) for path in side] for side in sums]
-        listed = [{files.printable(path): side[path][:16] for path in side} for side in sums]
-        return digest("text", heldout.HELDOUT_SHARE, options, contents), listed
+    def fingerprint_of(sums: Sequence[str]) -> str:
+        contents = [_content(path, one) for path, one in zip(every, sums, strict=True)]
+        sides = [contents[: len(paths)], contents[len(paths) :]]
+        return digest("text", heldout.HELDOUT_SHARE, options, sides)
 
-    fingerprint, (own, other) = now()
+    def unchanged() -> bool:
+        now = files.looked_at(every)
+        return fingerprint_of(digests.file_digests(every, now, cache)) == fingerprint
+
+    sums = digests.file_digests(every, entries, cache)
+    fingerprint = fingerprint_of(sums)
+    listed = [(files.printable(path), one[:16]) for path, one in zip(every, sums, strict=True)]
+    own, other = dict(listed[: len(paths)]), dict(listed[len(paths) :])
     if cfg.heldout != cfg.source:
         _check_apart(own, other)
-    side: Side = "train" if apart else "by hash"
+    sides: list[Side] = ["train" if apart else "by hash"] * len(paths)
     reader = TextFiles(
-        tuple(str(path.absolute()) for path in (*paths, *apart)),
-        stamps,
-        (*[side] * len(paths), *["heldout"] * len(apart)),  # pyright: ignore[reportArgumentType]
+        tuple(os.fspath(path if storage.is_remote(path) else path.absolute()) for path in every),
+        tuple((entry.size, entry.generation) for entry in entries),
+        (*sides, *("heldout" for _ in apart)),
         reading,
         cfg.source,
     )
-    few = len(own) + len(other) <= LISTED_FILES
-    streams = any(path.suffix.lower() == ".xz" for path in (*paths, *apart))
+    few = len(every) <= LISTED_FILES
+    streams = any(path.suffix.lower() == ".xz" for path in every)
     return Source(
         cfg.source,
         fingerprint,
         lambda: reader,
-        lambda: now()[0] == fingerprint,
+        unchanged,
         own if few else {},
         other if few else {},
         {
@@ -149,29 +166,59 @@ def text(cfg: DataConfig) -> Source:
     )
 
 
+def source_files(
+    pattern: str, split: str = DataConfig.train_split, field: str = "data.source"
+) -> tuple[files.Place, ...]:
+    """The files that a source names; of a Hugging Face dataset, those of a split.
+
+    Raises:
+        InputError: see `files.matched_files`; or there is no such split.
+    """
+    folder = _folder(pattern)
+    if hf_folder.splits(folder):
+        return tuple(hf_folder.split_files(folder, split))
+    return files.matched_files(pattern, field)
+
+
+def heldout_files(cfg: DataConfig) -> tuple[files.Place, ...]:
+    """The files to evaluate on; none: a share of the documents is."""
+    own = hf_folder.splits(_folder(cfg.source))
+    if cfg.heldout in own:
+        return tuple(own[str(cfg.heldout)])
+    if cfg.heldout:
+        found = source_files(cfg.heldout, cfg.train_split, "data.heldout")
+        return files.one_each(found)
+    return tuple(next((own[split] for split in hf_folder.HELDOUT_SPLITS if split in own), ()))
+
+
+def _folder(pattern: str) -> files.Place:
+    return storage.place(pattern) if storage.is_remote(pattern) else Path(pattern).expanduser()
+
+
 def file_sums(pattern: str) -> dict[str, str]:
     """What `Source.files` says of the files of a path or glob, however many they are."""
-    paths = files.text_files(pattern)
-    return {files.printable(path): files.file_digest(path)[:16] for path in paths}
+    paths = files.one_each(source_files(pattern))
+    sums = digests.file_digests(paths, files.looked_at(paths))
+    return {files.printable(path): one[:16] for path, one in zip(paths, sums, strict=True)}
 
 
-def _content(path: Path, digest: str) -> tuple[str | None, ...]:
+def _content(path: files.Place, digest: str) -> tuple[str | None, ...]:
     """What the documents of a file depend on."""
     streams = (STREAMS,) if path.suffix.lower() == ".xz" else ()
     return (files.text_kind(path), digest, *streams)
 
 
-def _document_bytes(cfg: DataConfig, paths: Sequence[Path]) -> int:
+def _document_bytes(
+    cfg: DataConfig, paths: Sequence[files.Place], apart: Sequence[files.Place]
+) -> int:
     """The size that the plain ones of the files are cut at."""
-    default = DataConfig.document_bytes
-    if cfg.heldout:
-        return cfg.document_bytes
-    plain = (path.stat().st_size for path in paths if files.text_kind(path) == ".txt")
-    return heldout.document_bytes(cfg.document_bytes, default, plain)
+    plain = [path for path in paths if files.text_kind(path) == ".txt"]
+    sizes = [] if apart else [entry.size for entry in files.looked_at(plain)]
+    return heldout.document_bytes(cfg.document_bytes, DataConfig.document_bytes, sizes)
 
 
 def _check_apart(own: Mapping[str, str], other: Mapping[str, str]) -> None:
-    trained = {content: name for name, content in own.items() if content != files.EMPTY}
+    trained = {content: name for name, content in own.items() if content != digests.EMPTY}
     for name, content in other.items():
         require(
             content not in trained,

@@ -20,15 +20,13 @@ import numpy as np
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError
+from polycom_jax.data.files import Place
 from polycom_jax.data.plan import Plan
 from polycom_jax.data.reader import SPLITS, Reader, Split, split_of
 from polycom_jax.data.shard import COUNTS, Shard, ShardBuilder, shares_ends, token_dtype
 from polycom_jax.data.tokenizers import Tokenizer, unpacked
 
 PLAN, INDEX, PIECES, TOKENIZER = "plan.json", "index.json", "pieces", "tokenizer.json"
-
-Place = Any
-"""A local path or one in a bucket, see `storage.place`."""
 
 
 def shard_name(split: Split, piece: int) -> str:
@@ -70,7 +68,8 @@ class Job:
     def missing(self) -> list[int]:
         """The pieces that are not done yet."""
         names = storage.entries(storage.place(self.folder) / PIECES)
-        return [k for k in range(len(self.plan.pieces)) if piece_name(k).split("/")[1] not in names]
+        done = {f"{PIECES}/{name}" for name in names}
+        return [k for k in range(len(self.plan.pieces)) if piece_name(k) not in done]
 
 
 def sha256(data: bytes) -> str:
@@ -164,7 +163,7 @@ class _SplitIndex:
 def _read_piece(folder: Place, piece: int) -> dict[Split, Any]:
     place = folder / piece_name(piece)
     try:
-        return json.loads(place.read_bytes())
+        return json.loads(storage.read(place))
     except ValueError as error:
         raise InputError(
             f"{place} is damaged ({error}); delete it, and the next start prepares it again."

@@ -1,7 +1,6 @@
 """Prepares what was asked for: plans, tokenises piece by piece, and puts the pieces together."""
 
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -86,13 +85,13 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
     folder, cfg = asked.folder, asked.cfg
     reader = asked.source.open()
     planned = folder / PLAN
-    plan = plans.from_json(planned.read_bytes()) if planned.exists() else None
+    plan = plans.from_json(storage.read(planned)) if storage.is_file(planned) else None
     bound = _bound(reader, asked.source) if plan is None else plan.bound
     tokenizer = asked.given or _trained(asked, reader, bound, report)
     if plan is None:
         plan = plans.cut(reader, bound, piece_bytes)
         storage.create(planned, plan.to_json([origin.name for origin in reader.origins]))
-        plan = plans.from_json(planned.read_bytes())  # another process may have been first
+        plan = plans.from_json(storage.read(planned))  # another process may have been first
     files = packed(tokenizer)
     about = (str(folder), reader, plan, files, tokenizer.exact, cfg.undecodable, asked.source.name)
     return Job(*about), tokenizer
@@ -110,7 +109,7 @@ def _bound(reader: Reader, source: Source) -> int:
 
 def _trained(asked: Request, reader: Reader, bound: int, report: Report) -> Tokenizer:
     place = asked.folder / TOKENIZER
-    if not place.exists():
+    if not storage.is_file(place):
         report(f"Training a BPE of {asked.vocab_size} tokens on {asked.source.name}")
         with tempfile.TemporaryDirectory() as name:
             path = Path(name, TOKENIZER)
@@ -122,7 +121,7 @@ def _trained(asked: Request, reader: Reader, bound: int, report: Report) -> Toke
 def read_bpe(folder: Place) -> Tokenizer:
     """The BPE that was trained for the data in `folder`."""
     if storage.is_remote(folder):
-        return unpacked({TOKENIZER: (folder / TOKENIZER).read_bytes()}, exact=True)
+        return unpacked({TOKENIZER: storage.read(folder / TOKENIZER)}, exact=True)
     return FileTokenizer(folder / TOKENIZER, exact=True)
 
 
@@ -141,11 +140,11 @@ def finish(asked: Request, job: Job, tokenizer: Tokenizer) -> None:
     try:
         _check_kept(counts, asked.source.name)
     except InputError:
-        discard(asked.folder)
+        storage.remove_tree(asked.folder)
         raise
     index["files"] = {}
     if asked.given is None:
-        data = (asked.folder / TOKENIZER).read_bytes()
+        data = storage.read(asked.folder / TOKENIZER)
         index["files"][TOKENIZER] = [len(data), pieces.sha256(data)]
     index["vocab_size"] = tokenizer.vocab_size
     write_index(asked.folder, index)
@@ -157,13 +156,8 @@ def discarded_if_changed(job: Job) -> Iterator[None]:
     try:
         yield
     except ChangedError:
-        discard(storage.place(job.folder))
+        storage.remove_tree(storage.place(job.folder))
         raise
-
-
-def discard(folder: Place) -> None:
-    """Deletes prepared data."""
-    folder.rmtree() if storage.is_remote(folder) else shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_kept(counts: Mapping[str, Mapping[str, int]], name: str) -> None:

@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +72,8 @@ class TfdsSplits:
         for split, _ in self.splits:
             try:
                 records = self._records(split)
+            except InputError:
+                raise
             except (KeyError, ValueError) as error:
                 raise unknown("TFDS split", split, open_builder(self.folder).info.splits) from error
             require(len(records) > 0, f"{name}: split {split!r} is empty.")
@@ -115,7 +117,7 @@ def open_builder(folder: str) -> Any:
     from polycom_jax.data import builders
 
     with builders.quiet(), own_features(folder):
-        return tfds.builder_from_directory(Path(folder).expanduser())
+        return tfds.builder_from_directory(os.path.expanduser(folder))
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from polycom_jax import storage
 from polycom_jax._errors import require
-from polycom_jax.data.cache import Report, cache_folder, digest
+from polycom_jax.data.cache import Report, cache_folder, digest, local_cache_folder
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.pieces import INDEX, Place
 from polycom_jax.data.reader import Source
@@ -53,7 +54,7 @@ class Request:
     @property
     def done(self) -> bool:
         """Whether they are there."""
-        return (self.folder / INDEX).exists()
+        return storage.is_file(self.folder / INDEX)
 
 
 def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
@@ -71,7 +72,7 @@ def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
         check_bpe_size(vocab_size)
     given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)
     cache = cache_folder(cfg.cache_dir)
-    source = resolve(cfg, cache, report)
+    source = resolve(cfg, local_cache_folder(cfg.cache_dir), report)
     encodes: dict[str, Any] = {} if given is None or given.exact else {"encodes": ENCODES}
     if given is not None and given.begin != (given.eot,):
         encodes["begin"] = list(given.begin)
@@ -84,7 +85,7 @@ def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
     folder = cache / "tokens" / digest(LAYOUT, key)
     found = Request(cfg, vocab_size, source, given, encodes, key, folder)
     old = cache / "tokens" / key
-    if not found.done and old.is_dir():
+    if not found.done and storage.is_folder(old):
         report(f"The prepared data in {old} are of an earlier layout; that folder can be deleted")
     return found
 

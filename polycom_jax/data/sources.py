@@ -5,20 +5,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import downloads, local
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.files import KINDS, PACKED
 from polycom_jax.data.heldout import HELDOUT_SHARE
+from polycom_jax.data.hf_folder import HELDOUT_SPLITS
 from polycom_jax.data.reader import Source
 from polycom_jax.data.records import TfdsSplits, one_line, own_features
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-_HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
 _GLOB_SIGNS = frozenset("*?[")
+_TFDS_INFO = "dataset_info.json"
 
 
 def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -33,22 +35,28 @@ def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
     if cfg.source == "stdlib":
         return local.stdlib(cfg, cache, report)
     if names_files(cfg.source):
-        return local.text(cfg)
+        return local.text(cfg, cache)
     return _from_tfds(cfg, cache, report)
 
 
 def names_files(source: str) -> bool:
-    """Whether a source is local text files, and neither "stdlib" nor of TFDS."""
+    """Whether a source is text files, here or in a bucket, and neither "stdlib" nor of TFDS."""
     path = os.path.expanduser(source)
     if source == "stdlib" or _is_tfds_folder(source):
         return False
     marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
     suffixes = (*KINDS, *PACKED)
-    return marked or os.path.lexists(path) or source.lower().endswith(suffixes)
+    lower = source.lower()
+    return marked or storage.is_remote(source) or os.path.lexists(path) or lower.endswith(suffixes)
 
 
 def _is_tfds_folder(source: str) -> bool:
-    return os.path.isfile(os.path.join(os.path.expanduser(source), "dataset_info.json"))
+    """Whether TFDS prepared it; a Hugging Face dataset has a file of the same name, and another."""
+    if storage.is_remote(source):
+        return storage.is_file(storage.place(source) / "features.json")
+    folder = os.path.expanduser(source)
+    own, other = (os.path.isfile(os.path.join(folder, f)) for f in (_TFDS_INFO, "state.json"))
+    return own and not other
 
 
 def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
@@ -66,7 +74,7 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
         " Name the one with the text by data.text_field.",
     )
     splits = builder.info.splits
-    heldout = cfg.heldout or next((s for s in _HELDOUT_SPLITS if s in splits), None)
+    heldout = cfg.heldout or next((s for s in HELDOUT_SPLITS if s in splits), None)
     about = [
         (split, info.num_examples, info.num_bytes, info.shard_lengths)
         for split, info in sorted(splits.items())
@@ -102,7 +110,7 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
         # Names with a namespace are looked up on servers.
         with builders.quiet(), downloads.ending(), own_features(source):
             if _is_tfds_folder(source):
-                return tfds.builder_from_directory(Path(source).expanduser())
+                return tfds.builder_from_directory(os.path.expanduser(source))
             return tfds.builder(source)
     except InputError:
         raise

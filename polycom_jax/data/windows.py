@@ -16,8 +16,16 @@ Batch = dict[str, np.ndarray]
 where there is no target; segment_ids: int32 [B, T], the document within the window, from 1 (0:
 padding); positions: int32 [B, T], from 0 at the window's start and at each document's."""
 
-_PREFETCH = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-"""Threads, not processes: a batch is a gather from mapped memory, and a bounded few wait ready."""
+
+def _read_options(store: TokenStore) -> grain.ReadOptions:
+    """Threads, not processes, and a bounded few batches that wait ready.
+
+    A batch is a gather from mapped memory; or many requests to a bucket, most of whose time is
+    waiting.
+    """
+    if store.remote:
+        return grain.ReadOptions(num_threads=32, prefetch_buffer_size=64)
+    return grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 
 def train_batches(
@@ -59,7 +67,7 @@ def train_batches(
         return gather(store, np.array(entries, np.int64), seq_len)
 
     steps = grain.MapDataset.range(start_step, sys.maxsize // batch_size)
-    return iter(steps.map(batch).to_iter_dataset(_PREFETCH))
+    return iter(steps.map(batch).to_iter_dataset(_read_options(store)))
 
 
 def count_windows(store: TokenStore, seq_len: int) -> int:
@@ -153,7 +161,7 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         steps = grain.MapDataset.range(len(self))
-        return iter(steps.map(self._batch).to_iter_dataset(_PREFETCH))
+        return iter(steps.map(self._batch).to_iter_dataset(_read_options(self.store)))
 
     def _batch(self, step: int) -> Batch:
         places = step * self.batch_size + np.array(self.rows, np.int64)

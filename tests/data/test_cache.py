@@ -1,15 +1,12 @@
-"""What is in the cache folder is whole, made once, and locks say who is waited for."""
+"""The cache folder, and locks that say who is waited for."""
 
-import builtins
-import errno
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from polycom_jax import InputError, _files
+from polycom_jax import InputError
 from polycom_jax.data import cache
 
 
@@ -38,38 +35,6 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
 def test_a_digest_depends_on_every_part():
     assert cache.digest("a", 1) == cache.digest("a", 1)
     assert len({cache.digest(*p) for p in [("a", 1), ("a", 2), ("b", 1), ("a",), ("a1",)]}) == 5
-
-
-def test_a_folder_is_built_once(tmp_path: Path):
-    built = []
-
-    def build(folder: Path) -> None:
-        built.append(folder)
-        (folder / "x").write_text("done")
-
-    for _ in range(2):
-        cache.build_once(tmp_path / "k", build, timeout_s=5, report=quietly)
-        assert (tmp_path / "k" / "x").read_text() == "done"
-    assert len(built) == 1
-    assert built[0] != tmp_path / "k"  # it was built elsewhere, and renamed
-
-
-def test_a_build_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path: Path):
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("x")
-        raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError, match="in the middle"):
-        cache.build_once(tmp_path / "k", fail, timeout_s=5, report=quietly)
-    assert [p.name for p in tmp_path.iterdir()] == ["k.lock"]
-    cache.build_once(tmp_path / "k", lambda folder: None, timeout_s=5, report=quietly)
-
-
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path):
-    (tmp_path / "k.tmp-1234").mkdir()
-    (tmp_path / "other.tmp-1234").mkdir()
-    cache.build_once(tmp_path / "k", lambda folder: None, timeout_s=5, report=quietly)
-    assert {p.name for p in tmp_path.iterdir()} == {"k", "k.lock", "other.tmp-1234"}
 
 
 def test_waiting_for_a_lock_is_said_and_ends_with_its_name(tmp_path: Path):
@@ -107,26 +72,10 @@ def test_a_folder_whose_name_is_no_utf8_is_refused(tmp_path: Path):
     assert not os.path.exists(name)
 
 
-def test_prepared_data_that_a_disk_refuses_are_not_called_damaged(
+def test_in_the_place_of_a_bucket_a_local_folder_is_the_platforms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "tokens.bin").write_bytes(b"123")
-    cache.seal(tmp_path)
-    refused = OSError(errno.ESTALE, "Stale file handle")
-    left = [refused, refused]
-    real = builtins.open
-
-    def fake(path: Any, *rest: Any, **options: Any) -> Any:
-        if str(path).endswith("tokens.bin") and left:
-            raise left.pop()
-        return real(path, *rest, **options)
-
-    monkeypatch.setattr(_files, "WAITS_S", (0.0, 0.0))
-    monkeypatch.setattr(builtins, "open", fake)
-    cache.check_seal(tmp_path)
-    left = [refused] * 3
-    with pytest.raises(OSError, match=r"Stale file handle.*tokens\.bin"):
-        cache.check_seal(tmp_path)
-    (tmp_path / "tokens.bin").unlink()
-    with pytest.raises(InputError, match=r"damaged \(tokens\.bin is missing\)"):
-        cache.check_seal(tmp_path)
+    monkeypatch.delenv("POLYCOM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.local_cache_folder("gs://bucket/cache").is_relative_to(tmp_path)
+    assert cache.local_cache_folder(str(tmp_path / "given")) == tmp_path / "given"

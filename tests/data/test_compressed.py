@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.data import documents
+from polycom_jax.data import documents, files
 
 PACK = {".gz": gzip.compress, ".xz": lzma.compress}
 TEXT = b"".join(b"line %d of a text\n" % (i * 7919 % 1009) for i in range(2_000))
@@ -44,7 +44,7 @@ def test_padding_between_streams_of_xz_ends_nothing(tmp_path: Path):
 def test_the_case_of_a_suffix_says_nothing(tmp_path: Path, suffix: str):
     path = tmp_path / f"A.TXT{suffix}"
     path.write_bytes(PACK[suffix.lower()](TEXT))
-    assert documents.text_files(str(path)) == (path,)
+    assert files.text_files(str(path)) == (path,)
     assert read(path) == TEXT
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.data import Corpus, DataConfig, cache, corpus, prepare
+from polycom_jax.data import Corpus, DataConfig, index, prepare, request
+from polycom_jax.data.pieces import INDEX
 
 GOOD = [f"Document {i} of a little text, {'word ' * (i % 7)}" for i in range(120)]
 
@@ -90,46 +91,6 @@ def test_a_packed_file_cut_short_is_an_error_or_its_rest_is_counted(
     assert "1 damaged document left out" in found.treated
 
 
-def array_record(config: DataConfig) -> Path:
-    """The file with the training documents as TFDS has prepared them."""
-    (path,) = Path(str(config.cache_dir)).glob("tfds/**/*train.array_record*")
-    return path
-
-
-def damage_one_record(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    at = data.index(GOOD[50].encode())
-    data[at] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def test_a_record_whose_checksum_is_wrong_is_an_error_or_counted(config: DataConfig):
-    for damaged in ("error", "skip"):
-        made(config, damaged=damaged)
-        damage_one_record(array_record(config))
-        other = replace(config, undecodable="skip")  # prepares from the same records anew
-        if damaged == "error":
-            with pytest.raises(InputError, match=r"Record \d+ of the data in .*checksum|hash") as e:
-                made(other)
-            assert "data.damaged='skip'" in str(e.value)
-            assert str(array_record(config).parent) in str(e.value)
-        else:
-            found = made(other, damaged="skip")
-            assert count(found, "damaged") == 1
-            assert count(found, "documents") == len(GOOD) - 1
-        shutil.rmtree(str(config.cache_dir))
-
-
-@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b""), Path.unlink])
-def test_records_that_are_gone_are_an_error_even_where_some_may_be_skipped(
-    config: DataConfig, damage: Any
-):
-    made(config, damaged="skip")
-    damage(array_record(config))
-    with pytest.raises(InputError):
-        made(config, damaged="skip", undecodable="skip")
-
-
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -146,14 +107,19 @@ def test_damage_to_any_prepared_file_is_named_with_what_to_do(config: DataConfig
     first = made(config)
     (folder,) = (path for path in Path(str(config.cache_dir), "tokens").iterdir() if path.is_dir())
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    assert {"train/tokens.bin", "train/offsets.npy", "tokenizer.json", cache.SEAL} <= set(names)
-    for name in names:
+    once = {"plan.json", "pieces/000000.json"}  # with the index, nobody needs them any more
+    needed = {"train/000000.bin", "heldout/000000.bin", "tokenizer.json", INDEX}
+    assert set(names) == once | needed
+    for name in needed:
         kept = (folder / name).read_bytes()
         damage(folder / name)
+        if name == INDEX and damage is Path.unlink:  # then it is made again of the pieces
+            assert made(config).fingerprint == first.fingerprint
+            continue
         with pytest.raises(InputError) as caught:
             made(config)
         message = str(caught.value)
-        assert name in message or name == cache.SEAL
+        assert name in message
         assert f"{folder} are damaged" in message
         assert "delete that folder" in message
         (folder / name).write_bytes(kept)
@@ -166,12 +132,12 @@ def test_of_large_prepared_data_the_sizes_are_checked(
     config: DataConfig, monkeypatch: pytest.MonkeyPatch
 ):
     made(config)
-    monkeypatch.setattr(cache, "READ_BYTES", 10)
-    (tokens,) = Path(str(config.cache_dir)).glob("tokens/*/train/tokens.bin")
+    monkeypatch.setattr(index, "READ_BYTES", 10)
+    (tokens,) = Path(str(config.cache_dir)).glob("tokens/*/train/*.bin")
     flip(tokens)
     made(config)
     cut(tokens)
-    with pytest.raises(InputError, match=r"train/tokens\.bin has \d+ bytes of \d+"):
+    with pytest.raises(InputError, match=r"train/000000\.bin has \d+ bytes of \d+"):
         made(config)
 
 
@@ -180,7 +146,7 @@ def test_data_prepared_by_another_version_are_left_alone_and_not_used(
 ):
     old = made(config)
     folders = set(Path(str(config.cache_dir), "tokens").iterdir())
-    monkeypatch.setattr(corpus, "FORMAT", corpus.FORMAT + 1)
+    monkeypatch.setattr(request, "FORMAT", request.FORMAT + 1)
     new = made(config)
     assert new.fingerprint != old.fingerprint  # so a run of the old version is not gone on with
     added = {p for p in Path(str(config.cache_dir), "tokens").iterdir() if p.is_dir()} - folders
@@ -196,22 +162,18 @@ def test_a_file_that_changes_between_runs_gives_another_corpus(config: DataConfi
     assert before.summary["files"] != after.summary["files"]
 
 
-@pytest.mark.parametrize("when", ["Writing", "Tokenising"])
 def test_a_file_that_changes_while_it_is_prepared_is_an_error_and_nothing_of_it_is_kept(
-    config: DataConfig, source: Path, when: str
+    config: DataConfig, source: Path
 ):
     original = source.read_bytes()
 
     def change(message: str) -> None:
-        if message.startswith(when):
+        if message.startswith("Tokenising"):
             source.write_bytes(original + lines(["one more"]))
 
-    if when == "Tokenising":  # All has been read by then: it is of the file as it was.
-        found = prepare(config, vocab_size=300, progress=change)
-        assert count(found, "documents") == len(GOOD)
-        return
     with pytest.raises(InputError, match=r"texts\.jsonl was changed while it was prepared"):
         prepare(config, vocab_size=300, progress=change)
+    assert not list(Path(str(config.cache_dir)).rglob("*.bin"))
     assert count(made(config), "documents") == len(GOOD) + 1
     source.write_bytes(original)
     assert count(made(config), "documents") == len(GOOD)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.data import documents
+from polycom_jax.data import documents, files, heldout, stdlib
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 
@@ -26,7 +26,7 @@ def jsonl(path: Path, *records: object) -> Path:
 
 
 def test_the_standard_library_is_sorted_and_holds_neither_tests_nor_installed_packages():
-    names = [name for name, _ in documents.stdlib_documents()]
+    names = [name for name, _ in stdlib.stdlib_documents()]
     assert names == sorted(names)
     assert {"json/decoder.py", "collections/__init__.py"} <= set(names)
     parts = {part for name in names for part in name.split("/")[:-1]}
@@ -35,7 +35,7 @@ def test_the_standard_library_is_sorted_and_holds_neither_tests_nor_installed_pa
 
 
 def test_the_name_of_the_standard_library_tells_the_python_version():
-    assert documents.stdlib_name().endswith(sys.version.split()[0].rstrip("+"))
+    assert stdlib.stdlib_name().endswith(sys.version.split()[0].rstrip("+"))
 
 
 def test_a_plain_file_keeps_every_byte(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_glob_gives_its_files_sorted(tmp_path: Path):
     for name in ("b.txt", "a.txt", "sub/c.txt", "d.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    found = documents.text_files(str(tmp_path / "**" / "*.txt"))
+    found = files.text_files(str(tmp_path / "**" / "*.txt"))
     assert [p.relative_to(tmp_path).as_posix() for p in found] == ["a.txt", "b.txt", "sub/c.txt"]
 
 
@@ -167,7 +167,7 @@ def test_a_glob_gives_its_files_sorted(tmp_path: Path):
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str, match: str):
     (tmp_path / "a.bin").write_text("x")
     with pytest.raises(InputError, match=match):
-        documents.text_files(str(tmp_path / name))
+        files.text_files(str(tmp_path / name))
 
 
 def test_a_link_to_nothing_is_refused_and_not_left_out(tmp_path: Path):
@@ -175,20 +175,20 @@ def test_a_link_to_nothing_is_refused_and_not_left_out(tmp_path: Path):
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
     for name in ("*.txt", "b.txt"):
         with pytest.raises(InputError, match=r"b\.txt links to .*gone\.txt, which is not there"):
-            documents.text_files(str(tmp_path / name))
+            files.text_files(str(tmp_path / name))
 
 
 def test_a_link_to_itself_is_refused(tmp_path: Path):
     (tmp_path / "a.txt").symlink_to(tmp_path / "a.txt")
     with pytest.raises(InputError, match=r"a\.txt links to .*symbolic links"):
-        documents.text_files(str(tmp_path / "*.txt"))
+        files.text_files(str(tmp_path / "*.txt"))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "*.txt"])
 def test_a_pipe_is_refused(tmp_path: Path, name: str):
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(InputError, match=r"a\.txt is a pipe or a device"):
-        documents.text_files(str(tmp_path / name))
+        files.text_files(str(tmp_path / name))
 
 
 def test_a_file_of_several_names_is_taken_once(tmp_path: Path):
@@ -198,7 +198,7 @@ def test_a_file_of_several_names_is_taken_once(tmp_path: Path):
     os.link(tmp_path / "sub" / "b.txt", tmp_path / "c.txt")
     (tmp_path / "d.txt").symlink_to("sub/b.txt")
     (tmp_path / "e.txt").write_text("x")
-    found = documents.text_files(str(tmp_path / "**" / "*.txt"))
+    found = files.text_files(str(tmp_path / "**" / "*.txt"))
     assert found == (tmp_path / "c.txt", tmp_path / "e.txt")
 
 
@@ -207,15 +207,15 @@ def test_a_bracket_in_a_name_is_explained(tmp_path: Path):
     folder.mkdir()
     (folder / "a.txt").write_text("x")
     with pytest.raises(InputError, match=r"no such file.*'\[' begins a set .*\[\[\]"):
-        documents.text_files(f"{folder}/*.txt")
-    assert documents.text_files(f"{tmp_path}/data [[]v1]/*.txt") == (folder / "a.txt",)
-    assert documents.text_files(f"{folder}/a.txt") == (folder / "a.txt",)
+        files.text_files(f"{folder}/*.txt")
+    assert files.text_files(f"{tmp_path}/data [[]v1]/*.txt") == (folder / "a.txt",)
+    assert files.text_files(f"{folder}/a.txt") == (folder / "a.txt",)
 
 
 def test_a_name_that_is_no_utf8_is_read_and_written_with_escapes(tmp_path: Path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
     path.write_bytes(b"text")
-    (found,) = documents.text_files(str(tmp_path / "*.txt"))
+    (found,) = files.text_files(str(tmp_path / "*.txt"))
     assert found == path
     read_ = documents.text_documents([found], text_field="text", document_bytes=9)
     assert list(read_) == [(r"caf\xe9.txt, from byte 0", b"text")]
@@ -223,20 +223,20 @@ def test_a_name_that_is_no_utf8_is_read_and_written_with_escapes(tmp_path: Path)
 
 def test_a_folder_is_refused_with_the_glob_that_would_do(tmp_path: Path):
     with pytest.raises(InputError, match=r"is a folder.*\*\*/\*\.txt"):
-        documents.text_files(str(tmp_path))
+        files.text_files(str(tmp_path))
 
 
 def test_about_the_stated_share_is_held_out():
-    hashes = [documents.content_hash(b"document %d" % i) for i in range(20_000)]
-    bound = documents.heldout_below(hashes, "test")
+    hashes = [heldout.content_hash(b"document %d" % i) for i in range(20_000)]
+    bound = heldout.heldout_below(hashes, "test")
     share = sum(h < bound for h in hashes) / len(hashes)
-    assert share == pytest.approx(documents.HELDOUT_SHARE, abs=0.005)
+    assert share == pytest.approx(heldout.HELDOUT_SHARE, abs=0.005)
 
 
 def test_both_sides_have_a_document_however_few_there_are():
     for seed in range(200):
-        hashes = [documents.content_hash(b"%d %d" % (seed, i)) for i in range(2)]
-        bound = documents.heldout_below(hashes, "test")
+        hashes = [heldout.content_hash(b"%d %d" % (seed, i)) for i in range(2)]
+        bound = heldout.heldout_below(hashes, "test")
         assert min(hashes) < bound <= max(hashes)
 
 
@@ -245,4 +245,4 @@ def test_both_sides_have_a_document_however_few_there_are():
 )
 def test_a_corpus_that_cannot_be_split_is_refused(raws: list[bytes], match: str):
     with pytest.raises(InputError, match=match):
-        documents.heldout_below(map(documents.content_hash, raws), "test")
+        heldout.heldout_below(map(heldout.content_hash, raws), "test")

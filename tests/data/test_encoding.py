@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers as hf
+from stores import documents, store_of
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from polycom_jax import InputError
-from polycom_jax.data import DataConfig, prepare, store
+from polycom_jax.data import DataConfig, prepare, shard
 from polycom_jax.data.encoding import lost_bytes
 from polycom_jax.data.tokenizers import FileTokenizer
 
@@ -119,16 +120,15 @@ TEXTS = {
 def test_pieces_of_a_document_join_without_what_a_text_begins_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, text: str
 ):
-    monkeypatch.setattr(store, "_BLOCK_CHARACTERS", 50)
+    monkeypatch.setattr(shard, "_BLOCK_CHARACTERS", 50)
     given = saved(KINDS[kind](), tmp_path / "t.json")
-    counts = store.write_store(tmp_path / "s", [TEXTS[text].encode(), b"end"], given)
-    held = store.open_store(tmp_path / "s")
+    held, counts = store_of([TEXTS[text].encode(), b"end"], given)
     before = " " if kind == "bytes with a space" else ""
-    assert given.decode(held.tokens[1 : held.offsets[1]]) == before + TEXTS[text]
-    assert given.decode(held.tokens[held.offsets[1] + 1 : -1]) == f"{before}end"
-    assert "lost" not in counts
+    assert documents(held, given) == [before + TEXTS[text], f"{before}end"]
+    assert counts["lost"] == 0
     if kind == "prefixed":  # each sign for itself: as if it had not been cut
-        np.testing.assert_array_equal(held.tokens[1 : held.offsets[1]], given.encode(TEXTS[text]))
+        ids = given.encode(TEXTS[text])
+        np.testing.assert_array_equal(held.tokens()[1 : 1 + len(ids)], ids)
 
 
 def test_what_was_dropped_is_lost():

@@ -9,7 +9,7 @@ import pytest
 
 from polycom_jax import InputError
 from polycom_jax._errors import InputWarning
-from polycom_jax.data import Corpus, DataConfig, local, prepare
+from polycom_jax.data import Corpus, DataConfig, heldout, prepare
 
 
 def prose(size: int) -> str:
@@ -45,11 +45,11 @@ def test_pieces_are_no_longer_than_was_asked_for_and_none_is_cut_for_files_held_
         made(tmp_path, path, heldout=str(other)).summary["document_bytes"],
         made(tmp_path, lines, heldout=str(other)).summary["document_bytes"],
     ]
-    assert sizes == [local.SMALLEST_PIECE, 500, 65_536, 65_536]
+    assert sizes == [heldout.SMALLEST_PIECE, 500, 65_536, 65_536]
 
 
 def test_a_large_corpus_is_cut_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(local, "PIECES", 3)
+    monkeypatch.setattr(heldout, "PIECES", 3)
     found = made(tmp_path, written(tmp_path / "a.txt", prose(300_000)))
     assert found.summary["document_bytes"] == 65_536
 

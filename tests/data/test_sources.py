@@ -14,7 +14,8 @@ from tensorflow_datasets.core.download import downloader
 
 from polycom_jax import InputError
 from polycom_jax.data import DataConfig, downloads, prepare, sources
-from polycom_jax.data.documents import HELDOUT_SHARE
+from polycom_jax.data.heldout import BOUND, HELDOUT_SHARE, heldout_below
+from polycom_jax.data.reader import Source, hashes, split_of
 from polycom_jax.data.sources import resolve
 
 SPLITS = {
@@ -74,43 +75,55 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tfds.display_progress_bar(enable=True)
 
 
-def open_source(tmp_path: Path, source: str, **changes):
+def open_source(tmp_path: Path, source: str, **changes) -> Source:
     cfg = DataConfig(source=source, **changes)
     return resolve(cfg, tmp_path / "cache", lambda message: None)
 
 
-def texts(documents) -> list[str]:
-    return [raw.decode() for raw in documents]
+def texts(source: Source) -> tuple[list[str], list[str]]:
+    """The documents to train on, and those held out."""
+    reader = source.open()
+    by_hash = [origin.side for origin in reader.origins] == ["by hash"]
+    bound = heldout_below(hashes(reader), source.name) if by_hash else BOUND
+    found = {"train": [], "heldout": []}
+    for index, origin in enumerate(reader.origins):
+        for _, raw in reader.rows(index):
+            assert raw is not None
+            found[split_of(origin.side, raw, bound)].append(raw.decode())
+    return found["train"], found["heldout"]
 
 
 def test_a_tfds_name_gives_its_train_and_validation_splits(tmp_path: Path):
-    train, heldout = open_source(tmp_path, "polycom_test_text/with_validation").open()
-    assert texts(train) == [f"train sentence number {i}" for i in range(40)]
-    assert texts(heldout) == [f"validation sentence number {i}" for i in range(10)]
+    train, heldout = texts(open_source(tmp_path, "polycom_test_text/with_validation"))
+    assert train == [f"train sentence number {i}" for i in range(40)]
+    assert heldout == [f"validation sentence number {i}" for i in range(10)]
 
 
 def test_splits_can_be_named_and_sliced(tmp_path: Path):
     name = "polycom_test_text/with_validation"
-    train, heldout = open_source(
-        tmp_path, name, train_split="train[:50%]", heldout="train[50%:]"
-    ).open()
-    assert texts(train) + texts(heldout) == [f"train sentence number {i}" for i in range(40)]
+    train, heldout = texts(
+        open_source(tmp_path, name, train_split="train[:50%]", heldout="train[50%:]")
+    )
+    assert (len(train), len(heldout)) == (20, 20)
+    assert train + heldout == [f"train sentence number {i}" for i in range(40)]
 
 
 def test_without_a_validation_split_a_share_is_held_out_by_content(tmp_path: Path):
-    train, heldout = open_source(tmp_path, "polycom_test_text/train_only").open()
-    assert len(train) == len(texts(train))
-    assert len(heldout) == len(texts(heldout))
+    train, heldout = texts(open_source(tmp_path, "polycom_test_text/train_only"))
     everything = {f"train sentence number {i}" for i in range(2_000)}
-    assert set(texts(train)) | set(texts(heldout)) == everything
+    assert set(train) | set(heldout) == everything
     assert len(train) + len(heldout) == 2_000
     assert len(heldout) / 2_000 == pytest.approx(HELDOUT_SHARE, abs=0.015)
 
 
-@pytest.mark.parametrize("stride", [1, 7, 300])
-def test_every_kth_document_is_taken(tmp_path: Path, stride: int):
-    for documents in open_source(tmp_path, "polycom_test_text/train_only").open():
-        assert list(documents.every(stride)) == list(documents)[::stride]
+@pytest.mark.parametrize("most", [100, 9_000, 10**9])
+def test_a_split_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path, most: int):
+    reader = open_source(tmp_path, "polycom_test_text/train_only").open()
+    rows = [0, *reader.cuts(0, most)]
+    parts = [list(reader.rows(0, *part)) for part in zip(rows, [*rows[1:], None], strict=True)]
+    assert [row for part in parts for row in part] == list(reader.rows(0))
+    assert len(parts) == -(-reader.origins[0].size // most)
+    assert max(sum(len(raw or b"") for _, raw in part) for part in parts) < most + 60
 
 
 def test_a_folder_that_tfds_prepared_is_read(tmp_path: Path):
@@ -118,7 +131,7 @@ def test_a_folder_that_tfds_prepared_is_read(tmp_path: Path):
     (folder,) = {p.parent for p in (tmp_path / "tfds").rglob("dataset_info.json")}
     again = open_source(tmp_path, str(folder))
     assert again.fingerprint == source.fingerprint
-    assert texts(again.open()[0]) == texts(source.open()[0])
+    assert texts(again) == texts(source)
 
 
 def test_the_fingerprint_follows_the_splits_and_the_field(tmp_path: Path):
@@ -212,5 +225,42 @@ def test_data_that_only_tensorflow_reads_come_with_the_command_that_converts_the
 
 
 def test_a_document_of_tfds_is_named_by_its_number(tmp_path: Path):
-    _, heldout = open_source(tmp_path, "polycom_test_text/with_validation").open()
-    assert heldout.where(3) == "Document 4"
+    reader = open_source(tmp_path, "polycom_test_text/with_validation").open()
+    assert [name for name, _ in reader.rows(1, 3, 5)] == ["Document 4", "Document 5"]
+
+
+def record_file(folder: str) -> Path:
+    """The file of the training documents as TFDS has prepared them."""
+    (path,) = Path(folder).rglob("*train.array_record*")
+    return path
+
+
+@pytest.mark.parametrize("damaged", ["error", "skip"])
+def test_a_record_whose_checksum_is_wrong_is_an_error_or_counted(tmp_path: Path, damaged: Any):
+    source = "polycom_test_text/with_validation"
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"), damaged=damaged)
+    open_source(tmp_path, source)
+    path = record_file(str(tmp_path / "tfds"))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"train sentence number 20")] ^= 1
+    path.write_bytes(bytes(data))
+    if damaged == "error":
+        with pytest.raises(InputError, match=r"Record 21 of the data in .*checksum|hash") as e:
+            prepare(cfg, vocab_size=300)
+        assert "data.damaged='skip'" in str(e.value)
+        assert str(path.parent) in str(e.value)
+    else:
+        train = prepare(cfg, vocab_size=300).summary["train"]
+        assert (train["damaged"], train["documents"]) == (1, 39)
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b""), Path.unlink])
+def test_records_that_are_gone_are_an_error_even_where_some_may_be_skipped(
+    tmp_path: Path, damage: Any
+):
+    source = "polycom_test_text/with_validation"
+    open_source(tmp_path, source)
+    damage(record_file(str(tmp_path / "tfds")))
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"), damaged="skip")
+    with pytest.raises(InputError):
+        prepare(cfg, vocab_size=300)

@@ -1,100 +1,111 @@
-"""The token store holds the documents, each after an end-of-text token, and one more at the end."""
+"""A store is its shards end to end, and a window needs nothing but its own tokens."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from polycom_jax import InputError
-from polycom_jax.data import store, tokenizers
+from polycom_jax.data.store import TokenStore, mapped
+from polycom_jax.data.windows import gather
 
-BYTES = tokenizers.ByteTokenizer()
-
-
-def test_the_stream_has_end_of_text_before_between_and_after_documents(tmp_path: Path):
-    store.write_store(tmp_path / "s", [b"ab", "é".encode()], BYTES)
-    held = store.open_store(tmp_path / "s")
-    assert held.tokens.tolist() == [256, 97, 98, 256, 0xC3, 0xA9, 256]
-    assert held.offsets.tolist() == [0, 3, 6]
-    assert (held.num_documents, held.num_targets, held.num_bytes) == (2, 6, 4)
-    assert held.tokens.dtype == np.uint16
-    assert isinstance(held.tokens, np.memmap)
+EOT = 9
+LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=30)
+BEGINS = [(), (7,), (7, 8), (9, 7), (7, 9), (9, 9)]
 
 
-def test_documents_come_back_whatever_batches_and_blocks_they_were_encoded_in(
+def streamed(lengths: list[int], begin: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """The tokens of a split of documents of these lengths, and where each document begins."""
+    stream, offsets, value = [], [], 0
+    for length in lengths:
+        offsets.append(len(stream))
+        text = [(value + i) % 7 for i in range(length)]
+        value += length
+        stream += [*begin, *text, EOT] if begin else [EOT, *text]
+    return (stream if begin else [*stream, EOT]), offsets
+
+
+def cut(stream: list[int], begin: tuple[int, ...], places: list[int]) -> TokenStore:
+    """A store of these tokens, in shards that end anywhere."""
+    kept = np.array(stream if begin else stream[:-1], np.uint16)
+    ends = np.unique([*(1 + place % len(kept) for place in places), len(kept)])
+    parts = np.split(kept, ends[:-1])
+    return TokenStore(ends, lambda shard: parts[shard], EOT, 0, 0, begin)
+
+
+def from_offsets(
+    stream: list[int], offsets: list[int], begin: int, window: int, size: int, stride: int
+) -> dict[str, list[Any]]:
+    """A row of a batch, by the places where documents begin."""
+    row: dict[str, list[Any]] = {
+        name: [] for name in ("tokens", "targets", "segment_ids", "positions", "mask")
+    }
+    start = window * stride
+    for index, place in enumerate(range(start, start + size)):
+        if place >= len(stream) - 1:
+            values: dict[str, Any] = dict.fromkeys(row, 0)
+        else:
+            own = [offset for offset in offsets if offset <= place]
+            follows = max(offset for offset in offsets if offset <= place + 1)
+            values = {
+                "tokens": stream[place],
+                "targets": stream[place + 1],
+                "segment_ids": 1 + sum(offset > start for offset in own),
+                "positions": place - max(own[-1], start),
+                "mask": (index >= size - stride or window == 0) and place + 1 - follows >= begin,
+            }
+        for name, value in values.items():
+            row[name].append(value)
+    return row
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    LENGTHS,
+    st.sampled_from(BEGINS),
+    st.lists(st.integers(0, 10**6), max_size=8),
+    st.integers(1, 20),
+    st.integers(1, 20),
+)
+def test_segments_and_positions_from_ends_of_text_are_those_from_offsets(
+    lengths: list[int], begin: tuple[int, ...], places: list[int], size: int, stride: int
+):
+    if EOT in begin:
+        lengths = [length + 1 for length in lengths]
+    stream, offsets = streamed(lengths, begin)
+    store, stride = cut(stream, begin, places), min(stride, size)
+    count = 2 + (len(stream) - 1) // stride
+    batch = gather(store, np.arange(count), size, stride)
+    for window in range(count):
+        expected = from_offsets(stream, offsets, len(begin), window, size, stride)
+        assert {name: batch[name][window].tolist() for name in expected} == expected, window
+
+
+@settings(max_examples=100, deadline=None)
+@given(LENGTHS, st.sampled_from(BEGINS), st.lists(st.integers(0, 10**6), max_size=12), st.data())
+def test_any_range_is_read_over_any_shards(
+    lengths: list[int], begin: tuple[int, ...], places: list[int], data: st.DataObject
+):
+    stream, _ = streamed(lengths, begin)
+    store = cut(stream, begin, places)
+    assert store.tokens().tolist() == stream
+    start = data.draw(st.integers(0, len(stream) - 1))
+    stop = data.draw(st.integers(start + 1, len(stream) + 5))
+    assert store.read(start, stop).tolist() == stream[start:stop]
+
+
+def test_files_are_mapped_and_only_the_last_few_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(store, "_BATCH_BYTES", 50)
-    monkeypatch.setattr(store, "_BLOCK_CHARACTERS", 7)
-    texts = ["x" * 30, "one\ntwo\nthree\n" * 9, "é🙂" * 20, "a"] * 3
-    store.write_store(tmp_path / "s", [t.encode() for t in texts], BYTES)
-    held = store.open_store(tmp_path / "s")
-    spans = zip(held.offsets[:-1], held.offsets[1:], strict=True)
-    assert [BYTES.decode(held.tokens[a + 1 : b]) for a, b in spans] == texts
-    assert held.num_bytes == sum(len(t.encode()) for t in texts)
-
-
-def test_ids_that_need_more_than_16_bits_are_kept(tmp_path: Path):
-    class Wide(tokenizers.ByteTokenizer):
-        vocab_size = 70_001
-        eot = 70_000
-
-    store.write_store(tmp_path / "s", [b"a"], Wide())
-    held = store.open_store(tmp_path / "s")
-    assert held.tokens.dtype == np.uint32
-    assert held.tokens.tolist() == [70_000, 97, 70_000]
-
-
-@pytest.mark.parametrize(
-    ("undecodable", "documents", "text"), [("replace", 2, "a\ufffdb"), ("skip", 1, "ok")]
-)
-def test_documents_that_are_not_utf8_are_counted(
-    tmp_path: Path, undecodable: str, documents: int, text: str
-):
-    counts = store.write_store(
-        tmp_path / "s", [b"a\xffb", b"", b"ok"], BYTES, undecodable=undecodable
-    )
-    assert counts["undecodable"] == 1
-    assert counts["empty"] == 1
-    assert counts["documents"] == documents
-    held = store.open_store(tmp_path / "s")
-    assert BYTES.decode(held.tokens[1 : held.offsets[1]]) == text
-    assert counts["tokens"] == len(held.tokens)
-    assert counts["bytes"] - counts.get("replaced", 0) == held.num_bytes
-
-
-def test_documents_that_are_not_utf8_can_be_an_error(tmp_path: Path):
-    with pytest.raises(InputError, match=r"Document 2 is not UTF-8 .*byte 1"):
-        store.write_store(tmp_path / "s", [b"ok", b"a\xff"], BYTES, undecodable="error")
-
-
-def test_a_split_without_text_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"No usable text among the 2 documents of the s split"):
-        store.write_store(tmp_path / "s", [b"", b"\xff"], BYTES, undecodable="skip")
-
-
-@pytest.mark.parametrize(
-    "texts", [["line\n" * 400], ["x" * 2_000], ["ab\n"] * 700], ids=["lines", "one line", "many"]
-)
-def test_a_tokenizer_is_given_about_a_batch_of_text_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
-):
-    monkeypatch.setattr(store, "_BATCH_BYTES", 100)
-    monkeypatch.setattr(store, "_BLOCK_CHARACTERS", 20)
-    sizes: list[int] = []
-
-    class Noting(tokenizers.ByteTokenizer):
-        def encode_batch(self, texts):
-            sizes.append(sum(map(len, texts)))
-            return super().encode_batch(texts)
-
-    store.write_store(tmp_path / "s", [text.encode() for text in texts], Noting())
-    assert sum(sizes) == sum(map(len, texts))
-    assert max(sizes) < 100 + 20
-    assert len(sizes) > 10
-
-
-def test_documents_longer_than_a_context_are_counted(tmp_path: Path):
-    store.write_store(tmp_path / "s", [b"a", b"abc", b"abcd", b"abcd"], BYTES)
-    held = store.open_store(tmp_path / "s")
-    assert [held.documents_longer_than(n) for n in (0, 1, 2, 3, 4)] == [4, 3, 3, 2, 0]
+    monkeypatch.setattr("polycom_jax.data.store.OPEN_SHARDS", 2)
+    paths = [tmp_path / f"{shard}.bin" for shard in range(5)]
+    for shard, path in enumerate(paths):
+        np.full(3, shard, np.uint16).tofile(path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    store = TokenStore(np.arange(1, 6) * 3, mapped(paths, np.dtype(np.uint16)), EOT, 5, 0)
+    for _ in range(3):
+        assert store.tokens().tolist() == [*np.repeat(range(5), 3), EOT]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+    assert not store.read(1, 3).flags.owndata  # a view of the file

@@ -188,11 +188,14 @@ def test_the_random_store_is_one_that_batches_can_be_read_from(
 ):
     monkeypatch.setattr("experiments.benchmark.data.TOKENS", 10_000)
     store = random_store(tmp_path, 300)
-    assert len(store.tokens) == 10_000
-    assert store.tokens.max() < 300
-    assert store.offsets[0] == 0
-    assert store.offsets[-1] == len(store.tokens) - 1
-    assert np.all(np.diff(store.offsets) > 0)
+    assert store.num_tokens == 10_001
+    assert store.tokens().max() < 300
+    stream = store.tokens()
+    begins = np.flatnonzero(stream == store.eot)
+    assert begins[0] == 0
+    assert begins[-1] == len(stream) - 1
+    assert store.num_documents == len(begins) - 1
+    assert np.all(np.diff(begins) > 1)
 
 
 def run_case(suite: str, options: Options) -> Result:

@@ -1,20 +1,19 @@
 """Settings that only the data, the devices or the machine refuse: one line, and nothing is left."""
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow_datasets as tfds
+from etils import epath
 
 from experiments import generate
 from experiments.pretrain import __main__ as pretrain
 from polycom_jax import InputError
-from polycom_jax.data import DataConfig, prepare
-from polycom_jax.data.cache import SEAL, seal
+from polycom_jax.data import DataConfig, builders, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +70,23 @@ def test_a_workdir_that_cannot_be_is_told_in_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+class TheirOwn(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A few texts."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = epath.Path(__file__).parent  # a test module is no package
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in ("train", "heldout")}
+
+    def _generate_examples(self, split: str) -> Any:
+        yield from ((i, {"text": f"{split} text {i}"}) for i in range(20))
+
+
 @pytest.mark.parametrize("by", ["folder", "name"])
 def test_a_data_set_names_no_code_to_be_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
@@ -78,16 +94,9 @@ def test_a_data_set_names_no_code_to_be_imported(
     """What somebody prepared with TFDS says by name which class reads a feature."""
     from tensorflow_datasets.core.utils import file_utils
 
-    path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20)))
-    prepare(DataConfig(str(path), "bytes", cache_dir=str(tmp_path / "c")), vocab_size=300)
-    (prepared,) = {found.parent for found in (tmp_path / "c").rglob("features.json")}
+    with builders.quiet():
+        TheirOwn(data_dir=tmp_path / "sets").download_and_prepare(file_format="array_record")
     folder = tmp_path / "sets" / "their_own" / "1.0.0"
-    shutil.copytree(prepared, folder)
-    about = folder / "dataset_info.json"
-    about.write_text(about.read_text().replace('"name": "text"', '"name": "their_own"'))
-    for record in folder.glob("text-*"):
-        record.rename(folder / record.name.replace("text-", "their_own-"))
     # Where TFDS looks for names.
     monkeypatch.setattr(file_utils, "_REGISTERED_DATA_DIRS", {tmp_path / "sets"})
     source = str(folder) if by == "folder" else "their_own"
@@ -106,32 +115,6 @@ def test_a_data_set_names_no_code_to_be_imported(
     changed = DataConfig(source, "bytes", cache_dir=str(tmp_path / "e"), heldout="heldout")
     with pytest.raises(InputError, match=r"executed\.Text"):
         prepare(changed, vocab_size=300)
-    assert not (tmp_path / "marker").exists()
-
-
-class Executed:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.marker,)
-
-
-def test_nothing_prepared_is_unpickled(tmp_path: Path):
-    import numpy as np
-
-    path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20)))
-    config = DataConfig(str(path), "bytes", cache_dir=str(tmp_path / "c"))
-    prepare(config, vocab_size=300)
-    (offsets,) = (tmp_path / "c").glob("tokens/*/train/offsets.npy")
-    np.save(offsets, np.array([Executed(tmp_path / "marker")] * 20, object), allow_pickle=True)
-    (offsets.parents[1] / SEAL).unlink()
-    seal(offsets.parents[1])  # as somebody would who wants it to be taken
-    with pytest.raises(InputError, match=r"offsets\.npy"):
-        prepare(config, vocab_size=300)
     assert not (tmp_path / "marker").exists()
 
 

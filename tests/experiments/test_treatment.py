@@ -45,7 +45,7 @@ def corpus(train: int, heldout: int) -> Any:
     """Of two splits of so many bytes, a token each."""
 
     def split(size: int) -> Any:
-        return SimpleNamespace(tokens=range(size + 1), num_targets=size, num_documents=3)
+        return SimpleNamespace(num_tokens=size + 1, num_targets=size, num_documents=3)
 
     counts = {"train": {"bytes": train}, "heldout": {"bytes": heldout}}
     return SimpleNamespace(train=split(train), heldout=split(heldout), summary=counts)
