@@ -77,13 +77,15 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def tokenise(job: Job, piece: int, tokenizer: Tokenizer) -> dict[Split, Shard]:
+def tokenise(job: Job, piece: int, tokenizer: Tokenizer) -> Mapping[Split, Shard]:
     """The shards of a piece's documents.
 
     Raises:
         InputError: the source cannot be read, or has changed; or the tokenizer cannot encode it.
     """
-    builders = {split: ShardBuilder(tokenizer, job.undecodable) for split in SPLITS}
+    builders: dict[Split, ShardBuilder] = {}
+    for split in SPLITS:
+        builders[split] = ShardBuilder(tokenizer, job.undecodable)
     origins = job.reader.origins
     for span in job.plan.pieces[piece]:
         for where, raw in job.reader.rows(*span):
@@ -119,8 +121,8 @@ def build_index(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     splits = {split: _SplitIndex() for split in SPLITS}
     for piece in range(len(job.plan.pieces)):
         about = _read_piece(folder, piece)
-        for split, found in splits.items():
-            found.add(piece, about[split])
+        for split in SPLITS:
+            splits[split].add(piece, about[split])
     return {
         "dtype": token_dtype(tokenizer).name,
         "eot": tokenizer.eot,

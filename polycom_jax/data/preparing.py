@@ -44,7 +44,7 @@ def make(asked: Request, report: Report, team: Team, piece_bytes: int = plans.PI
     Raises:
         InputError: there is no text, or it cannot be read or encoded.
     """
-    with _alone(asked, report, team):
+    with alone(asked, report, team.count == 1):
         if asked.done:
             return
         if team.index > 0:
@@ -64,9 +64,9 @@ def make(asked: Request, report: Report, team: Team, piece_bytes: int = plans.PI
 
 
 @contextlib.contextmanager
-def _alone(asked: Request, report: Report, team: Team) -> Iterator[None]:
-    """In the block, no other process of this machine prepares the same by itself."""
-    if team.count > 1 or storage.is_remote(asked.folder):
+def alone(asked: Request, report: Report, wanted: bool) -> Iterator[None]:
+    """In the block, if `wanted`, no other process of this machine prepares the same by itself."""
+    if not wanted or storage.is_remote(asked.folder):
         yield
         return
     path = asked.folder.with_name(f"{asked.folder.name}.lock")
@@ -99,9 +99,10 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
 
 def _bound(reader: Reader, source: Source) -> int:
     sides = {origin.side for origin in reader.origins}
-    for side, name in (("train", source.name), ("heldout", source.heldout_name or source.name)):
-        if side in sides:
-            heldout.some_text(raws(reader, side), name)
+    names = {"train": source.name, "heldout": source.heldout_name or source.name}
+    for split in SPLITS:
+        if split in sides:
+            heldout.some_text(raws(reader, split), names[split])
     if "by hash" not in sides:
         return heldout.BOUND
     return heldout.heldout_below(hashes(reader), source.name)

@@ -43,14 +43,10 @@ class TfdsSplits:
     place_field: str | None = None
     skip_damaged: bool = False
 
-    @functools.cached_property
-    def origins(self) -> tuple[Origin, ...]:
+    @property
+    def origins(self) -> Sequence[Origin]:
         """The splits."""
-        sized = ((split, self._records(split), side) for split, side in self.splits)
-        return tuple(
-            Origin(split, round(len(records) * self._mean_bytes(records)), side)
-            for split, records, side in sized
-        )
+        return [Origin(split, self._bytes(split), side) for split, side in self.splits]
 
     def rows(self, origin: int, first: int = 0, last: int | None = None) -> Iterator[Row]:
         """See `Reader`."""
@@ -84,9 +80,12 @@ class TfdsSplits:
     def _records(self, split: str) -> Records:
         return _open_split(self.folder, split)
 
-    def _mean_bytes(self, records: Records) -> float:
+    def _bytes(self, split: str) -> int:
+        """By the mean of some records, evenly spread."""
+        records = self._records(split)
         some = range(0, len(records), max(1, len(records) // _READ_AHEAD))
-        return float(np.mean([len(raw or b"") for _, raw in self._read(records, list(some))]))
+        sizes = [len(raw or b"") for _, raw in self._read(records, list(some))]
+        return round(len(records) * float(np.mean(sizes)))
 
     def _read(self, records: Records, wanted: list[int]) -> list[Row]:
         try:

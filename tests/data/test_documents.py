@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from corpora import zstd
 
 from polycom_jax import InputError
 from polycom_jax.data import documents, files, heldout, stdlib
 
-PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
+PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
 def read(*paths: Path, text_field: str = "text", document_bytes: int = 1 << 16) -> list[bytes]:
@@ -57,7 +58,7 @@ def test_a_long_plain_file_is_cut_at_line_ends_without_losing_a_byte(tmp_path: P
     assert all(100 <= len(part) < 120 and part.endswith(b"\n") for part in parts[:-1])
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+@pytest.mark.parametrize("suffix", PACK)
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_a_line_that_is_too_long_is_cut_between_characters(tmp_path: Path, size: int, suffix: str):
     text = "aé🙂\u20ac" * 50 + "\nshort\n" + "🙂" * 90
@@ -84,7 +85,7 @@ def test_documents_know_where_they_stand(tmp_path: Path):
     assert [name for name, _ in found] == names
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+@pytest.mark.parametrize("suffix", PACK)
 def test_json_lines_are_read_plain_and_packed(tmp_path: Path, suffix: str):
     path = tmp_path / f"a.jsonl{suffix}"
     lines = b'{"text": "one\\r\\n"}\n\n{"text": "zwei \xc3\xb6"}\n'
@@ -231,6 +232,20 @@ def test_about_the_stated_share_is_held_out():
     bound = heldout.heldout_below(hashes, "test")
     share = sum(h < bound for h in hashes) / len(hashes)
     assert share == pytest.approx(heldout.HELDOUT_SHARE, abs=0.005)
+
+
+def test_no_more_documents_are_read_than_it_takes_to_know_the_bound():
+    found = iter([heldout.content_hash(b"document %d" % i) for i in range(20_000)])
+    assert heldout.heldout_below(found, "test") == heldout.BOUND
+    assert len(list(found)) > 19_000
+
+
+@pytest.mark.parametrize("count", [2, 3, 30, 300])
+def test_the_bound_is_the_share_moved_just_so_far_that_both_sides_have_one(count: int):
+    for seed in range(30):
+        hashes = [heldout.content_hash(b"%d %d" % (seed, i)) for i in range(count)]
+        bound = min(max(heldout.BOUND, min(hashes) + 1), max(hashes))
+        assert heldout.heldout_below([*hashes, heldout.content_hash(b"")], "test") == bound
 
 
 def test_both_sides_have_a_document_however_few_there_are():

@@ -1,0 +1,1 @@
+"""Tokenises a corpus by many workers; see `experiments.tokenize.__main__`."""
