@@ -16,7 +16,7 @@ from polycom_jax.training.metadata import STATE
 from polycom_jax.training.orbax_errors import Silence
 from polycom_jax.training.quarantine import path_of
 
-OF_SPEED = frozenset({"tokens_per_second", "step_time_s"})
+OF_SPEED = frozenset({"tokens_per_second", "step_time_s", "data_wait_s"})
 
 
 def differences(one: Place, other: Place) -> list[str]:

@@ -306,7 +306,9 @@ def run_steps(
             checkpoints.raise_if_save_failed()
             hold.check()
             if not last:
-                batch = put(next(batches))
+                with meter.waiting():
+                    fetched = next(batches)
+                batch = put(fetched)
             if step == first + 1:
                 meet("the first step")
                 jax.block_until_ready(metrics)

@@ -1,16 +1,22 @@
 """The data of a run: prepared, compared between processes, and what they tell about its config."""
 
+import secrets
 import time
+from functools import partial
 from typing import Any
+
+import jax
 
 from experiments.run.config import PretrainConfig, filled, resolve
 from experiments.run.folder import Workdir, data_record
 from experiments.run.provenance import versions
 from experiments.run.yaml_file import FILLED_IN
 from experiments.terminal.progress import Display
-from polycom_jax.data import Corpus, prepare
+from polycom_jax import storage
+from polycom_jax.data import Corpus, DataConfig, Team, prepare
+from polycom_jax.data.cache import cache_folder
 from polycom_jax.data.windows import count_windows
-from polycom_jax.hosts import meet
+from polycom_jax.hosts import gather, meet
 
 
 def load_corpus(
@@ -29,7 +35,8 @@ def load_corpus(
     asked = record.get("vocab_size_asked", config.model.vocab_size)
     if resuming:
         workdir.check_data_there(config.data)
-    corpus = prepare(config.data, vocab_size=asked, progress=display.busy)
+    team = data_team(config.data)
+    corpus = prepare(config.data, vocab_size=asked, progress=display.busy, team=team)
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
     found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
     meet("the data", found, timeout_s=config.data.lock_timeout_s)
@@ -40,3 +47,20 @@ def load_corpus(
         record |= {FILLED_IN: filled(config, given), **versions()}
         config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
     return config, corpus, record | data_record(corpus)
+
+
+def data_team(config: DataConfig) -> Team:
+    """All processes of the run, where they have one cache folder; else each prepares by itself."""
+    index, count = jax.process_index(), jax.process_count()
+    if count == 1:
+        return Team()
+    cache, mark = cache_folder(config.cache_dir), f".seen-{secrets.token_hex(8)}"
+    if index == 0:
+        storage.write(cache / mark, b"")
+    mark = gather("the cache folder", mark)[0]
+    seen = gather("what is in the cache folder", storage.is_file(cache / mark))
+    if index == 0:
+        storage.remove(cache / mark)
+    if not all(seen.values()):
+        return Team()
+    return Team(index, count, partial(meet, timeout_s=config.lock_timeout_s))

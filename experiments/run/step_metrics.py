@@ -1,9 +1,10 @@
 """Reads the numbers of each step off the device, one step late, and logs some of them."""
 
+import contextlib
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Meter:
     def __init__(self, run: RunConfig, logs: Logs, display: Display, *, in_a_row: int = 0) -> None:
         self._run, self._logs, self._display = run, logs, display
         self._pending: tuple[int, Mapping[str, Any]] | None = None
-        self._tokens, self._steps = 0.0, 0
+        self._tokens, self._steps, self._waited = 0.0, 0, 0.0
         self._since = time.perf_counter()
         self._in_a_row, self._patience = in_a_row, in_a_row // run.give_up_after
         self._read_last = 0
@@ -88,8 +89,15 @@ class Meter:
 
     def pause(self) -> None:
         """Something other than training took time since the last line: it does not count."""
-        self._tokens, self._steps = 0.0, 0
+        self._tokens, self._steps, self._waited = 0.0, 0, 0.0
         self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """In the block, training waits for its next batch."""
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
 
     def _read(
         self,
@@ -114,6 +122,7 @@ class Meter:
             elapsed = time.perf_counter() - self._since
             values["tokens_per_second"] = self._tokens / elapsed
             values["step_time_s"] = elapsed / self._steps
+            values["data_wait_s"] = self._waited / self._steps
             values |= evaluate() if evaluate else {}
             self._logs.write(step, values)
             self._display.numbers(step, values, (run.steps - step) * values["step_time_s"])

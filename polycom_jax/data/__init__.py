@@ -1,4 +1,4 @@
-"""Text to batches: corpora (TFDS), tokenizers, a token store, windows of it (Grain).
+"""Text to batches: corpora, tokenizers, a token store in shards, windows of it (Grain).
 
     corpus = data.prepare(data.DataConfig(), vocab_size=4096)
     for batch in data.train_batches(corpus.train, batch_size=16, seq_len=256, seed=0): ...
@@ -14,6 +14,7 @@ from polycom_jax.data.config import DataConfig as DataConfig
 if TYPE_CHECKING:
     from polycom_jax.data.corpus import Corpus as Corpus
     from polycom_jax.data.corpus import prepare as prepare
+    from polycom_jax.data.preparing import Team as Team
     from polycom_jax.data.store import TokenStore as TokenStore
     from polycom_jax.data.tokenizers import ByteTokenizer as ByteTokenizer
     from polycom_jax.data.tokenizers import FileTokenizer as FileTokenizer
@@ -27,6 +28,7 @@ _HOMES = {
     "ByteTokenizer": "tokenizers",
     "Corpus": "corpus",
     "FileTokenizer": "tokenizers",
+    "Team": "preparing",
     "TokenStore": "store",
     "Tokenizer": "tokenizers",
     "eval_batches": "windows",

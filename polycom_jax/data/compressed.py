@@ -48,7 +48,8 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
     """
     unpack = {".gz": _gunzip, ".xz": _unxz, ".zst": _unzstd}.get(path.suffix.lower())
     with path.open("rb") as raw:
-        file = raw if unpack is None else io.BufferedReader(_Pieces(unpack(raw)), _READ)
+        pieces: Any = raw if unpack is None else _Pieces(unpack(raw))
+        file = pieces if hasattr(pieces, "peek") else io.BufferedReader(pieces, _READ)
         beginning = file.peek(_READ)
         _check_text(path, beginning)
         if beginning.startswith(_BOM):

@@ -81,6 +81,22 @@ def test_speed_is_that_of_all_steps_since_the_last_line(meter: Meter, logs: Coll
     assert values["tokens_per_second"] * values["step_time_s"] == pytest.approx(100.0)
 
 
+def test_the_time_that_a_step_waits_for_its_batch_is_the_mean_since_the_last_line(
+    meter: Meter, logs: Collected, monkeypatch: pytest.MonkeyPatch
+):
+    clock = [0.0]
+    monkeypatch.setattr(
+        "experiments.run.step_metrics.time", SimpleNamespace(perf_counter=lambda: clock[0])
+    )
+    meter.pause()
+    for step in range(1, 7):
+        meter.push(step, metrics(1.0))
+        with meter.waiting():
+            clock[0] += 0.25 * step
+    meter.flush()
+    assert [values["data_wait_s"] for _, values in logs.records] == [0.25, 0.625, 1.25]
+
+
 def test_an_evaluated_step_is_logged_with_its_evaluation_which_takes_none_of_its_time(
     meter: Meter, logs: Collected, monkeypatch: pytest.MonkeyPatch
 ):
