@@ -134,8 +134,8 @@ class Comparing:
         self.display.note(
             f"{config.study}: {self.study.question}\n"
             f"{config.model}; lengths {', '.join(f'{n:,}' for n in config.lengths)} steps of"
-            f" {tokens:,} tokens; {len(self.corpus.train.tokens):,} training tokens"
-            f" ({config.steps * tokens / len(self.corpus.train.tokens):.2f} epochs);"
+            f" {tokens:,} tokens; {self.corpus.train.num_tokens:,} training tokens"
+            f" ({config.steps * tokens / self.corpus.train.num_tokens:.2f} epochs);"
             f" {config.seeds} seeds; one device, {jax.devices()[0].device_kind}"
         )
         for arm in self.study.arms:
@@ -241,7 +241,7 @@ class Comparing:
             f" gated width {base.gated_width}, vocabulary {base.vocab_size}",
             "data": f"{config.data.source} ({self.corpus.fingerprint})",
             "tokens": f"{config.data.batch_size} x {base.context_length} a step,"
-            f" {config.lengths} steps, of {len(self.corpus.train.tokens):,} for training",
+            f" {config.lengths} steps, of {self.corpus.train.num_tokens:,} for training",
             "seeds": config.seeds,
         }
 

@@ -15,6 +15,7 @@ from experiments.run.hf_tokenizer import save_tokenizer
 from experiments.run.model_loading import Model
 from experiments.terminal.progress import PLAIN_EVERY_S, Display
 from experiments.terminal.tables import Section
+from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Tokenizer
 from polycom_jax.interop.huggingface.files import read_json
@@ -143,9 +144,10 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         raise InputError(
             f"transformers cannot be imported ({error}); pip install 'polycom-jax[eval]'."
         ) from error
-    if model.step is None and (model.folder / "tokenizer_config.json").is_file():
-        folder = model.folder
-    else:
+    given = model.folder / "tokenizer_config.json"
+    if model.step is None and storage.is_file(given) and not storage.is_remote(given):
+        folder = Path(model.folder)
+    else:  # also of a folder in a bucket, which transformers does not read
         own = model.tokenizer or tokenizer
         require(
             own is not None,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+
+from polycom_jax.storage import Place
 
 FILE_WIDTH = 132
 """Columns of tables, at least, where the output is no terminal: a file has no width to fold to."""
@@ -111,7 +112,7 @@ def page(
     title: str,
     about: Mapping[str, Any],
     sections: Iterable[Section],
-    figures: Iterable[Path],
+    figures: Iterable[Place],
     remarks: Iterable[str] = (),
 ) -> str:
     """A report in Markdown; the figures lie in plots/ beside it, their paths have no suffix."""
