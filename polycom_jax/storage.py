@@ -11,11 +11,9 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 from etils import epath
 
@@ -207,71 +205,6 @@ def is_folder(place: os.PathLike[str]) -> bool:
         OSError: a bucket cannot be asked.
     """
     return _buckets.holds_any(os.fspath(place)) if is_remote(place) else os.path.isdir(place)
-
-
-class Staged:
-    """A local folder to write to, whose files `put` takes to their place; on a disk, it is that.
-
-    For what appends, or wants a file of the system; a context manager that ends in `close`.
-
-    Args:
-        folder: where the files are to be.
-    """
-
-    def __init__(self, folder: os.PathLike[str]) -> None:
-        self._folder = epath.Path(folder)
-        self._temporary = tempfile.TemporaryDirectory() if is_remote(folder) else None
-        self._put: dict[str, Entry] = {}
-        self.local = Path(folder if self._temporary is None else self._temporary.name)
-
-    def put(self) -> None:
-        """Returns once what was written, and closed or flushed, is in its place.
-
-        Raises:
-            OSError: it cannot be put there.
-        """
-        if self._temporary is not None:
-            for name, entry in entries(self.local).items():
-                if self._put.get(name) != entry:
-                    _buckets.put(os.fspath(self._folder / name), self.local / name)
-                    self._put[name] = entry
-
-    def close(self) -> None:
-        """Puts what is left, and removes the local folder if it is not the place itself."""
-        try:
-            self.put()
-        finally:
-            self.drop()
-
-    def drop(self) -> None:
-        """Removes the local folder if it is not the place itself."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self.close() if kind is None else self.drop()
-
-
-@contextlib.contextmanager
-def fetched(folder: os.PathLike[str]) -> Iterator[Path]:
-    """A local folder with the files of one in a bucket, in the block; a local one is it itself.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    if not is_remote(folder):
-        yield Path(folder)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        for file in entries(folder):
-            target = Path(name, file)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _buckets.download(os.fspath(epath.Path(folder) / file), target)
-        yield Path(name)
 
 
 def remove(place: os.PathLike[str]) -> None:

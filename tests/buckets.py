@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from ports import free_port
@@ -85,6 +86,9 @@ class Front(http.server.ThreadingHTTPServer):
         end.daemon = True
         end.start()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that end amid a request."""
+
     def stop(self) -> None:
         self.shutdown()
         self.server_close()
@@ -105,11 +109,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         skipped = ("host", "transfer-encoding", "content-length")
         headers = {k: v for k, v in self.headers.items() if k.lower() not in skipped}
-        behind = http.client.HTTPConnection(self.server.behind)
-        behind.request(self.command, self.path, body, headers)
-        answer = behind.getresponse()
-        self._answer(answer.status, dict(answer.getheaders()), answer.read())
-        behind.close()
+        with contextlib.closing(http.client.HTTPConnection(self.server.behind)) as behind:
+            behind.request(self.command, self.path, body, headers)
+            answer = behind.getresponse()
+            self._answer(answer.status, dict(answer.getheaders()), answer.read())
 
     def _chunk(self) -> bytes:
         size = int(self.rfile.readline().split(b";")[0], 16)

@@ -20,6 +20,7 @@ LEVELS = {
     "_buckets": 1,
     "_lease": 2,
     "storage": 3,
+    "staging": 4,
     "sharding": 2,
     "hosts": 2,
     "params": 3,

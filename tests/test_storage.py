@@ -121,7 +121,7 @@ def test_a_write_by_generation_fails_where_somebody_wrote_before(bucket: str):
 
 def test_what_is_staged_is_where_it_belongs_once_it_is_put(folder: epath.Path):
     big = os.urandom(9 << 20)  # in several parts
-    with storage.Staged(folder) as staged:
+    with staging.Staged(folder) as staged:
         staged.local.mkdir(parents=True, exist_ok=True)
         (staged.local / "lines").write_text("1\n")
         staged.put()
@@ -139,7 +139,7 @@ def test_what_is_staged_is_where_it_belongs_once_it_is_put(folder: epath.Path):
 
 def test_what_failed_halfway_is_not_put(bucket: str):
     place = storage.place(bucket)
-    with contextlib.suppress(KeyError), storage.Staged(place) as staged:
+    with contextlib.suppress(KeyError), staging.Staged(place) as staged:
         (staged.local / "half").write_text("ha")
         raise KeyError
     assert storage.entries(place) == {}
@@ -148,7 +148,7 @@ def test_what_failed_halfway_is_not_put(bucket: str):
 def test_a_folder_is_fetched_for_who_wants_files_of_the_system(folder: epath.Path):
     for name in ("a", "deep/b"):
         storage.write(folder / name, name.encode())
-    with storage.fetched(folder) as local:
+    with staging.fetched(folder) as local:
         assert {name: (local / name).read_bytes() for name in storage.entries(local)} == {
             "a": b"a",
             "deep/b": b"deep/b",
@@ -330,7 +330,7 @@ def test_listings_are_never_kept(bucket: str):
     storage.write(place / "a" / "x", b"1")
     assert [path.name for path in place.iterdir()] == ["a"]
     code = (
-        "import sys; from polycom_jax import storage;"
+        "import sys; from polycom_jax import staging, storage;"
         " storage.write(storage.place(sys.argv[1]) / 'b' / 'x', b'2')"
     )
     subprocess.run([sys.executable, "-c", code, bucket], check=True)

@@ -38,7 +38,7 @@ from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
-from polycom_jax import storage
+from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PlaceText, check_fields
 from polycom_jax.data import prepare, train_batches
@@ -239,7 +239,7 @@ def export(
     tokenizer, generation = model.tokenizer, model.generation
     if generation is None and tokenizer is not None:
         generation = generation_of(tokenizer)
-    with storage.Staged(target) as staged, all_or_nothing(staged.local):
+    with staging.Staged(target) as staged, all_or_nothing(staged.local):
         if tokenizer is not None:
             as_trained, length = model.trained_here, cfg.context_length
             save_tokenizer(staged.local, tokenizer, context_length=length, as_trained=as_trained)

@@ -15,7 +15,7 @@ from experiments.run.hf_tokenizer import save_tokenizer
 from experiments.run.model_loading import Model
 from experiments.terminal.progress import PLAIN_EVERY_S, Display
 from experiments.terminal.tables import Section
-from polycom_jax import storage
+from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import Tokenizer
 from polycom_jax.interop.huggingface.files import read_json
@@ -144,10 +144,9 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         raise InputError(
             f"transformers cannot be imported ({error}); pip install 'polycom-jax[eval]'."
         ) from error
-    given = model.folder / "tokenizer_config.json"
-    if model.step is None and storage.is_file(given) and not storage.is_remote(given):
-        folder = Path(model.folder)
-    else:  # also of a folder in a bucket, which transformers does not read
+    if model.step is None and storage.is_file(model.folder / "tokenizer_config.json"):
+        folder = staging.fetched_to(folder, model.folder, without=".safetensors")
+    else:
         own = model.tokenizer or tokenizer
         require(
             own is not None,

@@ -46,9 +46,12 @@ def keep_compiled(cache_dir: str | None, *, kept: bool = True, place: str | None
     them; or neither."""
     folder = None
     if kept:
-        folder = place or str(local_cache_folder(cache_dir) / "compiled")
-        if not storage.is_remote(folder):  # an object is put whole
-            drop_torn(Path(folder))
+        default = local_cache_folder(cache_dir) / "compiled"
+        where = storage.named(place or default)
+        storage.require_reachable(where)
+        if not storage.is_remote(where):  # an object is put whole
+            drop_torn(Path(where))
+        folder = str(where)
         # JAX's own threshold, a second, would leave out most of what a CPU compiles.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.terminal.paths import naming, try_file
 from experiments.terminal.tables import finite
-from polycom_jax import storage
+from polycom_jax import staging, storage
 
 STDOUT = "-"
 """What `--json` takes for stdout; people's text is on stderr then."""
@@ -68,7 +68,7 @@ def whole(path: storage.Place) -> Iterator[Path]:
     Folders above it are made.
     """
     if storage.is_remote(path):
-        with storage.Staged(path.parent) as staged:
+        with staging.Staged(path.parent) as staged:
             yield staged.local / path.name
         return
     temporary = Path(path.with_suffix(".tmp"))

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from experiments.run.lock import Hold, Kept
 from experiments.run.trackers import Trackers
 from experiments.terminal.paths import naming
-from polycom_jax import storage
+from polycom_jax import staging, storage
 from polycom_jax._errors import InputError
 from polycom_jax.storage import Place
 
@@ -71,7 +71,7 @@ class MetricsFile:
 
     def __init__(self, path: Place, *, step: int) -> None:
         lines = [line for line, record in _lines(path) if record["step"] <= step]
-        self._staged = storage.Staged(path.parent)
+        self._staged = staging.Staged(path.parent)
         self._path = self._staged.local / path.name
         self._file = self._rewritten(lines)
         self._staged.put()

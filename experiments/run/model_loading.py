@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from experiments.run.config import PretrainConfig
 from experiments.run.folder import Workdir
 from polycom_jax import params as pm
-from polycom_jax import storage
+from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
 from polycom_jax.data.digests import EMPTY
@@ -178,7 +178,7 @@ def load_model(
     file = folder / TOKENIZER
     has_tokenizer = storage.is_file(file)
     tokenizer = load_tokenizer(file, end_of_text=end_of_text) if has_tokenizer else None
-    with storage.fetched(folder) as local:
+    with staging.fetched(folder) as local:
         generation = huggingface.read_generation(local)
         cfg, params = huggingface.load(local, mesh=mesh)
     about = (cfg, params, tokenizer, DataConfig(), folder, None)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from experiments.run.config import step_range
-from polycom_jax import storage
+from polycom_jax import staging, storage
 
 
 class Profile:
@@ -24,12 +24,12 @@ class Profile:
     ) -> None:
         self._first, self._last = step_range(steps) if steps else (0, 0)
         self._folder, self._tell = folder, tell
-        self._staged: storage.Staged | None = None
+        self._staged: staging.Staged | None = None
 
     def before(self, step: int) -> None:
         """Starts, if `step` is the first of them, or lies among them where a run resumes."""
         if self._staged is None and self._first <= step <= self._last:
-            self._staged = storage.Staged(self._folder)
+            self._staged = staging.Staged(self._folder)
             jax.profiler.start_trace(str(self._staged.local), create_perfetto_trace=True)
 
     def after(self, step: int, metrics: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from experiments.run.files import write_text
-from polycom_jax import storage
+from polycom_jax import staging, storage
 from polycom_jax._errors import InputError
 from polycom_jax.storage import Place
 
@@ -49,7 +49,7 @@ class TensorBoard:
     def __init__(self, root: Place, config: Mapping[str, Any], step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._staged = storage.Staged(root / "tensorboard")
+        self._staged = staging.Staged(root / "tensorboard")
         # Events of steps that a killed run had logged after its checkpoint are hidden.
         self._writer = SummaryWriter(str(self._staged.local), purge_step=step + 1)
 

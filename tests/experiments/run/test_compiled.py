@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
-from jax._src.compilation_cache import compress_executable
+from jax._src.compilation_cache import compress_executable, reset_cache
 
 from experiments.faults.compare import differences
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.compiled import drop_torn
+from experiments.run.compiled import drop_torn, keep_compiled
+from polycom_jax import storage
 
+CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 ROOT = Path(__file__).resolve().parents[3]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 OURS = {"step", "eval_step", "_generate"}
@@ -53,6 +56,33 @@ def test_a_program_whose_writing_was_cut_short_is_not_kept(tmp_path: Path):
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["jit_step-0-cache", "jit_step-4-cache"]
     drop_torn(tmp_path / "not there")
+
+
+def test_programs_may_be_kept_in_a_bucket_and_are_read_there(bucket: str, compiled: list[str]):
+    before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
+    hits: list[str] = []
+
+    def listen(event: str, **kwargs: str | int) -> None:
+        hits.extend([event] if event.endswith("/cache_hits") else [])
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        keep_compiled(None, place=f"{bucket}/programs")
+        jax.config.update(CACHE_OPTIONS[1], 0.0)
+        reset_cache()
+        x = jnp.arange(7.0)
+        jax.jit(lambda x: jnp.sin(x) * 3 + 1)(x)
+        kept = storage.entries(storage.place(f"{bucket}/programs"))
+        assert any(name.endswith("-cache") for name in kept)
+        assert hits == []
+        jax.clear_caches()
+        jax.jit(lambda x: jnp.sin(x) * 3 + 1)(x)
+        assert hits != []
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        reset_cache()
 
 
 MIXTURE = ("--model.moe.num-experts", "4", "--model.moe.top-k", "2")
