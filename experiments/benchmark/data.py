@@ -14,7 +14,7 @@ from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Tell
 from polycom_jax.data import TokenStore, train_batches
-from polycom_jax.data.store import mapped
+from polycom_jax.data.store import files
 from polycom_jax.data.windows import gather
 
 OURS = "train_batches"
@@ -90,7 +90,13 @@ def random_store(folder: Path, vocab_size: int) -> TokenStore:
     for path, shard in zip(paths, np.split(tokens, SHARDS), strict=True):
         shard.tofile(path)
     documents = int(np.count_nonzero(tokens == EOT))
-    return TokenStore(ends, mapped(paths, dtype), EOT, documents, num_bytes=TOKENS)
+    return TokenStore(
+        ends,
+        files(paths, np.diff(ends, prepend=0).tolist(), dtype),
+        EOT,
+        documents,
+        num_bytes=TOKENS,
+    )
 
 
 def _gathers(store: TokenStore, rows: int, length: int) -> Callable[[], Any]:

@@ -1,7 +1,7 @@
 """The index of prepared data: written last, so that with it all is there; the way to the tokens."""
 
-import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,9 +11,11 @@ from polycom_jax import storage
 from polycom_jax._errors import InputError
 from polycom_jax._files import Digests, first_damage, retried
 from polycom_jax.data.files import Place
-from polycom_jax.data.pieces import INDEX, shard_name
+from polycom_jax.data.pieces import INDEX, sha256, shard_name
 from polycom_jax.data.reader import SPLITS, Split
-from polycom_jax.data.store import OpenShard, TokenStore, mapped, ranged
+from polycom_jax.data.store import OpenShard, TokenStore, files, ranged
+
+_HEAD = b'{"sha256": "%s", "index": '
 
 READ_BYTES = 2**32
 """Prepared data larger than this are checked by the sizes of their files: to read it all would take
@@ -22,8 +24,8 @@ longer than people wait for a start."""
 
 def write_index(folder: Place, body: Mapping[str, Any]) -> None:
     """Writes index.json, with a checksum of itself."""
-    text = json.dumps({"index": body, "sha256": _checksum(body)})
-    storage.write(folder / INDEX, text.encode())
+    text = json.dumps(body).encode()
+    storage.write(folder / INDEX, _HEAD % sha256(text).encode() + text + b"}")
 
 
 def read_index(folder: Place) -> dict[str, Any]:
@@ -33,14 +35,12 @@ def read_index(folder: Place) -> dict[str, Any]:
         InputError: the file is damaged.
         OSError: it cannot be read; nothing says that it is damaged.
     """
-    try:
-        tree = json.loads(retried(lambda: storage.read(folder / INDEX)))
-        body, checksum = tree["index"], tree["sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(folder, f"{INDEX} cannot be read: {error}") from error
-    if _checksum(body) != checksum:
+    text = retried(lambda: storage.read(folder / INDEX))
+    begin = len(_HEAD % (b"0" * 64))
+    body = text[begin:-1]
+    if text != _HEAD % sha256(body).encode() + body + b"}":
         raise _damaged(folder, f"{INDEX} has other bytes than were written")
-    return body
+    return json.loads(body)
 
 
 def check_files(folder: Place, index: Mapping[str, Any]) -> None:
@@ -51,12 +51,12 @@ def check_files(folder: Place, index: Mapping[str, Any]) -> None:
     Raises:
         OSError: they cannot be read; nothing says that they are damaged.
     """
-    files: Digests = dict(_files(index))
-    if storage.is_remote(folder):
-        damage = _first_of_other_size(folder, files)
+    written: Digests = dict(_files(index))
+    large = sum(size for size, _ in written.values()) > READ_BYTES
+    if large or storage.is_remote(folder):
+        damage = _first_of_other_size(folder, written)
     else:
-        contents = sum(size for size, _ in files.values()) <= READ_BYTES
-        damage = first_damage(folder, files, contents=contents)
+        damage = first_damage(folder, written)
     if damage:
         raise _damaged(folder, damage)
 
@@ -68,7 +68,7 @@ def open_store(folder: Place, index: Mapping[str, Any], split: Split) -> TokenSt
     places = [folder / shard_name(split, piece) for piece in about["pieces"]]
     remote = storage.is_remote(folder)
     sizes = np.diff(about["ends"], prepend=0).tolist()
-    opened: OpenShard = ranged(places, sizes, dtype) if remote else mapped(places, dtype)
+    opened: OpenShard = (ranged if remote else files)(places, sizes, dtype)
     return TokenStore(
         np.array(about["ends"], np.int64),
         opened,
@@ -94,21 +94,25 @@ def _files(index: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, str]]]:
 
 
 def _first_of_other_size(folder: Place, files: Digests) -> str:
-    found = {
-        f"{split}/{name}": entry
-        for split in SPLITS
-        for name, entry in storage.entries(folder / split).items()
-    }
-    for name, (size, _) in files.items():
-        if "/" in name and name not in found:
-            return f"{name} is missing"
-        if "/" in name and found[name].size != size:
-            return f"{name} has {found[name].size} bytes of {size}"
+    found = {name: _sizes(folder, name) for name in {name.rpartition("/")[0] for name in files}}
+    for path, (size, _) in files.items():
+        parent, _, name = path.rpartition("/")
+        if name not in found[parent]:
+            return f"{path} is missing"
+        if found[parent][name] != size:
+            return f"{path} has {found[parent][name]} bytes of {size}"
     return ""
 
 
-def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _sizes(folder: Place, name: str) -> dict[str, int]:
+    """Of the files right in a folder, asked for all at once."""
+    inner = folder / name if name else folder
+    if storage.is_remote(folder):
+        return {file: entry.size for file, entry in storage.entries(inner).items()}
+    if not inner.is_dir():
+        return {}
+    with os.scandir(inner) as found:
+        return {one.name: one.stat().st_size for one in found}
 
 
 def _damaged(folder: Place, damage: str) -> InputError:

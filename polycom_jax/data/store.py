@@ -1,7 +1,9 @@
 """The token store: a split as one sequence of ids, its shards end to end, read by ranges."""
 
+import errno
 import functools
-import mmap
+import os
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,10 @@ class TokenStore:
     remote: bool = False
 
     @functools.cached_property
+    def _bounds(self) -> list[int]:
+        return [0, *self.ends.tolist()]
+
+    @functools.cached_property
     def num_tokens(self) -> int:
         """Number of tokens."""
         return int(self.ends[-1]) + (not self.begin)
@@ -78,16 +84,18 @@ class TokenStore:
 
     def read(self, start: int, stop: int) -> Int[np.ndarray, "tokens"]:
         """The tokens `start` to `stop` (not included), as many of them as there are."""
-        parts = []
-        shard = int(np.searchsorted(self.ends, start, side="right"))
+        bounds, parts = self._bounds, []
+        shard = bisect_right(bounds, start) - 1
         while start < stop and shard < len(self.ends):
-            begin = int(self.ends[shard - 1]) if shard else 0
+            begin, end = bounds[shard], bounds[shard + 1]
             part = self.open_shard(shard)[start - begin : stop - begin]
+            if stop <= end and not parts:
+                return part
             parts.append(part)
-            start, shard = int(self.ends[shard]), shard + 1
+            start, shard = end, shard + 1
         if start < stop and not self.begin:  # the end of the last document, in no shard
             parts.append(np.array([self.eot], parts[-1].dtype if parts else np.int32))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.concatenate(parts)
 
     def tokens(self) -> Int[np.ndarray, "tokens"]:
         """All tokens."""
@@ -99,15 +107,43 @@ def in_memory(tokens: np.ndarray, eot: int, **about: Any) -> TokenStore:
     return TokenStore(np.array([len(tokens)], np.int64), lambda shard: tokens, eot, **about)
 
 
-def mapped(paths: Sequence[Path], dtype: np.dtype) -> OpenShard:
-    """Opens files of tokens by mapping them to memory; the last few stay mapped."""
+def files(paths: Sequence[Path], sizes: Sequence[int], dtype: np.dtype) -> OpenShard:
+    """Opens files of tokens on a disk; the last few stay open."""
 
     @functools.lru_cache(OPEN_SHARDS)
-    def open_shard(shard: int) -> np.ndarray:
-        with open(paths[shard], "rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype)
+    def open_shard(shard: int) -> LocalShard:
+        return LocalShard(paths[shard], sizes[shard], dtype)
 
     return open_shard
+
+
+class LocalShard:
+    """The tokens of a file on a disk.
+
+    It is read, and not mapped: a page fault in the midst of a large file reads far more than the
+    window, and what a disk refuses would end the process.
+    """
+
+    def __init__(self, path: Path, size: int, dtype: np.dtype) -> None:
+        self._path, self._size, self._dtype = path, size, dtype
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        start, stop, _ = wanted.indices(self._size)
+        width = self._dtype.itemsize
+        data = os.pread(self._file, (stop - start) * width, start * width)
+        while len(data) < (stop - start) * width:  # one call gives at most 2 GiB
+            more = os.pread(
+                self._file, (stop - start) * width - len(data), start * width + len(data)
+            )
+            if not more:
+                raise OSError(errno.EIO, "ends before its last token", str(self._path))
+            data += more
+        return np.frombuffer(data, self._dtype)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
 
 def ranged(places: Sequence[Any], sizes: Sequence[int], dtype: np.dtype) -> OpenShard:

@@ -183,7 +183,7 @@ def gather(
     """
     stride = stride or seq_len
     start = windows[:, None] * stride
-    index = np.arange(seq_len)
+    index = np.arange(seq_len, dtype=np.int32)
     inside = start + index < store.num_targets
     mask = inside & ((windows[:, None] == 0) | (index >= seq_len - stride))
     before = len(store.begin)
@@ -194,22 +194,23 @@ def gather(
     own = stream[:, before:]
     new = begins[:, before:-1]
     new[:, 0] = True  # what goes on from the window before begins here
-    last = np.maximum.accumulate(np.where(new, index, 0), axis=1)
     batch = {
         "tokens": own[:, :-1],
         "targets": own[:, 1:],
-        "segment_ids": np.cumsum(new, axis=1),
-        "positions": index - last,
+        "segment_ids": np.cumsum(new, axis=1, dtype=np.int32),
+        "positions": index - np.maximum.accumulate(new * index, axis=1),
     }
-    padded = {name: np.where(inside, x, 0).astype(np.int32) for name, x in batch.items()}
+    padded = {name: inside * x for name, x in batch.items()}
     return {**padded, "mask": mask}
 
 
 def _read_rows(store: TokenStore, starts: Int[np.ndarray, "B"], size: int) -> np.ndarray:
     """The tokens from each start on; ends of text where there are none."""
-    rows = np.full((len(starts), size), store.eot, np.int32)
+    rows, count = np.full((len(starts), size), store.eot, np.int32), store.num_tokens
     for row, start in zip(rows, starts.tolist(), strict=True):
-        if start < store.num_tokens:
+        if 0 <= start <= count - size:
+            row[:] = store.read(start, start + size)
+        elif start < count:
             found = store.read(max(start, 0), start + size)
             skipped = max(-start, 0)
             row[skipped : skipped + len(found)] = found

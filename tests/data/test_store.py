@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polycom_jax.data.store import TokenStore, mapped
+from polycom_jax.data.store import TokenStore, files
 from polycom_jax.data.windows import gather
 
 EOT = 9
@@ -96,7 +96,7 @@ def test_any_range_is_read_over_any_shards(
     assert store.read(start, stop).tolist() == stream[start:stop]
 
 
-def test_files_are_mapped_and_only_the_last_few_stay_open(
+def test_only_the_files_that_were_read_last_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("polycom_jax.data.store.OPEN_SHARDS", 2)
@@ -104,8 +104,11 @@ def test_files_are_mapped_and_only_the_last_few_stay_open(
     for shard, path in enumerate(paths):
         np.full(3, shard, np.uint16).tofile(path)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    store = TokenStore(np.arange(1, 6) * 3, mapped(paths, np.dtype(np.uint16)), EOT, 5, 0)
+    opened = files(paths, [3] * 5, np.dtype(np.uint16))
+    store = TokenStore(np.arange(1, 6) * 3, opened, EOT, 5, 0)
     for _ in range(3):
         assert store.tokens().tolist() == [*np.repeat(range(5), 3), EOT]
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
-    assert not store.read(1, 3).flags.owndata  # a view of the file
+    paths[4].write_bytes(b"12")
+    with pytest.raises(OSError, match=r"ends before its last token.*4\.bin"):
+        store.read(12, 15)
