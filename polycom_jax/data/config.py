@@ -13,25 +13,28 @@ class DataConfig:
 
     Attributes:
         source: "stdlib", the source text of the running Python's standard library; or a path or
-            glob of local files (.txt, .jsonl, either also as .gz or .xz); or a folder that TFDS
-            prepared; or a TFDS name ("c4/en", "lm1b", "huggingface:...").
+            glob of files, here or in a bucket (.txt, .jsonl, either also as .gz, .xz or .zst;
+            .parquet, .arrow); or the folder of a Hugging Face dataset, or one that TFDS prepared;
+            or a TFDS name ("c4/en", "lm1b", "huggingface:...").
         tokenizer: "bytes" (256 values and an end-of-text token); "bpe", a byte-level BPE trained on
             the train split; or the path of a Hugging Face `tokenizer.json`.
         end_of_text: the token of such a file that ends a text. Default: the one that the files
             beside it name (tokenizer_config.json, config.json), or one of the usual name.
         batch_size: sequences a step, over all processes.
-        cache_dir: folder of prepared data. Default: the environment variable POLYCOM_CACHE, else
-            the platform's user cache folder.
-        text_field: the field of a JSON line or of a TFDS example that holds the text.
-        train_split: TFDS split to train on; slices as TFDS writes them ("train[:1%]").
-        heldout: text to evaluate on. For local files: a path or glob of other files, or `source`
-            itself where no model is trained on it. For TFDS: a split. Default: of TFDS the first of
-            validation, valid, heldout, test that exists; else a share of the documents, chosen by
-            a hash of their content.
+        cache_dir: folder of prepared data, here or in a bucket (gs://BUCKET/PATH). Default: the
+            environment variable POLYCOM_CACHE, else the platform's user cache folder.
+        text_field: the field of a JSON line or of a TFDS example, or the column of a table, that
+            holds the text.
+        train_split: split of TFDS or of a Hugging Face dataset to train on; of TFDS also slices as
+            it writes them ("train[:1%]").
+        heldout: text to evaluate on. For files: a path or glob of other files, or `source`
+            itself where no model is trained on it. For TFDS and Hugging Face datasets: a split.
+            Default: of these the first of validation, valid, heldout, test that exists; else a
+            share of the documents, chosen by a hash of their content.
         undecodable: what happens to a document that is not UTF-8: "replace" puts U+FFFD in the
             place of bad bytes, "skip" leaves the document out, "error" ends the program. The first
             two are counted and reported.
-        damaged: what happens to a record that cannot be read (bad JSON, a truncated .gz or .xz, a
+        damaged: what happens to a record that cannot be read (bad JSON, a truncated .gz, a
             wrong checksum): "error" ends the program, "skip" leaves it out, counted and reported.
         document_bytes: a .txt file longer than this is split at line ends into documents of about
             this size. The default splits small text finer, into about 128 documents of at least

@@ -101,7 +101,7 @@ def options(text: str) -> set[str]:
 def test_the_door_lists_every_program(capsys: pytest.CaptureFixture[str]):
     assert door.main() == 0
     text = capsys.readouterr().out
-    assert {*door.programs()} == {*POSITIONAL, "sobolev"}
+    assert {*door.programs()} == {*POSITIONAL, "sobolev", "tokenize"}
     for name, about in door.programs().items():
         assert f"{name:<12}{about}\n" in text
         assert len(about) > 10
@@ -136,6 +136,17 @@ def test_help_names_what_is_everywhere_the_same(program: str, capsys: pytest.Cap
     assert ("--list prints" in text) == (program in WITH_LIST)
     assert not {*OLD} & options(text)
     assert ("--workdir" in options(text)) == (program in ("pretrain", "plan", "convert"))
+
+
+def test_the_flags_of_tokenising_are_those_of_a_run_that_reads_the_tokens(
+    capsys: pytest.CaptureFixture[str],
+):
+    found = boxes(shown("tokenize", "--help", capsys))
+    assert list(found) == ["options", "data options"]
+    assert {"--workers", "--executor", "--vocab-size"} <= options(found["options"])
+    short = {"--data", "--tokenizer", "--cache-dir", "--data.text-field", "--data.heldout"}
+    assert short <= options(found["data options"])
+    assert "--data.batch-size" not in options(found["data options"])
 
 
 @pytest.mark.parametrize("program", COMMANDS)
