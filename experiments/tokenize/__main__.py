@@ -64,8 +64,9 @@ class TokenizeConfig:
         if self.workers is not None:
             at_least(self, 1, "workers")
         require(
-            self.executor == "slurm" or self.slurm_partition is None,
-            f"slurm_partition={self.slurm_partition!r} is for --executor slurm.",
+            (self.executor == "slurm") == (self.slurm_partition is not None),
+            f"executor={self.executor!r} with slurm_partition={self.slurm_partition!r}: Slurm needs"
+            " a partition, and nothing else takes one.",
         )
 
 

@@ -47,7 +47,9 @@ def tokenise(
 class Pieces:
     """A pipeline's only step: task r writes the r-th piece."""
 
-    name = "polycom_jax: tokenise"
+    def __repr__(self) -> str:
+        """As datatrove lists the steps of a pipeline."""
+        return f"polycom_jax: tokenise {self._job.name}"
 
     def __init__(self, job: Job, pieces: tuple[int, ...]) -> None:
         self._job, self._pieces = job, pieces

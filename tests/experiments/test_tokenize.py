@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,7 +111,8 @@ def test_what_a_worker_cannot_read_is_told_as_ever(
     [
         (["--workers", "0"], "workers=0 must be at least 1"),
         (["--piece-bytes", "0"], "piece_bytes=0 must be at least 1"),
-        (["--slurm-partition", "p"], "is for --executor slurm"),
+        (["--slurm-partition", "p"], "Slurm needs a partition, and nothing else takes one"),
+        (["--executor", "slurm"], "Slurm needs a partition"),
         (["--executor", "cloud"], "expected one of local, datatrove-local, slurm, ray"),
         (["--data.batch-size", "4"], "data.batch_size: tokens do not depend on it"),
     ],
@@ -147,7 +149,7 @@ def test_an_executor_runs_a_task_for_each_piece(job: Job, monkeypatch: pytest.Mo
                 step(None, rank=rank, world_size=given["tasks"])
 
     monkeypatch.setitem(executors.CLASSES, "slurm", ("stands_in", "Executor"))
-    monkeypatch.setitem(sys.modules, "stands_in", Executor.__module__ and _module(Executor))
+    monkeypatch.setitem(sys.modules, "stands_in", _module(Executor))
     executors.tokenise(job, job.missing(), "slurm", workers=3, options={"time": "1:00:00"})
     assert given["tasks"] == len(job.plan.pieces) > 5
     assert (given["workers"], given["time"], given["skip_completed"]) == (3, "1:00:00", False)
@@ -155,8 +157,6 @@ def test_an_executor_runs_a_task_for_each_piece(job: Job, monkeypatch: pytest.Mo
 
 
 def _module(kind: type) -> Any:
-    from types import SimpleNamespace
-
     return SimpleNamespace(Executor=kind)
 
 
