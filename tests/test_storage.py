@@ -14,7 +14,7 @@ import buckets
 import pytest
 from etils import epath
 
-from polycom_jax import InputError, _buckets, storage
+from polycom_jax import InputError, _buckets, staging, storage
 from polycom_jax._files import passes
 
 
