@@ -6,22 +6,19 @@ The same command again resumes a run where its last checkpoint stands; so does t
 """
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import jax
-from jax.sharding import Mesh
 from tyro.conf import Positional, arg
 
-from experiments import STARTED
 from experiments.pretrain import dry_run
+from experiments.pretrain.loop import is_first_process, run_steps
 from experiments.run.command import ALIASES, LISTS, Command, from_command
-from experiments.run.compiled import batch_shape, compile_step, keep_compiled, make_evaluation
-from experiments.run.config import PretrainConfig, RunConfig, shared
+from experiments.run.compiled import keep_compiled
+from experiments.run.config import PretrainConfig, shared
 from experiments.run.corpus import load_corpus
 from experiments.run.devices import check_fits, mesh_of
 from experiments.run.environment import changed, facts
@@ -29,13 +26,11 @@ from experiments.run.folder import Workdir, resumed
 from experiments.run.lock import Hold
 from experiments.run.metrics import Logs, cut_short
 from experiments.run.model_loading import load_trained
-from experiments.run.profile import Profile
 from experiments.run.report import report
 from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.run.shared_disk import check_shared
 from experiments.run.signals import StopRequest, stop_request
 from experiments.run.starting import adopted, load_start
-from experiments.run.step_metrics import Meter
 from experiments.run.summary import describe, held_out_too_much, schedule_warnings, treatment
 from experiments.run.trackers import Trackers, check_installed
 from experiments.terminal.flags import CommandLine, flatten
@@ -44,17 +39,14 @@ from experiments.terminal.progress import Display
 from polycom_jax import storage
 from polycom_jax._errors import require
 from polycom_jax._fields import PlaceText
-from polycom_jax.data import Corpus, train_batches
 from polycom_jax.hosts import joined, meet
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import (
     Checkpoints,
-    TrainState,
     abstract_state,
     latest_step,
     make_state,
     model_specs,
-    put_batch,
     state_from,
 )
 
@@ -212,8 +204,7 @@ def train(
                 workdir.write_generation(source.generation)
         first = int(state.step)
         owed = evaluation_due(config, workdir, first)
-        trackers = make_trackers(config, workdir, display, first) if is_first_process() else None
-        with closing(Logs(workdir.metrics, trackers, step=first, hold=hold)) as logs:
+        with closing(make_logs(config, workdir, display, hold, first)) as logs:
             state = run_steps(
                 config, corpus, mesh, state, checkpoints, hold, logs, workdir, display, stop, owed
             )
@@ -229,18 +220,15 @@ def train(
         )
 
 
-def make_trackers(
-    config: PretrainConfig, workdir: Workdir, display: Display, step: int
-) -> Trackers:
-    """What shows the run's numbers, from behind `step` on."""
-    settings = flatten(config)
-    return Trackers(config.run.trackers, workdir.root, settings, step=step, warn=display.note)
-
-
-def make_profile(run: RunConfig, workdir: Workdir, display: Display) -> Profile:
-    """What traces the steps that were asked for, on the process that writes files."""
-    steps = run.profile_steps if is_first_process() else None
-    return Profile(steps, workdir.root / "profile", display.note)
+def make_logs(
+    config: PretrainConfig, workdir: Workdir, display: Display, hold: Hold, step: int
+) -> Logs:
+    """Where the run's numbers go from behind `step` on; nowhere on other processes."""
+    if not is_first_process():
+        return Logs(workdir.metrics, None, step=step)
+    names, settings = config.run.trackers, flatten(config)
+    trackers = Trackers(names, workdir.root, settings, step=step, warn=display.note)
+    return Logs(workdir.metrics, trackers, step=step, hold=hold)
 
 
 def report_again(config: PretrainConfig, workdir: Workdir, display: Display) -> None:
@@ -261,91 +249,6 @@ def evaluation_due(config: PretrainConfig, workdir: Workdir, step: int) -> Mappi
     if step % config.run.eval_every and step != config.run.steps:
         return None
     return cut_short(workdir.metrics, step)
-
-
-def run_steps(
-    config: PretrainConfig,
-    corpus: Corpus,
-    mesh: Mesh,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    hold: Hold,
-    logs: Logs,
-    workdir: Workdir,
-    display: Display,
-    stop: StopRequest,
-    owed: Mapping[str, Any] | None,
-) -> TrainState:
-    """The loop: step, log, evaluate, save; first of all the evaluation that is `owed`."""
-    run, first = config.run, int(state.step)
-    heldout_numbers = make_evaluation(config, corpus, mesh, stop.cuts)
-    environment = facts(run)
-    display.start(first, run.steps)
-    if owed:
-        display.doing("evaluate")
-        logs.amend(dict(owed) | heldout_numbers(state.params))
-    if first >= run.steps:
-        return state
-    shape = batch_shape(config, mesh)
-    batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
-    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
-    batch = put(next(batches))
-    train_step = compile_step(config, mesh, state, batch, display)
-
-    meter = Meter(run, logs, display, in_a_row=int(state.watch.in_a_row))
-    display.doing("train")
-    with stop.heeded(), closing(make_profile(run, workdir, display)) as profile:
-        for step in range(first + 1, run.steps + 1):
-            last = step == run.steps
-            profile.before(step)
-            state, metrics = train_step(state, batch)
-            profile.after(step, metrics)
-            # The device is busy with this step while the host reads the numbers of the one before
-            # it and fetches the next batch.
-            meter.push(step, metrics)
-            checkpoints.raise_if_save_failed()
-            hold.check()
-            if not last:
-                with meter.waiting():
-                    fetched = next(batches)
-                batch = put(fetched)
-            if step == first + 1:
-                meet("the first step")
-                jax.block_until_ready(metrics)
-                display.note(
-                    f"first step done {time.perf_counter() - STARTED:.1f} s after the start"
-                )
-
-            score = None
-            if last or step % run.eval_every == 0:
-                display.doing("evaluate")
-                line = meter.flush(partial(heldout_numbers, state.params))
-                score = line.get("heldout_loss")
-                if score is not None:
-                    bits = line["bits_per_byte"]
-                    display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
-                display.doing("train")
-            stopping = stop.due(step)
-            if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
-                display.doing("save")
-                meter.flush()
-                # Lines first: a checkpoint must not be ahead of what is logged.
-                logs.sync()
-                checkpoints.save(step, state, score=score, environment=environment)
-                display.doing("train")
-                meter.pause()
-            if meter.hopeless:  # also with the numbers that have been read since
-                raise meter.surrender(step, str(workdir.root))
-            if stopping:
-                raise stop.reached(step)
-        checkpoints.wait()
-    display.stop()
-    return state
-
-
-def is_first_process() -> bool:
-    """Is this the process that writes files and shows progress?"""
-    return jax.process_index() == 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ Aliases = Mapping[str, str]
 NO_PREFIX: Any = arg(name="")
 """Marks a section whose flags are named as if they were the program's own."""
 
-CLOSE = 0.66
+CLOSE = 0.75
 """Least similarity of what is misspelled, as difflib measures it."""
 
 UNITS = ("steps", "every", "size", "dir")
@@ -260,7 +260,7 @@ def _refuse(event: _errors.ParseErrorEvent) -> None:
             expected = f" (expected {argument.lowered.metavar})" if argument else ""
             raise InputError(f"{flag}: {message}{expected}" if flag else message)
         case _errors.InvalidChoice(value=value, choices=choices):
-            choices = sorted(choices, key=lambda choice: (choice == "None", choice))
+            choices = sorted(choices, key=lambda choice: choice == "None")
             near = difflib.get_close_matches(value, choices, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{flag}: got {value!r}, expected one of {', '.join(choices)}.{hint}")

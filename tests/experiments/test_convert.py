@@ -187,7 +187,7 @@ def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys
         (["nowhere", "--out", "NEW"], "neither a run"),
         (
             ["RUN", "--out", "NEW", "--dtype", "int8"],
-            "--dtype: got 'int8', expected one of bfloat16, float16, float32, None",
+            "--dtype: got 'int8', expected one of float32, bfloat16, float16, None",
         ),
         (["RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --out"),
         (["RUN", "--workdir", "RUN"], "holds a run already"),

@@ -18,7 +18,7 @@ from experiments.run import compiled
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.signals import StopRequest
-from polycom_jax.data import prepare
+from polycom_jax.data import prepare, train_batches
 from polycom_jax.training import latest_step, model_step
 
 pytestmark = pytest.mark.slow  # runs, stopped and continued
@@ -97,7 +97,7 @@ def test_steps_that_are_no_numbers_end_the_run_with_the_last_good_state_and_a_co
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    batches = zip(pretrain.train_batches(**_order(whole)), range(5), strict=False)
+    batches = zip(train_batches(**_order(whole)), range(5), strict=False)
     marks = [int((batch["tokens"] * np.arange(1, 33)).sum(dtype=np.int32)) for batch, _ in batches]
     broken = nan_at(set(marks[2:]), model_step.batch_nats)
     monkeypatch.setattr(model_step, "batch_nats", broken)

@@ -30,7 +30,7 @@ CONFIGS: dict[str, Any] = {
     "plan": plan.PlanCommand(),
     "generate": generate.GenerateConfig(),
     "evaluate": evaluate.EvaluateConfig(),
-    "analyze": analyze.AnalyzeConfig(),
+    "analyze": analyze.AnalyzeConfig(data="stdlib"),
     "replay": replay.ReplayConfig(),
     "benchmark": Options(),
     "compare": SCALES["cpu"],
@@ -44,6 +44,7 @@ NO_PATHS = frozenset(
         *("shapes", "chips", "checkpoint", "prompt", "sample_prompt", "implementation"),
         *("activation", "text_field", "train_split", "tpu_slice", "compiler_options"),
         *("coordinator", "target", "targets", "selection", "passes", "end_of_text", "topology"),
+        "profile_steps",
     }
 )
 """Names of the fields of text that take no path."""

@@ -1,0 +1,120 @@
+"""The loop of a run: step, log, evaluate, save."""
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments import STARTED
+from experiments.run.compiled import batch_shape, compile_step, make_evaluation
+from experiments.run.config import PretrainConfig, RunConfig
+from experiments.run.environment import facts
+from experiments.run.folder import Workdir
+from experiments.run.lock import Hold
+from experiments.run.metrics import Logs
+from experiments.run.profile import Profile
+from experiments.run.signals import StopRequest
+from experiments.run.step_metrics import Meter
+from experiments.terminal.progress import Display
+from polycom_jax.data import Corpus, train_batches
+from polycom_jax.hosts import meet
+from polycom_jax.training import (
+    Checkpoints,
+    TrainState,
+    put_batch,
+)
+
+
+def run_steps(
+    config: PretrainConfig,
+    corpus: Corpus,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    hold: Hold,
+    logs: Logs,
+    workdir: Workdir,
+    display: Display,
+    stop: StopRequest,
+    owed: Mapping[str, Any] | None,
+) -> TrainState:
+    """The loop: step, log, evaluate, save; first of all the evaluation that is `owed`."""
+    run, first = config.run, int(state.step)
+    heldout_numbers = make_evaluation(config, corpus, mesh, stop.cuts)
+    environment = facts(run)
+    display.start(first, run.steps)
+    if owed:
+        display.doing("evaluate")
+        logs.amend(dict(owed) | heldout_numbers(state.params))
+    if first >= run.steps:
+        return state
+    shape = batch_shape(config, mesh)
+    batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
+    put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
+    batch = put(next(batches))
+    train_step = compile_step(config, mesh, state, batch, display)
+
+    meter = Meter(run, logs, display, in_a_row=int(state.watch.in_a_row))
+    display.doing("train")
+    with stop.heeded(), closing(make_profile(run, workdir, display)) as profile:
+        for step in range(first + 1, run.steps + 1):
+            last = step == run.steps
+            profile.before(step)
+            state, metrics = train_step(state, batch)
+            profile.after(step, metrics)
+            # The device is busy with this step while the host reads the numbers of the one before
+            # it and fetches the next batch.
+            meter.push(step, metrics)
+            checkpoints.raise_if_save_failed()
+            hold.check()
+            if not last:
+                with meter.waiting():
+                    fetched = next(batches)
+                batch = put(fetched)
+            if step == first + 1:
+                meet("the first step")
+                jax.block_until_ready(metrics)
+                display.note(
+                    f"first step done {time.perf_counter() - STARTED:.1f} s after the start"
+                )
+
+            score = None
+            if last or step % run.eval_every == 0:
+                display.doing("evaluate")
+                line = meter.flush(partial(heldout_numbers, state.params))
+                score = line.get("heldout_loss")
+                if score is not None:
+                    bits = line["bits_per_byte"]
+                    display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
+                display.doing("train")
+            stopping = stop.due(step)
+            if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
+                display.doing("save")
+                meter.flush()
+                # Lines first: a checkpoint must not be ahead of what is logged.
+                logs.sync()
+                checkpoints.save(step, state, score=score, environment=environment)
+                display.doing("train")
+                meter.pause()
+            if meter.hopeless:  # also with the numbers that have been read since
+                raise meter.surrender(step, str(workdir.root))
+            if stopping:
+                raise stop.reached(step)
+        checkpoints.wait()
+    display.stop()
+    return state
+
+
+def make_profile(run: RunConfig, workdir: Workdir, display: Display) -> Profile:
+    """What traces the steps that were asked for, on the process that writes files."""
+    steps = run.profile_steps if is_first_process() else None
+    return Profile(steps, workdir.root / "profile", display.note)
+
+
+def is_first_process() -> bool:
+    """Is this the process that writes files and shows progress?"""
+    return jax.process_index() == 0
