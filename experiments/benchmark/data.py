@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark import peers, shapes
+from experiments.benchmark import large_data, peers, shapes
 from experiments.benchmark.contest import hold
 from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
@@ -30,8 +30,41 @@ BATCHES = 64
 
 
 def cases(options: Options) -> list[Case]:
-    """One."""
-    return [Case("data", "batches", partial(_run, options))]
+    """Batches of a store, and of one as large as the paper's corpus."""
+    return [
+        Case("data", "batches", partial(_run, options)),
+        Case("data", "250 billion tokens", partial(_run_large, options)),
+    ]
+
+
+LARGE = (64, 4096)
+"""Rows and tokens a row."""
+
+
+def _run_large(options: Options, tell: Tell) -> Result:
+    rows, length = LARGE
+    late = f"batch of step {large_data.LATE:,}"
+    with tempfile.TemporaryDirectory(prefix="polycom-benchmark-") as name:
+        folder = Path(name)
+        tell(f"writing {large_data.SHARDS:,} shards")
+        large_data.write(folder)
+        store = large_data.opened(folder)
+        draws = {
+            "batch of step 0": large_data.drawing(store, rows, length, 0),
+            late: large_data.drawing(store, rows, length, large_data.LATE),
+            "opening": partial(large_data.opened, folder),
+        }
+        return hold(
+            "data",
+            f"{rows} x {length} tokens of {store.num_tokens:,}, {large_data.SHARDS:,} shards",
+            [Contestant(name, draw, lambda outcome: None) for name, draw in draws.items()],
+            options,
+            tell,
+            dtype="float32",
+            references=("batch of step 0",),
+            left_out={},
+            notes=("one thread; files without contents, read from a local disk",),
+        )
 
 
 def _run(options: Options, tell: Tell) -> Result:

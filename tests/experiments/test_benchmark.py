@@ -226,6 +226,18 @@ def test_suites_run_without_torch(suite: str, monkeypatch: pytest.MonkeyPatch):
     assert result.columns
 
 
+def test_a_store_as_large_as_the_papers_corpus_is_opened_without_reading_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("experiments.benchmark.large_data.SHARDS", 300)
+    _, case = importlib.import_module("experiments.benchmark.data").cases(Options(**SMALL))
+    result = case.run(lambda doing: None)
+    assert [row.name for row in result.rows] == [
+        *("batch of step 0", "batch of step 1,000,000", "opening"),
+    ]
+    assert "3,000,000,001" in result.case
+
+
 @pytest.mark.parametrize("activation", ["poly_norm", "poly_relu", "poly_norm_glu"])
 @pytest.mark.parametrize("which", ["forward", "backward", "both"])
 def test_pytorch_formulas_agree_with_ours(activation: str, which: Any):
