@@ -24,7 +24,7 @@ def cache_folder(given: str | None) -> Any:
         InputError: it cannot be made or written to.
     """
     name = given or os.environ.get("POLYCOM_CACHE")
-    if name and storage.is_remote(name):
+    if name and "://" in name:
         place = storage.place(name)
         storage.require_reachable(place)
         return place

@@ -45,7 +45,10 @@ class TextFiles:
     def origins(self) -> Sequence[Origin]:
         """The files."""
         each = zip(self.paths, self.stamps, self.sides, strict=True)
-        return [Origin(files.printable(path), size, side) for path, (size, _), side in each]
+        return [
+            Origin(files.printable(path), size, side, files.text_kind(path) in files.PACKABLE)
+            for path, (size, _), side in each
+        ]
 
     def rows(self, origin: int, first: int = 0, last: int | None = None) -> Iterator[Row]:
         """See `Reader`."""
@@ -192,7 +195,7 @@ def heldout_files(cfg: DataConfig) -> tuple[files.Place, ...]:
 
 
 def _folder(pattern: str) -> files.Place:
-    return storage.place(pattern) if storage.is_remote(pattern) else Path(pattern).expanduser()
+    return storage.place(pattern) if "://" in pattern else Path(pattern).expanduser()
 
 
 def file_sums(pattern: str) -> dict[str, str]:

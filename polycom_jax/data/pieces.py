@@ -13,7 +13,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from polycom_jax.data.plan import Plan
 from polycom_jax.data.reader import SPLITS, Reader, Split, split_of
 from polycom_jax.data.shard import COUNTS, Shard, ShardBuilder, shares_ends, token_dtype
 from polycom_jax.data.tokenizers import Tokenizer, unpacked
+
+_THREADS = 32  # most of the time of reading from a bucket is waiting
 
 PLAN, INDEX, PIECES, TOKENIZER = "plan.json", "index.json", "pieces", "tokenizer.json"
 
@@ -119,10 +123,11 @@ def build_index(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     """
     folder = storage.place(job.folder)
     splits = {split: _SplitIndex() for split in SPLITS}
-    for piece in range(len(job.plan.pieces)):
-        about = _read_piece(folder, piece)
-        for split in SPLITS:
-            splits[split].add(piece, about[split])
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(partial(_read_piece, folder), range(len(job.plan.pieces)))
+        for piece, about in enumerate(found):
+            for split in SPLITS:
+                splits[split].add(piece, about[split])
     return {
         "dtype": token_dtype(tokenizer).name,
         "eot": tokenizer.eot,

@@ -12,6 +12,11 @@ PIECE_BYTES = 1 << 26
 """Size of a piece that is aimed at, in bytes of the source."""
 
 
+MANY, LARGE = 64, 64
+"""Of so many origins, those that must be read to be cut are not, unless they are so many times as
+large as a piece: there is work for many workers, and one process would have to read them all."""
+
+
 class Span(NamedTuple):
     """Rows `first` to `last` (not included; None: to the end) of an origin."""
 
@@ -79,8 +84,11 @@ def cut(reader: Reader, bound: int, piece_bytes: int) -> Plan:
 
 def _spans(reader: Reader, piece_bytes: int) -> Iterator[tuple[Span, int]]:
     """The spans, with the bytes of each."""
-    for index, origin in enumerate(reader.origins):
-        rows = reader.cuts(index, piece_bytes) if origin.size > piece_bytes else []
+    origins = reader.origins
+    for index, origin in enumerate(origins):
+        cheap = len(origins) < MANY or not origin.read_to_cut
+        cuttable = origin.size > piece_bytes * (1 if cheap else LARGE)
+        rows = reader.cuts(index, piece_bytes) if cuttable else []
         for first, last in pairwise([0, *rows, None]):
             assert first is not None
             yield Span(index, first, last), origin.size // (len(rows) + 1)

@@ -34,11 +34,13 @@ class Origin(NamedTuple):
         name: for people.
         size: bytes, roughly: by these it is cut, and progress is told.
         side: where its documents go.
+        read_to_cut: it must be read to its end to know where it can be cut.
     """
 
     name: str
     size: int
     side: Side
+    read_to_cut: bool = False
 
 
 class Reader(Protocol):
@@ -106,16 +108,16 @@ def hashes(reader: Reader) -> Iterator[int]:
 
 def train_rows(reader: Reader, bound: int) -> Iterator[Row]:
     """The documents to train on that could be read, in order."""
-    for index, (_, _, side) in enumerate(reader.origins):
-        if side == "heldout":
+    for index, origin in enumerate(reader.origins):
+        if origin.side == "heldout":
             continue
         for name, raw in reader.rows(index):
-            if raw is not None and split_of(side, raw, bound) == "train":
+            if raw is not None and split_of(origin.side, raw, bound) == "train":
                 yield name, raw
 
 
 def raws(reader: Reader, wanted: Side) -> Iterator[bytes | None]:
     """The documents of all origins of a side, in order."""
-    for index, (_, _, side) in enumerate(reader.origins):
-        if side == wanted:
+    for index, origin in enumerate(reader.origins):
+        if origin.side == wanted:
             yield from (raw for _, raw in reader.rows(index))

@@ -47,7 +47,7 @@ def names_files(source: str) -> bool:
     marked = source.startswith((".", "/", "~")) or not _GLOB_SIGNS.isdisjoint(source)
     suffixes = (*KINDS, *PACKED)
     lower = source.lower()
-    return marked or storage.is_remote(source) or os.path.lexists(path) or lower.endswith(suffixes)
+    return marked or "://" in source or os.path.lexists(path) or lower.endswith(suffixes)
 
 
 def _is_tfds_folder(source: str) -> bool:
