@@ -125,17 +125,15 @@ class LocalShard:
     """
 
     def __init__(self, path: Path, size: int, dtype: np.dtype) -> None:
-        self._path, self._size, self._dtype = path, size, dtype
+        self._path, self._size, self._dtype, self._width = path, size, dtype, dtype.itemsize
         self._file = os.open(path, os.O_RDONLY)
 
     def __getitem__(self, wanted: slice) -> np.ndarray:
         start, stop, _ = wanted.indices(self._size)
-        width = self._dtype.itemsize
-        data = os.pread(self._file, (stop - start) * width, start * width)
-        while len(data) < (stop - start) * width:  # one call gives at most 2 GiB
-            more = os.pread(
-                self._file, (stop - start) * width - len(data), start * width + len(data)
-            )
+        begin, size = start * self._width, (stop - start) * self._width
+        data = os.pread(self._file, size, begin)
+        while len(data) < size:  # one call gives at most 2 GiB
+            more = os.pread(self._file, size - len(data), begin + len(data))
             if not more:
                 raise OSError(errno.EIO, "ends before its last token", str(self._path))
             data += more

@@ -200,8 +200,9 @@ def gather(
         "segment_ids": np.cumsum(new, axis=1, dtype=np.int32),
         "positions": index - np.maximum.accumulate(new * index, axis=1),
     }
-    padded = {name: inside * x for name, x in batch.items()}
-    return {**padded, "mask": mask}
+    if not inside.all():
+        batch = {name: inside * x for name, x in batch.items()}
+    return {**batch, "mask": mask}
 
 
 def _read_rows(store: TokenStore, starts: Int[np.ndarray, "B"], size: int) -> np.ndarray:
