@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from polycom_jax.data import TokenStore
-from polycom_jax.data.index import check_files, open_store, read_index, write_index
+from polycom_jax.data.index import check_files, open_split, read_index, write_index
 from polycom_jax.data.pieces import shard_name
 from polycom_jax.data.windows import count_windows, gather
 
@@ -57,7 +57,7 @@ def opened(folder: Path) -> TokenStore:
     """What a run does at its start."""
     index = read_index(folder)
     check_files(folder, index)
-    return open_store(folder, index, "train")
+    return open_split(folder, index, "train")
 
 
 def drawing(store: TokenStore, rows: int, length: int, first: int) -> Callable[[], Any]:

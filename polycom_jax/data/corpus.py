@@ -8,7 +8,7 @@ from typing import Any
 from polycom_jax._errors import InputWarning
 from polycom_jax.data.cache import Report, digest
 from polycom_jax.data.config import DataConfig
-from polycom_jax.data.index import check_files, open_store, read_index
+from polycom_jax.data.index import check_files, open_split, read_index
 from polycom_jax.data.preparing import Team, make, read_bpe
 from polycom_jax.data.reader import SPLITS
 from polycom_jax.data.request import Request, request
@@ -116,7 +116,7 @@ def open_prepared(asked: Request) -> Corpus:
     index = read_index(folder)
     check_files(folder, index)
     tokenizer = asked.given or read_bpe(folder)
-    stores = {split: open_store(folder, index, split) for split in SPLITS}
+    stores = {split: open_split(folder, index, split) for split in SPLITS}
     summary: dict[str, Any] = {"vocab_size": index["vocab_size"]}
     for split, store in stores.items():
         counts = index["splits"][split]["counts"]

@@ -15,6 +15,8 @@ from polycom_jax._errors import InputError, require
 from polycom_jax.data import columns
 from polycom_jax.data.compressed import Damaged, damage, open_text
 from polycom_jax.data.files import printable, text_kind
+from polycom_jax.data.files import text_files as text_files
+from polycom_jax.data.heldout import content_hash as content_hash
 from polycom_jax.data.rows import Reading, Row, damaged_row
 
 

@@ -61,7 +61,7 @@ def check_files(folder: Place, index: Mapping[str, Any]) -> None:
         raise _damaged(folder, damage)
 
 
-def open_store(folder: Place, index: Mapping[str, Any], split: Split) -> TokenStore:
+def open_split(folder: Place, index: Mapping[str, Any], split: Split) -> TokenStore:
     """The tokens of a split; nothing is read until it is used."""
     about = index["splits"][split]
     counts, dtype = about["counts"], np.dtype(index["dtype"])

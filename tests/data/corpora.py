@@ -61,5 +61,5 @@ def contents(corpus: Corpus) -> Contents:
     """Of a corpus; where it was read is no part."""
     names = ("source", "files", "heldout_files")
     summary = {name: value for name, value in corpus.summary.items() if name not in names}
-    splits = (corpus.train.tokens().tobytes(), corpus.heldout.tokens().tobytes())
+    splits = (corpus.train.tokens.tobytes(), corpus.heldout.tokens.tobytes())
     return Contents(corpus.fingerprint, *splits, summary)

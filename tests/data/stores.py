@@ -33,6 +33,6 @@ def store_of(
 
 def documents(store: TokenStore, tokenizer: Tokenizer) -> list[str]:
     """The texts of a store whose texts share their ends."""
-    stream = store.tokens()
+    stream = store.tokens
     ends = np.flatnonzero(stream == store.eot)
     return [tokenizer.decode(stream[a + 1 : b]) for a, b in pairwise(ends)]

@@ -66,7 +66,7 @@ def test_preparing_in_another_place_gives_the_same_bytes(tmp_path: Path, source:
     stores = []
     for name in ("a", "b"):
         corpus = prepare(DataConfig(source=source, cache_dir=str(tmp_path / name)), vocab_size=300)
-        stores.append((corpus.fingerprint, corpus.train.tokens().tobytes()))
+        stores.append((corpus.fingerprint, corpus.train.tokens.tobytes()))
     assert stores[0] == stores[1]
 
 

@@ -128,7 +128,7 @@ def test_pieces_of_a_document_join_without_what_a_text_begins_with(
     assert counts["lost"] == 0
     if kind == "prefixed":  # each sign for itself: as if it had not been cut
         ids = given.encode(TEXTS[text])
-        np.testing.assert_array_equal(held.tokens()[1 : 1 + len(ids)], ids)
+        np.testing.assert_array_equal(held.tokens[1 : 1 + len(ids)], ids)
 
 
 def test_what_was_dropped_is_lost():

@@ -30,8 +30,8 @@ def written(folder: Path) -> dict[str, Any]:
 def test_an_index_leads_to_the_tokens(tmp_path: Path):
     body = written(tmp_path)
     assert index.read_index(tmp_path) == body
-    store = index.open_store(tmp_path, body, "train")
-    assert store.tokens().tolist() == [9, 1, 2, 9]
+    store = index.open_split(tmp_path, body, "train")
+    assert store.tokens.tolist() == [9, 1, 2, 9]
     assert store.documents_longer_than(1) == 1
 
 

@@ -12,10 +12,10 @@ BYTES = tokenizers.ByteTokenizer()
 
 def test_the_stream_has_end_of_text_before_between_and_after_documents():
     held, counts = store_of([b"ab", "é".encode()], BYTES)
-    assert held.tokens().tolist() == [256, 97, 98, 256, 0xC3, 0xA9, 256]
+    assert held.tokens.tolist() == [256, 97, 98, 256, 0xC3, 0xA9, 256]
     assert counts["tokens"] == 6  # the last end of text is in no shard
     assert (held.num_documents, held.num_targets, held.num_bytes) == (2, 6, 4)
-    assert held.tokens().dtype == np.uint16
+    assert held.tokens.dtype == np.uint16
 
 
 def test_documents_come_back_whatever_batches_and_blocks_they_were_encoded_in(
@@ -36,8 +36,8 @@ def test_ids_that_need_more_than_16_bits_are_kept():
         eot = 70_000
 
     held, _ = store_of([b"a"], Wide())
-    assert held.tokens().dtype == np.uint32
-    assert held.tokens().tolist() == [70_000, 97, 70_000]
+    assert held.tokens.dtype == np.uint32
+    assert held.tokens.tolist() == [70_000, 97, 70_000]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_what_begins_a_text_stands_in_the_stream_and_is_no_target(bpe, tmp_path)
     held, _ = store_of([text.encode() for text in texts], given)
     ids = [given.encode(text).tolist() for text in texts]
     stream = [0, *ids[0], 1, 0, *ids[1], 1, 0, *ids[2], 1]
-    assert held.tokens().tolist() == stream
+    assert held.tokens.tolist() == stream
     for stride in (5, 3):
         seen = []
         for batch in windows.eval_batches(held, batch_size=2, seq_len=5, stride=stride):

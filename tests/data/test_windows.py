@@ -29,7 +29,7 @@ STORE = make_store([3, 11, 1, 1, 26, 5, 2])
 
 def expected_row(store: TokenStore, window: int, seq_len: int) -> dict[str, list[int]]:
     row: dict[str, list[int]] = {name: [] for name in windows.gather(store, np.array([0]), 1)}
-    stream, segment, position = store.tokens().tolist(), 1, 0
+    stream, segment, position = store.tokens.tolist(), 1, 0
     for place in range(window * seq_len, (window + 1) * seq_len):
         if place + 1 >= len(stream):
             values = {"tokens": 0, "targets": 0, "segment_ids": 0, "positions": 0, "mask": False}
@@ -76,7 +76,7 @@ def test_a_document_longer_than_the_window_goes_on_in_the_next():
 @pytest.mark.parametrize("stride", [1, 3, 7])
 @pytest.mark.parametrize("seq_len", [7, 100])
 def test_overlapping_windows_count_a_target_once_with_text_before_it(seq_len: int, stride: int):
-    stream, seen = STORE.tokens().tolist(), []
+    stream, seen = STORE.tokens.tolist(), []
     for batch in eval_batches(STORE, batch_size=4, seq_len=seq_len, stride=stride):
         for row in range(4):
             places = np.flatnonzero(batch["mask"][row])
@@ -105,7 +105,7 @@ def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, shares: li
         for part in parts:
             assert part["tokens"].shape == (4 // len(shares), seq_len)
             seen += part["targets"][part["mask"]].tolist()
-    assert seen == STORE.tokens()[1:].tolist()
+    assert seen == STORE.tokens[1:].tolist()
     assert sum(1 for _ in hosts[0]) == len(hosts[0])  # and it can be read again
 
 
@@ -160,7 +160,7 @@ def test_an_epoch_holds_every_window_once_and_the_next_another_order():
     num_windows = STORE.num_targets // 5
     batches = train_batches(STORE, batch_size=1, seq_len=5, seed=0)
     firsts = [int(b["targets"][0, 0]) for b in take(batches, 2 * num_windows)]
-    expected = sorted(int(STORE.tokens()[5 * w + 1]) for w in range(num_windows))
+    expected = sorted(int(STORE.tokens[5 * w + 1]) for w in range(num_windows))
     assert sorted(firsts[:num_windows]) == sorted(firsts[num_windows:]) == expected
     assert firsts[:num_windows] != firsts[num_windows:]
 

@@ -189,8 +189,8 @@ def test_the_random_store_is_one_that_batches_can_be_read_from(
     monkeypatch.setattr("experiments.benchmark.data.TOKENS", 10_000)
     store = random_store(tmp_path, 300)
     assert store.num_tokens == 10_001
-    assert store.tokens().max() < 300
-    stream = store.tokens()
+    assert store.tokens.max() < 300
+    stream = store.tokens
     begins = np.flatnonzero(stream == store.eot)
     assert begins[0] == 0
     assert begins[-1] == len(stream) - 1

@@ -39,7 +39,7 @@ def assert_same(found: Corpus, expected: Corpus) -> None:
     assert found.fingerprint == expected.fingerprint
     assert found.summary == expected.summary
     for split in ("train", "heldout"):
-        pair = [getattr(corpus, split).tokens().tobytes() for corpus in (found, expected)]
+        pair = [getattr(corpus, split).tokens.tobytes() for corpus in (found, expected)]
         assert pair[0] == pair[1]
 
 
