@@ -11,7 +11,7 @@ import pytest
 
 from experiments.tokenize import __main__ as tokenize
 from experiments.tokenize import executors, workers
-from polycom_jax import InputError
+from polycom_jax import InputError, storage
 from polycom_jax.data import Corpus, DataConfig, prepare
 from polycom_jax.data.pieces import Job
 from polycom_jax.data.preparing import begin
@@ -80,6 +80,25 @@ def test_by_workers_of_which_some_are_killed_the_tokens_are_the_same(
     assert_same(found, whole(source, tmp_path / "d"))
     assert tokenize.main(words(source, tmp_path / "c", *more)) == 0
     assert "Tokenising" not in capsys.readouterr().out
+
+
+def test_workers_read_text_from_a_bucket_and_write_to_it(
+    tmp_path: Path, source: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+):
+    text = f"{bucket}/text/texts.jsonl"
+    storage.write(storage.place(text), source.read_bytes())
+    more = ("--workers", "2", "--piece-bytes", "60000")
+    words = ["--data", f"{bucket}/text/*.jsonl", "--cache-dir", f"{bucket}/c", *more]
+    assert tokenize.main([*words, "--tokenizer", "bytes"]) == 0, capsys.readouterr().err
+    cfg = DataConfig(f"{bucket}/text/*.jsonl", "bytes", cache_dir=f"{bucket}/c")
+    said: list[str] = []
+    found = prepare(cfg, vocab_size=300, progress=said.append)
+    assert said == []
+    expected = whole(source, tmp_path / "d")
+    for split in ("train", "heldout"):
+        pair = [getattr(corpus, split).tokens().tobytes() for corpus in (found, expected)]
+        assert pair[0] == pair[1]
+    assert not list(tmp_path.rglob("*gs:*"))
 
 
 def test_a_piece_that_ends_every_worker_is_named(
