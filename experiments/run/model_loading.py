@@ -259,7 +259,7 @@ def _is_own(model: Model, source: str, split: Split) -> bool:
     now, trained = file_sums(source), _trained_on(model)
     if set(now.values()) == trained:
         return True
-    seen = [name for name, content in now.items() if content in trained - {EMPTY}]
+    seen = [name for name, content in now.items() if content in trained - EMPTY]
     require(
         not seen or split == "all",
         f"{source}: the model was trained on {', '.join(seen[:3])}, so the part of it that would be"

@@ -11,8 +11,8 @@ from polycom_jax._errors import InputError
 from polycom_jax.data.files import Place
 from polycom_jax.storage import Entry
 
-EMPTY = hashlib.sha256(b"").hexdigest()[:16]
-"""The beginning of the checksum of a file without content."""
+EMPTY = frozenset({hashlib.sha256(b"").hexdigest()[:16], "crc32c AAAAAA== "})
+"""The beginning of the checksum of a file without content, on a disk and in a bucket."""
 
 READ_BYTES = 2**32
 """Of files that have more bytes than this together, those that look as they did are not read again:

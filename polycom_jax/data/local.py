@@ -116,57 +116,82 @@ def stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
 def text(cfg: DataConfig, cache: Path) -> Source:
     """Files of text, by path or glob, or the folder of a Hugging Face dataset."""
     names = source_files(cfg.source, cfg.train_split)
-    paths = files.one_each(names)
-    apart = heldout_files(cfg)
-    every = (*paths, *apart)
+    paths, apart = files.one_each(names), heldout_files(cfg)
     reading = Reading(cfg.text_field, _document_bytes(cfg, paths, apart), cfg.damaged == "skip")
-    documents.check_files([path for path in every if not storage.is_remote(path)], reading)
-    entries = files.looked_at(every)
-    options = {
-        "text_field": cfg.text_field,
-        "document_bytes": reading.document_bytes,
-        "damaged": cfg.damaged,
-    }
-
-    def fingerprint_of(sums: Sequence[str]) -> str:
-        contents = [_content(path, one) for path, one in zip(every, sums, strict=True)]
-        sides = [contents[: len(paths)], contents[len(paths) :]]
-        return digest("text", heldout.HELDOUT_SHARE, options, sides)
-
-    def unchanged() -> bool:
-        now = files.looked_at(every)
-        return fingerprint_of(digests.file_digests(every, now, cache)) == fingerprint
-
-    sums = digests.file_digests(every, entries, cache)
-    fingerprint = fingerprint_of(sums)
-    listed = [(files.printable(path), one[:16]) for path, one in zip(every, sums, strict=True)]
-    own, other = dict(listed[: len(paths)]), dict(listed[len(paths) :])
+    found = _Files(cfg, cache, paths, apart, reading)
+    here = [path for path in found.every if not storage.is_remote(path)]
+    documents.check_files(here, reading)
+    entries = files.looked_at(found.every)
+    fingerprint, sums = found.fingerprint(entries)
+    own, other = found.listed(sums)
     if cfg.heldout != cfg.source:
         _check_apart(own, other)
-    sides: list[Side] = ["train" if apart else "by hash"] * len(paths)
-    reader = TextFiles(
-        tuple(os.fspath(path if storage.is_remote(path) else path.absolute()) for path in every),
-        tuple((entry.size, entry.generation) for entry in entries),
-        (*sides, *("heldout" for _ in apart)),
-        reading,
-        cfg.source,
-    )
-    few = len(every) <= LISTED_FILES
-    streams = any(path.suffix.lower() == ".xz" for path in every)
+    few = len(found.every) <= LISTED_FILES
+    reader = found.reader(entries)
     return Source(
         cfg.source,
         fingerprint,
         lambda: reader,
-        unchanged,
+        lambda: found.fingerprint(files.looked_at(found.every))[0] == fingerprint,
         own if few else {},
         other if few else {},
-        {
-            "document_bytes": reading.document_bytes,
-            **({"xz": STREAMS} if streams else {}),
-            **({"other_names": len(names) - len(paths)} if len(names) > len(paths) else {}),
-        },
+        found.treated(len(names)),
         cfg.heldout or "",
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a source: those to train on, and those `apart` that are held out."""
+
+    cfg: DataConfig
+    cache: Path
+    paths: tuple[files.Place, ...]
+    apart: tuple[files.Place, ...]
+    reading: Reading
+
+    @property
+    def every(self) -> tuple[files.Place, ...]:
+        return (*self.paths, *self.apart)
+
+    def fingerprint(self, entries: Sequence[storage.Entry]) -> tuple[str, list[str]]:
+        """Of the files as they are now, and the checksum of each."""
+        sums = digests.file_digests(self.every, entries, self.cache)
+        contents = [_content(path, one) for path, one in zip(self.every, sums, strict=True)]
+        sides = [contents[: len(self.paths)], contents[len(self.paths) :]]
+        options = {
+            "text_field": self.cfg.text_field,
+            "document_bytes": self.reading.document_bytes,
+            "damaged": self.cfg.damaged,
+        }
+        return digest("text", heldout.HELDOUT_SHARE, options, sides), sums
+
+    def listed(self, sums: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """The names, and the beginning of each checksum, of both sides."""
+        pairs = zip(self.every, sums, strict=True)
+        listed = [(files.printable(path), one[:16]) for path, one in pairs]
+        return dict(listed[: len(self.paths)]), dict(listed[len(self.paths) :])
+
+    def reader(self, entries: Sequence[storage.Entry]) -> TextFiles:
+        """What reads the files as they were looked at."""
+        own: Side = "train" if self.apart else "by hash"
+        other: Side = "heldout"
+        return TextFiles(
+            tuple(os.fspath(p if storage.is_remote(p) else p.absolute()) for p in self.every),
+            tuple((entry.size, entry.generation) for entry in entries),
+            (*(own for _ in self.paths), *(other for _ in self.apart)),
+            self.reading,
+            self.cfg.source,
+        )
+
+    def treated(self, names: int) -> dict[str, object]:
+        """How they are read, for a run's record; they have so many names."""
+        told: dict[str, object] = {"document_bytes": self.reading.document_bytes}
+        if any(path.suffix.lower() == ".xz" for path in self.every):
+            told["xz"] = STREAMS
+        if names > len(self.paths):
+            told["other_names"] = names - len(self.paths)
+        return told
 
 
 def source_files(
@@ -221,7 +246,7 @@ def _document_bytes(
 
 
 def _check_apart(own: Mapping[str, str], other: Mapping[str, str]) -> None:
-    trained = {content: name for name, content in own.items() if content != digests.EMPTY}
+    trained = {content: name for name, content in own.items() if content not in digests.EMPTY}
     for name, content in other.items():
         require(
             content not in trained,
