@@ -7,7 +7,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -115,7 +114,7 @@ def in_memory(tokens: np.ndarray, eot: int, **about: Any) -> TokenStore:
     return TokenStore(np.array([len(tokens)], np.int64), lambda shard: tokens, eot, **about)
 
 
-def files(paths: Sequence[Path], sizes: Sequence[int], dtype: np.dtype) -> OpenShard:
+def files(paths: Sequence[storage.Place], sizes: Sequence[int], dtype: np.dtype) -> OpenShard:
     """Opens files of tokens on a disk; the last few stay open."""
 
     @functools.lru_cache(OPEN_SHARDS)
@@ -132,7 +131,7 @@ class LocalShard:
     window, and what a disk refuses would end the process.
     """
 
-    def __init__(self, path: Path, size: int, dtype: np.dtype) -> None:
+    def __init__(self, path: storage.Place, size: int, dtype: np.dtype) -> None:
         self._path, self._size, self._dtype, self._width = path, size, dtype, dtype.itemsize
         self._file = os.open(path, os.O_RDONLY)
 

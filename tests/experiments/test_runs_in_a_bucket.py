@@ -20,6 +20,7 @@ from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
 from experiments.pretrain import __main__ as pretrain
 from experiments.run.metrics import read_metrics
+from experiments.run.step_metrics import Meter
 from polycom_jax import _lease, storage
 from polycom_jax.training import latest_step
 from polycom_jax.training.checkpoint import CheckpointWarning
@@ -210,7 +211,7 @@ def test_a_run_that_has_lost_its_lease_ends_and_saves_no_more(
 ):
     workdir = f"{bucket}/run"
     monkeypatch.setattr(_lease, "BEAT_S", 0.05)
-    steps = pretrain.Meter.push
+    steps = Meter.push
 
     def push(self: Any, step: int, metrics: Any) -> None:
         if step == 4:  # another one takes the folder, as if this process had stood still
@@ -223,7 +224,7 @@ def test_a_run_that_has_lost_its_lease_ends_and_saves_no_more(
                 time.sleep(0.02)
         steps(self, step, metrics)
 
-    monkeypatch.setattr(pretrain.Meter, "push", push)
+    monkeypatch.setattr(Meter, "push", push)
     assert run(workdir) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
