@@ -64,7 +64,7 @@ class AnalyzeConfig:
     )
     checkpoint: str = "latest"
     tokens: int = 4096
-    data: PathText | None = None
+    data: PlaceText | None = None
     split: Split = "heldout"
     tokenizer: PlaceText | None = None
     text_field: str | None = None

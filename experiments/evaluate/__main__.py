@@ -83,7 +83,7 @@ class EvaluateConfig:
         "runs/tiny-poly_norm",
     )
     checkpoint: str = "latest"
-    data: Annotated[tuple[PathText, ...], arg(metavar="TEXT [TEXT ...]")] = ()
+    data: Annotated[tuple[PlaceText, ...], arg(metavar="TEXT [TEXT ...]")] = ()
     tasks: Annotated[tuple[PathText, ...], arg(metavar="TASK [TASK ...]")] = ()
     num_fewshot: int | None = None
     limit: int | None = None

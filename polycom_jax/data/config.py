@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycom_jax._errors import require
-from polycom_jax._fields import PathText, PlaceText, check_fields
+from polycom_jax._fields import PlaceText, check_fields
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class DataConfig:
         lock_timeout_s: seconds to wait for another process that prepares the same data.
     """
 
-    source: PathText = "stdlib"
+    source: PlaceText = "stdlib"
     tokenizer: PlaceText = "bpe"
     end_of_text: str | None = None
     batch_size: int = 16
-    cache_dir: PathText | None = None
+    cache_dir: PlaceText | None = None
     text_field: str = "text"
     train_split: str = "train"
-    heldout: PathText | None = None
+    heldout: PlaceText | None = None
     undecodable: Literal["replace", "skip", "error"] = "replace"
     damaged: Literal["error", "skip"] = "error"
     document_bytes: int = 65_536
