@@ -47,6 +47,7 @@ WITH_OUT = ("analyze", "benchmark", "compare", "faults", "convert")
 WITH_JSON = (
     *("generate", "replay", "evaluate", "analyze", "plan", "faults", "compare", "benchmark"),
 )
+WITH_WORKDIR = ("pretrain", "plan", "convert", "faults")
 WITH_SEED = ("pretrain", "generate", "faults", "convert", "plan")
 WITH_LIST = (*WITH_RUN_FLAGS, "evaluate", "compare", "benchmark")
 SECTIONS = ("model", "optim", "data", "mesh", "hosts", "run")
@@ -135,7 +136,7 @@ def test_help_names_what_is_everywhere_the_same(program: str, capsys: pytest.Cap
     assert ("--seed" in options(text)) == (program in WITH_SEED)
     assert ("--list prints" in text) == (program in WITH_LIST)
     assert not {*OLD} & options(text)
-    assert ("--workdir" in options(text)) == (program in ("pretrain", "plan", "convert"))
+    assert ("--workdir" in options(text)) == (program in WITH_WORKDIR)
 
 
 def test_the_flags_of_tokenising_are_those_of_a_run_that_reads_the_tokens(
@@ -169,8 +170,8 @@ POSITIONAL_FIELDS = {"pretrain": "resume", "plan": "config", "faults": "config"}
 
 def test_a_refused_field_is_refused_in_a_file_too(tmp_path: Path):
     path = tmp_path / "c.yaml"
-    path.write_text("workdir: w\n")
-    with pytest.raises(InputError, match="workdir: the folders of the runs lie in"):
+    path.write_text("data: {cache_dir: c}\n")
+    with pytest.raises(InputError, match=r"data\.cache_dir: prepared data lie in --out"):
         from_command(faults.LINE, faults.FaultsCommand(), [str(path)])
 
 

@@ -96,7 +96,7 @@ def test_workers_read_text_from_a_bucket_and_write_to_it(
     assert said == []
     expected = whole(source, tmp_path / "d")
     for split in ("train", "heldout"):
-        pair = [getattr(corpus, split).tokens().tobytes() for corpus in (found, expected)]
+        pair = [getattr(corpus, split).tokens.tobytes() for corpus in (found, expected)]
         assert pair[0] == pair[1]
     assert not list(tmp_path.rglob("*gs:*"))
 

@@ -30,6 +30,7 @@ def test_a_new_run_begins_with_the_weights_of_another(run: Run, whole: Path, tmp
     assert first["loss"] < read_metrics(whole / "metrics.jsonl")[0]["loss"]
 
 
+@pytest.mark.slow  # four runs
 def test_it_goes_on_without_the_source_by_any_command(run: Run, whole: Path, tmp_path: Path):
     source, tuned = tmp_path / "source", tmp_path / "tuned"
     assert run(source, "--steps", "2") == 0
