@@ -147,7 +147,7 @@ def all_or_nothing(folder: storage.Place) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _in_bucket(folder: storage.Place) -> Iterator[None]:
+def _in_bucket(folder: storage.Place) -> Generator[None]:
     before = storage.entries(folder).keys()
     try:
         yield
@@ -158,7 +158,7 @@ def _in_bucket(folder: storage.Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on_disk(folder: Path) -> Iterator[None]:
+def _on_disk(folder: Path) -> Generator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
