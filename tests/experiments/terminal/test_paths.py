@@ -102,7 +102,10 @@ def test_a_uri_is_never_a_local_path(
     leaves = flags.leaves(config)
     places = {name for name in paths_of(config) if is_place(leaves[name].hint)}
     taken = places if word.startswith("gs://") else set()
-    words = {name: word if name in taken else f"x-{name}" for name in sorted(paths_of(config))}
+    words = {
+        name: f"{word}/{name}" if name in taken else f"x-{name}"
+        for name in sorted(paths_of(config))
+    }
     settings = [flags.Setting(name, (one,)) for name, one in words.items()]
     found = flags.flatten(flags.CommandLine().parse(config, settings))
     for name, one in words.items():
