@@ -42,6 +42,7 @@ def test_it_goes_on_without_the_source_by_any_command(run: Run, whole: Path, tmp
     assert [r["step"] for r in read_metrics(tuned / "metrics.jsonl")][-1] == 6
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_is_begun_from_with_its_own_shape(
     whole: Path, settings: Path, tmp_path: Path
 ):
