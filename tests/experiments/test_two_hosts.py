@@ -29,24 +29,24 @@ PLAIN = ("-m", "experiments.pretrain")
 # The last process has to compile what the first one finds in its cache.
 LATE = """
 import sys, time
-from experiments.pretrain import __main__ as pretrain
-honest = pretrain.compile_step
+from experiments.pretrain import __main__ as pretrain, loop
+honest = loop.compile_step
 def late(*args):
     if sys.argv[-1] == "1":
         time.sleep(45)
     return honest(*args)
-pretrain.compile_step = late
+loop.compile_step = late
 sys.exit(pretrain.main())
 """
 
 # The last process finds its disk full.
 FULL = """
 import errno, os, sys
-from experiments.pretrain import __main__ as pretrain
+from experiments.pretrain import __main__ as pretrain, loop
 def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 if sys.argv[-1] == "1":
-    pretrain.train_batches = full
+    loop.train_batches = full
 sys.exit(pretrain.main())
 """
 
@@ -170,7 +170,8 @@ def test_without_a_shared_disk_both_say_in_one_line_what_they_need(settings: Pat
         assert code == 2, said
         assert said == [
             f"error: What process 0 writes into --workdir {tmp_path / name} does not show for"
-            " process 1 of 2: the workdir must be on a disk that all processes share."
+            " process 1 of 2: the workdir must be on a disk that all processes share, or in a bucket"
+            " (gs://...)."
         ]
     assert not list(tmp_path.rglob(".shared-*"))
 
