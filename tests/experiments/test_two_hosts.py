@@ -170,8 +170,8 @@ def test_without_a_shared_disk_both_say_in_one_line_what_they_need(settings: Pat
         assert code == 2, said
         assert said == [
             f"error: What process 0 writes into --workdir {tmp_path / name} does not show for"
-            " process 1 of 2: the workdir must be on a disk that all processes share, or in a bucket"
-            " (gs://...)."
+            " process 1 of 2: the workdir must be on a disk that all processes share, or in a"
+            " bucket (gs://...)."
         ]
     assert not list(tmp_path.rglob(".shared-*"))
 
