@@ -20,6 +20,7 @@ def params_of(root: Path, checkpoint: str = "latest"):
     return jax.tree.leaves(load_trained(Workdir(root), checkpoint).params)
 
 
+@pytest.mark.slow
 def test_a_new_run_begins_with_the_weights_of_another(run: Run, whole: Path, tmp_path: Path):
     tuned = tmp_path / "tuned"
     words = ("--run.init-from", str(whole), "--optim.peak-learning-rate", "1e-30", "--steps", "2")
@@ -116,6 +117,7 @@ def test_a_dry_run_of_a_run_that_is_there_leaves_it_alone(run: Run, whole: Path)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_steps_are_traced_where_asked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     workdir = tmp_path / "run"
     assert run(workdir, "--run.profile-steps", "2:3", "--steps", "4") == 0
