@@ -74,7 +74,26 @@ class TensorBoard:
         self._staged.drop()
 
 
-class WandB:
+class _Hosted:
+    """What a package shows by itself, through a run object with `log` and `finish`."""
+
+    _run: Any
+
+    def write(self, step: int, values: Scalars) -> None:
+        """See `Tracker`."""
+        self._run.log(dict(values), step=step)
+
+    def flush(self) -> None:
+        """It hands on by itself."""
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+    drop = close
+
+
+class WandB(_Hosted):
     """A run of Weights & Biases, the same one when it is resumed."""
 
     def __init__(self, root: Place, config: Mapping[str, Any], step: int) -> None:
@@ -90,21 +109,8 @@ class WandB:
             settings=wandb.Settings(silent=True),
         )
 
-    def write(self, step: int, values: Scalars) -> None:
-        """See `Tracker`."""
-        self._run.log(dict(values), step=step)
 
-    def flush(self) -> None:
-        """It hands on by itself."""
-
-    def close(self) -> None:
-        """See `Tracker`."""
-        self._run.finish()
-
-    drop = close
-
-
-class Trackio:
+class Trackio(_Hosted):
     """A run of Trackio, the same one when it is resumed."""
 
     def __init__(self, root: Place, config: Mapping[str, Any], step: int) -> None:
@@ -114,19 +120,6 @@ class Trackio:
         self._run = trackio.init(
             PROJECT, name=name, resume="allow", config=dict(config), embed=False
         )
-
-    def write(self, step: int, values: Scalars) -> None:
-        """See `Tracker`."""
-        self._run.log(dict(values), step=step)
-
-    def flush(self) -> None:
-        """It hands on by itself."""
-
-    def close(self) -> None:
-        """See `Tracker`."""
-        self._run.finish()
-
-    drop = close
 
 
 TRACKERS: Mapping[str, Callable[[Place, Mapping[str, Any], int], Tracker]] = {

@@ -346,9 +346,3 @@ def test_checksums_see_one_bit_and_neither_mesh_nor_padding(state):
     index = np.arange(table.size, dtype=np.uint64)
     exact = (table.ravel().view(np.uint32) * (2 * index + 1)).sum() % 2**32
     assert expected["table"] == exact
-
-
-@pytest.mark.parametrize("numbers", [{"keep_last": 0}, {"keep_best": -1}, {"keep_every": 0}])
-def test_numbers_out_of_range_are_refused(tmp_path, numbers):
-    with pytest.raises(InputError, match=next(iter(numbers))):
-        Checkpoints(tmp_path, **numbers)

@@ -253,3 +253,9 @@ def test_what_is_kept_is_counted_in_whole_numbers(tmp_path: Path, numbers: Any):
     with pytest.raises(InputError, match="whole number"):
         Checkpoints(tmp_path, **numbers)
     assert Checkpoints(tmp_path, keep_last=np.int64(2), keep_every=jnp.int32(3)).all_steps() == []
+
+
+@pytest.mark.parametrize("numbers", [{"keep_last": 0}, {"keep_best": -1}, {"keep_every": 0}])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, numbers: Any):
+    with pytest.raises(InputError, match=next(iter(numbers))):
+        Checkpoints(tmp_path, **numbers)
