@@ -30,7 +30,7 @@ def main() -> int:
     print(
         "\nBegin with:  python -m experiments.pretrain"
         "\nThen:        python -m experiments.generate"
-        "\nFlags of any: python -m experiments.NAME --help"
+        "\nAny flags:   python -m experiments.NAME --help"
     )
     return 0
 

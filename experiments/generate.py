@@ -27,8 +27,8 @@ class GenerateConfig(Sampling):
         run: folder of the run, as given to `experiments.pretrain`.
         checkpoint: "latest", "best" (lowest held-out loss), or a step.
         prompt: text to continue; may be empty.
-        num_samples: how many continuations.
-        greedy: always the most probable token, as temperature 0.
+        num_samples: number of continuations.
+        greedy: always take the most probable token, as with temperature 0.
         json: also write prompt and texts to this file, or to stdout (-).
     """
 

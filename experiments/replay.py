@@ -49,9 +49,10 @@ class ReplayConfig:
 
     Attributes:
         run: folder of the run, as given to `experiments.pretrain`.
-        step: the step whose batch it was.
-        checkpoint: parameters to use: "latest", "best" (lowest held-out loss), or a step. A skipped
-            step changes none, so "latest" holds those that a step skipped since has seen.
+        step: number of the step.
+        checkpoint: checkpoint with the parameters to use: "latest", "best" (lowest held-out loss),
+            or a step. A step that was skipped changed no parameters, so "latest" has those that the
+            last skipped steps started from.
         json: also write losses and gradient norms to this file, or to stdout (-).
     """
 

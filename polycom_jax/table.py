@@ -34,14 +34,15 @@ class ActivationOptions:
 
     Attributes:
         order: degree r >= 1 of the polynomial.
-        eps: under PolyNorm's roots.
-        implementation: None for the backend's best version, or a name of `kernels.implementations`.
-        sigmoid: pass a_1 ... a_r through the logistic function.
-        bound: clip coefficients to [-bound, bound]; None: not.
-        output_scale: what PolyCom's output is multiplied by.
-        initial: a_0 ... a_r at the start, order + 1 of them; none: 0, 1/r, ..., 1/r. They are what
-            the polynomial is evaluated with, before `output_scale`: with `sigmoid` the parameters
-            start at their logits.
+        eps: epsilon of PolyNorm, inside its roots.
+        implementation: implementation of the activation, see `kernels.implementations`; None: the
+            backend's best.
+        sigmoid: apply the logistic function to a_1 ... a_r.
+        bound: clip coefficients to [-bound, bound]; None: do not.
+        output_scale: factor on PolyCom's output.
+        initial: a_0 ... a_r at the start, order + 1 numbers; default: 0, 1/r, ..., 1/r. They are
+            what the polynomial is evaluated with, before `output_scale`: with `sigmoid`, the
+            parameters start at their logits.
     """
 
     order: int = 3

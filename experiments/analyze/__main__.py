@@ -44,19 +44,20 @@ class AnalyzeConfig:
 
     Attributes:
         runs: folders of runs, or Hugging Face folders.
-        checkpoint: "latest", "best" (lowest held-out loss) or a step; the same of all runs.
-        tokens: how many to run the models on, in windows of the model's context spread evenly over
-            the text.
-        data: text for all of them, as `experiments.pretrain --data`; None: what each run's own
-            training left out, and a Hugging Face folder has none.
-        split: of `data`: "heldout", the part that training on it leaves out; "all", every document
-            of files that no model was trained on.
-        tokenizer: for folders without one: "bytes", or the path of a tokenizer.json.
-        text_field: as `data.text_field` of `experiments.pretrain`; None: a run's own for its own
-            text, else "text".
-        untrained: also measures a random model of each config, for the figures' dashed lines.
+        checkpoint: checkpoint of every run: "latest", "best" (lowest held-out loss), or a step.
+        tokens: tokens of text that the models run on, in windows as long as the model's context,
+            spread evenly over the text.
+        data: text for all models, as for `experiments.pretrain --data`. Default: held-out text of
+            each run; a Hugging Face folder has none.
+        split: "heldout": only documents of --data that training on it leaves out; "all": every
+            document, for files that no model was trained on.
+        tokenizer: for folders without a tokenizer: "bytes", or the path of a tokenizer.json.
+        text_field: as --data.text-field of `experiments.pretrain`. Default: that of the run for its
+            own text, else "text".
+        untrained: also measure a randomly initialised model of each config: dashed lines in the
+            figures.
         out: folder for report.md, results.json and plots.
-        json: a file for results.json, too; - for stdout.
+        json: also write results.json to this file, or to stdout (-).
     """
 
     runs: Annotated[tuple[PlaceText, ...], Positional, arg(metavar="[RUN ...]")] = (

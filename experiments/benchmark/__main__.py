@@ -31,7 +31,7 @@ from polycom_jax.table import ACTIVATIONS
 
 LINE = CommandLine(
     "benchmark",
-    "Measure our operations, blocks and training steps beside their peers.",
+    "Measure the speed of our operations, blocks and training steps, and that of their peers.",
     old={"suites": "suites"},
     lists={
         "suites": SUITES,

@@ -38,33 +38,34 @@ class Options:
     """A benchmark.
 
     Attributes:
-        suites: what to measure, of: ops (a PolyCom activation alone), ffn (the whole feed-forward
-            block), attention, loss, train (whole steps), safety (checkpoints, the guard against
-            losses that are no numbers), data (the input pipeline), tpu (predicted by compiling for
-            TPUs that are not there), generate (writing text).
-        peers: implementations to compare with, of: implementations, yardsticks, copy, torch-eager,
+        suites: what to measure: ops (an activation alone), ffn (a feed-forward block), attention,
+            loss, train (training steps), safety (cost of checkpoints and of the guard against
+            losses that are not finite), data (input pipeline), tpu (prediction by compiling for
+            TPUs that are not there), generate (decoding).
+        peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
-            cannot run here is listed with the reason.
-        activations: to measure, in operations and blocks; the first one is the reference.
-        shapes: of the operations in ops and tpu, by name from experiments/benchmark/arg_specs.py;
-            Default: those for this backend, dense_1b in tpu.
-        passes: forward, backward (given what forward kept), both.
-        dtype: of the arrays. Default: the shape's or the model's own.
-        model: whose shapes the other suites take: small-5m or a preset. Default: small-5m on CPU,
-            else dense-1b, as always in tpu.
-        batch_size: sequences a step. Default: the model's own here, 8,192 tokens in tpu, and in
-            generate 1 and 8 texts.
-        seq_len: tokens a sequence, half of them a prompt in generate. Default: the model's context.
-        remat: what training recomputes: none, dots, full. Default: the model's own.
-        loss_chunk: tokens a chunk of the loss. Default: 512 in the suite loss, the model's own in
-            training.
-        implementation: of the activation in the suites ffn, train and tpu. Default: the backend's
-            best.
-        rounds: of the alternation; each contestant is measured once in each.
-        sample_seconds: about how long each contestant runs in each round.
-        fresh: the suite train also starts every contestant in a process of its own, for its time to
-            the first step and its peak memory.
-        chips: of the suite tpu: v4, v5e, v5p, v6e.
+            cannot run on this machine is listed with the reason.
+        activations: activations in the suites ops and ffn; the first one is the reference.
+        shapes: shapes in the suites ops and tpu, by name; --list prints them. Default: those for
+            this backend; dense_1b in tpu.
+        passes: passes to time: forward, backward (given what the forward pass saved), both.
+        dtype: dtype of the arrays. Default: that of the shape or of the model.
+        model: model whose shapes the other suites take: small-5m or a preset. Default: small-5m on
+            a CPU; dense-1b elsewhere, and in tpu.
+        batch_size: sequences in a batch. Default: the model's; in tpu 8,192 tokens, in generate 1
+            and then 8 texts.
+        seq_len: tokens in a sequence; in generate, half of them are the prompt. Default: the
+            model's context.
+        remat: what the backward pass recomputes: none, dots, attention, full. Default: the model's.
+        loss_chunk: tokens in a chunk of the loss. Default: 512 in the suite loss, elsewhere the
+            model's.
+        implementation: implementation of the activation in the suites ffn, train and tpu. Default:
+            the backend's best.
+        rounds: rounds of measurement; contestants take turns, and each is measured once in a round.
+        sample_seconds: seconds that a contestant runs in a round, about.
+        fresh: in the suite train, also start each contestant in a process of its own, to measure
+            its time to the first step and its peak memory.
+        chips: TPU generations in the suite tpu.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).
     """

@@ -49,21 +49,21 @@ class CompareConfig:
     """A study at some size.
 
     Attributes:
-        study: what to compare; --list says what each one asks.
-        arms: those of its arms to take, by name. Default: all.
-        scale: set of defaults for all other flags: quick (minutes on two CPU cores, to see the
-            program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
-        model: the common model, before an arm's changes: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a
-            preset.
+        study: question to study; --list prints what each study asks.
+        arms: names of the arms to run, of those of the study. Default: all.
+        scale: defaults for all other flags: quick (minutes on two CPU cores, to see the program
+            work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
+        model: model that all arms start from: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a preset.
         data: text, tokenizer and batch.
         seq_len: tokens of a window. Default: the model's context.
-        steps: updates of the longest run; the two others have half and a quarter of them.
-        seeds: runs an arm; seed 0 ... seeds - 1, each with its own data order and initial values.
-        learning_rates: peaks that the search begins with, ascending, at least four.
-        search_seeds: runs for each of these peaks, with seeds that the results do not use.
+        steps: updates of the longest run; the two shorter ones have a half and a quarter of them.
+        seeds: runs of each arm, with seeds 0 to seeds - 1; a seed sets data order and initial
+            values.
+        learning_rates: peak learning rates that the search begins with: ascending, at least four.
+        search_seeds: runs at each of these rates; their seeds are not used for the results.
         heldout_tokens: tokens of held-out text in an evaluation, in windows spread evenly over it.
             Default: all.
-        out: where runs and results go. Default: runs/compare-STUDY-SCALE.
+        out: folder for runs and results. Default: runs/compare-STUDY-SCALE.
         json: also write results.json to this file, or to stdout (-).
     """
 

@@ -55,10 +55,10 @@ FREE = ("model.activation", *(f"model.{name}" for name in ADJUSTABLE))
 
 LINE = CommandLine(
     "convert",
-    "Move a model between a run's folder and a Hugging Face folder, or give it another activation:"
-    " with --activation another than the source's, coefficients are fitted to the old activation,"
-    " and --data says on which text; in a gated model poly_norm is applied to the gate"
-    " (poly_norm_glu). The flags behind the program's own are of the run that --workdir writes.",
+    "Convert a run to a Hugging Face folder, a Hugging Face folder to a run, or either to another"
+    " activation. --activation NAME fits the coefficients of the new activation to the old one on"
+    " the text of --data; in a gated model, poly_norm stands for poly_norm_glu. Flags of the groups"
+    " below are settings of the run that --workdir writes.",
     short=ALIASES,
     old={"source": "source", "target": "out"},
     refused=frozenset(
@@ -78,11 +78,11 @@ class ConvertCommand(Command):
     """What to read and what to write.
 
     Attributes:
-        source: folder of a run, or Hugging Face's (config.json, safetensors).
-        out: write a Hugging Face folder there.
-        dtype: of its matrices; None: float32.
-        checkpoint: of a run: "latest", "best" (lowest held-out loss), or a step.
-        fit_batches: batches of training text that new coefficients are fitted on.
+        source: folder of a run, or a Hugging Face folder (config.json, safetensors).
+        out: Hugging Face folder to write.
+        dtype: dtype of its matrices; None: float32.
+        checkpoint: checkpoint of a run: "latest", "best" (lowest held-out loss), or a step.
+        fit_batches: batches of training text to fit new coefficients on.
     """
 
     source: Annotated[PlaceText, Positional, arg(metavar="RUN_OR_FOLDER")] = ""

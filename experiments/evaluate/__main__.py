@@ -42,8 +42,8 @@ from polycom_jax.training import batch_rows, evaluate, make_eval_step, put_batch
 
 LINE = CommandLine(
     "evaluate",
-    "Measure a run's or a Hugging Face model's loss on any number of texts, and what it reaches in"
-    " tasks of lm-evaluation-harness (extra `eval`).",
+    "Measure the loss of runs and Hugging Face models on texts, and their scores in tasks of"
+    " lm-evaluation-harness (extra `eval`).",
     old={"workdir": "runs"},
     lists={"sets of tasks": downstream.TASK_SETS},
 )
@@ -57,26 +57,27 @@ class EvaluateConfig:
 
     Attributes:
         runs: folders of runs, or Hugging Face folders.
-        checkpoint: of runs: "latest", "best" (lowest held-out loss), or a step.
-        data: any number of texts, as in `experiments.pretrain --data`. Default: stdlib, or no text
-            where tasks are given.
-        tasks: of lm-evaluation-harness: its names of tasks and groups, the sets paper-dense and
-            paper-moe, and YAML files, or folders of them, with tasks of your own.
-        num_fewshot: solved examples before each question of a task. Default: what the task says.
-        limit: documents of each task, for a first look. Default: all.
-        split: "heldout": only the documents that training on the text leaves out (of a run's own
-            text, those that the run left out); "all": every document.
-        windows: "packed": windows side by side; "sliding": overlapping windows, each token counted
-            once with at least seq_len - stride tokens of its document before it, if it has them.
+        checkpoint: checkpoint of the runs: "latest", "best" (lowest held-out loss), or a step.
+        data: texts, each as for `experiments.pretrain --data`. Default: stdlib; with --tasks, no
+            text.
+        tasks: tasks or groups of lm-evaluation-harness by name, the sets paper-dense and paper-moe,
+            or your own tasks as YAML files or folders of them.
+        num_fewshot: solved examples before each question. Default: what the task says.
+        limit: documents of each task, for a quick look. Default: all.
+        split: "heldout": only documents that training on this text leaves out (for the text of the
+            run itself, those that it left out); "all": every document.
+        windows: "packed": windows one after another; "sliding": overlapping windows in which each
+            token counts once, and sees at least the seq_len - stride tokens before it, if its
+            document has so many.
         stride: tokens from one sliding window to the next. Default: half of seq_len.
         seq_len: tokens of a window, and the most that a task may fill. Default: the model's
             context.
-        batch_size: windows, or requests of tasks, at a time.
-        tokenizer: of a folder that has none: "bytes", or the path of a tokenizer.json.
-        end_of_text: the token that ends a text, where the folder does not name it.
-        text_field: as `data.text_field` of `experiments.pretrain`. Default: the run's for its own
-            text, else "text".
-        json: also write the numbers to this file, or to stdout (-); of several runs, a list.
+        batch_size: windows of text, or requests of a task, in one batch.
+        tokenizer: for a folder without a tokenizer: "bytes", or the path of a tokenizer.json.
+        end_of_text: the end-of-text token, for a folder that does not name it.
+        text_field: as --data.text-field of `experiments.pretrain`. Default: that of the run for its
+            own text, else "text".
+        json: also write the numbers, of several runs a list, to this file, or to stdout (-).
     """
 
     runs: Annotated[tuple[PlaceText, ...], Positional, arg(metavar="[RUN ...]")] = (

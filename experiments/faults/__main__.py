@@ -55,11 +55,11 @@ class FaultsCommand(Command):
     """How to disturb a run, and which.
 
     Attributes:
-        config: YAML file of the run; flags win over it. Its runs lie in --workdir, a new folder or
-            gs://BUCKET/PATH, or else in --out.
-        kills: how often it is killed.
-        seed: of the moments; the run's own is --run.seed.
-        out: a new folder for report, logs and prepared data.
+        config: YAML file of the run; flags win over it. The runs lie in --workdir (a new folder or
+            gs://BUCKET/PATH) or else in --out.
+        kills: number of kills.
+        seed: seed of the moments of the kills; --run.seed is that of the run.
+        out: new folder for report, logs and prepared data.
         json: also write faults.json to this file, or to stdout (-).
     """
 

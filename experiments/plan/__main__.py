@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 LINE = CommandLine(
     "plan",
-    "Compile a run's training step for a TPU slice that you need not have, and predict its memory"
-    " and time. Exit code 3: it compiles, and something is wrong with it.",
+    "Compile a run's training step for a TPU slice that is not there, and predict its memory and"
+    " time. Exit code 3: it compiles, but has problems, which are printed.",
     short=ALIASES,
     old={"config": "config"},
     lists=LISTS,
@@ -49,8 +49,10 @@ class PlanCommand(Command):
 
     Attributes:
         config: YAML file of the run; flags win over it.
-        topology: another slice than the run's run.tpu_slice, as v5e:4x4.
-        search: try XLA options, remat, meshes and batches one by one, and show the best few.
+        topology: slice to compile for, in place of run.tpu_slice of the config; for instance
+            v5e:4x4.
+        search: try XLA options, remat, meshes and batch sizes one at a time, and print the best few
+            plans.
         json: also write the findings to this file, or to stdout (-).
     """
 

@@ -52,7 +52,7 @@ from polycom_jax.training import (
 
 LINE = CommandLine(
     "pretrain",
-    "Pretrain a transformer. The same command again resumes the run; so does its folder alone.",
+    "Pretrain a transformer. The same command again, or RUN alone, resumes the run.",
     short=ALIASES,
     lists=LISTS,
 )
@@ -63,8 +63,8 @@ class PretrainCommand(Command):
     """What to train, or what to go on with.
 
     Attributes:
-        resume: folder of a run that goes on with its own settings; flags that change no result,
-            as --steps, win over them. Without it, a run begins.
+        resume: folder of the run to resume, with the settings stored there; --steps and flags that
+            do not change the result win over them. Without RUN, a new run begins.
     """
 
     resume: Annotated[PlaceText | None, Positional, arg(metavar="[RUN]")] = None

@@ -1,1 +1,11 @@
-"""What a run is made of: its config, folder, data, compiled programs, numbers and report."""
+"""What a run is made of, and what programs share that work on one.
+
+Settings: `config` declares them; `command` and `yaml_file` read them; `resuming` says which of them
+a resumed run may change; `devices` and `tpu_configs` ask whether they fit the machine.
+The folder: `folder`, `files`, and `lock`, for one writer at a time; `shared_disk` for processes.
+What runs: `corpus`, `starting` and `compiled`; `signals` ends it early, `profile` traces it.
+Numbers: `step_metrics` reads those of each step, `metrics` writes metrics.jsonl, `trackers` shows
+them elsewhere; `provenance` and `environment` say where they come from.
+For people: `summary` before a run; `report`, `plots` and `sampling` after it.
+Finished runs as models: `model_loading`, `hf_tokenizer`. Results of studies: `settings`.
+"""

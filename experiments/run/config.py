@@ -25,10 +25,11 @@ class MeshConfig:
     """How the devices are arranged; the result does not depend on it. One size may be -1: the rest.
 
     Attributes:
-        data: replicas of the model, each with its share of the batch.
-        fsdp: parts that parameters and optimiser state are split into, the batch too.
-        tensor: parts that heads, hidden width and vocabulary are split into.
-        expert: parts that experts are split into.
+        data: replicas of the model; each has its share of the batch. -1: as many as the devices
+            allow.
+        fsdp: parts into which parameters, optimiser state and batch are split.
+        tensor: parts into which heads, hidden width and vocabulary are split.
+        expert: parts into which experts are split.
     """
 
     data: int = -1
@@ -68,35 +69,37 @@ class RunConfig:
     """How long a run is, what it writes and when.
 
     Attributes:
-        steps: optimiser steps in all.
-        seed: of the initial parameters, the order of the data and the sample.
-        log_every: steps between two lines of metrics.jsonl; steps that are evaluated have one, too.
-        eval_every: steps between two evaluations on held-out text; the last step has one too.
-        eval_tokens: tokens of held-out text in an evaluation, spread evenly over it and the same
-            each time. Default: all.
-        checkpoint_every: steps between two checkpoints; the last step has one too. "best" is
-            chosen among checkpoints of evaluated steps.
-        keep_last: newest checkpoints to keep, beside the best one.
+        steps: optimiser steps of the whole run.
+        seed: seed of the initial parameters, of the order of the data and of the sample.
+        log_every: steps between two lines of metrics.jsonl; a step with an evaluation has a line,
+            too.
+        eval_every: steps between two evaluations on held-out text; the last step has one, too.
+        eval_tokens: tokens of held-out text in an evaluation, spread evenly over it, and the same
+            ones each time. Default: all.
+        checkpoint_every: steps between two checkpoints; the last step has one, too. "best" is
+            chosen among checkpoints of steps with an evaluation.
+        keep_last: how many of the newest checkpoints are kept; the best one is kept, too.
         sample_prompt: beginning of the text that the finished model continues.
-        sample_tokens: tokens of that sample.
-        compile_cache: keep compiled programs, so that the next start reads them.
-        compile_cache_dir: where, also gs://BUCKET/PATH, which hosts then share; default:
-            `compiled/` beside the prepared data.
-        tpu_slice: TPUs that the run is planned for, as "v5e:4x4", or "2*v5e:16x16" for two slices;
-            `experiments.plan` compiles for them. With other numbers of devices it does not start.
-        compiler_options: of XLA for the training step on TPUs, as NAME=VALUE.
-        grace_s: seconds for ending the step and saving after the first Ctrl-C or SIGTERM; where
-            they are too few, the run ends unsaved. Set it below the scheduler's limit.
-        give_up_after: steps in a row without a finite loss and gradient that end the run; a
-            checkpoint then holds the last good parameters.
-        deterministic: on GPUs, programs that give the same bits each time, at some cost in speed;
-            CPUs and TPUs always do.
-        init_from: run or Hugging Face folder that a new run takes its weights, the shape of its
-            model and its tokenizer from; a resumed run no longer needs it. Default: random weights.
-        profile_steps: FIRST:LAST, steps whose time `jax.profiler` traces into `profile/`.
-        trackers: what shows the numbers beside metrics.jsonl.
-        dry_run: check settings, data, devices and memory, print what would run, and end; nothing is
-            written to the workdir.
+        sample_tokens: length of that text in tokens.
+        compile_cache: store compiled programs, so that the next start need not compile them.
+        compile_cache_dir: folder for compiled programs; all processes can share one in a bucket
+            (gs://BUCKET/PATH). Default: `compiled/` beside the prepared data.
+        tpu_slice: TPUs that the run is meant for, such as "v5e:4x4", or "2*v5e:16x16" for two
+            slices; `experiments.plan` compiles for them. With another number of devices the run
+            does not start.
+        compiler_options: XLA's options for the training step on TPUs, as NAME=VALUE.
+        grace_s: seconds from the first Ctrl-C or SIGTERM within which the run finishes its step and
+            saves; after them it ends unsaved. Set it below the scheduler's limit.
+        give_up_after: consecutive steps without a finite loss and gradient after which the run
+            ends; the last good parameters are then in a checkpoint.
+        deterministic: on GPUs, compile programs that give the same bits each time, at some cost in
+            speed; CPUs and TPUs always do.
+        init_from: run or Hugging Face folder from which a new run takes weights, shape of the model
+            and tokenizer; a resumed run does not need it. Default: random weights.
+        profile_steps: steps that `jax.profiler` traces into `profile/`, both included.
+        trackers: where metrics are shown, besides metrics.jsonl.
+        dry_run: check settings, data, devices and memory, print what would run, and end; the
+            workdir stays as it is.
     """
 
     steps: int = 1000
@@ -147,16 +150,17 @@ class PretrainConfig:
     """One pretraining run.
 
     Attributes:
-        model: the transformer; from the preset.
-        optim: optimiser and schedule; from the preset's recipe, the warm-up at most a tenth of the
-            run.
+        model: the transformer; defaults are the preset's.
+        optim: optimiser and schedule; defaults are the preset's recipe, its warm-up at most a tenth
+            of the run.
         data: text, tokenizer and batch.
-        mesh: arrangement of the devices.
-        hosts: which processes take part.
-        run: length, periods, seed.
-        preset: model preset whose recipe gives the defaults.
-        workdir: folder of the run, also gs://BUCKET/PATH; default: runs/PRESET-ACTIVATION. A run
-            that is there goes on with its own settings, if no flag says what it is.
+        mesh: how devices are arranged; results do not depend on it. One number may be -1.
+        hosts: processes of the run; leave all out on one machine, and on clusters that JAX knows.
+        run: length of the run, what it writes and when.
+        preset: name of the model preset; its shape and recipe are the defaults of all flags.
+        workdir: folder of the run, here or in a bucket (gs://BUCKET/PATH). A run that is there is
+            resumed, with its own settings if no other flag is given. Default:
+            runs/PRESET-ACTIVATION.
     """
 
     model: ModelConfig

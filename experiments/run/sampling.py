@@ -24,11 +24,13 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        max_new_tokens: tokens to write behind the prompt, unless the document ends before.
-        temperature: of the sampling; 0 always takes the most probable token.
-        top_k: keep the k most probable tokens only; None: all.
-        top_p: keep the most probable tokens that together have this probability; None: all.
-        seed: of the sampling.
+        max_new_tokens: most tokens to write after the prompt; the end of the document ends it
+            earlier.
+        temperature: temperature of sampling; 0 always takes the most probable token.
+        top_k: sample from the k most probable tokens only; None: from all.
+        top_p: sample from the most probable tokens that together reach this probability; None: from
+            all.
+        seed: seed of sampling.
     """
 
     max_new_tokens: int = 200

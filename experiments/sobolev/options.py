@@ -25,7 +25,7 @@ class Command:
     Attributes:
         sobolev: the study.
         out: folder for CSV, JSON, report, plots, and what resuming needs.
-        json: a file for the study's JSON, too; - for stdout.
+        json: also write the study's JSON to this file, or to stdout (-).
     """
 
     sobolev: Annotated[Options, NO_PREFIX]
@@ -38,23 +38,25 @@ class TrainOptions(Options):
     """Networks of equal size with different activations, fitted to targets of each smoothness.
 
     Attributes:
-        activations: of the networks, by name from the project's table.
-        sizes: numbers of parameters; each network is the widest with at most so many.
-        targets: what is fitted, NAME:n for the target NAME of norm 1 in W^{n,inf}; each is shifted
-            and scaled to mean 0 and variance 1, in which units errors are given.
-        seeds: independent fits, of which intervals are made; at least 2.
+        activations: activations of the networks; --list prints them.
+        sizes: numbers of parameters; of each activation, the widest network with at most so many is
+            fitted.
+        targets: functions to fit: NAME:n is the target NAME of norm 1 in W^{n,inf}, shifted and
+            scaled to mean 0 and variance 1; errors are in these units.
+        seeds: independent fits of each network, at least 2; intervals are over them.
         dim: dimension d of the targets.
         layers: hidden layers.
-        steps: of Adam, cosine decay to 0 behind a warm-up.
-        batch_size: points a step.
-        points: that batches are drawn from.
-        learning_rates: candidates, ascending; the best is chosen for each network by its fits of
-            `selection`. Where it is the first or the last, the range is extended.
-        selection: the target that learning rates are chosen on, NAME:n; none of `targets`.
-        cells: of the grid that errors are measured on, on each axis; 15 points each.
-        memory: bytes that the fits of one network, which run at once, may take: parameters, their
-            gradients and Adam's moments, and the points.
-        save_every_s: seconds between two saved states; 0: every time there is something to save.
+        steps: updates by Adam; warm-up, then cosine decay to 0.
+        batch_size: points in a batch.
+        points: training points, of which batches are drawn.
+        learning_rates: learning rates to try, ascending. The one with the lowest error on
+            `selection` is taken; where it is the first or the last, more are tried beyond it.
+        selection: target on which learning rates are chosen, NAME:n; must not be among `targets`.
+        cells: cells on each axis of the grid on which errors are measured, with 15 points in each
+            cell.
+        memory: bytes for fitting one network, all fits at once: parameters, gradients, Adam's
+            moments and points.
+        save_every_s: seconds between two saved states; 0: save whenever possible.
     """
 
     activations: tuple[str, ...] = (
@@ -160,14 +162,14 @@ class RatesOptions(Options):
     """Constructed networks over a range of N: how fast they converge, and what they cost.
 
     Attributes:
-        orders: n, derivatives of the targets that the networks use.
-        dims: d.
-        target: what is approximated, of norm 1 in W^{n,inf}; spline has |D^m f| = 1 for |m| = n,
-            and errors that do not wobble where N are powers of 2.
-        cells_1d: N for d = 1, ascending.
-        cells_2d: N for d = 2.
-        cells_3d: N for d = 3.
-        memory: bytes that the numbers of one network may take.
+        orders: n of W^{n,inf}: number of derivatives of the target that the networks use.
+        dims: dimensions d of the target.
+        target: function to approximate, of norm 1 in W^{n,inf}. spline has |D^m f| = 1 for |m| = n,
+            and errors that fall evenly where N are powers of 2.
+        cells_1d: cells N on each axis for d = 1, ascending.
+        cells_2d: cells N on each axis for d = 2.
+        cells_3d: cells N on each axis for d = 3.
+        memory: bytes for the numbers of one network.
     """
 
     orders: tuple[int, ...] = (1, 2, 3, 4)
@@ -203,8 +205,8 @@ class ImitateOptions(Options):
     """ReLU networks that imitate PolyReLU networks within eps.
 
     Attributes:
-        eps: errors asked for, descending.
-        iterates: how often 1 - 2 x^2 is iterated, for deeper networks.
+        eps: errors to reach, descending.
+        iterates: how many times 1 - 2 x^2 is composed with itself: deeper networks.
     """
 
     eps: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)

@@ -14,12 +14,14 @@ class HostsConfig:
     On Cloud TPU, SLURM, Open MPI and Kubernetes JAX finds them by itself.
 
     Attributes:
-        coordinator: HOST:PORT of process 0, with a port that is free there; the same everywhere.
-        count: number of processes; 1 without the other two: do not use `jax.distributed`.
+        coordinator: HOST:PORT, an address of process 0 with a free port; the same for all
+            processes.
+        count: number of processes. 1, with neither of the two others given, runs without
+            `jax.distributed`.
         index: number of this process, from 0.
-        start_timeout_s: seconds to wait at the start for all processes.
-        lost_after_s: seconds without a heartbeat after which a process counts as lost, and JAX
-            ends all others, by SIGABRT and a message of its own.
+        start_timeout_s: seconds to wait for all processes at the start.
+        lost_after_s: seconds without a heartbeat after which a process counts as lost. JAX then
+            ends all others by SIGABRT, with its own message.
     """
 
     coordinator: str | None = None

@@ -73,32 +73,35 @@ class ModelConfig:
         embed_dim: width D of the residual stream.
         num_heads: query heads H.
         num_kv_heads: key and value heads K; H is a multiple of it (K = H: multi-head attention).
-        head_dim: width C of a head; even, because RoPE turns pairs.
-        gated_width: hidden width that a gated feed-forward block has; the others get 3/2 of it, so
-            that two and three matrices hold the same number of parameters (paper section 4.1:
-            SwiGLU 5504, others 8256).
-        ffn_width: the hidden width itself, taken literally; None: from `gated_width`.
-        activation: one of `polycom_jax.ACTIVATIONS`.
-        activation_options: its options (order, eps, ...).
-        moe: a mixture of experts instead of each feed-forward block, widths being an expert's.
+        head_dim: width C of a head; even, because RoPE rotates pairs.
+        gated_width: hidden width F of a gated feed-forward block. A block without a gate gets 3/2
+            of it, so that its two matrices have as many parameters as the three of a gated one
+            (paper section 4.1: SwiGLU 5504, others 8256).
+        ffn_width: hidden width F, whatever the activation; None: from `gated_width`.
+        activation: name of the activation, one of `polycom_jax.ACTIVATIONS`.
+        activation_options: options of the activation (order, eps, ...).
+        moe: mixture of experts in place of each feed-forward block; widths are then those of one
+            expert.
         context_length: longest sequence that the model is trained on, in tokens.
         qk_norm: RMSNorm of queries and keys: "none", per "head", or over the "full" width.
         tie_embeddings: one matrix for embedding and unembedding.
         rope_theta: base of the rotary frequencies.
-        norm_eps: inside the root of every RMSNorm.
+        norm_eps: epsilon of every RMSNorm, inside the root.
         document_mask: in training, attention and positions restart at each document.
-        init: "megatron": normal of deviation sqrt(2 / 5D), output projections divided by
-            sqrt(2 num_layers); "olmo": normal of deviation 0.02, cut at three deviations.
-        attention: its version, see `kernels.attention.attention`. Default: the backend's best. A
-            cache is always read by "xla".
-        dtype: of activations and matrix products; parameters are stored in float32.
-        loss_chunk: tokens a device whose logits are in memory at once; the gradient does not depend
-            on it. Default: all.
-        remat: what the backward pass recomputes: "none"; "dots": all but attention and matrix
-            products (those of experts are recomputed); "attention": all but attention's inputs and
-            result; "full": whole blocks. All but "full" save PolyNorm's statistics of each row.
-        unroll: layers that one step of the scan over layers runs; more take longer to compile.
-            Default: all on a CPU where they are few, else one.
+        init: "megatron": normal with standard deviation sqrt(2 / 5D), output projections divided by
+            sqrt(2 num_layers); "olmo": normal with standard deviation 0.02, truncated at three of
+            them.
+        attention: implementation of attention, see `kernels.attention.attention`. Default: the best
+            one of the backend. Decoding with a cache always takes "xla".
+        dtype: dtype of activations and matrix products; parameters are stored in float32.
+        loss_chunk: tokens on a device whose logits are in memory at once; the gradient does not
+            depend on it. Default: all.
+        remat: what the backward pass recomputes. "none"; "full": whole blocks; "dots": all but
+            attention and matrix products (those of experts are recomputed); "attention": all but
+            the inputs and the result of attention. All but "full" save the statistics of each row
+            for PolyNorm.
+        unroll: layers in one iteration of the scan over layers; more take longer to compile.
+            Default: all, if they are few and run on a CPU; else one.
     """
 
     vocab_size: int

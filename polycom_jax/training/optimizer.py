@@ -24,11 +24,11 @@ class Multipliers:
     `grad_norm` and the clip.
 
     Attributes:
-        matrix: of attention, feed-forward blocks and experts.
-        embedding: token tables, in and out.
+        matrix: matrices of attention, feed-forward blocks and experts.
+        embedding: embedding and unembedding.
         norm: scales of norms.
         coefficient: PolyCom coefficients, and what other activations learn.
-        router: of a mixture of experts.
+        router: routers of a mixture of experts.
     """
 
     matrix: float = 1.0
@@ -48,7 +48,7 @@ class OptimConfig:
     """How parameters are updated.
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
+        peak_learning_rate: learning rate at the end of the warm-up.
         schedule: how the rate falls after the warm-up, see `schedules.SHAPES`.
         final_learning_rate_fraction: the schedule ends at this share of the peak ("constant" stays
             there).
@@ -58,15 +58,17 @@ class OptimConfig:
         decay_fraction: share of `decay_steps` over which "wsd" falls.
         b1: AdamW's beta_1.
         b2: AdamW's beta_2.
-        eps: AdamW's epsilon, outside of the root.
-        weight_decay: decoupled weight decay (AdamW): learning rate x this x the parameter.
-        decay_roles: roles of the parameters that decay. Not PolyCom coefficients, as in both
-            official code bases, nor norms, as in the dense one.
-        clip_norm: gradients of a greater global norm are scaled to it; None: never.
-        accumulation_steps: the batch is processed in this many parts; the result is the same.
-        coefficient_multiplier: the former spelling of `multipliers.coefficient`, which takes it as
-            a further factor; it goes with the next release.
-        multipliers: learning rate by role; 0 freezes.
+        eps: AdamW's epsilon, outside the root.
+        weight_decay: decoupled weight decay (AdamW): each update subtracts learning rate x weight
+            decay x parameter.
+        decay_roles: roles of the parameters that decay. By default not PolyCom coefficients, as in
+            both official code bases, nor norms, as in the dense one.
+        clip_norm: largest global norm of the gradient; a larger gradient is scaled down to it.
+            None: no clipping.
+        accumulation_steps: micro-batches that a batch is processed in; the result is the same.
+        coefficient_multiplier: old name of `multipliers.coefficient`, a further factor on it; it
+            goes with the next release.
+        multipliers: factor on the learning rate by role of the parameter; 0 freezes.
     """
 
     peak_learning_rate: float = 3e-4
