@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from experiments.run.compiled import batch_shape, keep_compiled
+from experiments.run.compiled import batch_shape, cache_compiled
 from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.folder import Workdir, data_record
 from experiments.run.model_loading import load_trained
@@ -73,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
     try_json(asked.json)
     workdir = Workdir(asked.run)
     config = workdir.read_config()
-    kept, place = config.run.compile_cache, config.run.compile_cache_dir
-    keep_compiled(config.data.cache_dir, kept=kept, place=place)
+    enabled, place = config.run.compile_cache, config.run.compile_cache_dir
+    cache_compiled(config.data.cache_dir, enabled=enabled, place=place)
     mesh = make_mesh(**asdict(config.mesh))
     with Display(aside=asked.json == STDOUT) as display:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)

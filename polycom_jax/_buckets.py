@@ -1,7 +1,7 @@
 """Objects in a bucket of Google Cloud Storage, as `polycom_jax.storage` needs them.
 
 What the server refuses is raised as the system's own errors, after what may pass has been tried
-again. google-cloud-storage is imported on first use; Orbax and epath use gcsfs beside it.
+again. google-cloud-storage is imported on first use; Orbax and epath use gcsfs.
 """
 
 import contextlib
@@ -58,9 +58,9 @@ class Entry:
 
 
 def prepare() -> None:
-    """Tells the other clients of buckets, before their first use, what they would get wrong.
+    """Sets up the other clients of buckets, before their first use, for several processes.
 
-    gcsfs keeps listings for ever, so checkpoints of other hosts would stay unseen. With an
+    gcsfs keeps listings for ever, so checkpoints of other processes would stay unseen. With an
     emulator, none of them must ask Google for credentials, and TensorStore must find it, too.
     """
     emulator = server()

@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 
 def concrete(x: Any) -> np.ndarray | None:
-    """The values of `x`; None while tracing, or where other hosts hold a part of them."""
+    """The values of `x`; None while tracing, or where other processes hold a part of them."""
     if isinstance(x, Tracer):
         return None
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):

@@ -1,7 +1,9 @@
 """One voice for bad input: what was expected, what came, the likely fix."""
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -25,6 +27,17 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return InputError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+def old_name(module: str, name: str, renamed: Mapping[str, Any]) -> Any:
+    """What a module's `__getattr__` returns for `name`, with a warning: what it is called now."""
+    if name not in renamed:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    text = (
+        f"{module}.{name} is now {renamed[name].__name__}; the old name goes with the next release."
+    )
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+    return renamed[name]
 
 
 def require(condition: bool, message: str) -> None:

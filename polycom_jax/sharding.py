@@ -311,7 +311,7 @@ def constrain(x: Array, rules: Rules | None, *axes: str | None) -> Array:
         return x
     partition = rules.partition(axes)
     if isinstance(getattr(x, "sharding", None), SingleDeviceSharding):
-        with contextlib.suppress(ValueError):  # JAX tells the mesh outside of a trace alone
+        with contextlib.suppress(ValueError):  # JAX gives the mesh outside of a trace only
             return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), partition))
     return jax.lax.with_sharding_constraint(x, partition)
 

@@ -56,6 +56,15 @@ def server() -> Iterator[buckets.Server]:
 
 
 @pytest.fixture
+def front(server: buckets.Server) -> Iterator[buckets.Front]:
+    """A server before the emulator's, and clients that ask it, in child processes too."""
+    front = buckets.Front(server.url)
+    with buckets.used(front.url):
+        yield front
+    front.stop()
+
+
+@pytest.fixture
 def bucket(server: buckets.Server) -> str:
     """The place of a new bucket."""
     return server.bucket()

@@ -1,6 +1,7 @@
 """What imports what, and what `import polycom_jax` costs."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,15 @@ def test_the_public_names_are_these():
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pc.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [("training", "token_nats", "cross_entropy"), ("approximation", "beside", "block_diagonal")],
+)
+def test_an_old_name_is_taken_with_a_warning(module: str, old: str, new: str):
+    found = importlib.import_module(f"polycom_jax.{module}")
+    with pytest.warns(DeprecationWarning, match=rf"{module}\.{old} is now {new}"):
+        assert getattr(found, old) is getattr(found, new)
+    with pytest.raises(AttributeError, match="no attribute 'none_such'"):
+        _ = found.none_such

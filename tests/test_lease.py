@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import buckets
 import pytest
@@ -157,14 +157,6 @@ def test_who_stood_still_asks_before_it_writes(place: str, monkeypatch: pytest.M
         lease.check()  # which asks nobody
         with pytest.raises(Lost):
             lease.confirm()
-
-
-@pytest.fixture
-def front(server: buckets.Server) -> Iterator[buckets.Front]:
-    front = buckets.Front(server.url)
-    with buckets.used(front.url):
-        yield front
-    front.stop()
 
 
 def test_a_bucket_that_is_away_loses_no_lease(

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import buckets
@@ -23,15 +22,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> epath.Path:
     """A place that holds nothing yet."""
     root = request.getfixturevalue("bucket") if request.param == "bucket" else str(tmp_path)
     return storage.place(f"{root}/new/folder")
-
-
-@pytest.fixture
-def front(server: buckets.Server) -> Iterator[buckets.Front]:
-    """A server before the emulator's, and clients that ask it."""
-    front = buckets.Front(server.url)
-    with buckets.used(front.url):
-        yield front
-    front.stop()
 
 
 def test_a_file_is_written_whole_and_read_by_ranges(folder: epath.Path):

@@ -118,8 +118,8 @@ def main(argv: Sequence[str]) -> int:
             )
             measured[name]["model"]["text"] = config.data or model.data.source
         runs = [folders[name] for name in measured if measured[name]["model"]["step"] is not None]
-        mind = report.unlike(measured, common_step(runs))
-        write(out, measured, {"command": command, **versions()}, mind, display)
+        notes = report.unlike(measured, common_step(runs))
+        write(out, measured, {"command": command, **versions()}, notes, display)
         hand_over(config.json, out / "results.json")
     return 0
 
@@ -136,20 +136,20 @@ def write(
     out: epath.Path,
     measured: Mapping[str, Any],
     about: Mapping[str, Any],
-    mind: Sequence[str],
+    notes: Sequence[str],
     display: Display,
 ) -> None:
     """Tables on the terminal; report.md, results.json and plots/ in the folder.
 
-    `mind` are lines on what the runs are unequal in, beside what is compared.
+    `notes` are lines on differences between the runs other than what is compared.
     """
     drawn = figures.draw_all(out / "plots", measured)
     sections, title = report.sections(measured), "Inside " + ", ".join(measured)
-    write_text(out / "report.md", page(title, about, sections, drawn, mind))
+    write_text(out / "report.md", page(title, about, sections, drawn, notes))
     write_json(out / "results.json", {"about": about, "runs": measured}, indent=None)
     for section in sections:
         print_section(display.console, section)
-    for line in mind:
+    for line in notes:
         display.note(line)
     display.note(
         f"Report: {out / 'report.md'}   Numbers: {out / 'results.json'}   Plots: {out / 'plots'}"

@@ -48,7 +48,7 @@ class JaxFunction:
         )
 
     def temporary_bytes(self, which: str) -> int | None:
-        """Memory of the compiled pass beside its arguments and results; None: not told."""
+        """Memory of the compiled pass besides its arguments and results; None: not known."""
         call, arguments = getattr(self, f"_{which}")()
         analysis = call.lower(*arguments).compile().memory_analysis()
         return None if analysis is None else analysis.temp_size_in_bytes

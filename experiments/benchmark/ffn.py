@@ -1,4 +1,4 @@
-"""Suite ffn: the whole feed-forward block, norm and projections included."""
+"""Suite ffn: the feed-forward block, norm and projections included."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

@@ -115,7 +115,7 @@ def forget_peak() -> None:
 
 
 def resident_bytes() -> int:
-    """Memory held now; 0 where it cannot be told."""
+    """Memory held now; 0 where it is not known."""
     return _status("VmRSS") or 0
 
 

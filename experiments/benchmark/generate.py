@@ -1,4 +1,4 @@
-"""Suite generate: greedy decoding with a cache, beside transformers' own of the exported model."""
+"""Suite generate: greedy decoding with a cache, by us and by transformers."""
 
 import tempfile
 from functools import partial

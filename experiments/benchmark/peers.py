@@ -1,4 +1,4 @@
-"""Who is measured beside us, and why one cannot be here."""
+"""The peers that we are compared with, and why one cannot run here."""
 
 import importlib.util
 import shutil

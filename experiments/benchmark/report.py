@@ -46,7 +46,7 @@ class Report:
         return self.out / "plots"
 
     def write(self, results: Sequence[Result]) -> None:
-        """Writes numbers and tables; files that are there are replaced, whole."""
+        """Writes numbers and tables; files that are there are replaced atomically."""
         about = {"command": self.command, **versions(), **circumstances(), **self.settings}
         write_json(self.numbers, {"about": about, "results": [asdict(each) for each in results]})
         write_text(self.tables, markdown(about, results))

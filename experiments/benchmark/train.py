@@ -1,4 +1,4 @@
-"""Suite train: whole training steps, from a batch on the device to updated parameters."""
+"""Suite train: training steps, from a batch on the device to updated parameters."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,1 +1,1 @@
-"""Studies: activations beside each other at equal data, initial values, parameters and compute."""
+"""Studies: activations compared at equal data, initial values, parameters and compute."""

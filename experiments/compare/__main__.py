@@ -23,7 +23,7 @@ from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
-from experiments.run.compiled import keep_compiled
+from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     config = from_command(argv)
     try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
-    keep_compiled(config.data.cache_dir)
+    cache_compiled(config.data.cache_dir)
     folder = Workdir(config.folder)
     with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
         Comparing(config, folder.root, command, display).run()

@@ -39,7 +39,7 @@ SHAPES: Mapping[str, ModelConfig] = {
     "bytes-0.3m": _bytes_model(3, 96, 256),
     "bytes-0.8m": _bytes_model(4, 128, 344),
 }
-"""Models so small that many runs of them fit an hour of two CPU cores, beside the presets."""
+"""Models so small that many runs of them fit an hour of two CPU cores; presets are larger."""
 
 MODELS: tuple[str, ...] = (*SHAPES, *RECIPES)
 

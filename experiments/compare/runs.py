@@ -88,7 +88,7 @@ class RunFolder:
             raise InputError(f"{path} holds no finished run; remove it to run it anew.") from error
 
     def write(self, run: Run) -> None:
-        """Writes it: whole or not at all."""
+        """Writes it atomically."""
         write_json(self._root / run.key.file, asdict(run), indent=None)
 
 

@@ -46,7 +46,7 @@ class Programs:
         step: (state, batch, rate) -> (state, metrics), the one that all programs train with on one
             device; the state is donated.
         nats: (params, batch) -> (sum of -log p, targets).
-        memory: bytes that a step needs beside the batch: state, gradients, activations.
+        memory: bytes that a step needs besides the batch: state, gradients, activations.
     """
 
     cfg: ModelConfig

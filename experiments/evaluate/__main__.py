@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints one row a text and a number of a task, and writes them where a file is named."""
     config = LINE(EvaluateConfig(), argv)
     try_json(config.json)
-    for run in config.runs:  # one that is not there is told of before hours of work on the others
+    for run in config.runs:  # a missing one is reported before hours of work on others
         folder = storage.named(run)
         storage.require_reachable(folder)
         there = storage.is_folder(folder)

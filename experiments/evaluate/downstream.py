@@ -41,8 +41,8 @@ TASK_SETS: dict[str, tuple[str, ...]] = {
         "mmlu_continuation",
     ),
 }
-"""Named sets of tasks, as lm-eval 0.4.13 calls them. The paper does not tell its numbers of shots:
-what a task itself says is taken."""
+"""Named sets of tasks, as lm-eval 0.4.13 calls them. The paper does not state its numbers of shots:
+each task's own is taken."""
 
 BOOTSTRAPS = 1000
 """Resamplings for the standard errors that have no formula: enough for two digits."""
@@ -155,8 +155,8 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         assert own is not None
         length = model.cfg.context_length
         save_tokenizer(folder, own, context_length=length, as_trained=model.trained_here)
-    # A folder's own code is not needed here; unless told, transformers asks at the keyboard for
-    # leave to run it, as soon as it looks for the model's class in our config.json.
+    # A folder's own code is not needed here; without this config, transformers asks at the
+    # keyboard for leave to run it, as soon as it looks for the model's class in our config.json.
     other = {"config": PretrainedConfig()} if _brings_code(folder) else {}
     try:
         return AutoTokenizer.from_pretrained(

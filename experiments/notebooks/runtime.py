@@ -60,7 +60,7 @@ def install(clone: Path) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """What pip is asked for beside the project.
+    """What pip is asked for besides the project.
 
     Attributes:
         extras: of the project.
@@ -101,7 +101,7 @@ def choose(
 
 
 def accelerator() -> Accelerator:
-    """What the runtime has beside its processor."""
+    """What the runtime has besides its processor."""
     if shutil.which("nvidia-smi"):
         return "cuda"
     return "tpu" if [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")] else ""

@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 from experiments.pretrain import dry_run
 from experiments.pretrain.loop import is_first_process, run_steps
 from experiments.run.command import ALIASES, LISTS, Command, from_command
-from experiments.run.compiled import keep_compiled
+from experiments.run.compiled import cache_compiled
 from experiments.run.config import PretrainConfig, shared
 from experiments.run.corpus import load_corpus
 from experiments.run.devices import check_fits, mesh_of
@@ -34,7 +34,7 @@ from experiments.run.starting import adopted, load_start
 from experiments.run.summary import describe, held_out_too_much, schedule_warnings, treatment
 from experiments.run.trackers import Trackers, check_installed
 from experiments.terminal.flags import CommandLine, flatten
-from experiments.terminal.program import Stop, program, tell
+from experiments.terminal.program import Stop, program, report_error
 from experiments.terminal.progress import Display
 from polycom_jax import storage
 from polycom_jax._errors import require
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     check_installed(config.run.trackers)
     with (
         stop_request(config.run.grace_s) as stop,
-        joined(config.hosts, tell=tell, common=(Stop,)),
+        joined(config.hosts, report_error=report_error, common=(Stop,)),
     ):
         run(config, given, stop)
     return 0
@@ -120,7 +120,7 @@ def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> Non
     first, dry = is_first_process(), config.run.dry_run
     with (
         Display(active=first) as display,
-        workdir.locked(active=first and not dry, tell=display.note) as hold,
+        workdir.locked(active=first and not dry, notify=display.note) as hold,
     ):
         if not dry:
             check_shared(workdir.root)
@@ -157,8 +157,8 @@ def train(
         Stop: a signal asked for it, or the loss is no number any more; the state is saved.
         Lost: another run has taken the folder, which is in a bucket, meanwhile.
     """
-    kept, place = config.run.compile_cache, config.run.compile_cache_dir
-    keep_compiled(config.data.cache_dir, kept=kept, place=place)
+    enabled, place = config.run.compile_cache, config.run.compile_cache_dir
+    cache_compiled(config.data.cache_dir, enabled=enabled, place=place)
     mesh = mesh_of(config)
     source = None
     if config.run.init_from is not None and not resuming:
@@ -203,10 +203,20 @@ def train(
             if source is not None and source.generation is not None:
                 workdir.write_generation(source.generation)
         first = int(state.step)
-        owed = evaluation_due(config, workdir, first)
+        pending = evaluation_due(config, workdir, first)
         with closing(make_logs(config, workdir, display, hold, first)) as logs:
             state = run_steps(
-                config, corpus, mesh, state, checkpoints, hold, logs, workdir, display, stop, owed
+                config,
+                corpus,
+                mesh,
+                state,
+                checkpoints,
+                hold,
+                logs,
+                workdir,
+                display,
+                stop,
+                pending,
             )
         hold.confirm()
         display.doing("report")

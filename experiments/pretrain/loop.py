@@ -40,16 +40,16 @@ def run_steps(
     workdir: Workdir,
     display: Display,
     stop: StopRequest,
-    owed: Mapping[str, Any] | None,
+    pending: Mapping[str, Any] | None,
 ) -> TrainState:
-    """The loop: step, log, evaluate, save; first of all the evaluation that is `owed`."""
+    """The loop: step, log, evaluate, save; first of all an evaluation that is still `pending`."""
     run, first = config.run, int(state.step)
     heldout_numbers = make_evaluation(config, corpus, mesh, stop.cuts)
     environment = facts(run)
     display.start(first, run.steps)
-    if owed:
+    if pending:
         display.doing("evaluate")
-        logs.amend(dict(owed) | heldout_numbers(state.params))
+        logs.amend(dict(pending) | heldout_numbers(state.params))
     if first >= run.steps:
         return state
     shape = batch_shape(config, mesh)
@@ -66,7 +66,7 @@ def run_steps(
             profile.before(step)
             state, metrics = train_step(state, batch)
             profile.after(step, metrics)
-            # The device is busy with this step while the host reads the numbers of the one before
+            # The device is busy with this step while Python reads the numbers of the one before
             # it and fetches the next batch.
             meter.push(step, metrics)
             checkpoints.raise_if_save_failed()
@@ -92,7 +92,7 @@ def run_steps(
                     display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
                 display.doing("train")
             stopping = stop.due(step)
-            if last or stopping or meter.hopeless or step % run.checkpoint_every == 0:
+            if last or stopping or meter.diverged or step % run.checkpoint_every == 0:
                 display.doing("save")
                 meter.flush()
                 # Lines first: a checkpoint must not be ahead of what is logged.
@@ -100,8 +100,8 @@ def run_steps(
                 checkpoints.save(step, state, score=score, environment=environment)
                 display.doing("train")
                 meter.pause()
-            if meter.hopeless:  # also with the numbers that have been read since
-                raise meter.surrender(step, str(workdir.root))
+            if meter.diverged:  # also with the numbers that have been read since
+                raise meter.give_up(step, str(workdir.root))
             if stopping:
                 raise stop.reached(step)
         checkpoints.wait()

@@ -42,7 +42,7 @@ DEFAULT_PRESET = "tiny"
 
 @dataclass(frozen=True)
 class Command:
-    """What a program is called with that takes the flags of a run beside its own.
+    """The command line of a program that takes the flags of a run and some of its own.
 
     Attributes:
         config: YAML file that sets any of the flags of a run; flags win over it.
@@ -116,5 +116,7 @@ def _preset(stored: Sequence[flags.Setting], given: Sequence[flags.Setting]) -> 
 
 def from_file(path: storage.Place) -> PretrainConfig:
     """The config that a run's own config.yaml holds, with what data and length had filled in."""
-    stored = read_yaml(path, flags.flatten(default_config(DEFAULT_PRESET)), ALIASES, whole=True)
+    stored = read_yaml(
+        path, flags.flatten(default_config(DEFAULT_PRESET)), ALIASES, keep_filled_in=True
+    )
     return CommandLine("pretrain").parse(default_config(_preset(stored, [])), stored)

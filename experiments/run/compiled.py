@@ -41,15 +41,16 @@ NEWEST = 4
 Item = TypeVar("Item")
 
 
-def keep_compiled(cache_dir: str | None, *, kept: bool = True, place: str | None = None) -> None:
-    """Lets JAX read compiled programs from a place of their own, or the cache folder, and write
-    them; or neither."""
+def cache_compiled(
+    cache_dir: str | None, *, enabled: bool = True, place: str | None = None
+) -> None:
+    """Lets JAX store compiled programs in `place`, by default in the cache folder, or nowhere."""
     folder = None
-    if kept:
+    if enabled:
         default = local_cache_folder(cache_dir) / "compiled"
         where = storage.named(place or default)
         storage.require_reachable(where)
-        if not storage.is_remote(where):  # an object is put whole
+        if not storage.is_remote(where):  # an object is written atomically
             drop_torn(Path(where))
         folder = str(where)
         # JAX's own threshold, a second, would leave out most of what a CPU compiles.

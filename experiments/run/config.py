@@ -232,10 +232,10 @@ def nested(config: PretrainConfig) -> dict[str, Any]:
 
 
 def resolve(config: PretrainConfig, given: frozenset[str], *, vocab_size: int) -> PretrainConfig:
-    """Fills what only the data and the run's length tell.
+    """Fills in what follows from the data and from the length of the run.
 
     The vocabulary is the tokenizer's, unless one was given; the schedule ends at the last step,
-    unless told otherwise.
+    unless `optim.decay_steps` was given.
 
     Raises:
         InputError: a given vocabulary that does not hold the tokenizer's.

@@ -1,4 +1,4 @@
-"""What the last digits of a run depend on beside its config: one name and value each."""
+"""What the last digits of a run depend on besides its config: one name and value each."""
 
 import os
 from collections.abc import Mapping

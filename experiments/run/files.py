@@ -1,4 +1,4 @@
-"""Files of a run: each is written whole, or not at all."""
+"""Files of a run, each written atomically: as a whole, or not at all."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ def write_json(
     """Writes a record to a file, or to stdout where that is what `--json` names.
 
     Args:
-        target: the file, whole; None: nothing is written.
+        target: the file; None: nothing is written.
         record: of what JSON knows, and tuples.
         indent: of its lines; None: all in one.
         not_finite: what stands for numbers that JSON does not know.
@@ -50,20 +50,20 @@ def hand_over(target: str | None, written: storage.Place) -> None:
 
 
 def write_text(path: storage.Place, text: str) -> None:
-    """Writes a file, whole, and the folders above it; to a pipe or device that a flag names, so."""
+    """Writes a file atomically, and the folders above it; a pipe or device directly."""
     if storage.is_remote(path):
         storage.write(path, text.encode())
         return
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
-    with whole(path) as file:
+    with atomic(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def whole(path: storage.Place) -> Iterator[Path]:
-    """A file to write instead of `path`, which it then replaces: whole, or not at all.
+def atomic(path: storage.Place) -> Iterator[Path]:
+    """A file to write, which then replaces `path` atomically.
 
     Folders above it are made.
     """

@@ -14,7 +14,7 @@ from etils import epath
 from experiments.run import lock
 from experiments.run.command import from_file
 from experiments.run.config import PretrainConfig, as_stored, inherit, nested
-from experiments.run.files import whole
+from experiments.run.files import atomic
 from experiments.run.resuming import differences
 from experiments.run.settings import listed
 from experiments.run.yaml_file import RECORD, in_a_line
@@ -89,12 +89,12 @@ class Workdir:
         flag: str = "--workdir",
         *,
         active: bool = True,
-        tell: Callable[[str], None] = lambda text: None,
+        notify: Callable[[str], None] = lambda text: None,
     ) -> Iterator[lock.Hold]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
-        `flag` has named the folder. Only the `active` host of a run takes the lock; `tell` takes a
-        line where it has to wait.
+        `flag` has named the folder. Only the `active` process of a run takes the lock; `notify`
+        takes a line where it has to wait.
 
         Raises:
             InputError: another run holds it, or the folder cannot be made.
@@ -105,7 +105,7 @@ class Workdir:
             return
         with contextlib.ExitStack() as stack:
             try:
-                hold = stack.enter_context(lock.locked(self.root, tell=tell))
+                hold = stack.enter_context(lock.locked(self.root, notify=notify))
             except lock.Held as error:
                 raise InputError(
                     f"Another run is writing to {self.root}: {error}. Wait for it, or give another"
@@ -221,12 +221,12 @@ class Workdir:
             f"# Resume: that command, with --steps for more of them.\n"
             f"# Anew: --config {self.config} --workdir OTHER\n"
         )
-        with whole(self.config) as file:
+        with atomic(self.config) as file:
             file.write_text(header + as_yaml(config, {RECORD: dict(record)}), "utf-8")
 
     def write_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Writes tokenizer.json."""
-        with whole(self.tokenizer) as file:
+        with atomic(self.tokenizer) as file:
             tokenizer.save(file)
 
     def read_tokenizer(self) -> Tokenizer:
@@ -245,7 +245,7 @@ class Workdir:
 
     def write_generation(self, generation: Generation) -> None:
         """Writes generation.json, for exports."""
-        with whole(self.generation) as file:
+        with atomic(self.generation) as file:
             file.write_text(json.dumps(generation.to_json(), indent=2) + "\n", "utf-8")
 
     def read_generation(self) -> Generation | None:
@@ -260,12 +260,12 @@ class Workdir:
 
     def write_sample(self, text: str) -> None:
         """Writes sample.txt."""
-        with whole(self.sample) as file:
+        with atomic(self.sample) as file:
             file.write_text(text + "\n", encoding="utf-8")
 
 
 def data_record(corpus: Corpus) -> dict[str, Any]:
-    """What tells a run's data from others."""
+    """What identifies the data of a run."""
     return {
         "data_fingerprint": corpus.fingerprint,
         "tokenizer_fingerprint": corpus.tokenizer.fingerprint,

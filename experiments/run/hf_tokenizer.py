@@ -15,7 +15,7 @@ from polycom_jax.interop.huggingface import Generation
 def save_tokenizer(
     folder: Path, tokenizer: Tokenizer, *, context_length: int, as_trained: bool = True
 ) -> None:
-    """Writes both files, and what else lay beside the first; ids are those of `tokenizer`.
+    """Writes both files, and the others of the first one's folder; ids are those of `tokenizer`.
 
     Args:
         folder: where to.

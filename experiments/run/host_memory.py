@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
 
     Returns:
         Whether it took effect. Not without glibc, nor where the user has set MALLOC_ variables or
-        GLIBC_TUNABLES, nor on a machine with accelerators, whose hosts have other things to do.
+        GLIBC_TUNABLES, nor on a machine with accelerators, whose processes do other things.
     """
     chosen = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]
     if not sys.platform.startswith("linux") or chosen or _accelerators():

@@ -52,7 +52,7 @@ class Hold(Protocol):
         """Raises `storage.Lost` where it is known to hold it no more; costs nothing."""
 
     def confirm(self) -> None:
-        """Returns if it holds it now; raises `storage.Lost`, or `OSError` if it cannot tell."""
+        """Returns if it holds it now; raises `storage.Lost`, or `OSError` if it cannot find out."""
 
 
 class Kept:
@@ -67,7 +67,7 @@ class Kept:
 
 @contextlib.contextmanager
 def locked(
-    folder: storage.Place, *, tell: Callable[[str], None] = lambda text: None
+    folder: storage.Place, *, notify: Callable[[str], None] = lambda text: None
 ) -> Iterator[Hold]:
     """Holds `folder`, which is made if need be, while the block runs.
 
@@ -76,27 +76,27 @@ def locked(
 
     Args:
         folder: to be written to by one run at a time.
-        tell: takes a line where another machine's beat has to be watched.
+        notify: takes a line where another machine's beat has to be watched.
 
     Raises:
         Held: another run holds it.
         OSError: it cannot be made or written to.
     """
     if storage.is_remote(folder):
-        with _leased(folder, tell) as lease:
+        with _leased(folder, notify) as lease:
             yield lease
         return
-    with _on_disk(Path(folder), tell):
+    with _on_disk(Path(folder), notify):
         yield Kept()
 
 
 @contextlib.contextmanager
-def _on_disk(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def _on_disk(folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     try:
-        handle = _acquire(path, tell)
+        handle = _acquire(path, notify)
         try:
             with _beating(handle):
                 yield
@@ -109,9 +109,9 @@ def _on_disk(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _leased(folder: storage.Place, tell: Callable[[str], None]) -> Iterator[storage.Lease]:
+def _leased(folder: storage.Place, notify: Callable[[str], None]) -> Iterator[storage.Lease]:
     here = Path(tempfile.gettempdir(), f"polycom_jax-{os.getuid()}")
-    with _on_disk(here / hashlib.sha256(str(folder).encode()).hexdigest()[:32], tell):
+    with _on_disk(here / hashlib.sha256(str(folder).encode()).hexdigest()[:32], notify):
         # Another machine, or container, has another file system for what is temporary.
         storage.create(here / "machine", uuid.uuid4().hex.encode())
         machine = storage.read(here / "machine").decode()
@@ -120,7 +120,7 @@ def _leased(folder: storage.Place, tell: Callable[[str], None]) -> Iterator[stor
             str(folder / NAME),
             about,
             is_gone=lambda record: record.get("machine") == machine,
-            tell=lambda record: tell(_waiting(_named(record), storage.LOST_S)),
+            tell=lambda record: notify(_waiting(_named(record), storage.LOST_S)),
         )
         with contextlib.ExitStack() as stack:
             try:
@@ -130,7 +130,7 @@ def _leased(folder: storage.Place, tell: Callable[[str], None]) -> Iterator[stor
             yield lease
 
 
-def _acquire(path: Path, tell: Callable[[str], None]) -> int:
+def _acquire(path: Path, notify: Callable[[str], None]) -> int:
     while True:
         # First, since to open and close the file would give up the lock that this process has.
         with contextlib.suppress(FileNotFoundError):
@@ -150,7 +150,7 @@ def _acquire(path: Path, tell: Callable[[str], None]) -> int:
                 break
         os.close(handle)
     try:
-        _watch_other_machine(handle, tell)
+        _watch_other_machine(handle, notify)
     except BaseException:
         os.close(handle)
         raise
@@ -169,12 +169,12 @@ def _key(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _watch_other_machine(handle: int, tell: Callable[[str], None]) -> None:
+def _watch_other_machine(handle: int, notify: Callable[[str], None]) -> None:
     """Raises `Held` if the beat in the file is another machine's and changes."""
     first = os.pread(handle, 4096, 0)
     if not first or _read(first).get("host") == socket.gethostname():
-        return  # Of a run here the lock alone tells, and it is ours.
-    tell(_waiting(_holder(first), LOST_S))
+        return  # On one machine the lock alone decides, and it is ours.
+    notify(_waiting(_holder(first), LOST_S))
     deadline = time.monotonic() + LOST_S
     while time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -189,7 +189,7 @@ def _beating(handle: int) -> Iterator[None]:
 
     def beat(count: int) -> None:
         text = json.dumps({**own, "beat": count}).encode().ljust(256) + b"\n"
-        with contextlib.suppress(OSError):  # A full disk is for the run itself to tell.
+        with contextlib.suppress(OSError):  # A full disk is for the run itself to report.
             os.pwrite(handle, text, 0)
 
     def go_on() -> None:

@@ -176,7 +176,7 @@ class Logs:
             return
         try:
             self._hold.confirm()
-        except storage.Lost:  # told by whoever asks next; what is there is another run's
+        except storage.Lost:  # what is there is another run's; the next check reports it
             self._metrics.drop()
             self._trackers.drop()
         else:

@@ -53,7 +53,7 @@ class Trained:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Tokens that end a text beside the tokenizer's own."""
+        """Tokens that end a text, besides the tokenizer's own."""
         return () if self.generation is None else self.generation.ends
 
 
@@ -85,7 +85,7 @@ def check_finite(where: str, params: Params) -> None:
         require(
             bool(_all_finite(leaf)),
             f"{where}: {pm.path_name(path)} holds numbers that are not finite (NaN or infinity):"
-            " the training went wrong. An older --checkpoint may be whole.",
+            " the training went wrong. An older --checkpoint may be intact.",
         )
 
 
@@ -107,7 +107,7 @@ class Model:
         step: of the run's checkpoint; None: it is no run's.
         generation: what the Hugging Face folder that it is from, at first or second hand, says of
             its texts' ends; None: it is of none.
-        end_of_text: the token that ends a text, where its tokenizer.json had to be told.
+        end_of_text: the end-of-text token, where it was given and tokenizer.json does not name it.
         noted: what the run's record says of its data (`Corpus.summary`).
     """
 
@@ -252,7 +252,7 @@ def read_text(
 
 
 def _is_own(model: Model, source: str, split: Split) -> bool:
-    """Whether a source is what the model was trained on: of files, their contents tell."""
+    """Whether a source is what the model was trained on; files are compared by their contents."""
     own = model.data.source
     if source == own or not (names_files(source) and names_files(own)):
         return source == own

@@ -16,14 +16,14 @@ class Profile:
     Args:
         steps: "FIRST:LAST"; None: none.
         folder: where the trace goes, readable by XProf, TensorBoard and Perfetto.
-        tell: takes a line on how to open it.
+        notify: takes a line on how to open it.
     """
 
     def __init__(
-        self, steps: str | None, folder: storage.Place, tell: Callable[[str], None]
+        self, steps: str | None, folder: storage.Place, notify: Callable[[str], None]
     ) -> None:
         self._first, self._last = step_range(steps) if steps else (0, 0)
-        self._folder, self._tell = folder, tell
+        self._folder, self._notify = folder, notify
         self._staged: staging.Staged | None = None
 
     def before(self, step: int) -> None:
@@ -46,7 +46,7 @@ class Profile:
         self._staged.close()
         self._staged = None
         folder = shlex.quote(str(self._folder))
-        self._tell(
+        self._notify(
             f"trace of the steps in {self._folder}; open it with `pip install xprof` and"
             f" `xprof --logdir {folder}`, or its perfetto_trace.json.gz on ui.perfetto.dev"
         )

@@ -16,11 +16,11 @@ import jaxlib
 import polycom_jax
 
 PACKAGES = ("torch", "triton", "transformers", "liger-kernel", "libtpu", "numpy", "flax", "optax")
-"""Whose versions are recorded where they are installed, beside jax and Python."""
+"""Whose versions are recorded where they are installed, besides jax and Python."""
 
 
 def versions() -> dict[str, str]:
-    """What the losses' last digits depend on, beside the config."""
+    """What the losses' last digits depend on besides the config."""
     return {
         "polycom_jax": polycom_jax.__version__,
         "jax": jax.__version__,

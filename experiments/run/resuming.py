@@ -97,9 +97,9 @@ ROUNDING: Mapping[str, str] = {
 
 FREE: Mapping[str, str] = {
     "run.steps": "length",
-    "run.log_every": "what is told and when",
-    "run.eval_every": "what is told and when",
-    "run.eval_tokens": "what is told and when",
+    "run.log_every": "what is reported and when",
+    "run.eval_every": "what is reported and when",
+    "run.eval_tokens": "what is reported and when",
     "run.checkpoint_every": "what is kept and when",
     "run.keep_last": "what is kept and when",
     "run.sample_prompt": "what the finished model writes",
@@ -110,8 +110,8 @@ FREE: Mapping[str, str] = {
     "run.compile_cache_dir": "where programs are kept",
     "run.compiler_options": "how a program is compiled",
     "run.tpu_slice": "the machine",
-    "run.profile_steps": "what is told and when",
-    "run.trackers": "what is told and when",
+    "run.profile_steps": "what is reported and when",
+    "run.trackers": "what is reported and when",
     "run.dry_run": "nothing is run",
     "data.cache_dir": "where prepared data are kept",
     "data.lock_timeout_s": "how long it waits",
@@ -127,8 +127,8 @@ FREE: Mapping[str, str] = {
 
 MAY_CHANGE = frozenset({*BY_FINGERPRINT, *ROUNDING, *FREE})
 
-UNTOLD = frozenset({"workdir", "preset", *(name for name in FREE if name.startswith("hosts."))})
-"""What is no news: the command has just said it."""
+GIVEN = frozenset({"workdir", "preset", *(name for name in FREE if name.startswith("hosts."))})
+"""Changes that go without saying: the command has just named them."""
 
 _WORDS = ("stdlib", "bytes", "bpe", None)
 """Values of `BY_FINGERPRINT` that name no place."""
@@ -150,8 +150,8 @@ def fixed(config: PretrainConfig) -> dict[str, Any]:
 def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
     """Field -> (stored, now), where what must not change when a run is resumed has changed.
 
-    Of data in another place their fingerprint tells, once they are prepared; of what is no place on
-    this machine, as a name of TFDS, the name does.
+    Data in another place are compared by their fingerprint, once they are prepared. What is no
+    place on this machine, such as a name of TFDS, is compared by name.
     """
     kept, other = fixed(stored), _changes(config, stored)
     return {
@@ -170,12 +170,12 @@ def allowed(config: PretrainConfig, stored: PretrainConfig) -> str:
         (BY_FINGERPRINT, " (if the bytes are the same)"),
         (ROUNDING, " (equal from here on up to rounding)"),
     ):
-        told = [
+        reported = [
             f"{name} {old!r} -> {new!r}"
             for name, (old, new) in _changes(config, stored).items()
-            if name in names and name not in UNTOLD and name not in refused
+            if name in names and name not in GIVEN and name not in refused
         ]
-        parts += [", ".join(told) + note] if told else []
+        parts += [", ".join(reported) + note] if reported else []
     return "; ".join(parts)
 
 

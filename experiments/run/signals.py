@@ -20,7 +20,7 @@ from types import FrameType
 
 import jax
 
-from experiments.terminal.program import Stop, tell
+from experiments.terminal.program import Stop, report_error
 from polycom_jax.hosts import agree_on_stop, leave
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
@@ -48,7 +48,7 @@ class StopRequest:
         """Within the block the program asks `due` after each step, and saves.
 
         Elsewhere there is nothing to save that is not on the disk, and a signal ends the process
-        at once: what it was making (data, programs) is made whole or not at all.
+        at once: what it was making (data, programs) appears complete or not at all.
         """
         self._heeded = True
         try:
@@ -107,7 +107,7 @@ class StopRequest:
         number = self.number or signal.SIGTERM
         text = f"stopped by {number.name}: {why}; the same command goes on from the last checkpoint"
         _show_cursor()
-        leave(Stop(f"{text}, if there is one.", code=128 + number), tell)
+        leave(Stop(f"{text}, if there is one.", code=128 + number), report_error)
 
 
 @contextlib.contextmanager

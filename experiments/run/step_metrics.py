@@ -42,13 +42,13 @@ class Meter:
         self._why: set[str] = set()  # of the steps in a row
 
     @property
-    def hopeless(self) -> bool:
+    def diverged(self) -> bool:
         """Have `run.give_up_after` steps in a row changed nothing? (As many again, if the run was
         resumed behind that point.) It is known one step late, as all numbers are."""
         return self._in_a_row // self._run.give_up_after > self._patience
 
-    def surrender(self, step: int, workdir: str) -> Stop:
-        """The end of a hopeless run that has saved `step`."""
+    def give_up(self, step: int, workdir: str) -> Stop:
+        """The end of a run that has diverged and has saved `step`."""
         self.flush()
         first = self._read_last - self._in_a_row + 1
         replay = f"python -m experiments.replay {shlex.quote(workdir)} --step {first}"

@@ -1,4 +1,4 @@
-"""What shows the numbers of a run beside metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
+"""Where metrics of a run are shown besides metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
 
 The last two are packages that whoever wants them installs; their own environment variables say
 where the numbers go (`WANDB_MODE=offline`, `TRACKIO_DIR`). No tracker ends a run: one that fails is

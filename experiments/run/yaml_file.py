@@ -65,7 +65,11 @@ class _Loader(yaml.BaseLoader):
 
 
 def read_yaml(
-    path: os.PathLike[str], base: Mapping[str, Any], aliases: Aliases, *, whole: bool = False
+    path: os.PathLike[str],
+    base: Mapping[str, Any],
+    aliases: Aliases,
+    *,
+    keep_filled_in: bool = False,
 ) -> list[Setting]:
     """Reads the settings of a YAML file with the nested shape of the config.
 
@@ -73,8 +77,8 @@ def read_yaml(
         path: the file.
         base: dotted name -> default value of every field that may be set.
         aliases: short name -> dotted name.
-        whole: of a run's own config.yaml, also what nobody had set: a run with other data or of
-            another length fills that in anew.
+        keep_filled_in: also read the settings of a run's config.yaml that nobody had given. They
+            follow from its data and length, so another run fills them in anew.
 
     Raises:
         InputError: no such file, no YAML, an unknown key (names the nearest), a key twice, a
@@ -97,7 +101,7 @@ def read_yaml(
             raise _unknown_key(path, key, below, {*base, *aliases})
         require(name not in settings, f"{path} sets {name} twice.")
         settings[name] = Setting(name, _words(f"{path}: {key}", node, base[name]))
-    if isinstance(record, dict) and not whole:
+    if isinstance(record, dict) and not keep_filled_in:
         vocab_size = settings.get("model.vocab_size", Setting("", ("",))).words[0]
         for name in filled_in(record, vocab_size):
             settings.pop(name, None)

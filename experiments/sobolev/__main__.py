@@ -52,7 +52,7 @@ class Study:
 
 STUDIES: Mapping[str, Study] = {
     "rates": Study(
-        "Build the networks of Theorem 3 over a range of N: error, size, slopes beside theory's.",
+        "Build the networks of Theorem 3 over a range of N: error, size, slopes, theory's slopes.",
         Command(RatesOptions(), "runs/sobolev-rates"),
         Command(QUICK_RATES, "runs/sobolev-rates-quick"),
         "experiments.sobolev.rates_program",
@@ -64,7 +64,7 @@ STUDIES: Mapping[str, Study] = {
         "experiments.sobolev.train_program",
     ),
     "refine": Study(
-        "Continue training constructed networks, beside random weights on the same wires and MLPs.",
+        "Train constructed networks further, and the same wires and MLPs from random weights.",
         Command(RefineOptions(), "runs/sobolev-refine"),
         Command(QUICK_REFINE, "runs/sobolev-refine-quick"),
         "experiments.sobolev.refine_program",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = "os^vDP*X"
-"""They tell lines apart in grey."""
+"""Line styles, so that lines differ in grey, too."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What seeds tell: geometric means with intervals, and which differences are more than chance."""
+"""Statistics over seeds: geometric means with intervals, and which differences exceed chance."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

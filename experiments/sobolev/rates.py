@@ -240,7 +240,7 @@ def series(rows: Sequence[Row]) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:
 
 
 def slopes(rows: Sequence[Row]) -> list[Row]:
-    """One row a series and norm: least-squares slopes against N and size, beside theory's.
+    """One row a series and norm: least-squares slopes against N and size, and theory's.
 
     In W^{k,inf} the rate is n - k, for n up to the target's own smoothness; of the paper's
     networks, "share" is the slope over theory's.

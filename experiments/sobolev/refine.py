@@ -1,4 +1,4 @@
-"""Constructed networks as a place to train from, and what stands beside them at equal size."""
+"""Training from constructed networks, and from what they are compared with at equal size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

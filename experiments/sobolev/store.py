@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.run.files import whole, write_json, write_text
+from experiments.run.files import atomic, write_json, write_text
 from experiments.run.provenance import commit, cores, processor, versions
 from experiments.run.settings import check_settings
 from experiments.terminal.paths import try_folder
@@ -83,7 +83,7 @@ class Store:
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Writes NAME.csv, one row each; columns are those of all rows, in order of appearance."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        with whole(self.root / f"{name}.csv") as path, path.open("w", newline="") as file:
+        with atomic(self.root / f"{name}.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(

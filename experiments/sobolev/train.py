@@ -40,7 +40,7 @@ class Contestant:
     """A network in the sweep.
 
     Attributes:
-        activation: what it is called beside others of its size; MLPs by their activation.
+        activation: its name among others of its size; for MLPs that of their activation.
         size: the number of parameters asked for.
         network: with as many, or a few less.
     """

@@ -40,7 +40,7 @@ COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.25", "#8
 REFERENCE: Any = {"color": "0.45", "linestyle": "--", "linewidth": 1.0}
 """Of lines that nothing was measured for: theory's."""
 NAMED_LAYERS = 8
-"""So many layers have their names in a legend; of more, a colour bar tells them."""
+"""Up to so many layers have their names in a legend; more are named by a colour bar."""
 
 _NOTE_SIZE = 8
 _PAD = 0.08  # inches

@@ -1,7 +1,7 @@
 """Command lines: tyro's flags over a YAML file over defaults, with errors of one line.
 
 tyro converts values, checks them and prints the help. Words are grouped before that, because it
-does not tell which fields somebody has set, and a file's settings go between defaults and flags.
+does not say which fields somebody has set, and a file's settings go between defaults and flags.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def _has(hint: Any, marker: Any) -> bool:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What a program takes, beside the fields of its config.
+    """What a program takes besides the fields of its config.
 
     One of these may be `Positional`: its words stand first, without a flag.
 
@@ -175,7 +175,7 @@ class CommandLine:
             )
 
     def _registry(self, base: Mapping[str, Leaf]) -> ConstructorRegistry:
-        """Tells tyro the short names, and what to hide, of classes that do not know of it."""
+        """Gives tyro short names and what to hide, for classes that do not know of tyro."""
         marks: dict[tuple[type, str], Any] = {}
         for alias, name in self.short.items():
             if name in base and alias not in base and "." not in alias:

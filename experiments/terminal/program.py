@@ -62,10 +62,10 @@ def program(main: Callable[[Sequence[str]], int]) -> Program:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # see experiments/__init__.py
         try:
             code = main(sys.argv[1:] if argv is None else argv)
-            sys.stdout.flush()  # here a closed pipe can still be told, at the exit it can not
+            sys.stdout.flush()  # a closed pipe can still be reported here, at exit it cannot
             return code
         except BaseException as error:
-            code = _told(error)
+            code = _print_line(error)
             if code is None:
                 raise
             return code
@@ -82,15 +82,15 @@ def _format_warning(
     return _python_formats(message, category, name, number, line)
 
 
-def tell(error: BaseException) -> int:
-    """Says why a program ends, as `program` does, defects with their traceback: the exit code."""
-    code = _told(error)
+def report_error(error: BaseException) -> int:
+    """Prints an error as `program` does, defects with a traceback, and returns the exit code."""
+    code = _print_line(error)
     if code is None:
         traceback.print_exception(error)
     return 1 if code is None else code
 
 
-def _told(error: BaseException) -> int | None:
+def _print_line(error: BaseException) -> int | None:
     """The exit code, once the one line is on stderr; None: a defect, nothing is said."""
     match error:
         case InputError():

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,7 +30,7 @@ class Screen(Console):
 
 
 class Display:
-    """Shows stages and steps. On hosts other than the first, nothing.
+    """Shows stages and steps. On processes other than the first, nothing.
 
     `with Display(...) as display:` restores the terminal also when the run fails.
     """
@@ -49,12 +48,7 @@ class Display:
     def __enter__(self) -> "Display":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     @property

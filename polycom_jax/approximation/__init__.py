@@ -14,6 +14,9 @@ errors (`sobolev`), functions of norm 1 (`targets`).
 Reference: Zhuo et al., "Polynomial Composition Activations", ICLR 2025, arXiv 2411.03884, sec. 3.
 """
 
+from typing import Any
+
+from polycom_jax._errors import old_name
 from polycom_jax.approximation.bounds import bound as bound
 from polycom_jax.approximation.bounds import cell_size as cell_size
 from polycom_jax.approximation.bounds import cells_for as cells_for
@@ -25,7 +28,7 @@ from polycom_jax.approximation.bridges import shared_power as shared_power
 from polycom_jax.approximation.bridges import type1_by_type2 as type1_by_type2
 from polycom_jax.approximation.bridges import type2_limit as type2_limit
 from polycom_jax.approximation.bridges import type2_unit as type2_unit
-from polycom_jax.approximation.combine import beside as beside
+from polycom_jax.approximation.combine import block_diagonal as block_diagonal
 from polycom_jax.approximation.combine import compose as compose
 from polycom_jax.approximation.combine import deepen as deepen
 from polycom_jax.approximation.combine import flatten as flatten
@@ -69,3 +72,7 @@ from polycom_jax.approximation.taylor import interpolation_bound as interpolatio
 from polycom_jax.approximation.taylor import linear_interpolant as linear_interpolant
 from polycom_jax.approximation.taylor import relu_taylor_network as relu_taylor_network
 from polycom_jax.approximation.taylor import taylor_network as taylor_network
+
+
+def __getattr__(name: str) -> Any:
+    return old_name(__name__, name, {"beside": block_diagonal})

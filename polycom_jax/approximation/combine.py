@@ -74,7 +74,7 @@ def deepen(net: Network, depth: int) -> Network:
     )
 
 
-def beside(*nets: Network) -> Network:
+def block_diagonal(*nets: Network) -> Network:
     """(x, y, ...) -> (f(x), g(y), ...): each network reads variables of its own.
 
     Shallower ones are deepened. Networks with the same numbers of copies are joined copy by copy;
@@ -83,7 +83,7 @@ def beside(*nets: Network) -> Network:
     Raises:
         InputError: no networks, or dense forms above `DENSE_LIMIT`.
     """
-    require(len(nets) > 0, "beside() needs a network.")
+    require(len(nets) > 0, "block_diagonal() needs a network.")
     if len(nets) == 1:
         return nets[0]
     depth = max(net.depth for net in nets)
@@ -97,7 +97,7 @@ def beside(*nets: Network) -> Network:
 
 
 def parallel(*nets: Network) -> Network:
-    """x -> (f(x), g(x), ...): all networks read the same variables. See `beside`.
+    """x -> (f(x), g(x), ...): all networks read the same variables. See `block_diagonal`.
 
     Raises:
         InputError: networks with different numbers of inputs.
@@ -105,7 +105,7 @@ def parallel(*nets: Network) -> Network:
     inputs = {net.inputs for net in nets}
     require(len(inputs) == 1, f"parallel networks must read the same variables, not {inputs}.")
     count = inputs.pop()
-    return compose(beside(*nets), linear(np.tile(np.eye(count), (len(nets), 1))))
+    return compose(block_diagonal(*nets), linear(np.tile(np.eye(count), (len(nets), 1))))
 
 
 def with_units(net: Network, units: Sequence[Network]) -> Network:

@@ -85,7 +85,7 @@ def check_dtype(net: Network, dtype: Any) -> None:
     """Raises `InputError` where results in `dtype` would not be the network's.
 
     That is where units cancel so far that less than three digits stay (`Network.condition`), and
-    where the cells of a grid are not told apart: copies of a block differ in their first biases,
+    where the cells of a grid are not distinguished: copies of a block differ in their first biases,
     and if those are rounded by more than a sixteenth of the way to the next cell, bumps no longer
     add up to 1.
     """
@@ -109,7 +109,7 @@ def check_dtype(net: Network, dtype: Any) -> None:
     if lost.any():
         held = np.where(lost, np.abs(biases) / step, np.inf).min()
         raise InputError(
-            f"{dtype.name} does not tell the cells of this network apart, whose first"
+            f"{dtype.name} does not distinguish the cells of this network, whose first"
             f" biases reach {np.abs(biases).max():,.0f}: take at most N={int(held) - 1} cells on an"
             " axis, or a wider dtype."
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polycom_jax._errors import require
-from polycom_jax.approximation.combine import beside, compose, flatten, with_units
+from polycom_jax.approximation.combine import block_diagonal, compose, flatten, with_units
 from polycom_jax.approximation.network import Network, Vector, feed_forward, linear
 from polycom_jax.approximation.product_tree import monomials
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic, teeth_for
@@ -67,7 +67,7 @@ def imitate(net: Network, eps: float, *, radius: float = 1.0) -> Network:
     for layer, radii, delta in zip(net.layers, reach, allowed, strict=True):
         pairs = list(zip(layer.coeffs[0], radii, strict=True))
         teeth = max(_teeth(coeffs, delta, r) for coeffs, r in pairs)
-        units.append(beside(*(_imitate_unit(coeffs, r, teeth) for coeffs, r in pairs)))
+        units.append(block_diagonal(*(_imitate_unit(coeffs, r, teeth) for coeffs, r in pairs)))
     return with_units(net, units)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from polycom_jax._errors import require
-from polycom_jax.approximation.combine import beside, compose
+from polycom_jax.approximation.combine import block_diagonal, compose
 from polycom_jax.approximation.network import Network, linear
 
 Term = tuple[int, ...]
@@ -90,7 +90,7 @@ def _level(length: int, reads: Sequence[Term], makes: Sequence[Term], how: Arith
         kind = how.carry if parts == [term] else how.square if len(parts) == 1 else how.product
         pieces.append(kind)
         picked += parts
-    return compose(beside(*pieces), linear(_selection(picked, reads)))
+    return compose(block_diagonal(*pieces), linear(_selection(picked, reads)))
 
 
 def _selection(wanted: Sequence[Term], given: Sequence[Term]) -> np.ndarray:

@@ -11,7 +11,7 @@ from functools import reduce
 import numpy as np
 
 from polycom_jax._errors import require
-from polycom_jax.approximation.combine import beside, compose, identity
+from polycom_jax.approximation.combine import block_diagonal, compose, identity
 from polycom_jax.approximation.exact import SUMS, power
 from polycom_jax.approximation.network import Matrix, Network, feed_forward, linear
 from polycom_jax.approximation.product_tree import Arithmetic
@@ -66,7 +66,7 @@ def sawtooth_arithmetic(teeth: int, *, nonnegative: bool = False) -> Arithmetic:
     sides = [[1.0]] if nonnegative else [[1.0], [-1.0]]
     f = sawtooth_square(teeth)
     halves = _relu_layer(rows, [of_sum, of_difference])
-    product = compose(linear([[1.0, -1.0]]), compose(beside(f, f), halves))
+    product = compose(linear([[1.0, -1.0]]), compose(block_diagonal(f, f), halves))
     square = compose(f, _relu_layer(sides, [[1.0] * len(sides)]))
     step = power(1) if nonnegative else identity(1)
     carry = reduce(lambda net, _: compose(step, net), range(teeth), step)

@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from polycom_jax._errors import require
 from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.approximation import bounds
-from polycom_jax.approximation.combine import DENSE_LIMIT, beside, compose
+from polycom_jax.approximation.combine import DENSE_LIMIT, block_diagonal, compose
 from polycom_jax.approximation.exact import exact_arithmetic
 from polycom_jax.approximation.network import Affine, Layer, Network, linear
 from polycom_jax.approximation.partitions import Partition, PartitionName, partition
@@ -232,7 +232,7 @@ def _cell(n: int, d: int, basis: Partition, how: Arithmetic) -> Network:
     features = [basis.bump] * d + [basis.coordinate] * d * (n > 1)
     read = linear(np.tile(np.eye(d), (2 if n > 1 else 1, 1)))
     terms = monomials(bounds.cell_exponents(n, d), how)
-    return compose(terms, compose(beside(*features), read))
+    return compose(terms, compose(block_diagonal(*features), read))
 
 
 def _assemble(cell: Network, coeffs: np.ndarray, cells: int, basis: Partition) -> Network:

@@ -9,7 +9,7 @@ from polycom_jax._fields import check_fields
 
 @dataclass(frozen=True)
 class HostsConfig:
-    """The processes of a run, one a host; another number of them may resume it.
+    """The processes of a run, one on each machine; another number of them may resume it.
 
     On Cloud TPU, SLURM, Open MPI and Kubernetes JAX finds them by itself.
 

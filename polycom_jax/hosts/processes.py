@@ -22,7 +22,7 @@ WAIT_S = 600.0  # of processes for each other, at a meeting and between two step
 LEAVE_S = 20.0  # of one that ends, for the others to know; the service ends with process 0
 GRACE_S = 3.0  # of one that knows: as a rule it meets the same error
 
-Tell = Callable[[BaseException], int]  # says an error to the user; returns the exit code
+ReportError = Callable[[BaseException], int]  # prints an error and returns the exit code
 
 _ENDED, _STOP = "polycom_jax/ended", "polycom_jax/stop/"
 _counts: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)  # of meetings, by name
@@ -35,15 +35,16 @@ class HostsError(RuntimeError):
 
 @contextlib.contextmanager
 def joined(
-    config: HostsConfig, *, tell: Tell, common: tuple[type[Exception], ...] = ()
+    config: HostsConfig, *, report_error: ReportError, common: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
     """Within the block JAX sees the devices of all processes; it does nothing for a single one.
 
     It comes before anything that starts a JAX backend, `jax.devices` for instance. An exception in
-    one process ends all: it is told by `tell`, the others tell theirs or name this one, and none
-    returns from here; those of `common`, which all raise at the same place, go through. JAX itself
-    ends a process, by SIGABRT (134 in a shell) and its own message that names who is missing, where
-    not all come in `config.start_timeout_s` or one is silent for `config.lost_after_s`.
+    one process ends all: that process reports it by `report_error`, the others report their own
+    error or name this process, and none returns from here. Exceptions of `common`, which all
+    processes raise at the same place, go through. JAX itself ends a process, by SIGABRT (134 in a
+    shell) and its own message that names who is missing, where not all come in
+    `config.start_timeout_s` or one is silent for `config.lost_after_s`.
 
     Raises:
         InputError: the coordinator's port is taken, or the cluster says too little.
@@ -51,9 +52,9 @@ def joined(
     if (place := find_place(config)) is None:
         yield
         return
-    start(place, config, lambda error: os._exit(tell(error)))
+    start(place, config, lambda error: os._exit(report_error(error)))
     first, shared = jax.process_index() == 0, None  # The backend starts.
-    listener = threading.Thread(target=_listen, args=(tell,), daemon=True)
+    listener = threading.Thread(target=_listen, args=(report_error,), daemon=True)
     listener.start()
     _joined.set()
     try:
@@ -70,24 +71,24 @@ def joined(
         if isinstance(error, jax.errors.JaxRuntimeError):
             # A collective that breaks comes first; whose process is gone, JAX says later.
             time.sleep(config.lost_after_s + 2 * GRACE_S)
-        leave(error, tell)
+        leave(error, report_error)
     if shared is not None:
         raise shared
 
 
-def _listen(tell: Tell) -> None:
+def _listen(report_error: ReportError) -> None:
     """Ends this process for the error of another one, or returns at the end of all."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # The service is gone: JAX ends it, too.
         if text := store().blocking_key_value_get(_ENDED, 2**31 - 1):
             time.sleep(GRACE_S)
-            leave(HostsError(text), tell)
+            leave(HostsError(text), report_error)
 
 
-def leave(error: BaseException, tell: Tell) -> NoReturn:
-    """Ends this process from whichever thread, says why by `tell`, and lets the others know."""
+def leave(error: BaseException, report_error: ReportError) -> NoReturn:
+    """Ends this process from any thread, with `report_error`, and lets the others know."""
     if not _leaving.acquire(blocking=False):
         threading.Event().wait()  # Another thread is at it.
-    code = tell(error)
+    code = report_error(error)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -33,7 +33,9 @@ def find_place(config: HostsConfig) -> Place | None:
         if count is None or count == 1:
             return None
         if coordinator is None or index is None:
-            raise ValueError(f"it tells of {count}, not where process 0 is and which this is")
+            raise ValueError(
+                f"it names {count} processes, not where process 0 is and which this one is"
+            )
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         text = f"The cluster does not say which processes take part ({error}); give"
         flags = "--hosts.coordinator, --hosts.count and --hosts.index, or --hosts.count 1 for one"

@@ -25,7 +25,7 @@ def only_on_tpu(x: Array, implementation: str = "pallas_tpu") -> Array:
     return _only_on_tpu.bind(x, implementation=implementation)
 
 
-def why_not_on_tpu(x: Array, *_others: Array, **_static: Any) -> str | None:
+def unsupported_on_tpu(x: Array, *_others: Array, **_static: Any) -> str | None:
     """Why a Pallas kernel cannot take x on whatever TPU it is compiled for, or None.
 
     Mosaic refuses to load float16 vectors, and has no float64.

@@ -1,8 +1,8 @@
 """Training: loss, optimiser, state, step, evaluation, checkpoints, recipes."""
 
-import warnings
 from typing import Any
 
+from polycom_jax._errors import old_name
 from polycom_jax.training.batches import batch_rows as batch_rows
 from polycom_jax.training.batches import put_batch as put_batch
 from polycom_jax.training.checkpoint import Checkpoints as Checkpoints
@@ -32,12 +32,4 @@ from polycom_jax.training.step import make_train_step as make_train_step
 
 
 def __getattr__(name: str) -> Any:
-    if name == "token_nats":
-        warnings.warn(
-            "polycom_jax.training.token_nats is now cross_entropy; the old name goes with the next"
-            " release.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return cross_entropy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return old_name(__name__, name, {"token_nats": cross_entropy})

@@ -1,4 +1,4 @@
-"""Batches of several hosts as global arrays: which rows a host holds, and how they lie."""
+"""Batches as global arrays over processes: which rows a process holds, and how they lie."""
 
 from collections.abc import Mapping
 
@@ -19,10 +19,10 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
 
 
 def batch_rows(batch_size: int, mesh: Mesh, rules: Rules | None = None) -> Int[np.ndarray, "rows"]:
-    """The rows of the global batch that this host's devices hold, ascending.
+    """The rows of the global batch that this process's devices hold, ascending.
 
-    Devices follow the network, not the hosts, so the rows need not be consecutive; and where
-    `tensor` reaches beyond a host, others hold them too.
+    Devices follow the network, not the processes, so the rows need not be consecutive; and where
+    `tensor` reaches beyond a process, others hold them too.
 
     Raises:
         InputError: the batch does not divide over the devices.
@@ -47,7 +47,7 @@ def put_batch(
     *,
     batch_size: int | None = None,
 ) -> Batch:
-    """Makes global arrays of this host's rows, those of `batch_rows`.
+    """Makes global arrays of this process's rows, those of `batch_rows`.
 
     Args:
         batch: name -> rows.
@@ -56,7 +56,7 @@ def put_batch(
         batch_size: rows of the global batch; None: these are all.
 
     Raises:
-        InputError: the batch does not divide over the devices, or these are not this host's rows.
+        InputError: the batch does not divide over the devices, or these are rows of others.
     """
     rules = rules or Rules()
     own = len(next(iter(batch.values())))
@@ -64,8 +64,8 @@ def put_batch(
     rows = batch_rows(size, mesh, rules)
     if own != len(rows):
         raise InputError(
-            f"This host's devices hold {len(rows)} of batch_size={size} rows, and {own} were given;"
-            " give those of batch_rows."
+            f"This process's devices hold {len(rows)} of batch_size={size} rows, and {own} were"
+            " given; give those of batch_rows."
         )
     sharding = batch_sharding(mesh, rules)
 

@@ -15,7 +15,6 @@ import operator
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -52,7 +51,7 @@ class Checkpoints:
     Args:
         folder: local or gs://; made when first saved to.
         keep_last: how many of the newest stay.
-        keep_best: how many with the lowest score stay beside them.
+        keep_best: how many with the lowest score are kept, too.
         keep_every: those at multiples of this step stay too; None: no such.
         run_metadata: what the run is of: name -> value, its config and its data for instance;
             numbers and arrays (NumPy's and JAX's too), texts, paths, lists and mappings. It is kept
@@ -107,7 +106,7 @@ class Checkpoints:
             state: of all processes; each calls this.
             score: the held-out loss, lower is better; None, NaN or infinity: it competes for no
                 best place.
-            environment: what the bits depend on beside the run's settings, by name; values as in
+            environment: what the bits depend on besides the run's settings, by name; values as in
                 `run_metadata`.
 
         Raises:
@@ -137,7 +136,7 @@ class Checkpoints:
 
         Args:
             abstract_state: from `polycom_jax.training.abstract_state`.
-            step: which; None: the newest that is whole.
+            step: which; None: the newest that is intact.
             specs: from `polycom_jax.training.model_specs`; needed where the saved vocabulary may
                 be padded otherwise.
 
@@ -145,9 +144,9 @@ class Checkpoints:
             The state, bit for bit as it was saved.
 
         Raises:
-            InputError: there is none, none is whole, the given one is not, it is of another model
-                or run (differences are named), or a save would move too many whole ones away. Never
-                does a run start afresh because its checkpoints cannot be read.
+            InputError: there is none, none is intact, the given one is not, it is of another model
+                or run (differences are named), or a save would move too many intact ones away. A
+                run never starts afresh because its checkpoints cannot be read.
             ReadError: it cannot be read, though tried again; nothing says that it is damaged.
         """
         found = self._read(abstract_state, step, specs, partial=False)
@@ -223,12 +222,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _finish(self) -> None:

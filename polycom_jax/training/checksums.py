@@ -16,7 +16,7 @@ def leaf_names(tree: Any) -> dict[str, Any]:
 def checksums(tree: Any) -> dict[str, int]:
     """One number a leaf: sum of word_k (2 k + 1) modulo 2^32, k running over its 32-bit words.
 
-    TensorStore notices damage to what it keeps beside the values, but not to the values. A change
+    TensorStore notices damage to its own metadata, but not to the values. A change
     of one word always changes the sum, since its factor is odd. Rows of zeros at the end add
     nothing, so a padded vocabulary has the sum of the unpadded one; and sums over shards add up.
     """

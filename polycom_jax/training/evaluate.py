@@ -37,7 +37,7 @@ def make_eval_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) -> 
 def on_mesh(
     f: Callable[[Params, Batch], Any], cfg: ModelConfig, mesh: Mesh, rules: Rules
 ) -> OnMesh:
-    """`f` of the model's parameters and a batch, jitted; every host holds its whole result."""
+    """`f` of the model's parameters and a batch, jitted; every process holds the full result."""
     layouts = pm.shardings(model_specs(cfg, mesh, rules), mesh, rules), batch_sharding(mesh, rules)
     everywhere = NamedSharding(mesh, PartitionSpec())
     return OnMesh(jax.jit(f, in_shardings=layouts, out_shardings=everywhere), mesh)

@@ -101,7 +101,7 @@ def delete(folder: Place, name: str) -> None:
 class StepNames:
     """Orbax's `NameFormat` of a folder in a bucket, as it was when a run began to write to it.
 
-    Every host makes one before any of them saves, so all give the same names.
+    Every process makes one before any of them saves, so all give the same names.
     """
 
     def __init__(self, folder: Place) -> None:

@@ -30,7 +30,7 @@ FORMAT = 2
 
 
 class Unreadable(Exception):
-    """A checkpoint is damaged; an older one may be whole."""
+    """A checkpoint is damaged; an older one may be intact."""
 
 
 class OtherFormat(Unreadable):
@@ -60,7 +60,7 @@ class CheckpointMetadata:
         step: number of updates done.
         leaves: the state by dotted name.
         run_metadata: what the run is of, as given to `Checkpoints`.
-        environment: what the bits depend on beside it, as given to `Checkpoints.save`.
+        environment: what the bits depend on besides it, as given to `Checkpoints.save`.
     """
 
     step: int

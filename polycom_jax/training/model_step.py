@@ -22,7 +22,7 @@ from polycom_jax.training.step import Layout, OnMesh, Step, SummedLoss, make_tra
 def model_loss(cfg: ModelConfig, rules: Rules | None = None) -> SummedLoss:
     """The loss of a model: sum(-log p) over the batch's unmasked targets / their number.
 
-    Both are over all micro-batches and hosts, so neither the mesh nor the number of micro-batches
+    Both are over all micro-batches and processes, so neither mesh nor number of micro-batches
     changes it, but for a mixture's `capacity_factor`, which drops tokens by device and micro-batch.
     A model's `aux` is reported for the whole batch; its entry `auxiliary_loss`, if any, is added to
     what is minimised, each micro-batch's by its share of the targets. So the gradient of the
@@ -105,7 +105,7 @@ def _without_gradient(loss: SummedLoss, specs: Specs, roles: frozenset[str]) -> 
             lambda spec, p: jax.lax.stop_gradient(p) if spec.role in roles else p, specs, params
         )
 
-    def part(params: Params, micro: Any, whole: Any) -> tuple[Array, dict[str, Any]]:
-        return loss.part(held(params), micro, whole)
+    def part(params: Params, micro: Any, normalizer: Any) -> tuple[Array, dict[str, Any]]:
+        return loss.part(held(params), micro, normalizer)
 
-    return SummedLoss(loss.whole, part, loss.finish)
+    return SummedLoss(loss.normalizer, part, loss.finish)

@@ -23,7 +23,7 @@ from polycom_jax._errors import InputError
 from polycom_jax.hosts import HostsError
 
 _LONGEST = 240
-"""Characters of a failure that are told."""
+"""Longest message of a failure, in characters."""
 
 
 class Failure(str):
@@ -36,7 +36,7 @@ class Failure(str):
     damage: bool
 
     def __new__(cls, error: BaseException) -> Self:
-        """Tells its first cause; at its ends TensorStore names the array and says why."""
+        """The message of its first cause, whose ends name the array and the reason."""
         while error.__cause__ is not None:
             error = error.__cause__
         whole = str(error).partition(" [tensorstore_spec")[0]
@@ -120,7 +120,7 @@ def _close_unstarted() -> None:
 class Silence:
     """Keeps off the terminal what Orbax says in its log and, cut off, by `sys.unraisablehook`.
 
-    What is Orbax's is told by the file that it comes from; everybody else's goes where it went
+    Messages of Orbax are known by the file that they come from; all others go where they went
     before. Any number may be open, in any threads, and end in any order: the first one puts the
     hooks in place, the last one takes them out. A class and no generator, which would be finished,
     too late, when the interpreter ends.

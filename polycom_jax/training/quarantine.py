@@ -26,7 +26,7 @@ _EARLIER = "set-aside"
 KEPT_TORN = 3
 """How many damaged checkpoints stay in quarantine; of more, the oldest are deleted."""
 
-MOST_WHOLE = 16
+MOST_INTACT = 16
 """How many checkpoints that are not damaged fit in there; none of them is ever deleted."""
 
 _TORN = "torn.txt"
@@ -114,10 +114,10 @@ def fingerprint(checkpoint: Place) -> list[tuple[str, int, int]]:
 
 
 def quarantine(folder: Place, proofs: Mapping[int, str]) -> None:
-    """Moves checkpoints to `quarantine/STEP-N`, the reason beside those that are damaged.
+    """Moves checkpoints to `quarantine/STEP-N`, with the reason, if they are damaged.
 
     The newest `KEPT_TORN` of the damaged ones stay there. Whatever is not proven to be damaged is
-    never deleted, so no more than `MOST_WHOLE` of those are taken.
+    never deleted, so no more than `MOST_INTACT` of those are taken.
 
     Args:
         folder: of the checkpoints.
@@ -150,7 +150,7 @@ def _move(folder: Path, proofs: Mapping[int, str]) -> None:
         target = folder / QUARANTINE / f"{step}-{max(taken, default=0) + 1}"
         (folder / str(step)).rename(target)
         if proof:
-            with contextlib.suppress(OSError):  # on a full disk it is kept as if it were whole
+            with contextlib.suppress(OSError):  # on a full disk it is kept as if it were intact
                 (target / _TORN).write_text(f"{proof}\n", encoding="utf-8")
     marks = [path / _TORN for path in _entries(folder) if (path / _TORN).exists()]
     marks.sort(key=lambda mark: mark.stat().st_mtime_ns)
@@ -158,20 +158,20 @@ def _move(folder: Path, proofs: Mapping[int, str]) -> None:
         shutil.rmtree(mark.parent, ignore_errors=True)
 
 
-def no_room(folder: Place, whole: int) -> str:
+def no_room(folder: Place, intact: int) -> str:
     """Why so many more checkpoints that are not damaged cannot be moved; "" where they can."""
-    there = _whole_in_quarantine(folder) if whole else 0
-    if whole + there <= MOST_WHOLE or not whole:
+    there = _intact_in_quarantine(folder) if intact else 0
+    if intact + there <= MOST_INTACT or not intact:
         return ""
     where = f"{folder}, set aside," if storage.is_remote(folder) else folder / QUARANTINE
     return (
         f"{where} holds {there} checkpoints that are not damaged, and going back to"
-        f" an older step would move {whole} more there; delete or move away those that are not"
+        f" an older step would move {intact} more there; delete or move away those that are not"
         " needed."
     )
 
 
-def _whole_in_quarantine(folder: Place) -> int:
+def _intact_in_quarantine(folder: Place) -> int:
     if storage.is_remote(folder):
         return sum(not proof for proof, _ in in_bucket.proofs(folder).values())
     return sum(not (path / _TORN).exists() for path in _entries(Path(folder)))

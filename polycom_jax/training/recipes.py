@@ -16,7 +16,7 @@ class Recipe:
     Attributes:
         model: the preset.
         optim: how it is updated.
-        batch_size: sequences of `model.context_length` a step, over all hosts.
+        batch_size: sequences of `model.context_length` a step, over all processes.
         steps: updates.
     """
 

@@ -1,4 +1,4 @@
-"""Reading one checkpoint: does it fit, is it whole, and onto which mesh does it go."""
+"""Reading one checkpoint: does it fit, is it intact, and onto which mesh does it go."""
 
 import contextlib
 import json
@@ -139,9 +139,9 @@ def read_newest(
 
 def check_way(folder: Place, found: Found) -> None:
     """Raises `InputError` where a run from `found` could not move later checkpoints away."""
-    whole = len([step for step in found.steps if step > found.step and step not in found.torn])
+    intact = len([step for step in found.steps if step > found.step and step not in found.torn])
     try:
-        full = no_room(folder, whole)
+        full = no_room(folder, intact)
     except OSError as error:  # every process has to come to what they do together
         full = f"Quarantine cannot be read: {error}."
     found_full = gather("look for room in quarantine", full, timeout_s=CHECK_S).values()

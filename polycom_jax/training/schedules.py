@@ -22,7 +22,7 @@ ScheduleName = Literal["cosine", "linear", "constant", "wsd"]
 
 @dataclass(frozen=True)
 class Fall:
-    """What a shape may depend on beside the progress.
+    """What a shape may depend on besides the progress.
 
     Attributes:
         final: f, the share of the peak that the rate ends at.

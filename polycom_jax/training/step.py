@@ -31,13 +31,13 @@ class SummedLoss:
     """A loss whose parts, one a micro-batch, add up to that of the whole batch.
 
     Attributes:
-        whole: batch -> what a part needs of all of it, as the number of its targets.
+        normalizer: batch -> what each part needs of the whole batch: its number of targets, say.
         part: (params, micro-batch, that) -> (part of what is minimised, parts of the metrics). Of
             these, `loss` is what is reported, and what has to be finite for the update to be made.
         finish: (sums of the metrics, number of parts) -> metrics.
     """
 
-    whole: Callable[[Any], Any]
+    normalizer: Callable[[Any], Any]
     part: Callable[[Params, Any, Any], tuple[Array, dict[str, Any]]]
     finish: Callable[[dict[str, Any], int], dict[str, Any]] = lambda sums, parts: sums
 
@@ -185,7 +185,7 @@ def _compiled(step: Callable[..., Any], layout: Layout | None, further: int) -> 
 def _mean(loss_fn: LossFn, parts: int) -> SummedLoss:
     """A mean over rows as a sum over micro-batches of as many rows each."""
 
-    def part(params: Params, micro: Any, whole: None) -> tuple[Array, dict[str, Any]]:
+    def part(params: Params, micro: Any, normalizer: None) -> tuple[Array, dict[str, Any]]:
         found = loss_fn(params, micro)
         loss, aux = found if isinstance(found, tuple) else (found, {})
         require(
@@ -210,19 +210,19 @@ def _gradients(
 ) -> Callable[[Params, Any], tuple[Params, dict[str, Any]]]:
     """Builds (params, batch) -> (gradients, metrics)."""
 
-    def of_part(params: Params, micro: Any, whole: Any) -> tuple[Params, dict[str, Any]]:
-        grads, metrics = jax.grad(loss.part, has_aux=True)(params, micro, whole)
+    def of_part(params: Params, micro: Any, normalizer: Any) -> tuple[Params, dict[str, Any]]:
+        grads, metrics = jax.grad(loss.part, has_aux=True)(params, micro, normalizer)
         if layout is not None:
             grads = jax.lax.with_sharding_constraint(grads, layout.state.params)
         return grads, metrics
 
     def gradients(params: Params, batch: Any) -> tuple[Params, dict[str, Any]]:
-        whole = loss.whole(batch)
+        normalizer = loss.normalizer(batch)
         if parts == 1:
-            grads, metrics = of_part(params, batch, whole)
+            grads, metrics = of_part(params, batch, normalizer)
         else:
             micro = split_batch(batch, parts, None if layout is None else layout.batch)
-            grads, metrics = _sum_over(lambda one: of_part(params, one, whole), micro)
+            grads, metrics = _sum_over(lambda one: of_part(params, one, normalizer), micro)
         return grads, loss.finish(metrics, parts)
 
     return gradients

@@ -54,7 +54,7 @@ def test_the_identity_and_deeper_networks_are_the_same_function():
 
 def test_tokenizer_files_reads_apart_and_parallel_reads_the_same():
     f, g = random_network(1, 2, 6, 3, order=2), random_network(2, 2, 5, 4, 2)
-    apart, same = pa.beside(f, g), pa.parallel(f, g)
+    apart, same = pa.block_diagonal(f, g), pa.parallel(f, g)
     assert (apart.inputs, same.inputs, same.outputs, same.depth) == (4, 2, 5, 2)
     expected = np.concatenate([plain(f, X), plain(g, X)], axis=1)
     assert distance(plain(apart, np.concatenate([X, X], axis=1)), expected) < ROUNDING

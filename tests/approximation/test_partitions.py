@@ -59,7 +59,7 @@ def test_derivatives_at_nodes_and_kinks_are_those_of_the_spline(order):
 
     def product(z):
         x = jnp.stack([z, z])[None]
-        features = pa.beside(basis.bump, basis.coordinate)
+        features = pa.block_diagonal(basis.bump, basis.coordinate)
         terms = pa.compose(pa.monomials([(1, 2)], pa.exact_arithmetic(nonnegative=True)), features)
         return pa.evaluate(terms, x)[0, 0]
 

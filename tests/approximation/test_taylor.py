@@ -108,7 +108,7 @@ def test_narrow_dtypes_keep_the_bound_up_to_their_roundings(dtype, kind, d, cell
 
 def test_more_cells_than_a_dtype_can_tell_apart_are_refused_with_the_most_it_can():
     net = pa.taylor_network(wave(1, 1), 1, 1, 1000)
-    with pytest.raises(InputError, match=r"bfloat16 does not tell the cells .* at most N=84 cells"):
+    with pytest.raises(InputError, match=r"bfloat16 does not distinguish .* at most N=84 cells"):
         pa.to_dense(net, dtype=jnp.bfloat16)
     held = pa.taylor_network(wave(1, 1), 1, 1, 84)
     tree, x = pa.to_dense(held, dtype=jnp.bfloat16), points(84, 1).astype(np.float32)
@@ -117,7 +117,7 @@ def test_more_cells_than_a_dtype_can_tell_apart_are_refused_with_the_most_it_can
     assert np.abs(gap).max() <= 2**-8
     first, *others = held.layers
     away = replace(first, affine=replace(first.affine, biases=first.affine.biases + 2.0**26))
-    with pytest.raises(InputError, match="float32 does not tell the cells"):
+    with pytest.raises(InputError, match="float32 does not distinguish the cells"):
         pa.evaluate(replace(held, layers=(away, *others)), x[:2])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from shapes import SMALL
 
 from experiments import generate
 from experiments.convert import __main__ as convert
@@ -21,21 +22,10 @@ from polycom_jax import models
 from polycom_jax.data import ByteTokenizer, FileTokenizer
 from polycom_jax.data.tokenizers import train_bpe
 from polycom_jax.interop import huggingface
-from polycom_jax.models import ModelConfig
 
 pytestmark = pytest.mark.slow  # runs, converted and continued
 
-MODEL = ModelConfig(
-    vocab_size=257,
-    num_layers=2,
-    embed_dim=32,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=16,
-    gated_width=32,
-    activation="swiglu",
-    context_length=32,
-)
+MODEL = replace(SMALL, vocab_size=257, activation="swiglu")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import TINY
 
 from experiments import generate
 from experiments.convert import __main__ as convert
@@ -23,23 +25,11 @@ from polycom_jax import models
 from polycom_jax._errors import InputWarning
 from polycom_jax.data import FileTokenizer
 from polycom_jax.interop import huggingface
-from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import Checkpoints, state_from
 
 B, E, OTHER = "<|begin|>", "<|ends: here|>", "<|ends too|>"
-MODEL = ModelConfig(
-    vocab_size=290,
-    num_layers=1,
-    embed_dim=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    gated_width=16,
-    activation="swiglu",
-    context_length=32,
-    document_mask=False,
-)
+MODEL = replace(TINY, vocab_size=290, activation="swiglu", document_mask=False)
 ABOUT = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": B, "eos_token": E}
 BESIDE: dict[str, Any] = {
     "tokenizer_config": ABOUT | {"chat_template": "{{ messages }}", "model_max_length": 99},

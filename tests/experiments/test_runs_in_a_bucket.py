@@ -45,15 +45,6 @@ def no_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     assert not list(tmp_path.glob("gs:*"))
 
 
-@pytest.fixture
-def front(server: buckets.Server) -> Iterator[buckets.Front]:
-    """A server before the emulator's, and clients in child processes that ask it."""
-    front = buckets.Front(server.url)
-    with buckets.used(front.url):
-        yield front
-    front.stop()
-
-
 @pytest.fixture(scope="module")
 def finished(run: Run, server: buckets.Server) -> str:
     """The place of a run in a bucket that nothing disturbed."""

@@ -46,5 +46,5 @@ def test_a_cluster_that_says_too_little_is_refused(monkeypatch: pytest.MonkeyPat
         "polycom_jax.hosts.service.ClusterEnv.auto_detect_unset_distributed_params",
         lambda *_: (None, 2, None, None),
     )
-    with pytest.raises(InputError, match=r"tells of 2, .*--hosts\.coordinator"):
+    with pytest.raises(InputError, match=r"names 2 processes, .*--hosts\.coordinator"):
         find_place(HostsConfig())

@@ -145,12 +145,12 @@ def test_who_is_missing_at_a_barrier_is_told_in_our_words(
 
 def test_in_one_process_nothing_is_started():
     threads = threading.active_count()
-    with joined(HostsConfig(), tell=lambda _: 1):
+    with joined(HostsConfig(), report_error=lambda _: 1):
         assert agree_on_stop(3, None) is None
         assert agree_on_stop(3, int(signal.SIGINT)) == signal.SIGINT
         meet("nobody", {"a": 1})
         assert threading.active_count() == threads
     tree = {"a": jax.numpy.arange(3), "b": 2.0}
     assert jax.tree.map(np.ndarray.tolist, fetch(tree)) == {"a": [0, 1, 2], "b": 2.0}
-    with pytest.raises(ZeroDivisionError), joined(HostsConfig(), tell=lambda _: 1):
+    with pytest.raises(ZeroDivisionError), joined(HostsConfig(), report_error=lambda _: 1):
         _ = 1 / 0

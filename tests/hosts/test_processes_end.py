@@ -27,7 +27,7 @@ PROGRAM = """
     class Same(Exception):
         pass
 
-    def tell(error):
+    def report_error(error):
         print(type(error).__name__, error, file=sys.stderr)
         return 3
 
@@ -40,12 +40,12 @@ PROGRAM = """
 
     if case == "alone":
         config = HostsConfig(f"localhost:{port}", 3, index, start_timeout_s=5, lost_after_s=5)
-        with joined(config, tell=tell):
+        with joined(config, report_error=report_error):
             print("went on alone")
         sys.exit()
     count = 2 + (case == "counts" and index == 1)
     config = HostsConfig(f"localhost:{port}", count, index, start_timeout_s=90, lost_after_s=5)
-    with joined(config, tell=tell, common=(Same,)):
+    with joined(config, report_error=report_error, common=(Same,)):
         mesh = split([0, 2, 1, 3], (4, 1))  # Devices of the processes take turns.
         rows = batch_rows(8, mesh)
         whole = np.arange(16, dtype=np.int32).reshape(8, 2)

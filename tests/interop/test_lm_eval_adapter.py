@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import pytest
+from shapes import SMALL
 
 from experiments.run.hf_tokenizer import save_tokenizer
 from polycom_jax import InputError, models
@@ -29,16 +30,7 @@ pytestmark = [
 NATS = 1e-3
 """Sums of some 60 float32 log-probabilities of order 5; each side adds in another order."""
 
-CFG = ModelConfig(
-    vocab_size=257,
-    num_layers=2,
-    embed_dim=32,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=16,
-    gated_width=32,
-    context_length=64,
-)
+CFG = replace(SMALL, vocab_size=257, num_kv_heads=1, context_length=64)
 SUBJECTS = ("The fox", "A dog that barks all night", "Nobody", "She", "The old lady")
 QUESTIONS = [
     {

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import TINY
 
 from polycom_jax import InputError, models
 from polycom_jax.data import ByteTokenizer
@@ -20,17 +21,8 @@ from polycom_jax.models import ModelConfig, MoEConfig, exchange
 from polycom_jax.params import shardings
 from polycom_jax.sharding import Rules, make_mesh
 
-CFG = ModelConfig(
-    vocab_size=40,
-    num_layers=1,
-    embed_dim=16,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    gated_width=16,
-    activation="relu2",
-    context_length=72,  # not a power of two, no multiple of PLACES
-)
+# A context that is no power of two and no multiple of PLACES.
+CFG = replace(TINY, num_kv_heads=1, activation="relu2", context_length=72)
 FORWARD = jax.jit(models.forward, static_argnums=0)
 
 

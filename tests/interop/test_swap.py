@@ -8,21 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import TINY
 
 from polycom_jax import ActivationOptions, InputError, models
 from polycom_jax.interop.swap import replacement, solve, swap
-from polycom_jax.models import ModelConfig, MoEConfig, layers
+from polycom_jax.models import MoEConfig, layers
 
-CFG = ModelConfig(
-    vocab_size=24,
-    num_layers=2,
-    embed_dim=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    gated_width=8,
-    activation="swiglu",
-)
+CFG = replace(TINY, vocab_size=24, num_layers=2, gated_width=8, activation="swiglu")
 PLAIN = ActivationOptions()
 
 

@@ -6,19 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from shapes import SMALL
 
 from polycom_jax import models
 from polycom_jax.models import ModelConfig, MoEConfig
 
-DENSE = ModelConfig(
-    vocab_size=24,
-    num_layers=2,
-    embed_dim=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    gated_width=8,
-    context_length=64,
+DENSE = replace(
+    SMALL, vocab_size=24, embed_dim=16, num_heads=4, head_dim=4, gated_width=8, context_length=64
 )
 MOE = replace(DENSE, moe=MoEConfig(num_experts=4, top_k=2), qk_norm="full")
 OWN = replace(MOE, moe=replace(MOE.moe, coefficients="expert", normalize_top_k=True))

@@ -7,24 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from shapes import SMALL
 
 from polycom_jax import InputError
-from polycom_jax.models import ModelConfig, decode, forward, generate, init, init_cache, specs
+from polycom_jax.models import decode, forward, generate, init, init_cache, specs
 from polycom_jax.models.decode import advance, prefill
 from polycom_jax.models.sampling import NO_TOKEN
 from polycom_jax.params import abstract, shardings
 from polycom_jax.sharding import Rules, make_mesh
 
-CFG = ModelConfig(
-    vocab_size=40,
-    num_layers=2,
-    embed_dim=32,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=16,
-    gated_width=32,
-    context_length=32,
-)
+CFG = replace(SMALL, num_kv_heads=1)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import SMALL
 
 from polycom_jax import InputError
-from polycom_jax.models import ModelConfig, forward, generate, init
+from polycom_jax.models import forward, generate, init
 from polycom_jax.models.ids import lookup
 
-CFG = ModelConfig(
-    vocab_size=40,
+CFG = replace(
+    SMALL,
     num_layers=1,
     embed_dim=8,
     num_heads=1,

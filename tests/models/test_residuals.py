@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import TINY
 
 import polycom_jax as pc
 from polycom_jax import params as pm
@@ -19,16 +20,7 @@ from polycom_jax.models import ModelConfig, hidden, layers, specs
 BATCH, LENGTH, WIDTH = 2, 12, 40
 """The hidden width is that of nothing else here."""
 
-SMALL = ModelConfig(
-    vocab_size=50,
-    num_layers=3,
-    embed_dim=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    gated_width=WIDTH,
-    ffn_width=WIDTH,
-)
+SMALL = replace(TINY, vocab_size=50, num_layers=3, gated_width=WIDTH, ffn_width=WIDTH)
 
 
 def kept(f: Any, *args: Any) -> list[jax.ShapeDtypeStruct]:

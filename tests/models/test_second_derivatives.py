@@ -1,11 +1,13 @@
 """Second derivatives: every activation, on every backend's path, dense and mixture, every mode."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from shapes import SMALL
 
 from polycom_jax import ACTIVATIONS, models
 from polycom_jax import params as pm
@@ -20,18 +22,8 @@ QUICK = ("poly_norm", "poly_norm_glu", "swiglu")
 
 def config(activation: str, mixture: bool, **more: Any) -> ModelConfig:
     experts = {"moe": MoEConfig(num_experts=3, top_k=2)} if mixture else {}
-    return ModelConfig(
-        vocab_size=30,
-        num_layers=1,
-        embed_dim=6,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=4,
-        gated_width=8,
-        activation=activation,
-        **experts,
-        **more,
-    )
+    shape = {"num_layers": 1, "embed_dim": 6, "num_kv_heads": 1, "head_dim": 4, "gated_width": 8}
+    return replace(SMALL, vocab_size=30, activation=activation, **shape, **experts, **more)
 
 
 def drawn(tree: Any, seed: int, scale: float = 1.0) -> Any:

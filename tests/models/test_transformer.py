@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shapes
 from jax.sharding import NamedSharding
 
 from polycom_jax import ACTIVATIONS, InputError
@@ -26,16 +27,7 @@ from polycom_jax.models import (
 from polycom_jax.models.layers import rms_norm
 from polycom_jax.sharding import Rules, make_mesh
 
-SMALL = ModelConfig(
-    vocab_size=50,
-    num_layers=2,
-    embed_dim=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    gated_width=32,
-    context_length=16,
-)
+SMALL = replace(shapes.SMALL, vocab_size=50, num_heads=4, head_dim=8, context_length=16)
 VARIANTS = {
     "default": SMALL,
     "mha": replace(SMALL, num_kv_heads=4),

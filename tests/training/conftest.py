@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from shapes import TINY
 
 from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import make_mesh
@@ -19,17 +21,7 @@ VOCAB = 100  # padded to 128, or to 256 where the vocabulary is split in two
 @pytest.fixture(scope="session")
 def model() -> Callable[..., ModelConfig]:
     def build(**overrides: Any) -> ModelConfig:
-        shape: dict[str, Any] = {
-            "vocab_size": VOCAB,
-            "num_layers": 1,
-            "embed_dim": 16,
-            "num_heads": 2,
-            "num_kv_heads": 2,
-            "head_dim": 8,
-            "gated_width": 16,
-            "context_length": 8,
-        }
-        return ModelConfig(**(shape | overrides))
+        return replace(TINY, **({"vocab_size": VOCAB, "context_length": 8} | overrides))
 
     return build
 

@@ -76,7 +76,7 @@ def test_the_newest_of_the_damaged_stay_and_whole_ones_for_ever(folder: epath.Pa
 def test_too_many_whole_ones_are_for_a_person_to_choose_from(
     folder: epath.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(folders, "MOST_WHOLE", 1)
+    monkeypatch.setattr(folders, "MOST_INTACT", 1)
     made(folder, "1", "2", "3")
     quarantine(folder, {3: "", 1: "flaw"})
     with pytest.raises(InputError, match="set aside, holds 1 checkpoints that are not damaged"):

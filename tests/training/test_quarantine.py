@@ -66,7 +66,7 @@ def test_the_newest_of_the_damaged_stay_and_whole_ones_for_ever(tmp_path: Path):
 def test_more_whole_ones_than_fit_are_refused_before_anything_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(folders, "MOST_WHOLE", 3)
+    monkeypatch.setattr(folders, "MOST_INTACT", 3)
     # What earlier versions have set aside counts.
     made(tmp_path, "set-aside/2-1", "quarantine/3-1", "quarantine/notes", 4, 5, 6)
     with pytest.raises(InputError, match=r"holds 2 checkpoints that are not damaged.*move 2 more"):

@@ -85,7 +85,7 @@ def test_a_run_may_go_back_with_its_writer_open(folder: Path):
 def test_more_whole_ones_than_can_be_set_aside_are_told_before_the_run_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(folders, "MOST_WHOLE", 2)
+    monkeypatch.setattr(folders, "MOST_INTACT", 2)
     (folder / "quarantine" / "9-1").mkdir(parents=True)
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(InputError, match=r"holds 1 checkpoints that are not .* move 2 more"):

@@ -88,7 +88,7 @@ IN_TORCH = (
     *("relu", "relu2", "gelu", "gelu_tanh", "silu", "tanh"),
     *("gelu_norm", "relu2_norm", "swiglu_norm"),
 )
-"""Rows that our PyTorch files compute, beside those of `GATES`, which transformers does."""
+"""Activations that our PyTorch files compute; transformers computes those of `GATES`."""
 
 _ACTIVATION = ("order", "eps", "sigmoid", "bound", "output_scale")
 _TRAINED = ("document_mask", "init", "dtype")

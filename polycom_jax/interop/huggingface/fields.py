@@ -148,7 +148,7 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
 def check_fields(stored: Mapping[str, Any]) -> None:
     """Raises `InputError` for a field of another kind, or one that our models do not compute.
 
-    Fields that nothing is known of are told in one `InputWarning`: `transformers` does not read
+    Unknown fields are named in one `InputWarning`: `transformers` does not read
     them either, but whoever wrote them may have meant another model.
     """
     for name, value in stored.items():

@@ -47,7 +47,7 @@ def load(
 
     Args:
         path: the folder, with config.json and safetensors files.
-        mesh: devices to lay the parameters out on; each host reads what its own devices hold.
+        mesh: devices to lay the parameters out on; each process reads what its own devices hold.
             None: the default device.
         rules: how; as in `training.make_state`.
 
@@ -107,7 +107,7 @@ def _values(
         # Rows that a tensor has not are padding: the slice ends with it.
         values = part.to_ours(read(part.name))[index[depth:]]
         target = out[(*place, *(slice(size) for size in values.shape), ...)]
-        with np.errstate(over="ignore"):  # of float64: told below
+        with np.errstate(over="ignore"):  # of float64: refused below
             target[...] = values
         require(
             bool(np.isfinite(target).all()),
@@ -185,7 +185,7 @@ def save(
 
     A gated SiLU, GELU or ReLU model is an ordinary Llama or OLMoE. Every other one takes the
     PyTorch file that computes it along and is loaded with `trust_remote_code=True`. On several
-    hosts all call this, and the first writes.
+    all processes call this, and the first writes.
 
     Args:
         path: of the folder; made, or free of a model.
@@ -233,7 +233,7 @@ def save(
             write_generation(folder, generation)
             # Last: a folder without it is no model.
             files.write_json(folder / "config.json", stored)
-    for _ in values:  # other hosts give their parts
+    for _ in values:  # other processes give their parts
         pass
     meet("write the weights")
 
@@ -269,7 +269,7 @@ def _tensor_values(
         for tensor in tensors(path, spec):
             ours = whole[tensor.index]
             ours = ours[: tensor.part[0]] if spec.rows is not None else ours
-            with np.errstate(over="ignore"):  # told below, with the tensor's name
+            with np.errstate(over="ignore"):  # refused below, with the tensor's name
                 value = tensor.to_theirs(ours).astype(_kept_in(spec, dtype))
             require(
                 value.dtype != np.float16 or np.isinf(value).sum() == np.isinf(ours).sum(),

@@ -1,4 +1,4 @@
-"""What a folder says on where a text begins and ends, beside the model: ids, generation_config."""
+"""What a Hugging Face folder says of where texts begin and end: ids, generation_config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

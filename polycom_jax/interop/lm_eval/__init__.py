@@ -43,7 +43,7 @@ def language_model(
         mesh: devices; a batch is split over them as in `polycom_jax.training.evaluate`.
         batch_size: requests at a time.
         max_length: most tokens that the model sees at once; None: `cfg.context_length`.
-        progress: is told of each batch that is done.
+        progress: called after each batch.
 
     Raises:
         InputError: lm-eval is not installed, a tokenizer of another model, or a batch that does not

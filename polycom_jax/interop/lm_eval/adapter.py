@@ -76,7 +76,7 @@ class PolyComLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids; unless told, with what the tokenizer puts before a text, but never twice."""
+        """Token ids; by default with what the tokenizer puts before a text, but never twice."""
         if add_special_tokens is None:
             before = self.tokenizer.decode([self.prefix_token_id])
             add_special_tokens = not has_bos_prefix(string, before)

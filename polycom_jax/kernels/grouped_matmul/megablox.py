@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.grouped_matmul.derivatives import Rows, differentiable
-from polycom_jax.kernels.restrictions import only_on_tpu, why_not_on_tpu
+from polycom_jax.kernels.restrictions import only_on_tpu, unsupported_on_tpu
 from polycom_jax.kernels.tpu_call import LANES, round_up
 
 VMEM_BUDGET = 15 * 2**20
@@ -73,8 +73,8 @@ def unsupported_reason(x: Array, w: Array, sizes: Array, **_static: Any) -> str 
     if max(w.shape[1:]) * w.dtype.itemsize > LONGEST:
         return f"rows of {max(w.shape[1:])} {w.dtype} are longer than {LONGEST} bytes"
     if any(jax.typeof(a).manual_axis_type.varying for a in (x, w, sizes)):
-        return "jax.shard_map checks what varies over the mesh (check_vma), which they do not tell"
-    return why_not_on_tpu(x, w, sizes)
+        return "jax.shard_map checks what varies over the mesh (check_vma), undeclared here"
+    return unsupported_on_tpu(x, w, sizes)
 
 
 @cache

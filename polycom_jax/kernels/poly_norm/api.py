@@ -9,7 +9,7 @@ from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
 from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
 from polycom_jax.kernels.poly_norm import cpu, feature_sharded, tpu, xla
-from polycom_jax.kernels.restrictions import why_not_on_tpu
+from polycom_jax.kernels.restrictions import unsupported_on_tpu
 from polycom_jax.kernels.sharded import check_axis
 from polycom_jax.sharding import MeshAxes
 
@@ -29,23 +29,23 @@ class _RowOperation:
 
             return getattr(pallas_tpu, name)(*arrays, **static)
 
-        pallas = Kernel(kernel, why_not_on_tpu)
+        pallas = Kernel(kernel, unsupported_on_tpu)
         modules = {"xla": xla, "cpu": cpu, "tpu": tpu}
-        whole = {"reference": reference}
-        whole |= {key: getattr(module, name) for key, module in modules.items()}
-        self.whole = Operation(
-            name, {key: Kernel(run) for key, run in whole.items()} | {"pallas_tpu": pallas}
+        kernels = {"reference": reference}
+        kernels |= {key: getattr(module, name) for key, module in modules.items()}
+        self.unsharded = Operation(
+            name, {key: Kernel(run) for key, run in kernels.items()} | {"pallas_tpu": pallas}
         )
-        self.split = Operation(
+        self.sharded = Operation(
             f"{name} over shards",
             {"xla": Kernel(getattr(feature_sharded, name)), "pallas_tpu": pallas},
         )
 
     def __call__(self, *arrays: Array, axis_name: MeshAxes, **options: Any) -> Array:
         if axis_name is None:
-            return self.whole(*arrays, **options)
+            return self.unsharded(*arrays, **options)
         check_axis(axis_name)
-        return self.split(*arrays, axis_name=axis_name, **options)
+        return self.sharded(*arrays, axis_name=axis_name, **options)
 
 
 _POLY_NORM = _RowOperation("poly_norm", polynomial.poly_norm)

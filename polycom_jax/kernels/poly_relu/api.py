@@ -6,7 +6,7 @@ from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import check_coeffs, check_floating, check_slope
 from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
 from polycom_jax.kernels.poly_relu import cpu, xla
-from polycom_jax.kernels.restrictions import why_not_on_tpu
+from polycom_jax.kernels.restrictions import unsupported_on_tpu
 
 
 def _kernel(x: Array, coeffs: Array) -> Array:
@@ -22,7 +22,7 @@ _POLY_RELU = Operation(
         "reference": Kernel(polynomial.poly_relu),
         "xla": Kernel(xla.poly_relu),
         "cpu": Kernel(cpu.poly_relu),
-        "pallas_tpu": Kernel(_kernel, why_not_on_tpu),
+        "pallas_tpu": Kernel(_kernel, unsupported_on_tpu),
     },
 )
 _POLY_PRELU = Operation(

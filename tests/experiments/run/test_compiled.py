@@ -14,7 +14,7 @@ from jax._src.compilation_cache import compress_executable, reset_cache
 
 from experiments.faults.compare import differences
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.compiled import drop_torn, keep_compiled
+from experiments.run.compiled import cache_compiled, drop_torn
 from polycom_jax import storage
 
 CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -67,7 +67,7 @@ def test_programs_may_be_kept_in_a_bucket_and_are_read_there(bucket: str, compil
 
     jax.monitoring.register_event_listener(listen)
     try:
-        keep_compiled(None, place=f"{bucket}/programs")
+        cache_compiled(None, place=f"{bucket}/programs")
         jax.config.update(CACHE_OPTIONS[1], 0.0)
         reset_cache()
         x = jnp.arange(7.0)

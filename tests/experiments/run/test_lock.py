@@ -138,7 +138,7 @@ def test_the_beat_of_another_machine_that_changes_is_a_live_run(tmp_path: Path, 
     said: list[str] = []
     try:
         with pytest.raises(lock.Held, match="process 7 on elsewhere"):
-            lock.locked(tmp_path, tell=said.append).__enter__()
+            lock.locked(tmp_path, notify=said.append).__enter__()
     finally:
         done.set()
         thread.join()
@@ -149,7 +149,7 @@ def test_the_beat_of_another_machine_that_stands_still_is_waited_out(tmp_path: P
     (tmp_path / lock.NAME).write_bytes(elsewhere(5))
     said: list[str] = []
     began = time.monotonic()
-    with lock.locked(tmp_path, tell=said.append):
+    with lock.locked(tmp_path, notify=said.append):
         assert time.monotonic() - began >= 0.5
     assert "process 7 on elsewhere has not given the folder back" in said[0]
 

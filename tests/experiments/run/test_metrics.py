@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.run.files import whole
+from experiments.run.files import atomic
 from experiments.run.metrics import Logs, MetricsFile, cut_short, read_metrics
 from experiments.run.trackers import Trackers
 from polycom_jax import InputError
@@ -53,7 +53,7 @@ def test_a_disk_that_is_full_is_told_with_the_file_that_did_not_fit(tmp_path: Pa
             file.write(1, {"loss": [1.0] * 1000})
         with pytest.raises(OSError, match=re.escape(str(path))):
             file.close()  # what did not fit is tried again
-        with pytest.raises(OSError, match=re.escape(str(name))), whole(name) as temporary:
+        with pytest.raises(OSError, match=re.escape(str(name))), atomic(name) as temporary:
             temporary.write_text("x" * 2000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -30,6 +30,16 @@ def logs() -> Collected:
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The only item is the time that steps are measured by."""
+    now = [0.0]
+    monkeypatch.setattr(
+        "experiments.run.step_metrics.time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
+    return now
+
+
+@pytest.fixture
 def meter(logs: Collected) -> Iterator[Meter]:
     with Display(active=False) as display:
         display.start(0, 7)
@@ -38,11 +48,8 @@ def meter(logs: Collected) -> Iterator[Meter]:
 
 def metrics(loss: float, grad_norm: float = 1.0) -> dict[str, float]:
     bad = not (math.isfinite(loss) and math.isfinite(grad_norm))
-    skipped = {"skipped": float(bad), "spike": 0.0}
-    return {
-        **skipped,
-        **{"loss": loss, "grad_norm": grad_norm, "learning_rate": 0.1, "tokens": 100.0},
-    }
+    numbers = {"loss": loss, "grad_norm": grad_norm, "learning_rate": 0.1, "tokens": 100.0}
+    return numbers | {"skipped": float(bad), "spike": 0.0}
 
 
 def test_a_step_is_read_when_the_next_one_is_under_way(meter: Meter, logs: Collected):
@@ -82,12 +89,8 @@ def test_speed_is_that_of_all_steps_since_the_last_line(meter: Meter, logs: Coll
 
 
 def test_the_time_that_a_step_waits_for_its_batch_is_the_mean_since_the_last_line(
-    meter: Meter, logs: Collected, monkeypatch: pytest.MonkeyPatch
+    clock: list[float], meter: Meter, logs: Collected
 ):
-    clock = [0.0]
-    monkeypatch.setattr(
-        "experiments.run.step_metrics.time", SimpleNamespace(perf_counter=lambda: clock[0])
-    )
     meter.pause()
     for step in range(1, 7):
         meter.push(step, metrics(1.0))
@@ -98,12 +101,8 @@ def test_the_time_that_a_step_waits_for_its_batch_is_the_mean_since_the_last_lin
 
 
 def test_an_evaluated_step_is_logged_with_its_evaluation_which_takes_none_of_its_time(
-    meter: Meter, logs: Collected, monkeypatch: pytest.MonkeyPatch
+    clock: list[float], meter: Meter, logs: Collected
 ):
-    clock = [0.0]
-    monkeypatch.setattr(
-        "experiments.run.step_metrics.time", SimpleNamespace(perf_counter=lambda: clock[0])
-    )
     meter.pause()
 
     def evaluate() -> dict[str, float]:
@@ -134,7 +133,7 @@ def test_a_step_that_changed_nothing_is_said_and_logged_though_it_is_not_its_tur
         meter.push(step, metrics(**({"loss": 5.0} | ({name: bad} if step == 4 else {}))))
     assert [step for step, _ in logs.records] == [1, 3, 4]
     assert f"step 4: {name} is {bad}, so nothing was updated (1 in a row" in capsys.readouterr().out
-    assert not meter.hopeless
+    assert not meter.diverged
 
 
 def test_a_batch_without_targets_is_named_as_such(
@@ -154,13 +153,13 @@ def test_a_spike_is_said_and_logged(logs: Collected, capsys: pytest.CaptureFixtu
     assert "step 2: loss 9.0000 is a spike" in capsys.readouterr().out
 
 
-def hopeless_after(logs: Collected, losses: str, in_a_row: int = 0) -> int | None:
+def diverged_after(logs: Collected, losses: str, in_a_row: int = 0) -> int | None:
     """The step with whose numbers a run is given up; "." is a good loss, "x" is none."""
     meter = Meter(RunConfig(give_up_after=3), logs, Display(active=False), in_a_row=in_a_row)
     for step, mark in enumerate(losses, 1):
         meter.push(step, metrics(math.nan if mark == "x" else 1.0))
         meter.flush()
-        if meter.hopeless:
+        if meter.diverged:
             return step
     return None
 
@@ -180,16 +179,16 @@ def hopeless_after(logs: Collected, losses: str, in_a_row: int = 0) -> int | Non
 def test_a_run_is_given_up_after_so_many_steps_in_a_row(
     logs: Collected, losses: str, in_a_row: int, expected: int | None
 ):
-    assert hopeless_after(logs, losses, in_a_row) == expected
+    assert diverged_after(logs, losses, in_a_row) == expected
 
 
 def test_giving_up_names_the_steps_and_the_command_that_repeats_them(logs: Collected):
     meter = Meter(RunConfig(give_up_after=2), logs, Display(active=False))
     for step, loss in ((7, 1.0), (8, math.nan), (9, math.nan)):
         meter.push(step, metrics(loss))
-    assert not meter.hopeless
+    assert not meter.diverged
     meter.flush()
-    stop = meter.surrender(9, "my run")
+    stop = meter.give_up(9, "my run")
     assert stop.code == 1
     assert "not finite in steps 8 to 9; the parameters are those of step 7" in str(stop)
     assert "python -m experiments.replay 'my run' --step 8`" in str(stop)
@@ -209,5 +208,5 @@ def test_giving_up_says_whether_numbers_or_targets_were_missing(
     meter = Meter(RunConfig(give_up_after=2), logs, Display(active=False))
     for step, count in enumerate(targets, 1):
         meter.push(step, metrics(math.nan) | {"tokens": float(count)})
-    assert re.search(message, str(meter.surrender(2, "run")))
-    assert ("Look at" in message) == ("Look at" in str(meter.surrender(2, "run")))
+    assert re.search(message, str(meter.give_up(2, "run")))
+    assert ("Look at" in message) == ("Look at" in str(meter.give_up(2, "run")))
