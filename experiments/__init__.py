@@ -5,8 +5,7 @@ import sys
 import time
 
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Imports take seconds, and Ctrl-C amid them has no traceback to show; `terminal.program` takes
-    # over.
+    # Imports take seconds; Ctrl-C during them shows no traceback. `terminal.program` takes over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from experiments.run.host_collectives import patient_collectives

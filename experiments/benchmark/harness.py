@@ -65,7 +65,7 @@ class Plan:
 
 
 def order(names: Sequence[str], round_index: int) -> list[str]:
-    """Who goes first moves on by one each round: nobody always runs behind the same other."""
+    """The order of a round: rotated by one each time, so that no one always runs first."""
     start = round_index % len(names)
     return [*names[start:], *names[:start]]
 

@@ -15,7 +15,7 @@ LEVEL = 0.05
 POWER = 0.8
 """Chance to find an effect of the smallest detectable size."""
 PATTERNS = 1 << 20
-"""Sign patterns of the test: all 2^n where they are no more than that, else so many drawn."""
+"""Sign patterns of the test: all 2^n if they are no more than this, else this many random ones."""
 RESAMPLED = 2000
 """Bootstrap samples of a median's error."""
 

@@ -1,1 +1,1 @@
-"""Torture of `experiments.pretrain`: kills at random moments, and a comparison of all bits."""
+"""Kill test of `experiments.pretrain`: kills at random moments, and a comparison of all bits."""

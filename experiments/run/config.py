@@ -199,14 +199,14 @@ _PLACES = frozenset(
 
 
 FILLED = ("model.vocab_size", "optim.warmup_steps", "optim.decay_steps")
-"""Fields that, where nobody sets them, follow from the data and the run's length."""
+"""Fields that follow from the data and the run's length unless they are set."""
 
 WARMUP_SHARE = 10
-"""A warm-up that nobody has set takes one part of so many of a run, or the recipe's, if less."""
+"""By default, the warm-up is the recipe's, and at most one part in this many of a run."""
 
 
 def default_config(preset: str, steps: int | None = None) -> PretrainConfig:
-    """The preset's recipe, for a run of its own length or of so many steps.
+    """The preset's recipe, for a run of `steps`; None: of the recipe's length.
 
     Raises:
         InputError: no such preset.

@@ -32,8 +32,8 @@ def write_json(
 
     Args:
         target: the file; None: nothing is written.
-        record: of what JSON knows, and tuples.
-        indent: of its lines; None: all in one.
+        record: JSON-able, tuples included.
+        indent: spaces a level; None: all in one line.
         not_finite: what stands for numbers that JSON does not know.
     """
     text = json.dumps(finite(record, not_finite), indent=indent) + "\n"

@@ -214,7 +214,7 @@ class Workdir:
     def write_config(self, config: PretrainConfig, record: Mapping[str, Any]) -> None:
         """Writes config.yaml.
 
-        What the record names under `filled_in` nobody gave: a new run with this file finds its own.
+        The record lists under `filled_in` what was not given: a new run fills that in itself.
         """
         header = (
             f"# What `python -m experiments.pretrain --workdir {self.root}` ran with.\n"

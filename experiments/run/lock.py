@@ -56,7 +56,7 @@ class Hold(Protocol):
 
 
 class Kept:
-    """The hold of a lock of the system, which nobody can take."""
+    """A lock of the operating system, which no other process can take away."""
 
     def check(self) -> None:
         """Returns."""

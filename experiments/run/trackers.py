@@ -1,6 +1,6 @@
 """Where metrics of a run are shown besides metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
 
-The last two are packages that whoever wants them installs; their own environment variables say
+The last two are packages to be installed by hand; their own environment variables say
 where the numbers go (`WANDB_MODE=offline`, `TRACKIO_DIR`). No tracker ends a run: one that fails is
 named in a warning and left out from there on.
 """
@@ -75,7 +75,7 @@ class TensorBoard:
 
 
 class _Hosted:
-    """What a package shows by itself, through a run object with `log` and `finish`."""
+    """A tracker of a package, through its run object with `log` and `finish`."""
 
     _run: Any
 
@@ -84,7 +84,7 @@ class _Hosted:
         self._run.log(dict(values), step=step)
 
     def flush(self) -> None:
-        """It hands on by itself."""
+        """Nothing: the package flushes by itself."""
 
     def close(self) -> None:
         """See `Tracker`."""

@@ -23,7 +23,7 @@ RECORD = "record"
 """Section of a run's own config.yaml that says how it came about; it sets nothing."""
 
 FILLED_IN = "filled_in"
-"""In it, the fields that nobody had set: the data and the run's length gave them."""
+"""The fields in it that were not given: they follow from the data and the run's length."""
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {word: name for name in ("True", "False") for word in (name, name.lower(), name.upper())}
@@ -77,7 +77,7 @@ def read_yaml(
         path: the file.
         base: dotted name -> default value of every field that may be set.
         aliases: short name -> dotted name.
-        keep_filled_in: also read the settings of a run's config.yaml that nobody had given. They
+        keep_filled_in: also read the settings of a run's config.yaml that were not given. They
             follow from its data and length, so another run fills them in anew.
 
     Raises:
@@ -109,7 +109,7 @@ def read_yaml(
 
 
 def filled_in(record: Mapping[str, Any], vocab_size: object) -> list[str]:
-    """The fields that nobody had set, of a record and the `model.vocab_size` above it."""
+    """The fields that were not given, by a record and the `model.vocab_size` above it."""
     if FILLED_IN in record:
         named = record[FILLED_IN]
         return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []

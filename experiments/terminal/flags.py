@@ -271,7 +271,7 @@ def _refuse(event: _errors.ParseErrorEvent) -> None:
 
 
 def replaced(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """The command line with these flags, each of one value, in place of what it had; None: gone."""
+    """The command line with these values of flags in place of its own; None removes a flag."""
     kept: list[str] = []
     words = iter(argv)
     for word in words:

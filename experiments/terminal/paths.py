@@ -28,7 +28,7 @@ def expanded(flag: str, word: str, *, remote: bool = False) -> str:
         remote: it may be in a bucket.
 
     Raises:
-        InputError: of nobody that there is, or a place that the flag does not take.
+        InputError: the home folder of an unknown user, or a place that the flag does not take.
     """
     try:
         storage.named(word)

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike
 from polycom_jax._errors import InputError, require
 
 EPS = 1e-6
-"""What stands under PolyNorm's roots beside the mean, as in the paper's official code."""
+"""The default eps, added to each mean under PolyNorm's roots, as in the paper's official code."""
 
 EPS_RANGE = (1e-30, 1e30)
 """A smaller eps would drown in what CPUs flush to zero in float32 (1e-38)."""

@@ -54,7 +54,7 @@ def start(place: Place, config: HostsConfig, end: Callable[[Exception], object])
     )
     silence = threading.Timer(limit + 10, end, (InputError(text),))  # later than its own verdict
     silence.start()
-    # By itself the service waits longer than its clients, and they know nobody but themselves.
+    # By default the service waits longer than its clients, which know only themselves.
     serve = _jax.get_distributed_runtime_service
     _jax.get_distributed_runtime_service = partial(serve, cluster_register_timeout=limit)
     try:

@@ -25,7 +25,7 @@ from polycom_jax.training.loss import Batch, cross_entropy
 from polycom_jax.training.step import OnMesh
 
 PLACES = 32
-"""Places of a row whose logits exist at a time. Up to so many are scored alone, else all."""
+"""Positions whose logits are in memory at once; longer continuations score the rows in full."""
 
 
 class Pair(NamedTuple):
