@@ -1,1 +1,1 @@
-"""Speed and memory, ours and of peers: `python -m experiments.benchmark --help`."""
+"""Speed and memory, compared with peers: `python -m experiments.benchmark --help`."""

@@ -1,4 +1,4 @@
-"""Measures speed and memory, ours and of peers: `python -m experiments.benchmark --help`.
+"""Compares speed and memory with peers: `python -m experiments.benchmark --help`.
 
     python -m experiments.benchmark ops --shapes cpu_2048x4096
     python -m experiments.benchmark ops ffn attention loss train data --out runs/benchmark

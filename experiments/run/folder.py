@@ -4,12 +4,11 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import yaml
-from etils import epath
 
 from experiments.run import lock
 from experiments.run.command import from_file
@@ -30,58 +29,31 @@ from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.training.checkpoint import all_steps
 
 
-@dataclass(frozen=True, init=False)
 class Workdir:
-    """A run's folder, on a disk or in a bucket.
+    """A run's folder, on a disk or in a bucket, and what lies in it.
 
     Attributes:
         root: the folder.
+        config: what the run really ran with; a later run takes it as `--config`.
+        tokenizer: with it, model and text need nothing from outside the folder.
+        generation: how texts end by the Hugging Face folder that a run was made from, if it was.
+        metrics: one JSON object a logged step, with the evaluation of that step if it had one.
+        checkpoints: Orbax checkpoints, one folder a step.
+        tensorboard: event files.
+        plots: figures made at the end.
+        sample: text that the finished model wrote; the last file of a run: with it, all is there.
     """
 
-    root: epath.Path
-
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        object.__setattr__(self, "root", storage.named(root))
-
-    @property
-    def config(self) -> epath.Path:
-        """What the run really ran with; a later run takes it as `--config`."""
-        return self.root / "config.yaml"
-
-    @property
-    def tokenizer(self) -> epath.Path:
-        """The tokenizer; with it, model and text need nothing from outside the folder."""
-        return self.root / "tokenizer.json"
-
-    @property
-    def generation(self) -> epath.Path:
-        """What the folder that a run was made from said of its texts' ends; others have none."""
-        return self.root / "generation.json"
-
-    @property
-    def metrics(self) -> epath.Path:
-        """One JSON object a logged step, with the evaluation of that step if it had one."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> epath.Path:
-        """Orbax checkpoints, one folder a step."""
-        return self.root / "checkpoints"
-
-    @property
-    def tensorboard(self) -> epath.Path:
-        """Event files."""
-        return self.root / "tensorboard"
-
-    @property
-    def plots(self) -> epath.Path:
-        """Figures made at the end."""
-        return self.root / "plots"
-
-    @property
-    def sample(self) -> epath.Path:
-        """Text that the finished model wrote; the last file of a run: with it, all is there."""
-        return self.root / "sample.txt"
+        self.root = storage.named(root)
+        self.config = self.root / "config.yaml"
+        self.tokenizer = self.root / "tokenizer.json"
+        self.generation = self.root / "generation.json"
+        self.metrics = self.root / "metrics.jsonl"
+        self.checkpoints = self.root / "checkpoints"
+        self.tensorboard = self.root / "tensorboard"
+        self.plots = self.root / "plots"
+        self.sample = self.root / "sample.txt"
 
     @contextlib.contextmanager
     def locked(

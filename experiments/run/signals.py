@@ -1,7 +1,7 @@
-"""Ending early: a first Ctrl-C or SIGTERM asks, a second one insists, and so does time.
+"""Ending early: the first Ctrl-C or SIGTERM saves and ends; a second one, or time, ends at once.
 
 Python runs a signal handler only between two bytecodes of the main thread: not while XLA compiles,
-nor while the host waits for a device. Its C handler, though, writes the signal's number to
+nor while it waits for a device. Its C handler, though, writes the signal's number to
 `signal.set_wakeup_fd` at once, and a thread reads it there. That thread is the one that owns both
 signals for as long as a program trains; `jax.distributed`'s own handler is off (see `hosts`).
 

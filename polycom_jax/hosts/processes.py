@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -36,7 +36,7 @@ class HostsError(RuntimeError):
 @contextlib.contextmanager
 def joined(
     config: HostsConfig, *, report_error: ReportError, common: tuple[type[Exception], ...] = ()
-) -> Iterator[None]:
+) -> Generator[None]:
     """Within the block JAX sees the devices of all processes; it does nothing for a single one.
 
     It comes before anything that starts a JAX backend, `jax.devices` for instance. An exception in

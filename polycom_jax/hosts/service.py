@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax._src import distributed
 from jax._src.clusters import ClusterEnv
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateUsage]
 
 from polycom_jax._errors import InputError
 from polycom_jax.hosts.config import HostsConfig

@@ -149,6 +149,8 @@ def plain(name: str, value: Any) -> Any:
             return {str(key): plain(f"{name}.{key}", item) for key, item in value.items()}
         case np.ndarray() | np.generic() | jax.Array() if (kind := _kind(value.dtype)) is not None:
             return np.asarray(value).astype(kind).tolist()
+        case _:
+            pass
     shown = " ".join(repr(value).split())[:80]
     raise InputError(
         f"{name} is {shown}, of type {type(value).__name__}, which metadata in JSON cannot hold:"

@@ -168,7 +168,7 @@ class _Hook:
 
 
 def _put_hooks() -> None:
-    import absl.logging  # noqa: F401  # first, or the logger would not be of its class
+    importlib.import_module("absl.logging")  # first, or the logger would not be of its class
 
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_of_others)
@@ -203,7 +203,8 @@ def _origin(record: logging.LogRecord) -> str:
 
     if record.pathname != absl.logging.__file__:
         return record.pathname
-    frame, passed = sys._getframe(), (absl.logging.__file__, logging.__file__, __file__)
+    frame, passed = inspect.currentframe(), (absl.logging.__file__, logging.__file__, __file__)
+    assert frame is not None, "CPython has frames."
     while frame.f_back is not None and frame.f_code.co_filename in passed:
         frame = frame.f_back
     return frame.f_code.co_filename
@@ -222,7 +223,7 @@ def _is_cut_off(unraisable: Any) -> bool:
     return trace.tb_next is None and trace.tb_frame.f_code.co_name == "_check_closed"
 
 
-def _is_coroutine_of_orbax(value: Any) -> TypeGuard[types.CoroutineType]:
+def _is_coroutine_of_orbax(value: Any) -> "TypeGuard[types.CoroutineType[Any, Any, Any]]":
     return isinstance(value, types.CoroutineType) and _is_orbax(value.cr_code.co_filename)
 
 

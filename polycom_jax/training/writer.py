@@ -49,7 +49,7 @@ def open_writer(folder: Place, keep: Keep) -> Any:
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-    policies = [
+    policies: list[policy.PreservationPolicy] = [
         policy.LatestN(keep.last),
         policy.BestN(n=keep.best, get_metric_fn=_score_or_worst, reverse=True),
     ]
