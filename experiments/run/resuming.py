@@ -11,118 +11,94 @@ from experiments.terminal import flags
 from polycom_jax import storage
 from polycom_jax.data.sources import names_files
 
-STAYS: Mapping[str, str] = {
-    "model.vocab_size": "shape of parameters",
-    "model.num_layers": "shape of parameters",
-    "model.embed_dim": "shape of parameters",
-    "model.num_heads": "shape of parameters",
-    "model.num_kv_heads": "shape of parameters",
-    "model.head_dim": "shape of parameters",
-    "model.gated_width": "shape of parameters",
-    "model.ffn_width": "shape of parameters",
-    "model.tie_embeddings": "shape of parameters",
-    "model.qk_norm": "shape of parameters",
-    "model.moe.num_experts": "shape of parameters",
-    "model.moe.coefficients": "shape of parameters",
-    "model.activation": "another function of the parameters",
-    "model.activation_options.order": "shape of parameters",
-    "model.activation_options.eps": "another function of the parameters",
-    "model.activation_options.sigmoid": "another function of the parameters",
-    "model.activation_options.bound": "another function of the parameters",
-    "model.activation_options.output_scale": "another function of the parameters",
-    "model.activation_options.initial": "what the parameters began from",
-    "model.init": "what the parameters began from",
-    "model.rope_theta": "another function of the parameters",
-    "model.norm_eps": "another function of the parameters",
-    "model.document_mask": "another function of the parameters",
-    "model.dtype": "another precision, not another rounding of the same one",
-    "model.moe.top_k": "another function of the parameters",
-    "model.moe.normalize_top_k": "another function of the parameters",
-    "model.moe.capacity_factor": "which tokens are dropped",
-    "model.moe.load_balance_weight": "another loss",
-    "model.moe.router_z_weight": "another loss",
-    "model.context_length": "which tokens stand in a batch",
-    "data.batch_size": "which tokens stand in a batch",
-    "data.text_field": "which text is read",
-    "data.train_split": "which text is read",
-    "data.undecodable": "which text is read",
-    "data.damaged": "which text is read",
-    "data.document_bytes": "where documents begin, and which are held out",
-    "data.end_of_text": "which token parts documents",
-    "data.bpe_train_bytes": "what a BPE is trained on",
-    "run.seed": "order of the data, and what the parameters began from",
-    "run.init_from": "what the parameters began from",
-    "optim.peak_learning_rate": "another update",
-    "optim.schedule": "another update",
-    "optim.final_learning_rate_fraction": "another update",
-    "optim.warmup_steps": "another update",
-    "optim.decay_steps": "another update",
-    "optim.decay_fraction": "another update",
-    "optim.b1": "another update",
-    "optim.b2": "another update",
-    "optim.eps": "another update",
-    "optim.weight_decay": "another update",
-    "optim.decay_roles": "another update",
-    "optim.clip_norm": "another update",
-    "optim.coefficient_multiplier": "another update",
-    "optim.multipliers.matrix": "another update",
-    "optim.multipliers.embedding": "another update",
-    "optim.multipliers.norm": "another update",
-    "optim.multipliers.coefficient": "another update",
-    "optim.multipliers.router": "another update",
-}
+
+def _by_field(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """Field -> why, from a table of why -> fields."""
+    return {name: why for why, names in fields.items() for name in names.split()}
+
+
+STAYS = _by_field(
+    {
+        "shape of parameters": """
+            model.vocab_size model.num_layers model.embed_dim model.num_heads
+            model.num_kv_heads model.head_dim model.gated_width model.ffn_width
+            model.tie_embeddings model.qk_norm model.moe.num_experts
+            model.moe.coefficients model.activation_options.order
+        """,
+        "another function of the parameters": """
+            model.activation model.activation_options.eps
+            model.activation_options.sigmoid model.activation_options.bound
+            model.activation_options.output_scale model.rope_theta model.norm_eps
+            model.document_mask model.moe.top_k model.moe.normalize_top_k
+        """,
+        "what the parameters began from": """
+            model.activation_options.initial model.init run.init_from
+        """,
+        "another precision, not another rounding of the same one": "model.dtype",
+        "which tokens are dropped": "model.moe.capacity_factor",
+        "another loss": "model.moe.load_balance_weight model.moe.router_z_weight",
+        "which tokens stand in a batch": "model.context_length data.batch_size",
+        "which text is read": "data.text_field data.train_split data.undecodable data.damaged",
+        "where documents begin, and which are held out": "data.document_bytes",
+        "which token parts documents": "data.end_of_text",
+        "what a BPE is trained on": "data.bpe_train_bytes",
+        "order of the data, and what the parameters began from": "run.seed",
+        "another update": """
+            optim.peak_learning_rate optim.schedule optim.final_learning_rate_fraction
+            optim.warmup_steps optim.decay_steps optim.decay_fraction optim.b1
+            optim.b2 optim.eps optim.weight_decay optim.decay_roles optim.clip_norm
+            optim.coefficient_multiplier optim.multipliers.matrix
+            optim.multipliers.embedding optim.multipliers.norm
+            optim.multipliers.coefficient optim.multipliers.router
+        """,
+    }
+)
 """Another value would make another run of it: refused."""
 
-BY_FINGERPRINT: Mapping[str, str] = {
-    "data.source": "the same bytes may lie elsewhere",
-    "data.heldout": "the same bytes may lie elsewhere",
-    "data.tokenizer": "the same bytes may lie elsewhere",
-}
+BY_FINGERPRINT = _by_field(
+    {
+        "the same bytes may lie elsewhere": "data.source data.heldout data.tokenizer",
+    }
+)
 """Refused where the prepared data differ."""
 
-ROUNDING: Mapping[str, str] = {
-    "mesh.data": "the result does not depend on the mesh",
-    "mesh.fsdp": "the result does not depend on the mesh",
-    "mesh.tensor": "the result does not depend on the mesh",
-    "mesh.expert": "the result does not depend on the mesh",
-    "model.attention": "the same sums in another order",
-    "model.activation_options.implementation": "the same sums in another order",
-    "model.remat": "what is kept, and what is computed twice",
-    "model.unroll": "how the layers' loop is compiled",
-    "model.loss_chunk": "the same sums in another order",
-    "optim.accumulation_steps": "the same sums in another order; not those of a mixture's routers",
-    "run.deterministic": "which of a GPU's programs are taken",
-}
+ROUNDING = _by_field(
+    {
+        "the result does not depend on the mesh": "mesh.data mesh.fsdp mesh.tensor mesh.expert",
+        "the same sums in another order": """
+            model.attention model.activation_options.implementation model.loss_chunk
+        """,
+        "what is kept, and what is computed twice": "model.remat",
+        "how the layers' loop is compiled": "model.unroll",
+        "the same sums in another order; not those of a mixture's routers": """
+            optim.accumulation_steps
+        """,
+        "which of a GPU's programs are taken": "run.deterministic",
+    }
+)
 """May change; numbers are equal from there on up to rounding."""
 
-FREE: Mapping[str, str] = {
-    "run.steps": "length",
-    "run.log_every": "what is reported and when",
-    "run.eval_every": "what is reported and when",
-    "run.eval_tokens": "what is reported and when",
-    "run.checkpoint_every": "what is kept and when",
-    "run.keep_last": "what is kept and when",
-    "run.sample_prompt": "what the finished model writes",
-    "run.sample_tokens": "what the finished model writes",
-    "run.give_up_after": "when a run that is lost ends",
-    "run.grace_s": "how a run is asked to end",
-    "run.compile_cache": "where programs are kept",
-    "run.compile_cache_dir": "where programs are kept",
-    "run.compiler_options": "how a program is compiled",
-    "run.tpu_slice": "the machine",
-    "run.profile_steps": "what is reported and when",
-    "run.trackers": "what is reported and when",
-    "run.dry_run": "nothing is run",
-    "data.cache_dir": "where prepared data are kept",
-    "data.lock_timeout_s": "how long it waits",
-    "hosts.coordinator": "the machine",
-    "hosts.count": "the machine",
-    "hosts.index": "the machine",
-    "hosts.start_timeout_s": "how long it waits",
-    "hosts.lost_after_s": "how long it waits",
-    "workdir": "a folder may be moved",
-    "preset": "where the other values came from",
-}
+FREE = _by_field(
+    {
+        "length": "run.steps",
+        "what is reported and when": """
+            run.log_every run.eval_every run.eval_tokens run.profile_steps
+            run.trackers
+        """,
+        "what is kept and when": "run.checkpoint_every run.keep_last",
+        "what the finished model writes": "run.sample_prompt run.sample_tokens",
+        "when a run that is lost ends": "run.give_up_after",
+        "how a run is asked to end": "run.grace_s",
+        "where programs are kept": "run.compile_cache run.compile_cache_dir",
+        "how a program is compiled": "run.compiler_options",
+        "the machine": "run.tpu_slice hosts.coordinator hosts.count hosts.index",
+        "nothing is run": "run.dry_run",
+        "where prepared data are kept": "data.cache_dir",
+        "how long it waits": "data.lock_timeout_s hosts.start_timeout_s hosts.lost_after_s",
+        "a folder may be moved": "workdir",
+        "where the other values came from": "preset",
+    }
+)
 """May change, and change no number of a step."""
 
 MAY_CHANGE = frozenset({*BY_FINGERPRINT, *ROUNDING, *FREE})
