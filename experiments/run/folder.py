@@ -21,10 +21,11 @@ from experiments.run.yaml_file import RECORD, in_a_line
 from experiments.terminal.paths import try_folder
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import Corpus, DataConfig, Tokenizer
+from polycom_jax.data import DataConfig, Mixture, Tokenizer
 from polycom_jax.data.local import source_files
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.data.weights import parts
 from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.training.checkpoint import all_steps
@@ -177,8 +178,8 @@ class Workdir:
 
     def check_data_there(self, data: DataConfig) -> None:
         """Raises `InputError` where files of the run's text are gone, with what to say instead."""
-        for field, flag in (("source", "--data"), ("heldout", "--data.heldout")):
-            pattern = getattr(data, field)
+        texts = [("source", "--data", part.source) for part in parts(data.source)]
+        for field, flag, pattern in (*texts, ("heldout", "--data.heldout", data.heldout)):
             if pattern and names_files(pattern):
                 try:
                     source_files(pattern, data.train_split, f"data.{field}")
@@ -264,12 +265,12 @@ class Workdir:
             file.write_text(text + "\n", encoding="utf-8")
 
 
-def data_record(corpus: Corpus) -> dict[str, Any]:
+def data_record(data: Mixture) -> dict[str, Any]:
     """What tells a run's data from others."""
     return {
-        "data_fingerprint": corpus.fingerprint,
-        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
-        "data": corpus.summary,
+        "data_fingerprint": data.fingerprint,
+        "tokenizer_fingerprint": data.tokenizer.fingerprint,
+        "data": data.summary,
     }
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro import _errors  # its hook for errors is in no public module
@@ -197,6 +197,15 @@ class CommandLine:
         return registry
 
 
+def lists(base: Mapping[str, Leaf]) -> frozenset[str]:
+    """The fields that take any number of values."""
+    return frozenset(name for name, leaf in base.items() if _takes_many(leaf.hint))
+
+
+def _takes_many(hint: Any) -> bool:
+    return get_origin(hint) is tuple or any(map(_takes_many, get_args(hint)))
+
+
 def _place(base: Mapping[str, Leaf], name: str) -> tuple[type, str]:
     return base[name].owner, name.rpartition(".")[2]
 
@@ -220,7 +229,7 @@ def _prepared(setting: Setting, leaf: Leaf | None) -> Setting:
     if not words and isinstance(leaf.value, bool):
         words = ("True",)
     require(
-        len(words) <= 1 or isinstance(leaf.value, tuple),
+        len(words) <= 1 or _takes_many(leaf.hint),
         f"{flag} takes one value, not the {len(words)} words {' '.join(map(repr, words))}; quote a"
         " value with spaces, and a glob, which the shell would take apart.",
     )

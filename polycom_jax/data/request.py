@@ -68,26 +68,45 @@ def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
         f"data.end_of_text={cfg.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
         f"{cfg.tokenizer!r} has its own; leave it out.",
     )
+    require(
+        isinstance(cfg.source, str),
+        f"data.source={cfg.source!r}: several texts are for data.prepare_mixture.",
+    )
     if cfg.tokenizer == "bpe":
         check_bpe_size(vocab_size)
     given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)
     cache = cache_folder(cfg.cache_dir)
     source = resolve(cfg, local_cache_folder(cfg.cache_dir), report)
+    found = _asked(cfg, vocab_size, source, given, cache)
+    old = cache / "tokens" / found.key
+    if not found.done and storage.is_folder(old):
+        report(f"The prepared data in {old} are of an earlier layout; that folder can be deleted")
+    return found
+
+
+def with_tokenizer(asked: Request, given: Tokenizer) -> Request:
+    """The same text, as tokens of a BPE that is there instead of one that is trained on it."""
+    folder = asked.folder.parent.parent
+    return _asked(asked.cfg, asked.vocab_size, asked.source, given, folder)
+
+
+def bpe_recipe(cfg: DataConfig, vocab_size: int) -> list[Any]:
+    """What a trained BPE depends on beside its text."""
+    return ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
+
+
+def _asked(
+    cfg: DataConfig, vocab_size: int, source: Source, given: Tokenizer | None, cache: Place
+) -> Request:
     encodes: dict[str, Any] = {} if given is None or given.exact else {"encodes": ENCODES}
     if given is not None and given.begin != (given.eot,):
         encodes["begin"] = list(given.begin)
     recipe = (
-        ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
-        if given is None
-        else [given.fingerprint, *encodes.values()]
+        bpe_recipe(cfg, vocab_size) if given is None else [given.fingerprint, *encodes.values()]
     )
     key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable, cfg.damaged)
     folder = cache / "tokens" / digest(LAYOUT, key)
-    found = Request(cfg, vocab_size, source, given, encodes, key, folder)
-    old = cache / "tokens" / key
-    if not found.done and storage.is_folder(old):
-        report(f"The prepared data in {old} are of an earlier layout; that folder can be deleted")
-    return found
+    return Request(cfg, vocab_size, source, given, encodes, key, folder)
 
 
 def _given_tokenizer(cfg: DataConfig) -> Tokenizer:
