@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)
         vocab_size = workdir.record().get("vocab_size_asked", config.model.vocab_size)
         data = prepare_mixture(config.data, vocab_size=vocab_size, progress=display.busy)
-        workdir.check_data(data_record(data))
+        workdir.check_data(data_record(data), data.earlier)
         batches = data.train_batches(
             **batch_shape(config, mesh),
             seed=config.run.seed,

@@ -87,5 +87,5 @@ def _own_text(model: Model, tell: Tell) -> Corpus:
         " them with --data.",
     )
     data = prepare_mixture(model.data, vocab_size=vocab_size, progress=tell)
-    workdir.check_data(data_record(data))
+    workdir.check_data(data_record(data), data.earlier)
     return data.corpora[0]

@@ -177,7 +177,7 @@ def train(
         dry_run.show(config, data, mesh, display)
         return
     about = fixed(config) | {
-        "data_fingerprint": data.fingerprint,
+        "data_fingerprint": record["data_fingerprint"],
         "tokenizer_fingerprint": data.tokenizer.fingerprint,
     }
     keep_last = config.run.keep_last

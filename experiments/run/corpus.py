@@ -2,13 +2,14 @@
 
 import secrets
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 
 from experiments.run.config import PretrainConfig, filled, resolve
-from experiments.run.folder import Workdir, data_record
+from experiments.run.folder import KNOWN_AS, Workdir, data_record
 from experiments.run.provenance import versions
 from experiments.run.yaml_file import FILLED_IN
 from experiments.terminal.progress import Display
@@ -43,11 +44,21 @@ def load_corpus(
     for corpus in data.corpora:
         count_windows(corpus.train, config.model.context_length)
     if resuming:
-        workdir.check_data(data_record(data))
-    else:
-        record |= {FILLED_IN: filled(config, given), **versions()}
-        config = resolve(config, given, vocab_size=data.tokenizer.vocab_size)
+        workdir.check_data(data_record(data), data.earlier)
+        return config, data, record | known_as(record, data_record(data))
+    record |= {FILLED_IN: filled(config, given), **versions()}
+    config = resolve(config, given, vocab_size=data.tokenizer.vocab_size)
     return config, data, record | data_record(data)
+
+
+def known_as(began: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run's data as they are now, under the fingerprint that the run began with.
+
+    Checkpoints are of a run by that one. Runs of earlier versions began with another one than the
+    same data have now; it is noted beside.
+    """
+    first, now = began["data_fingerprint"], found["data_fingerprint"]
+    return {**found, "data_fingerprint": first, **({KNOWN_AS: now} if now != first else {})}
 
 
 def data_team(config: DataConfig) -> Team:

@@ -30,6 +30,9 @@ from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.training.checkpoint import all_steps
 
+KNOWN_AS = "data_known_as"
+"""In a run's record, the fingerprint of its data now, where the run began under another one."""
+
 
 @dataclass(frozen=True, init=False)
 class Workdir:
@@ -189,14 +192,16 @@ class Workdir:
                         f" {self.root} {flag} NEWPATH` goes on with the same bytes there."
                     ) from error
 
-    def check_data(self, found: Mapping[str, Any]) -> None:
+    def check_data(self, found: Mapping[str, Any], earlier: Callable[[], str] = lambda: "") -> None:
         """Raises `InputError` with the differences unless the run began with the same data.
 
         Args:
             found: `data_record` of the data as they are now.
+            earlier: `Mixture.earlier` of them.
         """
         began = self.record()
-        if found["data_fingerprint"] == began.get("data_fingerprint"):
+        first = began.get("data_fingerprint")
+        if found["data_fingerprint"] in (first, began.get(KNOWN_AS)) or earlier() == first:
             return
         before, now = _flat({name: began.get(name) for name in found}), _flat(dict(found))
         other = [

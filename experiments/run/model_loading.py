@@ -1,6 +1,6 @@
 """A model to use: of a finished or running run, or of a Hugging Face folder; and text for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from polycom_jax import params as pm
 from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
-from polycom_jax.data.digests import EMPTY
+from polycom_jax.data.digests import EMPTY, Kind, shown
 from polycom_jax.data.heldout import SingleDocumentError
 from polycom_jax.data.local import file_sums
 from polycom_jax.data.sources import names_files
@@ -276,7 +276,8 @@ def _is_own(text: _Text, source: str, split: Split) -> bool:
     own = text.source
     if source == own or not (names_files(source) and names_files(own)):
         return source == own
-    now, trained = file_sums(source), _trained_on(text)
+    trained = _trained_on(text)
+    now = file_sums(source, _kind(trained))
     if set(now.values()) == trained:
         return True
     seen = [name for name, content in now.items() if content in trained - EMPTY]
@@ -290,14 +291,19 @@ def _is_own(text: _Text, source: str, split: Split) -> bool:
 
 
 def _trained_on(text: _Text) -> set[str]:
-    """The files of a text by the beginnings of their SHA-256, if known."""
+    """The files of a text by the beginnings of their checksums, if known."""
     noted_training_files = text.heldout is None or "heldout_files" in text.noted
     if noted_training_files and text.noted.get("files"):
-        return set(text.noted["files"].values())
+        return {shown(one) for one in text.noted["files"].values()}
     try:
         return set(file_sums(text.source).values())
     except InputError:  # The text of a run may be gone.
         return set()
+
+
+def _kind(noted: Collection[str]) -> Kind:
+    """What checksums a run has noted; those of earlier versions are SHA-256."""
+    return "crc32c" if all(one.startswith("crc32c") for one in noted) else "sha256"
 
 
 def _check_left_out(source: str, noted: Mapping[str, Any], now: Mapping[str, Any]) -> None:

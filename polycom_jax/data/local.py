@@ -122,7 +122,8 @@ def text(cfg: DataConfig, cache: Path) -> Source:
     here = [path for path in found.every if not storage.is_remote(path)]
     documents.check_files(here, reading)
     entries = files.looked_at(found.every)
-    fingerprint, sums = found.fingerprint(entries)
+    sums = found.sums(entries)
+    fingerprint = found.fingerprint(sums)
     own, other = found.listed(sums)
     if cfg.heldout != cfg.source:
         _check_apart(own, other)
@@ -132,11 +133,12 @@ def text(cfg: DataConfig, cache: Path) -> Source:
         cfg.source,
         fingerprint,
         lambda: reader,
-        lambda: found.fingerprint(files.looked_at(found.every))[0] == fingerprint,
+        lambda: found.fingerprint(found.sums(files.looked_at(found.every))) == fingerprint,
         own if few else {},
         other if few else {},
         found.treated(len(names)),
         cfg.heldout or "",
+        lambda: found.fingerprint(found.sums(entries, "sha256")),
     )
 
 
@@ -154,9 +156,12 @@ class _Files:
     def every(self) -> tuple[files.Place, ...]:
         return (*self.paths, *self.apart)
 
-    def fingerprint(self, entries: Sequence[storage.Entry]) -> tuple[str, list[str]]:
-        """Of the files as they are now, and the checksum of each."""
-        sums = digests.file_digests(self.every, entries, self.cache)
+    def sums(self, entries: Sequence[storage.Entry], kind: digests.Kind = "crc32c") -> list[str]:
+        """The checksum of each file as it is now."""
+        return digests.file_digests(self.every, entries, self.cache, kind)
+
+    def fingerprint(self, sums: Sequence[str]) -> str:
+        """Of files with these checksums."""
         contents = [_content(path, one) for path, one in zip(self.every, sums, strict=True)]
         sides = [contents[: len(self.paths)], contents[len(self.paths) :]]
         options = {
@@ -164,12 +169,12 @@ class _Files:
             "document_bytes": self.reading.document_bytes,
             "damaged": self.cfg.damaged,
         }
-        return digest("text", heldout.HELDOUT_SHARE, options, sides), sums
+        return digest("text", heldout.HELDOUT_SHARE, options, sides)
 
     def listed(self, sums: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
         """The names, and the beginning of each checksum, of both sides."""
         pairs = zip(self.every, sums, strict=True)
-        listed = [(files.printable(path), one[:16]) for path, one in pairs]
+        listed = [(files.printable(path), digests.shown(one)) for path, one in pairs]
         return dict(listed[: len(self.paths)]), dict(listed[len(self.paths) :])
 
     def reader(self, entries: Sequence[storage.Entry]) -> TextFiles:
@@ -223,11 +228,13 @@ def _folder(pattern: str) -> files.Place:
     return storage.place(pattern) if "://" in pattern else Path(pattern).expanduser()
 
 
-def file_sums(pattern: str) -> dict[str, str]:
+def file_sums(pattern: str, kind: digests.Kind = "crc32c") -> dict[str, str]:
     """What `Source.files` says of the files of a path or glob, however many they are."""
     paths = files.one_each(source_files(pattern))
-    sums = digests.file_digests(paths, files.looked_at(paths))
-    return {files.printable(path): one[:16] for path, one in zip(paths, sums, strict=True)}
+    sums = digests.file_digests(paths, files.looked_at(paths), kind=kind)
+    return {
+        files.printable(path): digests.shown(one) for path, one in zip(paths, sums, strict=True)
+    }
 
 
 def _content(path: files.Place, digest: str) -> tuple[str | None, ...]:

@@ -47,6 +47,10 @@ class Mixture:
         found = [corpus.fingerprint for corpus in self.corpora]
         return found[0] if self.is_single else digest("mixture", found, self.weights)
 
+    def earlier(self) -> str:
+        """`Corpus.earlier` of one; earlier versions had no mixtures."""
+        return self.corpora[0].earlier() if self.is_single else ""
+
     @property
     def summary(self) -> dict[str, Any]:
         """`Corpus.summary` of one; of several these by name, with weight and fingerprint."""
@@ -142,7 +146,8 @@ def _common_bpe(
 ) -> Tokenizer:
     cfg, vocab_size = every[0].cfg, every[0].vocab_size
     texts = [asked.source.fingerprint for asked in every]
-    key = digest(FORMAT, texts, list(weights), bpe_recipe(cfg, vocab_size), cfg.undecodable, cfg.damaged)
+    recipe = bpe_recipe(cfg, vocab_size)
+    key = digest(FORMAT, texts, list(weights), recipe, cfg.undecodable, cfg.damaged)
     folder: Place = every[0].folder.parent.parent / "bpe" / key
     place = folder / TOKENIZER
     if team.index == 0:

@@ -80,6 +80,8 @@ class Source:
         heldout_files: the same of files that are held out by name.
         treated: how they are read, for a run's record.
         heldout_name: what messages call the text that is held out by name.
+        earlier: the fingerprint that earlier versions gave the same text, where that was another;
+            it may take a while.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Source:
     heldout_files: Mapping[str, str] = field(default_factory=dict)
     treated: Mapping[str, Any] = field(default_factory=dict)
     heldout_name: str = ""
+    earlier: Callable[[], str] = lambda: ""
 
 
 def split_of(side: Side, raw: bytes | None, bound: int) -> Split:

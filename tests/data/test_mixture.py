@@ -134,7 +134,7 @@ def test_of_one_text_all_is_as_prepare_gives_it(folder: Path):
     found, expected = prepare_mixture(cfg, vocab_size=300), alone(folder, "a")
     assert found.fingerprint == expected.fingerprint
     assert found.summary == expected.summary
-    with pytest.raises(InputError, match="several texts are for data.prepare_mixture"):
+    with pytest.raises(InputError, match=r"several texts are for data\.prepare_mixture"):
         prepare(replace(cfg, source=("a=1", "b=1")), vocab_size=300)
 
 

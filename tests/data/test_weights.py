@@ -64,7 +64,7 @@ def test_a_weighted_word_that_is_a_file_too_is_refused(
 ):
     monkeypatch.chdir(tmp_path)
     Path("a=0.7").write_text("x")
-    with pytest.raises(InputError, match="'a=0.7' is the name of a file, too; .* a=0.7=WEIGHT"):
+    with pytest.raises(InputError, match=r"'a=0\.7' is the name of a file, too; .* a=0\.7=WEIGHT"):
         parts(("a=0.7", "b=0.3"))
 
 
@@ -82,7 +82,5 @@ def test_other_text_to_hold_out_does_not_go_with_several():
         (("./data/wiki/", "../b/**/*.txt"), ("wiki", "b")),
     ],
 )
-def test_texts_are_named_by_their_file_or_folder(
-    sources: tuple[str, ...], names: tuple[str, ...]
-):
+def test_texts_are_named_by_their_file_or_folder(sources: tuple[str, ...], names: tuple[str, ...]):
     assert short_names(sources) == names
