@@ -179,7 +179,8 @@ class CommandLine:
         marks: dict[tuple[type, str], Any] = {}
         for alias, name in self.short.items():
             if name in base and alias not in base and "." not in alias:
-                marks[_place(base, name)] = arg(aliases=(flag_name(alias),))
+                short = (flag_name(alias),)
+                marks[_place(base, name)] = arg(aliases=short, metavar=_metavar(base[name]))
         marks |= {_place(base, name): Suppress for name in self.refused & {*base}}
         registry, owners = ConstructorRegistry(), {owner for owner, _ in marks}
 
@@ -204,6 +205,11 @@ def lists(base: Mapping[str, Leaf]) -> frozenset[str]:
 
 def _takes_many(hint: Any) -> bool:
     return get_origin(hint) is tuple or any(map(_takes_many, get_args(hint)))
+
+
+def _metavar(leaf: Leaf) -> str | None:
+    """What the help shows of a field that takes one value or several; else what tyro makes."""
+    return "STR [STR ...]" if _takes_many(leaf.hint) and isinstance(leaf.value, str) else None
 
 
 def _place(base: Mapping[str, Leaf], name: str) -> tuple[type, str]:

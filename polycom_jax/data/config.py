@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PlaceText, check_fields
 from polycom_jax.data.weights import parts
 
@@ -87,3 +87,16 @@ class DataConfig:
             0 < self.lock_timeout_s <= 1e6,
             f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds, 1e6 at most.",
         )
+
+    @property
+    def text(self) -> str:
+        """The source, where it is one text.
+
+        Raises:
+            InputError: it is several.
+        """
+        if not isinstance(self.source, str):
+            raise InputError(
+                f"data.source={self.source!r}: several texts are for data.prepare_mixture."
+            )
+        return self.source
