@@ -106,7 +106,11 @@ def _prepare(config: TokenizeConfig, asked: Request, display: Display) -> bool:
     with alone(asked, display.busy, config.executor == "local"):
         job, tokenizer = begin(asked, display.busy, config.piece_bytes)
         pieces = job.missing()
-        display.note(f"{len(job.plan.pieces):,} pieces, {len(pieces):,} of them to tokenise")
+        taken = sum(piece in job.known for piece in pieces)
+        display.note(
+            f"{len(job.plan.pieces):,} pieces, {len(pieces) - taken:,} of them to tokenise"
+            + (f", {taken:,} to take over from earlier data" if taken else "")
+        )
         count = config.workers or len(os.sched_getaffinity(0))
         with discarded_if_changed(job):
             if config.executor == "local":

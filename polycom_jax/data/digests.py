@@ -1,7 +1,7 @@
 """Checksums of a source's files: by these it is known again, wherever it lies.
 
 They are those that a bucket keeps, so that a text is the same on a disk and in a bucket, and nobody
-downloads it to find that out.
+downloads it to find that out. They tell what was edited or damaged, and not what was forged.
 """
 
 import base64

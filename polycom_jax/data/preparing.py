@@ -9,14 +9,14 @@ from pathlib import Path
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import bpe, heldout, pieces
+from polycom_jax.data import bpe, heldout, pieces, reuse
 from polycom_jax.data import plan as plans
-from polycom_jax.data.cache import Report, locked
+from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.index import write_index
 from polycom_jax.data.pieces import PLAN, TOKENIZER, Job, Place
 from polycom_jax.data.reader import SPLITS, ChangedError, Reader, Source, hashes, raws
-from polycom_jax.data.request import Request
+from polycom_jax.data.request import FORMAT, LAYOUT, Request
 from polycom_jax.data.rows import Row
 from polycom_jax.data.tokenizers import FileTokenizer, Tokenizer, packed, unpacked
 
@@ -86,7 +86,8 @@ def alone_in(folder: Place, timeout_s: float, report: Report, wanted: bool) -> I
 def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokenizer]:
     """Trains a BPE if there is to be one, cuts the source into pieces, and says what to do.
 
-    What an earlier process has left is gone on with.
+    What an earlier process has left is gone on with, and what it has prepared of the same files for
+    another corpus, or an earlier state of this one, is taken over.
 
     Raises:
         InputError: there is no text, or it cannot be read.
@@ -97,13 +98,26 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
     plan = plans.from_json(storage.read(planned)) if storage.is_file(planned) else None
     bound = bound_of(reader, asked.source) if plan is None else plan.bound
     tokenizer = asked.given or _trained(asked, reader, bound, report)
+    contents, recipe = reuse.origin_contents(reader), _recipe(asked, tokenizer, bound)
+    known = reuse.find(folder, recipe) if any(contents) else {}
     if plan is None:
-        plan = plans.cut(reader, bound, piece_bytes)
-        storage.create(planned, plan.to_json([origin.name for origin in reader.origins]))
+        sizes = {content: one.size for content, one in known.items()}
+        plan = plans.cut(reader, bound, piece_bytes, contents, sizes)
+        names = [origin.name for origin in reader.origins]
+        storage.create(planned, plan.to_json(names, recipe=recipe, contents=contents))
         plan = plans.from_json(storage.read(planned))  # another process may have been first
+    taken = reuse.known_pieces(plan, contents, known)
+    if taken:
+        report(f"{len(taken)} of {len(plan.pieces)} pieces of {asked.source.name} lie prepared")
     files = packed(tokenizer)
     about = (str(folder), reader, plan, files, tokenizer.exact, cfg.undecodable, asked.source.name)
-    return Job(*about), tokenizer
+    return Job(*about, taken), tokenizer
+
+
+def _recipe(asked: Request, tokenizer: Tokenizer, bound: int) -> str:
+    """Equal where the same rows of the same files give the same tokens, to the same splits."""
+    how = [tokenizer.fingerprint, tokenizer.exact, *asked.encodes.values()]
+    return digest(FORMAT, LAYOUT, how, asked.cfg.undecodable, asked.cfg.damaged, bound)
 
 
 def bound_of(reader: Reader, source: Source) -> int:

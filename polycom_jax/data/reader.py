@@ -35,12 +35,14 @@ class Origin(NamedTuple):
         size: bytes, roughly: by these it is cut, and progress is told.
         side: where its documents go.
         read_to_cut: it must be read to its end to know where it can be cut.
+        content: equal where equal documents are read, here or anywhere; "": nobody knows.
     """
 
     name: str
     size: int
     side: Side
     read_to_cut: bool = False
+    content: str = ""
 
 
 class Reader(Protocol):

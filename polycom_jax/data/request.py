@@ -78,10 +78,7 @@ def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
         f"data.end_of_text={cfg.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
         f"{cfg.tokenizer!r} has its own; leave it out.",
     )
-    require(
-        isinstance(cfg.source, str),
-        f"data.source={cfg.source!r}: several texts are for data.prepare_mixture.",
-    )
+    _ = cfg.text
     if cfg.tokenizer == "bpe":
         check_bpe_size(vocab_size)
     given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)
