@@ -26,7 +26,7 @@ from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table, table_of
 from polycom_jax._fields import PathText, PlaceText, check_fields
-from polycom_jax.data import prepare, train_batches
+from polycom_jax.data import prepare_mixture
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import put_batch
@@ -79,10 +79,9 @@ def main(argv: Sequence[str]) -> int:
     with Display(aside=asked.json == STDOUT) as display:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)
         vocab_size = workdir.record().get("vocab_size_asked", config.model.vocab_size)
-        corpus = prepare(config.data, vocab_size=vocab_size, progress=display.busy)
-        workdir.check_data(data_record(corpus))
-        batches = train_batches(
-            corpus.train,
+        data = prepare_mixture(config.data, vocab_size=vocab_size, progress=display.busy)
+        workdir.check_data(data_record(data), data.earlier)
+        batches = data.train_batches(
             **batch_shape(config, mesh),
             seed=config.run.seed,
             start_step=asked.step - 1,

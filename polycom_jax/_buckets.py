@@ -5,7 +5,6 @@ again. google-cloud-storage is imported on first use; Orbax and epath use gcsfs.
 """
 
 import contextlib
-import errno
 import functools
 import importlib.util
 import os
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from polycom_jax._bucket_errors import translated
 from polycom_jax._errors import InputError
 from polycom_jax._files import Exhausted, passes, retried
 
@@ -28,7 +28,6 @@ WAITS_S = (0.2, 0.8, 2.0, 4.0, 8.0)
 
 _TIMEOUT_S = (5.0, 60.0)  # to connect; between two parts of an answer
 _THREADS = 8
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 _ONCE: dict[str, Any] = {"retry": None, "timeout": _TIMEOUT_S}
 """How google-cloud-storage is called: what passes is tried again here, and nowhere twice."""
@@ -89,7 +88,7 @@ def why_not(place: str) -> InputError | None:
 
     def first() -> list[Any]:
         how: dict[str, Any] = {"retry": None, "timeout": (3.0, 5.0)}
-        with _translated(place):
+        with translated(place):
             _client().get_bucket(bucket, **how)  # Orbax asks for it; roles for objects forbid it
             return list(_client().list_blobs(bucket, prefix=name, max_results=1, **how))
 
@@ -167,6 +166,23 @@ def get(place: str, start: int = 0, size: int | None = None) -> tuple[bytes, int
             raise
 
     return _asked(place, once)
+
+
+def copy(source: str, place: str) -> None:
+    """Puts an object's bytes at another place; they do not leave the bucket's server.
+
+    Raises:
+        OSError: there is no such object, or the other cannot be written.
+    """
+
+    def once() -> None:
+        token, old, new = None, _blob(source), _blob(place)
+        while True:  # a large object takes several requests
+            token, *_ = new.rewrite(old, token=token, **_ONCE)
+            if token is None:
+                return
+
+    _asked(place, once)
 
 
 def download(place: str, local: Path) -> None:
@@ -251,7 +267,7 @@ def _asked(place: str, call: Callable[[], T]) -> T:
     """What a bucket answers, asked again while its server is away."""
 
     def once() -> T:
-        with _translated(place):
+        with translated(place):
             return call()
 
     try:
@@ -260,47 +276,6 @@ def _asked(place: str, call: Callable[[], T]) -> T:
         if not passes(error):
             raise
         raise Exhausted(error.errno, error.strerror, error.filename) from error
-
-
-@contextlib.contextmanager
-def _translated(place: str) -> Iterator[None]:
-    """Errors of a bucket's client as those of a disk."""
-    try:
-        yield
-    except Exception as error:
-        number, text = _as_of_disk(error)
-        if not number:
-            raise
-        raise OSError(number, text, place) from error
-
-
-def _as_of_disk(error: Exception) -> tuple[int, str]:
-    """The system's number for an error of a bucket's client, 0 for others', and a line."""
-    from google.auth import exceptions
-
-    code, said = getattr(error, "code", None), " ".join(str(error).split())[:200] or repr(error)
-    network = code in _PASSING or _is_of_network(error) or getattr(error, "retryable", False)
-    if code == 404:
-        return errno.ENOENT, "there is no such object or bucket"
-    if code in (401, 403):
-        return errno.EACCES, f"the account may not do that ({said})"
-    if network:
-        return errno.EHOSTDOWN, f"the bucket's server does not answer ({said})"
-    if isinstance(error, exceptions.GoogleAuthError):
-        return errno.EACCES, (
-            f"there are no Google credentials ({said}); `gcloud auth application-default login`"
-            " makes some, or GOOGLE_APPLICATION_CREDENTIALS names a file that holds them"
-        )
-    return 0, ""
-
-
-def _is_of_network(error: Exception) -> bool:
-    import requests
-    from google.auth.exceptions import TransportError
-    from google.cloud.storage.exceptions import DataCorruption
-
-    own = (ConnectionError, TimeoutError)
-    return isinstance(error, (*own, requests.RequestException, TransportError, DataCorruption))
 
 
 def _split(place: str) -> tuple[str, str]:

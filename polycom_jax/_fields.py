@@ -76,8 +76,10 @@ def _check(name: str, value: Any, hint: Any, limit: float) -> None:
     if origin in (Union, UnionType):
         if value is None and NoneType in options:
             return
-        (inner,) = (option for option in options if option is not NoneType)
-        _check(name, value, inner, limit)
+        inner = [option for option in options if option is not NoneType]
+        many = isinstance(value, tuple)
+        fits = (option for option in inner if (get_origin(option) is tuple) == many)
+        _check(name, value, next(fits, inner[0]), limit)
     elif origin is Literal:
         if value not in options:
             raise unknown(name, value, options)

@@ -114,7 +114,7 @@ def write(place: os.PathLike[str], data: bytes) -> None:
         return
     with _beside(place, data) as temporary:
         os.replace(temporary, place)
-        _sync_folder(temporary.parent)
+        _sync(temporary.parent)
 
 
 def create(place: os.PathLike[str], data: bytes) -> bool:
@@ -130,7 +130,7 @@ def create(place: os.PathLike[str], data: bytes) -> bool:
             _link(temporary, place)
         except FileExistsError:
             return False
-        _sync_folder(temporary.parent)
+        _sync(temporary.parent)
     return True
 
 
@@ -159,6 +159,35 @@ def read(place: os.PathLike[str], start: int = 0, size: int | None = None) -> by
         if start:  # what is no file of a disk, a pipe say, can be read all the same
             file.seek(start)
         return file.read(-1 if size is None else size)
+
+
+def copy(source: os.PathLike[str], place: os.PathLike[str]) -> None:
+    """Puts a file's bytes at another place of the same disk or bucket, whole.
+
+    They are not sent through this process. On a disk both names share them where it can do that:
+    neither file may be written in place.
+
+    Raises:
+        OSError: there is no such file, or it cannot be written.
+    """
+    if is_remote(place):
+        _buckets.copy(os.fspath(source), os.fspath(place))
+        return
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in {*_NO_LINKS, errno.EXDEV}:
+                raise
+            shutil.copyfile(source, temporary)
+            _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)  # of two names of one file, none is replaced
 
 
 def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
@@ -245,7 +274,7 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
     """
     path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -260,6 +289,10 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def _link(temporary: Path, place: os.PathLike[str]) -> None:
     """Gives a whole file its name; raises `FileExistsError` where that is taken."""
     try:
@@ -272,9 +305,9 @@ def _link(temporary: Path, place: os.PathLike[str]) -> None:
         os.replace(temporary, place)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes names that were changed in it last."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Makes a file's bytes last, or in a folder the names that were changed."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -18,6 +18,7 @@ LEVELS = {
     "_errors": 0,
     "_files": 0,
     "_fields": 1,
+    "_bucket_errors": 0,
     "_buckets": 1,
     "_lease": 2,
     "storage": 3,

@@ -85,6 +85,33 @@ def test_what_is_removed_is_gone_and_need_not_have_been(folder: epath.Path):
     assert sorted(storage.entries(folder)) == ["ab"]
 
 
+def test_a_file_is_copied_and_later_writes_to_one_are_not_to_the_other(folder: epath.Path):
+    first, second = folder / "first", folder / "deep" / "second"
+    storage.write(first, b"0123")
+    for _ in range(2):  # again, as by two who do the same
+        storage.copy(first, second)
+        assert storage.read(second) == b"0123"
+    storage.write(first, b"other")
+    assert storage.read(second) == b"0123"
+    storage.copy(first, second)
+    storage.remove(first)
+    assert storage.read(second) == b"other"
+    assert sorted(storage.entries(folder)) == ["deep/second"]
+    with pytest.raises(FileNotFoundError):
+        storage.copy(first, second)
+
+
+def test_a_copy_needs_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*names: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "a").write_bytes(b"abc")
+    storage.copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"abc"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 def test_what_is_not_there_is_named(folder: epath.Path):
     with pytest.raises(FileNotFoundError) as raised:
         storage.read(folder / "none")

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.run.folder import Workdir, data_record
 from experiments.run.model_loading import Model, Split, load_model, read_text
 from polycom_jax._errors import require
-from polycom_jax.data import Corpus, prepare
+from polycom_jax.data import Corpus, prepare_mixture
 from polycom_jax.data.windows import gather
 from polycom_jax.storage import Place
 from polycom_jax.training.checkpoint import all_steps
@@ -81,6 +81,11 @@ def _own_text(model: Model, tell: Tell) -> Corpus:
     )
     workdir = Workdir(model.folder)
     vocab_size = workdir.record().get("vocab_size_asked", model.cfg.vocab_size)
-    corpus = prepare(model.data, vocab_size=vocab_size, progress=tell)
-    workdir.check_data(data_record(corpus))
-    return corpus
+    require(
+        isinstance(model.data.source, str),
+        f"{model.folder} was trained on several texts ({' '.join(model.data.source)}); name one of"
+        " them with --data.",
+    )
+    data = prepare_mixture(model.data, vocab_size=vocab_size, progress=tell)
+    workdir.check_data(data_record(data), data.earlier)
+    return data.corpora[0]

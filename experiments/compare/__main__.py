@@ -19,7 +19,7 @@ import numpy as np
 from experiments.compare import figures, report, timing
 from experiments.compare.config import CompareConfig, from_command
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
-from experiments.compare.runs import Run, RunFolder, RunKey
+from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
 from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.studies import Arm
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
@@ -72,9 +72,10 @@ class Comparing:
         self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
         settings = flags.flatten(config)
         common = {name: value for name, value in settings.items() if name not in FREE}
-        data = {"data_fingerprint": self.corpus.fingerprint}
+        kept = root / "settings.json"
+        data = {"data_fingerprint": data_fingerprint(kept, self.corpus)}
         check_settings(
-            root / "settings.json",
+            kept,
             {**common, **data, "jax": jax.__version__},
             holds="runs with other settings",
             advice="Repeat the command that made them, or give another --out. Only arms, seeds,"

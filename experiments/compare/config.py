@@ -83,6 +83,10 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(
+            isinstance(self.data.source, str),
+            f"data.source={self.data.source!r}: a study trains on one text; name one.",
+        )
         _ = self.chosen
         if self.model not in MODELS:
             raise unknown("model", self.model, MODELS)

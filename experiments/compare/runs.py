@@ -8,7 +8,17 @@ from typing import Any
 from experiments.run.files import write_json
 from polycom_jax import storage
 from polycom_jax._errors import InputError
+from polycom_jax.data import Corpus
 from polycom_jax.storage import Place
+
+
+def data_fingerprint(settings: Place, corpus: Corpus) -> str:
+    """That of the corpus, or the one under which an earlier version began a folder's runs on it."""
+    if not storage.is_file(settings):
+        return corpus.fingerprint
+    began = json.loads(storage.read(settings)).get("data_fingerprint")
+    other = began not in (None, corpus.fingerprint)
+    return began if other and began == corpus.earlier() else corpus.fingerprint
 
 
 @dataclass(frozen=True)

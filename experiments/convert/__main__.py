@@ -41,7 +41,7 @@ from experiments.terminal.tables import print_table
 from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PlaceText, check_fields
-from polycom_jax.data import prepare, train_batches
+from polycom_jax.data import prepare_mixture
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface import WeightDtype
 from polycom_jax.interop.huggingface.files import all_or_nothing, check_empty
@@ -199,10 +199,10 @@ def swapped(
     display: Display,
 ) -> Params:
     """Parameters with fitted coefficients; shows them, and the loss before and after."""
-    corpus = prepare(config.data, vocab_size=config.model.vocab_size, progress=display.busy)
+    data = prepare_mixture(config.data, vocab_size=config.model.vocab_size, progress=display.busy)
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
-    batches = train_batches(corpus.train, **batch_shape(config, mesh), seed=config.run.seed)
-    display.busy(f"fitting {activation.name} on {fit_batches} batches of {config.data.source}")
+    batches = data.train_batches(**batch_shape(config, mesh), seed=config.run.seed)
+    display.busy(f"fitting {activation.name} on {fit_batches} batches of {', '.join(data.names)}")
     found = swap(config.model, params, map(put, islice(batches, fit_batches)), activation)
     print_table(display.console, fit_table(found.cfg, found.params, found.explained))
     for when, cfg, values in (
@@ -210,9 +210,7 @@ def swapped(
         ("after", found.cfg, found.params),
     ):
         display.busy(f"evaluating {cfg.activation}")
-        numbers = make_evaluation(replace(config, model=cfg), corpus, mesh, cut=lambda: False)(
-            values
-        )
+        numbers = make_evaluation(replace(config, model=cfg), data, mesh, cut=lambda: False)(values)
         display.note(
             f"held-out loss {when}, {cfg.activation}: {numbers['heldout_loss']:.4f} nats a token,"
             f" {numbers['bits_per_byte']:.4f} bits a byte"
@@ -276,8 +274,8 @@ def begin_run(
         if model.generation is not None:
             workdir.write_generation(model.generation)
         given |= {"model.vocab_size"}
-        config, corpus, record = load_corpus(config, given, workdir, display, resuming=False)
-        workdir.write_tokenizer(corpus.tokenizer)
+        config, data, record = load_corpus(config, given, workdir, display, resuming=False)
+        workdir.write_tokenizer(data.tokenizer)
         workdir.write_config(config, record)
         with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
             checkpoints.save(0, state_from(config.model, config.optim, params, mesh))

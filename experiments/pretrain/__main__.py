@@ -167,18 +167,18 @@ def train(
         config = adopted(config, given, source)
         given |= {"model.vocab_size"}
     check_fits(config, mesh)
-    config, corpus, record = load_corpus(config, given, workdir, display, resuming=resuming)
-    display.note(describe(config, corpus))
-    remarks = (treatment(config, corpus), held_out_too_much(config, corpus))
+    config, data, record = load_corpus(config, given, workdir, display, resuming=resuming)
+    display.note(describe(config, data))
+    remarks = (treatment(config, data), held_out_too_much(config, data))
     for line in (*schedule_warnings(config, resuming=resuming), *filter(None, remarks)):
         display.note(line)
 
     if config.run.dry_run:
-        dry_run.show(config, corpus, mesh, display)
+        dry_run.show(config, data, mesh, display)
         return
     about = fixed(config) | {
-        "data_fingerprint": corpus.fingerprint,
-        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
+        "data_fingerprint": record["data_fingerprint"],
+        "tokenizer_fingerprint": data.tokenizer.fingerprint,
     }
     keep_last = config.run.keep_last
     with Checkpoints(workdir.checkpoints, keep_last=keep_last, run_metadata=about) as checkpoints:
@@ -198,7 +198,7 @@ def train(
         if is_first_process():  # Only now: a run that is refused leaves the folder as it was.
             hold.confirm()
             storage.remove(workdir.sample)  # or a report cut short would look complete
-            workdir.write_tokenizer(corpus.tokenizer)
+            workdir.write_tokenizer(data.tokenizer)
             workdir.write_config(config, record)
             if source is not None and source.generation is not None:
                 workdir.write_generation(source.generation)
@@ -207,7 +207,7 @@ def train(
         with closing(make_logs(config, workdir, display, hold, first)) as logs:
             state = run_steps(
                 config,
-                corpus,
+                data,
                 mesh,
                 state,
                 checkpoints,
@@ -225,7 +225,7 @@ def train(
             workdir,
             config,
             state.params,
-            corpus.tokenizer,
+            data.tokenizer,
             active=is_first_process(),
         )
 

@@ -18,19 +18,19 @@ from experiments.terminal.program import LESS_MEMORY
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table
 from polycom_jax._errors import require
-from polycom_jax.data import Corpus, train_batches
+from polycom_jax.data import Mixture
 from polycom_jax.training import abstract_state, put_batch
 
 GIB = 2**30
 
 
-def show(config: PretrainConfig, corpus: Corpus, mesh: Mesh, display: Display) -> None:
+def show(config: PretrainConfig, data: Mixture, mesh: Mesh, display: Display) -> None:
     """Compiles the training step for the devices that are there, and prints what a run would be.
 
     Raises:
         InputError: a device has less memory than the step needs.
     """
-    batches = train_batches(corpus.train, **batch_shape(config, mesh), seed=config.run.seed)
+    batches = data.train_batches(**batch_shape(config, mesh), seed=config.run.seed)
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     state = abstract_state(config.model, config.optim, mesh)
     needed = memory(compile_step(config, mesh, state, put(next(iter(batches))), display))

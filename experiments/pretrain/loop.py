@@ -20,7 +20,7 @@ from experiments.run.profile import Profile
 from experiments.run.signals import StopRequest
 from experiments.run.step_metrics import Meter
 from experiments.terminal.progress import Display
-from polycom_jax.data import Corpus, train_batches
+from polycom_jax.data import Mixture
 from polycom_jax.hosts import meet
 from polycom_jax.training import (
     Checkpoints,
@@ -31,7 +31,7 @@ from polycom_jax.training import (
 
 def run_steps(
     config: PretrainConfig,
-    corpus: Corpus,
+    data: Mixture,
     mesh: Mesh,
     state: TrainState,
     checkpoints: Checkpoints,
@@ -44,7 +44,7 @@ def run_steps(
 ) -> TrainState:
     """The loop: step, log, evaluate, save; first of all an evaluation that is still `pending`."""
     run, first = config.run, int(state.step)
-    heldout_numbers = make_evaluation(config, corpus, mesh, stop.cuts)
+    heldout_numbers = make_evaluation(config, data, mesh, stop.cuts)
     environment = facts(run)
     display.start(first, run.steps)
     if pending:
@@ -53,7 +53,7 @@ def run_steps(
     if first >= run.steps:
         return state
     shape = batch_shape(config, mesh)
-    batches = iter(train_batches(corpus.train, **shape, seed=run.seed, start_step=first))
+    batches = data.train_batches(**shape, seed=run.seed, start_step=first)
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     batch = put(next(batches))
     train_step = compile_step(config, mesh, state, batch, display)
@@ -88,8 +88,7 @@ def run_steps(
                 line = meter.flush(partial(heldout_numbers, state.params))
                 score = line.get("heldout_loss")
                 if score is not None:
-                    bits = line["bits_per_byte"]
-                    display.note(f"step {step}: held-out loss {score:.4f}, {bits:.4f} bits a byte")
+                    display.note(f"step {step}: {heldout_line(line, data)}")
                 display.doing("train")
             stopping = stop.due(step)
             if last or stopping or meter.diverged or step % run.checkpoint_every == 0:
@@ -107,6 +106,15 @@ def run_steps(
         checkpoints.wait()
     display.stop()
     return state
+
+
+def heldout_line(line: Mapping[str, Any], data: Mixture) -> str:
+    """An evaluation in words; of several corpora each is named."""
+    losses = [(name, line.get(f"heldout_loss/{name}")) for name in data.names]
+    each = [f"{name} {loss:.4f}" for name, loss in losses if loss is not None]
+    listed = f" ({', '.join(each)})" if each else ""
+    loss, bits = line["heldout_loss"], line["bits_per_byte"]
+    return f"held-out loss {loss:.4f}{listed}, {bits:.4f} bits a byte"
 
 
 def make_profile(run: RunConfig, workdir: Workdir, display: Display) -> Profile:

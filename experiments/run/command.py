@@ -68,12 +68,13 @@ def from_command(line: CommandLine, command: C, argv: Sequence[str]) -> tuple[C,
         InputError: an unknown flag or key, a value of the wrong kind, a file that is none.
         SystemExit: after `--help` or `--list`.
     """
-    base = flags.flatten(command.pretrain)
+    found = flags.leaves(command.pretrain)
+    base, lists = {name: leaf.value for name, leaf in found.items()}, flags.lists(found)
     given = line.read(command, argv)
     files = [setting.words for setting in given if setting.name == "config"]
     words = [word for each in files for word in each]
     require(len(words) == len(files) <= 1, f"--config takes one file, not {len(words)}.")
-    stored = read_yaml(_place(words[0]), base, ALIASES) if words else []
+    stored = read_yaml(_place(words[0]), base, ALIASES, lists=lists) if words else []
     settings = stored + given
     start = default_config(_preset(stored, given), _steps(settings))
     command = line.parse(replace(command, pretrain=start), settings)
@@ -116,7 +117,7 @@ def _preset(stored: Sequence[flags.Setting], given: Sequence[flags.Setting]) -> 
 
 def from_file(path: storage.Place) -> PretrainConfig:
     """The config that a run's own config.yaml holds, with what data and length had filled in."""
-    stored = read_yaml(
-        path, flags.flatten(default_config(DEFAULT_PRESET)), ALIASES, keep_filled_in=True
-    )
+    default = default_config(DEFAULT_PRESET)
+    lists = flags.lists(flags.leaves(default))
+    stored = read_yaml(path, flags.flatten(default), ALIASES, lists=lists, keep_filled_in=True)
     return CommandLine("pretrain").parse(default_config(_preset(stored, [])), stored)

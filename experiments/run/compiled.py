@@ -1,7 +1,7 @@
 """The compiled programs of a run: the training step, the evaluation, and where they are kept."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from experiments.run.config import PretrainConfig
 from experiments.run.environment import deterministic
 from experiments.terminal.progress import Display
 from polycom_jax import storage
-from polycom_jax.data import Corpus, eval_batches
+from polycom_jax.data import Corpus, Mixture, eval_batches
 from polycom_jax.data.cache import local_cache_folder
 from polycom_jax.hosts import meet
 from polycom_jax.params import Params
@@ -101,17 +101,16 @@ class Cut(Exception):
 
 
 def make_evaluation(
-    config: PretrainConfig, corpus: Corpus, mesh: Mesh, cut: Callable[[], bool]
+    config: PretrainConfig, data: Mixture, mesh: Mesh, cut: Callable[[], bool]
 ) -> Callable[[Params], dict[str, float]]:
     """Builds the function from parameters to their numbers on held-out text.
 
-    That is all of it, or `run.eval_tokens` spread over it, as many bytes being taken for read as
-    there are tokens. `cut` is asked before each batch; once it says yes, there are no numbers.
+    That is all of it, or `run.eval_tokens` of each corpus spread over it, as many bytes being taken
+    for read as there are tokens. `cut` is asked before each batch; once it says yes, there are no
+    numbers.
     """
     eval_step = make_eval_step(config.model, mesh)
-    heldout, some = corpus.heldout, config.run.eval_tokens
-    part: dict[str, Any] = {**batch_shape(config, mesh), "tokens": some}
-    share = 1.0 if some is None else eval_batches(heldout, **part).share
+    part: dict[str, Any] = {**batch_shape(config, mesh), "tokens": config.run.eval_tokens}
     put = partial(put_batch, mesh=mesh, batch_size=config.data.batch_size)
     # Compiled once, as the training step is: batches of another shape are an error that names both
     # shapes, and no program is compiled again while the run goes on.
@@ -125,17 +124,38 @@ def make_evaluation(
             meet("compile the evaluation", timeout_s=COMPILE_S)
         return compiled(params, batch)
 
+    def one(corpus: Corpus, params: Params) -> tuple[float, float]:
+        batches = eval_batches(corpus.heldout, **part)
+        share = 1.0 if config.run.eval_tokens is None else batches.share
+        meet("evaluate")
+        result = evaluate(once, params, _until(cut, map(put, batches)), corpus.heldout.num_bytes)
+        return result["loss"], result["bits_per_byte"] / share
+
     def heldout_numbers(params: Params) -> dict[str, float]:
-        batches = _until(cut, map(put, eval_batches(heldout, **part)))
         try:
-            meet("evaluate")
-            result = evaluate(once, params, batches, heldout.num_bytes)
+            return weighted(data, [one(corpus, params) for corpus in data.corpora])
         except Cut:
             return {}
-        bits = result["bits_per_byte"] / share
-        return {"heldout_loss": result["loss"], "bits_per_byte": bits}
 
     return heldout_numbers
+
+
+def weighted(data: Mixture, found: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The held-out numbers of a mixture from the loss and the bits a byte of each corpus.
+
+    With the weights w, which count tokens, `heldout_loss` = sum w loss. Bits a byte are those of
+    such a text, sum w loss / sum w (loss / bits), since w loss / bits are a corpus's bytes.
+    """
+    if data.is_single:
+        ((loss, bits),) = found
+        return {"heldout_loss": loss, "bits_per_byte": bits}
+    each = list(zip(data.weights, found, strict=True))
+    loss = sum(weight * own for weight, (own, _) in each)
+    size = sum(weight * own / bits for weight, (own, bits) in each)
+    numbers = {"heldout_loss": loss, "bits_per_byte": loss / size}
+    for name, (own, bits) in zip(data.names, found, strict=True):
+        numbers |= {f"heldout_loss/{name}": own, f"bits_per_byte/{name}": bits}
+    return numbers
 
 
 def _until(cut: Callable[[], bool], items: Iterable[Item]) -> Iterator[Item]:

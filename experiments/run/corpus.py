@@ -2,18 +2,19 @@
 
 import secrets
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 
 from experiments.run.config import PretrainConfig, filled, resolve
-from experiments.run.folder import Workdir, data_record
+from experiments.run.folder import KNOWN_AS, Workdir, data_record
 from experiments.run.provenance import versions
 from experiments.run.yaml_file import FILLED_IN
 from experiments.terminal.progress import Display
 from polycom_jax import storage
-from polycom_jax.data import Corpus, DataConfig, Team, prepare
+from polycom_jax.data import DataConfig, Mixture, Team, prepare_mixture
 from polycom_jax.data.cache import cache_folder
 from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import gather, meet
@@ -26,7 +27,7 @@ def load_corpus(
     display: Display,
     *,
     resuming: bool,
-) -> tuple[PretrainConfig, Corpus, dict[str, Any]]:
+) -> tuple[PretrainConfig, Mixture, dict[str, Any]]:
     """Prepares the data, and completes by what only they tell: the config, and its record."""
     clock = time.perf_counter()
     display.doing("prepare")
@@ -36,17 +37,28 @@ def load_corpus(
     if resuming:
         workdir.check_data_there(config.data)
     team = data_team(config.data)
-    corpus = prepare(config.data, vocab_size=asked, progress=display.busy, team=team)
+    data = prepare_mixture(config.data, vocab_size=asked, progress=display.busy, team=team)
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
-    found = {"fingerprint": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
+    found = {"fingerprint": data.fingerprint, "tokenizer": data.tokenizer.fingerprint}
     meet("the data", found, timeout_s=config.data.lock_timeout_s)
-    count_windows(corpus.train, config.model.context_length)
+    for corpus in data.corpora:
+        count_windows(corpus.train, config.model.context_length)
     if resuming:
-        workdir.check_data(data_record(corpus))
-    else:
-        record |= {FILLED_IN: filled(config, given), **versions()}
-        config = resolve(config, given, vocab_size=corpus.tokenizer.vocab_size)
-    return config, corpus, record | data_record(corpus)
+        workdir.check_data(data_record(data), data.earlier)
+        return config, data, record | known_as(record, data_record(data))
+    record |= {FILLED_IN: filled(config, given), **versions()}
+    config = resolve(config, given, vocab_size=data.tokenizer.vocab_size)
+    return config, data, record | data_record(data)
+
+
+def known_as(began: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run's data as they are now, under the fingerprint that the run began with.
+
+    Checkpoints are of a run by that one. Runs of earlier versions began with another one than the
+    same data have now; it is noted beside.
+    """
+    first, now = began["data_fingerprint"], found["data_fingerprint"]
+    return {**found, "data_fingerprint": first, **({KNOWN_AS: now} if now != first else {})}
 
 
 def data_team(config: DataConfig) -> Team:

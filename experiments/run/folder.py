@@ -20,13 +20,17 @@ from experiments.run.yaml_file import RECORD, in_a_line
 from experiments.terminal.paths import try_folder
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import Corpus, DataConfig, Tokenizer
+from polycom_jax.data import DataConfig, Mixture, Tokenizer
 from polycom_jax.data.local import source_files
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.data.weights import parts
 from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.training.checkpoint import all_steps
+
+KNOWN_AS = "data_known_as"
+"""In a run's record, the fingerprint of its data now, where the run began under another one."""
 
 
 class Workdir:
@@ -149,8 +153,8 @@ class Workdir:
 
     def check_data_there(self, data: DataConfig) -> None:
         """Raises `InputError` where files of the run's text are gone, with what to say instead."""
-        for field, flag in (("source", "--data"), ("heldout", "--data.heldout")):
-            pattern = getattr(data, field)
+        texts = [("source", "--data", part.source) for part in parts(data.source)]
+        for field, flag, pattern in (*texts, ("heldout", "--data.heldout", data.heldout)):
             if pattern and names_files(pattern):
                 try:
                     source_files(pattern, data.train_split, f"data.{field}")
@@ -160,14 +164,16 @@ class Workdir:
                         f" {self.root} {flag} NEWPATH` goes on with the same bytes there."
                     ) from error
 
-    def check_data(self, found: Mapping[str, Any]) -> None:
+    def check_data(self, found: Mapping[str, Any], earlier: Callable[[], str] = lambda: "") -> None:
         """Raises `InputError` with the differences unless the run began with the same data.
 
         Args:
             found: `data_record` of the data as they are now.
+            earlier: `Mixture.earlier` of them.
         """
         began = self.record()
-        if found["data_fingerprint"] == began.get("data_fingerprint"):
+        first = began.get("data_fingerprint")
+        if found["data_fingerprint"] in (first, began.get(KNOWN_AS)) or earlier() == first:
             return
         before, now = _flat({name: began.get(name) for name in found}), _flat(dict(found))
         other = [
@@ -236,12 +242,12 @@ class Workdir:
             file.write_text(text + "\n", encoding="utf-8")
 
 
-def data_record(corpus: Corpus) -> dict[str, Any]:
+def data_record(data: Mixture) -> dict[str, Any]:
     """What identifies the data of a run."""
     return {
-        "data_fingerprint": corpus.fingerprint,
-        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
-        "data": corpus.summary,
+        "data_fingerprint": data.fingerprint,
+        "tokenizer_fingerprint": data.tokenizer.fingerprint,
+        "data": data.summary,
     }
 
 

@@ -18,7 +18,8 @@ from polycom_jax._errors import InputError
 from polycom_jax.storage import Place
 
 LATE = ("heldout_loss", "bits_per_byte")
-"""Numbers of an evaluation, which may come when the rest of their line is written."""
+"""Numbers of an evaluation, also of one corpus of several as heldout_loss/NAME: these may come when
+the rest of their line is written."""
 
 
 def read_metrics(path: Place) -> list[dict[str, Any]]:
@@ -156,7 +157,7 @@ class Logs:
         """Puts `record` in place of the last line: numbers that came later are among it."""
         if self._metrics is not None and self._trackers is not None:
             self._metrics.amend(record)
-            late = {name: record[name] for name in LATE if name in record}
+            late = {name: value for name, value in record.items() if name.partition("/")[0] in LATE}
             self._trackers.write(record["step"], late)
 
     def sync(self) -> None:

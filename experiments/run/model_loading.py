@@ -1,8 +1,8 @@
 """A model to use: of a finished or running run, or of a Hugging Face folder; and text for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from polycom_jax import params as pm
 from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.data import ByteTokenizer, Corpus, DataConfig, Tokenizer, prepare
-from polycom_jax.data.digests import EMPTY
+from polycom_jax.data.digests import EMPTY, Kind, shown
 from polycom_jax.data.heldout import SingleDocumentError
 from polycom_jax.data.local import file_sums
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
+from polycom_jax.data.weights import parts
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface import Generation
 from polycom_jax.models import ModelConfig
@@ -225,7 +226,7 @@ def read_text(
             tokenizer, or two, or another model's.
     """
     check_tokenizer(model, tokenizer)
-    own = _is_own(model, source, split)
+    own = _own_text(model, source, split)
     data = replace(model.data, source=source) if own else DataConfig(source)
     data = replace(data, tokenizer=tokenizer or str(model.tokenizer_name))
     if model.end_of_text is not None:
@@ -246,17 +247,37 @@ def read_text(
         f"The tokenizer has {corpus.tokenizer.vocab_size} ids and the model"
         f" {model.cfg.vocab_size}: it is another model's.",
     )
-    if own and files and split == "heldout" and model.noted:
-        _check_left_out(source, model.noted, corpus.summary)
+    if own and files and split == "heldout" and own.noted:
+        _check_left_out(source, own.noted, corpus.summary)
     return corpus
 
 
-def _is_own(model: Model, source: str, split: Split) -> bool:
-    """Whether a source is what the model was trained on; files are compared by their contents."""
-    own = model.data.source
+class _Text(NamedTuple):
+    """A text that a model was trained on, and what the run's record says of it."""
+
+    source: str
+    heldout: str | None
+    noted: Mapping[str, Any]
+
+
+def _own_text(model: Model, source: str, split: Split) -> _Text | None:
+    """The text that a source is, of those that the model was trained on."""
+    own = parts(model.data.source)
+    noted = model.noted.get("corpora")
+    each = noted.values() if noted else [model.noted] * len(own)
+    texts = [
+        _Text(part.source, model.data.heldout, about) for part, about in zip(own, each, strict=True)
+    ]
+    return next((text for text in texts if _is_own(text, source, split)), None)
+
+
+def _is_own(text: _Text, source: str, split: Split) -> bool:
+    """Whether a source is a text that was trained on: of files, their contents tell."""
+    own = text.source
     if source == own or not (names_files(source) and names_files(own)):
         return source == own
-    now, trained = file_sums(source), _trained_on(model)
+    trained = _trained_on(text)
+    now = file_sums(source, _kind(trained))
     if set(now.values()) == trained:
         return True
     seen = [name for name, content in now.items() if content in trained - EMPTY]
@@ -269,15 +290,20 @@ def _is_own(model: Model, source: str, split: Split) -> bool:
     return False
 
 
-def _trained_on(model: Model) -> set[str]:
-    """The files that a run was trained on, by the beginnings of their SHA-256, if known."""
-    noted_training_files = model.data.heldout is None or "heldout_files" in model.noted
-    if noted_training_files and model.noted.get("files"):
-        return set(model.noted["files"].values())
+def _trained_on(text: _Text) -> set[str]:
+    """The files of a text by the beginnings of their checksums, if known."""
+    noted_training_files = text.heldout is None or "heldout_files" in text.noted
+    if noted_training_files and text.noted.get("files"):
+        return {shown(one) for one in text.noted["files"].values()}
     try:
-        return set(file_sums(model.data.source).values())
+        return set(file_sums(text.source).values())
     except InputError:  # The text of a run may be gone.
         return set()
+
+
+def _kind(noted: Collection[str]) -> Kind:
+    """What checksums a run has noted; those of earlier versions are SHA-256."""
+    return "crc32c" if all(one.startswith("crc32c") for one in noted) else "sha256"
 
 
 def _check_left_out(source: str, noted: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -3,13 +3,16 @@
 Of the settings that name the data, their fingerprints decide, not the paths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.run.config import PretrainConfig
 from experiments.terminal import flags
 from polycom_jax import storage
 from polycom_jax.data.sources import names_files
+from polycom_jax.data.weights import Part, parts
+
+Source = str | tuple[str, ...] | None
 
 
 def _by_field(fields: Mapping[str, str]) -> Mapping[str, str]:
@@ -160,9 +163,21 @@ def _changes(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[
     return {name: (before[name], now[name]) for name in sorted(now) if before[name] != now[name]}
 
 
-def _moved(old: str | None, new: str | None) -> bool:
-    """Whether both may name the same bytes in two places, the new one on this machine."""
+def _moved(old: Source, new: Source) -> bool:
+    """Whether both may name the same bytes in two places, the new one on this machine.
+
+    Of several texts, each with the weight that it had.
+    """
+    if isinstance(old, tuple) or isinstance(new, tuple):
+        return _all_moved(parts(old or ""), parts(new or ""))
     if old in _WORDS or new in _WORDS:
         return False
     place = storage.named(str(new))
     return names_files(str(new)) or storage.is_file(place) or storage.is_folder(place)
+
+
+def _all_moved(old: Sequence[Part], new: Sequence[Part]) -> bool:
+    if [part.weight for part in old] != [part.weight for part in new]:
+        return False
+    pairs = [(a.source, b.source) for a, b in zip(old, new, strict=True)]
+    return all(a == b or _moved(a, b) for a, b in pairs)

@@ -6,7 +6,7 @@ wanted, a number of `12:30`, and eight of `010`.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -69,6 +69,7 @@ def read_yaml(
     base: Mapping[str, Any],
     aliases: Aliases,
     *,
+    lists: Container[str] = (),
     keep_filled_in: bool = False,
 ) -> list[Setting]:
     """Reads the settings of a YAML file with the nested shape of the config.
@@ -77,6 +78,7 @@ def read_yaml(
         path: the file.
         base: dotted name -> default value of every field that may be set.
         aliases: short name -> dotted name.
+        lists: those that take a list, though their default is one value.
         keep_filled_in: also read the settings of a run's config.yaml that were not given. They
             follow from its data and length, so another run fills them in anew.
 
@@ -100,7 +102,7 @@ def read_yaml(
         if name not in base:
             raise _unknown_key(path, key, below, {*base, *aliases})
         require(name not in settings, f"{path} sets {name} twice.")
-        settings[name] = Setting(name, _words(f"{path}: {key}", node, base[name]))
+        settings[name] = Setting(name, _words(f"{path}: {key}", node, base[name], name in lists))
     if isinstance(record, dict) and not keep_filled_in:
         vocab_size = settings.get("model.vocab_size", Setting("", ("",))).words[0]
         for name in filled_in(record, vocab_size):
@@ -185,13 +187,16 @@ def _is_empty(node: Node) -> bool:
     return _is_null(node) or (isinstance(node, MappingNode) and not node.value)
 
 
-def _words(where: str, node: Node, default: Any) -> tuple[str, ...]:
-    """A value as words of a command line; `default` tells what kind of field takes them."""
+def _words(where: str, node: Node, default: Any, many: bool = False) -> tuple[str, ...]:
+    """A value as words of a command line; `default` tells what kind of field takes them.
+
+    It may be a list where that is a tuple, or with `many`.
+    """
     if isinstance(node, MappingNode):
         raise InputError(f"{where} takes a value, not a section.")
     if isinstance(node, SequenceNode):
         require(
-            isinstance(default, tuple),
+            many or isinstance(default, tuple),
             f"{where} takes one value, not the list [{', '.join(map(str, _as_text(node)))}].",
         )
         return tuple(word for one in node.value for word in _words(where, one, ""))

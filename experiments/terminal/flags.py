@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro import _errors  # its hook for errors is in no public module
@@ -179,7 +179,8 @@ class CommandLine:
         marks: dict[tuple[type, str], Any] = {}
         for alias, name in self.short.items():
             if name in base and alias not in base and "." not in alias:
-                marks[_place(base, name)] = arg(aliases=(flag_name(alias),))
+                short = (flag_name(alias),)
+                marks[_place(base, name)] = arg(aliases=short, metavar=_metavar(base[name]))
         marks |= {_place(base, name): Suppress for name in self.refused & {*base}}
         registry, owners = ConstructorRegistry(), {owner for owner, _ in marks}
 
@@ -195,6 +196,20 @@ class CommandLine:
             return replace(spec, fields=tuple(marked))
 
         return registry
+
+
+def lists(base: Mapping[str, Leaf]) -> frozenset[str]:
+    """The fields that take any number of values."""
+    return frozenset(name for name, leaf in base.items() if _takes_many(leaf.hint))
+
+
+def _takes_many(hint: Any) -> bool:
+    return get_origin(hint) is tuple or any(map(_takes_many, get_args(hint)))
+
+
+def _metavar(leaf: Leaf) -> str | None:
+    """What the help shows of a field that takes one value or several; else what tyro makes."""
+    return "STR [STR ...]" if _takes_many(leaf.hint) and isinstance(leaf.value, str) else None
 
 
 def _place(base: Mapping[str, Leaf], name: str) -> tuple[type, str]:
@@ -220,7 +235,7 @@ def _prepared(setting: Setting, leaf: Leaf | None) -> Setting:
     if not words and isinstance(leaf.value, bool):
         words = ("True",)
     require(
-        len(words) <= 1 or isinstance(leaf.value, tuple),
+        len(words) <= 1 or _takes_many(leaf.hint),
         f"{flag} takes one value, not the {len(words)} words {' '.join(map(repr, words))}; quote a"
         " value with spaces, and a glob, which the shell would take apart.",
     )

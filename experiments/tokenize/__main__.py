@@ -22,9 +22,10 @@ from polycom_jax._errors import require
 from polycom_jax._fields import check_fields
 from polycom_jax.data import DataConfig
 from polycom_jax.data.corpus import open_prepared
+from polycom_jax.data.mixture import requests
 from polycom_jax.data.plan import PIECE_BYTES
 from polycom_jax.data.preparing import Progress, alone, begin, discarded_if_changed, finish
-from polycom_jax.data.request import Request, request
+from polycom_jax.data.request import Request
 
 LINE = CommandLine(
     "tokenize",
@@ -75,20 +76,29 @@ def main(argv: Sequence[str]) -> int:
     """Does what is missing, and says what there is."""
     config = LINE(TokenizeConfig(), argv)
     with Display() as display:
-        asked = request(config.data, config.vocab_size, display.busy)
-        if not asked.done and not _prepare(config, asked, display):
+        every = requests(config.data, config.vocab_size, display.busy)
+        queued = [
+            asked for asked in every if not asked.done and not _prepare(config, asked, display)
+        ]
+        for asked in every:
+            if asked not in queued:
+                _tell(asked, display)
+        if queued:
             display.note(
                 "Queued. Once all tasks are done, the same command puts the pieces together, or a"
                 " run with this data does."
             )
-            return 0
-        corpus = open_prepared(asked)
-        for split, store in (("train", corpus.train), ("held-out", corpus.heldout)):
-            display.note(f"{split}: {store.num_documents:,} documents, {store.num_tokens:,} tokens")
-        if corpus.treated:
-            display.note(corpus.treated)
-        display.note(f"Prepared in {asked.folder}")
     return 0
+
+
+def _tell(asked: Request, display: Display) -> None:
+    """What there is of a text."""
+    corpus = open_prepared(asked)
+    for split, store in (("train", corpus.train), ("held-out", corpus.heldout)):
+        display.note(f"{split}: {store.num_documents:,} documents, {store.num_tokens:,} tokens")
+    if corpus.treated:
+        display.note(corpus.treated)
+    display.note(f"{asked.source.name}: prepared in {asked.folder}")
 
 
 def _prepare(config: TokenizeConfig, asked: Request, display: Display) -> bool:
@@ -96,7 +106,11 @@ def _prepare(config: TokenizeConfig, asked: Request, display: Display) -> bool:
     with alone(asked, display.busy, config.executor == "local"):
         job, tokenizer = begin(asked, display.busy, config.piece_bytes)
         pieces = job.missing()
-        display.note(f"{len(job.plan.pieces):,} pieces, {len(pieces):,} of them to tokenise")
+        taken = sum(piece in job.known for piece in pieces)
+        display.note(
+            f"{len(job.plan.pieces):,} pieces, {len(pieces) - taken:,} of them to tokenise"
+            + (f", {taken:,} to take over from earlier data" if taken else "")
+        )
         count = config.workers or len(os.sched_getaffinity(0))
         with discarded_if_changed(job):
             if config.executor == "local":

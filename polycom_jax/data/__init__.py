@@ -14,6 +14,9 @@ from polycom_jax.data.config import DataConfig as DataConfig
 if TYPE_CHECKING:
     from polycom_jax.data.corpus import Corpus as Corpus
     from polycom_jax.data.corpus import prepare as prepare
+    from polycom_jax.data.mixed_windows import mixed_batches as mixed_batches
+    from polycom_jax.data.mixture import Mixture as Mixture
+    from polycom_jax.data.mixture import prepare_mixture as prepare_mixture
     from polycom_jax.data.preparing import Team as Team
     from polycom_jax.data.store import TokenStore as TokenStore
     from polycom_jax.data.tokenizers import ByteTokenizer as ByteTokenizer
@@ -28,11 +31,14 @@ _HOMES = {
     "ByteTokenizer": "tokenizers",
     "Corpus": "corpus",
     "FileTokenizer": "tokenizers",
+    "Mixture": "mixture",
     "Team": "preparing",
     "TokenStore": "store",
     "Tokenizer": "tokenizers",
     "eval_batches": "windows",
+    "mixed_batches": "mixed_windows",
     "prepare": "corpus",
+    "prepare_mixture": "mixture",
     "train_batches": "windows",
 }
 

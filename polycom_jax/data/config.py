@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PlaceText, check_fields
+from polycom_jax.data.weights import parts
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,12 @@ class DataConfig:
         source: "stdlib", the source text of the running Python's standard library; or a path or
             glob of files, here or in a bucket (.txt, .jsonl, either also as .gz, .xz or .zst;
             .parquet, .arrow); or the folder of a Hugging Face dataset, or one that TFDS prepared;
-            or a TFDS name ("c4/en", "lm1b", "huggingface:...").
-        tokenizer: "bytes" (256 values and an end-of-text token); "bpe", a byte-level BPE trained on
-            the train split; or the path of a Hugging Face `tokenizer.json`.
+            or a TFDS name ("c4/en", "lm1b", "huggingface:..."). Several texts are mixed by weights:
+            each is TEXT=WEIGHT, and of any run of training windows each has its share, WEIGHT out
+            of the sum of all. Each is split, held out and measured by itself.
+        tokenizer: of all texts: "bytes" (256 values and an end-of-text token); "bpe", a byte-level
+            BPE trained on the train split, of several texts on each by its weight; or the path of a
+            Hugging Face `tokenizer.json`.
         end_of_text: the token of such a file that ends a text. Default: the one that the files
             beside it name (tokenizer_config.json, config.json), or one of the usual name.
         batch_size: sequences a step, over all processes.
@@ -30,7 +34,7 @@ class DataConfig:
         heldout: text to evaluate on. For files: a path or glob of other files, or `source`
             itself where no model is trained on it. For TFDS and Hugging Face datasets: a split.
             Default: of these the first of validation, valid, heldout, test that exists; else a
-            share of the documents, chosen by a hash of their content.
+            share of the documents, chosen by a hash of their content. Not of several texts.
         undecodable: what happens to a document that is not UTF-8: "replace" puts U+FFFD in the
             place of bad bytes, "skip" leaves the document out, "error" ends the program. The first
             two are counted and reported.
@@ -44,7 +48,7 @@ class DataConfig:
         lock_timeout_s: seconds to wait for another process that prepares the same data.
     """
 
-    source: PlaceText = "stdlib"
+    source: PlaceText | tuple[PlaceText, ...] = "stdlib"
     tokenizer: PlaceText = "bpe"
     end_of_text: str | None = None
     batch_size: int = 16
@@ -64,6 +68,12 @@ class DataConfig:
             require(
                 bool(getattr(self, name)), f"data.{name} is empty; leave it out for the default."
             )
+        require(
+            isinstance(self.source, str) or self.heldout is None,
+            f"data.heldout={self.heldout!r} is of one text; of several, each holds out its own"
+            " documents: leave it out.",
+        )
+        parts(self.source)
         for name in ("batch_size", "document_bytes", "bpe_train_bytes"):
             value = getattr(self, name)
             require(value >= 1, f"data.{name}={value} must be at least 1.")
@@ -77,3 +87,16 @@ class DataConfig:
             0 < self.lock_timeout_s <= 1e6,
             f"data.lock_timeout_s={self.lock_timeout_s} must be more than 0 seconds, 1e6 at most.",
         )
+
+    @property
+    def text(self) -> str:
+        """The source, where it is one text.
+
+        Raises:
+            InputError: it is several.
+        """
+        if not isinstance(self.source, str):
+            raise InputError(
+                f"data.source={self.source!r}: several texts are for data.prepare_mixture."
+            )
+        return self.source

@@ -1,8 +1,9 @@
 """`prepare`: from a data config to two token stores and a tokenizer, made once and kept."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from polycom_jax._errors import InputWarning
@@ -39,10 +40,12 @@ class Corpus:
         heldout: token store of the documents to evaluate on.
         tokenizer: what made them.
         fingerprint: equal for equal tokens in both stores; keep it with a run and compare it on
-            resuming, and between hosts.
+            resuming, and between hosts. The same text on a disk and in a bucket has the same.
         summary: for people and logs: source, tokenizer, vocab_size, for each split the counts of
             `shard.COUNTS`, what was done with undecodable documents, and how local files were read,
-            by name with the beginning of their SHA-256.
+            by name with the beginning of their checksum.
+        earlier: the fingerprint that earlier versions gave the same data, "" where that is no
+            other; it may take a while.
     """
 
     train: TokenStore
@@ -50,6 +53,7 @@ class Corpus:
     tokenizer: Tokenizer
     fingerprint: str
     summary: dict[str, Any]
+    earlier: Callable[[], str] = lambda: ""
 
     @property
     def treated(self) -> str:
@@ -139,7 +143,13 @@ def open_prepared(asked: Request) -> Corpus:
             **source.treated,
             **asked.encodes,
         },
+        earlier=partial(_earlier, asked, tokenizer),
     )
+
+
+def _earlier(asked: Request, tokenizer: Tokenizer) -> str:
+    key = asked.earlier_key()
+    return digest(key, tokenizer.fingerprint) if key else ""
 
 
 def _warn_of_replaced(summary: Mapping[str, Any], name: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from polycom_jax import storage
 from polycom_jax._errors import require
@@ -31,6 +32,7 @@ class TextFiles:
         paths: the files.
         stamps: the size and the time of last change (ns) that each had when it was looked at.
         sides: where the documents of each go.
+        contents: see `Origin.content`.
         reading: how they are read.
         name: of the source, for messages.
     """
@@ -38,16 +40,23 @@ class TextFiles:
     paths: tuple[str, ...]
     stamps: tuple[tuple[int, int], ...]
     sides: tuple[Side, ...]
+    contents: tuple[str, ...]
     reading: Reading
     name: str
 
     @property
     def origins(self) -> Sequence[Origin]:
         """The files."""
-        each = zip(self.paths, self.stamps, self.sides, strict=True)
+        each = zip(self.paths, self.stamps, self.sides, self.contents, strict=True)
         return [
-            Origin(files.printable(path), size, side, files.text_kind(path) in files.PACKABLE)
-            for path, (size, _), side in each
+            Origin(
+                files.printable(path),
+                size,
+                side,
+                files.text_kind(path) in files.PACKABLE,
+                content,
+            )
+            for path, (size, _), side, content in each
         ]
 
     def rows(self, origin: int, first: int = 0, last: int | None = None) -> Iterator[Row]:
@@ -115,28 +124,30 @@ def stdlib(cfg: DataConfig, cache: Path, report: Report) -> Source:
 
 def text(cfg: DataConfig, cache: Path) -> Source:
     """Files of text, by path or glob, or the folder of a Hugging Face dataset."""
-    names = source_files(cfg.source, cfg.train_split)
+    names = source_files(cfg.text, cfg.train_split)
     paths, apart = files.one_each(names), heldout_files(cfg)
     reading = Reading(cfg.text_field, _document_bytes(cfg, paths, apart), cfg.damaged == "skip")
     found = _Files(cfg, cache, paths, apart, reading)
     here = [path for path in found.every if not storage.is_remote(path)]
     documents.check_files(here, reading)
     entries = files.looked_at(found.every)
-    fingerprint, sums = found.fingerprint(entries)
+    sums = found.sums(entries)
+    fingerprint = found.fingerprint(sums)
     own, other = found.listed(sums)
-    if cfg.heldout != cfg.source:
+    if cfg.heldout != cfg.text:
         _check_apart(own, other)
     few = len(found.every) <= LISTED_FILES
-    reader = found.reader(entries)
+    reader = found.reader(entries, sums)
     return Source(
-        cfg.source,
+        cfg.text,
         fingerprint,
         lambda: reader,
-        lambda: found.fingerprint(files.looked_at(found.every))[0] == fingerprint,
+        lambda: found.fingerprint(found.sums(files.looked_at(found.every))) == fingerprint,
         own if few else {},
         other if few else {},
         found.treated(len(names)),
         cfg.heldout or "",
+        lambda: found.fingerprint(found.sums(entries, "sha256")),
     )
 
 
@@ -154,34 +165,44 @@ class _Files:
     def every(self) -> tuple[files.Place, ...]:
         return (*self.paths, *self.apart)
 
-    def fingerprint(self, entries: Sequence[storage.Entry]) -> tuple[str, list[str]]:
-        """Of the files as they are now, and the checksum of each."""
-        sums = digests.file_digests(self.every, entries, self.cache)
-        contents = [_content(path, one) for path, one in zip(self.every, sums, strict=True)]
+    def sums(self, entries: Sequence[storage.Entry], kind: digests.Kind = "crc32c") -> list[str]:
+        """The checksum of each file as it is now."""
+        return digests.file_digests(self.every, entries, self.cache, kind)
+
+    def fingerprint(self, sums: Sequence[str]) -> str:
+        """Of files with these checksums."""
+        contents = self._contents(sums)
         sides = [contents[: len(self.paths)], contents[len(self.paths) :]]
-        options = {
+        return digest("text", heldout.HELDOUT_SHARE, self._options, sides)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
             "text_field": self.cfg.text_field,
             "document_bytes": self.reading.document_bytes,
             "damaged": self.cfg.damaged,
         }
-        return digest("text", heldout.HELDOUT_SHARE, options, sides), sums
+
+    def _contents(self, sums: Sequence[str]) -> list[tuple[str | None, ...]]:
+        return [_content(path, one) for path, one in zip(self.every, sums, strict=True)]
 
     def listed(self, sums: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
         """The names, and the beginning of each checksum, of both sides."""
         pairs = zip(self.every, sums, strict=True)
-        listed = [(files.printable(path), one[:16]) for path, one in pairs]
+        listed = [(files.printable(path), digests.shown(one)) for path, one in pairs]
         return dict(listed[: len(self.paths)]), dict(listed[len(self.paths) :])
 
-    def reader(self, entries: Sequence[storage.Entry]) -> TextFiles:
-        """What reads the files as they were looked at."""
+    def reader(self, entries: Sequence[storage.Entry], sums: Sequence[str]) -> TextFiles:
+        """What reads the files as they were looked at, with these checksums."""
         own: Side = "train" if self.apart else "by hash"
         other: Side = "heldout"
         return TextFiles(
             tuple(os.fspath(p if storage.is_remote(p) else p.absolute()) for p in self.every),
             tuple((entry.size, entry.generation) for entry in entries),
             (*(own for _ in self.paths), *(other for _ in self.apart)),
+            tuple(digest(self._options, content) for content in self._contents(sums)),
             self.reading,
-            self.cfg.source,
+            self.cfg.text,
         )
 
     def treated(self, names: int) -> dict[str, object]:
@@ -210,7 +231,7 @@ def source_files(
 
 def heldout_files(cfg: DataConfig) -> tuple[files.Place, ...]:
     """The files to evaluate on; none: a share of the documents is."""
-    own = hf_folder.splits(_folder(cfg.source))
+    own = hf_folder.splits(_folder(cfg.text))
     if cfg.heldout in own:
         return tuple(own[str(cfg.heldout)])
     if cfg.heldout:
@@ -223,11 +244,13 @@ def _folder(pattern: str) -> files.Place:
     return storage.place(pattern) if "://" in pattern else Path(pattern).expanduser()
 
 
-def file_sums(pattern: str) -> dict[str, str]:
+def file_sums(pattern: str, kind: digests.Kind = "crc32c") -> dict[str, str]:
     """What `Source.files` says of the files of a path or glob, however many they are."""
     paths = files.one_each(source_files(pattern))
-    sums = digests.file_digests(paths, files.looked_at(paths))
-    return {files.printable(path): one[:16] for path, one in zip(paths, sums, strict=True)}
+    sums = digests.file_digests(paths, files.looked_at(paths), kind=kind)
+    return {
+        files.printable(path): digests.shown(one) for path, one in zip(paths, sums, strict=True)
+    }
 
 
 def _content(path: files.Place, digest: str) -> tuple[str | None, ...]:

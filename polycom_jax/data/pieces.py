@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,7 @@ class Job:
         exact: the tokenizer is known to give any text back.
         undecodable: see `Cleaner`.
         name: of the source, for people.
+        known: pieces that lie prepared already: the folder, and the number there.
     """
 
     folder: str
@@ -64,6 +65,7 @@ class Job:
     exact: bool
     undecodable: str
     name: str
+    known: Mapping[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
 
     def tokenizer(self) -> Tokenizer:
         """What encodes."""
@@ -99,7 +101,12 @@ def tokenise(job: Job, piece: int, tokenizer: Tokenizer) -> Mapping[Split, Shard
 
 
 def write_piece(job: Job, piece: int, tokenizer: Tokenizer) -> int:
-    """Tokenises a piece and writes it, whole; returns its number of tokens."""
+    """Tokenises a piece and writes it, whole; returns its number of tokens.
+
+    One that lies prepared is taken over as it is.
+    """
+    if piece in job.known and (tokens := _taken_over(job, piece)) is not None:
+        return tokens
     folder, about = storage.place(job.folder), {}
     shards = tokenise(job, piece, tokenizer)
     for split, shard in shards.items():
@@ -113,6 +120,29 @@ def write_piece(job: Job, piece: int, tokenizer: Tokenizer) -> int:
         }
     storage.write(folder / piece_name(piece), json.dumps(about).encode())
     return sum(shard.counts["tokens"] for shard in shards.values())
+
+
+def _taken_over(job: Job, piece: int) -> int | None:
+    """Puts a piece that lies prepared to the job's own; None: it is not whole there."""
+    place, number = job.known[piece]
+    there, here = storage.place(place), storage.place(job.folder)
+    try:
+        about = json.loads(storage.read(there / piece_name(number)))
+        for split in SPLITS:
+            if about[split]["counts"]["tokens"]:
+                shard = there / shard_name(split, number)
+                _check_whole(shard, about[split]["sha256"])
+                storage.copy(shard, here / shard_name(split, piece))
+    except (OSError, ValueError, KeyError):  # Then it is tokenised, as if it were not there.
+        return None
+    storage.write(here / piece_name(piece), json.dumps(about).encode())
+    return sum(about[split]["counts"]["tokens"] for split in SPLITS)
+
+
+def _check_whole(shard: Place, digest: str) -> None:
+    """Raises `ValueError` for other bytes on a disk; a bucket keeps checksums itself."""
+    if not storage.is_remote(shard) and sha256(storage.read(shard)) != digest:
+        raise ValueError(f"{shard} is damaged")
 
 
 def build_index(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:

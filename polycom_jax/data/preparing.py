@@ -3,19 +3,21 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import bpe, heldout, pieces
+from polycom_jax.data import bpe, heldout, pieces, reuse
 from polycom_jax.data import plan as plans
-from polycom_jax.data.cache import Report, locked
+from polycom_jax.data.cache import Report, digest, locked
+from polycom_jax.data.config import DataConfig
 from polycom_jax.data.index import write_index
 from polycom_jax.data.pieces import PLAN, TOKENIZER, Job, Place
 from polycom_jax.data.reader import SPLITS, ChangedError, Reader, Source, hashes, raws
-from polycom_jax.data.request import Request
+from polycom_jax.data.request import FORMAT, LAYOUT, Request
+from polycom_jax.data.rows import Row
 from polycom_jax.data.tokenizers import FileTokenizer, Tokenizer, packed, unpacked
 
 MOST: Mapping[str, float] = {"replaced": 0.25, "lost": 0.5}
@@ -66,18 +68,26 @@ def make(asked: Request, report: Report, team: Team, piece_bytes: int = plans.PI
 @contextlib.contextmanager
 def alone(asked: Request, report: Report, wanted: bool) -> Iterator[None]:
     """In the block, if `wanted`, no other process of this machine prepares the same by itself."""
-    if not wanted or storage.is_remote(asked.folder):
+    with alone_in(asked.folder, asked.cfg.lock_timeout_s, report, wanted):
+        yield
+
+
+@contextlib.contextmanager
+def alone_in(folder: Place, timeout_s: float, report: Report, wanted: bool) -> Iterator[None]:
+    """In the block, if `wanted`, no other process of this machine makes what lies in a folder."""
+    if not wanted or storage.is_remote(folder):
         yield
         return
-    path = asked.folder.with_name(f"{asked.folder.name}.lock")
-    with locked(path, timeout_s=asked.cfg.lock_timeout_s, report=report):
+    path = folder.with_name(f"{folder.name}.lock")
+    with locked(path, timeout_s=timeout_s, report=report):
         yield
 
 
 def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokenizer]:
     """Trains a BPE if there is to be one, cuts the source into pieces, and says what to do.
 
-    What an earlier process has left is gone on with.
+    What an earlier process has left is gone on with, and what it has prepared of the same files for
+    another corpus, or an earlier state of this one, is taken over.
 
     Raises:
         InputError: there is no text, or it cannot be read.
@@ -86,18 +96,36 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
     reader = asked.source.open()
     planned = folder / PLAN
     plan = plans.from_json(storage.read(planned)) if storage.is_file(planned) else None
-    bound = _bound(reader, asked.source) if plan is None else plan.bound
+    bound = bound_of(reader, asked.source) if plan is None else plan.bound
     tokenizer = asked.given or _trained(asked, reader, bound, report)
+    contents, recipe = reuse.origin_contents(reader), _recipe(asked, tokenizer, bound)
+    known = reuse.find(folder, recipe) if any(contents) else {}
     if plan is None:
-        plan = plans.cut(reader, bound, piece_bytes)
-        storage.create(planned, plan.to_json([origin.name for origin in reader.origins]))
+        sizes = {content: one.size for content, one in known.items()}
+        plan = plans.cut(reader, bound, piece_bytes, contents, sizes)
+        names = [origin.name for origin in reader.origins]
+        storage.create(planned, plan.to_json(names, recipe=recipe, contents=contents))
         plan = plans.from_json(storage.read(planned))  # another process may have been first
+    taken = reuse.known_pieces(plan, contents, known)
+    if taken:
+        report(f"{len(taken)} of {len(plan.pieces)} pieces of {asked.source.name} lie prepared")
     files = packed(tokenizer)
     about = (str(folder), reader, plan, files, tokenizer.exact, cfg.undecodable, asked.source.name)
-    return Job(*about), tokenizer
+    return Job(*about, taken), tokenizer
 
 
-def _bound(reader: Reader, source: Source) -> int:
+def _recipe(asked: Request, tokenizer: Tokenizer, bound: int) -> str:
+    """Equal where the same rows of the same files give the same tokens, to the same splits."""
+    how = [tokenizer.fingerprint, tokenizer.exact, *asked.encodes.values()]
+    return digest(FORMAT, LAYOUT, how, asked.cfg.undecodable, asked.cfg.damaged, bound)
+
+
+def bound_of(reader: Reader, source: Source) -> int:
+    """The bound under which a document of the source is held out.
+
+    Raises:
+        InputError: there is no text on a side, or a single document.
+    """
     sides = {origin.side for origin in reader.origins}
     names = {"train": source.name, "heldout": source.heldout_name or source.name}
     for split in SPLITS:
@@ -112,11 +140,17 @@ def _trained(asked: Request, reader: Reader, bound: int, report: Report) -> Toke
     place = asked.folder / TOKENIZER
     if not storage.is_file(place):
         report(f"Training a BPE of {asked.vocab_size} tokens on {asked.source.name}")
-        with tempfile.TemporaryDirectory() as name:
-            path = Path(name, TOKENIZER)
-            bpe.train(path, reader, bound, asked.cfg, asked.vocab_size)
-            storage.write(place, path.read_bytes())
+        rows = bpe.chosen(reader, bound, asked.cfg.bpe_train_bytes)
+        storage.write(place, trained_bpe(rows, asked.cfg, asked.vocab_size))
     return read_bpe(asked.folder)
+
+
+def trained_bpe(rows: Iterable[Row], cfg: DataConfig, vocab_size: int) -> bytes:
+    """The file of a BPE that is trained on these documents."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, TOKENIZER)
+        bpe.train(path, rows, cfg, vocab_size)
+        return path.read_bytes()
 
 
 def read_bpe(folder: Place) -> Tokenizer:

@@ -35,12 +35,14 @@ class Origin(NamedTuple):
         size: bytes, roughly: by these it is cut, and progress is told.
         side: where its documents go.
         read_to_cut: it must be read to its end to know where it can be cut.
+        content: equal where equal documents are read, here or anywhere; "": nobody knows.
     """
 
     name: str
     size: int
     side: Side
     read_to_cut: bool = False
+    content: str = ""
 
 
 class Reader(Protocol):
@@ -80,6 +82,8 @@ class Source:
         heldout_files: the same of files that are held out by name.
         treated: how they are read, for a run's record.
         heldout_name: what messages call the text that is held out by name.
+        earlier: the fingerprint that earlier versions gave the same text, where that was another;
+            it may take a while.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Source:
     heldout_files: Mapping[str, str] = field(default_factory=dict)
     treated: Mapping[str, Any] = field(default_factory=dict)
     heldout_name: str = ""
+    earlier: Callable[[], str] = lambda: ""
 
 
 def split_of(side: Side, raw: bytes | None, bound: int) -> Split:

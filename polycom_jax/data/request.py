@@ -1,6 +1,6 @@
 """What a data config asks for, known before anything is prepared, and where that lies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Request:
         source: of the documents.
         given: the tokenizer; None: a BPE is trained.
         encodes: what is told of how it encodes.
-        key: equal for equal tokens, up to the BPE that comes out.
+        recipe: what the tokens depend on beside the text.
         folder: where the data lie prepared.
     """
 
@@ -48,8 +48,18 @@ class Request:
     source: Source
     given: Tokenizer | None
     encodes: Mapping[str, Any]
-    key: str
+    recipe: Sequence[Any]
     folder: Place
+
+    @property
+    def key(self) -> str:
+        """Equal for equal tokens, up to the BPE that comes out."""
+        return _key(self.cfg, self.source.fingerprint, self.recipe)
+
+    def earlier_key(self) -> str:
+        """The key of earlier versions, where it was another; "" else. It may take a while."""
+        earlier = self.source.earlier()
+        return _key(self.cfg, earlier, self.recipe) if earlier else ""
 
     @property
     def done(self) -> bool:
@@ -68,26 +78,54 @@ def request(cfg: DataConfig, vocab_size: int, report: Report) -> Request:
         f"data.end_of_text={cfg.end_of_text!r} is of a tokenizer.json, and data.tokenizer="
         f"{cfg.tokenizer!r} has its own; leave it out.",
     )
+    _ = cfg.text
     if cfg.tokenizer == "bpe":
         check_bpe_size(vocab_size)
     given = None if cfg.tokenizer == "bpe" else _given_tokenizer(cfg)
     cache = cache_folder(cfg.cache_dir)
     source = resolve(cfg, local_cache_folder(cfg.cache_dir), report)
+    found = _asked(cfg, vocab_size, source, given, cache)
+    if not found.done and storage.is_folder(cache / "tokens"):
+        _tell_of_old(found, cache / "tokens", report)
+    return found
+
+
+def _tell_of_old(found: Request, tokens: Place, report: Report) -> None:
+    for key in (found.key, found.earlier_key()):
+        if key and storage.is_folder(tokens / key):
+            report(
+                f"The prepared data in {tokens / key} are of an earlier layout; that folder can be"
+                " deleted"
+            )
+
+
+def with_tokenizer(asked: Request, given: Tokenizer) -> Request:
+    """The same text, as tokens of a BPE that is there instead of one that is trained on it."""
+    folder = asked.folder.parent.parent
+    return _asked(asked.cfg, asked.vocab_size, asked.source, given, folder)
+
+
+def bpe_recipe(cfg: DataConfig, vocab_size: int) -> list[Any]:
+    """What a trained BPE depends on beside its text."""
+    return ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
+
+
+def _asked(
+    cfg: DataConfig, vocab_size: int, source: Source, given: Tokenizer | None, cache: Place
+) -> Request:
     encodes: dict[str, Any] = {} if given is None or given.exact else {"encodes": ENCODES}
     if given is not None and given.begin != (given.eot,):
         encodes["begin"] = list(given.begin)
     recipe = (
-        ["bpe", vocab_size, cfg.bpe_train_bytes, BPE_PATTERN]
-        if given is None
-        else [given.fingerprint, *encodes.values()]
+        bpe_recipe(cfg, vocab_size) if given is None else [given.fingerprint, *encodes.values()]
     )
-    key = digest(FORMAT, source.fingerprint, recipe, cfg.undecodable, cfg.damaged)
+    key = _key(cfg, source.fingerprint, recipe)
     folder = cache / "tokens" / digest(LAYOUT, key)
-    found = Request(cfg, vocab_size, source, given, encodes, key, folder)
-    old = cache / "tokens" / key
-    if not found.done and storage.is_folder(old):
-        report(f"The prepared data in {old} are of an earlier layout; that folder can be deleted")
-    return found
+    return Request(cfg, vocab_size, source, given, encodes, recipe, folder)
+
+
+def _key(cfg: DataConfig, fingerprint: str, recipe: Sequence[Any]) -> str:
+    return digest(FORMAT, fingerprint, recipe, cfg.undecodable, cfg.damaged)
 
 
 def _given_tokenizer(cfg: DataConfig) -> Tokenizer:

@@ -24,7 +24,7 @@ _TFDS_INFO = "dataset_info.json"
 
 
 def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    """The source that `cfg.source` names: "stdlib", local files, or TFDS.
+    """The source that `cfg.text` names: "stdlib", local files, or TFDS.
 
     Local files are read once here, for their fingerprint; a TFDS name is downloaded and prepared
     here if it is not yet (TFDS shows its own bars then).
@@ -32,9 +32,9 @@ def resolve(cfg: DataConfig, cache: Path, report: Report) -> Source:
     Raises:
         InputError: no such file or name, or nothing usable in it.
     """
-    if cfg.source == "stdlib":
+    if cfg.text == "stdlib":
         return local.stdlib(cfg, cache, report)
-    if names_files(cfg.source):
+    if names_files(cfg.text):
         return local.text(cfg, cache)
     return _from_tfds(cfg, cache, report)
 
@@ -60,7 +60,7 @@ def _is_tfds_folder(source: str) -> bool:
 
 
 def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    builder = _find_builder(cfg.source)
+    builder = _find_builder(cfg.text)
     name = builder.info.full_name
     lock = cache / "tfds" / f"{digest(str(builder.data_dir))}.lock"
     with locked(lock, timeout_s=cfg.lock_timeout_s, report=report):

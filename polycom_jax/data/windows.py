@@ -1,7 +1,7 @@
 """Batches of windows of a token store, with Grain: a batch is a pure function of (seed, step)."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -17,8 +17,8 @@ where there is no target; segment_ids: int32 [B, T], the document within the win
 padding); positions: int32 [B, T], from 0 at the window's start and at each document's."""
 
 
-def _read_options(store: TokenStore) -> grain.ReadOptions:
-    """Threads, not processes, and a bounded few batches that wait ready.
+def read_options(store: TokenStore) -> grain.ReadOptions:
+    """How Grain reads: by threads, not processes, with a bounded few batches that wait ready.
 
     A batch is a gather from mapped memory; or many requests to a bucket, most of whose time is
     waiting.
@@ -57,17 +57,33 @@ def train_batches(
         InputError: the store is shorter than a window, `batch_size` is less than 1, a row is not in
             it, or `start_step` is negative.
     """
-    rows = _checked_rows(batch_size, rows)
-    require(start_step >= 0, f"start_step={start_step} must be at least 0.")
-    num_windows = count_windows(store, seq_len)
-    order = grain.MapDataset.range(num_windows).seed(_checked_seed(seed)).shuffle().repeat()
+    rows = checked_rows(batch_size, rows)
+    order = epochs(store, seq_len, seed)
 
     def batch(step: int) -> Batch:
         entries = [order[step * batch_size + row] for row in rows]
         return gather(store, np.array(entries, np.int64), seq_len)
 
+    return batches_from(batch, batch_size, start_step, read_options(store))
+
+
+def epochs(store: TokenStore, seq_len: int, seed: int) -> grain.MapDataset[int]:
+    """All windows, in an order shuffled anew each epoch, without end."""
+    windows = grain.MapDataset.range(count_windows(store, seq_len))
+    return windows.seed(checked_seed(seed)).shuffle().repeat()
+
+
+def batches_from(
+    batch: Callable[[int], Batch], batch_size: int, start_step: int, options: grain.ReadOptions
+) -> Iterator[Batch]:
+    """An endless iterator over `batch(step)` from `start_step` on.
+
+    Raises:
+        InputError: `start_step` is negative.
+    """
+    require(start_step >= 0, f"start_step={start_step} must be at least 0.")
     steps = grain.MapDataset.range(start_step, sys.maxsize // batch_size)
-    return iter(steps.map(batch).to_iter_dataset(_read_options(store)))
+    return iter(steps.map(batch).to_iter_dataset(options))
 
 
 def count_windows(store: TokenStore, seq_len: int) -> int:
@@ -120,7 +136,7 @@ def eval_batches(
     stride = _checked(seq_len) if stride is None else stride
     require(1 <= stride <= seq_len, f"stride={stride} must be from 1 to seq_len={seq_len}.")
     require(tokens is None or tokens >= 1, f"tokens={tokens} must be at least 1.")
-    rows = _checked_rows(batch_size, rows)
+    rows = checked_rows(batch_size, rows)
     return EvalBatches(store, batch_size, seq_len, rows, stride, tokens)
 
 
@@ -161,7 +177,7 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         steps = grain.MapDataset.range(len(self))
-        return iter(steps.map(self._batch).to_iter_dataset(_read_options(self.store)))
+        return iter(steps.map(self._batch).to_iter_dataset(read_options(self.store)))
 
     def _batch(self, step: int) -> Batch:
         places = step * self.batch_size + np.array(self.rows, np.int64)
@@ -244,7 +260,12 @@ def _given(begins: Bool[np.ndarray, "B n"], count: int) -> Bool[np.ndarray, "B n
     return found
 
 
-def _checked_rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:
+def checked_rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:
+    """`rows`, or all of a batch.
+
+    Raises:
+        InputError: `batch_size` is less than 1, or a row is not in the batch.
+    """
     require(batch_size >= 1, f"batch_size={batch_size} must be at least 1.")
     if rows is None:
         return range(batch_size)
@@ -259,6 +280,7 @@ def _checked(seq_len: int) -> int:
     return seq_len
 
 
-def _checked_seed(seed: int) -> int:
+def checked_seed(seed: int) -> int:
+    """`seed`; `InputError` where it is not in [0, 2**32)."""
     require(0 <= seed < 2**32, f"seed={seed} must be in [0, 2**32).")
     return seed

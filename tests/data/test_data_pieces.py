@@ -155,11 +155,11 @@ def test_data_of_the_layout_before_are_told_of_and_a_run_on_them_goes_on(tmp_pat
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": f"text number {i}"}) + "\n" for i in range(50)))
     found = asked(str(path), tmp_path / "c", document_bytes=65_536)
-    (tmp_path / "c" / "tokens" / found.key / "train").mkdir(parents=True)
+    (tmp_path / "c" / "tokens" / found.earlier_key() / "train").mkdir(parents=True)
     said: list[str] = []
     corpus = prepare(found.cfg, vocab_size=300, progress=said.append)
-    assert f"{found.key} are of an earlier layout" in said[0]
-    assert corpus.fingerprint == FINGERPRINT_BEFORE
+    assert f"{found.earlier_key()} are of an earlier layout" in said[0]
+    assert corpus.earlier() == FINGERPRINT_BEFORE
 
 
 FINGERPRINT_BEFORE = "b03f709359292c88afc2fe42fee2ce8b"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from polycom_jax.data import plan
-from polycom_jax.data.plan import Span
+from polycom_jax.data.plan import Content, Span
 from polycom_jax.data.reader import Origin
 from polycom_jax.data.rows import Row
 
@@ -47,6 +47,31 @@ def test_large_origins_are_cut_and_small_ones_joined(
     assert found.pieces == pieces
     assert len(found.sizes) == len(pieces)
     assert plan.from_json(found.to_json(["a"])) == found
+
+
+CONTENTS = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("known", "pieces"),
+    [
+        # What is known becomes a piece, and what stands before it ends there.
+        ([(("c", 0, None),)], [[(0, 0, None), (1, 0, None)], [(2, 0, None)], [(3, 0, None)]]),
+        ([(("b", 0, None), ("c", 0, None))], [[(0, 0, None)], [(1, 0, None), (2, 0, None)]]),
+        # The longest one is taken, and none of which only the beginning is there.
+        ([(("a", 0, None),), (("a", 0, None), ("b", 0, None))], [[(0, 0, None), (1, 0, None)]]),
+        ([(("d", 0, None), ("e", 0, None))], [[(0, 0, None), (1, 0, None), (2, 0, None)]]),
+        # Rows of an origin, and what is left of it.
+        ([(("a", 0, 3),)], [[(0, 0, 3)], [(0, 3, None), (1, 0, None), (2, 0, None)]]),
+    ],
+)
+def test_what_is_known_as_a_piece_becomes_one_again(known: list[Content], pieces: list[list[Span]]):
+    sizes = dict.fromkeys(known, 5)
+    found = plan.cut(Reader(4, 4, 4, 4), 7, 12, CONTENTS, sizes)
+    assert [list(spans) for spans in found.pieces][: len(pieces)] == pieces
+    rows = [span for spans in found.pieces for span in spans]
+    assert [span.origin for span in rows if span.first == 0] == [0, 1, 2, 3]
+    assert plan.cut(Reader(4, 4, 4, 4), 7, 12, CONTENTS) == plan.cut(Reader(4, 4, 4, 4), 7, 12)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ import pytest
 from corpora import contents, json_lines, table, texts, write_all, zstd
 
 from polycom_jax import InputError, storage
-from polycom_jax.data import Corpus, DataConfig, eval_batches, files, prepare, train_batches
+from polycom_jax.data import (
+    Corpus,
+    DataConfig,
+    eval_batches,
+    files,
+    pieces,
+    prepare,
+    train_batches,
+)
 
 
 def copied(folder: Path, bucket: str) -> None:
@@ -53,11 +61,22 @@ def test_text_in_a_bucket_gives_the_tokens_of_that_on_a_disk(tmp_path: Path, buc
     here = made(write_all(tmp_path / "text"), str(tmp_path / "c"))
     copied(tmp_path / "text", bucket)
     there = made(f"{bucket}/text/*.*", str(tmp_path / "d"))
-    assert contents(there).train == contents(here).train
-    assert contents(there).heldout == contents(here).heldout
+    assert contents(there) == contents(here)
+    sums = [list(corpus.summary["files"].values()) for corpus in (here, there)]
+    assert sums[0] == sums[1]
     assert made(f"{bucket}/text/*.*", str(tmp_path / "d")).fingerprint == there.fingerprint
     storage.write(storage.place(f"{bucket}/text/b.txt"), b"another text\n" * 30)
     assert made(f"{bucket}/text/*.*", str(tmp_path / "d")).fingerprint != there.fingerprint
+
+
+def test_text_that_moves_to_a_bucket_is_not_tokenised_again(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "text").mkdir()
+    here = made(write_all(tmp_path / "text"), f"{bucket}/cache")
+    copied(tmp_path / "text", bucket)
+    monkeypatch.setattr(pieces, "tokenise", None)
+    assert contents(made(f"{bucket}/text/*.*", f"{bucket}/cache")) == contents(here)
 
 
 def test_of_a_shard_in_a_bucket_only_windows_are_fetched(

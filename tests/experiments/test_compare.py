@@ -14,8 +14,10 @@ from test_compare_findings import SMALL, TWO
 from experiments.compare import __main__ as compare
 from experiments.compare import config, studies, train
 from experiments.compare.branching import decay_start, rate_share, warmup_steps
+from experiments.compare.runs import data_fingerprint
 from experiments.compare.studies import STUDIES, Arm
 from polycom_jax import models
+from polycom_jax.data import DataConfig, prepare
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import Multipliers, OptimConfig, make_model_step, make_state, put_batch
 from polycom_jax.training.optimizer import make_schedule
@@ -87,6 +89,21 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
 
     assert compare.main([*command, "--steps", "12"]) == 2
     assert "steps: 8 there, 12 now" in capsys.readouterr().err
+
+
+def test_a_study_of_an_earlier_version_goes_on_with_the_same_text(tmp_path: Path):
+    text = tmp_path / "a.jsonl"
+    text.write_text("".join(f'{{"text": "line {n} of many"}}\n' for n in range(90)))
+    cfg = DataConfig(str(text), "bytes", cache_dir=str(tmp_path / "c"))
+    corpus, kept = prepare(cfg, vocab_size=300), tmp_path / "settings.json"
+    assert data_fingerprint(kept, corpus) == corpus.fingerprint
+    for began, found in (
+        (corpus.earlier(), corpus.earlier()),
+        (corpus.fingerprint, corpus.fingerprint),
+        ("of another text", corpus.fingerprint),
+    ):
+        kept.write_text(f'{{"data_fingerprint": "{began}"}}')
+        assert data_fingerprint(kept, corpus) == found
 
 
 def test_after_a_quick_study_comes_the_real_one():

@@ -215,7 +215,7 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     monkeypatch, tmp_path, capsys, path
 ):
     monkeypatch.setattr(
-        "experiments.run.corpus.prepare", None
+        "experiments.run.corpus.prepare_mixture", None
     )  # nothing is downloaded: a call would fail
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err

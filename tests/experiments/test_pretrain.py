@@ -78,7 +78,7 @@ def test_a_finished_run_says_so_and_touches_nothing(
     run: Run, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
-    monkeypatch.setattr("experiments.run.corpus.prepare", None)  # a call of it would fail
+    monkeypatch.setattr("experiments.run.corpus.prepare_mixture", None)  # a call of it would fail
     assert run(whole) == 0
     assert "Finished" in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
@@ -91,7 +91,7 @@ def test_a_report_that_was_cut_short_is_made_again_from_the_folder_alone(
     workdir = copied(whole, tmp_path / "w")
     for path in (workdir / "sample.txt", *(workdir / "plots").iterdir()):
         path.unlink()
-    monkeypatch.setattr("experiments.run.corpus.prepare", None)  # a call of it would fail
+    monkeypatch.setattr("experiments.run.corpus.prepare_mixture", None)  # a call of it would fail
     monkeypatch.setattr("experiments.run.compiled.make_model_step", None)
     words = ["--config", str(workdir / "config.yaml"), "--workdir", str(workdir)]
     assert pretrain.main(words) == 0

@@ -8,7 +8,12 @@ import pytest
 
 from experiments.run.config import PretrainConfig, default_config
 from experiments.run.summary import describe, held_out_too_much, treatment
-from polycom_jax.data import ByteTokenizer, Corpus
+from polycom_jax.data import ByteTokenizer, Corpus, Mixture
+
+
+def alone(corpus: Any) -> Mixture:
+    """The data of a run on one corpus."""
+    return Mixture(("text",), (corpus,), (1.0,))
 
 
 class Store:
@@ -30,7 +35,7 @@ def told(long: int, undecodable: int) -> str:
     summary = {"undecodable": "replace", "damaged": "error", "train": counts, "heldout": none}
     store: Any = Store(long)
     corpus = Corpus(store, store, ByteTokenizer(), fingerprint="", summary=summary)
-    return treatment(default_config("tiny"), corpus)
+    return treatment(default_config("tiny"), alone(corpus))
 
 
 def test_documents_that_were_not_taken_as_they_are_are_told_of():
@@ -59,12 +64,12 @@ def config(**changes: Any) -> PretrainConfig:
 
 
 def test_the_first_line_has_the_sizes_of_both_splits_and_the_epochs():
-    line = describe(config(), corpus(256 * 80, 256 * 20))
+    line = describe(config(), alone(corpus(256 * 80, 256 * 20)))
     assert "20,481 training tokens (20,480 bytes), 5,121 held out (5,120 bytes);" in line
     assert "100 steps of 4 x 256 tokens, 5 epochs," in line
     some = replace(config(), run=replace(config().run, eval_tokens=1_000))
     assert "held out (5,120 bytes), 1,000 of them read at a time;" in describe(
-        some, corpus(256 * 80, 256 * 20)
+        some, alone(corpus(256 * 80, 256 * 20))
     )
 
 
@@ -84,6 +89,18 @@ def test_text_that_is_mostly_held_out_is_warned_of(
     apart = round(70_000 * share)
     changed = config(heldout=heldout)
     changed = replace(changed, data=replace(changed.data, source=source))
-    said = held_out_too_much(changed, corpus(70_000 - apart, apart))
+    said = held_out_too_much(changed, alone(corpus(70_000 - apart, apart)))
     assert said.startswith(f"warning: {share:.0%} of the text is held out") == warns
     assert bool(said) == warns
+
+
+def test_of_several_texts_each_is_told_of():
+    several = config()
+    several = replace(several, data=replace(several.data, source=("a.txt=3", "b.txt=1")))
+    data = Mixture(("a", "b"), (corpus(256 * 80, 9), corpus(256 * 20, 256 * 8)), (0.75, 0.25))
+    line = describe(several, data)
+    assert "a 0.75 of the windows, 3.75 epochs, 20,481 training tokens" in line
+    assert "b 0.25 of the windows, 5 epochs, 5,121 training tokens" in line
+    said = held_out_too_much(several, data)
+    assert said.startswith("warning: 29% of the text b.txt is held out")
+    assert said.count("warning") == 1

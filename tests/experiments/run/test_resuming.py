@@ -314,7 +314,7 @@ def test_other_words_than_a_place_are_refused_before_anything_is_prepared(
 ):
     folder = tmp_path / "w"
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(".lock"))
-    monkeypatch.setattr("experiments.run.corpus.prepare", None)
+    monkeypatch.setattr("experiments.run.corpus.prepare_mixture", None)
     assert pretrain.main(["--workdir", str(folder), "--steps", "9", "--data", "c4/en"]) == 2
     assert "data.source" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"model\.activation: 'poly_norm' there, 'swiglu' now"):

@@ -1,0 +1,170 @@
+"""Several corpora with weights: each prepared by itself, with one tokenizer, mixed by windows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from polycom_jax import storage
+from polycom_jax._errors import require
+from polycom_jax.data.cache import Report, digest
+from polycom_jax.data.config import DataConfig
+from polycom_jax.data.corpus import ALONE, Corpus, open_prepared
+from polycom_jax.data.pieces import TOKENIZER, Place
+from polycom_jax.data.preparing import Team, alone_in, bound_of, make, read_bpe, trained_bpe
+from polycom_jax.data.request import FORMAT, Request, bpe_recipe, request, with_tokenizer
+from polycom_jax.data.rows import Row
+from polycom_jax.data.tokenizers import Tokenizer
+from polycom_jax.data.weights import parts, short_names
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """One corpus or several, with what each counts for.
+
+    Attributes:
+        names: what metrics call them; see `weights.short_names`.
+        corpora: in the order that they were given in.
+        weights: of each the share of the training windows; they sum to 1.
+    """
+
+    names: tuple[str, ...]
+    corpora: tuple[Corpus, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one."""
+        return len(self.corpora) == 1
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """That of all of them."""
+        return self.corpora[0].tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal batches of one seed: of one corpus its own, else also of the weights."""
+        found = [corpus.fingerprint for corpus in self.corpora]
+        return found[0] if self.is_single else digest("mixture", found, self.weights)
+
+    def earlier(self) -> str:
+        """`Corpus.earlier` of one; earlier versions had no mixtures."""
+        return self.corpora[0].earlier() if self.is_single else ""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`Corpus.summary` of one; of several these by name, with weight and fingerprint."""
+        if self.is_single:
+            return self.corpora[0].summary
+        each = zip(self.names, self.corpora, self.weights, strict=True)
+        return {
+            "order": list(self.names),
+            "corpora": {
+                name: {"weight": weight, "fingerprint": corpus.fingerprint, **corpus.summary}
+                for name, corpus, weight in each
+            },
+        }
+
+    def train_batches(
+        self,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        start_step: int = 0,
+        rows: Sequence[int] | None = None,
+    ) -> "Iterator[dict[str, Any]]":
+        """See `mixed_windows.mixed_batches`."""
+        from polycom_jax.data.mixed_windows import mixed_batches
+
+        stores = [corpus.train for corpus in self.corpora]
+        how = {"seed": seed, "start_step": start_step, "rows": rows}
+        return mixed_batches(stores, self.weights, batch_size=batch_size, seq_len=seq_len, **how)
+
+
+def prepare_mixture(
+    cfg: DataConfig, *, vocab_size: int, progress: Report | None = None, team: Team = ALONE
+) -> Mixture:
+    """`prepare` for each text of `cfg.source`, one or several.
+
+    Each has its own place in the cache folder, which other mixtures share: other weights make
+    nothing anew, but for a trained BPE. That one is trained on the training documents of all, of
+    `bpe_train_bytes` on each text's share by weight.
+
+    Args:
+        cfg: which corpora and tokenizer.
+        vocab_size: see `prepare`.
+        progress: see `prepare`.
+        team: see `prepare`.
+
+    Raises:
+        InputError: see `prepare`; or two names are of the same text.
+    """
+    report: Report = progress or (lambda message: None)
+    every = requests(cfg, vocab_size, report, team)
+    for asked in every:
+        if not asked.done:
+            make(asked, report, team)
+    found = parts(cfg.source)
+    names = short_names([part.source for part in found])
+    weights = tuple(part.weight for part in found)
+    return Mixture(names, tuple(map(open_prepared, every)), weights)
+
+
+def requests(
+    cfg: DataConfig, vocab_size: int, report: Report, team: Team = ALONE
+) -> tuple[Request, ...]:
+    """What is asked for of each text; the BPE of several is trained here, if it is not there.
+
+    Raises:
+        InputError: see `prepare_mixture`.
+    """
+    found = parts(cfg.source)
+    every = [request(replace(cfg, source=part.source), vocab_size, report) for part in found]
+    if len(every) == 1:
+        return tuple(every)
+    _check_differ(every)
+    if cfg.tokenizer != "bpe":
+        return tuple(every)
+    tokenizer = _common_bpe(every, [part.weight for part in found], report, team)
+    return tuple(with_tokenizer(asked, tokenizer) for asked in every)
+
+
+def _check_differ(every: Sequence[Request]) -> None:
+    names: dict[str, str] = {}
+    for asked in every:
+        other = names.setdefault(asked.source.fingerprint, asked.source.name)
+        require(
+            other == asked.source.name,
+            f"data.source: {other} and {asked.source.name} hold the same text; give one of them,"
+            " with the sum of the weights.",
+        )
+
+
+def _common_bpe(
+    every: Sequence[Request], weights: Sequence[float], report: Report, team: Team
+) -> Tokenizer:
+    cfg, vocab_size = every[0].cfg, every[0].vocab_size
+    texts = [asked.source.fingerprint for asked in every]
+    recipe = bpe_recipe(cfg, vocab_size)
+    key = digest(FORMAT, texts, list(weights), recipe, cfg.undecodable, cfg.damaged)
+    folder: Place = every[0].folder.parent.parent / "bpe" / key
+    place = folder / TOKENIZER
+    if team.index == 0:
+        with alone_in(folder, cfg.lock_timeout_s, report, team.count == 1):
+            if not storage.is_file(place):
+                named = ", ".join(asked.source.name for asked in every)
+                report(f"Training a BPE of {vocab_size} tokens on {named}")
+                rows = _rows(every, weights)
+                storage.create(place, trained_bpe(rows, cfg, vocab_size))
+    team.meet("tokenizer")
+    return read_bpe(folder)
+
+
+def _rows(every: Sequence[Request], weights: Sequence[float]) -> Iterator[Row]:
+    from polycom_jax.data import bpe
+
+    for asked, weight in zip(every, weights, strict=True):
+        reader = asked.source.open()
+        wanted = max(1, round(asked.cfg.bpe_train_bytes * weight))
+        yield from bpe.chosen(reader, bound_of(reader, asked.source), wanted)

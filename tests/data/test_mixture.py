@@ -1,0 +1,161 @@
+"""Several corpora: prepared one by one, with one tokenizer, and mixed by windows."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpora import json_lines, texts
+
+from polycom_jax import InputError
+from polycom_jax.data import (
+    DataConfig,
+    Mixture,
+    TokenStore,
+    mixed_batches,
+    prepare,
+    prepare_mixture,
+    train_batches,
+)
+from polycom_jax.data.store import in_memory
+
+EOT, T = 9_999, 4
+
+
+def store(first: int, windows: int) -> TokenStore:
+    """Tokens that count from `first` on, so that a window's first one names it."""
+    tokens = np.arange(first, first + windows * T + 1, dtype=np.int64)
+    return in_memory(tokens, EOT, num_documents=1, num_bytes=len(tokens))
+
+
+STORES = [store(0, 13), store(1_000, 5), store(2_000, 40)]
+WEIGHTS = (0.5, 0.2, 0.3)
+
+
+def drawn(steps: int, start: int = 0, batch_size: int = 10, **more: Any) -> list[Any]:
+    shape: dict[str, Any] = {"batch_size": batch_size, "seq_len": T, "seed": 7, **more}
+    return list(islice(mixed_batches(STORES, WEIGHTS, start_step=start, **shape), steps))
+
+
+def test_each_store_has_its_share_of_the_windows():
+    firsts = np.concatenate([batch["tokens"][:, 0] for batch in drawn(100)])
+    counts = Counter((firsts // 1_000).tolist())
+    for index, weight in enumerate(WEIGHTS):
+        assert abs(counts[index] - 1_000 * weight) <= 1
+
+
+def test_a_store_is_read_by_epochs_each_in_another_order():
+    firsts = np.concatenate([batch["tokens"][:, 0] for batch in drawn(30)])
+    small = firsts[firsts // 1_000 == 1].reshape(-1, 5)  # five windows an epoch
+    assert all(sorted(epoch) == sorted(small[0]) for epoch in small)
+    assert len({tuple(epoch) for epoch in small}) > 1
+
+
+def test_a_batch_is_a_function_of_seed_and_step_and_its_rows_of_the_batch():
+    from_the_start, later = drawn(12), drawn(4, start=8)
+    for one, other in zip(from_the_start[8:], later, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    parts = [drawn(3, rows=rows) for rows in (range(0, 5), range(5, 10))]
+    for whole, first, second in zip(from_the_start, *parts, strict=False):
+        for name in whole:
+            both = np.concatenate([first[name], second[name]])
+            np.testing.assert_array_equal(whole[name], both, err_msg=name)
+    other = drawn(1, seed=8)[0]["tokens"]
+    assert not np.array_equal(other, from_the_start[0]["tokens"])
+
+
+def test_a_mixture_of_one_gives_the_batches_of_its_store():
+    shape: dict[str, Any] = {"batch_size": 3, "seq_len": T, "seed": 3}
+    pairs = zip(
+        islice(mixed_batches(STORES[:1], (0.4,), **shape), 5),
+        islice(train_batches(STORES[0], **shape), 5),
+        strict=True,
+    )
+    for one, other in pairs:
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0, 1.0), (1.0, np.nan, 1.0), (1.0, -1.0, 1.0)])
+def test_weights_that_are_none_are_refused(weights: tuple[float, ...]):
+    with pytest.raises(InputError, match="weights"):
+        mixed_batches(STORES, weights, batch_size=1, seq_len=T, seed=0)
+
+
+def test_stores_of_different_tokenizers_are_refused():
+    other = replace(STORES[1], eot=5)
+    with pytest.raises(InputError, match="different tokenizers"):
+        mixed_batches([STORES[0], other], (1, 1), batch_size=1, seq_len=T, seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, count in (("a", 300), ("b", 200)):
+        (tmp_path / f"{name}.jsonl").write_bytes(json_lines(texts(count, f"{name} of many")))
+    return tmp_path
+
+
+def mixture(folder: Path, a: object, b: object, **changes: Any) -> Mixture:
+    source = (f"{folder}/a.jsonl={a}", f"{folder}/b.jsonl={b}")
+    cfg = DataConfig(source, **{"tokenizer": "bytes", "cache_dir": str(folder / "c"), **changes})
+    return prepare_mixture(cfg, vocab_size=300)
+
+
+def alone(folder: Path, name: str, **changes: Any) -> Any:
+    cfg = DataConfig(f"{folder}/{name}.jsonl", "bytes", cache_dir=str(folder / "c"), **changes)
+    return prepare(cfg, vocab_size=300)
+
+
+def test_each_corpus_is_what_it_is_alone_and_prepared_once(folder: Path):
+    found = mixture(folder, 0.7, 0.3)
+    before = sorted((folder / "c" / "tokens").glob("*/index.json"))
+    for name, corpus in zip("ab", found.corpora, strict=True):
+        assert corpus.fingerprint == alone(folder, name).fingerprint
+    assert mixture(folder, 1, 9).corpora[0].fingerprint == found.corpora[0].fingerprint
+    assert sorted((folder / "c" / "tokens").glob("*/index.json")) == before
+    assert found.names == ("a", "b")
+    assert found.summary["corpora"]["a"]["weight"] == 0.7
+
+
+def test_a_mixture_is_known_by_its_corpora_and_weights(folder: Path):
+    found = mixture(folder, 0.7, 0.3).fingerprint
+    assert mixture(folder, 7, 3).fingerprint == found
+    assert mixture(folder, 0.6, 0.4).fingerprint != found
+    (folder / "b.jsonl").write_bytes(json_lines(texts(201, "b of many")))
+    assert mixture(folder, 0.7, 0.3).fingerprint != found
+
+
+def test_of_one_text_all_is_as_prepare_gives_it(folder: Path):
+    cfg = DataConfig(f"{folder}/a.jsonl", "bytes", cache_dir=str(folder / "c"))
+    found, expected = prepare_mixture(cfg, vocab_size=300), alone(folder, "a")
+    assert found.fingerprint == expected.fingerprint
+    assert found.summary == expected.summary
+    with pytest.raises(InputError, match=r"several texts are for data\.prepare_mixture"):
+        prepare(replace(cfg, source=("a=1", "b=1")), vocab_size=300)
+
+
+def test_a_bpe_is_trained_on_all_texts_by_their_weights(folder: Path):
+    (folder / "a.jsonl").write_bytes(json_lines(["xyzzy xyzzy xyzzy"] * 4 + texts(300, "a")))
+    (folder / "b.jsonl").write_bytes(json_lines([f"plugh {i} plugh plugh" for i in range(300)]))
+    bpe: dict[str, Any] = {"tokenizer": "bpe", "bpe_train_bytes": 4_000}
+    found = mixture(folder, 0.5, 0.5, **bpe)
+    again = mixture(folder, 0.5, 0.5, **bpe)
+    assert again.fingerprint == found.fingerprint
+    assert {corpus.tokenizer.fingerprint for corpus in found.corpora} == {
+        found.tokenizer.fingerprint
+    }
+    assert len(list((folder / "c" / "bpe").glob("*/tokenizer.json"))) == 1
+    assert len(found.tokenizer.encode(" plugh")) < len(" plugh") / 2  # a word of b alone
+    other = mixture(folder, 0.99, 0.01, **bpe)
+    assert other.tokenizer.fingerprint != found.tokenizer.fingerprint
+    assert len(found.corpora[1].train.tokens) < len(alone(folder, "b").train.tokens)
+
+
+def test_the_same_text_under_two_names_is_refused(folder: Path):
+    (folder / "b.jsonl").write_bytes((folder / "a.jsonl").read_bytes())
+    with pytest.raises(InputError, match=r"a\.jsonl and .*b\.jsonl hold the same text"):
+        mixture(folder, 0.7, 0.3)
