@@ -18,6 +18,7 @@ from pathlib import Path
 from etils import epath
 
 from polycom_jax import _buckets
+from polycom_jax._buckets import EMULATOR as EMULATOR
 from polycom_jax._buckets import Entry as Entry
 from polycom_jax._errors import require
 from polycom_jax._files import file_names
