@@ -13,6 +13,7 @@ from typing import Any
 
 import buckets
 import pytest
+from ocdbt import largest_that_is_read
 
 from experiments import generate, replay
 from experiments.analyze import __main__ as analyze
@@ -81,13 +82,6 @@ def begun(finished: str, bucket: str) -> str:
     workdir = copied(finished, bucket)
     storage.remove(storage.place(f"{workdir}/checkpoints/6/commit_success.txt"))
     return workdir
-
-
-def values(workdir: str, step: int) -> Any:
-    """The largest object of a checkpoint: its values."""
-    folder = storage.place(f"{workdir}/checkpoints/{step}")
-    inside = storage.entries(folder)
-    return folder / max(inside, key=lambda name: inside[name].size)
 
 
 def test_a_run_in_a_bucket_has_the_numbers_and_files_of_one_on_a_disk(finished: str, whole: Path):
@@ -170,12 +164,12 @@ def test_a_torn_checkpoint_is_passed_over_and_set_aside_by_a_mark(
     run: Run, finished: str, bucket: str, whole: Path, harm: str
 ):
     workdir = copied(finished, bucket)
-    place = values(workdir, 6)
+    place, middle = largest_that_is_read(storage.place(f"{workdir}/checkpoints/6/state"))
     if harm == "missing":
         storage.remove(place)
     elif harm == "flipped":
         data = bytearray(storage.read(place))
-        data[len(data) // 2] ^= 1
+        data[middle] ^= 1
         storage.write(place, bytes(data))
     else:
         storage.write(storage.place(f"{workdir}/checkpoints/6/state/_METADATA"), b"{")
