@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -62,11 +63,13 @@ class Server:
 
 
 class Front(http.server.ThreadingHTTPServer):
-    """Stands before a server and hands requests on, or answers 503 for it.
+    """Stands before a server and hands requests on, or answers 503 for it, or does not answer.
 
     Attributes:
         refusing: answer 503.
         refused: the methods of requests that were.
+        gone: hang up instead of answering.
+        gone_at: be gone from the first request on whose address has this in it; "": it has not.
     """
 
     daemon_threads = True
@@ -76,6 +79,7 @@ class Front(http.server.ThreadingHTTPServer):
         self.behind = behind.removeprefix("http://")
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.refusing, self.refused = False, list[str]()
+        self.gone, self.gone_at = False, ""
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
         self._thread.start()
 
@@ -99,6 +103,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Front  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _hand_on(self) -> None:
+        if self.server.gone_at and self.server.gone_at in urllib.parse.unquote(self.path):
+            self.server.gone, self.server.gone_at = True, ""
+        if self.server.gone:
+            self.close_connection = True
+            return
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             body = b"".join(iter(self._chunk, b""))
         else:
