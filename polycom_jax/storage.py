@@ -162,6 +162,16 @@ def read(place: os.PathLike[str], start: int = 0, size: int | None = None) -> by
         return file.read(-1 if size is None else size)
 
 
+def read_with_generation(place: os.PathLike[str]) -> tuple[bytes, int]:
+    """The bytes of an object in a bucket, and the generation that they are of.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
+    require(is_remote(place), f"{place}: local files have no generations to read by.")
+    return _buckets.get(os.fspath(place))
+
+
 def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
     """Every file below a folder, by its path within it; none where there is no folder.
 

