@@ -18,6 +18,7 @@ from pathlib import Path
 from etils import epath
 
 from polycom_jax import _buckets
+from polycom_jax._buckets import EMULATOR as EMULATOR
 from polycom_jax._buckets import Entry as Entry
 from polycom_jax._errors import require
 from polycom_jax._files import file_names
@@ -188,6 +189,16 @@ def copy(source: os.PathLike[str], place: os.PathLike[str]) -> None:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)  # of two names of one file, none is replaced
+
+
+def read_with_generation(place: os.PathLike[str]) -> tuple[bytes, int]:
+    """The bytes of an object in a bucket, and the generation that they are of.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
+    require(is_remote(place), f"{place}: local files have no generations to read by.")
+    return _buckets.get(os.fspath(place))
 
 
 def entries(folder: os.PathLike[str]) -> dict[str, Entry]:

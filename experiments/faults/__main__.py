@@ -1,12 +1,14 @@
 """Kills a run at random moments and compares its bits: `python -m experiments.faults --help`.
 
     python -m experiments.faults --kills 20 --seed 0 --model tiny --steps 40 --checkpoint-every 10
+    STORAGE_EMULATOR_HOST=http://127.0.0.1:4443 python -m experiments.faults --workdir gs://b/faults
 
 First the run is trained undisturbed. Then the same run is trained anew, its data and programs too
 are made anew, killed (by SIGKILL, or asked by SIGTERM) and started again, time after time; whenever
 it comes to its end, it is compared with the first one, and another begins.
 """
 
+import os
 import random
 import shlex
 import sys
@@ -40,7 +42,8 @@ from polycom_jax.storage import Place
 LINE = CommandLine(
     "faults",
     "Kill a run at random moments, restart it, and compare it bit by bit with an undisturbed run."
-    " Exit code 3: something differs.",
+    " Exit code 3: something differs. --workdir gs://BUCKET/PATH is a bucket of Google's, or of the"
+    f" emulator that {storage.EMULATOR}=http://HOST:PORT names.",
     short=ALIASES,
     old={"config": "config"},
     lists=LISTS,
@@ -55,8 +58,8 @@ class FaultsCommand(Command):
     """How to disturb a run, and which.
 
     Attributes:
-        config: YAML file of the run; flags win over it. The runs lie in --workdir (a new folder or
-            gs://BUCKET/PATH) or else in --out.
+        config: YAML file of the run; flags win over it. The runs lie in --workdir (a new folder,
+            local or gs://) or else in --out.
         kills: number of kills.
         seed: seed of the moments of the kills; --run.seed is that of the run.
         out: new folder for report, logs and prepared data.
@@ -98,6 +101,8 @@ def main(argv: Sequence[str]) -> int:
         )
         torture.run()
         about = {**facts(config.run), "commit": begun_with or "not known"}
+        if storage.is_remote(runs):
+            about[storage.EMULATOR] = os.environ.get(storage.EMULATOR, "")
         outcome = Outcome(command, about, torture.kills, torture.runs, torture.differences)
         outcome.write(out)
         print_table(display.console, outcome.table())

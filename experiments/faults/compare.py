@@ -12,6 +12,7 @@ from polycom_jax._errors import InputError
 from polycom_jax.storage import Place
 from polycom_jax.training import latest_step
 from polycom_jax.training.checksums import leaf_names
+from polycom_jax.training.in_bucket import bound_retries
 from polycom_jax.training.metadata import STATE
 from polycom_jax.training.orbax_errors import Silence
 from polycom_jax.training.quarantine import path_of
@@ -47,6 +48,8 @@ def arrays(run: Workdir, step: int | None = None) -> dict[str, np.ndarray]:
     if step is None:
         raise InputError(f"There is no checkpoint in {run.checkpoints}.")
     folder = storage.absolute(path_of(run.checkpoints, step)) / STATE
+    if storage.is_remote(folder):
+        bound_retries()
     with Silence(), ocp.PyTreeCheckpointer() as reader:
         tree: Any = reader.metadata(folder).item_metadata.tree
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

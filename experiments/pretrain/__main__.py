@@ -7,7 +7,6 @@ The same command again resumes a run where its last checkpoint stands; so does t
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -204,7 +203,7 @@ def train(
                 workdir.write_generation(source.generation)
         first = int(state.step)
         pending = evaluation_due(config, workdir, first)
-        with closing(make_logs(config, workdir, display, hold, first)) as logs:
+        with make_logs(config, workdir, display, hold, first) as logs:
             state = run_steps(
                 config,
                 data,

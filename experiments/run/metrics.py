@@ -4,11 +4,12 @@ Nothing can be appended to an object in a bucket: there both are kept on this ma
 where they have to be durable.
 """
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from experiments.run.lock import Hold, Kept
 from experiments.run.trackers import Trackers
@@ -16,6 +17,7 @@ from experiments.terminal.paths import naming
 from polycom_jax import staging, storage
 from polycom_jax._errors import InputError
 from polycom_jax.storage import Place
+from polycom_jax.training.checkpoint import SaveError
 
 LATE = ("heldout_loss", "bits_per_byte")
 """Numbers of an evaluation, also of one corpus of several as heldout_loss/NAME: these may come when
@@ -107,8 +109,11 @@ class MetricsFile:
 
     def drop(self) -> None:
         """Closes the file, and leaves in a bucket what is there."""
-        self._file.close()
-        self._staged.drop()
+        try:
+            with naming(self._path):
+                self._file.close()
+        finally:
+            self._staged.drop()
 
     def _rewritten(self, lines: list[bytes]) -> BinaryIO:
         """The file with these lines and no others, open to append to; whole at any moment."""
@@ -138,7 +143,11 @@ def _finite(value: Any) -> Any:
 
 
 class Logs:
-    """Where numbers go: metrics.jsonl and trackers. Without trackers (None), nowhere."""
+    """Where numbers go: metrics.jsonl and trackers. Without trackers (None), nowhere.
+
+    A context manager that ends in `close`; behind an error of the system, of which one has been
+    told already, what cannot be written any more is left to the run that goes on.
+    """
 
     def __init__(
         self, metrics: Place, trackers: Trackers | None, *, step: int, hold: Hold | None = None
@@ -172,14 +181,38 @@ class Logs:
             self._trackers.flush()
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files.
+
+        Raises:
+            OSError: they cannot be put where they belong.
+        """
         if self._metrics is None or self._trackers is None:
             return
         try:
             self._hold.confirm()
         except storage.Lost:  # what is there is another run's; the next check reports it
-            self._metrics.drop()
-            self._trackers.drop()
+            self.drop()
+        except OSError:
+            self.drop()
+            raise
         else:
             self._metrics.close()
             self._trackers.close()
+
+    def drop(self) -> None:
+        """Closes the files, and leaves in a bucket what is there."""
+        if self._metrics is not None and self._trackers is not None:
+            self._metrics.drop()
+            self._trackers.drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, OSError | SaveError):
+            with contextlib.suppress(OSError):
+                self.drop()
+        else:
+            self.close()

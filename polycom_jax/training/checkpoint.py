@@ -34,7 +34,7 @@ from polycom_jax.training.quarantine import latest_step as latest_step
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
 from polycom_jax.training.restore import DamagedCheckpoint, Found
 from polycom_jax.training.state import TrainState
-from polycom_jax.training.writer import Keep, clear_way, open_writer
+from polycom_jax.training.writer import Keep, announce, clear_way, open_writer
 from polycom_jax.training.writer import SaveError as SaveError
 
 
@@ -249,6 +249,7 @@ class Checkpoints:
             for name, leaf in leaf_names(state).items()
         }
         about = CheckpointMetadata(step, leaves, self._run_metadata, environment).to_json()
+        announce(self.folder, step)
         item = ocp.args.PyTreeSave(state, custom_metadata=about)
         args = ocp.args.Composite(**{STATE: item})
         self._saving, self._pending = step, True

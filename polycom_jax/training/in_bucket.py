@@ -2,6 +2,10 @@
 
 A checkpoint lies in `STEP`, or in `STEP.N` where the N checkpoints of that step before it were set
 aside. An object in a checkpoint's folder sets it aside; all others in it stay as they are.
+
+A listing only proposes names, and one that comes through a cache may lack the newest of them. So
+each save first writes down, in an object of a fixed name, its own and those that stand. Whether a
+checkpoint is finished, or set aside, is asked of its objects by their names.
 """
 
 import contextlib
@@ -22,6 +26,12 @@ COMMITTED = "commit_success.txt"
 
 SET_ASIDE = "set-aside.json"
 """The object that sets a checkpoint aside: with the proof, where it is damaged."""
+
+ANNOUNCED = "announced.json"
+"""The object, beside the checkpoints, with the names that the last save knew of."""
+
+_RETRIES = {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}
+"""How TensorStore asks a server again that is away: for half a minute, as its context wants it."""
 
 _NAME = re.compile(r"(0|[1-9][0-9]*)(?:\.([1-9][0-9]*))?")
 _THREADS = 8
@@ -51,7 +61,8 @@ def steps_in(folder: Place) -> Steps:
     Raises:
         OSError: it cannot be listed.
     """
-    names = [name for name in storage.folders(folder) if _NAME.fullmatch(name)]
+    found = {*storage.folders(folder), *_announced(folder)}
+    names = sorted(name for name in found if _NAME.fullmatch(name))
     with ThreadPoolExecutor(_THREADS) as threads:
         done = list(threads.map(lambda name: storage.is_file(folder / name / COMMITTED), names))
         away = list(threads.map(lambda name: storage.is_file(folder / name / SET_ASIDE), names))
@@ -59,6 +70,35 @@ def steps_in(folder: Place) -> Steps:
     standing = [name for name, ends, out in zip(names, done, away, strict=True) if ends and not out]
     standing.sort(key=_key)  # of two of one step, the later one
     return Steps({_key(name)[0]: name for name in standing}, tuple(aside))
+
+
+def announce(folder: Place, step: int) -> None:
+    """Writes down the names that whoever resumes has to know of, before a save of `step` begins.
+
+    Raises:
+        OSError: the bucket cannot be read or written.
+    """
+    steps = steps_in(folder)
+    names = {*steps.names.values(), *steps.aside, steps.new_name(step)}
+    storage.write(folder / ANNOUNCED, json.dumps({"names": sorted(names, key=_key)}).encode())
+
+
+def _announced(folder: Place) -> list[str]:
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        return [str(name) for name in json.loads(storage.read(folder / ANNOUNCED))["names"]]
+    return []
+
+
+def bound_retries() -> None:
+    """Tells TensorStore, as Orbax calls it, for how long to ask a bucket's server that is away.
+
+    Of itself it asks on for a quarter of an hour, in each step of a save. Orbax has no option for
+    that, and copies the contexts that it gives to TensorStore from these two tables.
+    """
+    from orbax.checkpoint._src.serialization import tensorstore_utils as tables
+
+    for table in (tables._BASE_TS_CONTEXT, tables._DEFAULT_OCDBT_TS_CONTEXT):
+        table.setdefault("gcs_request_retries", dict(_RETRIES))
 
 
 def set_aside(folder: Place, step: int, proof: str) -> None:
@@ -81,10 +121,9 @@ def proofs(folder: Place) -> dict[str, tuple[str, int]]:
     """
     found = {}
     for name in steps_in(folder).aside:
-        mark = storage.entries(folder / name)[SET_ASIDE]
+        text, generation = storage.read_with_generation(folder / name / SET_ASIDE)
         with contextlib.suppress(ValueError):
-            tree = json.loads(storage.read(folder / name / SET_ASIDE))
-            found[name] = (str(tree["damaged"]), mark.generation)
+            found[name] = (str(json.loads(text)["damaged"]), generation)
     return found
 
 

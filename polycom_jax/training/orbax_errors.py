@@ -31,9 +31,11 @@ class Failure(str):
 
     Attributes:
         damage: does it prove that files are not as they were written?
+        of_server: is it that a bucket's server does not answer, though asked again and again?
     """
 
     damage: bool
+    of_server: bool
 
     def __new__(cls, error: BaseException) -> Self:
         """The message of its first cause, whose ends name the array and the reason."""
@@ -46,6 +48,8 @@ class Failure(str):
         self = super().__new__(cls, text)
         proven = _DAMAGED.match(str(error)) is not None and "os_error_code" not in str(error)
         self.damage = proven or isinstance(error, _DAMAGE)
+        library = type(error).__module__.partition(".")[0]
+        self.of_server = library in _CLIENTS or "retry attempts failed" in whole
         return self
 
 
@@ -54,6 +58,9 @@ _DAMAGE = (
     *(json.JSONDecodeError, UnicodeDecodeError, KeyError),
 )
 """Errors of Orbax that only other files than it has written can cause."""
+
+_CLIENTS = frozenset({"aiohttp", "gcsfs", "google", "requests", "urllib3"})
+"""Packages of the errors that Orbax meets where it writes to a bucket without TensorStore."""
 
 _DAMAGED = re.compile(r"((DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|FAILED_PRECONDITION): )?Error (op|read)")
 """How TensorStore says so: files that are missing, end early, or cannot be decoded. What the system
@@ -83,6 +90,8 @@ def quietly(f: Callable[[], Any]) -> tuple[Any, Failure | None]:
         except Exception as error:  # Orbax raises bare `Exception` for what it cannot read
             failure = Failure(error)
         _collect(silence.reports)
+        if failure.of_server:  # it is asked for other arrays still, which will complain as well
+            Silence().__enter__()
         return None, failure
 
 
@@ -146,9 +155,12 @@ class Silence:
                 _take_hooks()
 
 
+_GCSFS = "gcsfs"
+"""Logs what it raises too, where a bucket's server has been away for all its tries."""
+
 _open: list[Silence] = []
 _lock = threading.RLock()  # the garbage collector may close one while another is being opened
-_LOGGERS = ("absl", "asyncio")
+_LOGGERS = ("absl", "asyncio", _GCSFS)
 
 
 class _Hook:
@@ -184,6 +196,8 @@ def _take_hooks() -> None:
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:
+    if record.name == _GCSFS:
+        return False
     if record.name != "asyncio":
         return not _is_orbax(_origin(record))
     task = re.search(r"coro=<.*? at (.+?):\d+", record.getMessage())

@@ -17,7 +17,7 @@ from polycom_jax._files import retried
 from polycom_jax.hosts import gather, meet
 from polycom_jax.params import ParamSpec, Specs
 from polycom_jax.storage import Place
-from polycom_jax.training import metadata
+from polycom_jax.training import in_bucket, metadata
 from polycom_jax.training.checksums import checksums, leaf_names
 from polycom_jax.training.metadata import STATE, CheckpointMetadata, Leaf, OtherFormat, Unreadable
 from polycom_jax.training.orbax_errors import quietly
@@ -201,9 +201,11 @@ def read(
         return state
 
     leaves = _agreed("read the checkpoint's metadata", fitting).leaves
+    waits = () if storage.is_remote(folder) else None  # its clients have asked again themselves
     state = retried(
         lambda: _agreed("read the checkpoint's values", values),
         passing=lambda error: isinstance(error, ReadError),
+        waits=waits,
     )
     found = checksums(state)
     wrong = [name for name in found if found[name] != leaves[name].checksum]
@@ -243,6 +245,8 @@ def _load(folder: Place, target: Any, partial: bool) -> Any:
     would leave the others waiting for it."""
     import orbax.checkpoint as ocp
 
+    if storage.is_remote(folder):
+        in_bucket.bound_retries()
     arguments = jax.tree.map(
         lambda leaf: ocp.ArrayRestoreArgs(
             sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype, strict=False

@@ -56,6 +56,8 @@ def open_writer(folder: Place, keep: Keep) -> Any:
     if keep.every is not None:
         policies.append(policy.EveryNSteps(keep.every))
     remote = storage.is_remote(folder)
+    if remote:
+        in_bucket.bound_retries()
     options = ocp.CheckpointManagerOptions(
         best_fn=_score_or_worst,
         best_mode="min",
@@ -87,6 +89,19 @@ class StepNames:
         return (one for one in self._find_all(base_path) if is_step(one.path.name))
 
 
+def announce(folder: Place, step: int) -> None:
+    """Tells whoever resumes that there may be a checkpoint of `step`; on a disk, its name does.
+
+    Raises:
+        SaveError: the folder cannot be read or written.
+    """
+    if storage.is_remote(folder) and jax.process_index() == 0:
+        try:
+            in_bucket.announce(folder, step)
+        except OSError as error:
+            raise SaveError(_not_in(folder, error)) from error
+
+
 def clear_way(
     folder: Place, steps: Sequence[int], current: int | None, torn: Mapping[int, DamagedCheckpoint]
 ) -> None:
@@ -110,9 +125,13 @@ def clear_way(
                 proofs[step] = torn[step].proof if proven else proofs.get(step, "")
             quarantine(folder, proofs)
         except OSError as error:
-            reason = f"{error.strerror or error} ({error.filename or folder})"
-            raise SaveError(f"No checkpoint can be saved in {folder}: {reason}.") from error
+            raise SaveError(_not_in(folder, error)) from error
     meet("move checkpoints into quarantine")
+
+
+def _not_in(folder: Place, error: OSError) -> str:
+    reason = f"{error.strerror or error} ({error.filename or folder})"
+    return f"No checkpoint can be saved in {folder}: {reason}."
 
 
 def _bad_score(checkpoint: Place) -> str:

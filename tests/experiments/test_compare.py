@@ -16,7 +16,8 @@ from experiments.compare import config, studies, train
 from experiments.compare.branching import decay_start, rate_share, warmup_steps
 from experiments.compare.runs import data_fingerprint
 from experiments.compare.studies import STUDIES, Arm
-from polycom_jax import models
+from experiments.terminal.flags import replaced
+from polycom_jax import models, storage
 from polycom_jax.data import DataConfig, prepare
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import Multipliers, OptimConfig, make_model_step, make_state, put_batch
@@ -104,6 +105,34 @@ def test_a_study_of_an_earlier_version_goes_on_with_the_same_text(tmp_path: Path
     ):
         kept.write_text(f'{{"data_fingerprint": "{began}"}}')
         assert data_fingerprint(kept, corpus) == found
+
+
+def test_a_study_in_a_bucket_has_the_numbers_of_one_on_a_disk_and_goes_on(
+    command: list[str], tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    root = storage.place(f"{bucket}/study")
+    words = replaced(command, {"--out": None, "--workdir": str(root)})
+    assert compare.main(words) == 0
+    assert compare.main(command) == 0
+    inside = set(storage.entries(root))
+    assert inside == set(storage.entries(tmp_path / "w"))
+    assert inside >= {"report.md", "results.json", "plots/dynamics.png"}
+    runs = [name for name in inside if name.startswith("runs/")]
+    for name in runs:
+        one, other = (json.loads(storage.read(at / name)) for at in (root, tmp_path / "w"))
+        assert (one["heldout"], one["loss"]) == (other["heldout"], other["loss"])
+
+    storage.remove(root / runs[0])
+    made = []
+    write = compare.RunFolder.write
+    monkeypatch.setattr(
+        compare.RunFolder, "write", lambda self, run: made.append(run.key.file) or write(self, run)
+    )
+    assert compare.main(words) == 0
+    assert made == [runs[0].removeprefix("runs/")]
+    assert set(storage.entries(root)) == inside
+    assert not list(tmp_path.glob("gs:*"))
 
 
 def test_after_a_quick_study_comes_the_real_one():

@@ -8,24 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import numbers
+from ocdbt import largest_that_is_read
 
 from experiments import generate
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.metrics import read_metrics
 from experiments.run.step_metrics import Meter
 from polycom_jax.training import latest_step
 from polycom_jax.training.checkpoint import CheckpointWarning
 
 pytestmark = pytest.mark.slow  # real runs, damaged
 
-COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
 Run = Callable[..., int]
-
-
-def numbers(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without their times."""
-    records = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k in COMPARED} for record in records]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -69,39 +63,39 @@ def copy(begun: Path, tmp_path: Path) -> Path:
     return shutil.copytree(begun, tmp_path / "w")
 
 
-def values(workdir: Path, step: int) -> Path:
-    """The largest file of a checkpoint: its values."""
-    files = (workdir / "checkpoints" / str(step)).rglob("*")
-    return max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
-
-
-def flip_a_bit(path: Path) -> None:
+def flip_a_bit(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[at] ^= 1
     path.write_bytes(bytes(data))
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def truncate(path: Path, at: int) -> None:
+    path.write_bytes(path.read_bytes()[:at])
 
 
-def half_delete(path: Path) -> None:
+def half_delete(path: Path, at: int) -> None:
     step = next(parent for parent in path.parents if parent.name.isdecimal())
     files = sorted(file for file in step.rglob("*") if file.is_file())
     for file in files[::2]:
         file.unlink()
 
 
-def tear(path: Path) -> None:
+def tear(path: Path, at: int) -> None:
     step = next(parent for parent in path.parents if parent.name.isdecimal())
     (step / "state" / "_METADATA").unlink()
+
+
+def harm(workdir: Path, step: int, damage: Callable[[Path, int], None]) -> None:
+    """Does it to the values of a checkpoint, amid what is read of them."""
+    path, middle = largest_that_is_read(workdir / "checkpoints" / str(step) / "state")
+    damage(Path(path), middle)
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, half_delete, tear])
 def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
     run: Run, whole: Path, copy: Path, damage: Any, capsys: pytest.CaptureFixture[str]
 ):
-    damage(values(copy, 4))
+    harm(copy, 4, damage)
     with pytest.warns(CheckpointWarning, match="checkpoints/4 is damaged"):
         assert run(copy) == 0
     assert "resumed from the checkpoint of step 2" in capsys.readouterr().out
@@ -114,7 +108,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_begun_anew_or_touched(
     run: Run, copy: Path, capsys: pytest.CaptureFixture[str]
 ):
     for step in (2, 4):
-        truncate(values(copy, step))
+        harm(copy, step, truncate)
     before = bytes_of(copy)
     with pytest.warns(CheckpointWarning, match="checkpoints/4 is damaged"):
         assert run(copy) == 2

@@ -81,6 +81,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_its_help_says_how_to_name_a_bucket_and_an_emulator(capsys: pytest.CaptureFixture[str]):
+    assert faults.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "gs://BUCKET/PATH" in said
+    assert "STORAGE_EMULATOR_HOST=http://HOST:PORT" in said
+
+
 @pytest.mark.slow
 def test_a_run_killed_time_and_again_comes_to_the_same_bits(
     settings: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,3 +131,15 @@ def test_torture(
     assert [kill["number"] for kill in record["kills"]] == [1, 2, 3, 4]
     assert not any(record["differences"].values())
     assert "| 4 |" in (tmp_path / "out" / "faults.md").read_text()
+
+
+@pytest.mark.exhaustive
+def test_torture_in_a_bucket(
+    settings: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--steps", "12", "--kills", "4", "--out", str(tmp_path / "out")]
+    words += ["--workdir", f"{bucket}/faults"]
+    assert faults.main(["--config", str(settings), *words]) == 0
+    assert "4 of 4 kills left no trace" in capsys.readouterr().out
+    about = json.loads((tmp_path / "out" / "faults.json").read_text())["about"]
+    assert about["STORAGE_EMULATOR_HOST"].startswith("http://127.0.0.1:")

@@ -1,25 +1,21 @@
-"""Runs whose folder is in a bucket: the same numbers as on a disk, damage, kills, two at once."""
+"""Runs whose folder is in a bucket: the same numbers as on a disk, damage, two at once."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import buckets
 import pytest
+from commands import numbers
+from ocdbt import largest_that_is_read
 
 from experiments import generate, replay
 from experiments.analyze import __main__ as analyze
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.metrics import read_metrics
 from experiments.run.step_metrics import Meter
 from polycom_jax import _lease, storage
 from polycom_jax.training import latest_step
@@ -28,8 +24,6 @@ from polycom_jax.training.in_bucket import SET_ASIDE
 
 pytestmark = pytest.mark.slow  # real runs
 
-ROOT = Path(__file__).resolve().parents[2]
-COMPARED = ("step", "loss", "grad_norm", "learning_rate", "heldout_loss", "bits_per_byte")
 FILES = {
     *("config.yaml", "tokenizer.json", "metrics.jsonl", "sample.txt"),
     *("plots/loss.png", "plots/loss.pdf", "plots/activations.png", "plots/activations.pdf"),
@@ -53,12 +47,6 @@ def finished(run: Run, server: buckets.Server) -> str:
     return workdir
 
 
-def numbers(workdir: str | Path) -> list[dict[str, Any]]:
-    """What must be equal digit for digit: the lines of metrics.jsonl without their times."""
-    records = read_metrics(storage.named(workdir) / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k in COMPARED} for record in records]
-
-
 def copied(finished: str, bucket: str) -> str:
     """The same run in a bucket of its own, which a test may harm."""
     source, target = storage.place(finished), storage.place(f"{bucket}/run")
@@ -72,13 +60,6 @@ def begun(finished: str, bucket: str) -> str:
     workdir = copied(finished, bucket)
     storage.remove(storage.place(f"{workdir}/checkpoints/6/commit_success.txt"))
     return workdir
-
-
-def values(workdir: str, step: int) -> Any:
-    """The largest object of a checkpoint: its values."""
-    folder = storage.place(f"{workdir}/checkpoints/{step}")
-    inside = storage.entries(folder)
-    return folder / max(inside, key=lambda name: inside[name].size)
 
 
 def test_a_run_in_a_bucket_has_the_numbers_and_files_of_one_on_a_disk(finished: str, whole: Path):
@@ -161,12 +142,12 @@ def test_a_torn_checkpoint_is_passed_over_and_set_aside_by_a_mark(
     run: Run, finished: str, bucket: str, whole: Path, harm: str
 ):
     workdir = copied(finished, bucket)
-    place = values(workdir, 6)
+    place, middle = largest_that_is_read(storage.place(f"{workdir}/checkpoints/6/state"))
     if harm == "missing":
         storage.remove(place)
     elif harm == "flipped":
         data = bytearray(storage.read(place))
-        data[len(data) // 2] ^= 1
+        data[middle] ^= 1
         storage.write(place, bytes(data))
     else:
         storage.write(storage.place(f"{workdir}/checkpoints/6/state/_METADATA"), b"{")
@@ -222,64 +203,3 @@ def test_a_run_that_has_lost_its_lease_ends_and_saves_no_more(
     assert f"{workdir}/.lock is no longer this process's (taken by process 7, host else" in said
     assert latest_step(f"{workdir}/checkpoints") == 2
     assert b"elsewhere" in storage.read(storage.place(f"{workdir}/.lock"))
-
-
-def program(settings: Path, workdir: str) -> subprocess.Popen[str]:
-    """A run of 20 steps as a process of its own."""
-    command = [sys.executable, "-m", "experiments.pretrain", "--config", str(settings)]
-    length = ["--steps", "20", "--eval-every", "10", "--checkpoint-every", "3"]
-    return subprocess.Popen(
-        [*command, "--workdir", workdir, *length],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": ""},
-    )
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def longer(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of such a run on a disk."""
-    workdir = tmp_path_factory.mktemp("longer")
-    process = program(settings, str(workdir))
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    return workdir
-
-
-def test_a_killed_run_goes_on_at_once_and_ends_as_one_that_was_not(
-    settings: Path, longer: Path, bucket: str
-):
-    workdir = f"{bucket}/run"
-    process = program(settings, workdir)
-    wait_for(lambda: latest_step(f"{workdir}/checkpoints") is not None)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert storage.is_file(storage.place(f"{workdir}/.lock"))  # its lease is there still
-    process = program(settings, workdir)
-    told, said = process.communicate()
-    assert process.returncode == 0, said
-    assert "resumed from the checkpoint of step" in told
-    assert "waiting" not in told  # on this machine the lock of the system tells
-    assert numbers(workdir) == numbers(longer)
-
-
-def test_a_server_that_is_away_for_ten_seconds_is_waited_for(
-    settings: Path, longer: Path, bucket: str, front: buckets.Front
-):
-    workdir = f"{bucket}/run"
-    process = program(settings, workdir)
-    wait_for(lambda: latest_step(f"{workdir}/checkpoints") is not None)
-    front.refuse_for(10)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    assert len(front.refused) > 0
-    assert numbers(workdir) == numbers(longer)

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import buckets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
-from polycom_jax import InputError, storage
+from polycom_jax import InputError, _buckets, _lease, storage
 from polycom_jax.training import Checkpoints, in_bucket
 from polycom_jax.training import quarantine as folders
 from polycom_jax.training.checkpoint import CheckpointWarning
@@ -126,3 +127,64 @@ def test_a_run_that_goes_back_marks_what_is_in_its_way(folder: epath.Path):
     assert bytes(data) == storage.read(folder / "3" / values)
     again: Any = Checkpoints(folder).restore(ABSTRACT)
     assert int(again["step"]) == 30
+
+
+@pytest.fixture
+def lagging(bucket: str, front: buckets.Front) -> epath.Path:
+    """A folder with the checkpoints of steps 1, 2 and 3, and listings that know that of 1 alone."""
+    folder = storage.place(f"{bucket}/run/checkpoints")
+    with Checkpoints(folder, keep_last=3) as checkpoints:
+        checkpoints.save(1, at(1))
+        checkpoints.wait()
+        assert all_steps(folder) == [1]
+        front.freeze()
+        for step in (2, 3):
+            checkpoints.save(step, at(step))
+    assert storage.folders(folder) == ["1"]
+    return folder
+
+
+def test_the_newest_checkpoint_is_found_though_a_listing_does_not_show_it(lagging: epath.Path):
+    assert all_steps(lagging) == [1, 2, 3]
+    with Checkpoints(lagging, keep_last=3) as checkpoints:
+        with pytest.raises(InputError, match="holds checkpoints up to step 3"):
+            checkpoints.save(1, at(1))
+        found: Any = checkpoints.restore(ABSTRACT)
+        jax.tree.map(np.testing.assert_array_equal, found, at(3))
+        checkpoints.save(4, at(4))
+    assert all_steps(lagging)[-3:] == [2, 3, 4]  # 1 is deleted as far as a listing shows it
+
+
+def test_one_that_a_listing_does_not_show_is_not_written_over(lagging: epath.Path):
+    before = storage.entries(lagging / "3")
+    with Checkpoints(lagging, keep_last=3) as checkpoints:
+        found: Any = checkpoints.restore(ABSTRACT, step=1)
+        jax.tree.map(np.testing.assert_array_equal, found, at(1))
+        checkpoints.save(3, at(30))
+    assert all_steps(lagging) == [1, 3]
+    now = storage.entries(lagging / "3")
+    assert now.pop(SET_ASIDE).size > 0
+    assert now == before
+    again: Any = Checkpoints(lagging).restore(ABSTRACT)
+    jax.tree.map(np.testing.assert_array_equal, again, at(30))
+
+
+def test_one_that_is_shown_still_or_was_never_finished_is_not_taken(lagging: epath.Path):
+    storage.remove_tree(lagging / "1")
+    in_bucket.announce(lagging, 4)  # of which nothing but the name came to be
+    assert storage.folders(lagging) == ["1"]
+    assert all_steps(lagging) == [2, 3]
+    found: Any = Checkpoints(lagging).restore(ABSTRACT)
+    jax.tree.map(np.testing.assert_array_equal, found, at(3))
+
+
+def test_orbax_asks_a_server_that_is_away_for_half_a_minute():
+    """What it takes that from is private: a failure here says that a new version has changed it."""
+    from orbax.checkpoint.type_handlers import get_ts_context
+
+    in_bucket.bound_retries()
+    for ocdbt in (True, False):
+        retries = get_ts_context(use_ocdbt=ocdbt).spec.to_json()["gcs_request_retries"]
+        assert retries == {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}
+    waits = [min(0.5 * 2**n, 8.0) for n in range(7)]
+    assert 10 < sum(_buckets.WAITS_S) <= sum(waits) < _lease.LOST_S

@@ -12,6 +12,7 @@ from experiments.run.files import atomic
 from experiments.run.metrics import Logs, MetricsFile, cut_short, read_metrics
 from experiments.run.trackers import Trackers
 from polycom_jax import InputError
+from polycom_jax.training.checkpoint import SaveError
 
 
 def trackers(folder: Path, *, step: int = 0) -> Trackers:
@@ -122,3 +123,23 @@ def test_logs_of_other_processes_write_nothing(tmp_path: Path):
     logs.sync()
     logs.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_behind_an_error_of_the_system_that_one_is_told_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A server that is gone would not take the rest either, and be waited for once more."""
+
+    class Hold:
+        def check(self) -> None: ...
+
+        def confirm(self) -> None:
+            raise OSError("the second")
+
+    for first in (OSError("the first"), SaveError("the first")):
+        logs = Logs(tmp_path / "metrics.jsonl", trackers(tmp_path), step=0, hold=Hold())
+        with pytest.raises(type(first), match="the first"), logs:
+            raise first
+    logs = Logs(tmp_path / "metrics.jsonl", trackers(tmp_path), step=0, hold=Hold())
+    with pytest.raises(OSError, match="the second"), logs:
+        pass
