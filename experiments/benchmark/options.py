@@ -16,7 +16,7 @@ from polycom_jax.models.config import Remat
 from polycom_jax.table import ACTIVATIONS
 
 SUITES: tuple[str, ...] = (
-    *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "generate"),
+    *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "gpu", "generate"),
 )
 
 Pass = Literal["forward", "backward", "both"]
@@ -31,6 +31,7 @@ MODELS: tuple[str, ...] = (SMALL, *(name for name in PRESETS if not preset(name)
 """Dense ones: no peer has PolyCom's mixtures."""
 
 CHIPS: tuple[str, ...] = ("v4", "v5e", "v5p", "v6e")
+CARDS: tuple[str, ...] = ("t4", "l4", "a100", "h100", "h200", "b200")
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,18 @@ class Options:
         suites: what to measure, of: ops (a PolyCom activation alone), ffn (the whole feed-forward
             block), attention, loss, train (whole steps), safety (checkpoints, the guard against
             losses that are no numbers), data (the input pipeline), tpu (predicted by compiling for
-            TPUs that are not there), generate (writing text).
+            TPUs that are not there), gpu (the same for GPUs), generate (writing text).
         peers: implementations to compare with, of: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run here is listed with the reason.
         activations: to measure, in operations and blocks; the first one is the reference.
-        shapes: of the operations in ops and tpu, by name from experiments/benchmark/arg_specs.py;
-            Default: those for this backend, dense_1b in tpu.
+        shapes: of the operations in ops, tpu and gpu, by name from
+            experiments/benchmark/arg_specs.py. Default: those for this backend, dense_1b in tpu and
+            gpu.
         passes: forward, backward (given what forward kept), both.
         dtype: of the arrays. Default: the shape's or the model's own.
         model: whose shapes the other suites take: small-5m or a preset. Default: small-5m on CPU,
-            else dense-1b, as always in tpu.
+            else dense-1b, as always in tpu; in gpu dense-1b, and steps of dense-110m too.
         batch_size: sequences a step. Default: the model's own here, 8,192 tokens in tpu, and in
             generate 1 and 8 texts.
         seq_len: tokens a sequence, half of them a prompt in generate. Default: the model's context.
@@ -65,6 +67,8 @@ class Options:
         fresh: the suite train also starts every contestant in a process of its own, for its time to
             the first step and its peak memory.
         chips: of the suite tpu: v4, v5e, v5p, v6e.
+        gpus: of the suite gpu: t4, l4, a100, h100, h200, b200. Default: all but b200.
+        steps: the suite gpu compiles whole training steps, too.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).
     """
@@ -85,6 +89,8 @@ class Options:
     sample_seconds: float = 0.2
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
+    gpus: tuple[str, ...] = CARDS[:-1]
+    steps: bool = True
     out: PathText = "runs/benchmark"
     json: PathText | None = None
 
@@ -97,12 +103,13 @@ class Options:
             "shapes": ("shape", tuple(spec.name for spec in ARG_SPECS)),
             "passes": ("pass", PASSES),
             "chips": ("chip", CHIPS),
+            "gpus": ("GPU", CARDS),
         }
         for name, (kind, values) in known.items():
             for value in getattr(self, name):
                 if value not in values:
                     raise unknown(kind, value, values)
-        for name in ("suites", "passes", "chips"):
+        for name in ("suites", "passes", "chips", "gpus"):
             require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")
         if self.model is not None and self.model not in MODELS:
             raise unknown("model", self.model, MODELS)

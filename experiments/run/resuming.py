@@ -109,7 +109,7 @@ FREE: Mapping[str, str] = {
     "run.compile_cache": "where programs are kept",
     "run.compile_cache_dir": "where programs are kept",
     "run.compiler_options": "how a program is compiled",
-    "run.tpu_slice": "the machine",
+    "run.hardware": "the machine",
     "run.profile_steps": "what is told and when",
     "run.trackers": "what is told and when",
     "run.dry_run": "nothing is run",

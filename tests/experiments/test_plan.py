@@ -13,10 +13,10 @@ from commands import run_config
 from experiments.plan import __main__ as plan
 from experiments.plan import outcome, report
 from experiments.plan.host_side import HostSide, host_side
-from experiments.plan.slices import Slice, find_slice
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled, devices, tpu_configs
 from experiments.run.command import from_command
+from experiments.run.planned import Slice, find_slice
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
 from polycom_jax.models import preset
@@ -53,7 +53,7 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
     slices = 2 if path.stem.startswith("2-") else 1
     machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
     count = slices * DEVICES_OF.get(machine, int(machine.split("-")[1]))
-    assert tpu_configs.device_count(str(config.run.tpu_slice)) == count
+    assert tpu_configs.device_count(str(config.run.hardware)) == count
     assert f"tpu_configs/{path.name}" in tpu_configs.made_for(count)
     assert config.data.batch_size % (count * config.optim.accumulation_steps) == 0
     tokens = config.run.steps * config.data.batch_size * 4096
@@ -69,13 +69,13 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
 
 def test_own_flags_are_told_from_those_of_pretrain():
     path = str(CONFIGS[0])
-    words = ["--topology=v5e:2x2", "--activation", "swiglu", "--json", "x"]
+    words = ["--hardware=v5e:2x2", "--activation", "swiglu", "--json", "x"]
     for first in ([path], ["--config", path]):
         command, given = from_command(plan.LINE, plan.PlanCommand(), [*first, *words])
-        assert (command.topology, command.json, command.config) == ("v5e:2x2", "x", path)
+        assert (command.hardware, command.json, command.config) == ("v5e:2x2", "x", path)
         assert command.pretrain.model.activation == "swiglu"
         assert "model.activation" in given
-        assert not {"topology", "json", "config"} & given
+        assert not {"hardware", "json", "config"} & given
     with pytest.raises(InputError, match="--json takes a value"):
         from_command(plan.LINE, plan.PlanCommand(), ["--json"])
 
@@ -83,9 +83,11 @@ def test_own_flags_are_told_from_those_of_pretrain():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "No TPU slice to plan for: give --topology"),
-        ("v5e-16", "must be CHIP:TOPOLOGY"),
-        ("5*v5e", "must be CHIP:TOPOLOGY"),
+        (None, "No TPUs or GPUs to plan for: give --hardware"),
+        ("v5e-16", "must be a TPU slice, CHIP:TOPOLOGY"),
+        ("5*v5e", "must be a TPU slice, CHIP:TOPOLOGY"),
+        ("h100", "or GPUs, gpu:CARD"),
+        ("gpu:h10", "Did you mean 'h100'"),
     ],
 )
 def test_a_slice_of_another_form_is_refused(name, message):
@@ -138,13 +140,14 @@ def test_bytes_a_chip_are_those_of_its_shards():
 
 FOUND = outcome.Outcome(
     config="tiny with poly_norm",
-    tpu_slice="v5e:2x2",
+    hardware="v5e:2x2",
     mesh={"fsdp": 4},
-    libtpu="0",
+    compiler="libtpu 0",
     parameters=5,
     active_parameters=3,
     memory={"parameters": 2**30},
     hbm=2**34,
+    variants={},
     seconds=0.5,
     parts={"ffn": 0.75, outcome.REST: 0.25},
     collectives=(
@@ -155,6 +158,7 @@ FOUND = outcome.Outcome(
     days=1.5,
     machines=HostSide(2, 3e6, 2**30, 2.1, 2**31),
     not_estimated=("3 x sort",),
+    settings=(),
     problems=("it does not fit",),
 )
 
@@ -169,7 +173,7 @@ def test_the_page_says_it_all():
 
 def test_what_a_machine_has_to_do_is_its_share():
     config, _ = run_config(["--batch-size", "16", "--seq-len", "128", "--model.vocab-size", "2048"])
-    where = Slice("v5e:2x4", "v5e", tuple(jax.devices()))
+    where = Slice("v5e:2x4", aot.CHIPS["v5e"], tuple(jax.devices()))
     state = {"a": jax.ShapeDtypeStruct((4, 8), jnp.float32), "b": jnp.zeros((), jnp.int32)}
     step: Any = SimpleNamespace(where=where, state=state)
     found = host_side(config, step, seconds=0.5)
@@ -183,16 +187,16 @@ def test_what_a_machine_has_to_do_is_its_share():
 def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capfd, problems, code):
     from dataclasses import replace
 
-    slow: Any = SimpleNamespace(compile=lambda options: None)
-    monkeypatch.setattr(aot, "without_tpu", lambda: None)
-    monkeypatch.setattr(plan, "find_slice", lambda name: SimpleNamespace(name=name))
+    slow: Any = SimpleNamespace(compile=lambda options, variant: None)
+    where = SimpleNamespace(name="v5e:2x2", chip=aot.CHIPS["v5e"])
+    monkeypatch.setattr(plan, "find_slice", lambda name: where)
     monkeypatch.setattr(plan, "training_step", lambda config, where: slow)
     found = replace(FOUND, problems=problems)
     monkeypatch.setattr(outcome, "examine", lambda *_: found)
     path = tmp_path / "plan.json"
-    words = [str(CONFIGS[0]), "--topology", "v5e:2x2", "--json", str(path)]
+    words = [str(CONFIGS[0]), "--topology", "v5e:2x2", "--json", str(path)]  # its former name
     assert plan.main(words) == code
-    assert '"libtpu": "0"' in path.read_text()
+    assert '"compiler": "libtpu 0"' in path.read_text()
     assert "MFU" in capfd.readouterr().out
 
 
@@ -220,18 +224,18 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
     config, _ = run_config(["--config", str(path)])
-    count = tpu_configs.device_count(str(config.run.tpu_slice))
+    count = tpu_configs.device_count(str(config.run.hardware))
     assert f"needs {count} devices, and there are 8 (cpu)" in error
-    assert "--run.tpu-slice None" in error
+    assert "--run.hardware None" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_slice_of_as_many_devices_is_taken_and_a_strange_name_refused():
-    devices.check_slice("v5e:2x4")
-    devices.check_slice(None)
-    with pytest.raises(InputError, match="must be CHIP:TOPOLOGY"):
-        devices.check_slice("a dozen")
+    devices.check_hardware("v5e:2x4")
+    devices.check_hardware(None)
+    with pytest.raises(InputError, match="must be a TPU slice"):
+        devices.check_hardware("a dozen")
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ NO_PATHS = frozenset(
     {
         *("preset", "study", "scale", "model", "arms", "suites", "peers", "activations"),
         *("shapes", "chips", "checkpoint", "prompt", "sample_prompt", "implementation"),
-        *("activation", "text_field", "train_split", "tpu_slice", "compiler_options"),
-        *("coordinator", "target", "targets", "selection", "passes", "end_of_text", "topology"),
+        *("activation", "text_field", "train_split", "hardware", "compiler_options"),
+        *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
         "profile_steps",
     }
 )
