@@ -92,13 +92,13 @@ def compiled_for(
 ) -> Result:
     """The pass `which` of every contestant, predicted for one chip with these options of XLA."""
     case, contestants = find(suite, options)
-    device = aot.devices(chip)[0]
+    device, capability = aot.devices(chip)[0], aot.CHIPS[chip].compute_capability
     predictions: dict[str, aot.Prediction] = {}
     left_out: dict[str, str] = {}
     for name, contestant in contestants.items():
         tell(f"compiling {name}")
         try:
-            with compiling_for(suite.name), unsharded_features(True):
+            with compiling_for(suite.name, capability), unsharded_features(True):
                 program, arguments = contestant.program(which)
                 placed = aot.place(arguments, device)
                 compiled = aot.compile(program, *placed, compiler_options=xla)

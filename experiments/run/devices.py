@@ -35,7 +35,7 @@ def check_hardware(hardware: str | None) -> None:
     needed, there = device_count(hardware) if hardware else 0, jax.device_count()
     require(
         needed in (0, there),
-        f"run.hardware={hardware} needs {needed} devices, and there are {there}"
+        f"run.hardware={hardware} needs {needed} device{'s' * (needed > 1)}, and there are {there}"
         f" ({jax.default_backend()}). Start it there; to run it here all the same, give"
         " --run.hardware None, with a mesh and a batch for what is there.",
     )

@@ -113,7 +113,7 @@ def training_step(config: PretrainConfig, where: Slice) -> Step:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, dtype in dtypes.items()
     }
-    with compiling_for(where.chip.platform):
+    with compiling_for(where.chip.platform, where.chip.compute_capability):
         step = make_model_step(model, optim, config.run.steps, mesh)
         state = abstract_state(model, optim, mesh)
         return Step(where, mesh, state, step.lower(state, batch))

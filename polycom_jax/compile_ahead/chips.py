@@ -24,6 +24,7 @@ class Chip:
         link_bandwidth: bytes a second that leave it for others of its slice or machine, over all of
             its links, one direction.
         clock: cycles a second; on TPUs, of what the compiler estimates.
+        compute_capability: of GPUs, "9.0"; None of TPUs.
         compiler_options: XLA's, that make training blocks faster by its own estimate; never taken
             by itself: hand them to `compile`.
         devices_per_chip: so many share the numbers that are published for a chip.
@@ -39,6 +40,7 @@ class Chip:
     hbm_bandwidth: float
     link_bandwidth: float
     clock: float
+    compute_capability: str | None = None
     compiler_options: Mapping[str, str] = field(default_factory=dict[str, str])
     devices_per_chip: int = 1
 
@@ -69,7 +71,6 @@ class Gpu(Chip):
     """One card of NVIDIA's.
 
     Attributes:
-        compute_capability: "9.0".
         peaks: dense products a second by the type that they multiply, in XLA's names; "f32" by
             TF32 where the card has it, "highest" without. Types that are not listed are multiplied
             as float32.
@@ -79,7 +80,6 @@ class Gpu(Chip):
 
     platform: ClassVar[str] = "gpu"
 
-    compute_capability: str
     peaks: Mapping[str, float]
     link: str
     unverified: str = ""

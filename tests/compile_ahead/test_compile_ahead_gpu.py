@@ -47,7 +47,7 @@ def test_products_are_counted_in_every_layer(name: str, launches: int):
 
 
 def test_each_layer_moves_its_own_matrices_and_no_workspace():
-    """In units of a card's share of tanh(x up): x and each of a layer's matrices are two of them."""
+    """In units of a card's share of tanh(x up); x and each of a layer's matrices are two."""
     prediction = predicted("cublas_layers")
     unit = ROWS * HIDDEN // CARDS * 2
     # The two products, tanh between them, the sum over cards, and x plus that; x is copied once.

@@ -1,5 +1,6 @@
 """Plans without a compiler: their words, their arithmetic, what they refuse; and the files."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from experiments.plan.host_side import HostSide, host_side
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled, devices, tpu_configs
 from experiments.run.command import from_command
+from experiments.run.config import PretrainConfig
 from experiments.run.planned import Slice, find_slice
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
@@ -38,6 +40,10 @@ def test_the_files_are_there():
         "v6e-64-moe-1b-7b",
         "v5p-256-llama-7b",
         "tpu7x-128-dense-1b",
+        "h100-8-dense-1b",
+        "a100-dense-110m",
+        "l4-colab",
+        "t4-colab",
     }
     assert any(name.startswith("2-") for name in names)
 
@@ -45,26 +51,52 @@ def test_the_files_are_there():
 DEVICES_OF = {"v4-32": 16, "v5p-128": 64, "v5p-256": 128}
 """Names of v4 and v5p count cores, two of which are a device."""
 
+GPUS = [path for path in CONFIGS if path.stem.split("-")[0] in aot.GPUS]
+SLICES = [path for path in CONFIGS if path not in GPUS]
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
+
+def check_form(path: Path, count: int) -> PretrainConfig:
+    """What all files have in common; the config of one."""
     config, _ = run_config(["--config", str(path)])
-    assert config.model.context_length == 4096
-    slices = 2 if path.stem.startswith("2-") else 1
-    machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
-    count = slices * DEVICES_OF.get(machine, int(machine.split("-")[1]))
     assert tpu_configs.device_count(str(config.run.hardware)) == count
     assert f"tpu_configs/{path.name}" in tpu_configs.made_for(count)
     assert config.data.batch_size % (count * config.optim.accumulation_steps) == 0
+    assert path.read_text().startswith("#")
+    assert "Batch:" in path.read_text()
+    assert set(yaml.safe_load(path.read_text())) <= {"model", "mesh", "optim", "data", "run"}
+    return config
+
+
+@pytest.mark.parametrize("path", SLICES, ids=lambda path: path.stem)
+def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
+    slices = 2 if path.stem.startswith("2-") else 1
+    machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
+    count = slices * DEVICES_OF.get(machine, int(machine.split("-")[1]))
+    config = check_form(path, count)
+    assert config.model.context_length == 4096
     tokens = config.run.steps * config.data.batch_size * 4096
     wanted = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}[config.preset]
     assert tokens == pytest.approx(wanted, rel=1e-4)
     if config.preset == "dense-1b":
         warmup = config.optim.warmup_steps * config.data.batch_size * 4096
         assert warmup == pytest.approx(620e6, rel=5e-3)
-    assert path.read_text().startswith("#")
-    assert "Batch:" in path.read_text()
-    assert set(yaml.safe_load(path.read_text())) <= {"model", "mesh", "optim", "data", "run"}
+
+
+@pytest.mark.parametrize("path", GPUS, ids=lambda path: path.stem)
+def test_a_file_of_gpus_names_the_card_and_how_many(path: Path):
+    card, second, *_ = path.stem.split("-")
+    count = int(second) if second.isdigit() else 1
+    config = check_form(path, count)
+    assert str(config.run.hardware) == (f"{count}*gpu:{card}" if count > 1 else f"gpu:{card}")
+    # A T4 has no bfloat16.
+    assert (config.model.dtype == "bfloat16") == (card != "t4")
+
+
+def test_the_name_that_hardware_had_before_is_taken(tmp_path: Path):
+    path = tmp_path / "old.yaml"
+    path.write_text("run: {tpu_slice: 'v5e:4x4'}")
+    assert run_config(["--config", str(path)])[0].run.hardware == "v5e:4x4"
+    assert run_config(["--run.tpu-slice", "v5e:2x2"])[0].run.hardware == "v5e:2x2"
 
 
 def test_own_flags_are_told_from_those_of_pretrain():
@@ -185,8 +217,6 @@ def test_what_a_machine_has_to_do_is_its_share():
 
 @pytest.mark.parametrize(("problems", "code"), [((), 0), (("too large",), plan.REFUSED)])
 def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capfd, problems, code):
-    from dataclasses import replace
-
     slow: Any = SimpleNamespace(compile=lambda options, variant: None)
     where = SimpleNamespace(name="v5e:2x2", chip=aot.CHIPS["v5e"])
     monkeypatch.setattr(plan, "find_slice", lambda name: where)
@@ -198,6 +228,25 @@ def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capf
     assert plan.main(words) == code
     assert '"compiler": "libtpu 0"' in path.read_text()
     assert "MFU" in capfd.readouterr().out
+
+
+def test_a_page_of_gpus_says_what_each_way_to_compile_takes():
+    gib = 2**30
+    one = {"seconds": 0.5, "kernels": 2575, "peak_bytes": 6 * gib}
+    one |= {"bytes_read": 200 * gib, "bytes_written": 100 * gib}
+    found = replace(FOUND, variants={"Triton": one, "cuBLAS": one | {"kernels": 2576}})
+    page = report.text(replace(found, settings=("A=1 in the environment: so",)))
+    for part in ("Triton", "cuBLAS", "2,575", "200.0", "6.00", "so a floor", "start it with A=1"):
+        assert part in page
+    assert "Triton" not in report.text(replace(FOUND, variants={"libtpu": one}))
+
+
+def test_what_jax_would_not_give_a_program_on_a_gpu_is_said():
+    t4 = aot.GPUS["t4"]
+    assert outcome.settings(t4, int(0.7 * t4.hbm_bytes)) == ()
+    assert outcome.settings(aot.TPUS["v5e"], aot.TPUS["v5e"].hbm_bytes) == ()
+    (said,) = outcome.settings(t4, int(0.85 * t4.hbm_bytes))
+    assert said.startswith("XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 in the environment: JAX takes 75%")
 
 
 def test_what_is_written_past_python_is_caught():
@@ -214,7 +263,11 @@ def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
         devices.mesh_of(config)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if path.stem != "h100-8-dense-1b"],  # there are eight devices here
+    ids=lambda path: path.stem,
+)
 def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     monkeypatch, tmp_path, capsys, path
 ):
@@ -225,7 +278,7 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     error = capsys.readouterr().err
     config, _ = run_config(["--config", str(path)])
     count = tpu_configs.device_count(str(config.run.hardware))
-    assert f"needs {count} devices, and there are 8 (cpu)" in error
+    assert f"needs {count} device{'s' * (count > 1)}, and there are 8 (cpu)" in error
     assert "--run.hardware None" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
