@@ -46,10 +46,10 @@ def test_traffic_stands_beside_its_floor():
 
 
 def test_a_step_is_that_of_the_model_s_own_recipe_on_one_card():
-    config = gpu._config(Options(model="dense-1b", batch_size=2), "swiglu")
+    config = gpu._config(Options(model="dense-110m", batch_size=2), "swiglu")
     assert (config.model.activation, config.data.batch_size) == ("swiglu", 2)
     assert config.model.document_mask
-    assert config.optim.peak_learning_rate == 3e-4
+    assert config.optim.peak_learning_rate == 6e-4
 
 
 @pytest.mark.gpu_backend
