@@ -5,7 +5,7 @@ and writes of all of x. Blocks and steps are compiled twice, with matrix product
 cuBLAS, between which a card would choose.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -62,23 +62,34 @@ def cases(options: Options) -> list[Case]:
     chosen = options.shapes or (SHAPE,)
     specs = [spec for spec in ARG_SPECS if spec.name in chosen]
     models = [options.model] if options.model is not None else STEPS
-    found: list[Case] = []
-    for card in options.gpus:
-        for which in options.passes:
-            for spec in specs:
-                name = f"ops {spec.name} {which} on {card}"
-                run = partial(_operation, spec, options, card, which)
-                found.append(Case(SUITE.name, name, run))
-            for products, xla in aot.PRODUCT_BACKENDS.items():
-                name = f"ffn {which} on {card}, products by {products}"
-                run = partial(compiled_for, SUITE, options, blocks, card, which, xla)
-                found.append(Case(SUITE.name, name, run))
-        for model in models if options.steps else ():
-            for products, xla in aot.PRODUCT_BACKENDS.items():
-                name = f"step of {model} on {card}, products by {products}"
-                run = partial(_steps, replace(options, model=model), card, xla)
-                found.append(Case(SUITE.name, name, run))
-    return found
+    by_part: dict[str, Callable[[str], list[Case]]] = {
+        "ops": lambda card: [
+            _case(f"ops {spec.name} {which} on {card}", _operation, spec, options, card, which)
+            for which in options.passes
+            for spec in specs
+        ],
+        "ffn": lambda card: [
+            _case(
+                f"ffn {which} on {card}, products by {products}",
+                *(compiled_for, SUITE, options, blocks, card, which, xla),
+            )
+            for which in options.passes
+            for products, xla in aot.PRODUCT_BACKENDS.items()
+        ],
+        "step": lambda card: [
+            _case(
+                f"step of {model} on {card}, products by {products}",
+                *(_steps, replace(options, model=model), card, xla),
+            )
+            for model in models
+            for products, xla in aot.PRODUCT_BACKENDS.items()
+        ],
+    }
+    return [case for card in options.gpus for part in options.parts for case in by_part[part](card)]
+
+
+def _case(name: str, f: Callable[..., Result], *words: Any) -> Case:
+    return Case(SUITE.name, name, partial(f, *words))
 
 
 def _operation(spec: ArgSpec, options: Options, card: str, which: str, tell: Tell) -> Result:

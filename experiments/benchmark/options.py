@@ -32,6 +32,8 @@ MODELS: tuple[str, ...] = (SMALL, *(name for name in PRESETS if not preset(name)
 
 CHIPS: tuple[str, ...] = ("v4", "v5e", "v5p", "v6e")
 CARDS: tuple[str, ...] = ("t4", "l4", "a100", "h100", "h200", "b200")
+PARTS: tuple[str, ...] = ("ops", "ffn", "step")
+"""What the suite gpu compiles: activations alone, in the feed-forward block, whole steps."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Options:
             the first step and its peak memory.
         chips: of the suite tpu: v4, v5e, v5p, v6e.
         gpus: of the suite gpu: t4, l4, a100, h100, h200, b200. Default: all but b200.
-        steps: the suite gpu compiles whole training steps, too.
+        parts: of the suite gpu: ops, ffn, step.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).
     """
@@ -90,7 +92,7 @@ class Options:
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
     gpus: tuple[str, ...] = CARDS[:-1]
-    steps: bool = True
+    parts: tuple[str, ...] = PARTS
     out: PathText = "runs/benchmark"
     json: PathText | None = None
 
@@ -104,12 +106,13 @@ class Options:
             "passes": ("pass", PASSES),
             "chips": ("chip", CHIPS),
             "gpus": ("GPU", CARDS),
+            "parts": ("part", PARTS),
         }
         for name, (kind, values) in known.items():
             for value in getattr(self, name):
                 if value not in values:
                     raise unknown(kind, value, values)
-        for name in ("suites", "passes", "chips", "gpus"):
+        for name in ("suites", "passes", "chips", "gpus", "parts"):
             require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")
         if self.model is not None and self.model not in MODELS:
             raise unknown("model", self.model, MODELS)

@@ -41,7 +41,16 @@ CONFIGS: dict[str, Any] = {
 NO_PATHS = frozenset(
     {
         *("preset", "study", "scale", "model", "arms", "suites", "peers", "activations"),
-        *("shapes", "chips", "gpus", "checkpoint", "prompt", "sample_prompt", "implementation"),
+        *(
+            "shapes",
+            "chips",
+            "gpus",
+            "parts",
+            "checkpoint",
+            "prompt",
+            "sample_prompt",
+            "implementation",
+        ),
         *("activation", "text_field", "train_split", "hardware", "compiler_options"),
         *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
         "profile_steps",
