@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module
@@ -25,19 +25,20 @@ def product_flops(
     module: Module, where: Computation, instruction: Instruction
 ) -> Mapping[str, float]:
     """FLOPs of one run by the type of the numbers that are multiplied: "bf16", "highest", ..."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     opcode = instruction.opcode
     if opcode == "dot" or 'custom_call_target="__cublas$' in instruction.attributes:
         dtype, flops = _product(where, instruction)
         found[dtype] += flops
-    elif opcode == "custom-call":
-        found[ATTENTION] += _attention(where, instruction)
+    elif opcode == "custom-call" and (flops := _attention(where, instruction)):
+        found[ATTENTION] += flops
     elif opcode in ("fusion", "fusion-start"):
         for name in instruction.calls:
             inner = module.computations[name]
             for each in inner.instructions.values():
-                found.update(product_flops(module, inner, each))
-    return +found
+                for dtype, flops in product_flops(module, inner, each).items():
+                    found[dtype] += flops
+    return found
 
 
 def _product(where: Computation, instruction: Instruction) -> tuple[str, float]:

@@ -93,7 +93,7 @@ def test_the_report_names_kernels_and_no_cycles():
 @pytest.mark.parametrize("card", aot.GPUS.values(), ids=lambda card: card.name)
 def test_each_card_is_described_to_xla_as_in_the_table(card: aot.Gpu):
     facts = card.target_config
-    major, minor = card.compute_capability.split(".")
+    major, minor = str(card.compute_capability).split(".")
     assert f"cuda_compute_capability {{ major: {major} minor: {minor} " in facts
     assert f"device_memory_size: {card.hbm_bytes}\n" in facts
     assert f"clock_rate_ghz: {card.clock / 1e9:g}\n" in facts

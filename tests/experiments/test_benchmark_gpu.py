@@ -1,5 +1,7 @@
 """The suite gpu: its cases, its arithmetic, and small ones by the compiler."""
 
+from typing import Any
+
 import jax
 import pytest
 
@@ -9,7 +11,7 @@ from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
 
 
-def predicted(**sizes: int) -> aot.Prediction:
+def predicted(**sizes: Any) -> aot.Prediction:
     text = """HloModule m
 
 ENTRY %main (x: f32[1024]) -> f32[1024] {
@@ -74,6 +76,7 @@ def test_operations_are_counted_in_passes():
     assert "a floor" in result.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.gpu_backend
 def test_whole_steps_are_compared_by_time_and_memory():
     options = Options(model="tiny", batch_size=1, seq_len=128, activations=("relu2",))
