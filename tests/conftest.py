@@ -26,13 +26,23 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 
 
+BACKENDS = {
+    "tpu_backend": (("libtpu",), "needs the libtpu wheel (extra plan), and no TPU"),
+    "gpu_backend": (
+        ("jax_cuda13_plugin", "jax_cuda12_plugin"),
+        "needs JAX's CUDA plugin (extra plan-gpu), and no GPU",
+    ),
+}
+"""Marker -> modules, any of which has the compiler, and why it is skipped without."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a TPU's compiler is left out where the wheel that has it is not installed."""
-    if find_spec("libtpu") is None:
-        without = pytest.mark.skip(reason="needs the libtpu wheel (extra plan), and no TPU")
-        for item in items:
-            if item.get_closest_marker("tpu_backend"):
-                item.add_marker(without)
+    """What needs another platform's compiler is left out where it is not installed."""
+    for marker, (modules, reason) in BACKENDS.items():
+        if not any(map(find_spec, modules)):
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -75,7 +75,7 @@ PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
     ),
     (
         "jax.experimental.topologies",
-        "polycom_jax/compile_ahead/compiler.py",
+        "polycom_jax/compile_ahead/platforms.py",
         {"get_topology_desc": ("topology_name", "platform")},
     ),
     (

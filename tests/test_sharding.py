@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from polycom_jax import InputError, compile_ahead
-from polycom_jax.compile_ahead.compiler import ENVIRONMENT
+from polycom_jax.compile_ahead.platforms import ENVIRONMENT
 from polycom_jax.sharding import (
     Rules,
     check_not_explicit,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments import KEEPS_FREED_MEMORY
 from experiments.benchmark.arg_specs import ARG_SPECS
-from experiments.benchmark.options import CHIPS, MODELS, SUITES, Options
+from experiments.benchmark.options import CARDS, CHIPS, MODELS, PARTS, SUITES, Options
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.report import Report, tables
 from experiments.benchmark.results import Case, Result
@@ -40,6 +40,8 @@ LINE = CommandLine(
         "shapes": [spec.name for spec in ARG_SPECS],
         "models": MODELS,
         "chips": CHIPS,
+        "gpus": CARDS,
+        "parts": PARTS,
     },
 )
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"

@@ -16,7 +16,7 @@ from polycom_jax.models.config import Remat
 from polycom_jax.table import ACTIVATIONS
 
 SUITES: tuple[str, ...] = (
-    *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "generate"),
+    *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "gpu", "generate"),
 )
 
 Pass = Literal["forward", "backward", "both"]
@@ -31,6 +31,9 @@ MODELS: tuple[str, ...] = (SMALL, *(name for name in PRESETS if not preset(name)
 """Dense ones: no peer has PolyCom's mixtures."""
 
 CHIPS: tuple[str, ...] = ("v4", "v5e", "v5p", "v6e")
+CARDS: tuple[str, ...] = ("t4", "l4", "a100", "h100", "h200", "b200")
+PARTS: tuple[str, ...] = ("ops", "ffn", "step")
+"""What the suite gpu compiles: activations alone, in the feed-forward block, whole steps."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,17 @@ class Options:
         suites: what to measure: ops (an activation alone), ffn (a feed-forward block), attention,
             loss, train (training steps), safety (cost of checkpoints and of the guard against
             losses that are not finite), data (input pipeline), tpu (prediction by compiling for
-            TPUs that are not there), generate (decoding).
+            TPUs that are not there), gpu (the same for GPUs), generate (decoding).
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
         activations: activations in the suites ops and ffn; the first one is the reference.
-        shapes: shapes in the suites ops and tpu, by name; --list prints them. Default: those for
-            this backend; dense_1b in tpu.
+        shapes: shapes in the suites ops, tpu and gpu, by name; --list prints them. Default: those
+            for this backend; dense_1b in tpu and gpu.
         passes: passes to time: forward, backward (given what the forward pass saved), both.
         dtype: dtype of the arrays. Default: that of the shape or of the model.
         model: model whose shapes the other suites take: small-5m or a preset. Default: small-5m on
-            a CPU; dense-1b elsewhere, and in tpu.
+            a CPU; dense-1b elsewhere, and in tpu; in gpu dense-1b, and steps of dense-110m too.
         batch_size: sequences in a batch. Default: the model's; in tpu 8,192 tokens, in generate 1
             and then 8 texts.
         seq_len: tokens in a sequence; in generate, half of them are the prompt. Default: the
@@ -66,6 +69,8 @@ class Options:
         fresh: in the suite train, also start each contestant in a process of its own, to measure
             its time to the first step and its peak memory.
         chips: TPU generations in the suite tpu.
+        gpus: cards in the suite gpu: t4, l4, a100, h100, h200, b200. Default: all but b200.
+        parts: parts of the suite gpu: ops, ffn, step.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).
     """
@@ -86,6 +91,8 @@ class Options:
     sample_seconds: float = 0.2
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
+    gpus: tuple[str, ...] = CARDS[:-1]
+    parts: tuple[str, ...] = PARTS
     out: PathText = "runs/benchmark"
     json: PathText | None = None
 
@@ -98,12 +105,14 @@ class Options:
             "shapes": ("shape", tuple(spec.name for spec in ARG_SPECS)),
             "passes": ("pass", PASSES),
             "chips": ("chip", CHIPS),
+            "gpus": ("GPU", CARDS),
+            "parts": ("part", PARTS),
         }
         for name, (kind, values) in known.items():
             for value in getattr(self, name):
                 if value not in values:
                     raise unknown(kind, value, values)
-        for name in ("suites", "passes", "chips"):
+        for name in ("suites", "passes", "chips", "gpus", "parts"):
             require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")
         if self.model is not None and self.model not in MODELS:
             raise unknown("model", self.model, MODELS)

@@ -1,1 +1,1 @@
-"""What a run would need and take on a TPU slice that is not there."""
+"""What a run would need and take on TPUs or GPUs that are not there."""

@@ -1,9 +1,9 @@
-"""Compiles a run's training step for TPUs that are not there: `python -m experiments.plan --help`.
+"""Compiles a run's training step for TPUs or GPUs that are not there; `--help` lists the flags.
 
     python -m experiments.plan tpu_configs/v5e-16-dense-1b.yaml
-    python -m experiments.plan --model dense-1b --mesh.fsdp -1 --mesh.data 1 --topology v5e:4x4
+    python -m experiments.plan --model dense-1b --mesh.fsdp -1 --mesh.data 1 --hardware 8*gpu:h100
 
-It needs the libtpu wheel (extra `plan`), a CPU and a few minutes.
+It needs a CPU, a few minutes, and libtpu (extra `plan`) or JAX's CUDA plugin (extra `plan-gpu`).
 """
 
 import os
@@ -18,15 +18,14 @@ from typing import Annotated, Any, TypeVar
 from tyro.conf import Positional, arg
 
 from experiments.plan import outcome, report, search
-from experiments.plan.slices import Slice, find_slice, training_step
 from experiments.run.command import ALIASES, LISTS, Command, from_command
 from experiments.run.config import PretrainConfig
 from experiments.run.files import STDOUT, try_json, write_json
+from experiments.run.planned import VARIANTS, Slice, find_slice, training_step
 from experiments.terminal.flags import CommandLine, replaced
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
-from polycom_jax import compile_ahead as aot
 from polycom_jax._fields import PathText
 from polycom_jax.sharding import make_mesh
 
@@ -34,10 +33,10 @@ T = TypeVar("T")
 
 LINE = CommandLine(
     "plan",
-    "Compile a run's training step for a TPU slice that is not there, and predict its memory and"
+    "Compile a run's training step for TPUs or GPUs that are not there, and predict its memory and"
     " time. Exit code 3: it compiles, but has problems, which are printed.",
     short=ALIASES,
-    old={"config": "config"},
+    old={"config": "config", "topology": "hardware"},
     lists=LISTS,
 )
 REFUSED = 3
@@ -49,15 +48,15 @@ class PlanCommand(Command):
 
     Attributes:
         config: YAML file of the run; flags win over it.
-        topology: slice to compile for, in place of run.tpu_slice of the config; for instance
-            v5e:4x4.
+        hardware: what to compile for, in place of run.hardware of the config: v5e:4x4, gpu:t4,
+            8*gpu:h100.
         search: try XLA options, remat, meshes and batch sizes one at a time, and print the best few
             plans.
         json: also write the findings to this file, or to stdout (-).
     """
 
     config: Annotated[PathText | None, Positional, arg(metavar="[CONFIG]")] = None
-    topology: str | None = None
+    hardware: str | None = None
     search: bool = False
     json: PathText | None = None
 
@@ -68,8 +67,7 @@ def main(argv: Sequence[str]) -> int:
     command, _ = from_command(LINE, PlanCommand(), argv)
     config = command.pretrain
     try_json(command.json)
-    aot.without_tpu()
-    where = find_slice(command.topology or config.run.tpu_slice)
+    where = find_slice(command.hardware or config.run.hardware)
     with Display(aside=command.json == STDOUT) as display:
         if command.search:
             trials = best_few(config, where, argv, display)
@@ -87,8 +85,11 @@ def main(argv: Sequence[str]) -> int:
 
 def planned(config: PretrainConfig, where: Slice) -> outcome.Outcome:
     """Compiles and reads a step."""
-    step = training_step(config, where)
-    compiled, messages = with_messages(lambda: step.compile(config.run.compiler_options))
+    step, options = training_step(config, where), config.run.compiler_options
+    variants = VARIANTS[where.chip.platform]
+    compiled, messages = with_messages(
+        lambda: {name: step.compile(options, variant) for name, variant in variants.items()}
+    )
     return outcome.examine(config, step, compiled, messages)
 
 
@@ -107,7 +108,9 @@ def best_few(
         display.note(f"[{done}/{done + left}] {search.said(trial)}; about {minutes:.0f} min left")
 
     display.note(f"searching for {where.name}; each trial compiles, which takes a minute or more")
-    trials = search.search(config, lambda candidate: planned(candidate, where), tell)
+    trials = search.search(
+        config, lambda candidate: planned(candidate, where), tell, where.chip.platform
+    )
     print_section(display.console, search.section(trials))
     if trials[0].outcome is not None:
         kept = replaced([word for word in argv if word != "--search"], {"--search": None})

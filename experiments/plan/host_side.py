@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 
-from experiments.plan.slices import Step
 from experiments.run.config import PretrainConfig
-from polycom_jax.compile_ahead.chips import chip_named
+from experiments.run.planned import Step
 
 STORAGE_BYTES_PER_S = 500e6
 """What a process is taken to write to a bucket or a shared disk; measure yours."""
@@ -41,7 +40,7 @@ class HostSide:
 
 def host_side(config: PretrainConfig, step: Step, seconds: float) -> HostSide:
     """What each process has to do for a step of so many seconds."""
-    chip = chip_named(step.where.chip)
+    chip = step.where.chip
     per_process = chip.chips_per_host * chip.devices_per_chip
     processes = max(1, len(step.where.devices) // per_process)
     tokens = config.data.batch_size * config.model.context_length / processes

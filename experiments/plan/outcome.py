@@ -3,20 +3,24 @@
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 
 from experiments.plan.host_side import HostSide, host_side
-from experiments.plan.slices import Step
 from experiments.run.config import PretrainConfig
+from experiments.run.planned import Step
 from polycom_jax import compile_ahead as aot
 from polycom_jax import models
 from polycom_jax.models import mfu
 
 SPARE = 0.08
 """Share of a chip's memory that a step must leave: for the run time, and for what it fragments."""
+
+GPU_SHARE = 0.75
+"""Of a GPU's memory, that JAX takes unless it is told otherwise."""
 
 LARGE = 2**20
 """Bytes from which on a parameter should not lie whole on every chip."""
@@ -32,12 +36,14 @@ class Outcome:
 
     Attributes:
         config: name of the preset and its activation.
-        tpu_slice: where.
+        hardware: where.
         mesh: sizes of the axes that split anything.
-        libtpu: version of the compiler.
+        compiler: its name and version.
         parameters, active_parameters: counts.
         memory: bytes by kind.
         hbm: bytes that a chip has.
+        variants: step time, kernels and traffic with each of the ways in which it was compiled;
+            time, parts and collectives elsewhere are the slowest's, memory is the most of all.
         seconds: of a step, predicted.
         parts: share of the step's seconds, largest first.
         collectives: by kind.
@@ -46,17 +52,19 @@ class Outcome:
         days: for all the run's steps.
         machines: what each process has to read, write and hold.
         not_estimated: what the prediction leaves out.
+        settings: what the program must be started with.
         problems: why the plan is refused, none if it is good.
     """
 
     config: str
-    tpu_slice: str
+    hardware: str
     mesh: dict[str, int]
-    libtpu: str
+    compiler: str
     parameters: int
     active_parameters: int
     memory: dict[str, int]
     hbm: int
+    variants: dict[str, dict[str, float]]
     seconds: float
     parts: dict[str, float]
     collectives: tuple[dict[str, Any], ...]
@@ -65,26 +73,25 @@ class Outcome:
     days: float
     machines: HostSide
     not_estimated: tuple[str, ...]
+    settings: tuple[str, ...]
     problems: tuple[str, ...]
 
 
 def examine(
-    config: PretrainConfig, step: Step, compiled: jax.stages.Compiled, messages: str
+    config: PretrainConfig, step: Step, compiled: Mapping[str, jax.stages.Compiled], messages: str
 ) -> Outcome:
-    """Reads a compiled step; `messages` is what the compiler wrote meanwhile."""
-    prediction, model = aot.predict(compiled), config.model
+    """Reads a step that was compiled in one or more ways; `messages` is what the compiler wrote."""
+    predictions, model = {name: aot.predict(each) for name, each in compiled.items()}, config.model
+    prediction = max(predictions.values(), key=lambda p: p.seconds)
     tokens = config.data.batch_size * model.context_length
     chip, count = prediction.chip, len(step.where.devices)
     rate = tokens / prediction.seconds
     memory = {
         "parameters": held_bytes(step.state.params),
         "optimiser": held_bytes(step.state) - held_bytes(step.state.params),
-        "temporaries": prediction.temporary_bytes,
+        "temporaries": max(p.temporary_bytes for p in predictions.values()),
         "program": prediction.code_bytes,
-        "peak of all": max(
-            prediction.peak_hbm_bytes,
-            prediction.argument_bytes + prediction.temporary_bytes + prediction.code_bytes,
-        ),
+        "peak of all": max(map(peak_bytes, predictions.values())),
     }
     problems = [
         *memory_problems(memory["peak of all"], chip.hbm_bytes),
@@ -93,13 +100,14 @@ def examine(
     ]
     return Outcome(
         config=f"{config.preset} with {model.activation}",
-        tpu_slice=step.where.name,
+        hardware=step.where.name,
         mesh={name: size for name, size in step.mesh.shape.items() if size > 1},
-        libtpu=prediction.libtpu,
+        compiler=prediction.compiler,
         parameters=models.count_params(model),
         active_parameters=models.count_active_params(model),
         memory=memory,
         hbm=chip.hbm_bytes,
+        variants={name: variant(p) for name, p in predictions.items()},
         seconds=prediction.seconds,
         parts=parts(prediction),
         collectives=tuple(asdict(collective) for collective in prediction.collectives),
@@ -108,7 +116,35 @@ def examine(
         days=prediction.seconds * config.run.steps / 86_400,
         machines=host_side(config, step, prediction.seconds),
         not_estimated=prediction.not_estimated,
+        settings=settings(chip, memory["peak of all"]),
         problems=tuple(problems),
+    )
+
+
+def peak_bytes(prediction: aot.Prediction) -> int:
+    """The most that is alive at once, or what is there throughout, if that is more."""
+    whole = prediction.argument_bytes + prediction.temporary_bytes + prediction.code_bytes
+    return max(prediction.peak_hbm_bytes, 0 if prediction.chip.platform == "gpu" else whole)
+
+
+def variant(prediction: aot.Prediction) -> dict[str, float]:
+    """What tells one way to compile a step from another."""
+    return {
+        "seconds": prediction.seconds,
+        "kernels": prediction.kernels,
+        "bytes_read": prediction.bytes_read,
+        "bytes_written": prediction.bytes_written,
+        "peak_bytes": peak_bytes(prediction),
+    }
+
+
+def settings(chip: aot.Chip, peak: int) -> tuple[str, ...]:
+    """What the program must be started with, so that it may take what it needs."""
+    if chip.platform != "gpu" or peak <= GPU_SHARE * chip.hbm_bytes:
+        return ()
+    return (
+        f"XLA_PYTHON_CLIENT_MEM_FRACTION={1 - SPARE:.2f} in the environment: JAX takes"
+        f" {GPU_SHARE:.0%} of a card's memory, and this needs {peak / chip.hbm_bytes:.0%}",
     )
 
 

@@ -5,6 +5,11 @@ from experiments.plan.outcome import Outcome
 from experiments.terminal.tables import duration
 
 GIB = 2**30
+BASIS = (
+    "Estimated cycles x loop trips",
+    "Each kernel by its bytes over bandwidth or FLOPs over peak, so a floor",
+)
+"""What a prediction rests on: compiled in one way, on TPUs, or in several, on GPUs."""
 
 
 def text(found: Outcome) -> str:
@@ -14,7 +19,7 @@ def text(found: Outcome) -> str:
     if found.active_parameters != found.parameters:
         active = f", {found.active_parameters:,} active"
     lines = [
-        f"{found.config} on {found.tpu_slice} ({mesh}), compiled by libtpu {found.libtpu}",
+        f"{found.config} on {found.hardware} ({mesh}), compiled by {found.compiler}",
         f"parameters {found.parameters:,}{active}",
         "",
         "memory a device, GiB",
@@ -26,6 +31,7 @@ def text(found: Outcome) -> str:
         "",
         f"predicted step {found.seconds * 1e3:,.1f} ms",
         *(f"  {part:<24}{share:>8.1%}" for part, share in found.parts.items()),
+        *variants(found),
         "",
         "collectives a step             times      GiB       ms",
     ]
@@ -41,12 +47,27 @@ def text(found: Outcome) -> str:
         f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count),"
         f" {duration(86_400 * found.days)} for the run",
         *machines(found.machines),
-        "Estimated cycles x loop trips; attention kernels at half of the peak; collectives by"
+        f"{BASIS[len(found.variants) > 1]}; attention kernels at half of the peak; collectives by"
         " bandwidth, those that overlap taken as hidden. A prediction, no measurement.",
         *(f"not estimated: {what}" for what in found.not_estimated),
+        *(f"start it with {setting}" for setting in found.settings),
         *(f"problem: {problem}" for problem in found.problems),
     ]
     return "\n".join(lines)
+
+
+def variants(found: Outcome) -> list[str]:
+    """Where a step was compiled in several ways, what each takes."""
+    if len(found.variants) < 2:
+        return []
+    lines = ["", "products by              ms  kernels  GiB read  written     peak"]
+    for name, one in found.variants.items():
+        read, written, peak = (one[k] / GIB for k in ("bytes_read", "bytes_written", "peak_bytes"))
+        lines.append(
+            f"  {name:<16}{one['seconds'] * 1e3:>9,.1f}{one['kernels']:>9,.0f}"
+            f"{read:>10.1f}{written:>9.1f}{peak:>9.2f}"
+        )
+    return lines
 
 
 def machines(found: HostSide) -> list[str]:

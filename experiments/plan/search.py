@@ -3,8 +3,9 @@
 Each trial compiles the whole step, so the lists are short: what moved a predicted step before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import get_args
 
 import jax
@@ -16,11 +17,14 @@ from experiments.terminal.tables import Section
 from polycom_jax._errors import InputError
 from polycom_jax.models.config import Remat
 
-OPTIONS: dict[str, tuple[str | None, ...]] = {
-    "xla_jf_spmd_threshold_for_windowed_einsum_mib": ("1000000", None),
-    "xla_tpu_scoped_vmem_limit_kib": (None, "32768", "49152", "65536"),
+OPTIONS: dict[str, dict[str, tuple[str | None, ...]]] = {
+    "tpu": {
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": ("1000000", None),
+        "xla_tpu_scoped_vmem_limit_kib": (None, "32768", "49152", "65536"),
+    },
+    "gpu": {},
 }
-"""XLA options and their values; None: XLA's own."""
+"""XLA options of each platform and their values; None: XLA's own."""
 
 BEST = 5
 """Plans that are printed."""
@@ -58,7 +62,10 @@ Compile = Callable[[PretrainConfig], Outcome]
 
 
 def search(
-    config: PretrainConfig, compile: Compile, tell: Callable[[Trial, int], None]
+    config: PretrainConfig,
+    compile: Compile,
+    tell: Callable[[Trial, int], None],
+    platform: str = "tpu",
 ) -> list[Trial]:
     """Tries every change, group by group, from the best config so far: the trials, best first.
 
@@ -66,7 +73,9 @@ def search(
         config: to begin with; no size of its mesh is -1.
         compile: a config to its findings; `InputError` and the compiler's own errors are results.
         tell: takes each trial, and how many are to come.
+        platform: whose XLA options are tried, a key of `OPTIONS`.
     """
+    groups = (partial(_options, OPTIONS[platform]), *GROUPS)
 
     def tried(candidate: PretrainConfig) -> Trial:
         flags = tuple(changes(config, candidate))
@@ -76,23 +85,25 @@ def search(
             return Trial(flags, None, " ".join(str(error).split())[:SAID])
 
     best, trials = config, [tried(config)]
-    tell(trials[0], sum(len(group(best)) for group in GROUPS))
-    for number, group in enumerate(GROUPS):
+    tell(trials[0], sum(len(group(best)) for group in groups))
+    for number, group in enumerate(groups):
         candidates = group(best)
         for index, candidate in enumerate(candidates):
             trial = tried(candidate)
             if trial.rank < min(known.rank for known in trials):
                 best = candidate
             trials.append(trial)
-            later = sum(len(other(best)) for other in GROUPS[number + 1 :])
+            later = sum(len(other(best)) for other in groups[number + 1 :])
             tell(trial, len(candidates) - index - 1 + later)
     return sorted(trials, key=lambda trial: trial.rank)
 
 
-def _options(config: PretrainConfig) -> list[PretrainConfig]:
+def _options(
+    table: Mapping[str, tuple[str | None, ...]], config: PretrainConfig
+) -> list[PretrainConfig]:
     has = dict(option.split("=", 1) for option in config.run.compiler_options)
     found = []
-    for name, values in OPTIONS.items():
+    for name, values in table.items():
         others = {other: value for other, value in has.items() if other != name}
         for value in values:
             if value != has.get(name):
@@ -126,12 +137,11 @@ def _batches(config: PretrainConfig) -> list[PretrainConfig]:
 
 
 GROUPS: Sequence[Callable[[PretrainConfig], list[PretrainConfig]]] = (
-    _options,
     _remats,
     _meshes,
     _batches,
 )
-"""What is changed, in this order; each takes the best config so far."""
+"""What is changed after XLA options, in this order; each takes the best config so far."""
 
 
 def changes(start: PretrainConfig, config: PretrainConfig) -> list[str]:

@@ -31,6 +31,7 @@ ALIASES: Mapping[str, str] = {
     "log_every": "run.log_every",
     "eval_every": "run.eval_every",
     "checkpoint_every": "run.checkpoint_every",
+    "run.tpu_slice": "run.hardware",  # its name until GPUs could be planned for; for one release
 }
 """Short name -> field, the same for flags and YAML keys."""
 

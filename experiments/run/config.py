@@ -84,10 +84,10 @@ class RunConfig:
         compile_cache: store compiled programs, so that the next start need not compile them.
         compile_cache_dir: folder for compiled programs; all processes can share one in a bucket
             (gs://BUCKET/PATH). Default: `compiled/` beside the prepared data.
-        tpu_slice: TPUs that the run is meant for, such as "v5e:4x4", or "2*v5e:16x16" for two
-            slices; `experiments.plan` compiles for them. With another number of devices the run
-            does not start.
-        compiler_options: XLA's options for the training step on TPUs, as NAME=VALUE.
+        hardware: TPUs or GPUs that the run is meant for: "v5e:4x4", "2*v5e:16x16" for two slices,
+            "gpu:t4", "8*gpu:h100" for a machine of eight; `experiments.plan` compiles for them.
+            With another number of devices the run does not start.
+        compiler_options: XLA's options for the training step on TPUs and GPUs, as NAME=VALUE.
         grace_s: seconds from the first Ctrl-C or SIGTERM within which the run finishes its step and
             saves; after them it ends unsaved. Set it below the scheduler's limit.
         give_up_after: consecutive steps without a finite loss and gradient after which the run
@@ -113,7 +113,7 @@ class RunConfig:
     sample_tokens: int = 200
     compile_cache: bool = True
     compile_cache_dir: PlaceText | None = None
-    tpu_slice: str | None = None
+    hardware: str | None = None
     compiler_options: tuple[str, ...] = ()
     grace_s: float = 25.0
     give_up_after: int = 10
@@ -192,7 +192,7 @@ _PLACES = frozenset(
     {"workdir", "preset", "data.cache_dir", "data.lock_timeout_s", "run.compile_cache"}
     | {"run.compile_cache_dir"}
     | {f"hosts.{field.name}" for field in fields(HostsConfig)}
-    | {"run.tpu_slice", "run.compiler_options", "run.grace_s", "run.give_up_after"}
+    | {"run.hardware", "run.compiler_options", "run.grace_s", "run.give_up_after"}
     | {"run.init_from", "run.profile_steps", "run.trackers"}
 )
 """Fields that say where things lie and where values came from, and change no number of a run."""

@@ -18,10 +18,10 @@ def mesh_of(config: PretrainConfig) -> Mesh:
     """The mesh over all devices.
 
     Raises:
-        InputError: its sizes do not fit them, or they are not those of the slice that the settings
-            are made for; files of `tpu_configs/` that would fit are named.
+        InputError: its sizes do not fit them, or they are not those that the settings are made
+            for; files of `tpu_configs/` that would fit are named.
     """
-    check_slice(config.run.tpu_slice)
+    check_hardware(config.run.hardware)
     try:
         return make_mesh(**asdict(config.mesh))
     except InputError as error:
@@ -30,14 +30,14 @@ def mesh_of(config: PretrainConfig) -> Mesh:
         raise InputError(f"{error}{fitting}") from error
 
 
-def check_slice(tpu_slice: str | None) -> None:
-    """Raises `InputError` where settings for a TPU slice meet another number of devices."""
-    needed, there = device_count(tpu_slice) if tpu_slice else 0, jax.device_count()
+def check_hardware(hardware: str | None) -> None:
+    """Raises `InputError` where settings for some hardware meet another number of devices."""
+    needed, there = device_count(hardware) if hardware else 0, jax.device_count()
     require(
         needed in (0, there),
-        f"run.tpu_slice={tpu_slice} needs {needed} devices, and there are {there}"
-        f" ({jax.default_backend()}). Start it on that slice; to run it here all the same, give"
-        " --run.tpu-slice None, with a mesh and a batch for what is there.",
+        f"run.hardware={hardware} needs {needed} device{'s' * (needed > 1)}, and there are {there}"
+        f" ({jax.default_backend()}). Start it there; to run it here all the same, give"
+        " --run.hardware None, with a mesh and a batch for what is there.",
     )
 
 

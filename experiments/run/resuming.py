@@ -94,7 +94,7 @@ FREE = _by_field(
         "how a run is asked to end": "run.grace_s",
         "where programs are kept": "run.compile_cache run.compile_cache_dir",
         "how a program is compiled": "run.compiler_options",
-        "the machine": "run.tpu_slice hosts.coordinator hosts.count hosts.index",
+        "the machine": "run.hardware hosts.coordinator hosts.count hosts.index",
         "nothing is run": "run.dry_run",
         "where prepared data are kept": "data.cache_dir",
         "how long it waits": "data.lock_timeout_s hosts.start_timeout_s hosts.lost_after_s",

@@ -5,8 +5,8 @@ import re
 
 from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, size
 
-# Bytes that leave a chip of a group of n, of the bytes of the largest operand or result: what a
-# ring, or several over the torus, cannot go under.
+# Bytes that leave a chip of a group of n, of the bytes of all operands or of all results, whichever
+# are more: what a ring, or several over the torus, cannot go under.
 _SHARE = {
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: (n - 1) / n,
@@ -24,7 +24,7 @@ def leaving_bytes(module: Module, where: Computation, instruction: Instruction) 
     A fusion round a collective, as libtpu makes of a reduce-scatter, counts as the collective.
     """
     opcode = instruction.opcode.removesuffix("-start")
-    if opcode == "fusion" and instruction.cycles is None:
+    if opcode == "fusion" and instruction.cycles is None and instruction.calls:
         parts = [
             (inner, module.computations[name])
             for name in instruction.calls
@@ -36,11 +36,12 @@ def leaving_bytes(module: Module, where: Computation, instruction: Instruction) 
         return sum(sent) if sent else None
     if opcode not in _SHARE:
         return None
-    whole = max(
-        [size(instruction.type), *(size(where.instructions[n].type) for n in instruction.operands)]
-    )
+    sources = sum(size(where.instructions[n].type) for n in instruction.operands)
+    results = size(instruction.type)
     if instruction.opcode.endswith("-start"):
-        whole = max(whole - sum(size(where.instructions[n].type) for n in instruction.operands), 0)
+        # The type lists the operands, too.
+        results = max(results - sources, 0)
+    whole = max(sources, results)
     return whole * _SHARE[opcode](group_size(instruction))
 
 

@@ -1,26 +1,15 @@
-"""Devices of a slice that is not there, and compilation for them."""
+"""Compilation for devices that are not there, which refuses what does not fit into their memory."""
 
 import contextlib
-import os
 import re
-from collections.abc import Callable, Generator, Mapping, MutableMapping
-from importlib import metadata
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, cast
 
 import jax
-from jax.experimental import topologies
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from polycom_jax._errors import InputError, require
-from polycom_jax.compile_ahead.chips import Chip, chip_named
-
-ENVIRONMENT: Mapping[str, str] = {
-    # Without it libtpu asks Google Cloud's metadata server about the machine, for minutes.
-    "TPU_SKIP_MDS_QUERY": "1",
-    # A TPU serves one process, so libtpu takes a lock; compilation may go on in many at once.
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-"""What libtpu reads when it is loaded; `without_tpu` sets it."""
+from polycom_jax.compile_ahead.chips import GPUS
 
 
 class DoesNotFit(InputError):
@@ -40,79 +29,6 @@ class DoesNotFit(InputError):
         }[memory]
         size = "" if needed is None or available is None else f" {needed:,} of {available:,} bytes"
         super().__init__(f"{memory} of the chip:{size} needed ({detail}); {fix}.")
-
-
-def without_tpu(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Says in `os.environ` that this machine compiles for TPUs and has none; programs call it.
-
-    It sets `ENVIRONMENT`, where the variables are not set already, and must come before libtpu is
-    loaded, so before `devices`. The library never calls it by itself.
-    """
-    for name, value in ENVIRONMENT.items():
-        environment.setdefault(name, value)
-
-
-def libtpu_version() -> str:
-    """Version of the libtpu wheel, whose compiler makes the predictions.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        return metadata.version("libtpu")
-    except metadata.PackageNotFoundError as error:
-        raise InputError(
-            "Compiling for a TPU needs the libtpu wheel, which is not installed; no TPU is needed:"
-            " pip install libtpu, in the version that jax[tpu] asks for."
-        ) from error
-
-
-def devices(chip: str, topology: str | None = None, *, slices: int = 1) -> list[Any]:
-    """Devices to compile for, of a slice that need not exist.
-
-    Args:
-        chip: a name in `CHIPS`.
-        topology: "4x4" for v5e and v6e, "2x2x1" for v4, v5p and tpu7x; None for one host's.
-        slices: so many of them, joined by the data centre's network.
-
-    Returns:
-        Its devices, in the order in which meshes take them.
-
-    Raises:
-        InputError: an unknown chip, a topology of the wrong form or one that libtpu refuses, no
-            libtpu, or an environment in which it would look for a TPU (see `without_tpu`).
-    """
-    found = chip_named(chip)
-    topology = topology or found.smallest
-    form = "x".join(["N"] * found.dimensions)
-    require(
-        re.fullmatch(form.replace("N", r"[1-9]\d*"), topology) is not None,
-        f"topology={topology!r} of {chip} must be {form}, for instance {found.smallest}.",
-    )
-    libtpu_version()
-    missing = [name for name in ENVIRONMENT if name not in os.environ]
-    require(
-        not missing,
-        f"Set {' and '.join(f'{name}={ENVIRONMENT[name]}' for name in missing)} before compiling"
-        " for a TPU, or call polycom_jax.compile_ahead.without_tpu(): libtpu reads them when it is"
-        " loaded.",
-    )
-    require(slices >= 1, f"slices={slices} must be at least 1.")
-    return _topology(found, topology, slices)
-
-
-def _topology(chip: Chip, topology: str, slices: int) -> list[Any]:
-    options = {**chip.topology_options, **({"num_slices": slices} if slices > 1 else {})}
-    try:
-        description = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{chip.name}:{topology}", **options
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise InputError(
-            f"libtpu {libtpu_version()} knows no topology {chip.name}:{topology}:"
-            f" {str(error).splitlines()[0].rstrip('.')}; one host's is {chip.smallest}."
-        ) from error
-    return list(description.devices)
 
 
 def place(tree: Any, where: Any) -> Any:
@@ -139,7 +55,8 @@ def compile(
         The program: what `predict` takes.
 
     Raises:
-        DoesNotFit: it needs more HBM or VMEM than there is; the compiler's message is the cause.
+        DoesNotFit: it needs more HBM or VMEM than there is. TPUs' compiler says so itself, and its
+            message is the cause; for GPUs the peak is compared with the card's memory.
         InputError: arguments beside a lowered program.
     """
     if isinstance(function, jax.stages.Lowered):
@@ -150,12 +67,29 @@ def compile(
         lowered = cast(Any, jitted).lower(*args)
     try:
         with _nothing_kept():
-            return lowered.compile(compiler_options=dict(compiler_options or {}))
+            compiled = lowered.compile(compiler_options=dict(compiler_options or {}))
     except jax.errors.JaxRuntimeError as error:
         refusal = does_not_fit(str(error))
         if refusal is None:
             raise
         raise refusal from error
+    _check_gpu_memory(compiled)
+    return compiled
+
+
+def device_kind(compiled: jax.stages.Compiled) -> str | None:
+    """The kind of device that a program is for; None: it has no arguments or results."""
+    shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
+    return next(iter(shardings[0].device_set)).device_kind if shardings else None
+
+
+def _check_gpu_memory(compiled: jax.stages.Compiled) -> None:
+    kind = device_kind(compiled)
+    memory: Any = compiled.memory_analysis()
+    for chip in GPUS.values():
+        if chip.device_kind == kind and memory.peak_memory_in_bytes > chip.hbm_bytes:
+            peak = "the peak of all that is alive at once"
+            raise DoesNotFit("HBM", memory.peak_memory_in_bytes, chip.hbm_bytes, peak)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 from jaxtyping import Array
@@ -63,22 +63,51 @@ PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
 }
 
 
-_target: ContextVar[str | None] = ContextVar("target", default=None)
+class _Target(NamedTuple):
+    platform: str
+    compute_capability: str | None
+
+
+_target: ContextVar[_Target | None] = ContextVar("target", default=None)
 
 
 def backend() -> str:
     """What programs are traced for: JAX's default backend, or that of `compiling_for`."""
-    return _target.get() or jax.default_backend()
+    target = _target.get()
+    return target.platform if target is not None else jax.default_backend()
+
+
+def is_ahead() -> bool:
+    """Whether programs are traced for what need not be here, under `compiling_for`."""
+    return _target.get() is not None
+
+
+def compute_capability() -> float | None:
+    """Of the GPU that programs are traced for, 9.0 for an H100; None: it is none of NVIDIA's.
+
+    Under `compiling_for` it is what that was given; without, JAX's first device knows it.
+    """
+    target = _target.get()
+    if target is not None:
+        text = target.compute_capability or ""
+    else:
+        text = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return float(text) if text[:1].isdigit() else None
 
 
 @contextlib.contextmanager
-def compiling_for(platform: str) -> Generator[None]:
-    """While it lasts, choices are made for `platform`, which need not be here: "tpu".
+def compiling_for(platform: str, compute_capability: str | None = None) -> Generator[None]:
+    """While it lasts, choices are made for `platform`, which need not be here: "tpu", "gpu".
 
     They are made when a function is traced, and `jax.jit` keeps what it traced: inside, give it
     functions that it has not seen outside.
+
+    Args:
+        platform: as JAX names it.
+        compute_capability: of an NVIDIA GPU, "9.0". Without it, versions that need to know it are
+            not chosen.
     """
-    token = _target.set(platform)
+    token = _target.set(_Target(platform, compute_capability))
     try:
         yield
     finally:

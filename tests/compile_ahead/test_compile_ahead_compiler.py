@@ -6,7 +6,8 @@ import pytest
 
 from polycom_jax import compile_ahead
 from polycom_jax._errors import InputError
-from polycom_jax.compile_ahead.compiler import ENVIRONMENT, does_not_fit
+from polycom_jax.compile_ahead.compiler import does_not_fit
+from polycom_jax.compile_ahead.platforms import ENVIRONMENT
 
 
 @pytest.mark.parametrize(
@@ -103,5 +104,5 @@ def test_a_program_compiles_for_where_its_arguments_are():
     lowered = jax.jit(jnp.sin).lower(compile_ahead.place(x, device))
     with pytest.raises(InputError, match="lowered"):
         compile_ahead.compile(lowered, x)
-    with pytest.raises(InputError, match="Unknown TPU device kind 'cpu'"):
+    with pytest.raises(InputError, match="Unknown TPU or GPU device kind 'cpu'"):
         compile_ahead.predict(compile_ahead.compile(lowered))

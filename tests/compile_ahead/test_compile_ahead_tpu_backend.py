@@ -11,7 +11,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from polycom_jax import compile_ahead as aot
-from polycom_jax.compile_ahead.compiler import ENVIRONMENT
+from polycom_jax.compile_ahead.platforms import ENVIRONMENT
 
 pytestmark = pytest.mark.tpu_backend
 
@@ -30,9 +30,9 @@ def predicted(chip, function, *shapes, dtype=jnp.bfloat16, **options):
     return aot.predict(aot.compile(function, *aot.place(args, device), **options))
 
 
-@pytest.mark.parametrize("name", aot.CHIPS)
+@pytest.mark.parametrize("name", aot.TPUS)
 def test_devices_are_whole_chips_or_halves(name):
-    chip = aot.CHIPS[name]
+    chip = aot.TPUS[name]
     devices = aot.devices(name)
     assert len(devices) == 4 * chip.devices_per_chip
     assert {device.device_kind for device in devices} == {chip.device_kind}
@@ -62,17 +62,17 @@ def test_larger_slices_have_several_hosts():
     assert len({device.process_index for device in devices}) == 16 // 4
 
 
-@pytest.mark.parametrize("name", aot.CHIPS)
+@pytest.mark.parametrize("name", aot.TPUS)
 def test_a_large_matrix_product_comes_near_the_peak(name):
     n = 4096
     prediction = predicted(name, jnp.dot, (n, n), (n, n))
     share = 2 * n**3 / prediction.chip.peak_flops / prediction.seconds
     assert 0.5 < share <= 1.0
     assert prediction.bytes_accessed >= 3 * n * n * 2
-    assert prediction.libtpu == aot.libtpu_version()
+    assert prediction.compiler == f"libtpu {aot.libtpu_version()}"
 
 
-@pytest.mark.parametrize("name", aot.CHIPS)
+@pytest.mark.parametrize("name", aot.TPUS)
 def test_a_large_copy_comes_near_the_bandwidth(name):
     # The compiler expects passes over bfloat16 to reach half as much.
     prediction = predicted(name, lambda x: 2 * x + 1, (2**15, 4096), dtype=jnp.float32)

@@ -87,7 +87,7 @@ HOSTILE = st.sampled_from(["\0", "a\0b", "\udcff", "x" * 3 + "\ud800"])
 
 
 OWN_FLAGS = (
-    *("topology", "json", "search", "quick"),  # of plan, compare and sobolev
+    *("hardware", "json", "search", "quick"),  # of plan, compare and sobolev
     *("source", "checkpoint", "target", "dtype", "fit_batches"),  # of convert
     *("kills", "seed", "out"),  # of faults
 )

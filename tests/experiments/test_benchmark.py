@@ -37,7 +37,7 @@ def test_suites_may_stand_first():
 
 
 def test_the_next_command_names_what_is_left():
-    assert "ffn attention loss train safety data tpu generate" in next_command(Options())
+    assert "ffn attention loss train safety data tpu gpu generate" in next_command(Options())
     assert "--rounds" in next_command(Options(suites=SUITES))
 
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import tpu
+from experiments.benchmark import predicted, tpu
 from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.options import Options
 from polycom_jax import compile_ahead as aot
-from polycom_jax.compile_ahead.compiler import ENVIRONMENT
+from polycom_jax.compile_ahead.platforms import ENVIRONMENT
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +20,14 @@ def _environment(monkeypatch):
 
 def prediction(cycles: float, **changes) -> aot.Prediction:
     known = aot.predict_text(
-        "ENTRY %main (a: f32[8]) -> f32[8] {\n}\n", aot.CHIPS["v5e"], libtpu="1"
+        "ENTRY %main (a: f32[8]) -> f32[8] {\n}\n", aot.CHIPS["v5e"], compiler="libtpu 1"
     )
     return replace(known, cycles=cycles, **changes)
 
 
 def test_the_passes_are_the_value_and_the_gradients():
     x = jnp.array([1.0, -2.0, 3.0])
-    contestant = tpu._Contestant(lambda c, x: c * x**2, (jnp.float32(2), x))
+    contestant = predicted.Contestant(lambda c, x: c * x**2, (jnp.float32(2), x))
     forward, arguments = contestant.program("forward")
     np.testing.assert_array_equal(forward(*arguments), [2, 8, 18])
     both, (dy, *arguments) = contestant.program("both")
@@ -54,7 +54,7 @@ def test_every_chip_pass_and_shape_is_a_case():
 
 
 def test_blocks_hold_equal_numbers_of_parameters():
-    case, contestants = tpu._blocks(Options(suites=("tpu",), implementation="xla"))
+    case, contestants = predicted.blocks(tpu.SUITE, Options(suites=("tpu",), implementation="xla"))
     assert case == "ffn, dense-1b, 2 x 4096 tokens, bfloat16"
     assert list(contestants) == ["poly_norm", "poly_relu", "relu2", "swiglu"]
     matrices = {
@@ -67,13 +67,15 @@ def test_blocks_hold_equal_numbers_of_parameters():
 
 
 def test_without_a_named_implementation_those_that_run_on_a_tpu_are_compiled():
-    _, found = tpu._operations(ARG_SPECS[0], Options(suites=("tpu",), activations=("poly_norm",)))
+    options = Options(suites=("tpu",), activations=("poly_norm",))
+    _, found = predicted.operations(ARG_SPECS[0], tpu.SUITE, options)
     assert list(found) == ["poly_norm", "poly_norm (tpu)", "poly_norm (pallas_tpu)", "relu2"]
 
 
 def test_rows_are_compared_with_both_references():
-    found = tpu.rows(
-        {"poly_norm": prediction(3e6), "relu2": prediction(2e6), "swiglu": prediction(4e6)}
+    found = predicted.rows(
+        {"poly_norm": prediction(3e6), "relu2": prediction(2e6), "swiglu": prediction(4e6)},
+        tpu.SUITE.numbers,
     )
     assert {name: spread.median for name, spread in found[0].ratios.items()} == {
         "relu2": pytest.approx(1.5),
@@ -85,7 +87,7 @@ def test_rows_are_compared_with_both_references():
 
 def test_notes_say_what_a_prediction_rests_on():
     kernels = prediction(1.0, kernel_seconds=1.0, not_estimated=("1 x scatter, 8 bytes in all",))
-    said = tpu.notes({"poly_norm (pallas_tpu)": kernels, "relu2": prediction(1.0)})
+    said = predicted.notes({"poly_norm (pallas_tpu)": kernels, "relu2": prediction(1.0)})
     assert said[0].startswith("predicted by libtpu 1")
     assert "of poly_norm (pallas_tpu) the kernels are a roofline" in said[1]
     assert said[2] == "poly_norm (pallas_tpu): no estimate of 1 x scatter, 8 bytes in all"

@@ -1,5 +1,6 @@
 """Plans without a compiler: their words, their arithmetic, what they refuse; and the files."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,11 @@ from commands import run_config
 from experiments.plan import __main__ as plan
 from experiments.plan import outcome, report
 from experiments.plan.host_side import HostSide, host_side
-from experiments.plan.slices import Slice, find_slice
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import compiled, devices, tpu_configs
 from experiments.run.command import from_command
+from experiments.run.config import PretrainConfig
+from experiments.run.planned import Slice, find_slice
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
 from polycom_jax.models import preset
@@ -38,6 +40,10 @@ def test_the_files_are_there():
         "v6e-64-moe-1b-7b",
         "v5p-256-llama-7b",
         "tpu7x-128-dense-1b",
+        "h100-8-dense-1b",
+        "a100-dense-110m",
+        "l4-colab",
+        "t4-colab",
     }
     assert any(name.startswith("2-") for name in names)
 
@@ -45,37 +51,63 @@ def test_the_files_are_there():
 DEVICES_OF = {"v4-32": 16, "v5p-128": 64, "v5p-256": 128}
 """Names of v4 and v5p count cores, two of which are a device."""
 
+GPUS = [path for path in CONFIGS if path.stem.split("-")[0] in aot.GPUS]
+SLICES = [path for path in CONFIGS if path not in GPUS]
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
+
+def check_form(path: Path, count: int) -> PretrainConfig:
+    """What all files have in common; the config of one."""
     config, _ = run_config(["--config", str(path)])
-    assert config.model.context_length == 4096
+    assert tpu_configs.device_count(str(config.run.hardware)) == count
+    assert f"tpu_configs/{path.name}" in tpu_configs.made_for(count)
+    assert config.data.batch_size % (count * config.optim.accumulation_steps) == 0
+    assert path.read_text().startswith("#")
+    assert "Batch:" in path.read_text()
+    assert set(yaml.safe_load(path.read_text())) <= {"model", "mesh", "optim", "data", "run"}
+    return config
+
+
+@pytest.mark.parametrize("path", SLICES, ids=lambda path: path.stem)
+def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
     slices = 2 if path.stem.startswith("2-") else 1
     machine = "-".join(path.stem.removeprefix("2-").split("-")[:2])
     count = slices * DEVICES_OF.get(machine, int(machine.split("-")[1]))
-    assert tpu_configs.device_count(str(config.run.tpu_slice)) == count
-    assert f"tpu_configs/{path.name}" in tpu_configs.made_for(count)
-    assert config.data.batch_size % (count * config.optim.accumulation_steps) == 0
+    config = check_form(path, count)
+    assert config.model.context_length == 4096
     tokens = config.run.steps * config.data.batch_size * 4096
     wanted = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}[config.preset]
     assert tokens == pytest.approx(wanted, rel=1e-4)
     if config.preset == "dense-1b":
         warmup = config.optim.warmup_steps * config.data.batch_size * 4096
         assert warmup == pytest.approx(620e6, rel=5e-3)
-    assert path.read_text().startswith("#")
-    assert "Batch:" in path.read_text()
-    assert set(yaml.safe_load(path.read_text())) <= {"model", "mesh", "optim", "data", "run"}
+
+
+@pytest.mark.parametrize("path", GPUS, ids=lambda path: path.stem)
+def test_a_file_of_gpus_names_the_card_and_how_many(path: Path):
+    card, second, *_ = path.stem.split("-")
+    count = int(second) if second.isdigit() else 1
+    config = check_form(path, count)
+    assert str(config.run.hardware) == (f"{count}*gpu:{card}" if count > 1 else f"gpu:{card}")
+    # A T4 has no bfloat16.
+    assert (config.model.dtype == "bfloat16") == (card != "t4")
+
+
+def test_the_name_that_hardware_had_before_is_taken(tmp_path: Path):
+    path = tmp_path / "old.yaml"
+    path.write_text("run: {tpu_slice: 'v5e:4x4'}")
+    assert run_config(["--config", str(path)])[0].run.hardware == "v5e:4x4"
+    assert run_config(["--run.tpu-slice", "v5e:2x2"])[0].run.hardware == "v5e:2x2"
 
 
 def test_own_flags_are_told_from_those_of_pretrain():
     path = str(CONFIGS[0])
-    words = ["--topology=v5e:2x2", "--activation", "swiglu", "--json", "x"]
+    words = ["--hardware=v5e:2x2", "--activation", "swiglu", "--json", "x"]
     for first in ([path], ["--config", path]):
         command, given = from_command(plan.LINE, plan.PlanCommand(), [*first, *words])
-        assert (command.topology, command.json, command.config) == ("v5e:2x2", "x", path)
+        assert (command.hardware, command.json, command.config) == ("v5e:2x2", "x", path)
         assert command.pretrain.model.activation == "swiglu"
         assert "model.activation" in given
-        assert not {"topology", "json", "config"} & given
+        assert not {"hardware", "json", "config"} & given
     with pytest.raises(InputError, match="--json takes a value"):
         from_command(plan.LINE, plan.PlanCommand(), ["--json"])
 
@@ -83,9 +115,11 @@ def test_own_flags_are_told_from_those_of_pretrain():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "No TPU slice to plan for: give --topology"),
-        ("v5e-16", "must be CHIP:TOPOLOGY"),
-        ("5*v5e", "must be CHIP:TOPOLOGY"),
+        (None, "No TPUs or GPUs to plan for: give --hardware"),
+        ("v5e-16", "must be a TPU slice, CHIP:TOPOLOGY"),
+        ("5*v5e", "must be a TPU slice, CHIP:TOPOLOGY"),
+        ("h100", "or GPUs, gpu:CARD"),
+        ("gpu:h10", "Did you mean 'h100'"),
     ],
 )
 def test_a_slice_of_another_form_is_refused(name, message):
@@ -138,13 +172,14 @@ def test_bytes_a_chip_are_those_of_its_shards():
 
 FOUND = outcome.Outcome(
     config="tiny with poly_norm",
-    tpu_slice="v5e:2x2",
+    hardware="v5e:2x2",
     mesh={"fsdp": 4},
-    libtpu="0",
+    compiler="libtpu 0",
     parameters=5,
     active_parameters=3,
     memory={"parameters": 2**30},
     hbm=2**34,
+    variants={},
     seconds=0.5,
     parts={"ffn": 0.75, outcome.REST: 0.25},
     collectives=(
@@ -155,6 +190,7 @@ FOUND = outcome.Outcome(
     days=1.5,
     machines=HostSide(2, 3e6, 2**30, 2.1, 2**31),
     not_estimated=("3 x sort",),
+    settings=(),
     problems=("it does not fit",),
 )
 
@@ -169,7 +205,7 @@ def test_the_page_says_it_all():
 
 def test_what_a_machine_has_to_do_is_its_share():
     config, _ = run_config(["--batch-size", "16", "--seq-len", "128", "--model.vocab-size", "2048"])
-    where = Slice("v5e:2x4", "v5e", tuple(jax.devices()))
+    where = Slice("v5e:2x4", aot.CHIPS["v5e"], tuple(jax.devices()))
     state = {"a": jax.ShapeDtypeStruct((4, 8), jnp.float32), "b": jnp.zeros((), jnp.int32)}
     step: Any = SimpleNamespace(where=where, state=state)
     found = host_side(config, step, seconds=0.5)
@@ -181,19 +217,36 @@ def test_what_a_machine_has_to_do_is_its_share():
 
 @pytest.mark.parametrize(("problems", "code"), [((), 0), (("too large",), plan.REFUSED)])
 def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capfd, problems, code):
-    from dataclasses import replace
-
-    slow: Any = SimpleNamespace(compile=lambda options: None)
-    monkeypatch.setattr(aot, "without_tpu", lambda: None)
-    monkeypatch.setattr(plan, "find_slice", lambda name: SimpleNamespace(name=name))
+    slow: Any = SimpleNamespace(compile=lambda options, variant: None)
+    where = SimpleNamespace(name="v5e:2x2", chip=aot.CHIPS["v5e"])
+    monkeypatch.setattr(plan, "find_slice", lambda name: where)
     monkeypatch.setattr(plan, "training_step", lambda config, where: slow)
     found = replace(FOUND, problems=problems)
     monkeypatch.setattr(outcome, "examine", lambda *_: found)
     path = tmp_path / "plan.json"
-    words = [str(CONFIGS[0]), "--topology", "v5e:2x2", "--json", str(path)]
+    words = [str(CONFIGS[0]), "--topology", "v5e:2x2", "--json", str(path)]  # its former name
     assert plan.main(words) == code
-    assert '"libtpu": "0"' in path.read_text()
+    assert '"compiler": "libtpu 0"' in path.read_text()
     assert "MFU" in capfd.readouterr().out
+
+
+def test_a_page_of_gpus_says_what_each_way_to_compile_takes():
+    gib = 2**30
+    one = {"seconds": 0.5, "kernels": 2575, "peak_bytes": 6 * gib}
+    one |= {"bytes_read": 200 * gib, "bytes_written": 100 * gib}
+    found = replace(FOUND, variants={"Triton": one, "cuBLAS": one | {"kernels": 2576}})
+    page = report.text(replace(found, settings=("A=1 in the environment: so",)))
+    for part in ("Triton", "cuBLAS", "2,575", "200.0", "6.00", "so a floor", "start it with A=1"):
+        assert part in page
+    assert "Triton" not in report.text(replace(FOUND, variants={"libtpu": one}))
+
+
+def test_what_jax_would_not_give_a_program_on_a_gpu_is_said():
+    t4 = aot.GPUS["t4"]
+    assert outcome.settings(t4, int(0.7 * t4.hbm_bytes)) == ()
+    assert outcome.settings(aot.TPUS["v5e"], aot.TPUS["v5e"].hbm_bytes) == ()
+    (said,) = outcome.settings(t4, int(0.85 * t4.hbm_bytes))
+    assert said.startswith("XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 in the environment: JAX takes 75%")
 
 
 def test_what_is_written_past_python_is_caught():
@@ -210,7 +263,11 @@ def test_a_mesh_that_does_not_fit_names_the_files_that_would(monkeypatch):
         devices.mesh_of(config)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if path.stem != "h100-8-dense-1b"],  # there are eight devices here
+    ids=lambda path: path.stem,
+)
 def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     monkeypatch, tmp_path, capsys, path
 ):
@@ -220,18 +277,18 @@ def test_a_slice_s_settings_end_in_a_line_where_there_is_no_slice(
     assert pretrain.main(["--config", str(path), "--workdir", str(tmp_path / "w")]) == 2
     error = capsys.readouterr().err
     config, _ = run_config(["--config", str(path)])
-    count = tpu_configs.device_count(str(config.run.tpu_slice))
-    assert f"needs {count} devices, and there are 8 (cpu)" in error
-    assert "--run.tpu-slice None" in error
+    count = tpu_configs.device_count(str(config.run.hardware))
+    assert f"needs {count} device{'s' * (count > 1)}, and there are 8 (cpu)" in error
+    assert "--run.hardware None" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_slice_of_as_many_devices_is_taken_and_a_strange_name_refused():
-    devices.check_slice("v5e:2x4")
-    devices.check_slice(None)
-    with pytest.raises(InputError, match="must be CHIP:TOPOLOGY"):
-        devices.check_slice("a dozen")
+    devices.check_hardware("v5e:2x4")
+    devices.check_hardware(None)
+    with pytest.raises(InputError, match="must be a TPU slice"):
+        devices.check_hardware("a dozen")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def formula(config: PretrainConfig) -> Outcome:
     score += 0.02 * math.log2(config.data.batch_size) + 0.01 * (config.mesh.data == 2)
     too_large = config.data.batch_size > 16
     return Outcome(
-        config="", tpu_slice="", mesh={}, libtpu="", parameters=1, active_parameters=1,
+        config="", hardware="", mesh={}, compiler="", variants={}, settings=(),
+        parameters=1, active_parameters=1,
         memory={"peak of all": 8}, hbm=16, seconds=1 / score, parts={}, collectives=(),
         tokens_per_second=score, mfu=score, days=1.0, not_estimated=(),
         machines=HostSide(1, 1.0, 1, 1.0, 1),
@@ -86,7 +87,9 @@ def test_the_program_prints_the_best_and_the_command_that_plans_it(
         return found if good else replace(found, problems=("no room",))
 
     monkeypatch.setattr(aot, "without_tpu", lambda: None)
-    where = SimpleNamespace(name="v5e:2x2", devices=jax.devices()[:4])
+    where = SimpleNamespace(
+        name="v5e:2x2", devices=jax.devices()[:4], chip=SimpleNamespace(platform="tpu")
+    )
     monkeypatch.setattr(plan, "find_slice", lambda name: where)
     monkeypatch.setattr(plan, "planned", planned)
     path = tmp_path / "search.json"

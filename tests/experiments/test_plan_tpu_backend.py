@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.plan.__main__ import main
-from experiments.plan.slices import ROLLED, find_slice
+from experiments.run.planned import ROLLED, find_slice
 from polycom_jax import compile_ahead as aot
 from polycom_jax import poly_norm
 

@@ -27,7 +27,7 @@ def test_it_starts_the_run_of_its_name_on_the_slice_of_its_name(
     assert words[words.index("--config") + 1] == f"tpu_configs/{path.name}"
     assert config.workdir == f"gs://bucket/runs/{path.stem}"
     slice_name, chips = path.stem.split("-")[:2]
-    assert str(config.run.tpu_slice).startswith(slice_name)
+    assert str(config.run.hardware).startswith(slice_name)
     assert task["resources"]["accelerators"] == f"tpu-v5litepod-{chips}"
     assert task["resources"]["use_spot"] is True
 

@@ -1,6 +1,7 @@
 """Every version of attention against float64 NumPy; what is computed where; what is refused."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -248,15 +249,45 @@ def test_what_cannot_run_says_why(implementation: Any, message: str):
 
 def test_what_is_compiled_for_says_whether_cudnn_runs(monkeypatch: pytest.MonkeyPatch):
     q, wide = (jnp.zeros((1, 256, 1, width), jnp.bfloat16) for width in (64, 256))
-    with compiling_for("gpu"):
-        monkeypatch.setattr(cudnn, "find_spec", lambda name: None)
-        assert "CUDA plugin" in (cudnn.unsupported_reason(q) or "")
-        monkeypatch.setattr(cudnn, "find_spec", lambda name: name == "jax_cuda13_plugin")
+    installed: set[str] = set()
+    monkeypatch.setattr(cudnn, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(cudnn, "find_library", lambda name: None)
+    with compiling_for("gpu", "9.0"):
+        assert "JAX's CUDA plugin" in (cudnn.unsupported_reason(q) or "")
+        installed.add("jax_cuda13_plugin")
+        assert "nvidia-cudnn-cu13" in (cudnn.unsupported_reason(q) or "")
+        installed |= {"nvidia", "nvidia.cudnn"}
         assert cudnn.unsupported_reason(q) is None
+        # JAX asks the device that is here whether it takes wider ones.
         assert "head width 256" in (cudnn.unsupported_reason(wide) or "")
+    with compiling_for("gpu", "7.5"):
+        assert cudnn.unsupported_reason(q) == "it needs a GPU of capability 8.0, not 7.5"
+    with compiling_for("gpu"):
+        assert "not another make" in (cudnn.unsupported_reason(q) or "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with compiling_for("tpu"):
         assert cudnn.unsupported_reason(q) == "it needs a CUDA GPU"
+
+
+@pytest.mark.parametrize(
+    ("capability", "width", "reason"),
+    [
+        ("9.0", 256, None),
+        ("10.0", 256, None),
+        ("8.9", 128, None),
+        ("8.9", 256, "head width 256 is no multiple of 8 up to 128"),
+        ("9.0", 264, "head width 264 is no multiple of 8 up to 256"),
+        ("7.5", 64, "it needs a GPU of capability 8.0, not 7.5"),
+        ("gfx942", 64, "it needs a GPU of capability 8.0, not another make"),
+    ],
+)
+def test_the_gpu_that_is_here_says_which_heads_cudnn_takes(
+    monkeypatch: pytest.MonkeyPatch, capability: str, width: int, reason: str | None
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    card = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [card])
+    assert cudnn.unsupported_reason(jnp.zeros((1, 256, 1, width), jnp.bfloat16)) == reason
 
 
 def test_arguments_that_make_no_sense_are_refused():

@@ -144,7 +144,7 @@ def test_tiles_are_for_as_many_cores_as_the_meshs_devices_have(chip, monkeypatch
 
     with jax.set_mesh(make_mesh(devices=compile_ahead.devices(chip))):
         jax.make_jaxpr(jax.grad(product, (0, 1)))(*(jax.ShapeDtypeStruct(*s) for s in shapes))
-    assert asked == [compile_ahead.CHIPS[chip].tensor_cores] * 3
+    assert asked == [compile_ahead.TPUS[chip].tensor_cores] * 3
 
 
 def test_experts_with_coefficients_of_their_own_compile():

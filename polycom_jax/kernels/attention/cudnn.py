@@ -1,5 +1,6 @@
 """Causal attention by cuDNN's fused kernels, as `jax.nn.dot_product_attention` offers them."""
 
+from ctypes.util import find_library
 from importlib.util import find_spec
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
-from polycom_jax.kernels.implementations import backend
+from polycom_jax.kernels.implementations import backend, compute_capability, is_ahead
 from polycom_jax.kernels.restrictions import reverse_only
 
 MULTIPLE = 128
@@ -18,7 +19,10 @@ OLDEST = 8.0
 """Compute capability from which cuDNN's fused attention runs: Ampere (JAX's own check)."""
 
 WIDEST_HEAD = 128
-"""Heads up to this width run on every GPU that has the kernels; wider ones need Hopper."""
+"""Heads up to this width run on every GPU that has the kernels."""
+
+WIDE_HEADS_FROM, WIDEST_OF_ALL = 9.0, 256
+"""From Hopper on, wider heads run, too; JAX lowers them only for a GPU that is here."""
 
 
 def attention(
@@ -40,16 +44,24 @@ def unsupported_reason(q: Float[Array, "B T H C"]) -> str | None:
     length, width = q.shape[1], q.shape[3]
     if backend() != "gpu":
         return "it needs a CUDA GPU"
-    if jax.default_backend() == "gpu":
-        capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-        if not capability[:1].isdigit() or float(capability) < OLDEST:
-            return f"it needs a GPU of capability {OLDEST}, not {capability or 'another make'}"
-    elif not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        return "JAX's CUDA plugin, which lowers it, is not installed"
+    capability = compute_capability()
+    if capability is None or capability < OLDEST:
+        return f"it needs a GPU of capability {OLDEST}, not {capability or 'another make'}"
+    if is_ahead() and (missing := _missing()):
+        return f"{missing}, without which JAX does not lower it, is not installed"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it takes bfloat16 and float16, not {q.dtype}"
     if length % MULTIPLE:
         return f"sequence length {length} is no multiple of {MULTIPLE}"
-    if width % 8 or width > WIDEST_HEAD:
-        return f"head width {width} is no multiple of 8 up to {WIDEST_HEAD}"
+    widest = WIDEST_OF_ALL if capability >= WIDE_HEADS_FROM and not is_ahead() else WIDEST_HEAD
+    if width % 8 or width > widest:
+        return f"head width {width} is no multiple of 8 up to {widest}"
     return None
+
+
+def _missing() -> str | None:
+    """What is not installed of what JAX asks for its version: its plugin, and cuDNN."""
+    if not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        return "JAX's CUDA plugin"
+    wheel = find_spec("nvidia") is not None and find_spec("nvidia.cudnn") is not None
+    return None if wheel or find_library("cudnn") else "cuDNN (nvidia-cudnn-cu13)"

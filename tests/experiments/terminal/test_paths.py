@@ -41,9 +41,18 @@ CONFIGS: dict[str, Any] = {
 NO_PATHS = frozenset(
     {
         *("preset", "study", "scale", "model", "arms", "suites", "peers", "activations"),
-        *("shapes", "chips", "checkpoint", "prompt", "sample_prompt", "implementation"),
-        *("activation", "text_field", "train_split", "tpu_slice", "compiler_options"),
-        *("coordinator", "target", "targets", "selection", "passes", "end_of_text", "topology"),
+        *(
+            "shapes",
+            "chips",
+            "gpus",
+            "parts",
+            "checkpoint",
+            "prompt",
+            "sample_prompt",
+            "implementation",
+        ),
+        *("activation", "text_field", "train_split", "hardware", "compiler_options"),
+        *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
         "profile_steps",
     }
 )

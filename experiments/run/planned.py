@@ -1,5 +1,6 @@
-"""TPU slices by name, and the step that a config would run on one."""
+"""Slices and machines by name, and the step that a config would run on one."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,42 +21,57 @@ ROLLED = {"xla_tpu_enable_emitter_rolling": "true"}
 """Machine code with loops rolled, which no one will run: it is emitted faster. The scheduled
 program, its arrays and the estimates are the same; only its code, "program", is smaller."""
 
+XlaOptions = Mapping[str, str | bool]
+
+VARIANTS: Mapping[str, Mapping[str, XlaOptions]] = {
+    "tpu": {"libtpu": ROLLED},
+    "gpu": aot.PRODUCT_BACKENDS,
+}
+"""What a step is compiled with on each platform, by name; once with each."""
+
 
 @dataclass(frozen=True)
 class Slice:
-    """TPUs to compile for.
+    """TPUs or GPUs to compile for.
 
     Attributes:
         name: as given.
-        chip: a name in `aot.CHIPS`.
+        chip: of which they are.
         devices: of JAX.
     """
 
     name: str
-    chip: str
+    chip: aot.Chip
     devices: tuple[Any, ...]
 
 
 def find_slice(name: str | None) -> Slice:
-    """The slice of that name: "v5e:4x4", or "2*v5e:16x16" for two joined by a network.
+    """What is of that name: "v5e:4x4", "2*v5e:16x16" joined by a network, "gpu:t4", "8*gpu:h100".
 
     Raises:
-        InputError: no name, one of another form, or a topology that libtpu does not know.
+        InputError: no name, one of another form, a topology that libtpu does not know, more GPUs
+            than a machine has, or a compiler that is not installed.
     """
     require(
         name is not None,
-        "No TPU slice to plan for: give --topology, as v5e:4x4, or run.tpu_slice in the config.",
+        "No TPUs or GPUs to plan for: give --hardware, as v5e:4x4 or gpu:h100, or run.hardware in"
+        " the config.",
     )
     slices, chip, topology = parts_of(str(name))
-    return Slice(str(name), chip, tuple(aot.devices(chip, topology, slices=slices)))
+    if chip in aot.GPUS:
+        aot.without_gpu()
+    else:
+        aot.without_tpu()
+    found = aot.devices(chip, topology, slices=slices)
+    return Slice(str(name), aot.CHIPS[chip], tuple(found))
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training step, lowered for a slice.
+    """A training step, lowered for a slice or a machine.
 
     Attributes:
-        where: the slice.
+        where: which.
         mesh: over its devices.
         state: the abstract train state on it.
         lowered: the program, not yet compiled.
@@ -66,17 +82,17 @@ class Step:
     state: TrainState
     lowered: jax.stages.Lowered
 
-    def compile(self, options: tuple[str, ...]) -> jax.stages.Compiled:
-        """Compiles it with XLA options of the form NAME=VALUE, and `ROLLED`."""
-        named = ROLLED | dict(option.split("=", 1) for option in options)
-        return aot.compile(self.lowered, compiler_options=named)
+    def compile(self, options: tuple[str, ...], variant: XlaOptions) -> jax.stages.Compiled:
+        """Compiles it with XLA options NAME=VALUE, which win over those of a variant."""
+        named = dict(option.split("=", 1) for option in options)
+        return aot.compile(self.lowered, compiler_options={**variant, **named})
 
 
 def training_step(config: PretrainConfig, where: Slice) -> Step:
     """The step that `experiments.pretrain` would run there, whole.
 
     Raises:
-        InputError: a mesh that does not fit the slice, or sizes that do not divide over it.
+        InputError: a mesh that does not fit the devices, or sizes that do not divide over it.
     """
     mesh, rules = make_mesh(**asdict(config.mesh), devices=where.devices), Rules()
     model, optim, data = config.model, config.optim, config.data
@@ -97,7 +113,7 @@ def training_step(config: PretrainConfig, where: Slice) -> Step:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, dtype in dtypes.items()
     }
-    with compiling_for("tpu"):
+    with compiling_for(where.chip.platform, where.chip.compute_capability):
         step = make_model_step(model, optim, config.run.steps, mesh)
         state = abstract_state(model, optim, mesh)
         return Step(where, mesh, state, step.lower(state, batch))

@@ -1,0 +1,218 @@
+"""What the suites tpu and gpu share: operations and blocks, compiled for chips that are not here.
+
+Nothing runs: each contestant is compiled for one chip, and `compile_ahead.predict` says what that
+rests on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.benchmark import shapes
+from experiments.benchmark.arg_specs import ArgSpec
+from experiments.benchmark.options import Options
+from experiments.benchmark.results import Result, Row, Spread, Tell
+from polycom_jax import compile_ahead as aot
+from polycom_jax import get_activation
+from polycom_jax import params as pm
+from polycom_jax._errors import InputError
+from polycom_jax.kernels.implementations import compiling_for
+from polycom_jax.kernels.sharded import unsharded_features
+from polycom_jax.models import ModelConfig
+from polycom_jax.models.layers import ffn, ffn_specs
+
+REFERENCES = ("relu2", "swiglu")
+SHAPE = "dense_1b"
+MODEL = "dense-1b"
+TOKENS = 8192
+MIB = 2**20
+
+Numbers = Callable[[aot.Prediction], Mapping[str, float]]
+"""What a row says beside its time."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What tells one of the suites from the other.
+
+    Attributes:
+        name: of the suite.
+        activations: that are measured unless others are asked for.
+        implementations: of each, that are a way to run it there.
+        numbers: of a prediction.
+    """
+
+    name: str
+    activations: tuple[str, ...]
+    implementations: tuple[str, ...]
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """f(*arguments), differentiated by all of them; the arguments are abstract.
+
+    Attributes:
+        f: of the arguments.
+        arguments: trees of abstract arrays.
+    """
+
+    f: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def program(self, which: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The pass `which`, with its arguments."""
+
+        def vjp(*arguments: Any) -> Any:
+            return jax.vjp(self.f, *arguments)
+
+        def both(dy: Any, *arguments: Any) -> Any:
+            y, pull = vjp(*arguments)
+            return y, pull(dy)
+
+        y, pull = jax.eval_shape(vjp, *self.arguments)
+        return {
+            "forward": (self.f, self.arguments),
+            "backward": (lambda pull, dy: pull(dy), (pull, y)),
+            "both": (both, (y, *self.arguments)),
+        }[which]
+
+
+def compiled_for(
+    suite: Suite,
+    options: Options,
+    find: Callable[[Suite, Options], tuple[str, Mapping[str, Contestant]]],
+    chip: str,
+    which: str,
+    xla: Mapping[str, Any],
+    tell: Tell,
+) -> Result:
+    """The pass `which` of every contestant, predicted for one chip with these options of XLA."""
+    case, contestants = find(suite, options)
+    device, capability = aot.devices(chip)[0], aot.CHIPS[chip].compute_capability
+    predictions: dict[str, aot.Prediction] = {}
+    left_out: dict[str, str] = {}
+    for name, contestant in contestants.items():
+        tell(f"compiling {name}")
+        try:
+            with compiling_for(suite.name, capability), unsharded_features(True):
+                program, arguments = contestant.program(which)
+                placed = aot.place(arguments, device)
+                compiled = aot.compile(program, *placed, compiler_options=xla)
+        except InputError as error:  # it does not fit, or this version cannot take the arguments
+            left_out[name] = str(error)
+        else:
+            predictions[name] = aot.predict(compiled)
+    return Result(
+        suite.name,
+        f"{case}, {which}, one {chip}",
+        rows(predictions, suite.numbers),
+        left_out,
+        (*notes(predictions), *(f"compiled with {k}={v}" for k, v in xla.items())),
+        kind="predicted",
+    )
+
+
+def rows(predictions: Mapping[str, aot.Prediction], numbers: Numbers) -> tuple[Row, ...]:
+    """One a contestant: predicted time, its ratio to the references', traffic and memory."""
+    references = [name for name in REFERENCES if name in predictions]
+    return tuple(
+        Row(
+            name,
+            Spread.exact(prediction.seconds),
+            {
+                other: Spread.exact(prediction.seconds / predictions[other].seconds)
+                for other in references
+            },
+            numbers(prediction),
+        )
+        for name, prediction in predictions.items()
+    )
+
+
+def notes(predictions: Mapping[str, aot.Prediction]) -> tuple[str, ...]:
+    """What the predictions rest on, and what they leave out."""
+    bases = dict.fromkeys(_basis(prediction) for prediction in predictions.values())
+    missing = [
+        f"{name}: no estimate of {what}"
+        for name, prediction in predictions.items()
+        for what in prediction.not_estimated
+    ]
+    kernels = [
+        name for name, p in predictions.items() if p.kernel_seconds and p.chip.platform == "tpu"
+    ]
+    rooflines = (
+        f"of {', '.join(kernels)} the kernels are a roofline, a floor, not the compiler's estimate"
+    )
+    return (*bases, *([rooflines] if kernels else []), *missing)
+
+
+def _basis(prediction: aot.Prediction) -> str:
+    if prediction.chip.platform == "tpu":
+        return f"predicted by {prediction.compiler}: estimated cycles x loop trips"
+    return (
+        f"compiled by {prediction.compiler}; of each kernel the bytes over bandwidth or FLOPs over"
+        " peak, whichever is more: a floor"
+    )
+
+
+def operations(
+    spec: ArgSpec, suite: Suite, options: Options
+) -> tuple[str, Mapping[str, Contestant]]:
+    """Shape and type in words, and the activations alone."""
+    if options.dtype is not None:
+        spec = replace(spec, dtype=jnp.dtype(options.dtype))
+    x = jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+
+    def contestant(name: str, **changes: Any) -> Contestant:
+        act = get_activation(name, **changes)
+        params = pm.abstract(act.specs)
+        arguments = (params, x, x) if act.gated else (params, x)
+        return Contestant(act.apply, arguments)
+
+    found = {}
+    for name in options.activations or suite.activations:
+        for label, changes in versions(name, suite, options).items():
+            found[label] = contestant(name, **changes)
+    found.setdefault("relu2", contestant("relu2"))
+    dtype = jnp.dtype(spec.dtype).name
+    return f"{' x '.join(map(str, spec.shape))} {dtype}", found
+
+
+def blocks(suite: Suite, options: Options) -> tuple[str, Mapping[str, Contestant]]:
+    """Model and shape in words, and its feed-forward block with each activation."""
+    options = replace(options, model=options.model or MODEL)
+    found: dict[str, Contestant] = {}
+    case = ""
+    for name in dict.fromkeys((*(options.activations or suite.activations), *REFERENCES)):
+        for label, changes in versions(name, suite, options).items():
+            cfg = shapes.model(replace(options, **changes), name)
+            batch = options.batch_size or max(TOKENS // cfg.context_length, 1)
+            x = jax.ShapeDtypeStruct((batch, cfg.context_length, cfg.embed_dim), cfg.dtype)
+            found[label] = _block(cfg, x)
+            case = f"ffn, {options.model}, {batch} x {cfg.context_length} tokens, {cfg.dtype}"
+    return case, found
+
+
+def _block(cfg: ModelConfig, x: Any) -> Contestant:
+    specs = ffn_specs(cfg)
+    params = jax.eval_shape(lambda tree: pm.cast(specs, tree, cfg.dtype), pm.abstract(specs))
+    return Contestant(lambda x, params: ffn(cfg, params, x, None), (x, params))
+
+
+def versions(name: str, suite: Suite, options: Options) -> dict[str, dict[str, Any]]:
+    """Label -> options of an activation: every implementation that is a way to run it there."""
+    if not get_activation(name).specs:
+        return {name: {}}
+    asked: Sequence[str] = (
+        [options.implementation] if options.implementation is not None else suite.implementations
+    )
+    return {
+        name if implementation == "xla" else f"{name} ({implementation})": {
+            "implementation": implementation
+        }
+        for implementation in asked
+    }

@@ -1,0 +1,71 @@
+"""How long one run of an instruction takes, and how that is known."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from polycom_jax.compile_ahead.chips import Chip, Gpu
+from polycom_jax.compile_ahead.collectives import leaving_bytes
+from polycom_jax.compile_ahead.gpu_products import ATTENTION, product_flops
+from polycom_jax.compile_ahead.hbm_bytes import hbm_traffic
+from polycom_jax.compile_ahead.hlo import Module, size
+from polycom_jax.compile_ahead.runs import Run, beside
+
+Kind = Literal["compiled", "kernel", "collective", "asynchronous collective"]
+
+ATTENTION_SHARE = 0.5
+"""Of the peak, that attention kernels are taken to reach: they also have a softmax to do."""
+
+
+def cost(module: Module, run: Run, chip: Chip) -> tuple[Kind, float] | None:
+    """How the time of one run of an instruction is known, and the time; None where it is not."""
+    instruction = run.instruction
+    leaving = leaving_bytes(module, run.where, instruction)
+    if leaving is not None:
+        seconds = leaving / chip.link_bandwidth
+        hidden = instruction.opcode.endswith("-start")
+        if isinstance(chip, Gpu) and hidden:
+            others = (cost(module, other, chip) for other in beside(run))
+            hidden = sum(other[1] for other in others if other is not None) >= seconds
+        kind: Kind = "asynchronous collective" if hidden else "collective"
+        return kind, seconds
+    if isinstance(chip, Gpu):
+        return "kernel", _gpu_seconds(module, run, chip)
+    if instruction.cycles is not None:
+        return "compiled", instruction.cycles / chip.clock
+    if instruction.attribute(r'custom_call_target="(tpu_custom_call)"'):
+        sources = [run.where.instructions[name].type for name in instruction.operands]
+        moved = sum(map(size, (*sources, instruction.type)))
+        flops = float(instruction.attribute(r'"flops":"?([\d.e+]+)') or 0)
+        flops = max(flops, _splash_flops(instruction.scope, sources) / ATTENTION_SHARE)
+        return "kernel", max(moved / chip.hbm_bandwidth, flops / chip.peak_flops)
+    return None
+
+
+def _gpu_seconds(module: Module, run: Run, chip: Gpu) -> float:
+    """Bytes over bandwidth or FLOPs over peak, whichever is more."""
+    moved = hbm_traffic(module, run.where, run.instruction) / chip.hbm_bandwidth
+    flops = product_flops(module, run.where, run.instruction)
+    computed = sum(
+        n / (ATTENTION_SHARE * chip.peak_flops if dtype == ATTENTION else chip.peak(dtype))
+        for dtype, n in flops.items()
+    )
+    return max(moved, computed)
+
+
+# Products of T x T x C that JAX's splash kernels make for each head; half of each is masked.
+_SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+
+
+def _splash_flops(scope: str, operands: Sequence[str]) -> float:
+    """FLOPs of a causal attention kernel, from its name and its largest operand [B, H, T, C]."""
+    products = next((n for name, n in _SPLASH_PRODUCTS.items() if name in scope), 0)
+    shapes = [tuple(map(int, dims.split(","))) for t in operands for dims in _FOUR.findall(t)]
+    if not products or not shapes:
+        return 0.0
+    batch, heads, length, width = max(shapes, key=math.prod)
+    return products * 2 * batch * heads * length**2 * width / 2
+
+
+_FOUR = re.compile(r"\w+\[(\d+,\d+,\d+,\d+)\]")
