@@ -12,7 +12,7 @@ import pytest
 from test_compare_findings import SMALL, TWO
 
 from experiments.compare import __main__ as compare
-from experiments.compare import config, studies, train
+from experiments.compare import comparing, config, studies, train
 from experiments.compare.branching import decay_start, rate_share, warmup_steps
 from experiments.compare.studies import STUDIES, Arm
 from polycom_jax import models
@@ -65,13 +65,13 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     lost = next(path for path in files if "seed1-" in path.name)
     lost.unlink()
     made = []
-    original = compare.train
+    original = comparing.train
     monkeypatch.setattr(
-        compare, "train", lambda programs, key, *a, **k: made.append(key) or original(
+        comparing, "train", lambda programs, key, *a, **k: made.append(key) or original(
             programs, key, *a, **k)
     )  # fmt: skip
-    monkeypatch.setattr(compare.figures, "draw_all", lambda *args: [])
-    monkeypatch.setattr(compare, "circumstances", lambda: {"commit": "another"})
+    monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(comparing, "circumstances", lambda: {"commit": "another"})
     assert compare.main(command) == 0
     assert [(key.arm, key.seed) for key in made] == [(lost.parent.name, 1)]
     for path, text in files.items():
@@ -92,7 +92,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
 def test_after_a_quick_study_comes_the_real_one():
     quick = config.from_command(["order", "--quick", "--out", "somewhere"])
     done = SimpleNamespace(config=quick, command="-", root=Path("somewhere"))
-    following = compare.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
+    following = comparing.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
     assert following == "python -m experiments.compare order --scale cpu"
 
 

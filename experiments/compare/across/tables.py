@@ -1,0 +1,293 @@
+"""What several folders say, as tables."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.compare.across.cells import Cell
+from experiments.compare.across.differences import Difference, Frugality, Turn
+from experiments.compare.across.extrapolation import PAPER, Extrapolated
+from experiments.compare.across.law import PARAMETERS, RESAMPLES, Band
+from experiments.compare.statistics import LEVEL, smallest_p
+from experiments.compare.studies import REFERENCE
+from experiments.terminal.tables import Section
+
+SURE = f"{1 - LEVEL:.0%}"
+
+
+def folders(cells: Sequence[Cell]) -> Section:
+    """What there is."""
+    rows = [
+        (
+            cell.name,
+            f"{cell.parameters:,}",
+            f"{cell.tokens[-1]:,}",
+            f"{cell.tokens[-1] / cell.parameters:.1f}",
+            ", ".join(f"{name} {len(arm.good)}" for name, arm in cell.arms.items()) or "none",
+            ", ".join(cell.waiting) or "none",
+            str(sum(len(arm.runs) - len(arm.good) for arm in cell.arms.values())),
+            ", ".join(cell.commits) or "-",
+        )
+        for cell in cells
+    ]
+    return Section(
+        "What there is",
+        (
+            "folder", "parameters", "tokens", "tokens a parameter", "arms and their seeds",
+            "not finished", "diverged", "commit of the runs",
+        ),
+        tuple(rows),
+        ("Parameters of the SwiGLU model, embeddings included; tokens of the longest runs.",),
+    )  # fmt: skip
+
+
+def rates(cells: Sequence[Cell]) -> Section:
+    """Learning rates: tried, and taken."""
+    rows = []
+    for cell in cells:
+        for name, arm in cell.arms.items():
+            found = arm.search
+            tried = [
+                f"{rate:.3g}{'*' if rate == found.best else ''}"
+                f" {'diverged' if math.isinf(loss) else f'{loss:.4f}'}"
+                for rate, loss in zip(found.rates, found.losses, strict=True)
+            ]
+            rows.append((cell.name, name, ", ".join(tried) or "none", f"{found.best:.3g}",
+                         _edge(len(found.rates), found.at_edge)))  # fmt: skip
+    return Section(
+        "Learning rates",
+        ("folder", "arm", "tried, and held-out loss", "taken", "best is"),
+        tuple(rows),
+        ("On seeds that no other table uses; * the one that the results have.",),
+    )
+
+
+def _edge(tried: int, at_edge: bool) -> str:
+    if not tried:
+        return "not searched"
+    return ("the better of two, carried up" if tried == 2 else "at the edge") if at_edge else (
+        "inside"
+    )  # fmt: skip
+
+
+def losses(cells: Sequence[Cell]) -> Section:
+    """Means over seeds, at every length."""
+    rows = []
+    for cell in cells:
+        for name, arm in cell.arms.items():
+            if not arm.good:
+                continue
+            found = cell.losses(name, cell.seeds(name))
+            for at, tokens in enumerate(cell.tokens):
+                sd = f"{np.std(found[:, at], ddof=1):.4f}" if len(found) > 1 else "-"
+                mean = f"{found[:, at].mean():.4f}"
+                compute = f"{arm.flops * tokens:.3g}"
+                rows.append((cell.name, name, f"{tokens:,}", compute, mean, sd, str(len(found))))
+    return Section(
+        "Held-out loss, nats a token",
+        ("folder", "arm", "tokens", "FLOPs", "mean", "sd", "seeds"),
+        tuple(rows),
+        ("Each length has its own decay to zero, from one trunk at constant rate.",),
+    )
+
+
+def compared(found: Sequence[Difference], *, full: bool) -> Section:
+    """Differences at full lengths, or at shorter ones."""
+    own = [d for d in found if d.full == full]
+    rows = [
+        (
+            f"{d.parameters:,}",
+            f"{d.tokens:,}",
+            f"{d.tokens / d.parameters:.1f}",
+            d.arm,
+            str(d.seeds),
+            f"{d.result.mean:+.4f} [{d.result.low:+.4f}, {d.result.high:+.4f}]"
+            if d.result
+            else "-",
+            f"{d.result.p:.3f}" if d.result else "-",
+            f"{d.p_holm:.3f}" if d.result else "-",
+            f"{d.result.detectable:.4f}" if d.result else "-",
+            d.verdict,
+        )
+        for d in own
+    ]
+    tested = sum(d.result is not None for d in own)
+    least = min((smallest_p(d.seeds) for d in own if d.result), default=1.0) * tested
+    notes = [
+        f"arm - {REFERENCE}, paired by seed: mean and {SURE} interval (Student's t); p of the"
+        f" two-sided sign-flip test, then with Holm's correction over the {tested} differences of"
+        " this table; the difference that would be found with chance 80 %. An interval with zero"
+        " in it: no difference found.",
+        f"With so many differences and seeds, a corrected p can be as small as {min(1, least):.3g}"
+        + ("." if least <= LEVEL else ", so that the test alone decides nothing here."),
+    ]
+    if not full:
+        notes.append("These lengths branch off the trunks of the table above: no tests of their"
+                     " own, and rates were chosen at full length.")  # fmt: skip
+    return Section(
+        f"Differences at equal tokens, {'full' if full else 'shorter'} lengths",
+        (
+            "parameters", "tokens", "tokens a parameter", "arm", "seeds", "difference", "p",
+            "p (Holm)", "detectable", "verdict",
+        ),
+        tuple(rows),
+        tuple(notes),
+    )  # fmt: skip
+
+
+def frugal(found: Sequence[Frugality]) -> Section:
+    """Tokens for the same loss."""
+    rows = [
+        (
+            f.cell, f.needed.arm, f"{f.needed.median:.2f}",
+            f"{f.needed.low:.2f} to {f.needed.high:.2f}", str(f.needed.bounded),
+        )
+        for f in found
+    ]  # fmt: skip
+    return Section(
+        f"Tokens for the same loss, in units of {REFERENCE}'s",
+        ("folder", "arm", "median", "over seeds", "bounds"),
+        tuple(rows),
+        (
+            "At full length, between decayed points, linear in log(tokens). Bounds: seeds whose"
+            " ratio lies beyond the shortest length, given as that bound. The paper's curves give"
+            f" {PAPER.ratio} for {PAPER.arm} at {PAPER.parameters / 1e9:.1f}B parameters and"
+            f" {PAPER.tokens / 1e9:.0f}B tokens.",
+        ),
+    )
+
+
+def turned(found: Sequence[Turn], cells: Sequence[Cell]) -> Section:
+    """Where arms cross, as measured."""
+    by_name = {cell.name: cell for cell in cells}
+    rows = [
+        (
+            t.cell, t.arm, f"{t.before:,}", f"{t.after:,}",
+            f"{t.tokens / by_name[t.cell].parameters:.1f}", "ahead" if t.ahead else "behind",
+        )
+        for t in found
+    ]  # fmt: skip
+    note = (
+        f"Where the mean difference to {REFERENCE} changes its sign between neighbouring lengths;"
+        " arms and folders without such a change are left out. Whether means differ from zero at"
+        " all is for the tables above to say."
+    )
+    columns = ("folder", "arm", "last tokens before", "first after", "zero at, tokens a parameter",
+               "from there on")  # fmt: skip
+    return Section("Where arms cross, as measured", columns, tuple(rows), (note,))
+
+
+def fits(found: Extrapolated) -> list[Section]:
+    """The laws, the paper's point, and where laws cross; or why there are none."""
+    left_out = tuple(f"{name}: {why}" for name, why in found.left_out.items())
+    title = "L(N, D) = E + A / N^a + B / D^b"
+    if found.refused:
+        return [Section(title, ("fit", "why"), (("none", found.refused),))]
+    law_rows = [
+        (
+            law.arm,
+            *(_band(one, ".3g") for one in law.bands),
+            f"{law.error:.4f}",
+            "an exponent is at its bound" if law.at_bounds else "inside",
+        )
+        for law in found.laws
+    ]
+    laws = Section(
+        title,
+        ("arm", *PARAMETERS, "residual", "exponents are"),
+        tuple(law_rows),
+        (
+            f"Least squares over means of seeds; {SURE} bands from {RESAMPLES} resamples of the"
+            " seeds. Residual: root mean square, nats a token. Bands are of chance between seeds;"
+            " that the law itself holds is assumed.",
+            *left_out,
+        ),
+    )
+    paper = [
+        (
+            one.arm,
+            _band(one.difference, "+.4f"),
+            "zero lies in it" if one.difference.has_zero else "without zero",
+            _band(one.ratio, ".2f"),
+            f"{PAPER.losses[0] - PAPER.losses[1]:+.3f}" if one.arm == PAPER.arm else "-",
+            f"{PAPER.ratio:.2f}" if one.arm == PAPER.arm else "-",
+        )
+        for one in found.predicted
+    ]
+    predicted = Section(
+        f"At {PAPER.parameters / 1e9:.3f}B parameters and {PAPER.tokens / 1e9:.0f}B tokens",
+        (
+            "arm", f"predicted difference to {REFERENCE}", "band", "predicted tokens ratio",
+            "the paper's difference", "the paper's ratio",
+        ),
+        tuple(paper),
+        (
+            f"An extrapolation over {found.beyond[0]:.1f} powers of ten in size and"
+            f" {found.beyond[1]:.1f} in tokens. Nats a byte here, nats a token of another tokenizer"
+            " there: compare the ratio of tokens at equal loss, not the differences. inf: the arm's"
+            " law never comes down to that loss.",
+        ),
+    )  # fmt: skip
+    crossings = [
+        (
+            one.arm,
+            f"{one.parameters:,.0f}",
+            "nowhere" if one.tokens is None else f"{one.tokens / one.parameters:.3g}",
+            f"{one.share:.0%}",
+        )
+        for one in found.crossings
+    ]
+    crossed = Section(
+        f"Where fitted laws cross that of {REFERENCE}",
+        ("arm", "parameters", "tokens a parameter", "resamples that cross"),
+        tuple(crossings),
+        ("Between the fewest tokens measured and the paper's.",),
+    )
+    return [laws, predicted, crossed]
+
+
+def _band(one: Band, form: str) -> str:
+    return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+
+
+def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
+    """What the data cannot say."""
+    seeds = [len(arm.good) for cell in cells for arm in cell.arms.values()]
+    least = min(seeds, default=0)
+    edges = [
+        f"{name} in {cell.name}"
+        for cell in cells
+        for name, arm in cell.arms.items()
+        if arm.search.at_edge and len(arm.search.rates) != 2
+    ]
+    sizes = sorted({cell.parameters for cell in cells})
+    data = sorted({cell.config.data.source.rpartition("/")[2] for cell in cells})
+    rows = [
+        (
+            "larger models",
+            f"The largest has {sizes[-1]:,} parameters, {found.beyond[0]:.1f} powers of ten below"
+            f" the paper's; {len(sizes)} sizes.",
+        ),
+        (
+            "longer training",
+            f"The longest runs read {max(c.tokens[-1] for c in cells):,} tokens,"
+            f" {found.beyond[1]:.1f} powers of ten below the paper's;"
+            f" {max(c.tokens[-1] / c.parameters for c in cells):.0f} tokens a parameter at most"
+            f" (the paper: {PAPER.tokens / PAPER.parameters:.0f}).",
+        ),
+        ("other text and tokenizers", f"One source, {', '.join(data)}."),
+        (
+            "small differences",
+            f"{least} seeds at least: the sign-flip test cannot come below"
+            f" {smallest_p(max(least, 1)):.3g}, before any correction.",
+        ),
+        (
+            "better rates",
+            f"The best rate is at the edge of what was tried: {', '.join(edges)}."
+            if edges
+            else "Each arm has one rate for all lengths of a folder, the best at full length.",
+        ),
+        ("other recipes", "One optimiser, one schedule, one batch size, one kind of model."),
+    ]
+    return Section("What these data cannot say", ("about", "why"), tuple(rows))
