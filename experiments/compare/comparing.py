@@ -58,10 +58,14 @@ class Comparing:
         settings = flags.flatten(config)
         settings["study"] = self.study.runs_of or config.study
         common = {name: value for name, value in settings.items() if name not in FREE}
-        data = {"data_fingerprint": self.corpus.fingerprint}
+        data = {
+            "data_fingerprint": self.corpus.fingerprint,
+            "train_tokens": self.corpus.train.num_tokens,
+        }
         check_settings(
             root / "settings.json",
             {**common, **data, "jax": jax.__version__},
+            free=("train_tokens",),  # earlier versions did not store it; the fingerprint decides
             holds="runs with other settings",
             advice="Repeat the command that made them, or give another --out. Only arms, seeds,"
             " learning rates and search seeds may change.",

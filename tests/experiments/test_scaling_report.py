@@ -7,6 +7,7 @@ import pytest
 from scaling_folders import STEP_TOKENS, study, write_run
 
 from experiments.compare import __main__ as compare
+from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.search import FIRST_SEED
@@ -104,6 +105,28 @@ def test_a_study_that_goes_on_has_at_least_the_seeds_of_its_folder(folder: Path)
     assert continued(config, root / "none") == config
 
 
+def test_an_arm_whose_runs_all_diverged_is_told_and_not_fitted(folder: Path):
+    for seed in range(3):
+        write_run(folder / "bytes-0.1m-20", "relu2", seed, (), LENGTHS, diverged=True)
+    cell = read_cell(folder / "bytes-0.1m-20")
+    assert "relu2" in cell.arms
+    assert "relu2" not in cell.numbered
+    (own,) = [d for d in differences([cell]) if d.arm == "relu2" and d.full]
+    assert own.result is None
+    assert own.verdict == "not comparable"
+    assert compare.main(["report", str(folder)]) == 0
+    assert "relu2 0" in (folder / "scaling.md").read_text()
+
+
+def test_epochs_are_told_where_the_text_is_known(folder: Path):
+    path = folder / "bytes-0.1m-20" / "settings.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "train_tokens": 1_146_880}))
+    row, other = tables.folders(read_cells(folder)).rows
+    assert row[4] == "2.00"
+    assert other[4] == "not known"
+
+
 def test_an_arm_without_results_is_named_as_waiting(folder: Path):
     write_run(folder / "bytes-0.1m-20", "gelu", FIRST_SEED, (1.5,), LENGTHS[-1:])
     cell = read_cell(folder / "bytes-0.1m-20")
@@ -151,6 +174,16 @@ def test_what_cannot_be_reported_is_told_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_study_without_the_reference_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = study(tmp_path / "a", "bytes-0.1m", 2240, falling(2.0))
+    stored = json.loads((root / "settings.json").read_text())
+    (root / "settings.json").write_text(json.dumps({**stored, "study": "precision"}))
+    assert compare.main(["report", str(root)]) == 2
+    assert "study precision, which has no arm swiglu" in capsys.readouterr().err
 
 
 def test_searches_alone_are_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

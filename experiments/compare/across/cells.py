@@ -68,6 +68,7 @@ class Cell:
         config: what its runs have in common.
         arms: those with results, the reference first.
         waiting: names of arms with a search and no results yet.
+        train_tokens: of the text that is trained on; None: the folder is of an earlier version.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Cell:
     config: CompareConfig
     arms: Mapping[str, ArmRuns]
     waiting: tuple[str, ...]
+    train_tokens: int | None
 
     @cached_property
     def base(self) -> ModelConfig:
@@ -84,7 +86,7 @@ class Cell:
     @property
     def parameters(self) -> int:
         """Of the reference's model at this size, whether or not it was trained."""
-        return models.count_params(arms_of(self.config.study)[REFERENCE].model(self.base))
+        return models.count_params(replace(self.base, activation=REFERENCE))
 
     @property
     def step_tokens(self) -> int:
@@ -101,6 +103,11 @@ class Cell:
         """Of the code that trained the results."""
         runs = [run for arm in self.arms.values() for run in arm.runs.values()]
         return sorted({run.commit or "not known" for run in runs})
+
+    @property
+    def numbered(self) -> dict[str, ArmRuns]:
+        """Arms with a run that ended in a number."""
+        return {name: arm for name, arm in self.arms.items() if arm.good}
 
     def seeds(self, *arms: str) -> list[int]:
         """Those that all of these arms have a number for."""
@@ -136,6 +143,11 @@ def read_cell(root: Place) -> Cell:
     """
     config = stored_config(root)
     known, base = arms_of(config.study), base_of(config)
+    require(
+        REFERENCE in known,
+        f"{root} holds the study {config.study}, which has no arm {REFERENCE} to compare with; its"
+        " own report.md has its comparisons.",
+    )
     by_arm: dict[str, list[Run]] = {}
     for run in RunFolder(root / "runs").all():
         by_arm.setdefault(run.key.arm, []).append(run)
@@ -149,7 +161,8 @@ def read_cell(root: Place) -> Cell:
     }
     order = sorted(found, key=lambda name: name != REFERENCE)
     arms = {name: arm for name in order if (arm := found[name]) and arm.runs}
-    return Cell(root.name, root, config, arms, tuple(n for n in order if n not in arms))
+    waiting = tuple(name for name in order if name not in arms)
+    return Cell(root.name, root, config, arms, waiting, _stored(root).get("train_tokens"))
 
 
 def stored_config(root: Place) -> CompareConfig:
@@ -158,20 +171,29 @@ def stored_config(root: Place) -> CompareConfig:
     Raises:
         InputError: they are not as a study has written them.
     """
-    path = root / SETTINGS
+    stored = _stored(root)
     try:
-        stored = json.loads(storage.read(path))
         data = {f.name: stored[f"data.{f.name}"] for f in fields(DataConfig)
                 if f"data.{f.name}" in stored}  # fmt: skip
         names = ("study", "model", "seq_len", "steps", "heldout_tokens")
         own: dict[str, Any] = {name: stored[name] for name in names}
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path} is not as a study has written it ({error!r}).") from error
+    except KeyError as error:
+        raise InputError(
+            f"{root / SETTINGS} is not as a study has written it: no {error}."
+        ) from error
     some = SCALES["cpu"]
     return CompareConfig(
         **own, data=DataConfig(**data), scale="cpu", seeds=some.seeds, out=str(root),
         learning_rates=some.learning_rates, search_seeds=some.search_seeds,
     )  # fmt: skip
+
+
+def _stored(root: Place) -> dict[str, Any]:
+    path = root / SETTINGS
+    try:
+        return dict(json.loads(storage.read(path)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not as a study has written it: {error}.") from error
 
 
 def continued(config: CompareConfig, root: Place) -> CompareConfig:

@@ -120,8 +120,8 @@ class Extrapolated:
 
 def extrapolated(cells: Sequence[Cell]) -> Extrapolated:
     """Fits what can be fitted, and asks it for the paper's size and length."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell.arms))
-    lacks = {name: missing([cell for cell in cells if name in cell.arms]) for name in names}
+    names = list(dict.fromkeys(name for cell in cells for name in cell.numbered))
+    lacks = {name: missing([cell for cell in cells if name in cell.numbered]) for name in names}
     beyond = (
         math.log10(PAPER.parameters / max(cell.parameters for cell in cells)),
         math.log10(PAPER.tokens / max(cell.tokens[-1] for cell in cells)),

@@ -22,7 +22,7 @@ def draw_all(
     folder: Place, cells: Sequence[Cell], differences: Sequence[Difference], fit: Fitted | None
 ) -> list[Place]:
     """Draws what there is something to draw of; the paths, without suffix."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell.arms))
+    names = list(dict.fromkeys(name for cell in cells for name in cell.numbered))
     looks = {name: {"color": COLOURS[i % len(COLOURS)]} for i, name in enumerate(names)}
     made = []
     if names:
@@ -51,7 +51,7 @@ def log_along(axis: Any) -> None:
 
 
 def _sizes(cells: Sequence[Cell]) -> list[int]:
-    return sorted({cell.parameters for cell in cells if cell.arms})
+    return sorted({cell.parameters for cell in cells if cell.numbered})
 
 
 def _loss(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
@@ -64,7 +64,7 @@ def _loss(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) 
         for axis, size in zip(axes, sizes, strict=True):
             own = [cell for cell in cells if cell.parameters == size]
             for cell in own:
-                for name, arm in cell.arms.items():
+                for name, arm in cell.numbered.items():
                     mean = cell.losses(name, list(arm.good)).mean(0)
                     axis.plot(cell.tokens, mean, marker="o", markersize=3, label=name,
                               **looks[name])  # fmt: skip
@@ -83,7 +83,7 @@ def _compute(path: Place, cells: Sequence[Cell], looks: Looks) -> Place:
     title = "Held-out loss against compute"
     with panels(path, 1, title=title, note=note, size=(5.4, 3.6)) as (axis,):
         for cell in cells:
-            for name, arm in cell.arms.items():
+            for name, arm in cell.numbered.items():
                 x = arm.flops * np.array(cell.tokens)
                 mean = cell.losses(name, list(arm.good)).mean(0)
                 axis.plot(x, mean, marker="o", markersize=3, label=name, **looks[name])

@@ -160,12 +160,12 @@ def fitted(cells: Sequence[Cell], arms: Sequence[str], resamples: int = RESAMPLE
     one trunk stay together. What a mean of n seeds departs by is stretched by sqrt(n / (n - 1)),
     since resampling n seeds shows a spread too small by that.
     """
-    own = {arm: [cell for cell in cells if arm in cell.arms] for arm in arms}
+    own = {arm: [cell for cell in cells if arm in cell.numbered] for arm in arms}
     points = {arm: _points(own[arm], arm) for arm in arms}
     laws = {arm: fit(points[arm]) for arm in arms}
     rng = np.random.default_rng(SEED)
     resampled: dict[str, list[Law]] = {arm: [] for arm in arms}
-    common = {cell.name: _common(cell, arms) for cell in cells}
+    common = {cell.name: _common(cell, arms) for cell in cells if {*arms} & {*cell.numbered}}
     for _ in range(resamples):
         drawn = {name: rng.choice(seeds, len(seeds)) for name, seeds in common.items()}
         for arm in arms:
@@ -176,7 +176,7 @@ def fitted(cells: Sequence[Cell], arms: Sequence[str], resamples: int = RESAMPLE
 
 
 def _common(cell: Cell, arms: Sequence[str]) -> list[int]:
-    return cell.seeds(*(arm for arm in arms if arm in cell.arms))
+    return cell.seeds(*(arm for arm in arms if arm in cell.numbered))
 
 
 def _shift(cell: Cell, arm: str, seeds: Sequence[int], drawn: np.ndarray) -> np.ndarray:

@@ -119,7 +119,8 @@ def costs(config: ScalingConfig, out: Place) -> list[Cost]:
     speeds = {name: _speed(out / name, runs) for name, runs in done.items() if runs}
     counted: dict[str, set[str]] = {name: set() for name in done}
     found = []
-    for item in queue(config):
+    for planned in queue(config):
+        item = replace(planned, config=continued(planned.config, out / planned.folder))
         new = [name for name in item.config.arms if name not in counted[item.folder]]
         counted[item.folder] |= {*new}
         found.append(_cost(item, new, done[item.folder], speeds))

@@ -24,6 +24,7 @@ def folders(cells: Sequence[Cell]) -> Section:
             f"{cell.parameters:,}",
             f"{cell.tokens[-1]:,}",
             f"{cell.tokens[-1] / cell.parameters:.1f}",
+            f"{cell.tokens[-1] / cell.train_tokens:.2f}" if cell.train_tokens else "not known",
             ", ".join(f"{name} {len(arm.good)}" for name, arm in cell.arms.items()) or "none",
             ", ".join(cell.waiting) or "none",
             str(sum(len(arm.runs) - len(arm.good) for arm in cell.arms.values())),
@@ -34,7 +35,8 @@ def folders(cells: Sequence[Cell]) -> Section:
     return Section(
         "What there is",
         (
-            "folder", "parameters", "tokens", "tokens a parameter", "arms and their seeds",
+            "folder", "parameters", "tokens", "tokens a parameter", "epochs",
+            "arms and their seeds",
             "not finished", "diverged", "commit of the runs",
         ),
         tuple(rows),
@@ -75,9 +77,7 @@ def losses(cells: Sequence[Cell]) -> Section:
     """Means over seeds, at every length."""
     rows = []
     for cell in cells:
-        for name, arm in cell.arms.items():
-            if not arm.good:
-                continue
+        for name, arm in cell.numbered.items():
             found = cell.losses(name, cell.seeds(name))
             for at, tokens in enumerate(cell.tokens):
                 sd = f"{np.std(found[:, at], ddof=1):.4f}" if len(found) > 1 else "-"
