@@ -61,11 +61,12 @@ class Comparing:
         data = {
             "data_fingerprint": self.corpus.fingerprint,
             "train_tokens": self.corpus.train.num_tokens,
+            **{name: settings[name] for name in BY_FINGERPRINT},
         }
         check_settings(
             root / "settings.json",
             {**common, **data, "jax": jax.__version__},
-            free=("train_tokens",),  # earlier versions did not store it; the fingerprint decides
+            free={"train_tokens", *BY_FINGERPRINT},  # told to who goes on; the fingerprint decides
             holds="runs with other settings",
             advice="Repeat the command that made them, or give another --out. Only arms, seeds,"
             " learning rates and search seeds may change.",

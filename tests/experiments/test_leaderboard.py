@@ -8,7 +8,7 @@ from scaling_folders import STEP_TOKENS, study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
-from experiments.compare import comparing, config
+from experiments.compare import comparing, config, timing
 from experiments.compare.across.leaderboard import LeaderboardConfig, study_of
 
 COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
@@ -74,6 +74,7 @@ def test_misuse_is_told_in_one_line(
 @pytest.mark.slow
 def test_one_command_adds_a_row(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(config.SHAPES, "bytes-0.1m", SMALL)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(timing, "ROUNDS", 3)
     monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
     root, text = tmp_path / "w", settings.parent / "little.txt"
     common = ["--data.document-bytes", "2000", "--seq-len", "16", "--heldout-tokens", "64"]
@@ -82,7 +83,7 @@ def test_one_command_adds_a_row(settings: Path, tmp_path: Path, monkeypatch: pyt
         "--search-seeds", "1", "--steps", "8", "--seeds", "2", *common, "--out", str(root),
     ]  # fmt: skip
     assert compare.main(begin) == 0
-    assert compare.main(["leaderboard", str(root), "--data", str(text), "--add", "relu2"]) == 0
+    assert compare.main(["leaderboard", str(root), "--add", "relu2"]) == 0
     rows = json.loads((root / "leaderboard.json").read_text())["rows"]
     assert {row["arm"]: row["seeds"] for row in rows}.keys() == {"swiglu", "poly_norm", "relu2"}
     assert len({row["seeds"] for row in rows}) == 1

@@ -9,7 +9,7 @@ from scaling_folders import study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
-from experiments.compare import comparing, config
+from experiments.compare import comparing, config, timing
 from experiments.compare.across import grid, report, scaling
 from experiments.compare.across.cells import read_cell, stored_config
 from experiments.compare.across.grid import SCALINGS, carried_rate, queue
@@ -158,13 +158,15 @@ def test_a_small_grid_runs_resumes_and_carries_its_rates_up(
     for name, width in {"bytes-0.1m": 16, "bytes-0.3m": 24, "bytes-0.8m": 32}.items():
         small = replace(SMALL, gated_width=width)
         monkeypatch.setitem(config.SHAPES, name, small)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(grid, "UNIT", 16)
+    monkeypatch.setattr(timing, "ROUNDS", 3)
     monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
     monkeypatch.setattr(report.figures, "draw_all", lambda *args: [])
     arms = ["swiglu", "poly_norm"]
     words = [
         "scaling", "--sizes", "bytes-0.1m", "bytes-0.3m", "bytes-0.8m", "--tokens", "1",
         "--longer", "2", "--first", *arms, "--arms", *arms, "--large-arms", *arms, "--controls",
-        "relu2_norm", "--seeds", "2", "--large-seeds", "2", "--seq-len", "16", "--heldout-tokens",
+        "--seeds", "2", "--large-seeds", "2", "--seq-len", "16", "--heldout-tokens",
         "64", "--data", str(settings.parent / "little.txt"), "--data.document-bytes", "2000",
         "--out", str(tmp_path / "g"),
     ]  # fmt: skip
@@ -173,9 +175,10 @@ def test_a_small_grid_runs_resumes_and_carries_its_rates_up(
     names = ["bytes-0.1m-1", "bytes-0.1m-2", "bytes-0.3m-1", "bytes-0.8m-1"]
     assert sorted(p.name for p in root.iterdir() if p.is_dir() and "bytes" in p.name) == names
     small, large = read_cell(root / "bytes-0.1m-1"), read_cell(root / "bytes-0.8m-1")
-    assert small.config.steps == 160
-    assert read_cell(root / "bytes-0.1m-2").config.steps == 320
-    assert "relu2_norm" in read_cell(root / "bytes-0.3m-1").arms
+    assert small.config.steps == 48
+    assert read_cell(root / "bytes-0.1m-2").config.steps == 96
+    assert small.config.data.source == str(settings.parent / "little.txt")
+    assert small.train_tokens
     two = [read_cell(root / name).arms["swiglu"].search.best for name in (names[0], names[2])]
     sizes = [grid.parameters(f"bytes-{size}m") for size in ("0.1", "0.3", "0.8")]
     carried = carried_rate(sizes[:2], two, sizes[2])

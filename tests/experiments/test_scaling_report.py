@@ -10,6 +10,7 @@ from experiments.compare import __main__ as compare
 from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
+from experiments.compare.across.extrapolation import PAPER
 from experiments.compare.search import FIRST_SEED
 
 COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
@@ -36,7 +37,8 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
     told = capsys.readouterr().out
     for words in (
         "Differences at equal tokens, full lengths", "shorter lengths", "Tokens for the same loss",
-        "No fit: L(N, D) has 5 parameters", "What these data cannot say", "inside",
+        "No fit: L(N, D) = E + A / N^a + B / D^b has 5 parameters", "L(N, D) = E_N + B / D^b",
+        "What these data cannot say", "inside",
         "no tests of their own", "python -m experiments.compare report",
     ):  # fmt: skip
         assert words in text, words
@@ -44,7 +46,7 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
     numbers = json.loads((folder / "scaling.json").read_text())
     assert [cell["folder"] for cell in numbers["folders"]] == ["bytes-0.1m-20", "bytes-0.3m-20"]
     assert len(numbers["differences"]) == 6
-    assert "3 sizes" in numbers["fit"]["refused"]
+    assert "3 sizes" in numbers["fit"]["refused"][0]
     for name in ("tokens", "compute", "differences"):
         assert 1000 < (folder / "plots" / f"scaling-{name}.png").stat().st_size < 200_000
 
@@ -54,9 +56,10 @@ def test_a_report_of_three_sizes_has_fits(folder: Path, capsys: pytest.CaptureFi
     assert compare.main(["report", str(folder), "--out", str(folder / "o"), "--json=-"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert [law["arm"] for law in numbers["fit"]["laws"]] == ["swiglu", "poly_norm"]
-    assert numbers["fit"]["predicted"][0]["arm"] == "poly_norm"
+    assert numbers["fit"]["predicted"][-1]["parameters"] == PAPER.parameters
     text = (folder / "o" / "scaling.md").read_text()
-    assert "At 1.345B parameters and 250B tokens" in text
+    assert "at the paper's 186 tokens a parameter" in text
+    assert "| -0.019 | 0.72 |" in text
     assert "powers of ten" in text
     assert (folder / "o" / "plots" / "scaling-residuals.png").is_file()
 

@@ -4,17 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from experiments.compare.across.cells import Cell
-from experiments.compare.across.law import (
-    Band,
-    Fitted,
-    Law,
-    band,
-    difference,
-    fitted,
-    meeting,
-    missing,
-)
+from experiments.compare.across.law import FORMS, difference, meeting, ratio, residuals
+from experiments.compare.across.resampled import Band, Fitted, band, fitted, points_of
 from experiments.compare.studies import REFERENCE
 
 
@@ -36,6 +30,11 @@ class Paper:
     losses: tuple[float, float]
     ratio: float
 
+    @property
+    def each(self) -> float:
+        """Tokens a parameter."""
+        return self.tokens / self.parameters
+
 
 PAPER = Paper(1.345e9, 250e9, "poly_norm", (2.1712, 2.1902), 0.72)
 
@@ -46,15 +45,13 @@ class ArmLaw:
 
     Attributes:
         arm: which.
-        law: the fit.
-        bands: of E, A, a, B and b.
+        numbers: of the law, by name.
         error: root mean square of the residuals, nats a token.
         at_bounds: an exponent is at the end of what is searched.
     """
 
     arm: str
-    law: Law
-    bands: tuple[Band, ...]
+    numbers: dict[str, Band]
     error: float
     at_bounds: bool
 
@@ -85,7 +82,7 @@ class Crossing:
     Attributes:
         arm: which.
         parameters: of the size.
-        tokens: None: nowhere between the fewest tokens measured and the paper's.
+        tokens: None: nowhere between the fewest a parameter that were measured and the paper's.
         share: of resampled fits that cross there.
     """
 
@@ -100,16 +97,19 @@ class Extrapolated:
     """All that fits say.
 
     Attributes:
-        refused: why there is no fit; empty: there is one.
+        form: the formula that is fitted; empty: none is.
+        refused: why not, of each form that was looked at before it.
         laws: of every arm that is fitted.
-        predicted: every arm but the reference where the paper measured.
-        crossings: of the same arms, at the sizes measured and the paper's.
+        predicted: every arm but the reference, at the paper's tokens a parameter: at the sizes
+            measured, and at the paper's where the form reaches there.
+        crossings: of the same arms and sizes.
         beyond: powers of ten from the largest size, and the most tokens, to the paper's.
         left_out: arm -> why it is not fitted.
         fit: the laws and their resamples, for figures; None: no fit.
     """
 
-    refused: str
+    form: str
+    refused: tuple[str, ...]
     laws: tuple[ArmLaw, ...]
     predicted: tuple[Predicted, ...]
     crossings: tuple[Crossing, ...]
@@ -119,67 +119,62 @@ class Extrapolated:
 
 
 def extrapolated(cells: Sequence[Cell]) -> Extrapolated:
-    """Fits what can be fitted, and asks it for the paper's size and length."""
+    """Fits the first form that the reference and another arm have the runs for."""
     names = list(dict.fromkeys(name for cell in cells for name in cell.numbered))
-    lacks = {name: missing([cell for cell in cells if name in cell.numbered]) for name in names}
     beyond = (
         math.log10(PAPER.parameters / max(cell.parameters for cell in cells)),
         math.log10(PAPER.tokens / max(cell.tokens[-1] for cell in cells)),
     )
-    refused = lacks.get(REFERENCE, f"No fit: {REFERENCE} has no finished runs.")
-    left_out = {name: why for name, why in lacks.items() if why}
-    arms = [name for name in names if not lacks[name]]
-    if refused or len(arms) < 2:
-        none_else = "No fit: no arm beside the reference has runs enough."
-        return Extrapolated(refused or none_else, (), (), (), beyond, left_out, None)
-    fit = fitted(cells, arms)
-    least = min(cell.tokens[0] for cell in cells)
-    sizes = [*sorted({cell.parameters for cell in cells}), PAPER.parameters]
-    rest = [name for name in arms if name != REFERENCE]
+    refused: list[str] = []
+    for form in FORMS:
+        lacks = {name: form.lacks(points_of(cells, name)) for name in names}
+        arms = [name for name in names if not lacks[name]]
+        if REFERENCE in arms and len(arms) > 1:
+            fit = fitted(cells, arms, form)
+            left_out = {name: why for name, why in lacks.items() if why}
+            return _said(cells, fit, tuple(refused), beyond, left_out)
+        why = lacks.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
+        refused.append(why)
+    return Extrapolated("", tuple(refused), (), (), (), beyond, {}, None)
+
+
+def _said(
+    cells: Sequence[Cell],
+    fit: Fitted,
+    refused: tuple[str, ...],
+    beyond: tuple[float, float],
+    left_out: dict[str, str],
+) -> Extrapolated:
+    predicted, crossings = [], []
+    for name in fit.others:
+        sizes = [float(n) for n in {*fit.points[name].sizes} & {*fit.points[REFERENCE].sizes}]
+        reached = [*sorted(sizes), *([PAPER.parameters] if fit.form.across_sizes else [])]
+        for n in reached:
+            d = PAPER.each * n
+            own = [cell for cell in cells if cell.parameters == n] or cells
+            least = n * min(cell.tokens[0] / cell.parameters for cell in own)
+            apart, frugal = fit.band(name, difference, n, d), fit.band(name, ratio, n, d)
+            predicted.append(Predicted(name, n, d, apart, frugal))
+            crossings.append(_crossing(fit, name, n, least))
+    laws = tuple(_law(fit, name) for name in fit.laws)
     return Extrapolated(
-        "",
-        tuple(_law(fit, name) for name in arms),
-        tuple(_predicted(fit, name) for name in rest),
-        tuple(_crossing(fit, name, n, least) for name in rest for n in sizes),
-        beyond,
-        left_out,
-        fit,
+        fit.form.text, refused, laws, tuple(predicted), tuple(crossings), beyond, left_out, fit
     )
 
 
 def _law(fit: Fitted, arm: str) -> ArmLaw:
     law, rest = fit.laws[arm], fit.resampled[arm]
-    bands = tuple(band(getattr(law, n), [getattr(r, n) for r in rest]) for n in vars(law))
-    error = math.sqrt(float((fit.residuals(arm) ** 2).mean()))
-    return ArmLaw(arm, law, bands, error, law.at_bounds)
-
-
-def difference_band(fit: Fitted, arm: str, parameters: float, tokens: float) -> Band:
-    """The arm's law less the reference's, at one size and length."""
-    pairs = zip(fit.resampled[arm], fit.resampled[REFERENCE], strict=True)
-    return band(
-        difference(fit.laws[arm], fit.laws[REFERENCE], parameters, tokens),
-        [difference(one, other, parameters, tokens) for one, other in pairs],
-    )
-
-
-def _predicted(fit: Fitted, arm: str) -> Predicted:
-    n, d = PAPER.parameters, PAPER.tokens
-
-    def ratio(law: Law, reference: Law) -> float:
-        return law.tokens(n, float(reference.loss(n, d))) / d
-
-    pairs = zip(fit.resampled[arm], fit.resampled[REFERENCE], strict=True)
-    ratios = [ratio(one, other) for one, other in pairs]
-    own = band(ratio(fit.laws[arm], fit.laws[REFERENCE]), ratios)
-    return Predicted(arm, n, d, difference_band(fit, arm, n, d), own)
+    numbers = {
+        name: band(value, [one.numbers[name] for one in rest])
+        for name, value in law.numbers.items()
+    }
+    error = float(np.sqrt((residuals(law, fit.points[arm]) ** 2).mean()))
+    return ArmLaw(arm, numbers, error, law.at_bounds)
 
 
 def _crossing(fit: Fitted, arm: str, parameters: float, least: float) -> Crossing:
-    def where(law: Law, reference: Law) -> float | None:
-        return meeting(law, reference, parameters, least, PAPER.tokens)
-
-    pairs = zip(fit.resampled[arm], fit.resampled[REFERENCE], strict=True)
-    crossed = [where(one, other) is not None for one, other in pairs]
-    tokens = where(fit.laws[arm], fit.laws[REFERENCE])
+    most = max(PAPER.each * parameters, 2 * least)
+    pairs = fit.pairs(arm)
+    crossed = [meeting(one, other, parameters, least, most) is not None for one, other in pairs]
+    tokens = meeting(fit.laws[arm], fit.laws[REFERENCE], parameters, least, most)
     return Crossing(arm, parameters, tokens, sum(crossed) / max(1, len(crossed)))

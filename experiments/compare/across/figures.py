@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.compare.across.cells import Cell
 from experiments.compare.across.differences import Difference
-from experiments.compare.across.extrapolation import difference_band
-from experiments.compare.across.law import Fitted
+from experiments.compare.across.law import difference, residuals
+from experiments.compare.across.resampled import Fitted
 from experiments.compare.studies import REFERENCE
 from experiments.terminal.figures import COLOURS, panels
 from polycom_jax.storage import Place
@@ -54,6 +54,11 @@ def _sizes(cells: Sequence[Cell]) -> list[int]:
     return sorted({cell.parameters for cell in cells if cell.numbered})
 
 
+def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
+    """Sizes that an arm's law was fitted to; none without a law."""
+    return fit.points[arm].sizes if fit is not None and arm in fit.laws else []
+
+
 def _loss(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
     """A panel a size."""
     sizes = _sizes(cells)
@@ -68,9 +73,10 @@ def _loss(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) 
                     mean = cell.losses(name, list(arm.good)).mean(0)
                     axis.plot(cell.tokens, mean, marker="o", markersize=3, label=name,
                               **looks[name])  # fmt: skip
-            for name, law in (fit.laws if fit else {}).items():
+            for name in (name for name in looks if size in _sizes_of(fit, name)):
+                assert fit is not None
                 x = np.geomspace(own[0].tokens[0], max(c.tokens[-1] for c in own), CURVE)
-                y = law.loss(size, x)
+                y = fit.laws[name].loss(size, x)
                 axis.plot(x, y, linestyle="--", linewidth=0.8, **looks[name])
             log_along(axis)
             axis.set(title=f"{size:,} parameters", xlabel="tokens", ylabel="loss (nats a token)")
@@ -105,7 +111,7 @@ def _differences(
             own = [d for d in found if d.parameters == size and d.result]
             for i, name in enumerate(dict.fromkeys(d.arm for d in own)):
                 _bars(axis, [d for d in own if d.arm == name], 1.03**i, looks[name])
-                if fit is not None and name in fit.laws:
+                if fit is not None and size in _sizes_of(fit, name):
                     _law_band(axis, fit, name, size, [d.tokens for d in own], looks[name])
             axis.axhline(0, color="0.45", linewidth=0.8)
             log_along(axis)
@@ -128,7 +134,7 @@ def _law_band(
     axis: Any, fit: Fitted, arm: str, size: float, tokens: Sequence[int], look: Any
 ) -> None:
     x = np.geomspace(min(tokens), max(tokens), CURVE // 3)
-    bands = [difference_band(fit, arm, size, float(each)) for each in x]
+    bands = [fit.band(arm, difference, size, float(each)) for each in x]
     axis.plot(x, [b.value for b in bands], linewidth=0.8, **look)
     axis.fill_between(x, [b.low for b in bands], [b.high for b in bands], alpha=0.12, linewidth=0,
                       **look)  # fmt: skip
@@ -141,8 +147,9 @@ def _residuals(path: Place, fit: Fitted, looks: Looks) -> Place:
     with panels(path, 2, title=title, note=note, size=SIZE, shared="y") as axes:
         for axis, what in zip(axes, ("tokens", "parameters"), strict=True):
             for name, points in fit.points.items():
-                axis.plot(getattr(points, what), fit.residuals(name), linestyle="none", marker="o",
-                          markersize=3, label=name, **looks[name])  # fmt: skip
+                left = residuals(fit.laws[name], points)
+                axis.plot(getattr(points, what), left, linestyle="none", marker="o", markersize=3,
+                          label=name, **looks[name])  # fmt: skip
             axis.axhline(0, color="0.45", linewidth=0.8)
             log_along(axis)
             axis.set(xlabel=what, ylabel="residual (nats a token)")

@@ -105,6 +105,7 @@ def _numbers(cells: Sequence[Cell], command: str, fit: Extrapolated) -> dict[str
         "crossings measured": [asdict(one) for one in turns(cells)],
         "tokens for the same loss": [asdict(one) for one in frugality(cells)],
         "fit": {
+            "form": fit.form,
             "refused": fit.refused,
             "left out": fit.left_out,
             "laws": [asdict(one) for one in fit.laws],

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.compare.across.cells import Cell
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
-from experiments.compare.across.law import PARAMETERS, RESAMPLES, Band
+from experiments.compare.across.resampled import RESAMPLES, Band
 from experiments.compare.statistics import LEVEL, smallest_p
 from experiments.compare.studies import REFERENCE
 from experiments.terminal.tables import Section
@@ -179,57 +179,77 @@ def turned(found: Sequence[Turn], cells: Sequence[Cell]) -> Section:
 
 
 def fits(found: Extrapolated) -> list[Section]:
-    """The laws, the paper's point, and where laws cross; or why there are none."""
-    left_out = tuple(f"{name}: {why}" for name, why in found.left_out.items())
-    title = "L(N, D) = E + A / N^a + B / D^b"
-    if found.refused:
-        return [Section(title, ("fit", "why"), (("none", found.refused),))]
-    law_rows = [
+    """The laws, what they predict, and where they cross; or why there are none."""
+    if not found.form:
+        return [Section("Fits", ("fit", "why"), tuple(("none", why) for why in found.refused))]
+    return [_laws(found), _predicted(found), _crossings(found)]
+
+
+def _laws(found: Extrapolated) -> Section:
+    rows = [
         (
             law.arm,
-            *(_band(one, ".3g") for one in law.bands),
+            ", ".join(f"{name} {_band(one, '.3g')}" for name, one in law.numbers.items()),
             f"{law.error:.4f}",
-            "an exponent is at its bound" if law.at_bounds else "inside",
+            "at their bounds" if law.at_bounds else "inside",
         )
         for law in found.laws
     ]
-    laws = Section(
-        title,
-        ("arm", *PARAMETERS, "residual", "exponents are"),
-        tuple(law_rows),
+    return Section(
+        found.form,
+        ("arm", "numbers", "residual", "exponents are"),
+        tuple(rows),
         (
             f"Least squares over means of seeds; {SURE} bands from {RESAMPLES} resamples of the"
-            " seeds. Residual: root mean square, nats a token. Bands are of chance between seeds;"
-            " that the law itself holds is assumed.",
-            *left_out,
+            " seeds, stretched as far as Student's t is from the normal distribution. Residual:"
+            " root mean square, nats a token. Bands are of chance between seeds; that the law"
+            " itself holds is assumed.",
+            *found.refused,
+            *(f"{name} is left out. {why}" for name, why in found.left_out.items()),
         ),
     )
-    paper = [
-        (
-            one.arm,
-            _band(one.difference, "+.4f"),
-            "zero lies in it" if one.difference.has_zero else "without zero",
-            _band(one.ratio, ".2f"),
-            f"{PAPER.losses[0] - PAPER.losses[1]:+.3f}" if one.arm == PAPER.arm else "-",
-            f"{PAPER.ratio:.2f}" if one.arm == PAPER.arm else "-",
+
+
+def _predicted(found: Extrapolated) -> Section:
+    rows = []
+    for one in found.predicted:
+        there = one.arm == PAPER.arm and one.parameters == PAPER.parameters
+        rows.append(
+            (
+                one.arm,
+                f"{one.parameters:,.0f}",
+                f"{one.tokens:.3g}",
+                _band(one.difference, "+.4f"),
+                "no difference found" if one.difference.has_zero else "without zero",
+                _band(one.ratio, ".2f"),
+                f"{PAPER.losses[0] - PAPER.losses[1]:+.3f}" if there else "-",
+                f"{PAPER.ratio:.2f}" if there else "-",
+            )
         )
-        for one in found.predicted
-    ]
-    predicted = Section(
-        f"At {PAPER.parameters / 1e9:.3f}B parameters and {PAPER.tokens / 1e9:.0f}B tokens",
+    beyond = (
+        f"The last row of an arm extrapolates over {found.beyond[0]:.1f} powers of ten in size and"
+        f" {found.beyond[1]:.1f} in tokens."
+        if found.fit and found.fit.form.across_sizes
+        else "Nothing is said of sizes that were not measured."
+    )
+    return Section(
+        f"By these laws, at the paper's {PAPER.each:.0f} tokens a parameter",
         (
-            "arm", f"predicted difference to {REFERENCE}", "band", "predicted tokens ratio",
+            "arm", "parameters", "tokens", f"difference to {REFERENCE}", "band", "tokens ratio",
             "the paper's difference", "the paper's ratio",
         ),
-        tuple(paper),
+        tuple(rows),
         (
-            f"An extrapolation over {found.beyond[0]:.1f} powers of ten in size and"
-            f" {found.beyond[1]:.1f} in tokens. Nats a byte here, nats a token of another tokenizer"
-            " there: compare the ratio of tokens at equal loss, not the differences. inf: the arm's"
-            " law never comes down to that loss.",
+            f"{beyond} Nats a byte here, nats a token of another tokenizer there: compare the ratio"
+            " of tokens at equal loss, not the differences. inf: the arm's law never comes down to"
+            f" that loss. The paper's curves, at {PAPER.parameters / 1e9:.3f}B parameters: a ratio"
+            f" of {PAPER.ratio} for {PAPER.arm}.",
         ),
     )  # fmt: skip
-    crossings = [
+
+
+def _crossings(found: Extrapolated) -> Section:
+    rows = [
         (
             one.arm,
             f"{one.parameters:,.0f}",
@@ -238,13 +258,12 @@ def fits(found: Extrapolated) -> list[Section]:
         )
         for one in found.crossings
     ]
-    crossed = Section(
+    return Section(
         f"Where fitted laws cross that of {REFERENCE}",
         ("arm", "parameters", "tokens a parameter", "resamples that cross"),
-        tuple(crossings),
-        ("Between the fewest tokens measured and the paper's.",),
+        tuple(rows),
+        ("Between the fewest tokens a parameter that were measured, and the paper's.",),
     )
-    return [laws, predicted, crossed]
 
 
 def _band(one: Band, form: str) -> str:
@@ -274,7 +293,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
             f"The longest runs read {max(c.tokens[-1] for c in cells):,} tokens,"
             f" {found.beyond[1]:.1f} powers of ten below the paper's;"
             f" {max(c.tokens[-1] / c.parameters for c in cells):.0f} tokens a parameter at most"
-            f" (the paper: {PAPER.tokens / PAPER.parameters:.0f}).",
+            f" (the paper: {PAPER.each:.0f}).",
         ),
         ("other text and tokenizers", f"One source, {', '.join(data)}."),
         (
