@@ -80,15 +80,6 @@ def bucket(server: buckets.Server) -> str:
     return server.bucket()
 
 
-@pytest.fixture
-def front(server: buckets.Server) -> Iterator[buckets.Front]:
-    """A server before the emulator's, which clients of child processes ask, too."""
-    front = buckets.Front(server.url)
-    with buckets.used(front.url):
-        yield front
-    front.stop()
-
-
 @pytest.fixture(scope="module")
 def own_modules(tmp_path_factory: pytest.TempPathFactory):
     """Code of a Hugging Face folder is copied to a folder of the tests and forgotten behind them.

@@ -2,52 +2,32 @@
 
     python -m experiments.compare activations --quick
     python -m experiments.compare controls --seeds 12 --out runs/controls
+    python -m experiments.compare scaling --dry-run
+    python -m experiments.compare leaderboard
+    python -m experiments.compare report experiments/results/compare/scaling
 
 One JSON file a finished run: the same command again resumes, and more seeds add to what is there.
 """
 
+import importlib
 import shlex
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
-import jax
-import numpy as np
-
-from experiments.compare import figures, report, timing
-from experiments.compare.config import CompareConfig, from_command
-from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
-from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
-from experiments.compare.search import FIRST_SEED, Search, search
-from experiments.compare.studies import Arm
-from experiments.compare.train import Programs, compile_programs, heldout_batches, train
+from experiments.compare.comparing import Comparing
+from experiments.compare.config import WIDER, from_command
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
-from experiments.run.provenance import circumstances, versions
-from experiments.run.resuming import BY_FINGERPRINT
-from experiments.run.settings import check_settings
-from experiments.terminal import flags
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
-from experiments.terminal.tables import print_section
-from polycom_jax import models
-from polycom_jax.data import Corpus, prepare, train_batches
-from polycom_jax.models import ModelConfig
-from polycom_jax.storage import Place
-
-FREE = frozenset(
-    {"out", "json", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
-    | {"data.lock_timeout_s", *BY_FINGERPRINT}
-)
-"""Settings that may change while a folder's runs stay what they are."""
 
 
 @program
 def main(argv: Sequence[str]) -> int:
-    """Searches rates, trains all arms on all seeds, times them, and reports."""
+    """Runs one study, or what is made of several."""
+    if argv and argv[0] in WIDER:
+        return importlib.import_module(f"experiments.compare.across.{argv[0]}").main(argv[1:])
     config = from_command(argv)
     try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
@@ -57,201 +37,6 @@ def main(argv: Sequence[str]) -> int:
         Comparing(config, folder.root, command, display).run()
     hand_over(config.json, folder.root / "results.json")
     return 0
-
-
-class Comparing:
-    """One study under way: its data, its compiled programs, its finished runs."""
-
-    def __init__(self, config: CompareConfig, root: Place, command: str, display: Display) -> None:
-        self.config, self.root, self.command, self.display = config, root, command, display
-        self.study = config.chosen
-        base = config.base
-        self.corpus: Corpus = prepare(
-            config.data, vocab_size=base.vocab_size, progress=display.busy
-        )
-        self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
-        settings = flags.flatten(config)
-        common = {name: value for name, value in settings.items() if name not in FREE}
-        kept = root / "settings.json"
-        data = {"data_fingerprint": data_fingerprint(kept, self.corpus)}
-        check_settings(
-            kept,
-            {**common, **data, "jax": jax.__version__},
-            holds="runs with other settings",
-            advice="Repeat the command that made them, or give another --out. Only arms, seeds,"
-            " learning rates and search seeds may change.",
-        )
-        self.runs = RunFolder(root / "runs")
-        rows, seq_len = config.data.batch_size, self.base.context_length
-        self.heldout = heldout_batches(
-            self.corpus.heldout, batch_size=rows, seq_len=seq_len, tokens=config.heldout_tokens
-        )
-        some = next(train_batches(self.corpus.train, batch_size=rows, seq_len=seq_len, seed=0))
-        self.batch = jax.device_put(some)
-        self.programs: dict[str, Programs] = {}
-        self.circumstances = circumstances()
-        self.done, self.worked = 0, 0.0
-        self.trained = 0
-
-    def model(self, arm: Arm) -> ModelConfig:
-        """The arm's model."""
-        return arm.model(self.base)
-
-    def compiled(self, arm: Arm) -> Programs:
-        """The arm's programs, compiled on first use."""
-        if arm.name not in self.programs:
-            self.display.doing(f"compile {arm.name}")
-            optim = arm.optimizer(self.config.optim)
-            self.programs[arm.name] = compile_programs(self.model(arm), optim, self.batch)
-        return self.programs[arm.name]
-
-    def run(self) -> None:
-        """All of it."""
-        config, study = self.config, self.study
-        self.describe()
-        searched = len(config.learning_rates) * config.search_seeds * len(study.arms)
-        self.display.start(0, searched + config.seeds * len(study.arms))
-        found = {arm.name: self.search(arm) for arm in study.arms}
-        runs: dict[str, list[Run]] = {arm.name: [] for arm in study.arms}
-        # Seed by seed: what a stopped study has is complete as far as it goes.
-        for seed in range(config.seeds):
-            for arm in study.arms:
-                key = RunKey(arm.name, found[arm.name].best, seed, config.lengths)
-                runs[arm.name].append(self.one(arm, key))
-        times = timing.measured(
-            self.root / "timing.json",
-            [arm.name for arm in study.arms],
-            lambda name: self.compiled(study.arm(name)),
-            self.batch,
-            self.display.doing,
-        )
-        self.display.stop()
-        self.report(found, runs, times)
-
-    def describe(self) -> None:
-        """A line on the study, and one on each arm's size."""
-        config, base = self.config, self.base
-        tokens = config.data.batch_size * base.context_length
-        self.display.note(
-            f"{config.study}: {self.study.question}\n"
-            f"{config.model}; lengths {', '.join(f'{n:,}' for n in config.lengths)} steps of"
-            f" {tokens:,} tokens; {self.corpus.train.num_tokens:,} training tokens"
-            f" ({config.steps * tokens / self.corpus.train.num_tokens:.2f} epochs);"
-            f" {config.seeds} seeds; one device, {jax.devices()[0].device_kind}"
-        )
-        for arm in self.study.arms:
-            cfg = self.model(arm)
-            flops = models.flops_per_token(cfg, cfg.context_length, attention="causal")
-            self.display.note(
-                f"  {arm.name:<22}{models.count_params(cfg):>12,} parameters"
-                f"{flops.train:>16,.0f} FLOPs a token"
-            )
-
-    def search(self, arm: Arm) -> Search:
-        """The arm's learning rate."""
-
-        def score(rate: float) -> float:
-            seeds = range(FIRST_SEED, FIRST_SEED + self.config.search_seeds)
-            keys = [RunKey(arm.name, rate, seed, self.config.lengths[-1:]) for seed in seeds]
-            runs = [self.one(arm, key) for key in keys]
-            return float(np.mean([np.inf if run.diverged else run.final for run in runs]))
-
-        found = search(self.config.learning_rates, score)
-        self.display.note(
-            f"{arm.name}: rate {found.best:.3g}"
-            + (", at the edge of what was tried" if found.at_edge else "")
-        )
-        return found
-
-    def one(self, arm: Arm, key: RunKey) -> Run:
-        """A run: read where it is finished, trained where it is not."""
-        run = self.runs.read(key)
-        if run is None:
-            programs = self.compiled(arm)
-            self.display.doing(f"{arm.name}, rate {key.rate:.3g}, seed {key.seed}")
-            clock = time.perf_counter()
-            run = train(
-                programs, key, self.corpus.train, self.heldout,
-                batch_size=self.config.data.batch_size,
-            )  # fmt: skip
-            run = replace(run, commit=self.circumstances["commit"])
-            self.runs.write(run)
-            self.trained, self.worked = self.trained + 1, self.worked + time.perf_counter() - clock
-            self.tell(run)
-        self.done += 1
-        self.display.step(self.done)
-        return run
-
-    def tell(self, run: Run) -> None:
-        """A line on a run that was just trained, and the time that the others will take."""
-        config = self.config
-        total = len(self.study.arms) * (
-            len(config.learning_rates) * config.search_seeds + config.seeds
-        )
-        total = max(total, self.done + 1)  # grids grow
-        left = (total - self.done - 1) * self.worked / self.trained
-        score = "diverged" if run.diverged else f"held-out {run.final:.4f}"
-        self.display.note(
-            f"[{self.done + 1}/{total}] {run.key.arm}, rate {run.key.rate:.3g}, seed"
-            f" {run.key.seed}: {score} in {run.seconds:.1f} s; about {left / 60:.1f} min left"
-        )
-
-    def report(
-        self,
-        found: Mapping[str, Search],
-        runs: Mapping[str, Sequence[Run]],
-        times: timing.Timing,
-    ) -> None:
-        """Prints the tables; writes report, numbers and figures."""
-        config, study = self.config, self.study
-        batch_tokens = config.data.batch_size * self.base.context_length
-        relative: dict[str, float] = {}
-        for group in study.groups():
-            relative |= relative_times({name: times.seconds[name] for name in group})
-        arms = []
-        for arm in study.arms:
-            cost = cost_of(
-                self.model(arm),
-                batch_size=config.data.batch_size,
-                seconds=times.seconds[arm.name],
-                relative=relative[arm.name],
-                memory=times.memory[arm.name],
-            )
-            own = (found[arm.name], cost, runs[arm.name])
-            arms.append(arm_finding(arm.name, self.model(arm), *own, batch_tokens=batch_tokens))
-        result = findings(config.study, study, arms, runs)
-        made = sorted({run.commit or "not known" for own in runs.values() for run in own})
-        about = {**self.about(), "commit of the runs": ", ".join(made)}
-        drawn = figures.draw_all(self.root / "plots", result, runs, batch_tokens)
-        text, numbers = report.write(self.root, study.question, result, about, drawn)
-        for section in report.sections(result):
-            print_section(self.display.console, section)
-        self.display.note(
-            f"Report: {text}   Numbers: {numbers}   Plots: {self.root / 'plots'}\n"
-            f"Next:\n  {self.next_command()}"
-        )
-
-    def about(self) -> dict[str, Any]:
-        """Where the numbers come from."""
-        config, base = self.config, self.base
-        return {
-            "command": self.command,
-            **versions(),
-            **self.circumstances,
-            "model": f"{config.model}: {base.num_layers} layers of {base.embed_dim},"
-            f" gated width {base.gated_width}, vocabulary {base.vocab_size}",
-            "data": f"{config.data.source} ({self.corpus.fingerprint})",
-            "tokens": f"{config.data.batch_size} x {base.context_length} a step,"
-            f" {config.lengths} steps, of {self.corpus.train.num_tokens:,} for training",
-            "seeds": config.seeds,
-        }
-
-    def next_command(self) -> str:
-        """More seeds, or another study."""
-        if self.config.scale == "quick":
-            return f"python -m experiments.compare {self.config.study} --scale cpu"
-        changed = {"--seeds": 2 * self.config.seeds, "--workdir": None, "--out": self.root}
-        return shlex.join(flags.replaced(shlex.split(self.command), changed))
 
 
 if __name__ == "__main__":

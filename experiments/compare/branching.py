@@ -30,3 +30,8 @@ def rate_share(update: int, lengths: Sequence[int], length: int | None) -> float
     if length is None:
         return min(1.0, update / warmup_steps(lengths))
     return (length - update + 1) / (length - decay_start(length))
+
+
+def updates(lengths: Sequence[int]) -> int:
+    """Updates of a run with these decayed lengths: the trunk, and every branch's own."""
+    return decay_start(max(lengths)) + sum(length - decay_start(length) for length in lengths)

@@ -19,29 +19,47 @@ from polycom_jax.table import ACTIVATIONS
 from polycom_jax.training import OptimConfig
 from polycom_jax.training.recipes import RECIPES, recipe
 
+HEAD = 32
+"""Width of a head, the same in all sizes."""
 
-def _bytes_model(layers: int, width: int, gated_width: int) -> ModelConfig:
+
+def _bytes_model(layers: int, width: int) -> ModelConfig:
+    """Heads and hidden layer follow from the width: 8/3 of it, in eighths, as Llama's."""
     return ModelConfig(
         vocab_size=257,  # bytes and an end of text
         num_layers=layers,
         embed_dim=width,
-        num_heads=width // 32,
-        num_kv_heads=width // 32,
-        head_dim=32,
-        gated_width=gated_width,
+        num_heads=width // HEAD,
+        num_kv_heads=width // HEAD,
+        head_dim=HEAD,
+        gated_width=8 * round(width / 3),
         context_length=128,
         tie_embeddings=True,
     )
 
 
 SHAPES: Mapping[str, ModelConfig] = {
-    "bytes-0.1m": _bytes_model(2, 64, 168),
-    "bytes-0.3m": _bytes_model(3, 96, 256),
-    "bytes-0.8m": _bytes_model(4, 128, 344),
+    "bytes-0.1m": _bytes_model(2, 64),
+    "bytes-0.3m": _bytes_model(3, 96),
+    "bytes-0.8m": _bytes_model(4, 128),
+    "bytes-1m": _bytes_model(5, 128),
+    "bytes-3m": _bytes_model(7, 192),
 }
-"""Models so small that many runs of them fit an hour of two CPU cores; presets are larger."""
+"""Models so small that many runs of them fit a day of a CPU core; presets are larger."""
 
 MODELS: tuple[str, ...] = (*SHAPES, *RECIPES)
+
+WIDER: Mapping[str, str] = {
+    "scaling": "Does a difference depend on size and length? A grid of studies, in one queue.",
+    "leaderboard": "Which row of the table is best at one size and length? Adds a row, too.",
+    "report": "What do finished runs of one or several folders say? Trains nothing.",
+}
+"""Programs over several studies, see `experiments.compare.across`: each has a --help of its own."""
+
+
+def shape(model: str) -> ModelConfig:
+    """The model of that name: a small one, or a preset's."""
+    return SHAPES.get(model) or recipe(model).model
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,8 @@ class CompareConfig:
         arms: names of the arms to run, of those of the study. Default: all.
         scale: defaults for all other flags: quick (minutes on two CPU cores, to see the program
             work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
-        model: model that all arms start from: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a preset.
+        model: model that all arms start from: bytes-0.1m, bytes-0.3m, bytes-0.8m,
+            bytes-1m, bytes-3m, or a preset.
         data: text, tokenizer and batch.
         seq_len: tokens of a window. Default: the model's context.
         steps: updates of the longest run; the two shorter ones have a half and a quarter of them.
@@ -111,13 +130,13 @@ class CompareConfig:
             InputError: there is none of that name, or it has no such arms.
         """
         if self.study not in STUDIES:
-            raise unknown("study", self.study, STUDIES)
+            raise unknown("study", self.study, (*STUDIES, *WIDER))
         return STUDIES[self.study].only(self.arms)
 
     @property
     def base(self) -> ModelConfig:
         """The common model, but for the tokenizer's vocabulary."""
-        found = SHAPES.get(self.model) or recipe(self.model).model
+        found = shape(self.model)
         found = found if self.seq_len is None else replace(found, context_length=self.seq_len)
         return self.chosen.model(found)
 
@@ -184,11 +203,13 @@ SCALES: Mapping[str, CompareConfig] = {
 LINE = CommandLine(
     "compare",
     "Compare activations at equal data order, initial values, parameters and compute; the same"
-    " command again resumes. --quick is --scale quick.",
+    " command again resumes. --quick is --scale quick. Over several studies there are the programs"
+    f" {', '.join(WIDER)}, each with a --help of its own.",
     short={"data": "data.source", "batch_size": "data.batch_size"},
     old={"workdir": "out", "study": "study"},
     lists={
         "studies": [f"\n  {name:<14}{study.question}" for name, study in STUDIES.items()],
+        "over several studies": [f"\n  {name:<14}{about}" for name, about in WIDER.items()],
         "models": MODELS,
         "activations": ACTIVATIONS,
     },

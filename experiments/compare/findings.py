@@ -116,7 +116,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In words."""
-        return _verdict(self.result, self.p_holm)
+        return verdict(self.result, self.p_holm)
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,11 @@ class Interaction:
     @property
     def verdict(self) -> str:
         """In words."""
-        return _verdict(self.result, self.p_holm)
+        return verdict(self.result, self.p_holm)
 
 
-def _verdict(result: Paired | None, p_holm: float) -> str:
+def verdict(result: Paired | None, p_holm: float) -> str:
+    """What an interval and an adjusted p say, in words."""
     if result is None:
         return "not comparable"
     if not result.found:
@@ -255,17 +256,17 @@ def findings(
     comparisons = []
     for budget in BUDGETS:
         results = [_compared(by_name[a], by_name[b], budget) for a, b in study.pairs]
-        adjusted = _adjusted([r for r, _ in results])
+        holm_p = adjusted([r for r, _ in results])
         comparisons += [
             Comparison(a, b, budget, r, p, error)
-            for (a, b), (r, error), p in zip(study.pairs, results, adjusted, strict=True)
+            for (a, b), (r, error), p in zip(study.pairs, results, holm_p, strict=True)
         ]
     crossed = [_crossed(by_name, pair, other) for pair, other in study.interactions]
     interactions = [
         Interaction(pair, other, r, p)
-        for (pair, other), r, p in zip(study.interactions, crossed, _adjusted(crossed), strict=True)
+        for (pair, other), r, p in zip(study.interactions, crossed, adjusted(crossed), strict=True)
     ]
-    needed = [_tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
+    needed = [tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
     return Findings(
         name,
         tuple(arms),
@@ -275,7 +276,7 @@ def findings(
     )
 
 
-def _adjusted(results: Sequence[Paired | None]) -> list[float]:
+def adjusted(results: Sequence[Paired | None]) -> list[float]:
     """Holm's p of those that there are, NaN for the others."""
     p = iter(holm([r.p for r in results if r is not None]))
     return [math.nan if r is None else next(p) for r in results]
@@ -312,9 +313,10 @@ def speed_error(arm: ArmFinding, reference: ArmFinding) -> float:
     return float(np.sqrt(np.mean(np.square(slopes)))) * median_error(ratios.tolist())
 
 
-def _tokens_needed(
+def tokens_needed(
     arm: str, reference: str, runs: Sequence[Run], others: Sequence[Run]
 ) -> TokensNeeded | None:
+    """Of paired runs, in the order of their seeds; None where one of them diverged."""
     ratios, bounded = [], 0
     for run, other in zip(runs, others, strict=True):
         if run.diverged or other.diverged:

@@ -89,17 +89,30 @@ class RunFolder:
             InputError: its file does not hold one.
         """
         path = self._root / key.file
-        if not storage.is_file(path):
-            return None
-        try:
-            record = json.loads(storage.read(path))
-            return replace(_tuples(Run(**record)), key=key)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} holds no finished run; remove it to run it anew.") from error
+        return replace(_run(path), key=key) if storage.is_file(path) else None
+
+    def all(self) -> list[Run]:
+        """Every finished run, in the order of their files' names.
+
+        Raises:
+            InputError: a file does not hold one.
+        """
+        names = sorted(name for name in storage.entries(self._root) if name.endswith(".json"))
+        return [_run(self._root / name) for name in names]
 
     def write(self, run: Run) -> None:
         """Writes it atomically."""
         write_json(self._root / run.key.file, asdict(run), indent=None)
+
+
+def _run(path: Place) -> Run:
+    """The run of a file."""
+    try:
+        record = json.loads(storage.read(path))
+        key = RunKey(**{**record["key"], "lengths": tuple(record["key"]["lengths"])})
+        return replace(_tuples(Run(**record)), key=key)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} holds no finished run; remove it to run it anew.") from error
 
 
 def _tuples(run: Run) -> Run:

@@ -43,10 +43,28 @@ def search(grid: Sequence[float], score: Callable[[float], float]) -> Search:
         if following is None:
             break
         scores[following] = score(following)
+    return _found(scores)
+
+
+def _found(scores: dict[float, float]) -> Search:
     rates = tuple(sorted(scores))
     losses = tuple(scores[rate] for rate in rates)
     at = int(np.argmin(losses))
     return Search(rates, losses, rates[at], at in (0, len(rates) - 1))
+
+
+def checked(rate: float, score: Callable[[float], float]) -> Search:
+    """Scores a rate that comes from elsewhere, and half of it; halves go on while they are better.
+
+    Args:
+        rate: of smaller models, where it was searched: no larger one is tried.
+        score: rate -> loss, lower is better; called once a rate.
+    """
+    scores = {r: score(r) for r in (rate / 2, rate)}
+    while min(scores, key=lambda r: scores[r]) == min(scores) and len(scores) < MOST_EXTENSIONS:
+        following = min(scores) / 2
+        scores[following] = score(following)
+    return _found(scores)
 
 
 def _beyond(scores: dict[float, float]) -> float | None:

@@ -9,7 +9,7 @@ from polycom_jax._errors import require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import Dtype
 from polycom_jax.params import Role
-from polycom_jax.table import ActivationOptions
+from polycom_jax.table import ACTIVATIONS, ActivationOptions
 from polycom_jax.training import Multipliers, OptimConfig
 
 Pair = tuple[str, str]
@@ -78,6 +78,7 @@ class Study:
         interactions: (pair, pair) whose differences are compared: does the first pair differ more
             than the second; together one family, too.
         mixture: the common model has a mixture of experts in place of its feed-forward blocks.
+        runs_of: the study whose folders it goes on with; arms of one name are the same in both.
     """
 
     question: str
@@ -85,6 +86,7 @@ class Study:
     pairs: tuple[Pair, ...]
     interactions: tuple[tuple[Pair, Pair], ...] = ()
     mixture: bool = False
+    runs_of: str | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -174,6 +176,10 @@ _ORDER = (
         for order in (2, 3, 4, 5)
     ),
 )
+_ROWS = (
+    *_plain(*ACTIVATIONS),
+    Arm("poly_norm_2", "poly_norm", ActivationOptions(order=2)),
+)
 _COMPOSITION = _plain("swiglu", "poly_relu", "poly_prelu", "poly_norm", "poly_relu_norm")
 _COEFFICIENTS = (
     *_plain("swiglu", "poly_norm"),
@@ -207,6 +213,12 @@ STUDIES: Mapping[str, Study] = {
         "Is PolyCom ahead of the usual activations at equal parameters?",
         _ACTIVATIONS,
         _against(_ACTIVATIONS, REFERENCE),
+    ),
+    "rows": Study(
+        "Which row of the table of activations is best at equal parameters?",
+        _ROWS,
+        _against(_ROWS, REFERENCE),
+        runs_of="activations",
     ),
     "controls": Study(
         "Is PolyNorm's gain the polynomial, the extra norm, or the learned coefficients?",

@@ -46,15 +46,19 @@ def measured(
 
     So a finished study is reported again without compiling anything.
     """
-    if storage.is_file(path):
-        found = Timing(**json.loads(storage.read(path)))
-        if set(found.seconds) >= set(arms):
-            return found
+    there = stored(path)
+    if there is not None and set(there.seconds) >= set(arms):
+        return there
     made = {name: programs(name) for name in arms}
     seconds = step_seconds(made, batch, tell)
     found = Timing(seconds, {name: arm.memory for name, arm in made.items()})
     write_json(path, asdict(found), indent=None)
     return found
+
+
+def stored(path: Place) -> Timing | None:
+    """The timing that the file holds; None: there is no file."""
+    return Timing(**json.loads(storage.read(path))) if storage.is_file(path) else None
 
 
 def step_seconds(

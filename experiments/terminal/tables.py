@@ -121,8 +121,8 @@ def page(
         lines += ["", remark]
     for section in sections:
         lines += as_markdown(section)
-    lines += ["", "## Figures", ""]
-    lines += [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
+    shown = [f"![{figure.stem}](plots/{figure.name}.png)" for figure in figures]
+    lines += ["", "## Figures", "", *shown] if shown else []
     return "\n".join(lines) + "\n"
 
 

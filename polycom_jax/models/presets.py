@@ -35,6 +35,19 @@ _PRESETS: dict[str, ModelConfig] = {
         tie_embeddings=True,
         dtype="bfloat16",
     ),
+    # Ours: GPT-3 Medium's depth and width with a Llama block, between the two beside it.
+    "dense-350m": ModelConfig(
+        vocab_size=32_000,
+        num_layers=24,
+        embed_dim=1024,
+        num_heads=16,
+        num_kv_heads=16,
+        head_dim=64,
+        gated_width=2816,
+        context_length=1024,
+        tie_embeddings=True,
+        dtype="bfloat16",
+    ),
     # The paper's dense model (official run_pretrain_megatron_llama.sh, MODEL_SIZE=1.3B). Megatron
     # neither resets attention nor positions at document ends by default.
     "dense-1b": ModelConfig(

@@ -52,6 +52,14 @@ _RECIPES: dict[str, Recipe] = {
         batch_size=512,
         steps=4_200,
     ),
+    # Ours: rate and tokens a step of GPT-3 Medium (the same table: 350M parameters, 3e-4, 0.5M
+    # tokens); length and warm-up as above, of 6.8B tokens.
+    "dense-350m": Recipe(
+        models.preset("dense-350m"),
+        OptimConfig(peak_learning_rate=3e-4, warmup_steps=650),
+        batch_size=512,
+        steps=13_000,
+    ),
     # The paper's dense model: the official script has 3e-4 to 3e-5, warm-up over 620M tokens, 64
     # sequences of 4096 (run_pretrain.sh); the model cards say 250B tokens of RedPajama. The batch
     # of the published runs is not known. Decay as Megatron's, which exempts whatever has one

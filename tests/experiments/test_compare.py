@@ -12,7 +12,7 @@ import pytest
 from test_compare_findings import SMALL, TWO
 
 from experiments.compare import __main__ as compare
-from experiments.compare import config, studies, train
+from experiments.compare import comparing, config, studies, train
 from experiments.compare.branching import decay_start, rate_share, warmup_steps
 from experiments.compare.runs import data_fingerprint
 from experiments.compare.studies import STUDIES, Arm
@@ -68,13 +68,13 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     lost = next(path for path in files if "seed1-" in path.name)
     lost.unlink()
     made = []
-    original = compare.train
+    original = comparing.train
     monkeypatch.setattr(
-        compare, "train", lambda programs, key, *a, **k: made.append(key) or original(
+        comparing, "train", lambda programs, key, *a, **k: made.append(key) or original(
             programs, key, *a, **k)
     )  # fmt: skip
-    monkeypatch.setattr(compare.figures, "draw_all", lambda *args: [])
-    monkeypatch.setattr(compare, "circumstances", lambda: {"commit": "another"})
+    monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(comparing, "circumstances", lambda: {"commit": "another"})
     assert compare.main(command) == 0
     assert [(key.arm, key.seed) for key in made] == [(lost.parent.name, 1)]
     for path, text in files.items():
@@ -138,7 +138,7 @@ def test_a_study_in_a_bucket_has_the_numbers_of_one_on_a_disk_and_goes_on(
 def test_after_a_quick_study_comes_the_real_one():
     quick = config.from_command(["order", "--quick", "--out", "somewhere"])
     done = SimpleNamespace(config=quick, command="-", root=Path("somewhere"))
-    following = compare.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
+    following = comparing.Comparing.next_command(done)  # pyright: ignore[reportArgumentType]
     assert following == "python -m experiments.compare order --scale cpu"
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from commands import run_config
 
+from experiments.compare.branching import DECAYS_OVER, WARMS_UP_OVER
 from experiments.plan import __main__ as plan
 from experiments.plan import outcome, report
 from experiments.plan.host_side import HostSide, host_side
@@ -21,7 +22,7 @@ from experiments.run.config import PretrainConfig
 from experiments.run.planned import Slice, find_slice
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
-from polycom_jax.models import preset
+from polycom_jax.models import count_params, preset
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import OptimConfig, abstract_state
 
@@ -75,11 +76,17 @@ def test_every_file_is_a_config_of_pretrain_with_the_papers_tokens(path: Path):
     config = check_form(path, count)
     assert config.model.context_length == 4096
     tokens = config.run.steps * config.data.batch_size * 4096
-    wanted = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}[config.preset]
+    papers = {"dense-1b": 250e9, "moe-1b-7b": 200e9, "llama-7b": 2e12}
+    wanted = papers.get(config.preset, 20 * count_params(config.model))
     assert tokens == pytest.approx(wanted, rel=1e-4)
     if config.preset == "dense-1b":
         warmup = config.optim.warmup_steps * config.data.batch_size * 4096
         assert warmup == pytest.approx(620e6, rel=5e-3)
+    if config.preset not in papers:  # the scaling study's, as `compare scaling` trains
+        assert (config.optim.schedule, config.optim.decay_fraction) == ("wsd", DECAYS_OVER)
+        assert config.optim.final_learning_rate_fraction == 0
+        share = config.optim.warmup_steps / config.run.steps
+        assert share == pytest.approx(WARMS_UP_OVER, rel=1e-2)
 
 
 @pytest.mark.parametrize("path", GPUS, ids=lambda path: path.stem)

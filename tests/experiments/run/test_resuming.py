@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import run_config
 
-from experiments.compare import __main__ as compare
+from experiments.compare import comparing
 from experiments.pretrain import __main__ as pretrain
 from experiments.run import resuming
 from experiments.run.config import PretrainConfig, default_config, resolve
@@ -324,10 +324,10 @@ def test_other_words_than_a_place_are_refused_before_anything_is_prepared(
 
 def test_a_comparison_s_data_may_lie_elsewhere_too(tmp_path: Path):
     file = tmp_path / "settings.json"
-    check = partial(check_settings, free=compare.FREE, holds="runs", advice="Take another --out.")
+    check = partial(check_settings, free=comparing.FREE, holds="runs", advice="Take another --out.")
     check(file, {"steps": 8, "data_fingerprint": "f", "data.source": "/old"})
     # Earlier versions wrote the place, too; the bytes decide.
     check(file, {"steps": 8, "data_fingerprint": "f"})
     with pytest.raises(InputError, match="data_fingerprint: 'f' there, 'g' now"):
         check(file, {"steps": 8, "data_fingerprint": "g"})
-    assert {"data.source", "data.tokenizer", "data.heldout", "data.cache_dir"} <= compare.FREE
+    assert {"data.source", "data.tokenizer", "data.heldout", "data.cache_dir"} <= comparing.FREE

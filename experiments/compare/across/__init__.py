@@ -1,0 +1,1 @@
+"""What is made of several studies: a grid of sizes and lengths, a leaderboard, fits and reports."""

@@ -1,0 +1,249 @@
+"""Reads folders of runs: what each arm of a study came to, from its run files alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from experiments.compare.config import SCALES, CompareConfig, shape
+from experiments.compare.runs import Run, RunFolder
+from experiments.compare.search import FIRST_SEED, Search
+from experiments.compare.studies import REFERENCE, STUDIES, Arm
+from polycom_jax import models, storage
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax.data import DataConfig
+from polycom_jax.models import ModelConfig
+from polycom_jax.storage import Place
+
+SETTINGS = "settings.json"
+BYTES = 257
+"""Tokens of the tokenizer "bytes"."""
+
+
+@dataclass(frozen=True)
+class ArmRuns:
+    """What one arm of a folder came to.
+
+    Attributes:
+        name: of the arm.
+        model: that it trained.
+        search: the rates that were tried on seeds apart, and the one that the results have.
+        search_seeds: seeds that all of these rates have.
+        runs: the results: seed -> run, of the longest lengths that there are.
+    """
+
+    name: str
+    model: ModelConfig
+    search: Search
+    search_seeds: int
+    runs: Mapping[int, Run]
+
+    @property
+    def good(self) -> dict[int, Run]:
+        """Runs that ended in a number."""
+        return {seed: run for seed, run in self.runs.items() if not run.diverged}
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return models.count_params(self.model)
+
+    @property
+    def flops(self) -> float:
+        """Of training on a token, forward and backward, the activation's own included."""
+        length = self.model.context_length
+        return models.flops_per_token(self.model, length, attention="causal").train
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A folder: one size, trained for one longest length and the shorter ones that branch off.
+
+    Attributes:
+        name: of the folder.
+        root: the folder.
+        config: what its runs have in common.
+        arms: those with results, the reference first.
+        waiting: names of arms with a search and no results yet.
+        train_tokens: of the text that is trained on; None: the folder is of an earlier version.
+    """
+
+    name: str
+    root: Place
+    config: CompareConfig
+    arms: Mapping[str, ArmRuns]
+    waiting: tuple[str, ...]
+    train_tokens: int | None
+
+    @cached_property
+    def base(self) -> ModelConfig:
+        """The common model."""
+        return base_of(self.config)
+
+    @property
+    def parameters(self) -> int:
+        """Of the reference's model at this size, whether or not it was trained."""
+        return models.count_params(replace(self.base, activation=REFERENCE))
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an update."""
+        return self.config.data.batch_size * self.base.context_length
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Of the decayed lengths."""
+        return tuple(length * self.step_tokens for length in self.config.lengths)
+
+    @property
+    def commits(self) -> list[str]:
+        """Of the code that trained the results."""
+        runs = [run for arm in self.arms.values() for run in arm.runs.values()]
+        return sorted({run.commit or "not known" for run in runs})
+
+    @property
+    def numbered(self) -> dict[str, ArmRuns]:
+        """Arms with a run that ended in a number."""
+        return {name: arm for name, arm in self.arms.items() if arm.good}
+
+    def seeds(self, *arms: str) -> list[int]:
+        """Those that all of these arms have a number for."""
+        return sorted(set.intersection(*(set(self.arms[name].good) for name in arms)))
+
+    def losses(self, arm: str, seeds: Sequence[int]) -> np.ndarray:
+        """Held-out losses [seeds, lengths]."""
+        return np.array([self.arms[arm].runs[seed].heldout for seed in seeds], np.float64)
+
+
+def read_cells(folder: Place) -> list[Cell]:
+    """The studies of a folder: itself, where it holds one, else those right below it, by size.
+
+    Raises:
+        InputError: it holds none, or a file that is not as a study has written it.
+    """
+    inside = [folder / name for name in storage.folders(folder)]
+    roots = [root for root in (folder, *inside) if storage.is_file(root / SETTINGS)]
+    require(
+        bool(roots),
+        f"{folder} holds no study: neither it nor a folder in it has a {SETTINGS};"
+        " `python -m experiments.compare STUDY --out FOLDER` makes one.",
+    )
+    cells = [read_cell(root) for root in roots]
+    return sorted(cells, key=lambda cell: (cell.parameters, cell.tokens[-1]))
+
+
+def read_cell(root: Place) -> Cell:
+    """The study of one folder.
+
+    Raises:
+        InputError: a file in it is not as a study has written it.
+    """
+    config = stored_config(root)
+    known, base = arms_of(config.study), base_of(config)
+    require(
+        REFERENCE in known,
+        f"{root} holds the study {config.study}, which has no arm {REFERENCE} to compare with; its"
+        " own report.md has its comparisons.",
+    )
+    by_arm: dict[str, list[Run]] = {}
+    for run in RunFolder(root / "runs").all():
+        by_arm.setdefault(run.key.arm, []).append(run)
+    for name in by_arm:
+        if name not in known:
+            raise unknown(f"arm in {root}", name, known)
+    found = {
+        name: _arm(known[name], base, by_arm[name], config.lengths)
+        for name in known
+        if name in by_arm
+    }
+    order = sorted(found, key=lambda name: name != REFERENCE)
+    arms = {name: arm for name in order if (arm := found[name]) and arm.runs}
+    waiting = tuple(name for name in order if name not in arms)
+    return Cell(root.name, root, config, arms, waiting, _stored(root).get("train_tokens"))
+
+
+def stored_config(root: Place) -> CompareConfig:
+    """The study that a folder's settings are of, with as many seeds as a study must have.
+
+    Raises:
+        InputError: they are not as a study has written them.
+    """
+    stored = _stored(root)
+    try:
+        data = {f.name: stored[f"data.{f.name}"] for f in fields(DataConfig)
+                if f"data.{f.name}" in stored}  # fmt: skip
+        names = ("study", "model", "seq_len", "steps", "heldout_tokens")
+        own: dict[str, Any] = {name: stored[name] for name in names}
+    except KeyError as error:
+        raise InputError(
+            f"{root / SETTINGS} is not as a study has written it: no {error}."
+        ) from error
+    some = SCALES["cpu"]
+    return CompareConfig(
+        **own, data=DataConfig(**data), scale="cpu", seeds=some.seeds, out=str(root),
+        learning_rates=some.learning_rates, search_seeds=some.search_seeds,
+    )  # fmt: skip
+
+
+def _stored(root: Place) -> dict[str, Any]:
+    path = root / SETTINGS
+    try:
+        return dict(json.loads(storage.read(path)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not as a study has written it: {error}.") from error
+
+
+def continued(config: CompareConfig, root: Place) -> CompareConfig:
+    """The study on at least as many seeds, for results and for rates, as its folder has for the
+    reference: fewer would choose rates anew, and leave finished runs out."""
+    if not storage.is_file(root / SETTINGS):
+        return config
+    reference = read_cell(root).arms.get(REFERENCE)
+    if reference is None:
+        return config
+    return replace(
+        config,
+        seeds=max(config.seeds, len(reference.runs)),
+        search_seeds=max(config.search_seeds, reference.search_seeds),
+    )
+
+
+def base_of(config: CompareConfig) -> ModelConfig:
+    """The common model with the vocabulary that its tokenizer has."""
+    found = shape(config.model)
+    length = config.seq_len or found.context_length
+    size = BYTES if config.data.tokenizer == "bytes" else found.vocab_size
+    return STUDIES[config.study].model(replace(found, context_length=length, vocab_size=size))
+
+
+def arms_of(study: str) -> dict[str, Arm]:
+    """Arms by name: the study's own, and those of studies that go on with its folders."""
+    every = [other for name, other in STUDIES.items() if study in (name, other.runs_of)]
+    return {arm.name: arm for other in every for arm in other.arms}
+
+
+def _arm(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[int, ...]) -> ArmRuns:
+    """The arm's results at the rate that its search found best, of those with results."""
+    tried: dict[float, dict[int, float]] = {}
+    results: dict[float, dict[int, Run]] = {}
+    for run in runs:
+        rate, seed = run.key.rate, run.key.seed
+        if seed >= FIRST_SEED and run.key.lengths == lengths[-1:]:
+            tried.setdefault(rate, {})[seed] = np.inf if run.diverged else run.final
+        elif seed < FIRST_SEED and run.key.lengths == lengths:
+            results.setdefault(rate, {})[seed] = run
+    common = set.intersection(*map(set, tried.values())) if tried else set[int]()
+    scores = {
+        rate: float(np.mean([tried[rate][seed] for seed in common])) if common else np.nan
+        for rate in sorted(tried)
+    }
+    candidates = [rate for rate in results if rate in scores] or list(results) or list(scores)
+    best = min(candidates, key=lambda rate: scores.get(rate, np.inf)) if candidates else np.nan
+    rates = tuple(scores)
+    at_edge = bool(rates) and best in (rates[0], rates[-1])
+    search = Search(rates, tuple(scores.values()), best, at_edge)
+    runs_of_best = dict(sorted(results.get(best, {}).items()))
+    return ArmRuns(arm.name, arm.model(base), search, len(common), runs_of_best)

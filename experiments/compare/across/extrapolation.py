@@ -1,0 +1,180 @@
+"""What fitted laws say beyond what was measured, beside what the paper measured there."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.compare.across.cells import Cell
+from experiments.compare.across.law import FORMS, difference, meeting, ratio, residuals
+from experiments.compare.across.resampled import Band, Fitted, band, fitted, points_of
+from experiments.compare.studies import REFERENCE
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A pair of runs of the paper (Zhuo et al. 2025, arXiv 2411.03884), from its published curves.
+
+    Attributes:
+        parameters: of the model.
+        tokens: that it was trained on.
+        arm: which.
+        losses: training loss of the arm and of SwiGLU, nats a token of its tokenizer.
+        ratio: tokens at which the arm has SwiGLU's last loss, by SwiGLU's tokens.
+    """
+
+    parameters: float
+    tokens: float
+    arm: str
+    losses: tuple[float, float]
+    ratio: float
+
+    @property
+    def each(self) -> float:
+        """Tokens a parameter."""
+        return self.tokens / self.parameters
+
+
+PAPER = Paper(1.345e9, 250e9, "poly_norm", (2.1712, 2.1902), 0.72)
+
+
+@dataclass(frozen=True)
+class ArmLaw:
+    """The fit of one arm.
+
+    Attributes:
+        arm: which.
+        numbers: of the law, by name.
+        error: root mean square of the residuals, nats a token.
+        at_bounds: an exponent is at the end of what is searched.
+    """
+
+    arm: str
+    numbers: dict[str, Band]
+    error: float
+    at_bounds: bool
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """An arm beside the reference at one size and length, by their laws.
+
+    Attributes:
+        arm: which.
+        parameters: N.
+        tokens: D.
+        difference: nats a token.
+        ratio: tokens at which the arm has the reference's loss, by D; infinite where it never has.
+    """
+
+    arm: str
+    parameters: float
+    tokens: float
+    difference: Band
+    ratio: Band
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the laws of an arm and of the reference are equal, at one size.
+
+    Attributes:
+        arm: which.
+        parameters: of the size.
+        tokens: None: nowhere between the fewest a parameter that were measured and the paper's.
+        share: of resampled fits that cross there.
+    """
+
+    arm: str
+    parameters: float
+    tokens: float | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Extrapolated:
+    """All that fits say.
+
+    Attributes:
+        form: the formula that is fitted; empty: none is.
+        refused: why not, of each form that was looked at before it.
+        laws: of every arm that is fitted.
+        predicted: every arm but the reference, at the paper's tokens a parameter: at the sizes
+            measured, and at the paper's where the form reaches there.
+        crossings: of the same arms and sizes.
+        beyond: powers of ten from the largest size, and the most tokens, to the paper's.
+        left_out: arm -> why it is not fitted.
+        fit: the laws and their resamples, for figures; None: no fit.
+    """
+
+    form: str
+    refused: tuple[str, ...]
+    laws: tuple[ArmLaw, ...]
+    predicted: tuple[Predicted, ...]
+    crossings: tuple[Crossing, ...]
+    beyond: tuple[float, float]
+    left_out: dict[str, str]
+    fit: Fitted | None
+
+
+def extrapolated(cells: Sequence[Cell]) -> Extrapolated:
+    """Fits the first form that the reference and another arm have the runs for."""
+    names = list(dict.fromkeys(name for cell in cells for name in cell.numbered))
+    beyond = (
+        math.log10(PAPER.parameters / max(cell.parameters for cell in cells)),
+        math.log10(PAPER.tokens / max(cell.tokens[-1] for cell in cells)),
+    )
+    refused: list[str] = []
+    for form in FORMS:
+        lacks = {name: form.lacks(points_of(cells, name)) for name in names}
+        arms = [name for name in names if not lacks[name]]
+        if REFERENCE in arms and len(arms) > 1:
+            fit = fitted(cells, arms, form)
+            left_out = {name: why for name, why in lacks.items() if why}
+            return _said(cells, fit, tuple(refused), beyond, left_out)
+        why = lacks.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
+        refused.append(why)
+    return Extrapolated("", tuple(refused), (), (), (), beyond, {}, None)
+
+
+def _said(
+    cells: Sequence[Cell],
+    fit: Fitted,
+    refused: tuple[str, ...],
+    beyond: tuple[float, float],
+    left_out: dict[str, str],
+) -> Extrapolated:
+    predicted, crossings = [], []
+    for name in fit.others:
+        sizes = [float(n) for n in {*fit.points[name].sizes} & {*fit.points[REFERENCE].sizes}]
+        reached = [*sorted(sizes), *([PAPER.parameters] if fit.form.across_sizes else [])]
+        for n in reached:
+            d = PAPER.each * n
+            own = [cell for cell in cells if cell.parameters == n] or cells
+            least = n * min(cell.tokens[0] / cell.parameters for cell in own)
+            apart, frugal = fit.band(name, difference, n, d), fit.band(name, ratio, n, d)
+            predicted.append(Predicted(name, n, d, apart, frugal))
+            crossings.append(_crossing(fit, name, n, least))
+    laws = tuple(_law(fit, name) for name in fit.laws)
+    return Extrapolated(
+        fit.form.text, refused, laws, tuple(predicted), tuple(crossings), beyond, left_out, fit
+    )
+
+
+def _law(fit: Fitted, arm: str) -> ArmLaw:
+    law, rest = fit.laws[arm], fit.resampled[arm]
+    numbers = {
+        name: band(value, [one.numbers[name] for one in rest])
+        for name, value in law.numbers.items()
+    }
+    error = float(np.sqrt((residuals(law, fit.points[arm]) ** 2).mean()))
+    return ArmLaw(arm, numbers, error, law.at_bounds)
+
+
+def _crossing(fit: Fitted, arm: str, parameters: float, least: float) -> Crossing:
+    most = max(PAPER.each * parameters, 2 * least)
+    pairs = fit.pairs(arm)
+    crossed = [meeting(one, other, parameters, least, most) is not None for one, other in pairs]
+    tokens = meeting(fit.laws[arm], fit.laws[REFERENCE], parameters, least, most)
+    return Crossing(arm, parameters, tokens, sum(crossed) / max(1, len(crossed)))

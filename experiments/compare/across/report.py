@@ -1,0 +1,135 @@
+"""What finished runs say, without training: `python -m experiments.compare report --help`.
+
+python -m experiments.compare report experiments/results/compare/scaling
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from experiments.compare.across import figures, tables
+from experiments.compare.across.cells import Cell, read_cells
+from experiments.compare.across.differences import differences, frugality, turns
+from experiments.compare.across.extrapolation import Extrapolated, extrapolated
+from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
+from experiments.terminal.flags import CommandLine
+from experiments.terminal.paths import try_folder
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import page, print_section
+from polycom_jax import storage
+from polycom_jax._errors import require
+from polycom_jax._fields import PathText, PlaceText, check_fields
+from polycom_jax.storage import Place
+
+TEXT, NUMBERS = "scaling.md", "scaling.json"
+QUESTION = "How do differences depend on size and length of training?"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Runs to report on.
+
+    Attributes:
+        folder: of a study's runs, or of several such folders.
+        out: where scaling.md, scaling.json and plots go. Default: the folder.
+        json: also write scaling.json to this file, or to stdout (-).
+    """
+
+    folder: Annotated[PlaceText, Positional, arg(metavar="[FOLDER]")] = "runs/scaling"
+    out: PlaceText | None = None
+    json: PathText | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+LINE = CommandLine(
+    "compare report",
+    "Report on finished runs of one or several sizes and lengths: paired differences, fits of"
+    " L(N, D), where arms cross. Trains nothing.",
+    old={"workdir": "out"},
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads, compares, fits, writes."""
+    config = LINE(ReportConfig(), argv)
+    try_json(config.json)
+    command = shlex.join(["python", "-m", "experiments.compare", "report", *argv])
+    folder, out = storage.named(config.folder), storage.named(config.out or config.folder)
+    storage.require_reachable(folder)
+    cells = read_cells(folder)
+    require(
+        any(cell.arms for cell in cells),
+        f"{folder} holds no finished results yet, only searches for rates.",
+    )
+    try_folder("--out", out)
+    with Display(aside=config.json == STDOUT) as display:
+        written(cells, out, command, display)
+    hand_over(config.json, out / NUMBERS)
+    return 0
+
+
+def written(cells: Sequence[Cell], out: Place, command: str, display: Display) -> None:
+    """Prints the tables; writes the report, its numbers and its figures."""
+    display.busy("fitting")
+    every, cells = cells, [cell for cell in cells if cell.arms]
+    found, fit = differences(cells), extrapolated(cells)
+    sections = [
+        tables.folders(every),
+        tables.compared(found, full=True),
+        tables.compared(found, full=False),
+        tables.frugal(frugality(cells)),
+        tables.turned(turns(cells), cells),
+        *tables.fits(fit),
+        tables.limits(cells, fit),
+        tables.losses(cells),
+        tables.rates(cells),
+    ]
+    drawn = figures.draw_all(out / "plots", cells, found, fit.fit)
+    write_text(out / TEXT, page(QUESTION, {"command": command}, sections, drawn))
+    write_json(out / NUMBERS, _numbers(cells, command, fit))
+    for section in sections:
+        print_section(display.console, section)
+    display.note(f"Report: {out / TEXT}   Numbers: {out / NUMBERS}   Plots: {out / 'plots'}")
+
+
+def _numbers(cells: Sequence[Cell], command: str, fit: Extrapolated) -> dict[str, Any]:
+    return {
+        "command": command,
+        "folders": [_cell(cell) for cell in cells],
+        "differences": [asdict(one) for one in differences(cells)],
+        "crossings measured": [asdict(one) for one in turns(cells)],
+        "tokens for the same loss": [asdict(one) for one in frugality(cells)],
+        "fit": {
+            "form": fit.form,
+            "refused": fit.refused,
+            "left out": fit.left_out,
+            "laws": [asdict(one) for one in fit.laws],
+            "predicted": [asdict(one) for one in fit.predicted],
+            "crossings": [asdict(one) for one in fit.crossings],
+        },
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "folder": cell.name,
+        "model": cell.config.model,
+        "parameters": cell.parameters,
+        "tokens": cell.tokens,
+        "commits": cell.commits,
+        "not finished": cell.waiting,
+        "arms": {
+            name: {
+                "parameters": arm.parameters,
+                "FLOPs a token": arm.flops,
+                "search": asdict(arm.search),
+                "losses": {seed: run.heldout for seed, run in arm.good.items()},
+            }
+            for name, arm in cell.arms.items()
+        },
+    }

@@ -1,0 +1,192 @@
+"""Sizes, lengths and arms in one queue: `python -m experiments.compare scaling --help`.
+
+python -m experiments.compare scaling --dry-run
+python -m experiments.compare scaling --data text.jsonl.xz --out runs/scaling
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from experiments.compare.across import report
+from experiments.compare.across.cells import (
+    SETTINGS,
+    arms_of,
+    base_of,
+    continued,
+    read_cell,
+    read_cells,
+)
+from experiments.compare.across.grid import (
+    SEARCHED,
+    STUDY,
+    Item,
+    ScalingConfig,
+    carried_rate,
+    from_command,
+    parameters,
+    queue,
+)
+from experiments.compare.branching import updates
+from experiments.compare.comparing import Comparing
+from experiments.compare.runs import Run, RunFolder
+from experiments.run.compiled import cache_compiled
+from experiments.run.files import STDOUT, hand_over, try_json, write_json
+from experiments.run.folder import Workdir
+from experiments.terminal.progress import Display
+from experiments.terminal.tables import Section, duration, print_section
+from polycom_jax import models, storage
+from polycom_jax._errors import require
+from polycom_jax.storage import Place
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an entry of the queue still costs.
+
+    Attributes:
+        folder: of the study.
+        arms: of it.
+        runs: that are left; grids of rates may grow.
+        flops: of these.
+        seconds: at the speed of the finished runs of its size, else of all; None: none is finished.
+    """
+
+    folder: str
+    arms: tuple[str, ...]
+    runs: int
+    flops: float
+    seconds: float | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Says what is to be done; does it, one entry after the other."""
+    config = from_command(argv)
+    try_json(config.json)
+    command = shlex.join(["python", "-m", "experiments.compare", "scaling", *argv])
+    out = storage.named(config.out)
+    with Display(aside=config.json == STDOUT) as display:
+        items, found = queue(config), costs(config, out)
+        print_section(display.console, section(config, items, found))
+        if config.dry_run:
+            write_json(config.json, [asdict(cost) for cost in found])
+            return 0
+        cache_compiled(config.data.cache_dir)
+        with Workdir(config.out).locked("--out"):
+            for item in items:
+                run(config, item, display)
+                reported = shlex.join(["python", "-m", "experiments.compare", "report", config.out])
+                report.written(read_cells(out), out, f"{reported}    # runs by: {command}", display)
+    hand_over(config.json, out / report.NUMBERS)
+    return 0
+
+
+def run(config: ScalingConfig, item: Item, display: Display) -> None:
+    """One study; finished runs are read."""
+    folder = Workdir(item.config.folder)
+    carried = rates(config, item) if item.carried else {}
+    with folder.locked("--out"):
+        study = continued(item.config, folder.root)
+        Comparing(study, folder.root, replace(item, config=study).command, display, carried).run()
+
+
+def rates(config: ScalingConfig, item: Item) -> dict[str, float]:
+    """Arm -> the rate that the two smallest sizes carry up, see `grid.carried_rate`.
+
+    Raises:
+        InputError: an arm has not been searched at both.
+    """
+    small, out = config.sizes[:SEARCHED], storage.named(config.out)
+    cells = [read_cell(out / f"{size}-{config.tokens}") for size in small]
+    found: dict[str, float] = {}
+    for arm in item.config.chosen.arms:
+        own = [cell.arms[arm.name].search.best for cell in cells if arm.name in cell.arms]
+        require(
+            len(own) == len(small) == SEARCHED,
+            f"{arm.name} has results at {len(own)} of the two smallest sizes, and its rate at"
+            f" {item.config.model} is carried up from both.",
+        )
+        counts = [parameters(size) for size in small]
+        found[arm.name] = carried_rate(counts, own, parameters(item.config.model))
+    return found
+
+
+def costs(config: ScalingConfig, out: Place) -> list[Cost]:
+    """What every entry costs beyond what is finished, entries before it included."""
+    done = {item.folder: _finished(out / item.folder) for item in queue(config)}
+    speeds = {name: _speed(out / name, runs) for name, runs in done.items() if runs}
+    counted: dict[str, set[str]] = {name: set() for name in done}
+    found = []
+    for planned in queue(config):
+        item = replace(planned, config=continued(planned.config, out / planned.folder))
+        new = [name for name in item.config.arms if name not in counted[item.folder]]
+        counted[item.folder] |= {*new}
+        found.append(_cost(item, new, done[item.folder], speeds))
+    return found
+
+
+def _cost(item: Item, arms: Sequence[str], runs: Sequence[Run], speeds: dict[str, float]) -> Cost:
+    study, known = item.config, arms_of(STUDY)
+    tried = 2 if item.carried else len(study.learning_rates)
+    kinds = ((study.lengths[-1:], tried * study.search_seeds), (study.lengths, study.seeds))
+    left, flops, base = 0, 0.0, base_of(study)
+    tokens = study.data.batch_size * base.context_length
+    for arm in arms:
+        cfg = known[arm].model(base)
+        each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
+        for lengths, wanted in kinds:
+            there = sum(run.key.arm == arm and run.key.lengths == lengths for run in runs)
+            more = max(0, wanted - there)
+            left += more
+            flops += more * updates(lengths) * tokens * each
+    speed = speeds.get(item.folder) or _middle(list(speeds.values()))
+    return Cost(item.folder, tuple(arms), left, flops, flops / speed if speed else None)
+
+
+def _finished(folder: Place) -> list[Run]:
+    return RunFolder(folder / "runs").all() if storage.is_file(folder / SETTINGS) else []
+
+
+def _speed(folder: Place, runs: Sequence[Run]) -> float | None:
+    """FLOPs a second of finished runs, median; a stopped process would spoil a mean."""
+    cell = read_cell(folder)
+    known, tokens = arms_of(cell.config.study), cell.step_tokens
+    speeds = []
+    for run in runs:
+        cfg = known[run.key.arm].model(cell.base)
+        each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
+        speeds.append(updates(run.key.lengths) * tokens * each / run.seconds)
+    return _middle(speeds)
+
+
+def _middle(numbers: Sequence[float]) -> float | None:
+    return float(np.median(numbers)) if numbers else None
+
+
+def section(config: ScalingConfig, items: Sequence[Item], found: Sequence[Cost]) -> Section:
+    """The queue as a table."""
+    rows = []
+    for place, (item, cost) in enumerate(zip(items, found, strict=True), start=1):
+        study = item.config
+        time = "-" if cost.seconds is None else duration(cost.seconds)
+        searched = "carried up" if item.carried else " ".join(
+            f"{rate:.3g}" for rate in study.learning_rates
+        )  # fmt: skip
+        row = (
+            str(place), item.folder, " ".join(cost.arms) or "no more", f"{study.steps:,}",
+            str(study.seeds), searched, str(cost.runs), f"{cost.flops:.2e}", time,
+        )  # fmt: skip
+        rows.append(row)
+    flops = sum(cost.flops for cost in found)
+    note = (
+        f"Left in all: {sum(cost.runs for cost in found)} runs, {flops:.2e} FLOPs. Grids of rates"
+        " may grow beyond their ends. Times: at the speed of finished runs."
+    )
+    return Section(
+        f"Queue of {config.out}",
+        ("", "folder", "new arms", "steps", "seeds", "rates", "runs left", "FLOPs left", "time"),
+        tuple(rows),
+        (note,),
+    )

@@ -1,0 +1,312 @@
+"""What several folders say, as tables."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.compare.across.cells import Cell
+from experiments.compare.across.differences import Difference, Frugality, Turn
+from experiments.compare.across.extrapolation import PAPER, Extrapolated
+from experiments.compare.across.resampled import RESAMPLES, Band
+from experiments.compare.statistics import LEVEL, smallest_p
+from experiments.compare.studies import REFERENCE
+from experiments.terminal.tables import Section
+
+SURE = f"{1 - LEVEL:.0%}"
+
+
+def folders(cells: Sequence[Cell]) -> Section:
+    """What there is."""
+    rows = [
+        (
+            cell.name,
+            f"{cell.parameters:,}",
+            f"{cell.tokens[-1]:,}",
+            f"{cell.tokens[-1] / cell.parameters:.1f}",
+            f"{cell.tokens[-1] / cell.train_tokens:.2f}" if cell.train_tokens else "not known",
+            ", ".join(f"{name} {len(arm.good)}" for name, arm in cell.arms.items()) or "none",
+            ", ".join(cell.waiting) or "none",
+            str(sum(len(arm.runs) - len(arm.good) for arm in cell.arms.values())),
+            ", ".join(cell.commits) or "-",
+        )
+        for cell in cells
+    ]
+    return Section(
+        "What there is",
+        (
+            "folder", "parameters", "tokens", "tokens a parameter", "epochs",
+            "arms and their seeds",
+            "not finished", "diverged", "commit of the runs",
+        ),
+        tuple(rows),
+        ("Parameters of the SwiGLU model, embeddings included; tokens of the longest runs.",),
+    )  # fmt: skip
+
+
+def rates(cells: Sequence[Cell]) -> Section:
+    """Learning rates: tried, and taken."""
+    rows = []
+    for cell in cells:
+        for name, arm in cell.arms.items():
+            found = arm.search
+            tried = [
+                f"{rate:.3g}{'*' if rate == found.best else ''}"
+                f" {'diverged' if math.isinf(loss) else f'{loss:.4f}'}"
+                for rate, loss in zip(found.rates, found.losses, strict=True)
+            ]
+            rows.append((cell.name, name, ", ".join(tried) or "none", f"{found.best:.3g}",
+                         _edge(len(found.rates), found.at_edge)))  # fmt: skip
+    return Section(
+        "Learning rates",
+        ("folder", "arm", "tried, and held-out loss", "taken", "best is"),
+        tuple(rows),
+        ("On seeds that no other table uses; * the one that the results have.",),
+    )
+
+
+def _edge(tried: int, at_edge: bool) -> str:
+    if not tried:
+        return "not searched"
+    return ("the better of two, carried up" if tried == 2 else "at the edge") if at_edge else (
+        "inside"
+    )  # fmt: skip
+
+
+def losses(cells: Sequence[Cell]) -> Section:
+    """Means over seeds, at every length."""
+    rows = []
+    for cell in cells:
+        for name, arm in cell.numbered.items():
+            found = cell.losses(name, cell.seeds(name))
+            for at, tokens in enumerate(cell.tokens):
+                sd = f"{np.std(found[:, at], ddof=1):.4f}" if len(found) > 1 else "-"
+                mean = f"{found[:, at].mean():.4f}"
+                compute = f"{arm.flops * tokens:.3g}"
+                rows.append((cell.name, name, f"{tokens:,}", compute, mean, sd, str(len(found))))
+    return Section(
+        "Held-out loss, nats a token",
+        ("folder", "arm", "tokens", "FLOPs", "mean", "sd", "seeds"),
+        tuple(rows),
+        ("Each length has its own decay to zero, from one trunk at constant rate.",),
+    )
+
+
+def compared(found: Sequence[Difference], *, full: bool) -> Section:
+    """Differences at full lengths, or at shorter ones."""
+    own = [d for d in found if d.full == full]
+    rows = [
+        (
+            f"{d.parameters:,}",
+            f"{d.tokens:,}",
+            f"{d.tokens / d.parameters:.1f}",
+            d.arm,
+            str(d.seeds),
+            f"{d.result.mean:+.4f} [{d.result.low:+.4f}, {d.result.high:+.4f}]"
+            if d.result
+            else "-",
+            f"{d.result.p:.3f}" if d.result else "-",
+            f"{d.p_holm:.3f}" if d.result else "-",
+            f"{d.result.detectable:.4f}" if d.result else "-",
+            d.verdict,
+        )
+        for d in own
+    ]
+    tested = sum(d.result is not None for d in own)
+    least = min((smallest_p(d.seeds) for d in own if d.result), default=1.0) * tested
+    notes = [
+        f"arm - {REFERENCE}, paired by seed: mean and {SURE} interval (Student's t); p of the"
+        f" two-sided sign-flip test, then with Holm's correction over the {tested} differences of"
+        " this table; the difference that would be found with chance 80 %. An interval with zero"
+        " in it: no difference found.",
+        f"With so many differences and seeds, a corrected p can be as small as {min(1, least):.3g}"
+        + ("." if least <= LEVEL else ", so that the test alone decides nothing here."),
+    ]
+    if not full:
+        notes.append("These lengths branch off the trunks of the table above: no tests of their"
+                     " own, and rates were chosen at full length.")  # fmt: skip
+    return Section(
+        f"Differences at equal tokens, {'full' if full else 'shorter'} lengths",
+        (
+            "parameters", "tokens", "tokens a parameter", "arm", "seeds", "difference", "p",
+            "p (Holm)", "detectable", "verdict",
+        ),
+        tuple(rows),
+        tuple(notes),
+    )  # fmt: skip
+
+
+def frugal(found: Sequence[Frugality]) -> Section:
+    """Tokens for the same loss."""
+    rows = [
+        (
+            f.cell, f.needed.arm, f"{f.needed.median:.2f}",
+            f"{f.needed.low:.2f} to {f.needed.high:.2f}", str(f.needed.bounded),
+        )
+        for f in found
+    ]  # fmt: skip
+    return Section(
+        f"Tokens for the same loss, in units of {REFERENCE}'s",
+        ("folder", "arm", "median", "over seeds", "bounds"),
+        tuple(rows),
+        (
+            "At full length, between decayed points, linear in log(tokens). Bounds: seeds whose"
+            " ratio lies beyond the shortest length, given as that bound. The paper's curves give"
+            f" {PAPER.ratio} for {PAPER.arm} at {PAPER.parameters / 1e9:.1f}B parameters and"
+            f" {PAPER.tokens / 1e9:.0f}B tokens.",
+        ),
+    )
+
+
+def turned(found: Sequence[Turn], cells: Sequence[Cell]) -> Section:
+    """Where arms cross, as measured."""
+    by_name = {cell.name: cell for cell in cells}
+    rows = [
+        (
+            t.cell, t.arm, f"{t.before:,}", f"{t.after:,}",
+            f"{t.tokens / by_name[t.cell].parameters:.1f}", "ahead" if t.ahead else "behind",
+        )
+        for t in found
+    ]  # fmt: skip
+    note = (
+        f"Where the mean difference to {REFERENCE} changes its sign between neighbouring lengths;"
+        " arms and folders without such a change are left out. Whether means differ from zero at"
+        " all is for the tables above to say."
+    )
+    columns = ("folder", "arm", "last tokens before", "first after", "zero at, tokens a parameter",
+               "from there on")  # fmt: skip
+    return Section("Where arms cross, as measured", columns, tuple(rows), (note,))
+
+
+def fits(found: Extrapolated) -> list[Section]:
+    """The laws, what they predict, and where they cross; or why there are none."""
+    if not found.form:
+        return [Section("Fits", ("fit", "why"), tuple(("none", why) for why in found.refused))]
+    return [_laws(found), _predicted(found), _crossings(found)]
+
+
+def _laws(found: Extrapolated) -> Section:
+    rows = [
+        (
+            law.arm,
+            ", ".join(f"{name} {_band(one, '.3g')}" for name, one in law.numbers.items()),
+            f"{law.error:.4f}",
+            "at their bounds" if law.at_bounds else "inside",
+        )
+        for law in found.laws
+    ]
+    return Section(
+        found.form,
+        ("arm", "numbers", "residual", "exponents are"),
+        tuple(rows),
+        (
+            f"Least squares over means of seeds; {SURE} bands from {RESAMPLES} resamples of the"
+            " seeds, stretched as far as Student's t is from the normal distribution. Residual:"
+            " root mean square, nats a token. Bands are of chance between seeds; that the law"
+            " itself holds is assumed.",
+            *found.refused,
+            *(f"{name} is left out. {why}" for name, why in found.left_out.items()),
+        ),
+    )
+
+
+def _predicted(found: Extrapolated) -> Section:
+    rows = []
+    for one in found.predicted:
+        there = one.arm == PAPER.arm and one.parameters == PAPER.parameters
+        rows.append(
+            (
+                one.arm,
+                f"{one.parameters:,.0f}",
+                f"{one.tokens:.3g}",
+                _band(one.difference, "+.4f"),
+                "no difference found" if one.difference.has_zero else "without zero",
+                _band(one.ratio, ".2f"),
+                f"{PAPER.losses[0] - PAPER.losses[1]:+.3f}" if there else "-",
+                f"{PAPER.ratio:.2f}" if there else "-",
+            )
+        )
+    beyond = (
+        f"The last row of an arm extrapolates over {found.beyond[0]:.1f} powers of ten in size and"
+        f" {found.beyond[1]:.1f} in tokens."
+        if found.fit and found.fit.form.across_sizes
+        else "Nothing is said of sizes that were not measured."
+    )
+    return Section(
+        f"By these laws, at the paper's {PAPER.each:.0f} tokens a parameter",
+        (
+            "arm", "parameters", "tokens", f"difference to {REFERENCE}", "band", "tokens ratio",
+            "the paper's difference", "the paper's ratio",
+        ),
+        tuple(rows),
+        (
+            f"{beyond} Nats a byte here, nats a token of another tokenizer there: compare the ratio"
+            " of tokens at equal loss, not the differences. inf: the arm's law never comes down to"
+            f" that loss. The paper's curves, at {PAPER.parameters / 1e9:.3f}B parameters: a ratio"
+            f" of {PAPER.ratio} for {PAPER.arm}.",
+        ),
+    )  # fmt: skip
+
+
+def _crossings(found: Extrapolated) -> Section:
+    rows = [
+        (
+            one.arm,
+            f"{one.parameters:,.0f}",
+            "nowhere" if one.tokens is None else f"{one.tokens / one.parameters:.3g}",
+            f"{one.share:.0%}",
+        )
+        for one in found.crossings
+    ]
+    return Section(
+        f"Where fitted laws cross that of {REFERENCE}",
+        ("arm", "parameters", "tokens a parameter", "resamples that cross"),
+        tuple(rows),
+        ("Between the fewest tokens a parameter that were measured, and the paper's.",),
+    )
+
+
+def _band(one: Band, form: str) -> str:
+    return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+
+
+def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
+    """What the data cannot say."""
+    seeds = [len(arm.good) for cell in cells for arm in cell.arms.values()]
+    least = min(seeds, default=0)
+    edges = [
+        f"{name} in {cell.name}"
+        for cell in cells
+        for name, arm in cell.arms.items()
+        if arm.search.at_edge and len(arm.search.rates) != 2
+    ]
+    sizes = sorted({cell.parameters for cell in cells})
+    data = sorted({cell.config.data.source.rpartition("/")[2] for cell in cells})
+    rows = [
+        (
+            "larger models",
+            f"The largest has {sizes[-1]:,} parameters, {found.beyond[0]:.1f} powers of ten below"
+            f" the paper's; {len(sizes)} sizes.",
+        ),
+        (
+            "longer training",
+            f"The longest runs read {max(c.tokens[-1] for c in cells):,} tokens,"
+            f" {found.beyond[1]:.1f} powers of ten below the paper's;"
+            f" {max(c.tokens[-1] / c.parameters for c in cells):.0f} tokens a parameter at most"
+            f" (the paper: {PAPER.each:.0f}).",
+        ),
+        ("other text and tokenizers", f"One source, {', '.join(data)}."),
+        (
+            "small differences",
+            f"{least} seeds at least: the sign-flip test cannot come below"
+            f" {smallest_p(max(least, 1)):.3g}, before any correction.",
+        ),
+        (
+            "better rates",
+            f"The best rate is at the edge of what was tried: {', '.join(edges)}."
+            if edges
+            else "Each arm has one rate for all lengths of a folder, the best at full length.",
+        ),
+        ("other recipes", "One optimiser, one schedule, one batch size, one kind of model."),
+    ]
+    return Section("What these data cannot say", ("about", "why"), tuple(rows))

@@ -1,0 +1,57 @@
+"""Folders of runs as studies write them, with losses of a known law and no training."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from experiments.compare.runs import Run, RunFolder, RunKey
+from experiments.compare.search import FIRST_SEED
+
+SETTINGS = {
+    "study": "activations",
+    "data.source": "some.txt",
+    "data.tokenizer": "bytes",
+    "data.batch_size": 8,
+    "seq_len": None,
+    "heldout_tokens": None,
+    "data_fingerprint": "0",
+    "jax": "0",
+}
+STEP_TOKENS = 8 * 128
+RATES = (0.003, 0.006, 0.012)
+Loss = Callable[[float], float]
+"""Tokens -> loss."""
+
+
+def write_run(
+    root: Path, arm: str, seed: int, heldout: tuple[float, ...], lengths: tuple[int, ...],
+    rate: float = 0.006, *, diverged: bool = False,
+) -> None:  # fmt: skip
+    key = RunKey(arm, rate, seed, lengths)
+    RunFolder(root / "runs").write(
+        Run(key, diverged, heldout, (1,), (1.0,), (1.0,), ({},), 2.0, "abc")
+    )
+
+
+def study(
+    root: Path, model: str, steps: int, arms: Mapping[str, Loss], *, seeds: int = 5,
+    sd: float = 0.0, noise: int = 0,
+) -> Path:  # fmt: skip
+    """A study of these arms: a search that rate 0.006 wins, and seeds that share half of their
+    deviation."""
+    rng = np.random.default_rng(noise)
+    root.mkdir(parents=True)
+    (root / "settings.json").write_text(json.dumps({**SETTINGS, "model": model, "steps": steps}))
+    lengths = (steps // 4, steps // 2, steps)
+    common = rng.normal(size=seeds)
+    for arm, loss in arms.items():
+        full = loss(STEP_TOKENS * steps)
+        for rate, worse in zip(RATES, (0.02, 0.0, 0.01), strict=True):
+            write_run(root, arm, FIRST_SEED, (full + worse,), lengths[-1:], rate)
+        for seed in range(seeds):
+            shift = sd * (common[seed] + rng.normal()) / 2**0.5
+            heldout = tuple(loss(STEP_TOKENS * n) + shift for n in lengths)
+            write_run(root, arm, seed, heldout, lengths)
+    return root

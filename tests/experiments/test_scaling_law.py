@@ -1,0 +1,161 @@
+"""Fits of L(N, D): known laws come back, known differences lie in their bands."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scaling_folders import study
+from scipy import stats
+
+from experiments.compare.across import resampled
+from experiments.compare.across.cells import Cell, read_cells
+from experiments.compare.across.extrapolation import PAPER, extrapolated
+from experiments.compare.across.law import FORMS, Law, Points, PowerLaw, difference, fit, meeting
+from experiments.compare.across.resampled import band, fitted, points_of
+from polycom_jax._errors import InputError
+
+LAW = PowerLaw(E=0.9, A=60.0, a=0.4, B=400.0, b=0.45)
+BETTER = PowerLaw(E=0.89, A=60.0, a=0.4, B=380.0, b=0.45)
+SIZES = {"bytes-0.1m": 114_048, "bytes-0.3m": 357_120, "bytes-1m": 1_022_464}
+
+
+def grid(law: Law) -> Points:
+    n, d = np.meshgrid([1e5, 4e5, 1e6, 3e6], [2e6, 8e6, 3e7])
+    n, d = n.ravel(), d.ravel()
+    loss = np.array([law.loss(x, y) for x, y in zip(n, d, strict=True)], np.float64)
+    return Points(n, d, loss, np.ones_like(loss))
+
+
+def cells(
+    tmp_path: Path, *, sd: float, sizes: int = 3, seeds: int = 5, noise: int = 0
+) -> list[Cell]:
+    for place, (model, n) in enumerate(list(SIZES.items())[:sizes]):
+        arms = {
+            "swiglu": lambda d, n=n: float(LAW.loss(n, d)),
+            "poly_norm": lambda d, n=n: float(BETTER.loss(n, d)),
+        }
+        for steps in (2240, 22400):
+            study(
+                tmp_path / f"{model}-{steps}", model, steps, arms, seeds=seeds, sd=sd,
+                noise=10 * noise + place,
+            )  # fmt: skip
+    return read_cells(tmp_path)
+
+
+@pytest.mark.parametrize("law", [LAW, BETTER, PowerLaw(E=0.0, A=5.0, a=0.2, B=30.0, b=0.3)])
+def test_a_law_comes_back_from_its_own_losses(law: PowerLaw):
+    found = fit(grid(law))
+    assert isinstance(found, PowerLaw)
+    assert (found.E, found.A, found.a) == pytest.approx((law.E, law.A, law.a), rel=1e-3, abs=1e-3)
+    assert (found.B, found.b) == pytest.approx((law.B, law.b), rel=1e-3)
+    assert not found.at_bounds
+
+
+def test_seeds_weigh():
+    points = grid(LAW)
+    loss = points.loss.copy()
+    loss[0] += 0.1
+    light = Points(points.parameters, points.tokens, loss, np.where(np.arange(12) == 0, 1e-6, 1.0))
+    assert fit(light).b == pytest.approx(LAW.b, rel=1e-3)
+    heavy = Points(points.parameters, points.tokens, loss, np.ones(12))
+    assert fit(heavy).b != pytest.approx(LAW.b, rel=1e-2)
+
+
+def test_tokens_for_a_loss_are_the_inverse():
+    assert LAW.tokens(1e6, float(LAW.loss(1e6, 5e7))) == pytest.approx(5e7)
+    assert LAW.tokens(1e6, LAW.E) == np.inf
+
+
+def test_laws_meet_where_they_are_equal():
+    # Equal E and A: apart from there on which B / D^b are equal.
+    early = PowerLaw(E=1.0, A=0.0, a=0.3, B=10.0, b=0.3)
+    late = PowerLaw(E=1.0, A=0.0, a=0.3, B=1000.0, b=0.6)
+    wanted = 100 ** (1 / 0.3)
+    assert meeting(early, late, 1e6, 1e3, 1e12) == pytest.approx(wanted)
+    assert meeting(early, late, 1e6, 1e8, 1e12) is None
+
+
+def test_a_band_reaches_infinity_where_resamples_do():
+    found = band(1.0, [1.0] * 90 + [np.inf] * 10)
+    assert (found.low, found.high) == (1.0, np.inf)
+
+
+def test_what_a_fit_lacks_is_told(tmp_path: Path):
+    two = cells(tmp_path, sd=0.0, sizes=2)
+    power, by_size = FORMS
+    told = power.lacks(points_of(two, "swiglu"))
+    assert "5 parameters" in told
+    assert "3 sizes, there are 2" in told
+    assert "pairs" not in told
+    few = power.lacks(points_of(two[:1], "swiglu"))
+    assert "5 pairs of size and length, there are 3" in few
+    assert "there is 1" in few
+    assert "4 pairs of size and length, there are 3" in by_size.lacks(points_of(two[:1], "swiglu"))
+    with pytest.raises(InputError, match="at least 5 pairs"):
+        fit(points_of(two[:1], "swiglu"))
+    found = extrapolated(two[:1])
+    assert len(found.refused) == 2
+    assert found.fit is None
+    assert found.laws == found.predicted == ()
+
+
+def test_with_two_sizes_a_law_has_a_number_for_each(tmp_path: Path):
+    found = extrapolated(cells(tmp_path, sd=0.0, sizes=2))
+    assert found.form == "L(N, D) = E_N + B / D^b"
+    assert "3 sizes, there are 2" in found.refused[0]
+    law = found.laws[0]
+    for size in list(SIZES.values())[:2]:
+        floor = law.numbers[f"E at {size:,}"].value
+        assert floor == pytest.approx(LAW.E + LAW.A * size**-LAW.a, rel=1e-3)
+    assert law.numbers["b"].value == pytest.approx(LAW.b, rel=1e-3)
+    assert [one.parameters for one in found.predicted] == list(SIZES.values())[:2]
+    one = found.predicted[0]
+    assert one.tokens == pytest.approx(PAPER.each * 114_048)
+    wanted = difference(BETTER, LAW, 114_048, one.tokens)
+    assert one.difference.value == pytest.approx(wanted, abs=1e-4)
+
+
+def test_without_noise_the_difference_is_exact_and_so_is_the_paper_s_point(tmp_path: Path):
+    found = extrapolated(cells(tmp_path, sd=0.0))
+    assert not found.refused
+    *inside, one = found.predicted
+    assert [p.parameters for p in inside] == list(SIZES.values())
+    n, d = PAPER.parameters, PAPER.tokens
+    wanted = float(BETTER.loss(n, d) - LAW.loss(n, d))
+    assert one.difference.value == pytest.approx(wanted, abs=2e-3)
+    assert not one.difference.has_zero
+    assert one.ratio.value < 1
+    assert {c.arm for c in found.crossings} == {"poly_norm"}
+    assert all(c.tokens is None for c in found.crossings)
+
+
+def test_a_known_difference_lies_in_its_band(tmp_path: Path):
+    """Within the sizes measured; five draws of seeds, of which at most one band may miss."""
+    hits = 0
+    for noise in range(5):
+        found = cells(tmp_path / str(noise), sd=0.005, noise=noise)
+        fits = fitted(found, ["swiglu", "poly_norm"], FORMS[0], resamples=100)
+        own = fits.band("poly_norm", difference, 357_120, 7e6)
+        truth = float(BETTER.loss(357_120, 7e6) - LAW.loss(357_120, 7e6))
+        hits += own.low <= truth <= own.high
+        assert own.high - own.low < 0.02
+    assert hits >= 4
+
+
+def test_the_band_of_a_mean_is_student_s_interval(tmp_path: Path):
+    (cell,) = cells(tmp_path, sd=0.01, sizes=1)[:1]
+    seeds = cell.seeds("swiglu")
+    losses = cell.losses("swiglu", seeds)[:, 0]
+    rng = np.random.default_rng(0)
+    moved = [
+        float(resampled._shift(cell, "swiglu", seeds, rng.choice(seeds, 5))[0]) for _ in range(4000)
+    ]
+    half = band(0.0, moved).high
+    wanted = stats.t.ppf(0.975, 4) * losses.std(ddof=1) / 5**0.5
+    assert half == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_report_comes_out_the_same_twice(tmp_path: Path):
+    found = cells(tmp_path, sd=0.005)
+    twice = [fitted(found, ["swiglu", "poly_norm"], FORMS[0], resamples=20) for _ in range(2)]
+    assert twice[0].resampled == twice[1].resampled

@@ -1,0 +1,195 @@
+"""Reports from stored run files: what is read, compared, said and refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scaling_folders import STEP_TOKENS, study, write_run
+
+from experiments.compare import __main__ as compare
+from experiments.compare.across import tables
+from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
+from experiments.compare.across.differences import differences, frugality, turns
+from experiments.compare.across.extrapolation import PAPER
+from experiments.compare.search import FIRST_SEED
+
+COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
+LENGTHS = (560, 1120, 2240)
+
+
+def falling(start: float) -> dict:
+    return {
+        "swiglu": lambda d: start - 0.1 * (d / STEP_TOKENS / 560) ** 0.5,
+        "poly_norm": lambda d: start + 0.03 - 0.12 * (d / STEP_TOKENS / 560) ** 0.5,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    study(tmp_path / "bytes-0.1m-20", "bytes-0.1m", 2240, falling(2.0), sd=0.002)
+    study(tmp_path / "bytes-0.3m-20", "bytes-0.3m", 7040, falling(1.7), sd=0.002, noise=1)
+    return tmp_path
+
+
+def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert compare.main(["report", str(folder)]) == 0
+    text = (folder / "scaling.md").read_text()
+    told = capsys.readouterr().out
+    for words in (
+        "Differences at equal tokens, full lengths", "shorter lengths", "Tokens for the same loss",
+        "No fit: L(N, D) = E + A / N^a + B / D^b has 5 parameters", "L(N, D) = E_N + B / D^b",
+        "What these data cannot say", "inside",
+        "no tests of their own", "python -m experiments.compare report",
+    ):  # fmt: skip
+        assert words in text, words
+        assert words in told or words.startswith("python"), words
+    numbers = json.loads((folder / "scaling.json").read_text())
+    assert [cell["folder"] for cell in numbers["folders"]] == ["bytes-0.1m-20", "bytes-0.3m-20"]
+    assert len(numbers["differences"]) == 6
+    assert "3 sizes" in numbers["fit"]["refused"][0]
+    for name in ("tokens", "compute", "differences"):
+        assert 1000 < (folder / "plots" / f"scaling-{name}.png").stat().st_size < 200_000
+
+
+def test_a_report_of_three_sizes_has_fits(folder: Path, capsys: pytest.CaptureFixture[str]):
+    study(folder / "bytes-1m-20", "bytes-1m", 20_000, falling(1.5), sd=0.002, seeds=3, noise=2)
+    assert compare.main(["report", str(folder), "--out", str(folder / "o"), "--json=-"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert [law["arm"] for law in numbers["fit"]["laws"]] == ["swiglu", "poly_norm"]
+    assert numbers["fit"]["predicted"][-1]["parameters"] == PAPER.parameters
+    text = (folder / "o" / "scaling.md").read_text()
+    assert "at the paper's 186 tokens a parameter" in text
+    assert "| -0.019 | 0.72 |" in text
+    assert "powers of ten" in text
+    assert (folder / "o" / "plots" / "scaling-residuals.png").is_file()
+
+
+def test_differences_are_paired_and_turn_where_their_sign_does(folder: Path):
+    cells = read_cells(folder)
+    found = {(d.cell, d.tokens): d for d in differences(cells)}
+    full = found["bytes-0.1m-20", 2240 * STEP_TOKENS]
+    assert full.full
+    assert full.result is not None
+    assert full.result.mean == pytest.approx(0.03 - 0.02 * 2, abs=0.004)
+    assert full.seeds == 5
+    assert full.p_holm == pytest.approx(2 * full.result.p)  # two folders, one family
+    (turn,) = [t for t in turns(cells) if t.cell == "bytes-0.1m-20"]
+    assert turn.ahead
+    assert turn.before == 1120 * STEP_TOKENS < turn.tokens < turn.after
+    assert {f.cell: f.needed.median < 1 for f in frugality(cells)}["bytes-0.1m-20"]
+
+
+def test_an_arm_is_compared_on_the_seeds_that_both_have(folder: Path):
+    root = folder / "bytes-0.1m-20"
+    for seed in (5, 6):
+        write_run(root, "swiglu", seed, (2.0, 1.9, 1.8), LENGTHS)
+    write_run(root, "poly_norm", 4, (), LENGTHS, diverged=True)
+    found = [d for d in differences([read_cell(root)]) if d.full]
+    assert [d.seeds for d in found] == [4]
+
+
+def test_results_are_those_of_the_best_rate_that_has_any(folder: Path):
+    root = folder / "bytes-0.1m-20"
+    write_run(root, "swiglu", 0, (9.0, 9.0, 9.0), LENGTHS, rate=0.012)
+    arm = read_cell(root).arms["swiglu"]
+    assert arm.search.best == 0.006
+    assert len(arm.runs) == 5
+    # A rate that one search seed alone has tried is judged by the seeds that all have.
+    write_run(root, "swiglu", FIRST_SEED + 1, (0.1,), LENGTHS[-1:], rate=0.003)
+    assert read_cell(root).arms["swiglu"].search.best == 0.006
+
+
+def test_a_study_that_goes_on_has_at_least_the_seeds_of_its_folder(folder: Path):
+    root = folder / "bytes-0.1m-20"
+    config = stored_config(root)
+    for seed in range(5, 12):
+        write_run(root, "swiglu", seed, (2.0, 1.9, 1.8), LENGTHS)
+    assert continued(config, root).seeds == 12
+    assert continued(config, root / "none") == config
+
+
+def test_an_arm_whose_runs_all_diverged_is_told_and_not_fitted(folder: Path):
+    for seed in range(3):
+        write_run(folder / "bytes-0.1m-20", "relu2", seed, (), LENGTHS, diverged=True)
+    cell = read_cell(folder / "bytes-0.1m-20")
+    assert "relu2" in cell.arms
+    assert "relu2" not in cell.numbered
+    (own,) = [d for d in differences([cell]) if d.arm == "relu2" and d.full]
+    assert own.result is None
+    assert own.verdict == "not comparable"
+    assert compare.main(["report", str(folder)]) == 0
+    assert "relu2 0" in (folder / "scaling.md").read_text()
+
+
+def test_epochs_are_told_where_the_text_is_known(folder: Path):
+    path = folder / "bytes-0.1m-20" / "settings.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "train_tokens": 1_146_880}))
+    row, other = tables.folders(read_cells(folder)).rows
+    assert row[4] == "2.00"
+    assert other[4] == "not known"
+
+
+def test_an_arm_without_results_is_named_as_waiting(folder: Path):
+    write_run(folder / "bytes-0.1m-20", "gelu", FIRST_SEED, (1.5,), LENGTHS[-1:])
+    cell = read_cell(folder / "bytes-0.1m-20")
+    assert cell.waiting == ("gelu",)
+    assert list(cell.arms) == ["swiglu", "poly_norm"]
+
+
+def test_committed_runs_give_the_numbers_of_their_own_reports():
+    for cell in read_cells(COMMITTED):
+        results = json.loads((cell.root / "results.json").read_text())
+        wanted = {c["arm"]: c for c in results["comparisons"] if c["budget"] == "tokens"}
+        found = {d.arm: d for d in differences([cell]) if d.full}
+        assert found.keys() == wanted.keys()
+        for name, one in found.items():
+            assert one.result is not None
+            assert one.result.mean == pytest.approx(wanted[name]["result"]["mean"], abs=1e-12)
+            assert one.result.high == pytest.approx(wanted[name]["result"]["high"], abs=1e-12)
+            assert one.p_holm == pytest.approx(wanted[name]["p_holm"])
+        rates = {arm["name"]: arm["rate"] for arm in results["arms"]}
+        assert {name: arm.search.best for name, arm in cell.arms.items()} == rates
+        flops = {arm["name"]: arm["cost"]["flops"] for arm in results["arms"]}
+        assert {name: arm.flops for name, arm in cell.arms.items()} == flops
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "settings.json").unlink(), "holds no study"),
+        (lambda root: (root / "settings.json").write_text("{}"), "not as a study has written it"),
+        (lambda root: write_run(root, "swigloo", 0, (1.0,) * 3, LENGTHS), "Did you mean 'swiglu'"),
+        (
+            lambda root: (root / "runs/swiglu/lr0.006-seed0-steps560-1120-2240.json").write_text(
+                ""
+            ),
+            "holds no finished run",
+        ),
+    ],
+)
+def test_what_cannot_be_reported_is_told_in_one_line(
+    tmp_path: Path, change, message: str, capsys: pytest.CaptureFixture[str]
+):
+    root = study(tmp_path / "a", "bytes-0.1m", 2240, falling(2.0))
+    change(root)
+    assert compare.main(["report", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_study_without_the_reference_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = study(tmp_path / "a", "bytes-0.1m", 2240, falling(2.0))
+    stored = json.loads((root / "settings.json").read_text())
+    (root / "settings.json").write_text(json.dumps({**stored, "study": "precision"}))
+    assert compare.main(["report", str(root)]) == 2
+    assert "study precision, which has no arm swiglu" in capsys.readouterr().err
+
+
+def test_searches_alone_are_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = study(tmp_path / "a", "bytes-0.1m", 2240, falling(2.0), seeds=0)
+    assert compare.main(["report", str(root)]) == 2
+    assert "only searches" in capsys.readouterr().err
