@@ -226,6 +226,53 @@ class ImitateOptions(Options):
         _at_most(self, 8, "iterates")
 
 
+@dataclass(frozen=True)
+class NormedOptions(Options):
+    """PolyNorm networks of fixed width: of functions in Sobolev spaces, and of other networks.
+
+    Attributes:
+        orders: n, derivatives of the targets that the networks use.
+        dims: d, 1 or 2.
+        targets: what is approximated, each of norm 1 in W^{n,inf}.
+        degrees_1d: N for d = 1, ascending: coefficients on each axis.
+        degrees_2d: N for d = 2.
+        errors: asked for of imitations, descending.
+    """
+
+    orders: tuple[int, ...] = (1, 2, 3, 4)
+    dims: tuple[int, ...] = (1, 2)
+    targets: tuple[str, ...] = tuple(TARGETS)
+    degrees_1d: tuple[int, ...] = (4, 16, 64)
+    degrees_2d: tuple[int, ...] = (4, 8, 16)
+    errors: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _distinct(self, "orders", "dims", "targets", "errors")
+        at_least(self, 1, "orders", "dims", "degrees_1d", "degrees_2d")
+        _at_most(self, MAX_ORDER, "orders")
+        _at_most(self, 2, "dims")
+        _at_most(self, 1024, "degrees_1d")
+        _at_most(self, 64, "degrees_2d")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise unknown("target", name, TARGETS)
+        for degrees in (self.degrees_1d, self.degrees_2d):
+            require(
+                len(degrees) >= 2 and list(degrees) == sorted(set(degrees)),
+                f"degrees={degrees} must be two or more, ascending: a slope is wanted.",
+            )
+        for error in self.errors:
+            require(
+                1e-6 <= error < 1,
+                f"error={error} must be from 1e-6 (float64 has no finer grain there) to under 1.",
+            )
+
+    def degrees(self, d: int) -> tuple[int, ...]:
+        """N for dimension d."""
+        return {1: self.degrees_1d, 2: self.degrees_2d}[d]
+
+
 def named_target(name: str, dim: int) -> Target:
     """The target "NAME:n".
 
@@ -269,5 +316,8 @@ QUICK_REFINE = RefineOptions(
     cells=16,
 )
 QUICK_RATES = RatesOptions(orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32))
+QUICK_NORMED = NormedOptions(
+    orders=(2,), targets=("spline",), degrees_1d=(4, 16), degrees_2d=(4, 8), errors=(1e-1, 1e-3)
+)
 QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))
 """Well under a minute each; the training is too short to conclude from."""
