@@ -69,6 +69,7 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
     kept = all(row["sup"] <= row["bound"] + row["rounding"] for row in rows)
     share = max(row["sup"] / row["bound"] for row in rows)
     within = all(row["sup"] <= row["error"] for row in tables["imitations"])
+    shown = rows[0]["target"].split(":")[0]
     columns = ("target", "d", "coefficients", "N", "width", "size")
     numbers = ("sup", "bound", "rounding", "float32", "largest weight")
     return "\n".join(
@@ -90,11 +91,19 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
             "",
             "Of log error in log depth, the depth being N^d. Theory: -n/d.",
             "",
-            *markdown.table(tables["slopes"]),
+            *markdown.table([r for r in tables["slopes"] if r["coefficients"] == "square"]),
             "",
             "## Networks",
             "",
-            *markdown.table([{k: row[k] for k in (*columns, *numbers)} for row in rows]),
+            f"Those for {shown}; all are in normed.csv.",
+            "",
+            *markdown.table(
+                [
+                    {k: row[k] for k in (*columns, *numbers)}
+                    for row in rows
+                    if row["target"].startswith(shown)
+                ]
+            ),
             "",
             "## Imitations",
             "",

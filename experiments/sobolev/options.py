@@ -50,7 +50,8 @@ class TrainOptions(Options):
         points: that batches are drawn from.
         learning_rates: candidates, ascending; the best is chosen for each network by its fits of
             `selection`. Where it is the first or the last, the range is extended.
-        selection: the target that learning rates are chosen on, NAME:n; none of `targets`.
+        selection: targets that learning rates are chosen on, NAME:n; none of `targets`. With one
+            alone, a rate may be chosen that fails on others.
         cells: of the grid that errors are measured on, on each axis; 15 points each.
         memory: bytes that the fits of one network, which run at once, may take: parameters, their
             gradients and Adam's moments, and the points.
@@ -76,14 +77,14 @@ class TrainOptions(Options):
     batch_size: int = 256
     points: int = 16384
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-    selection: str = "runge:2"
+    selection: tuple[str, ...] = ("runge:2", "waves:2", "bumps:2", "waves:3")
     cells: int = 8
     memory: int = 2**30
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("memory",))
-        _distinct(self, "activations", "sizes", "targets")
+        _distinct(self, "activations", "sizes", "targets", "selection")
         for activation in self.activations:
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
@@ -99,16 +100,17 @@ class TrainOptions(Options):
             f"learning_rates={self.learning_rates} must be four or more positive numbers,"
             " ascending.",
         )
+        both = sorted({*self.selection} & {*self.targets})
         require(
-            self.selection not in self.targets,
-            f"selection={self.selection} is among the targets; learning rates are chosen on"
-            " another one, or they would be fitted to the result.",
+            not both,
+            f"selection={self.selection}: {', '.join(both)} is among the targets; learning rates"
+            " are chosen on other ones, or they would be fitted to the result.",
         )
         require(
             0 <= self.save_every_s < math.inf,
             f"save_every_s={self.save_every_s} must be 0 or more, and finite.",
         )
-        for name in (*self.targets, self.selection):
+        for name in (*self.targets, *self.selection):
             named_target(name, self.dim)
 
 
@@ -123,13 +125,14 @@ class RefineOptions(TrainOptions):
     activations: tuple[str, ...] = ("poly_relu", "gelu")
     sizes: tuple[int, ...] = (100, 200, 400)
     targets: tuple[str, ...] = ("spline:2", "random:2", "bumps:2")
+    selection: tuple[str, ...] = ("runge:2", "waves:2")
     dim: int = 1
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     cells: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = (*self.targets, self.selection)
+        names = (*self.targets, *self.selection)
         require(
             len({named_target(name, self.dim).order for name in names}) == 1,
             f"targets={self.targets} and selection={self.selection} must have the"
@@ -141,7 +144,7 @@ class RefineOptions(TrainOptions):
     @property
     def order(self) -> int:
         """n of all targets."""
-        return named_target(self.selection, self.dim).order
+        return named_target(self.selection[0], self.dim).order
 
     def construction(self, size: int) -> int:
         """N, the most cells on an axis with which the construction has at most `size` numbers."""
@@ -167,6 +170,8 @@ class RatesOptions(Options):
         cells_1d: N for d = 1, ascending.
         cells_2d: N for d = 2.
         cells_3d: N for d = 3.
+        spread: further targets, for d = 1, also with `uneven` cells: what slopes depend on.
+        uneven: N that are no powers of 2, ascending.
         memory: bytes that the numbers of one network may take.
     """
 
@@ -176,6 +181,8 @@ class RatesOptions(Options):
     cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
     cells_2d: tuple[int, ...] = (8, 16, 32, 64)
     cells_3d: tuple[int, ...] = (4, 8)
+    spread: tuple[str, ...] = ("waves", "runge", "bumps", "random")
+    uneven: tuple[int, ...] = (7, 13, 29, 57, 111)
     memory: int = 2**30
 
     def __post_init__(self) -> None:
@@ -184,13 +191,14 @@ class RatesOptions(Options):
         at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
         _at_most(self, MAX_ORDER, "orders")
         _at_most(self, MAX_DIM, "dims")
-        if self.target not in TARGETS:
-            raise unknown("target", self.target, TARGETS)
-        for d in self.dims:
-            cells = self.cells(d)
+        for name in (self.target, *self.spread):
+            if name not in TARGETS:
+                raise unknown("target", name, TARGETS)
+        named = {f"cells_{d}d": self.cells(d) for d in self.dims} | {"uneven": self.uneven}
+        for name, cells in named.items():
             require(
                 len(cells) >= 2 and list(cells) == sorted(set(cells)),
-                f"cells_{d}d={cells} must be two or more, ascending: a slope is wanted.",
+                f"{name}={cells} must be two or more, ascending: a slope is wanted.",
             )
 
     def cells(self, d: int) -> tuple[int, ...]:
@@ -241,7 +249,7 @@ class NormedOptions(Options):
 
     orders: tuple[int, ...] = (1, 2, 3, 4)
     dims: tuple[int, ...] = (1, 2)
-    targets: tuple[str, ...] = tuple(TARGETS)
+    targets: tuple[str, ...] = ("spline", "waves", "runge", "bumps", "random")
     degrees_1d: tuple[int, ...] = (4, 16, 64)
     degrees_2d: tuple[int, ...] = (4, 8, 16)
     errors: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -315,7 +323,9 @@ QUICK_REFINE = RefineOptions(
     points=2048,
     cells=16,
 )
-QUICK_RATES = RatesOptions(orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32))
+QUICK_RATES = RatesOptions(
+    orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32), spread=("waves",), uneven=(7, 13, 29)
+)
 QUICK_NORMED = NormedOptions(
     orders=(2,), targets=("spline",), degrees_1d=(4, 16), degrees_2d=(4, 8), errors=(1e-1, 1e-3)
 )

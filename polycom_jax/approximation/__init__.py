@@ -62,6 +62,7 @@ from polycom_jax.approximation.normed_sobolev import poly_norm_network as poly_n
 from polycom_jax.approximation.partitions import partition as partition
 from polycom_jax.approximation.pieces import count_pieces as count_pieces
 from polycom_jax.approximation.pieces import fewest_pieces as fewest_pieces
+from polycom_jax.approximation.pieces import fewest_units as fewest_units
 from polycom_jax.approximation.pieces import imitation_lower_bound as imitation_lower_bound
 from polycom_jax.approximation.pieces import most_pieces as most_pieces
 from polycom_jax.approximation.product_tree import Arithmetic as Arithmetic

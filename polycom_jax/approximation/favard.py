@@ -159,7 +159,7 @@ def favard_means(f: Function, n: int, d: int, degree: int) -> Float[np.ndarray, 
     nodes = (1 + np.cos(np.pi * (np.arange(count) + 0.5) / count)) / 2
     points = np.stack(np.meshgrid(*[nodes] * d, indexing="ij"), axis=-1).reshape(-1, d)
     with jax.enable_x64(True):
-        values = np.asarray(jax.jit(f)(jnp.asarray(points)))
+        values = np.asarray(f(jnp.asarray(points)))
     require(
         values.shape == (len(points),) and bool(np.isfinite(values).all()),
         f"the target must map points {points.shape} to finite values [{len(points)}]; it gives"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from polycom_jax._errors import require
 from polycom_jax.activations.inputs import EPS
-from polycom_jax.approximation.bounds import check_eps
+from polycom_jax.approximation.bounds import check_eps, least
 from polycom_jax.approximation.favard import favard_bound, favard_means
 from polycom_jax.approximation.network import Vector
 from polycom_jax.approximation.normed_network import PolyNormNetwork, Rows, least_factor
@@ -117,14 +117,7 @@ def degree_for(error: float, n: int, d: int) -> int:
         InputError: an error outside (0, 1), or one that needs more samples than `favard.SAMPLES`.
     """
     check_eps(error)
-    high = 1
-    while favard_bound(n, d, high) > error:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if favard_bound(n, d, middle) <= error else (middle, high)
-    return high
+    return least(lambda degree: favard_bound(n, d, degree) <= error)
 
 
 def check_coeffs(coeffs: Vector) -> Rows:

