@@ -136,7 +136,7 @@ def sections(
         "",
         "## Learning rates",
         "",
-        f"Chosen on {', '.join(options.selection)}; a range was extended until the best stood"
+        f"Chosen on {', '.join(options.chosen_on)}; a range was extended until the best stood"
         " inside it.",
         "",
         *markdown.table(_rate_rows(cells)),
@@ -149,7 +149,7 @@ def treatment(options: TrainOptions) -> str:
         f"All trained networks had {options.steps} steps of Adam on {options.batch_size} points of"
         f" [0,1]^{options.dim} a step, warm-up and cosine decay, and the same batches for the same"
         " seed. The learning rate was chosen for each network on other targets"
-        f" ({', '.join(options.selection)}), with other seeds. Targets NAME:n have norm 1 in"
+        f" ({', '.join(options.chosen_on)}), with other seeds. Targets NAME:n have norm 1 in"
         " W^{n,inf}, and are fitted shifted and scaled to mean 0 and variance 1."
     )
 

@@ -50,8 +50,8 @@ class TrainOptions(Options):
         points: that batches are drawn from.
         learning_rates: candidates, ascending; the best is chosen for each network by its fits of
             `selection`. Where it is the first or the last, the range is extended.
-        selection: targets that learning rates are chosen on, NAME:n; none of `targets`. With one
-            alone, a rate may be chosen that fails on others.
+        selection: targets that learning rates are chosen on, NAME:n, but for those among `targets`.
+            With one alone, a rate may be chosen that fails on others.
         cells: of the grid that errors are measured on, on each axis; 15 points each.
         memory: bytes that the fits of one network, which run at once, may take: parameters, their
             gradients and Adam's moments, and the points.
@@ -100,11 +100,10 @@ class TrainOptions(Options):
             f"learning_rates={self.learning_rates} must be four or more positive numbers,"
             " ascending.",
         )
-        both = sorted({*self.selection} & {*self.targets})
         require(
-            not both,
-            f"selection={self.selection}: {', '.join(both)} is among the targets; learning rates"
-            " are chosen on other ones, or they would be fitted to the result.",
+            len(self.chosen_on) > 0,
+            f"selection={self.selection}: all of it is among the targets; learning rates are chosen"
+            " on other ones, or they would be fitted to the result.",
         )
         require(
             0 <= self.save_every_s < math.inf,
@@ -112,6 +111,11 @@ class TrainOptions(Options):
         )
         for name in (*self.targets, *self.selection):
             named_target(name, self.dim)
+
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        """The targets that learning rates are chosen on."""
+        return tuple(name for name in self.selection if name not in self.targets)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class RefineOptions(TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = (*self.targets, *self.selection)
+        names = (*self.targets, *self.chosen_on)
         require(
             len({named_target(name, self.dim).order for name in names}) == 1,
             f"targets={self.targets} and selection={self.selection} must have the"
@@ -144,7 +148,7 @@ class RefineOptions(TrainOptions):
     @property
     def order(self) -> int:
         """n of all targets."""
-        return named_target(self.selection[0], self.dim).order
+        return named_target(self.targets[0], self.dim).order
 
     def construction(self, size: int) -> int:
         """N, the most cells on an axis with which the construction has at most `size` numbers."""

@@ -133,7 +133,7 @@ class Study:
     def targets(self) -> list["Standardised"]:
         """Those that are fitted, and behind them those for learning rates."""
         options = self.options
-        names = (*options.targets, *options.selection)
+        names = (*options.targets, *options.chosen_on)
         return [Standardised.of(named_target(name, options.dim)) for name in names]
 
     @cached_property

@@ -101,7 +101,7 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["train", "--seeds", "1"], "seeds=1"),
         (["train", "--sizes", "3"], "too few"),
         (["train", "--sizes", "1000000000"], "too many for relu"),
-        (["train", "--targets", "runge:2"], "among the targets"),
+        (["train", "--targets", "runge:2", "--selection", "runge:2"], "among the targets"),
         (["normed", "--dims", "3"], "dims=3 must be at most 2"),
         (["normed", "--errors", "0.1", "1e-9"], "error=1e-09"),
         (["normed", "--targets", "wave"], "Did you mean 'waves'"),
