@@ -14,11 +14,13 @@ from pathlib import Path
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.sobolev.options import (
     QUICK_IMITATE,
+    QUICK_NORMED,
     QUICK_RATES,
     QUICK_REFINE,
     QUICK_TRAIN,
     Command,
     ImitateOptions,
+    NormedOptions,
     RatesOptions,
     RefineOptions,
     TrainOptions,
@@ -74,6 +76,12 @@ STUDIES: Mapping[str, Study] = {
         Command(ImitateOptions(), "runs/sobolev-imitate"),
         Command(QUICK_IMITATE, "runs/sobolev-imitate-quick"),
         "experiments.sobolev.imitate_program",
+    ),
+    "normed": Study(
+        "Build PolyNorm networks of fixed width: errors beside their bounds, and imitations.",
+        Command(NormedOptions(), "runs/sobolev-normed"),
+        Command(QUICK_NORMED, "runs/sobolev-normed-quick"),
+        "experiments.sobolev.normed_program",
     ),
 }
 

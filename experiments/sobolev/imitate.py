@@ -72,11 +72,13 @@ def _row(name: str, net: pa.Network, relu: pa.Network, eps: float, grid: pa.Grid
         "own_size": net.size,
         "eps": eps,
         "size": relu.size,
+        "weights": relu.size - sum(layer.units for layer in relu.layers),
         "depth": relu.depth,
         "sup": pa.sobolev_norm(residual, grid, order=0, smoothness=1),
     }
     if name == "relu^2":  # Theorem 2's lower bound, on [0, 1]
         row["fewest_pieces"] = pa.fewest_pieces(eps)
+        row["fewest_units"] = pa.fewest_units(eps)
         if row["fewest_pieces"] <= COUNTED:
             row["pieces"] = pa.count_pieces(relu, 0.0, 1.0)
     return row
@@ -94,6 +96,7 @@ def growth(rows: Sequence[Row]) -> list[Row]:
         x = np.array([math.log2(1 / row["eps"]) for row in own])
         y = np.array([row["size"] for row in own], float)
         line = np.polyfit(x, y, 1)
+        weights = np.polyfit(x, [row["weights"] for row in own], 1)
         spread = float(np.sum((y - y.mean()) ** 2))
         rest = float(np.sum((y - np.polyval(line, x)) ** 2))
         found.append(
@@ -103,6 +106,7 @@ def growth(rows: Sequence[Row]) -> list[Row]:
                 f"size at eps = {own[0]['eps']:.0e}": own[0]["size"],
                 f"size at eps = {own[-1]['eps']:.0e}": own[-1]["size"],
                 "size a bit": float(line[0]) if spread else 0.0,
+                "weights a bit": float(weights[0]) if spread else 0.0,
                 "R^2": 1 - rest / spread if spread else 1.0,
                 "largest error / eps": max(row["sup"] / row["eps"] for row in own),
             }

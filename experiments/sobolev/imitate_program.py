@@ -66,7 +66,12 @@ def text(rows: Sequence[Row], command: str) -> str:
             "",
             f"- The errors measured on [-1, 1] are {'' if kept else 'NOT '}within eps.",
             "- Size grows linearly in the bits log2(1/eps), so the error falls geometrically in the"
-            " size: O(log(1/eps)) for fixed order, depth and width.",
+            " size: O(log(1/eps)) for fixed order, depth and width. These are upper bounds, of one"
+            " construction.",
+            "- size counts a coefficient for each unit, as of a PolyReLU network; a ReLU network"
+            " has none, and weights leaves them out.",
+            "- Proved is that an imitation of x^2 needs log2 of the pieces below in units: half a"
+            " unit a bit.",
             "- A PolyReLU unit with a_1 = 1 and the rest 0 is a ReLU and costs nothing more: lower"
             " bounds hold for curved units only.",
             "",
@@ -81,6 +86,7 @@ def text(rows: Sequence[Row], command: str) -> str:
                     {
                         "eps": row["eps"],
                         "pieces needed": row["fewest_pieces"],
+                        "units needed": row["fewest_units"],
                         "pieces of the construction": row["pieces"],
                     }
                     for row in counted

@@ -102,3 +102,18 @@ def overall(cells: Sequence[Row], metric: str) -> list[Row]:
         mean, low, high = interval(values)
         rows.append({"activation": name, "ratio": mean, "low": low, "high": high})
     return sorted(rows, key=lambda row: row["ratio"])
+
+
+def beside(cells: Sequence[Row], base: str, metric: str) -> dict[str, tuple[float, float, float]]:
+    """Activation -> (ratio, low, high) of its error to that of `base`, paired by seed.
+
+    Logarithms of ratios are averaged over sizes and targets for each seed; the interval is that
+    over seeds.
+    """
+    errors = table(cells)
+    names = dict.fromkeys(activation for _, _, activation in errors)
+    settings = list(dict.fromkeys((size, target) for size, target, _ in errors))
+    logs = {
+        name: np.log([errors[*setting, name][metric] for setting in settings]) for name in names
+    }
+    return {name: interval((logs[name] - logs[base]).mean(axis=0)) for name in names}

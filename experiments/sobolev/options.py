@@ -51,7 +51,8 @@ class TrainOptions(Options):
         points: training points, of which batches are drawn.
         learning_rates: learning rates to try, ascending. The one with the lowest error on
             `selection` is taken; where it is the first or the last, more are tried beyond it.
-        selection: target on which learning rates are chosen, NAME:n; must not be among `targets`.
+        selection: targets on which learning rates are chosen, NAME:n; those among `targets` are
+            left out. With one alone, a rate may be chosen that fails on others.
         cells: cells on each axis of the grid on which errors are measured, with 15 points in each
             cell.
         memory: bytes for fitting one network, all fits at once: parameters, gradients, Adam's
@@ -78,14 +79,14 @@ class TrainOptions(Options):
     batch_size: int = 256
     points: int = 16384
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-    selection: str = "runge:2"
+    selection: tuple[str, ...] = ("runge:2", "waves:2", "bumps:2", "waves:3")
     cells: int = 8
     memory: int = 2**30
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("memory",))
-        _distinct(self, "activations", "sizes", "targets")
+        _distinct(self, "activations", "sizes", "targets", "selection")
         for activation in self.activations:
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
@@ -102,16 +103,21 @@ class TrainOptions(Options):
             " ascending.",
         )
         require(
-            self.selection not in self.targets,
-            f"selection={self.selection} is among the targets; learning rates are chosen on"
-            " another one, or they would be fitted to the result.",
+            len(self.chosen_on) > 0,
+            f"selection={self.selection}: all of it is among the targets; learning rates are chosen"
+            " on other ones, or they would be fitted to the result.",
         )
         require(
             0 <= self.save_every_s < math.inf,
             f"save_every_s={self.save_every_s} must be 0 or more, and finite.",
         )
-        for name in (*self.targets, self.selection):
+        for name in (*self.targets, *self.selection):
             named_target(name, self.dim)
+
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        """The targets that learning rates are chosen on."""
+        return tuple(name for name in self.selection if name not in self.targets)
 
 
 @dataclass(frozen=True)
@@ -125,13 +131,14 @@ class RefineOptions(TrainOptions):
     activations: tuple[str, ...] = ("poly_relu", "gelu")
     sizes: tuple[int, ...] = (100, 200, 400)
     targets: tuple[str, ...] = ("spline:2", "random:2", "bumps:2")
+    selection: tuple[str, ...] = ("runge:2", "waves:2")
     dim: int = 1
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
     cells: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = (*self.targets, self.selection)
+        names = (*self.targets, *self.chosen_on)
         require(
             len({named_target(name, self.dim).order for name in names}) == 1,
             f"targets={self.targets} and selection={self.selection} must have the"
@@ -143,7 +150,7 @@ class RefineOptions(TrainOptions):
     @property
     def order(self) -> int:
         """n of all targets."""
-        return named_target(self.selection, self.dim).order
+        return named_target(self.targets[0], self.dim).order
 
     def construction(self, size: int) -> int:
         """N, the most cells on an axis with which the construction has at most `size` numbers."""
@@ -169,6 +176,8 @@ class RatesOptions(Options):
         cells_1d: cells N on each axis for d = 1, ascending.
         cells_2d: cells N on each axis for d = 2.
         cells_3d: cells N on each axis for d = 3.
+        spread: further targets for d = 1, also with `uneven` cells, to see what slopes depend on.
+        uneven: cells N that are not powers of 2, ascending.
         memory: bytes for the numbers of one network.
     """
 
@@ -178,6 +187,8 @@ class RatesOptions(Options):
     cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
     cells_2d: tuple[int, ...] = (8, 16, 32, 64)
     cells_3d: tuple[int, ...] = (4, 8)
+    spread: tuple[str, ...] = ("waves", "runge", "bumps", "random")
+    uneven: tuple[int, ...] = (7, 13, 29, 57, 111)
     memory: int = 2**30
 
     def __post_init__(self) -> None:
@@ -186,13 +197,14 @@ class RatesOptions(Options):
         at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
         _at_most(self, MAX_ORDER, "orders")
         _at_most(self, MAX_DIM, "dims")
-        if self.target not in TARGETS:
-            raise unknown("target", self.target, TARGETS)
-        for d in self.dims:
-            cells = self.cells(d)
+        for name in (self.target, *self.spread):
+            if name not in TARGETS:
+                raise unknown("target", name, TARGETS)
+        named = {f"cells_{d}d": self.cells(d) for d in self.dims} | {"uneven": self.uneven}
+        for name, cells in named.items():
             require(
                 len(cells) >= 2 and list(cells) == sorted(set(cells)),
-                f"cells_{d}d={cells} must be two or more, ascending: a slope is wanted.",
+                f"{name}={cells} must be two or more, ascending: a slope is wanted.",
             )
 
     def cells(self, d: int) -> tuple[int, ...]:
@@ -226,6 +238,53 @@ class ImitateOptions(Options):
         )
         at_least(self, 1, "iterates")
         _at_most(self, 8, "iterates")
+
+
+@dataclass(frozen=True)
+class NormedOptions(Options):
+    """PolyNorm networks of fixed width: of functions in Sobolev spaces, and of other networks.
+
+    Attributes:
+        orders: n, derivatives of the targets that the networks use.
+        dims: d, 1 or 2.
+        targets: what is approximated, each of norm 1 in W^{n,inf}.
+        degrees_1d: N for d = 1, ascending: coefficients on each axis.
+        degrees_2d: N for d = 2.
+        errors: asked for of imitations, descending.
+    """
+
+    orders: tuple[int, ...] = (1, 2, 3, 4)
+    dims: tuple[int, ...] = (1, 2)
+    targets: tuple[str, ...] = ("spline", "waves", "runge", "bumps", "random")
+    degrees_1d: tuple[int, ...] = (4, 16, 64)
+    degrees_2d: tuple[int, ...] = (4, 8, 16)
+    errors: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _distinct(self, "orders", "dims", "targets", "errors")
+        at_least(self, 1, "orders", "dims", "degrees_1d", "degrees_2d")
+        _at_most(self, MAX_ORDER, "orders")
+        _at_most(self, 2, "dims")
+        _at_most(self, 1024, "degrees_1d")
+        _at_most(self, 64, "degrees_2d")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise unknown("target", name, TARGETS)
+        for degrees in (self.degrees_1d, self.degrees_2d):
+            require(
+                len(degrees) >= 2 and list(degrees) == sorted(set(degrees)),
+                f"degrees={degrees} must be two or more, ascending: a slope is wanted.",
+            )
+        for error in self.errors:
+            require(
+                1e-6 <= error < 1,
+                f"error={error} must be from 1e-6 (float64 has no finer grain there) to under 1.",
+            )
+
+    def degrees(self, d: int) -> tuple[int, ...]:
+        """N for dimension d."""
+        return {1: self.degrees_1d, 2: self.degrees_2d}[d]
 
 
 def named_target(name: str, dim: int) -> Target:
@@ -270,6 +329,11 @@ QUICK_REFINE = RefineOptions(
     points=2048,
     cells=16,
 )
-QUICK_RATES = RatesOptions(orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32))
+QUICK_RATES = RatesOptions(
+    orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32), spread=("waves",), uneven=(7, 13, 29)
+)
+QUICK_NORMED = NormedOptions(
+    orders=(2,), targets=("spline",), degrees_1d=(4, 16), degrees_2d=(4, 8), errors=(1e-1, 1e-3)
+)
 QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))
 """Well under a minute each; the training is too short to conclude from."""

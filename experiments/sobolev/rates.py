@@ -112,13 +112,13 @@ def networks_for(n: int, d: int) -> list[str]:
     ]
 
 
-def check(options: RatesOptions) -> None:
+def check(options: RatesOptions, todo: Sequence[Case]) -> None:
     """Refuses what does not fit into memory, and N that are too few, before any work.
 
     Raises:
         InputError: from `check_memory`, or nothing is guaranteed of a ReLU network.
     """
-    for case in [*cases(options), *saturation_cases(options), *constant_cases(options)]:
+    for case in todo:
         kind = "spline" if case.network == "poly_relu_spline" else "trapezoid"
         check_memory(case.n, case.d, case.cells, kind, options.memory)
         eps = _relu_eps(case)

@@ -131,9 +131,9 @@ class Study:
 
     @cached_property
     def targets(self) -> list["Standardised"]:
-        """Those that are fitted; the one for learning rates comes last."""
+        """Those that are fitted, and behind them those for learning rates."""
         options = self.options
-        names = (*options.targets, options.selection)
+        names = (*options.targets, *options.chosen_on)
         return [Standardised.of(named_target(name, options.dim)) for name in names]
 
     @cached_property
@@ -177,9 +177,9 @@ class Study:
         return stored["selection"]
 
     def _select(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
-        """One row a learning rate: the geometric mean of L2 errors over some seeds.
+        """One row a learning rate: the geometric mean of L2 errors over targets and some seeds.
 
-        As many runs as in the fits that follow, so that one program serves both.
+        About as many runs as in the fits that follow.
         """
         rates, tried = list(self.options.learning_rates), list[Row]()
         for attempt in range(1 + MAX_EXTENSIONS):
@@ -202,13 +202,17 @@ class Study:
         self, name: str, fit: Fit, rates: Sequence[float], tell: Callable[[float, str], None]
     ) -> list[Row]:
         options, count = self.options, len(rates)
-        seeds = max(1, len(options.targets) * options.seeds // count)
-        pairs = [(rate, s) for rate in rates for s in range(seeds)]
-        last = len(options.targets)
-        runs = Runs.of((rate, last, SELECTION_SEED + s) for rate, s in pairs)
+        places = range(len(options.targets), len(self.targets))
+        seeds = max(1, len(options.targets) * options.seeds // (count * len(places)))
+        runs = Runs.of(
+            (rate, place, SELECTION_SEED + s)
+            for rate in rates
+            for place in places
+            for s in range(seeds)
+        )
         state = self._fit(name, fit, runs, lambda s: tell(s, f"{name}: learning rates"))
         errors = self.errors(fit.network, state.params, runs)
-        logs = np.log([error["l2"] for error in errors]).reshape(count, seeds)
+        logs = np.log([error["l2"] for error in errors]).reshape(count, -1)
         return [
             {"learning_rate": float(rate), "l2": float(np.exp(log.mean())), "seeds": seeds}
             for rate, log in zip(rates, logs, strict=True)

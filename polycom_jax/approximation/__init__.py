@@ -8,7 +8,8 @@
 
 Exact (`exact`, `product_tree`, `bridges`): Lemma 1, Theorem 1, products, shared coefficients, the
 two types of PolyCom. Within eps (`sawtooth`, `imitation`, `pieces`): Lemma 2, Theorem 2. For a
-target in a Sobolev space (`taylor`, `bounds`, `partitions`): Theorem 3. To measure it: norms and
+target in a Sobolev space (`taylor`, `bounds`, `partitions`): Theorem 3. Beyond the paper, which has
+no theorem for PolyNorm: `normed_sobolev`, `normed_imitation` and `favard`. To measure it: norms and
 errors (`sobolev`), functions of norm 1 (`targets`).
 
 Reference: Zhuo et al., "Polynomial Composition Activations", ICLR 2025, arXiv 2411.03884, sec. 3.
@@ -46,14 +47,25 @@ from polycom_jax.approximation.exact import product as product
 from polycom_jax.approximation.exact import quadratic_iterate as quadratic_iterate
 from polycom_jax.approximation.exact import relu_network as relu_network
 from polycom_jax.approximation.exact import square as square
+from polycom_jax.approximation.favard import favard_bound as favard_bound
+from polycom_jax.approximation.favard import favard_constant as favard_constant
+from polycom_jax.approximation.favard import favard_means as favard_means
 from polycom_jax.approximation.imitation import imitate as imitate
 from polycom_jax.approximation.imitation import imitate_activation as imitate_activation
 from polycom_jax.approximation.network import Network as Network
 from polycom_jax.approximation.network import feed_forward as feed_forward
 from polycom_jax.approximation.network import linear as linear
+from polycom_jax.approximation.normed_imitation import poly_norm_imitation as poly_norm_imitation
+from polycom_jax.approximation.normed_network import PolyNormNetwork as PolyNormNetwork
+from polycom_jax.approximation.normed_network import evaluate_normed as evaluate_normed
+from polycom_jax.approximation.normed_sobolev import PEAK as PEAK
+from polycom_jax.approximation.normed_sobolev import SQUARE as SQUARE
+from polycom_jax.approximation.normed_sobolev import poly_norm_bound as poly_norm_bound
+from polycom_jax.approximation.normed_sobolev import poly_norm_network as poly_norm_network
 from polycom_jax.approximation.partitions import partition as partition
 from polycom_jax.approximation.pieces import count_pieces as count_pieces
 from polycom_jax.approximation.pieces import fewest_pieces as fewest_pieces
+from polycom_jax.approximation.pieces import fewest_units as fewest_units
 from polycom_jax.approximation.pieces import imitation_lower_bound as imitation_lower_bound
 from polycom_jax.approximation.pieces import most_pieces as most_pieces
 from polycom_jax.approximation.product_tree import Arithmetic as Arithmetic

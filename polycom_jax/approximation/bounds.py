@@ -4,6 +4,7 @@ Targets are in the unit ball of W^{n,inf}([0,1]^d): all derivatives D^m f, |m| <
 """
 
 import math
+from collections.abc import Callable
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.network import Network
@@ -82,9 +83,19 @@ def cells_for(eps: float, n: int, d: int, kind: PartitionName = "trapezoid") -> 
         InputError: eps outside (0, 1), n or d below 1.
     """
     check_eps(eps)
-    guess = math.ceil((bound(n, d, 1, kind) / eps) ** (1 / n))
-    near = (max(1, guess + k) for k in (-1, 0, 1))  # rounding of the root
-    return next(cells for cells in near if bound(n, d, cells, kind) <= eps)
+    return least(lambda cells: bound(n, d, cells, kind) <= eps)
+
+
+def least(holds: Callable[[int], bool]) -> int:
+    """The least whole number from 1 on for which `holds`, which holds for all larger ones too."""
+    high = 1
+    while not holds(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def multi_indices(d: int, degree: int) -> list[tuple[int, ...]]:

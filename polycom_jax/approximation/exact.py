@@ -80,7 +80,7 @@ def exact_arithmetic(*, nonnegative: bool = False) -> Arithmetic:
 
     Args:
         nonnegative: whether all numbers to be multiplied are >= 0. The networks are then exact for
-            such numbers alone.
+            such numbers alone, and only as smooth elsewhere as their units are.
     """
     square_unit, linear_unit = (0.0, 0.0, 1.0), (0.0, 1.0)
     rows = [row for row in SUMS if not (nonnegative and max(row) < 0)]
@@ -89,7 +89,8 @@ def exact_arithmetic(*, nonnegative: bool = False) -> Arithmetic:
 
     def one_layer(weights: Matrix, unit: tuple[float, ...], readout: list[float]) -> Network:
         units = np.tile(unit, (len(weights), 1))
-        return feed_forward([weights, [readout]], [None, None], [units], smoothness=math.inf)
+        smoothness = None if nonnegative else math.inf
+        return feed_forward([weights, [readout]], [None, None], [units], smoothness=smoothness)
 
     return Arithmetic(
         product=one_layer(rows, square_unit, signs),

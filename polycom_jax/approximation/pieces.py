@@ -5,8 +5,8 @@ x^2 on [0, 1]. What this proves: a ReLU network of width K and depth L has at mo
 on a line, so the size must grow at least like log(1/eps) for PolyReLU networks whose function is
 curved. It holds for some networks and not for all: with a_1 = 1 and the other coefficients 0, a
 PolyReLU network is a ReLU network and needs no more (found by the paper's reviewers). For
-quadratics iterated L times on K inputs it gives about K (L + log2(1/eps) / 2) and not the
-K L log(1/eps) that is quoted for the paper.
+a quadratic iterated L times it gives about L + log2(1/eps) / 2 units, and for K inputs no more than
+for one, since a unit may serve all of them; not the K L log(1/eps) that is quoted for the paper.
 """
 
 import math
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polycom_jax._errors import require
+from polycom_jax.approximation.bounds import least
 from polycom_jax.approximation.combine import flatten
 from polycom_jax.approximation.network import Network, Vector
 
@@ -83,9 +84,16 @@ def imitation_lower_bound(pieces: int, coeffs: Vector = (0.0, 0.0, 1.0)) -> floa
 def fewest_pieces(eps: float) -> int:
     """How many linear pieces an imitation of x^2 on [0, 1] within eps has at least."""
     require(eps > 0, f"eps={eps} must be positive.")
-    guess = math.ceil(1 / math.sqrt(8 * eps))
-    near = (max(1, guess + k) for k in (-1, 0, 1))  # rounding of the root
-    return next(pieces for pieces in near if imitation_lower_bound(pieces) <= eps)
+    return least(lambda pieces: imitation_lower_bound(pieces) <= eps)
+
+
+def fewest_units(eps: float) -> float:
+    """log2 of `fewest_pieces`: so many ReLUs an imitation of x^2 on [0, 1] within eps needs.
+
+    A unit at most doubles the pieces, whatever the depth: prod_l (K_l + 1) <= 2^(sum of K_l). So
+    half a unit a bit of accuracy is proved, and no more.
+    """
+    return math.log2(fewest_pieces(eps))
 
 
 def _split(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

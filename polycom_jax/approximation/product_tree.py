@@ -56,7 +56,8 @@ def monomials(exponents: Sequence[Sequence[int]], arithmetic: Arithmetic) -> Net
         net = compose(_level(2**k, levels[k], levels[k + 1], arithmetic), net)
     constant = [float(term == ()) for term in terms]
     net = compose(linear(_selection(terms, levels[-1]), constant), net)
-    return replace(net, smoothness=arithmetic.product.smoothness)
+    parts = (arithmetic.product, arithmetic.square, arithmetic.carry)
+    return replace(net, smoothness=min(part.smoothness for part in parts))
 
 
 def as_term(exponents: Sequence[int]) -> Term:

@@ -7,6 +7,7 @@ alone then share a compiled program, as networks do.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_range
 from polycom_jax.approximation.bounds import multi_indices
 from polycom_jax.approximation.evaluation import evaluate
@@ -288,8 +289,21 @@ def _check(order: int, p: float, smoothness: float) -> None:
     )
 
 
+@contextmanager
+def made_of_jax_operations() -> Iterator[None]:
+    """Refuses, in one line, a function that turns what it is given into a NumPy array."""
+    try:
+        yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise InputError(
+            "The function must be made of JAX's operations, which it is differentiated by; it turns"
+            " its argument into a NumPy array. Take jax.numpy in place of numpy in it."
+        ) from error
+
+
 def _check_values(f: Function, dim: int) -> None:
-    shape = jax.eval_shape(f, jax.ShapeDtypeStruct((2, dim), jnp.float64)).shape
+    with made_of_jax_operations():
+        shape = jax.eval_shape(f, jax.ShapeDtypeStruct((2, dim), jnp.float64)).shape
     require(
         shape == (2,),
         f"The function takes points [2, {dim}] to {list(shape)}; it must give one value a point,"

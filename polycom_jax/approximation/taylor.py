@@ -30,7 +30,7 @@ from polycom_jax.approximation.network import Affine, Layer, Network, linear
 from polycom_jax.approximation.partitions import Partition, PartitionName, partition
 from polycom_jax.approximation.product_tree import Arithmetic, monomials
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic, teeth_for
-from polycom_jax.approximation.sobolev import derivatives_at
+from polycom_jax.approximation.sobolev import derivatives_at, made_of_jax_operations
 
 Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
 """Points to values, row by row, in operations that JAX differentiates in forward mode."""
@@ -79,7 +79,10 @@ def taylor_network(
     check_memory(n, d, cells, kind, limit)
     basis = partition(kind)
     coeffs = local_coefficients(f, n, d, cells, basis)
-    return _assemble(_cell(n, d, basis, exact_arithmetic(nonnegative=True)), coeffs, cells, basis)
+    cell = _cell(n, d, basis, exact_arithmetic(nonnegative=True))
+    return _assemble(
+        cell, coeffs, cells, basis.smoothness
+    )  # units of products are 0 nowhere inside
 
 
 def relu_taylor_network(
@@ -107,7 +110,7 @@ def relu_taylor_network(
     amplified = 2**d * float((np.abs(coeffs) @ times).max())
     teeth = teeth_for(share / amplified) if amplified > 0 else 1
     how = sawtooth_arithmetic(teeth, nonnegative=True)
-    return _assemble(_cell(n, d, basis, how), coeffs, cells, basis)
+    return _assemble(_cell(n, d, basis, how), coeffs, cells, 1)
 
 
 def linear_interpolant(f: Function, cells: int) -> Network:
@@ -182,9 +185,10 @@ def derivatives(
     """D^m f at each point for each multi-index m, in float64, by nested forward differentiation.
 
     Raises:
-        InputError: a target that does not return [P], or values that are not finite.
+        InputError: a target that does not return [P], is not made of JAX's operations, or has
+            values that are not finite.
     """
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), made_of_jax_operations():
         x = jnp.asarray(points)
         shape = jax.eval_shape(f, x).shape
         require(
@@ -235,7 +239,7 @@ def _cell(n: int, d: int, basis: Partition, how: Arithmetic) -> Network:
     return compose(terms, compose(block_diagonal(*features), read))
 
 
-def _assemble(cell: Network, coeffs: np.ndarray, cells: int, basis: Partition) -> Network:
+def _assemble(cell: Network, coeffs: np.ndarray, cells: int, smoothness: int) -> Network:
     """x to sum_m coeffs[m] . cell(N x - m): copies that differ in first biases and readout."""
     count = len(coeffs)
     first, positions = cell.layers[0].affine, _positions(cells, cell.inputs)
@@ -257,5 +261,4 @@ def _assemble(cell: Network, coeffs: np.ndarray, cells: int, basis: Partition) -
         biased=np.zeros(1, bool),
         sources=count,
     )
-    smoothness = min(cell.smoothness, basis.smoothness)
     return Network(tuple(layers), readout, smoothness)

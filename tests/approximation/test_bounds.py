@@ -34,6 +34,9 @@ def test_cells_are_the_least_that_reach_eps():
                 assert pa.cells_for(eps, n, d) == cells
                 assert pa.cells_for(eps * 0.999, n, d) == cells + 1
     assert pa.cells_for(0.9, 4, 1) == 1
+    for eps in (1e-20, 1e-60):  # beyond the whole numbers that a float tells apart
+        cells = pa.cells_for(eps, 1, 1)
+        assert pa.bound(1, 1, cells) <= eps < pa.bound(1, 1, cells - max(1, cells >> 50))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,14 @@ def test_exact_arithmetic_is_exact(nonnegative: bool):
     assert np.array_equal(plain(how.carry, u[:, :1]), u[:, :1])
 
 
+def test_products_of_nonnegative_numbers_are_no_smoother_than_their_units():
+    how = pa.exact_arithmetic(nonnegative=True)
+    assert how.product.smoothness == 2
+    assert pa.monomials([(1, 2)], how).smoothness == 1  # one factor is carried by a ReLU
+    with pytest.raises(InputError, match="for k <= 2 only"):
+        pa.sobolev_norm(how.product, pa.Grid(2, 1), order=3)
+
+
 def test_a_quadratic_iterate_is_a_chebyshev_polynomial():
     # 1 - 2 x^2 = -T_2(x), and T_2 of T_m is T_2m; T_2 is even, so signs inside do not matter.
     x = np.linspace(-1, 1, 200)[:, None]

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from plain_networks import plain, random_network
@@ -55,6 +57,7 @@ def test_pieces_that_an_error_asks_for():
     for pieces in range(1, 40):
         assert pa.fewest_pieces(pa.imitation_lower_bound(pieces)) == pieces
         assert pa.fewest_pieces(pa.imitation_lower_bound(pieces) * 0.99) == pieces + 1
+    assert pa.fewest_units(1e-40) == pytest.approx(0.5 * math.log2(1 / 8e-40), abs=1e-3)
     assert pa.most_pieces([3, 4]) == 20
 
 

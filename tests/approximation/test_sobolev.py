@@ -160,6 +160,11 @@ def test_values_that_are_no_numbers_do_not_vanish():
     assert math.isnan(sobolev_norm(f, Grid(1, 1), order=0, smoothness=SMOOTH))
 
 
+def numpys(x):
+    """A function that JAX cannot trace."""
+    return np.sin(x[:, 0])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -168,6 +173,7 @@ def test_values_that_are_no_numbers_do_not_vanish():
         (lambda: Grid(1, 1, gauss=2), "gauss=2 must be odd"),
         (lambda: sobolev_norm(jnp.sum, Grid(1, 1), order=0, smoothness=1), "one value a point"),
         (lambda: sobolev_norm(jnp.sum, Grid(1, 1), order=-1, smoothness=1), "order=-1"),
+        (lambda: sobolev_norm(numpys, Grid(1, 1), order=1, smoothness=2), "jax.numpy in place of"),
         (lambda: sobolev_norm(jnp.sum, Grid(1, 1), order=0, p=0.5, smoothness=1), "p=0.5"),
     ],
 )

@@ -228,6 +228,7 @@ def test_whatever_cannot_be_built_is_refused_before_work_starts():
         (lambda: pa.relu_taylor_network(f, 1, 3, 1e-6), "Take a smaller N"),
         (lambda: pa.taylor_network(lambda x: x, 1, 1, 4), "must map points"),
         (lambda: pa.taylor_network(lambda x: jnp.sqrt(x[:, 0]), 2, 1, 4), "not finite"),
+        (lambda: pa.taylor_network(lambda x: np.sin(x[:, 0]), 2, 1, 4), "jax.numpy in place of"),
         (lambda: pa.interpolation_bound(3, 4), "n = 1 and n = 2"),
     ):
         with pytest.raises(InputError, match=message):

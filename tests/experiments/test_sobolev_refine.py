@@ -21,7 +21,7 @@ OPTIONS = RefineOptions(activations=("gelu",), sizes=(100,), targets=("spline:2"
 
 @pytest.fixture(scope="module")
 def targets() -> list[Standardised]:
-    names = (*OPTIONS.targets, OPTIONS.selection)
+    names = (*OPTIONS.targets, *OPTIONS.chosen_on)
     return [Standardised.of(named_target(name, OPTIONS.dim)) for name in names]
 
 

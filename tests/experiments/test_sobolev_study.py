@@ -101,7 +101,11 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["train", "--seeds", "1"], "seeds=1"),
         (["train", "--sizes", "3"], "too few"),
         (["train", "--sizes", "1000000000"], "too many for relu"),
-        (["train", "--targets", "runge:2"], "among the targets"),
+        (["train", "--targets", "runge:2", "--selection", "runge:2"], "among the targets"),
+        (["normed", "--dims", "3"], "dims=3 must be at most 2"),
+        (["normed", "--errors", "0.1", "1e-9"], "error=1e-09"),
+        (["normed", "--targets", "wave"], "Did you mean 'waves'"),
+        (["normed", "--degrees-2d", "8", "4"], "ascending"),
         (["train", "--targets", "wave:2"], "Did you mean 'waves'"),
         (["train", "--learning-rates", "0.1", "0.2"], "four or more"),
         (["train", "--sobolev.step", "1"], "Did you mean '--steps'"),
@@ -224,6 +228,23 @@ def test_a_fit_in_parts_is_the_fit_in_one(tmp_path: Path):
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(single.params), strict=True):
         # float32, ten steps: batched and single products round differently.
         np.testing.assert_allclose(a[1], b[0], rtol=1e-4, atol=1e-5)
+
+
+def test_errors_beside_anothers_are_paired_by_seed():
+    noise = [0.1, 3.0, 0.7, 20.0]  # the same for both: it leaves the ratio alone
+    cells = [
+        {
+            "activation": name,
+            "size": 10,
+            "runs": [
+                {"target": "waves:2", "seed": s, "sup": factor * e, "l2": factor * e, "h1": e}
+                for s, e in enumerate(noise)
+            ],
+        }
+        for name, factor in (("a", 2.0), ("b", 1.0))
+    ]
+    for metric, ratio in (("l2", 2.0), ("h1", 1.0)):
+        assert intervals.beside(cells, "b", metric)["a"] == pytest.approx((ratio,) * 3)
 
 
 def test_intervals_are_students():
