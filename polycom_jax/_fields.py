@@ -76,8 +76,9 @@ def _check(name: str, value: Any, hint: Any, limit: float) -> None:
     if origin in (Union, UnionType):
         if value is None and NoneType in options:
             return
-        (inner,) = (option for option in options if option is not NoneType)
-        _check(name, value, inner, limit)
+        first, *others = (option for option in options if option is not NoneType)
+        if not any(is_dataclass(option) and isinstance(value, _kind(option)) for option in others):
+            _check(name, value, first, limit)
     elif origin is Literal:
         if value not in options:
             raise unknown(name, value, options)

@@ -192,7 +192,7 @@ def _versions(name: str, options: Options) -> dict[str, dict[str, Any]]:
 
     `cpu` compiles too: it takes the block minutes, and tells nothing.
     """
-    if not get_activation(name).specs:
+    if "implementation" not in get_activation(name).reads:
         return {name: {}}
     asked: Sequence[str] = (
         [options.implementation]

@@ -32,7 +32,7 @@ def describe(config: PretrainConfig, corpus: Corpus) -> str:
     read = min(run.eval_tokens or math.inf, corpus.heldout.num_targets)
     part = f", {read:,} of them read at a time" if read < corpus.heldout.num_targets else ""
     return (
-        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters"
+        f"{config.preset} with {model.activation_name}, {models.count_params(model):,} parameters"
         f"{active},"
         f" vocabulary {model.vocab_size:,}; {corpus.train.num_tokens:,} training tokens"
         f" ({_bytes(corpus, 'train')}), {corpus.heldout.num_tokens:,} held out"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro import _errors  # its hook for errors is in no public module
@@ -190,11 +190,18 @@ class CommandLine:
             owners.remove(info.type)  # so that this gives tyro's own
             spec: Any = ConstructorRegistry.get_struct_spec(info)
             owners.add(info.type)
-            types = [Annotated[f.type, marks.get((info.type, f.name))] for f in spec.fields]
+            marked_as = {f.name: marks.get((info.type, f.name)) for f in spec.fields}
+            types = [Annotated[_as_text(f.type), marked_as[f.name]] for f in spec.fields]
             marked = [replace(f, type=t) for f, t in zip(spec.fields, types, strict=True)]
             return replace(spec, fields=tuple(marked))
 
         return registry
+
+
+def _as_text(hint: Any) -> Any:
+    """Text alone where a field takes that or an object, which no word of a command line is."""
+    options = get_args(hint)
+    return str if str in options and any(map(is_dataclass, options)) else hint
 
 
 def _place(base: Mapping[str, Leaf], name: str) -> tuple[type, str]:
