@@ -81,7 +81,7 @@ class Reference:
         """
         if self in _LOADED:  # imported already: what has become of the file since is no matter
             return self
-        return Reference(self.place, self.name, hashlib.sha256(self._bytes()).hexdigest())
+        return Reference(self.place, self.name, hashlib.sha256(self.read()).hexdigest())
 
     def load(self) -> Any:
         """The object, its file imported once.
@@ -109,7 +109,7 @@ class Reference:
         try:
             if self.is_file:
                 assert pinned.sha256 is not None
-                return _imported(str(self.file()), pinned.sha256, self._bytes())
+                return _imported(str(self.file()), pinned.sha256, self.read())
             return importlib.import_module(self.place)
         except InputError:
             raise
@@ -118,8 +118,12 @@ class Reference:
                 f"activation={self}: {self.file()} cannot be imported: {_in_a_line(error)}."
             ) from error
 
-    def _bytes(self) -> bytes:
-        """What stands in the file, if it is what it was."""
+    def read(self) -> bytes:
+        """What stands in the file.
+
+        Raises:
+            InputError: it is gone, or another one than it was.
+        """
         file = self.file()
         try:
             found = file.read_bytes()

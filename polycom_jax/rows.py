@@ -15,6 +15,7 @@ from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
 from polycom_jax.row import ActivationOptions, Parameter, Row
+from polycom_jax.rows_elementwise import CONTROLS, TRAINABLE
 
 _INF = float("inf")
 
@@ -137,4 +138,4 @@ BASELINES: Mapping[str, Row] = {
     ),
 }
 
-ROWS: Mapping[str, Row] = {**POLYCOM, **BASELINES}
+ROWS: Mapping[str, Row] = {**POLYCOM, **BASELINES, **CONTROLS, **TRAINABLE}

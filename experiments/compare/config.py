@@ -51,6 +51,8 @@ class CompareConfig:
     Attributes:
         study: what to compare; --list says what each one asks.
         arms: those of its arms to take, by name. Default: all.
+        activation: further arms, each compared with the study's references: names of --list, or
+            FILE.py:NAME or MODULE:NAME for what polycom_jax.activation has made in a file.
         scale: set of defaults for all other flags: quick (minutes on two CPU cores, to see the
             program work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
         model: the common model, before an arm's changes: bytes-0.1m, bytes-0.3m, bytes-0.8m, or a
@@ -78,6 +80,7 @@ class CompareConfig:
     search_seeds: int
     heldout_tokens: int | None
     arms: tuple[str, ...] = ()
+    activation: tuple[str, ...] = ()
     out: PlaceText | None = None
     json: PathText | None = None
 
@@ -108,7 +111,7 @@ class CompareConfig:
         """
         if self.study not in STUDIES:
             raise unknown("study", self.study, STUDIES)
-        return STUDIES[self.study].only(self.arms)
+        return STUDIES[self.study].with_activations(self.activation).only(self.arms)
 
     @property
     def base(self) -> ModelConfig:

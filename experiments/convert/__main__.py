@@ -214,8 +214,8 @@ def swapped(
             values
         )
         display.note(
-            f"held-out loss {when}, {cfg.activation_name}: {numbers['heldout_loss']:.4f} nats a token,"
-            f" {numbers['bits_per_byte']:.4f} bits a byte"
+            f"held-out loss {when}, {cfg.activation_name}: {numbers['heldout_loss']:.4f} nats a"
+            f" token, {numbers['bits_per_byte']:.4f} bits a byte"
         )
     return found.params
 

@@ -27,6 +27,7 @@ from polycom_jax.data.sources import names_files
 from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
+from polycom_jax.reference import Reference, is_reference
 from polycom_jax.training.checkpoint import all_steps
 
 
@@ -57,6 +58,12 @@ class Workdir:
     def generation(self) -> epath.Path:
         """What the folder that a run was made from said of its texts' ends; others have none."""
         return self.root / "generation.json"
+
+    @property
+    def activation(self) -> epath.Path:
+        """A copy of the file that the run's activation is from, if it is from one: to bring back,
+        not to run."""
+        return self.root / "activation.py"
 
     @property
     def metrics(self) -> epath.Path:
@@ -142,12 +149,22 @@ class Workdir:
             f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
             f" --workdir {self.root}` makes one.",
         )
-        config, horizon = from_file(self.config), self.record().get("decay_steps")
+        config, horizon = self._from_file(), self.record().get("decay_steps")
         config = replace(config, data=self.with_own_tokenizer(config.data))
         if config.optim.decay_steps is not None or horizon is None:
             return config
         # Runs of earlier versions have it in their record alone.
         return replace(config, optim=replace(config.optim, decay_steps=horizon))
+
+    def _from_file(self) -> PretrainConfig:
+        try:
+            return from_file(self.config)
+        except InputError as error:
+            if not storage.is_file(self.activation):
+                raise
+            raise InputError(
+                f"{self.root}: {error} What the run began with is kept as {self.activation}."
+            ) from error
 
     def with_own_tokenizer(self, data: DataConfig) -> DataConfig:
         """The folder's tokenizer.json for one that lies no more where it was: a folder may move."""
@@ -221,6 +238,10 @@ class Workdir:
             f"# Resume: that command, with --steps for more of them.\n"
             f"# Anew: --config {self.config} --workdir OTHER\n"
         )
+        act = config.model.activation
+        if is_reference(act):
+            with whole(self.activation) as file:
+                file.write_bytes(Reference.parse(str(act)).read())
         with whole(self.config) as file:
             file.write_text(header + as_yaml(config, {RECORD: dict(record)}), "utf-8")
 

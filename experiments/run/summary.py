@@ -9,6 +9,8 @@ from polycom_jax import models
 from polycom_jax.data import Corpus
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.windows import count_windows
+from polycom_jax.models import ModelConfig
+from polycom_jax.reference import SHOWN, Reference, is_reference
 
 MOST_HELD_OUT = 0.15
 """Share of the text above which what is held out by chance is missed in training."""
@@ -22,6 +24,17 @@ def treatment(config: PretrainConfig, corpus: Corpus) -> str:
         f" of {config.model.context_length} and run over several windows"
     )
     return "; ".join(filter(None, [split if long else "", corpus.treated]))
+
+
+def own_activation(model: ModelConfig) -> str:
+    """One line on an activation that is from a file of the user's, which is imported; or ""."""
+    if not is_reference(model.activation):
+        return ""
+    of = Reference.parse(str(model.activation))
+    return (
+        f"{model.activation_name} is imported from {of.file()}, SHA-256"
+        f" {(of.sha256 or '')[:SHOWN]}..."
+    )
 
 
 def describe(config: PretrainConfig, corpus: Corpus) -> str:

@@ -1,8 +1,8 @@
 """One derivative rule for all element-wise activations, whatever they learn.
 
-With y = f(x, p) element by element, the Jacobian in x is diagonal: its product with a cotangent is
-a forward derivative along it. So the gradient of x and the terms of all gradients of parameters
-come from forward derivatives of f, which XLA fuses into one pass over x.
+With y = f(x, p) element by element, the Jacobian in x is diagonal: the gradient of x, and the terms
+of all gradients of parameters, are the cotangent times forward derivatives of f, which XLA fuses
+into one pass over x.
 """
 
 import math
@@ -45,7 +45,9 @@ def elementwise(
 
             return jax.jvp(of_one, (primals[index],), (direction,))[1]
 
-        inputs = [along(index, cotangent) for index in range(num_inputs)]
+        # Times one first: a large cotangent times a large input may overflow before both meet zero.
+        slopes = [along(index, jnp.ones_like(primals[index])) for index in range(num_inputs)]
+        inputs = [cotangent * slope for slope in slopes]
         learned = [
             _Learned(value, channels, cotangent.ndim)
             for value, channels in zip(primals[num_inputs:], by_channel, strict=True)

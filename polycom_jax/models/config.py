@@ -80,7 +80,7 @@ class ModelConfig:
             SwiGLU 5504, others 8256).
         ffn_width: the hidden width itself, taken literally; None: from `gated_width`.
         activation: one of `polycom_jax.ACTIVATIONS`; `FILE.py:NAME` or `MODULE:NAME` for what
-            `polycom_jax.activation` has made in a file, which is imported, its SHA-256 then standing
+            `polycom_jax.activation` has made in a file, which is imported, and its SHA-256 put
             behind the name; in code, what `polycom_jax.activation` returns.
         activation_options: its options (order, eps, ...).
         moe: a mixture of experts instead of each feed-forward block, widths being an expert's.

@@ -1,7 +1,7 @@
 """The contract that every activation keeps: of the table, and of a user's own.
 
-    from polycom_jax.testing import check_activation
-    check_activation(act)      # in a test; raises ContractError where it fails
+from polycom_jax.testing import check_activation
+check_activation(act)      # in a test; raises ContractError where it fails
 """
 
 from polycom_jax.testing.contract import CHECKS as CHECKS

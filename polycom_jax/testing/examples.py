@@ -1,4 +1,4 @@
-"""What a check is given: an activation with arguments, its float64 values, and how it is compared."""
+"""What a check is given: an activation, arguments, float64 values; and how they are compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -110,7 +110,10 @@ def float64(tree: Any) -> Any:
 def names(act: Activation) -> list[str]:
     """What the leaves of `gradients` are called, in order."""
     inputs = ["gate", "up"] if act.gated else ["x"]
-    return ["the value", *(f"the gradient of {name}" for name in (*sorted(act.parameters), *inputs))]
+    return [
+        "the value",
+        *(f"the gradient of {name}" for name in (*sorted(act.parameters), *inputs)),
+    ]
 
 
 def compare(
