@@ -1,4 +1,4 @@
-"""Activations of a user's own: parameters of every kind, in models, mixtures, modules, on a mesh."""
+"""Activations of a user's own: parameters of every kind, in models, modules and on a mesh."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ def test_a_model_loses_the_same_on_a_mesh_of_all_axes(preset: str):
     mesh = make_mesh(data=2, tensor=2, expert=2 if cfg.is_moe else 1, fsdp=1 if cfg.is_moe else 2)
 
     def loss(params, rules):
-        x, aux, _ = models.hidden(cfg, params, tokens, rules=rules)
+        x, _, _ = models.hidden(cfg, params, tokens, rules=rules)
         return jnp.sum(jnp.square(models.unembed(cfg, params, x))) * 1e-3
 
     optim = OptimConfig()

@@ -71,12 +71,14 @@ def test_what_was_imported_stays_while_the_file_changes(file: Path):
 def test_another_file_is_refused_with_the_way_out(file: Path):
     pinned = str(Reference.parse("mine.py:act").pinned())
     file.write_text(file.read_text() + "# changed\n")
-    with pytest.raises(InputError, match="mine.py is another file than the model was made") as told:
+    with pytest.raises(
+        InputError, match=r"mine\.py is another file than the model was made"
+    ) as told:
         models.preset("tiny", activation=pinned)
     assert "Bring back the file of SHA-256" in str(told.value)
     assert "\n" not in str(told.value)
     file.unlink()
-    with pytest.raises(InputError, match="mine.py is not there .*Bring back"):
+    with pytest.raises(InputError, match=r"mine\.py is not there .*Bring back"):
         get_activation(pinned)
 
 

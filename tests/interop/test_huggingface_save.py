@@ -110,7 +110,7 @@ def test_the_pytorch_file_has_every_row_of_the_table():
 @pytest.mark.parametrize("activation", ["xielu", pc.activation(jnp.tanh, name="own")])
 def test_what_pytorch_does_not_have_is_refused_by_name(activation, tmp_path):
     cfg = replace(DENSE, activation=activation)
-    with pytest.raises(InputError, match="Unknown activation in PyTorch '(xielu|own)'"):
+    with pytest.raises(InputError, match=r"Unknown activation in PyTorch '(xielu|own)'"):
         huggingface.save(tmp_path, cfg, values(cfg))
 
 
