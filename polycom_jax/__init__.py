@@ -23,6 +23,8 @@ from polycom_jax.kernels.poly_norm import poly_norm as poly_norm
 from polycom_jax.kernels.poly_relu import poly_relu as poly_relu
 from polycom_jax.table import ACTIVATIONS as ACTIVATIONS
 from polycom_jax.table import ActivationOptions as ActivationOptions
+from polycom_jax.table import Parameter as Parameter
+from polycom_jax.table import activation as activation
 from polycom_jax.table import get_activation as get_activation
 
 if TYPE_CHECKING:
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
     from polycom_jax import data as data
     from polycom_jax import interop as interop
     from polycom_jax import modules as modules
+    from polycom_jax import testing as testing
     from polycom_jax import training as training
 
-_LAZY = ("analysis", "approximation", "data", "interop", "modules", "training")
+_LAZY = ("analysis", "approximation", "data", "interop", "modules", "testing", "training")
 
 __version__ = "0.1.0"
 __docformat__ = "google"
@@ -41,6 +44,8 @@ __all__ = [
     "ACTIVATIONS",
     "ActivationOptions",
     "InputError",
+    "Parameter",
+    "activation",
     "analysis",
     "approximation",
     "data",
@@ -54,6 +59,7 @@ __all__ = [
     "poly_relu",
     "polycom",
     "sharding",
+    "testing",
     "training",
 ]
 

@@ -77,6 +77,8 @@ def _check(name: str, value: Any, hint: Any, limit: float) -> None:
         if value is None and NoneType in options:
             return
         inner = [option for option in options if option is not NoneType]
+        if any(is_dataclass(option) and isinstance(value, _kind(option)) for option in inner[1:]):
+            return
         many = isinstance(value, tuple)
         fits = (option for option in inner if (get_origin(option) is tuple) == many)
         _check(name, value, next(fits, inner[0]), limit)

@@ -1,12 +1,13 @@
-"""The table of activations: a new one is a function in `activations` and an entry here.
+"""The table of activations by name, and activations of a user's own beside it.
 
-Tests, models, Flax modules and programs all read this table; the contract test in
-`tests/test_table.py` tests a new entry without being told of it.
+What a row is stands in `row.py`, the rows themselves in `rows.py`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -15,154 +16,32 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
-from polycom_jax._errors import require, unknown
-from polycom_jax._fields import check_fields, check_range
-from polycom_jax.activations import classic, normed
-from polycom_jax.activations.inputs import EPS, check_eps, check_order
-from polycom_jax.activations.learnable import INITIAL_SLOPE
-from polycom_jax.activations.stability import effective_coeffs, stored_coeffs
-from polycom_jax.kernels.implementations import Implementation
-from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
-from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
+from polycom_jax._errors import InputError, require, unknown
+from polycom_jax._operations import operations, traced
+from polycom_jax.activations.stability import effective_coeffs
+from polycom_jax.custom import Function, row_of
 from polycom_jax.params import Initializer, Params, ParamSpec
+from polycom_jax.reference import Reference, is_reference
+from polycom_jax.row import ActivationOptions, Numbers, Parameter, Row
+from polycom_jax.rows import ROWS
 from polycom_jax.sharding import MeshAxes
 
-
-@dataclass(frozen=True)
-class ActivationOptions:
-    """What can be chosen about an activation; options that it does not read keep their default.
-
-    Attributes:
-        order: degree r >= 1 of the polynomial.
-        eps: epsilon of PolyNorm, inside its roots.
-        implementation: implementation of the activation, see `kernels.implementations`; None: the
-            backend's best.
-        sigmoid: apply the logistic function to a_1 ... a_r.
-        bound: clip coefficients to [-bound, bound]; None: do not.
-        output_scale: factor on PolyCom's output.
-        initial: a_0 ... a_r at the start, order + 1 numbers; default: 0, 1/r, ..., 1/r. They are
-            what the polynomial is evaluated with, before `output_scale`: with `sigmoid`, the
-            parameters start at their logits.
-    """
-
-    order: int = 3
-    eps: float = EPS
-    implementation: Implementation | None = None
-    sigmoid: bool = False
-    bound: float | None = None
-    output_scale: float = 1.0
-    initial: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_order(self.order)
-        check_eps(self.eps)
-        check_range(self, "positive and finite", "bound", "output_scale")
-        require(
-            len(self.initial) in (0, self.order + 1) and all(map(math.isfinite, self.initial)),
-            f"initial={self.initial} must be order + 1 = {self.order + 1} finite coefficients, a_0"
-            " first; or none, for 0, 1/r, ..., 1/r.",
-        )
-        if self.initial:
-            self.stored_initial()
-
-    def stored_initial(self) -> Float[np.ndarray, " R+1"]:
-        """The parameters that the activation starts from.
-
-        Raises:
-            InputError: `sigmoid` or `bound` do not allow the initial coefficients.
-        """
-        coeffs = self.initial or (0.0, *[1 / self.order] * self.order)
-        return stored_coeffs(coeffs, sigmoid=self.sigmoid, bound=self.bound)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One activation: function(*inputs, *parameters, **keywords).
-
-    Attributes:
-        function: takes the hidden array (or gate and up), then the parameters in order.
-        flops: (a, b), when the forward pass takes a * order + b operations on each element.
-        gated: whether it takes gate and up.
-        params: names in `_PARAMS`.
-        keywords: options handed to the function.
-    """
-
-    function: Callable[..., Array]
-    flops: tuple[int, int]
-    gated: bool = False
-    params: tuple[str, ...] = ()
-    keywords: tuple[str, ...] = ()
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The options that this activation depends on."""
-        return (
-            ("order", *_STABILITY, "initial") if "coeffs" in self.params else ()
-        ) + self.keywords
-
-
-def _coefficient_init(options: ActivationOptions) -> Initializer:
-    def init(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
-        del key, shape  # they start the same in every layer
-        return jnp.asarray(options.stored_initial(), dtype)
-
-    return init
-
-
-_VERSION = "implementation"
 _STABILITY = ("sigmoid", "bound", "output_scale")
 
-_PARAMS: Mapping[str, Callable[[ActivationOptions], ParamSpec]] = {
-    "coeffs": lambda options: ParamSpec(
-        (options.order + 1,), (None,), _coefficient_init(options), "coefficient"
-    ),
-    "slope": lambda options: ParamSpec(
-        (), (), jax.nn.initializers.constant(INITIAL_SLOPE), "coefficient"
-    ),
-}
-
-# FLOPs: each arithmetic operation of the forward pass on a whole hidden array counts 1, be it a
-# product, a comparison, a power or exp; what happens once a row, and casts, count nothing. Horner's
-# scheme takes 2r, PolyNorm's means 2r (power, sum) and its scale 3 (abs, max, product); an RMSNorm
-# behind a baseline 6 (the scale, square, sum, product).
-_ENTRIES: Mapping[str, _Entry] = {
-    "poly_norm": _Entry(poly_norm, (4, 3), params=("coeffs",), keywords=("eps", _VERSION)),
-    "poly_relu": _Entry(poly_relu, (2, 1), params=("coeffs",), keywords=(_VERSION,)),
-    "poly_prelu": _Entry(poly_prelu, (2, 3), params=("coeffs", "slope"), keywords=(_VERSION,)),
-    "poly_relu_norm": _Entry(
-        poly_relu_norm, (4, 4), params=("coeffs",), keywords=("eps", _VERSION)
-    ),
-    "poly_norm_glu": _Entry(
-        poly_norm_glu, (4, 4), gated=True, params=("coeffs",), keywords=("eps", _VERSION)
-    ),
-    "relu": _Entry(classic.relu, (0, 1)),
-    "relu2": _Entry(classic.relu2, (0, 2)),
-    "gelu": _Entry(classic.gelu, (0, 5)),
-    "gelu_tanh": _Entry(classic.gelu_tanh, (0, 10)),
-    "silu": _Entry(classic.silu, (0, 2)),
-    "tanh": _Entry(classic.tanh, (0, 1)),
-    "swiglu": _Entry(classic.swiglu, (0, 3), gated=True),
-    "geglu": _Entry(classic.geglu, (0, 6), gated=True),
-    "reglu": _Entry(classic.reglu, (0, 2), gated=True),
-    "gelu_norm": _Entry(normed.gelu_norm, (0, 11), keywords=("eps",)),
-    "relu2_norm": _Entry(normed.relu2_norm, (0, 8), keywords=("eps",)),
-    "swiglu_norm": _Entry(normed.swiglu_norm, (0, 9), gated=True, keywords=("eps",)),
-}
-
-ACTIVATIONS: tuple[str, ...] = tuple(_ENTRIES)
+ACTIVATIONS: tuple[str, ...] = tuple(ROWS)
 """The names that `get_activation` knows."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An entry of the table with its options chosen; hashable, so it may be a static argument.
+    """A row of the table with its options chosen; hashable, so it may be a static argument.
 
-    Made by `get_activation`.
+    Made by `get_activation`, or by `activation` of a user's own function.
 
     Attributes:
-        name: of the entry.
+        name: of the row.
         options: those it reads may differ from the defaults.
+        row: what is known of it; None: the row of that name.
 
     Raises:
         InputError: an unknown name, or an option that the activation does not read.
@@ -170,11 +49,14 @@ class Activation:
 
     name: str
     options: ActivationOptions = ActivationOptions()
+    row: Row = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
-        if self.name not in _ENTRIES:
-            raise unknown("activation", self.name, _ENTRIES)
-        reads = self._entry.reads
+        if self.row is None:
+            if self.name not in ROWS:
+                raise unknown("activation", self.name, ROWS)
+            object.__setattr__(self, "row", ROWS[self.name])
+        reads = self.reads
         for field in fields(ActivationOptions):
             value = getattr(self.options, field.name)
             require(
@@ -184,35 +66,66 @@ class Activation:
             )
 
     @property
-    def _entry(self) -> _Entry:
-        return _ENTRIES[self.name]
+    def reads(self) -> tuple[str, ...]:
+        """The options that it depends on."""
+        polynomial = self.is_polynomial
+        return (("order", *_STABILITY, "initial") if polynomial else ()) + self.row.keywords
+
+    @property
+    def is_polynomial(self) -> bool:
+        """Whether it is PolyCom or a relative, with coefficients of some order: `coeffs`."""
+        return any(name == "coeffs" and callable(each) for name, each in self.row.params)
 
     @property
     def gated(self) -> bool:
         """Whether it takes two hidden arrays, gate and up, from two projections."""
-        return self._entry.gated
+        return self.row.gated
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What it learns, by name: {} for a fixed function."""
+        return self.row.parameters(self.options)
 
     @property
     def specs(self) -> dict[str, ParamSpec]:
-        """Its parameters: {} for a fixed function, `coeffs` [order + 1] float32 for PolyCom."""
-        return {name: _PARAMS[name](self.options) for name in self._entry.params}
+        """Its parameters: {} for a fixed function, `coeffs` [order + 1] float32 for PolyCom.
+
+        Raises:
+            InputError: some are one a channel or a group; `specs_at` takes the width.
+        """
+        return self.specs_at(None)
+
+    def specs_at(self, width: int | None) -> dict[str, ParamSpec]:
+        """Its parameters in a block of this hidden width; None: where none depends on that.
+
+        Raises:
+            InputError: a width is needed, or groups do not divide it.
+        """
+        found = self.parameters
+        own = [name for name, each in found.items() if each.by_channel]
+        require(
+            width is not None or not own,
+            f"{self.name}: {', '.join(own)} has numbers for single channels or groups of them, so"
+            " the hidden width is needed: specs_at(width), init(key, width).",
+        )
+        return {name: each.spec(width or 0) for name, each in found.items()}
 
     @property
     def flops(self) -> int:
-        """Forward operations on each hidden element (see the comment at the table for what
-        counts).
-        """
-        each_order, always = self._entry.flops
+        """Forward operations on each hidden element (`rows.py` says what counts)."""
+        if self.row.flops is None:
+            return _counted(self)
+        each_order, always = self.row.flops
         return each_order * self.options.order + always
 
     @property
     def over_rows(self) -> bool:
-        """Whether it takes means over rows, and is not element-wise."""
-        return "eps" in self._entry.keywords
+        """Whether it reads whole rows, as for means over them, and is not element-wise."""
+        return self.row.over_rows
 
-    def init(self, key: Key[Array, ""]) -> Params:
-        """Initial parameters, {} for a fixed function."""
-        return pm.init(self.specs, key)
+    def init(self, key: Key[Array, ""], width: int | None = None) -> Params:
+        """Initial parameters, {} for a fixed function; `width` as in `specs_at`."""
+        return pm.init(self.specs_at(width), key)
 
     def apply(
         self, params: Params, *hidden: Float[Array, "*S F"], axis_name: MeshAxes = None
@@ -229,28 +142,40 @@ class Activation:
             The shape and dtype of the first array; arithmetic in float32, one rounding.
 
         Raises:
-            InputError: a wrong number of arrays, or parameters other than `specs` says.
+            InputError: a wrong number of arrays, parameters other than `specs` says, or rows that
+                are split, and a function that reads whole ones and takes no `axis_name`.
         """
         wanted = ("gate", "up") if self.gated else ("x",)
         require(
             len(hidden) == len(wanted),
             f"{self.name}: expected apply(params, {', '.join(wanted)}), came {len(hidden)} arrays.",
         )
-        keywords = {name: getattr(self.options, name) for name in self._entry.keywords}
-        if self.over_rows:
+        keywords = {name: getattr(self.options, name) for name in self.row.keywords}
+        if self.row.takes_axis:
             keywords["axis_name"] = axis_name
-        return self._entry.function(*hidden, *self._parameters(params), **keywords)
-
-    def _parameters(self, params: Params) -> list[Array]:
-        shapes = {name: jnp.shape(value) for name, value in params.items()}
-        wanted = {name: spec.shape for name, spec in self.specs.items()}
         require(
-            shapes == wanted, f"{self.name}: expected parameters of shapes {wanted}, came {shapes}."
+            axis_name is None or self.row.takes_axis or not self.over_rows,
+            f"{self.name} reads whole rows, which the mesh axis {axis_name!r} splits: let its"
+            " function take axis_name (and jax.lax.pmean over it), or do not split experts' widths"
+            " (mesh.tensor=1).",
         )
-        stability = {name: getattr(self.options, name) for name in _STABILITY}
+        return self.row.function(*hidden, *self._parameters(params, hidden[0]), **keywords)
+
+    def _parameters(self, params: Params, hidden: Array) -> list[Array]:
+        declared, shape = self.parameters, jnp.shape(hidden)
+        width = shape[-1] if shape else 1
+        came = {name: jnp.shape(value) for name, value in params.items()}
+        if came.keys() != declared.keys() or not all(
+            each.fits(came[name], width) for name, each in declared.items()
+        ):
+            wanted = {name: each.spec(width).shape for name, each in declared.items()}
+            raise InputError(f"{self.name}: expected parameters of shapes {wanted}, came {came}.")
+        if self.is_polynomial:
+            stability = {name: getattr(self.options, name) for name in _STABILITY}
+            params = {**params, "coeffs": effective_coeffs(params["coeffs"], **stability)}
         return [
-            effective_coeffs(params[name], **stability) if name == "coeffs" else params[name]
-            for name in wanted
+            each.expanded(params[name], hidden) if each.by_channel else params[name]
+            for name, each in declared.items()
         ]
 
     def width(self, gated_width: int) -> int:
@@ -270,13 +195,95 @@ class Activation:
         return gated_width if self.gated else gated_width * 3 // 2
 
 
+@cache
+def _counted(act: Activation) -> int:
+    groups = math.lcm(*(each.groups for each in act.parameters.values()), 1)
+    hidden = jax.ShapeDtypeStruct((3, 5 * groups), jnp.float32)
+    params = pm.abstract(act.specs_at(hidden.shape[-1]))
+    return len(operations(traced(act.apply, params, *[hidden] * (1 + act.gated)), hidden.size))
+
+
+def activation(
+    f: Function,
+    params: Mapping[str, Parameter | Numbers | Initializer | Any] | None = None,
+    *,
+    gated: bool = False,
+    flops: int | None = None,
+    name: str | None = None,
+    formula: str = "",
+    source: str = "",
+    slopes: tuple[float, float] | None = None,
+) -> Activation:
+    """An activation of any function, which models, modules and programs take like one of the table.
+
+        y = f(x, **params), or f(gate, up, **params) if gated
+
+    f is written in plain JAX, for float32: it is given arrays in float32 (float64 for float64),
+    its result is rounded once to the dtype of the input, and the backward pass keeps nothing but
+    its arguments. Where its program is element-wise, all its gradients come from one pass.
+
+    Args:
+        f: takes the hidden array (or gate and up), and its parameters by name. If it has an
+            argument `axis_name`, it is told the mesh axis that splits rows inside `jax.shard_map`,
+            None outside.
+        params: name -> start, a number or a sequence of them (one set a layer), or a `Parameter`.
+        gated: f takes gate and up, from two projections.
+        flops: forward operations on each element; None: counted in the traced program.
+        name: of the activation; None: that of f.
+        formula: for tables.
+        source: for tables.
+        slopes: bounds of the derivative at the start, for tables and `testing.check_activation`.
+
+    Returns:
+        The activation, as from `get_activation`. Two calls give two different ones.
+
+    Raises:
+        InputError: f cannot be called so, does not return one array like its input, or a parameter
+            has no usable start.
+
+        >>> import jax, jax.numpy as jnp, polycom_jax as pc
+        >>> act = pc.activation(lambda x, beta: x * jax.nn.sigmoid(beta * x), {"beta": 1.0})
+        >>> act.apply(act.init(jax.random.key(0)), jnp.zeros((2, 4))).shape
+        (2, 4)
+    """
+    require(callable(f), f"activation: {f!r} is no function; pass f(x, **params).")
+    name = name or getattr(f, "__name__", type(f).__name__).strip("<>")
+    require(
+        re.fullmatch(r"[\w.-]+", name) is not None,
+        f"name={name!r} must be letters, digits, dots, dashes and underscores: folders have it.",
+    )
+    require(name not in ROWS, f"name={name!r} is a row of the table; take another name.")
+    require(
+        flops is None or (isinstance(flops, int) and flops >= 0),
+        f"flops={flops!r} must be a whole number of at least 0, or None to count them.",
+    )
+    declared = {
+        key: each if isinstance(each, Parameter) else Parameter(_start(each))
+        for key, each in (params or {}).items()
+    }
+    about = {"formula": formula, "source": source, "slopes": slopes}
+    count = None if flops is None else (0, flops)
+    return Activation(name, row=row_of(f, name, declared, gated=gated, flops=count, **about))
+
+
+def _start(value: Any) -> Any:
+    """Arrays as nested tuples, which are hashable."""
+    if callable(value):
+        return value
+    try:
+        return np.asarray(value, np.float64).tolist()
+    except (TypeError, ValueError):
+        return value
+
+
 def get_activation(
-    name: str, options: ActivationOptions | None = None, **changes: Any
+    name: str | Activation, options: ActivationOptions | None = None, **changes: Any
 ) -> Activation:
     """The activation of that name.
 
     Args:
-        name: one of `ACTIVATIONS`.
+        name: one of `ACTIVATIONS`; `FILE.py:NAME` or `MODULE:NAME` for what `activation` has made
+            in a file, which is imported then; or an activation, which comes back with the options.
         options: of the activation; None for the defaults.
         **changes: single options instead, or on top: `get_activation("poly_norm", order=4)`.
 
@@ -285,7 +292,8 @@ def get_activation(
 
     Raises:
         InputError: an unknown name or option, an option out of range, or one that the activation
-            does not read.
+            does not read; a file that is gone, or differs from the hash in the name, or holds no
+            activation of that name.
 
         >>> import jax, jax.numpy as jnp
         >>> act = get_activation("poly_norm")
@@ -297,7 +305,32 @@ def get_activation(
     for change in changes:
         if change not in names:
             raise unknown("activation option", change, names)
-    return Activation(name, replace(options or ActivationOptions(), **changes))
+    chosen = None if options is None and not changes else options or ActivationOptions()
+    if chosen is not None:
+        chosen = replace(chosen, **changes)
+    if isinstance(name, Activation):
+        return name if chosen is None else replace(name, options=chosen)
+    if is_reference(name):
+        own = _in_file(name)
+        return own if chosen is None else replace(own, options=chosen)
+    return Activation(name, chosen or ActivationOptions())
 
 
-__all__ = ["ACTIVATIONS", "Activation", "ActivationOptions", "get_activation"]
+def _in_file(name: str) -> Activation:
+    found = Reference.parse(name).load()
+    if not isinstance(found, Activation):
+        raise InputError(
+            f"activation={name}: it is a {type(found).__name__}, and an activation is wanted; make"
+            " one of a function by polycom_jax.activation(f)."
+        )
+    return found
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "ActivationOptions",
+    "Parameter",
+    "activation",
+    "get_activation",
+]

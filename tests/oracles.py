@@ -89,6 +89,47 @@ def _silu(x):
     return x / (1 + np.exp(-x))
 
 
+def _sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _softplus(x):
+    return np.logaddexp(0, x)
+
+
+def _mish(x, beta=1.0):
+    return x * np.tanh(_softplus(beta * x))
+
+
+def _elu(x, alpha=1.0):
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _swiglu_oai(gate, up):
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+    return gate * _sigmoid(1.702 * gate) * (up + 1)
+
+
+def _powlu(gate, up):
+    positive = np.maximum(gate, 1e-300)
+    power = np.where(gate > 0, positive ** (3 / (np.sqrt(positive) + 1)), gate)
+    return power * _sigmoid(gate) * up
+
+
+def _xi(p, x, negative, cube=0.0):
+    positive = _softplus(p["alpha_p"]) * x**2 + cube * x**3
+    return np.where(x > 0, positive, negative) + x / 2
+
+
+def _xielu(p, x, cube=0.0):
+    curved = np.expm1(np.minimum(x, 0)) - np.minimum(x, 0)
+    return _xi(p, x, (0.5 + _softplus(p["alpha_n"])) * curved, cube)
+
+
+def _widened(x, gate, alpha):
+    return x * (gate * (1 + 2 * alpha) - alpha)
+
+
 def _prelu_polynomial(p, x):
     z = np.where(x > 0, x, p["slope"] * x)
     return np.polynomial.polynomial.polyval(z, p["coeffs"])
@@ -117,6 +158,27 @@ ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "gelu_norm": lambda _, x: _unit_rms(_gelu(x)),
     "relu2_norm": lambda _, x: _unit_rms(np.maximum(x, 0) ** 2),
     "swiglu_norm": lambda _, gate, up: _unit_rms(_silu(gate) * up),
+    "leaky_relu2": lambda _, x: np.where(x > 0, x, x / 2) ** 2,
+    "mish": lambda _, x: _mish(x),
+    "softplus": lambda _, x: _softplus(x),
+    "elu": lambda _, x: _elu(x),
+    "selu": lambda _, x: 1.0507009873554805 * _elu(x, 1.6732632423543772),
+    "bilinear": lambda _, gate, up: gate * up,
+    "relu2_glu": lambda _, gate, up: np.maximum(gate, 0) ** 2 * up,
+    "silu2_glu": lambda _, gate, up: _silu(gate) ** 2 * up,
+    "swiglu_oai": lambda _, gate, up: _swiglu_oai(gate, up),
+    "powlu": lambda _, gate, up: _powlu(gate, up),
+    "xielu": _xielu,
+    "xiprelu": lambda p, x: _xi(p, x, _softplus(p["alpha_n"]) * x**2),
+    "xiep": lambda p, x: _xielu(p, x, _softplus(p["alpha_3"])),
+    "prelu": lambda p, x: np.where(x > 0, x, p["slope"] * x),
+    "swish": lambda p, x: x * _sigmoid(p["beta"] * x),
+    "parametric_mish": lambda p, x: _mish(x, p["beta"]),
+    "xsilu": lambda p, x: _widened(x, _sigmoid(x), p["alpha"]),
+    "xgelu": lambda p, x: _widened(x, (1 + _erf(x / math.sqrt(2))) / 2, p["alpha"]),
+    "xatlu": lambda p, x: _widened(x, 0.5 + np.arctan(x) / math.pi, p["alpha"]),
+    "asqu": lambda p, x: np.where(x > 0, 1, p["beta"]) * x**2,
+    "crrelu": lambda p, x: np.maximum(x, 0) + p["epsilon"] * x * np.exp(-(x**2) / 2),
 }
 
 

@@ -51,7 +51,7 @@ def test_activations_are_hashable_values():
         ({"bound": 0.5, "output_scale": 0.5}, [0, 1 / 6, 1 / 6, 1 / 6]),
     ],
 )
-@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if "coeffs" in get_activation(n).specs])
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if get_activation(n).is_polynomial])
 def test_the_initial_coefficients_are_those_that_the_polynomial_has(name, options, effective):
     row = get_activation(name, **options)
     params = row.init(jax.random.key(0))

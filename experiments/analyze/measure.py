@@ -40,7 +40,7 @@ def measure(model: Model, batch: Batch, tell: Tell, *, seed: int | None = None) 
         found["untrained"] = numbers(cfg, params, batch, lambda what: tell(f"untrained, {what}"))
     return {
         "model": {
-            "activation": cfg.activation,
+            "activation": cfg.activation_name,
             "parameters": models.count_params(cfg),
             "layers": cfg.num_layers,
             "embed_dim": cfg.embed_dim,

@@ -136,10 +136,10 @@ def _torch(
     f = formulas.compiled(block) if variant == "torch-compile" else block
     leaf = to_torch(x, device, gradient=True)
     return TorchFunction(
-        f"{variant} {cfg.activation}",
+        f"{variant} {cfg.activation_name}",
         f,
         (leaf, norm, *weights, *learned),
         to_torch(dy, device),
-        cfg.activation,
+        cfg.activation_name,
         gradients=gradients,
     )

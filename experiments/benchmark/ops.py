@@ -38,7 +38,7 @@ def cases(options: Options) -> list[Case]:
     """
     for name in options.activations:
         require(
-            list(get_activation(name).specs) == ["coeffs"],
+            [*get_activation(name).parameters] == ["coeffs"],
             f"activations {name!r}: the suite ops measures PolyCom activations, and others as their"
             f" yardsticks; take {', '.join(ACTIVATIONS)}, or the suite ffn.",
         )
@@ -141,7 +141,7 @@ def _inputs(spec: ArgSpec, activation: str) -> tuple[tuple[Any, ...], Any, Any]:
 def _jax(
     activation: str, implementation: str | None, inputs: Any, coeffs: Any, dy: Any
 ) -> JaxFunction:
-    learned = (coeffs,) if get_activation(activation).specs else ()
+    learned = (coeffs,) if get_activation(activation).parameters else ()
     chosen = {"implementation": implementation, "order": coeffs.size - 1} if learned else {}
     act = get_activation(activation, **chosen)
 

@@ -13,7 +13,8 @@ from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
-from polycom_jax.table import ACTIVATIONS
+from polycom_jax.reference import is_reference
+from polycom_jax.table import ACTIVATIONS, get_activation
 
 SUITES: tuple[str, ...] = (
     *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "gpu", "generate"),
@@ -48,7 +49,8 @@ class Options:
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
-        activations: activations in the suites ops and ffn; the first one is the reference.
+        activations: activations in the suites ops and ffn; the first one is the reference. Also
+            FILE.py:NAME or MODULE:NAME, in ffn.
         shapes: shapes in the suites ops, tpu and gpu, by name; --list prints them. Default: those
             for this backend; dense_1b in tpu and gpu.
         passes: passes to time: forward, backward (given what the forward pass saved), both.
@@ -110,7 +112,9 @@ class Options:
         }
         for name, (kind, values) in known.items():
             for value in getattr(self, name):
-                if value not in values:
+                if name == "activations" and is_reference(value):
+                    get_activation(value)
+                elif value not in values:
                     raise unknown(kind, value, values)
         for name in ("suites", "passes", "chips", "gpus", "parts"):
             require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")

@@ -205,7 +205,7 @@ def _block(cfg: ModelConfig, x: Any) -> Contestant:
 
 def versions(name: str, suite: Suite, options: Options) -> dict[str, dict[str, Any]]:
     """Label -> options of an activation: every implementation that is a way to run it there."""
-    if not get_activation(name).specs:
+    if "implementation" not in get_activation(name).reads:
         return {name: {}}
     asked: Sequence[str] = (
         [options.implementation] if options.implementation is not None else suite.implementations

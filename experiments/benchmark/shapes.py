@@ -43,7 +43,8 @@ def model(options: Options, activation: str) -> ModelConfig:
     cfg = _SMALL if chosen == SMALL else preset(chosen, document_mask=False)
     changes: dict[str, Any] = {"activation": activation}
     # What has coefficients has several implementations, too.
-    if options.implementation is not None and get_activation(activation).specs:
+    reads = get_activation(activation).reads
+    if options.implementation is not None and "implementation" in reads:
         changes["activation_options"] = replace(
             cfg.activation_options, implementation=options.implementation
         )

@@ -15,7 +15,7 @@ from experiments.compare.config import CompareConfig
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
 from experiments.compare.search import FIRST_SEED, Search, checked, search
-from experiments.compare.studies import Arm
+from experiments.compare.studies import Arm, Study
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.provenance import circumstances, versions
 from experiments.run.resuming import BY_FINGERPRINT
@@ -29,8 +29,8 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.storage import Place
 
 FREE = frozenset(
-    {"out", "json", "arms", "seeds", "learning_rates", "search_seeds", "scale", "data.cache_dir"}
-    | {"data.lock_timeout_s", *BY_FINGERPRINT}
+    {"out", "json", "arms", "activation", "seeds", "learning_rates", "search_seeds", "scale"}
+    | {"data.cache_dir", "data.lock_timeout_s", *BY_FINGERPRINT}
 )
 """Settings that may change while a folder's runs stay what they are."""
 
@@ -110,7 +110,7 @@ class Comparing:
         # Seed by seed: what a stopped study has is complete as far as it goes.
         for seed in range(config.seeds):
             for arm in study.arms:
-                key = RunKey(arm.name, found[arm.name].best, seed, config.lengths)
+                key = RunKey(arm.folder, found[arm.name].best, seed, config.lengths)
                 runs[arm.name].append(self.one(arm, key))
         times = timing.measured(
             self.root / "timing.json",
@@ -146,7 +146,7 @@ class Comparing:
 
         def score(rate: float) -> float:
             seeds = range(FIRST_SEED, FIRST_SEED + self.config.search_seeds)
-            keys = [RunKey(arm.name, rate, seed, self.config.lengths[-1:]) for seed in seeds]
+            keys = [RunKey(arm.folder, rate, seed, self.config.lengths[-1:]) for seed in seeds]
             runs = [self.one(arm, key) for key in keys]
             return float(np.mean([np.inf if run.diverged else run.final for run in runs]))
 
@@ -239,6 +239,7 @@ class Comparing:
             "tokens": f"{config.data.batch_size} x {base.context_length} a step,"
             f" {config.lengths} steps, of {self.corpus.train.num_tokens:,} for training",
             "seeds": config.seeds,
+            **{f"activation {arm.name}": arm.activation for arm in study_files(self.study)},
         }
 
     def next_command(self) -> str:
@@ -247,3 +248,8 @@ class Comparing:
             return f"python -m experiments.compare {self.config.study} --scale cpu"
         changed = {"--seeds": 2 * self.config.seeds, "--workdir": None, "--out": self.root}
         return shlex.join(flags.replaced(shlex.split(self.command), changed))
+
+
+def study_files(study: Study) -> list[Arm]:
+    """The arms whose activations are from files of the user's."""
+    return [arm for arm in study.arms if arm.folder != arm.name]

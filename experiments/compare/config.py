@@ -69,6 +69,8 @@ class CompareConfig:
     Attributes:
         study: question to study; --list prints what each study asks.
         arms: names of the arms to run, of those of the study. Default: all.
+        activation: further arms, each compared with the study's references: names of --list, or
+            FILE.py:NAME or MODULE:NAME for what polycom_jax.activation has made in a file.
         scale: defaults for all other flags: quick (minutes on two CPU cores, to see the program
             work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
         model: model that all arms start from: bytes-0.1m, bytes-0.3m, bytes-0.8m,
@@ -97,6 +99,7 @@ class CompareConfig:
     search_seeds: int
     heldout_tokens: int | None
     arms: tuple[str, ...] = ()
+    activation: tuple[str, ...] = ()
     out: PlaceText | None = None
     json: PathText | None = None
 
@@ -131,7 +134,7 @@ class CompareConfig:
         """
         if self.study not in STUDIES:
             raise unknown("study", self.study, (*STUDIES, *WIDER))
-        return STUDIES[self.study].only(self.arms)
+        return STUDIES[self.study].with_activations(self.activation).only(self.arms)
 
     @property
     def base(self) -> ModelConfig:

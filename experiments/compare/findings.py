@@ -238,7 +238,7 @@ def arm_finding(
     means = np.mean(good, axis=0).tolist() if good else []
     return ArmFinding(
         name=name,
-        activation=cfg.activation,
+        activation=cfg.activation_name,
         rate=runs[0].key.rate,
         search=found,
         cost=cost,

@@ -9,7 +9,8 @@ from polycom_jax._errors import require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig
 from polycom_jax.models.config import Dtype
 from polycom_jax.params import Role
-from polycom_jax.table import ACTIVATIONS, ActivationOptions
+from polycom_jax.reference import SHOWN, Reference, is_reference
+from polycom_jax.table import ACTIVATIONS, ActivationOptions, get_activation
 from polycom_jax.training import Multipliers, OptimConfig
 
 Pair = tuple[str, str]
@@ -25,8 +26,8 @@ class Arm:
 
     Attributes:
         name: within the study; a name of folders, too.
-        activation: one of `polycom_jax.ACTIVATIONS`.
-        options: of that row.
+        activation: as `polycom_jax.models.ModelConfig` takes it.
+        options: of it.
         optim: fields of `OptimConfig` that differ.
         decays: roles of parameters that decay, too.
         dtype: of activations and matrix products; None: the model's.
@@ -60,6 +61,18 @@ class Arm:
             num_kv_heads=wider(base.num_kv_heads),
             gated_width=wider(base.gated_width),
         )
+
+    @property
+    def folder(self) -> str:
+        """Of its runs: of an activation in a file, those of another content are others."""
+        if not is_reference(self.activation):
+            return self.name
+        return f"{self.name}-{(Reference.parse(self.activation).sha256 or '')[:SHOWN]}"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the activation departs from the common model."""
+        return self == Arm(self.name, self.activation)
 
     def optimizer(self, base: OptimConfig) -> OptimConfig:
         """The base with this arm's changes."""
@@ -118,6 +131,34 @@ class Study:
             interactions=tuple(both for both in self.interactions if set(both) <= set(pairs)),
         )
 
+    def with_activations(self, names: Sequence[str]) -> "Study":
+        """The study with these activations as further arms, compared with its plain references.
+
+        Raises:
+            InputError: an activation that there is not, or is an arm already; or a study that
+                compares something else than activations.
+        """
+        if not names:
+            return self
+        plain = {arm.name for arm in self.arms if arm.is_plain}
+        references = [name for name in dict.fromkeys(b for _, b in self.pairs) if name in plain]
+        require(
+            bool(references),
+            "--activation goes with a study whose arms differ in the activation alone, as"
+            " `activations`; this one has no such reference.",
+        )
+        arms = list(self.arms)
+        for name in names:
+            new = Arm(get_activation(name).name, pinned(name))
+            require(
+                new.name not in [arm.name for arm in arms],
+                f"--activation {name}: the study has an arm {new.name!r} already.",
+            )
+            arms.append(new)
+        added = arms[len(self.arms) :]
+        pairs = (*self.pairs, *((arm.name, other) for arm in added for other in references))
+        return replace(self, arms=tuple(arms), pairs=pairs)
+
     def groups(self) -> list[list[str]]:
         """Names of arms that are compared with each other, at once or through others."""
         found = [{arm.name} for arm in self.arms]
@@ -129,6 +170,11 @@ class Study:
     def model(self, base: ModelConfig) -> ModelConfig:
         """What all arms have in common."""
         return mixture_of(base) if self.mixture and not base.is_moe else base
+
+
+def pinned(name: str) -> str:
+    """The name of an activation; of one in a file with the hash of that."""
+    return str(Reference.parse(name).pinned()) if is_reference(name) else name
 
 
 def mixture_of(base: ModelConfig) -> ModelConfig:

@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         model = load_model(source, command.checkpoint, mesh=mesh, end_of_text=end)
         check_finite(model.origin, model.params)
         display.note(
-            f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation}"
+            f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation_name}"
         )
         config, activation = plan(config, given, model)
         params = model.params
@@ -209,18 +209,18 @@ def swapped(
         ("before", config.model, params),
         ("after", found.cfg, found.params),
     ):
-        display.busy(f"evaluating {cfg.activation}")
+        display.busy(f"evaluating {cfg.activation_name}")
         numbers = make_evaluation(replace(config, model=cfg), data, mesh, cut=lambda: False)(values)
         display.note(
-            f"held-out loss {when}, {cfg.activation}: {numbers['heldout_loss']:.4f} nats a token,"
-            f" {numbers['bits_per_byte']:.4f} bits a byte"
+            f"held-out loss {when}, {cfg.activation_name}: {numbers['heldout_loss']:.4f} nats a"
+            f" token, {numbers['bits_per_byte']:.4f} bits a byte"
         )
     return found.params
 
 
 def fit_table(cfg: ModelConfig, params: Params, explained: np.ndarray) -> Table:
     """Each layer's coefficients, and how much of the old activation they give."""
-    title = f"{cfg.activation}, fitted to the old activation in each layer"
+    title = f"{cfg.activation_name}, fitted to the old activation in each layer"
     shares = [f"{share:.2%}" for share in explained]
     return coefficient_table(title, activation_parameters(cfg, params), explained=shares)
 

@@ -136,7 +136,7 @@ def measured(run: str, config: EvaluateConfig, mesh: Any, display: Display) -> d
     folder, end = storage.named(run), config.end_of_text
     model = load_model(folder, config.checkpoint, mesh=mesh, end_of_text=end)
     check_finite(model.origin, model.params)
-    display.note(f"{model.origin}: {model.cfg.activation}")
+    display.note(f"{model.origin}: {model.cfg.activation_name}")
     found: dict[str, Any] = {"run": run, "config": asdict(config)}
     texts = config.data if config.data or config.tasks else ("stdlib",)
     if texts:

@@ -99,7 +99,7 @@ def examine(
         *replicated(step),
     ]
     return Outcome(
-        config=f"{config.preset} with {model.activation}",
+        config=f"{config.preset} with {model.activation_name}",
         hardware=step.where.name,
         mesh={name: size for name, size in step.mesh.shape.items() if size > 1},
         compiler=prediction.compiler,

@@ -30,7 +30,13 @@ from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.run.shared_disk import check_shared
 from experiments.run.signals import StopRequest, stop_request
 from experiments.run.starting import adopted, load_start
-from experiments.run.summary import describe, held_out_too_much, schedule_warnings, treatment
+from experiments.run.summary import (
+    describe,
+    held_out_too_much,
+    own_activation,
+    schedule_warnings,
+    treatment,
+)
 from experiments.run.trackers import Trackers, check_installed
 from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.program import Stop, program, report_error
@@ -168,7 +174,11 @@ def train(
     check_fits(config, mesh)
     config, data, record = load_corpus(config, given, workdir, display, resuming=resuming)
     display.note(describe(config, data))
-    remarks = (treatment(config, data), held_out_too_much(config, data))
+    remarks = (
+        own_activation(config.model),
+        treatment(config, data),
+        held_out_too_much(config, data),
+    )
     for line in (*schedule_warnings(config, resuming=resuming), *filter(None, remarks)):
         display.note(line)
 

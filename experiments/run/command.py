@@ -81,7 +81,7 @@ def from_command(line: CommandLine, command: C, argv: Sequence[str]) -> tuple[C,
     command = line.parse(replace(command, pretrain=start), settings)
     config = command.pretrain
     if config.workdir is None:
-        config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation}")
+        config = replace(config, workdir=f"runs/{config.preset}-{config.model.activation_name}")
     names = frozenset(setting.name for setting in settings) & {*base}
     return replace(command, pretrain=config), names
 

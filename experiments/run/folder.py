@@ -27,6 +27,7 @@ from polycom_jax.data.tokenizers import load_tokenizer
 from polycom_jax.data.weights import parts
 from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
+from polycom_jax.reference import Reference, is_reference
 from polycom_jax.training.checkpoint import all_steps
 
 KNOWN_AS = "data_known_as"
@@ -41,6 +42,8 @@ class Workdir:
         config: what the run really ran with; a later run takes it as `--config`.
         tokenizer: with it, model and text need nothing from outside the folder.
         generation: how texts end by the Hugging Face folder that a run was made from, if it was.
+        activation: a copy of the file that the activation is from, if it is from one; it is not
+            what runs.
         metrics: one JSON object a logged step, with the evaluation of that step if it had one.
         checkpoints: Orbax checkpoints, one folder a step.
         tensorboard: event files.
@@ -53,6 +56,7 @@ class Workdir:
         self.config = self.root / "config.yaml"
         self.tokenizer = self.root / "tokenizer.json"
         self.generation = self.root / "generation.json"
+        self.activation = self.root / "activation.py"
         self.metrics = self.root / "metrics.jsonl"
         self.checkpoints = self.root / "checkpoints"
         self.tensorboard = self.root / "tensorboard"
@@ -118,12 +122,22 @@ class Workdir:
             f"There is no run in {self.root} (no config.yaml); `python -m experiments.pretrain"
             f" --workdir {self.root}` makes one.",
         )
-        config, horizon = from_file(self.config), self.record().get("decay_steps")
+        config, horizon = self._from_file(), self.record().get("decay_steps")
         config = replace(config, data=self.with_own_tokenizer(config.data))
         if config.optim.decay_steps is not None or horizon is None:
             return config
         # Runs of earlier versions have it in their record alone.
         return replace(config, optim=replace(config.optim, decay_steps=horizon))
+
+    def _from_file(self) -> PretrainConfig:
+        try:
+            return from_file(self.config)
+        except InputError as error:
+            if not storage.is_file(self.activation):
+                raise
+            raise InputError(
+                f"{self.root}: {error} What the run began with is kept as {self.activation}."
+            ) from error
 
     def with_own_tokenizer(self, data: DataConfig) -> DataConfig:
         """The folder's tokenizer.json for one that lies no more where it was: a folder may move."""
@@ -199,6 +213,10 @@ class Workdir:
             f"# Resume: that command, with --steps for more of them.\n"
             f"# Anew: --config {self.config} --workdir OTHER\n"
         )
+        act = config.model.activation
+        if is_reference(act):
+            with atomic(self.activation) as file:
+                file.write_bytes(Reference.parse(str(act)).read())
         with atomic(self.config) as file:
             file.write_text(header + as_yaml(config, {RECORD: dict(record)}), "utf-8")
 

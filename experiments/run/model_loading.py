@@ -1,5 +1,6 @@
 """A model to use: of a finished or running run, or of a Hugging Face folder; and text for it."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from experiments.run.config import PretrainConfig
 from experiments.run.folder import Workdir
+from experiments.run.summary import own_activation
 from polycom_jax import params as pm
 from polycom_jax import staging, storage
 from polycom_jax._errors import InputError, require
@@ -72,6 +74,8 @@ def load_trained(
         InputError: no run there, no such checkpoint, or not the run's own tokenizer.
     """
     config = workdir.read_config()
+    if imported := own_activation(config.model):
+        print(imported, file=sys.stderr)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     specs = model_specs(config.model, mesh)
     with Checkpoints(workdir.checkpoints) as checkpoints:

@@ -1,5 +1,6 @@
 """What a finished run shows: its curve, what its activations became, a sample, what to try next."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -19,6 +20,7 @@ from experiments.run.sampling import Sampling, complete
 from experiments.terminal.tables import print_table, table_of
 from polycom_jax.data import Tokenizer
 from polycom_jax.models import ModelConfig
+from polycom_jax.models.layers import per_expert
 from polycom_jax.params import Params
 from polycom_jax.sharding import fetch
 from polycom_jax.storage import Place
@@ -43,7 +45,7 @@ def report(
     learned = activation_parameters(config.model, params)
     if not active:
         return
-    title = f"{config.preset}, {config.model.activation}"
+    title = f"{config.preset}, {config.model.activation_name}"
     records = read_metrics(workdir.metrics)
     plots.plot_loss(workdir.plots / "loss", records, title)
     if config.model.is_moe:
@@ -51,7 +53,7 @@ def report(
     draw_shapes(workdir.plots / "activations", config.model.activation_fn, learned, title)
     workdir.write_sample(text)  # Last: it says that all the rest is there.
     if any(learned):
-        title = f"what {config.model.activation} learned in each layer"
+        title = f"what {config.model.activation_name} learned in each layer"
         print_table(console, coefficient_table(title, learned))
     console.rule("sample")
     console.print(text, markup=False, soft_wrap=True)
@@ -62,18 +64,40 @@ def report(
 def activation_parameters(config: ModelConfig, params: Params) -> list[dict[str, np.ndarray]]:
     """Each layer's learned activation parameters by name, first layer first.
 
-    Where each expert has its own, their mean over a layer's experts.
+    Where each expert, channel or group has its own, their mean over a layer.
     """
-    layers = []
+    layers, act = [], config.activation_fn
     for group in params["layers"]:
         block = group["moe"] if config.is_moe else group["ffn"]
         stacked = block["activation"]
-        if config.is_moe and config.moe.coefficients == "expert":
-            stacked = jax.tree.map(lambda value: jnp.mean(value, axis=1), stacked)
-        stacked = fetch(stacked)
+        stacked = {
+            name: jnp.mean(value, axis=1) if per_expert(config, name) else value
+            for name, value in stacked.items()
+        }
+        stacked = _over_channels(act, fetch(stacked))
         depth = len(block["norm"])
         layers += [{name: value[i] for name, value in stacked.items()} for i in range(depth)]
     return layers
+
+
+def _over_channels(act: Activation, params: Params) -> dict[str, np.ndarray]:
+    """Means over the last axis, where that runs over channels or groups."""
+    return {
+        name: np.mean(value, axis=-1) if act.parameters[name].by_channel else np.asarray(value)
+        for name, value in params.items()
+    }
+
+
+def _for_row(act: Activation, means: Params) -> dict[str, np.ndarray]:
+    """Parameters for a row of `ROW` elements from such means."""
+    found = {}
+    for name, value in means.items():
+        size = {"channel": ROW, "group": 1}.get(act.parameters[name].per)
+        value = np.asarray(value)
+        if size is not None:
+            value = np.broadcast_to(value[..., None], (*value.shape, size))
+        found[name] = value
+    return found
 
 
 def coefficient_table(
@@ -102,7 +126,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def draw_shapes(
-    path: Place, activation: Activation, layers: list[dict[str, np.ndarray]], title: str
+    path: Place, act: Activation, layers: list[dict[str, np.ndarray]], title: str
 ) -> None:
     """Draws the activation of each layer.
 
@@ -111,11 +135,12 @@ def draw_shapes(
     """
     x = normal_quantiles(ROW)
 
-    def shape(params: Any) -> np.ndarray:
+    def shape(means: Any) -> np.ndarray:
         rows = (jnp.array(x)[None], jnp.ones((1, ROW), jnp.float32))
-        return np.asarray(activation.apply(params, *rows[: 1 + activation.gated]))[0]
+        return np.asarray(act.apply(_for_row(act, means), *rows[: 1 + act.gated]))[0]
 
-    start = jax.device_get(activation.init(jax.random.key(0)))
+    width = math.lcm(ROW, *(each.groups for each in act.parameters.values()))
+    start = _over_channels(act, jax.device_get(act.init(jax.random.key(0), width)))
     plots.plot_shapes(
         path,
         x,

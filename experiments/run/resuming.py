@@ -11,6 +11,7 @@ from experiments.terminal import flags
 from polycom_jax import storage
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.weights import Part, parts
+from polycom_jax.reference import Reference, is_reference
 
 Source = str | tuple[str, ...] | None
 
@@ -123,7 +124,17 @@ def fixed(config: PretrainConfig) -> dict[str, Any]:
     free = MAY_CHANGE
     if config.model.is_moe:
         free -= {"optim.accumulation_steps"}  # routers balance the load of each part by itself
-    return {name: value for name, value in flags.flatten(config).items() if name not in free}
+    return {
+        name: wherever(name, value)
+        for name, value in flags.flatten(config).items()
+        if name not in free
+    }
+
+
+def wherever(name: str, value: Any) -> Any:
+    """What a setting says, but not where a file lies that it names by its hash."""
+    of_file = name == "model.activation" and is_reference(value)
+    return Reference.parse(value).identity if of_file else value
 
 
 def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
@@ -160,7 +171,11 @@ def allowed(config: PretrainConfig, stored: PretrainConfig) -> str:
 
 def _changes(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
     before, now = flags.flatten(stored), flags.flatten(config)
-    return {name: (before[name], now[name]) for name in sorted(now) if before[name] != now[name]}
+    return {
+        name: (before[name], now[name])
+        for name in sorted(now)
+        if wherever(name, before[name]) != wherever(name, now[name])
+    }
 
 
 def _moved(old: Source, new: Source) -> bool:

@@ -10,6 +10,8 @@ from polycom_jax.data import Corpus, Mixture
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.weights import parts
 from polycom_jax.data.windows import count_windows
+from polycom_jax.models import ModelConfig
+from polycom_jax.reference import SHOWN, Reference, is_reference
 
 MOST_HELD_OUT = 0.15
 """Share of the text above which what is held out by chance is missed in training."""
@@ -34,6 +36,17 @@ def _treatment(config: PretrainConfig, corpus: Corpus) -> str:
     return "; ".join(filter(None, [split if long else "", corpus.treated]))
 
 
+def own_activation(model: ModelConfig) -> str:
+    """One line on an activation that is from a file of the user's, which is imported; or ""."""
+    if not is_reference(model.activation):
+        return ""
+    of = Reference.parse(str(model.activation))
+    return (
+        f"{model.activation_name} is imported from {of.file()}, SHA-256"
+        f" {(of.sha256 or '')[:SHOWN]}..."
+    )
+
+
 def describe(config: PretrainConfig, data: Mixture) -> str:
     """One line on model, data, length and devices; of several corpora each has its own epochs."""
     model, run = config.model, config.run
@@ -49,7 +62,7 @@ def describe(config: PretrainConfig, data: Mixture) -> str:
     ]
     steps = f"{run.steps:,} steps of {config.data.batch_size} x {model.context_length} tokens"
     return (
-        f"{config.preset} with {model.activation}, {models.count_params(model):,} parameters"
+        f"{config.preset} with {model.activation_name}, {models.count_params(model):,} parameters"
         f"{active},"
         f" vocabulary {model.vocab_size:,}; "
         + (

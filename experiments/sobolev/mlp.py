@@ -52,7 +52,7 @@ class Mlp:
             fan_in = self.width if layer else self.dim
             tree[f"layer{layer}"] = {
                 **{name: _affine(fan_in, (self.width,)) for name in maps},
-                "activation": self.function.specs,
+                "activation": self.function.specs_at(self.width),
             }
         return {**tree, "out": _affine(self.width, ())}
 

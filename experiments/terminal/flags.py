@@ -191,7 +191,8 @@ class CommandLine:
             owners.remove(info.type)  # so that this gives tyro's own
             spec: Any = ConstructorRegistry.get_struct_spec(info)
             owners.add(info.type)
-            types = [Annotated[f.type, marks.get((info.type, f.name))] for f in spec.fields]
+            marked_as = {f.name: marks.get((info.type, f.name)) for f in spec.fields}
+            types = [Annotated[_as_text(f.type), marked_as[f.name]] for f in spec.fields]
             marked = [replace(f, type=t) for f, t in zip(spec.fields, types, strict=True)]
             return replace(spec, fields=tuple(marked))
 
@@ -210,6 +211,12 @@ def _takes_many(hint: Any) -> bool:
 def _metavar(leaf: Leaf) -> str | None:
     """What the help shows of a field that takes one value or several; else what tyro makes."""
     return "STR [STR ...]" if _takes_many(leaf.hint) and isinstance(leaf.value, str) else None
+
+
+def _as_text(hint: Any) -> Any:
+    """Text alone where a field takes that or an object, which no word of a command line is."""
+    options = get_args(hint)
+    return str if str in options and any(map(is_dataclass, options)) else hint
 
 
 def _place(base: Mapping[str, Leaf], name: str) -> tuple[type, str]:

@@ -30,7 +30,7 @@ class LayerView:
         after: that leaves it, [N, D].
         inputs: of the activation: (x,), or (gate, up); each [R, F].
         hidden: the activation's output, [R, F].
-        activation: its parameters; of a mixture with a set an expert, their mean.
+        activation: its parameters; of what each expert has, the mean.
     """
 
     index: int
@@ -69,8 +69,10 @@ def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
             own = jax.tree.map(lambda leaf: leaf[i], group)  # noqa: B023
             after, inputs, hidden = _layer(cfg, own, x, sin_cos, segment_ids)
             block = own["moe" if cfg.is_moe else "ffn"]["activation"]
-            if cfg.is_moe and cfg.moe.coefficients == "expert":
-                block = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), block)
+            block = {
+                name: jnp.mean(leaf, axis=0) if layers.per_expert(cfg, name) else leaf
+                for name, leaf in block.items()
+            }
             yield LayerView(index, layers.flat(x), layers.flat(after), inputs, hidden, block)
             x, index = after, index + 1
 
@@ -100,12 +102,13 @@ def _expert_inputs(
     y = layers.flat(layers.rms_norm(x, params["norm"], cfg.norm_eps))
     chosen = route(cfg, params["router"], y).chosen
     names = inward_names(cfg.activation_fn)
-    own = cfg.moe.coefficients == "expert"
+    shared = params["activation"]
 
     def one(expert: Array) -> tuple[tuple[Array, ...], Array]:
-        coefficients = params["activation"]
-        if own:
-            coefficients = jax.tree.map(lambda leaf: leaf[expert], coefficients)
+        coefficients = {
+            name: leaf[expert] if layers.per_expert(cfg, name) else leaf
+            for name, leaf in shared.items()
+        }
         inputs = tuple(jnp.dot(y, params[name][expert]) for name in names)
         return inputs, cfg.activation_fn.apply(coefficients, *inputs)
 

@@ -57,16 +57,16 @@ def replacement(cfg: ModelConfig, name: str, options: ActivationOptions) -> Acti
     if cfg.activation_fn.gated and not new.gated:
         if name not in _GATED:
             raise InputError(
-                f"activation={name!r} has no gated form to take the place of {cfg.activation!r};"
-                f" there are: {', '.join(_GATED.values())}."
+                f"activation={name!r} has no gated form to take the place of"
+                f" {cfg.activation_name!r}; there are: {', '.join(_GATED.values())}."
             )
         new = get_activation(_GATED[name], options)
     require(
         cfg.activation_fn.gated or not new.gated,
-        f"activation={name!r} wants a gate, and {cfg.activation!r} has none; take poly_norm.",
+        f"activation={name!r} wants a gate, and {cfg.activation_name!r} has none; take poly_norm.",
     )
     require(
-        "coeffs" in new.specs,
+        new.is_polynomial,
         f"activation={name!r} has no coefficients to fit; take poly_norm or another PolyCom.",
     )
     require(
@@ -103,8 +103,8 @@ def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], new: Activa
     for group, (gram, cross, power) in zip(params["layers"], totals, strict=True):
         require(
             bool(np.isfinite(gram).all() and np.isfinite(cross).all() and np.isfinite(power).all()),
-            f"The activations of {cfg.activation!r}, or powers of what it is applied to, are not"
-            " finite; nothing can be fitted to them.",
+            f"The activations of {cfg.activation_name!r}, or powers of what it is applied to, are"
+            " not finite; nothing can be fitted to them.",
         )
         coeffs = np.stack([solve(*layer) for layer in zip(gram, cross, strict=True)])
         residual = power - 2 * np.einsum("li,li->l", coeffs, cross)

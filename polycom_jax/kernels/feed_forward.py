@@ -33,7 +33,7 @@ class Activation(Protocol):
     @property
     def gated(self) -> bool: ...  # noqa: D102
     @property
-    def specs(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def is_polynomial(self) -> bool: ...  # noqa: D102
     @property
     def over_rows(self) -> bool: ...  # noqa: D102
     @property
@@ -166,7 +166,7 @@ def _down(
 
 def _has_learned_means(activation: Activation) -> bool:
     """Whether it is PolyNorm or one of its relatives."""
-    return activation.over_rows and "coeffs" in activation.specs
+    return activation.over_rows and activation.is_polynomial
 
 
 def _is_kernel(activation: Activation) -> bool:

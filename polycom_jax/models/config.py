@@ -9,7 +9,8 @@ from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_fields, check_range
 from polycom_jax.kernels.checkpoint_names import Remat
 from polycom_jax.kernels.implementations import AttentionImplementation
-from polycom_jax.table import Activation, ActivationOptions, get_activation
+from polycom_jax.reference import Reference, is_reference
+from polycom_jax.table import ACTIVATIONS, Activation, ActivationOptions, get_activation
 
 QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
@@ -78,7 +79,9 @@ class ModelConfig:
             of it, so that its two matrices have as many parameters as the three of a gated one
             (paper section 4.1: SwiGLU 5504, others 8256).
         ffn_width: hidden width F, whatever the activation; None: from `gated_width`.
-        activation: name of the activation, one of `polycom_jax.ACTIVATIONS`.
+        activation: one of `polycom_jax.ACTIVATIONS`; `FILE.py:NAME` or `MODULE:NAME` for what
+            `polycom_jax.activation` has made in a file, which is imported, and its SHA-256 put
+            behind the name; in code, what `polycom_jax.activation` returns.
         activation_options: options of the activation (order, eps, ...).
         moe: mixture of experts in place of each feed-forward block; widths are then those of one
             expert.
@@ -112,7 +115,7 @@ class ModelConfig:
     head_dim: int
     gated_width: int
     ffn_width: int | None = None
-    activation: str = "poly_norm"
+    activation: str | Activation = "poly_norm"
     activation_options: ActivationOptions = ActivationOptions()
     moe: MoEConfig = MoEConfig()
     context_length: int = 4096
@@ -130,6 +133,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self._settle_activation()
         check_range(self, "at least 1", *_COUNTS)
         check_range(self, "positive and finite", "rope_theta", "norm_eps")
         for name in ("ffn_width", "loss_chunk", "unroll"):
@@ -142,6 +146,17 @@ class ModelConfig:
             f"nearest: {self.head_dim + 1}.",
         )
         _ = self.hidden_width  # an unknown activation or option, or a fractional width, fails here
+
+    def _settle_activation(self) -> None:
+        """A row of the table by its name, one in a file with the hash of that."""
+        act = self.activation
+        if isinstance(act, str):
+            if is_reference(act):
+                object.__setattr__(self, "activation", str(Reference.parse(act).pinned()))
+        elif act.name in ACTIVATIONS:
+            object.__setattr__(self, "activation", act.name)
+            if self.activation_options == ActivationOptions():
+                object.__setattr__(self, "activation_options", act.options)
 
     def _check_heads(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -157,6 +172,11 @@ class ModelConfig:
     def activation_fn(self) -> Activation:
         """The activation: its function, parameter specs, width rule and FLOPs."""
         return get_activation(self.activation, self.activation_options)
+
+    @property
+    def activation_name(self) -> str:
+        """What tables, titles and folders call it."""
+        return self.activation_fn.name
 
     @property
     def row(self) -> Activation:

@@ -19,6 +19,7 @@ from polycom_jax.kernels.grouped_matmul import grouped_matmul
 from polycom_jax.kernels.sharded import larger_than_one, on_one_device, unsharded_features
 from polycom_jax.models import exchange as ex
 from polycom_jax.models.config import ModelConfig
+from polycom_jax.models.layers import activation_specs, per_expert
 from polycom_jax.models.permutation import combine, dispatch, inverse, permute
 from polycom_jax.sharding import Rules
 
@@ -70,11 +71,10 @@ def run_experts(
     return split(params, y, weights, chosen, first)
 
 
-def _layout(cfg: ModelConfig, rules: Rules, name: str) -> PartitionSpec:
+def _layout(cfg: ModelConfig, rules: Rules, name: str) -> Any:
     """Whole over fsdp: gathered before, as a dense layer's are."""
     if name == "activation":
-        own = cfg.moe.coefficients == "expert"
-        return rules.partition(("expert",)) if own else PartitionSpec()
+        return {own: rules.partition(spec.axes) for own, spec in activation_specs(cfg).items()}
     return rules.partition(("expert", "mlp", None) if name == "w_down" else ("expert", None, "mlp"))
 
 
@@ -220,10 +220,12 @@ def _activate(
     axis_name: ex.AxisName | None,
 ) -> Float[Array, "R F"]:
     apply = partial(cfg.activation_fn.apply, axis_name=axis_name)
-    if cfg.moe.coefficients == "layer" or not params:
+    own = {name for name in params if per_expert(cfg, name)}
+    if not own:
         return apply(params, *hidden)
     row = jnp.arange(hidden[0].shape[0], dtype=jnp.int32)
     expert = jnp.searchsorted(jnp.cumsum(sizes), row, side="right")
     expert = jnp.minimum(expert, sizes.size - 1)
-    own = jax.tree.map(lambda value: value[expert], params)
-    return jax.vmap(apply)(own, *hidden)
+    each = {name: value[expert] if name in own else value for name, value in params.items()}
+    axes = {name: 0 if name in own else None for name in params}
+    return jax.vmap(apply, (axes, *[0] * len(hidden)))(each, *hidden)

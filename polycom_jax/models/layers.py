@@ -4,6 +4,7 @@ B batch, T sequence, D model, F hidden, H query heads, K kv heads, C head width.
 them best is decided in `polycom_jax.kernels`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -74,6 +75,35 @@ def attention_specs(cfg: ModelConfig) -> Specs:
     return specs
 
 
+def activation_specs(cfg: ModelConfig) -> dict[str, ParamSpec]:
+    """The activation's own parameters in one block."""
+    specs = cfg.activation_fn.specs_at(cfg.hidden_width)
+    return {
+        name: drawn_each(cfg.moe.num_experts, spec) if per_expert(cfg, name) else spec
+        for name, spec in specs.items()
+    }
+
+
+def per_expert(cfg: ModelConfig, name: str) -> bool:
+    """Whether each expert of a mixture has a parameter of this name of its activation."""
+    parameter = cfg.activation_fn.parameters[name]
+    return cfg.is_moe and (cfg.moe.coefficients == "expert" or parameter.per == "expert")
+
+
+def drawn_each(experts: int, spec: ParamSpec) -> ParamSpec:
+    """A parameter for each expert, with a key of its own and the values that it would have alone.
+
+    The key of the first axis is split, so that an initialiser sees one expert's shape.
+    """
+
+    def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
+        keys = jax.random.split(key, shape[0])
+        return jax.vmap(lambda own: spec.init(own, shape[1:], dtype))(keys)
+
+    axes = ("expert", *spec.axes)
+    return replace(spec, shape=(experts, *spec.shape), axes=axes, init=init)
+
+
 def ffn_specs(cfg: ModelConfig) -> Specs:
     """Parameters of one feed-forward block, the activation's own included."""
     ordinary, output = initializers(cfg)
@@ -82,7 +112,7 @@ def ffn_specs(cfg: ModelConfig) -> Specs:
         "norm": norm_spec(d),
         "w_up": ParamSpec((d, f), ("embed", "mlp"), ordinary, "matrix"),
         "w_down": ParamSpec((f, d), ("mlp", "embed"), output, "matrix"),
-        "activation": dict(cfg.activation_fn.specs),
+        "activation": activation_specs(cfg),
     }
     if cfg.activation_fn.gated:
         specs["w_gate"] = ParamSpec((d, f), ("embed", "mlp"), ordinary, "matrix")

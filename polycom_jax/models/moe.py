@@ -4,7 +4,6 @@ Where the experts lie and how tokens get to them stands in `experts.py`. B batch
 N = B T tokens, D model, F hidden width of an expert, E experts, K choices of a token.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -38,25 +37,12 @@ def moe_specs(cfg: ModelConfig) -> Specs:
     experts, specs = cfg.moe.num_experts, ffn_specs(cfg)
     for name in specs.keys() & {"w_gate", "w_up", "w_down"}:
         specs[name] = _one_each(experts, specs[name])
-    if cfg.moe.coefficients == "expert":
-        own = specs["activation"].items()
-        specs["activation"] = {name: _drawn_each(_one_each(experts, spec)) for name, spec in own}
     shape, axes = (cfg.embed_dim, experts), ("embed", None)
     return {**specs, "router": ParamSpec(shape, axes, initializers(cfg)[0], "router")}
 
 
 def _one_each(experts: int, spec: ParamSpec) -> ParamSpec:
     return replace(spec, shape=(experts, *spec.shape), axes=("expert", *spec.axes))
-
-
-def _drawn_each(spec: ParamSpec) -> ParamSpec:
-    """With a key for each expert, and the values that each would have alone."""
-
-    def init(key: Any, shape: Sequence[int], dtype: Any) -> Array:
-        keys = jax.random.split(key, shape[0])
-        return jax.vmap(lambda own: spec.init(own, shape[1:], dtype))(keys)
-
-    return replace(spec, init=init)
 
 
 def moe(

@@ -92,8 +92,8 @@ def count_active_params(cfg: ModelConfig) -> int:
         each = {
             name: spec for name, spec in moe_specs(cfg).items() if name not in ("norm", "router")
         }
-        if cfg.moe.coefficients == "layer":
-            del each["activation"]
+        own = each["activation"]
+        each["activation"] = {n: spec for n, spec in own.items() if layers.per_expert(cfg, n)}
         share = pm.count(each) // cfg.moe.num_experts
         idle = cfg.num_layers * (cfg.moe.num_experts - cfg.moe.top_k) * share
     return count_params(cfg) - idle

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from polycom_jax.activations.inputs import EPS
 from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.params import Initializer
+from polycom_jax.table import Activation as Row
 from polycom_jax.table import ActivationOptions, get_activation
 
 
@@ -22,12 +23,12 @@ class Activation(nn.Module):
     """Any activation of the table, with its parameters (`coeffs`, `slope`, or none).
 
     Attributes:
-        activation: one of `polycom_jax.ACTIVATIONS`.
+        activation: as `polycom_jax.get_activation` takes it: a name, or an activation.
         options: of the activation.
         param_dtype: of its parameters.
     """
 
-    activation: str = "poly_norm"
+    activation: str | Row = "poly_norm"
     options: ActivationOptions = ActivationOptions()
     param_dtype: Any = jnp.float32
 
@@ -85,7 +86,7 @@ class FeedForward(nn.Module):
     Attributes:
         hidden_features: width F of the hidden layer, taken literally (an activation's `width`
             gives the one with as many weights as a gated block).
-        activation: one of `polycom_jax.ACTIVATIONS`.
+        activation: as `polycom_jax.get_activation` takes it: a name, or an activation.
         options: of the activation.
         dtype: of the matrix products; None: that of input and kernels.
         param_dtype: of the kernels.
@@ -97,7 +98,7 @@ class FeedForward(nn.Module):
     """
 
     hidden_features: int
-    activation: str = "poly_norm"
+    activation: str | Row = "poly_norm"
     options: ActivationOptions = ActivationOptions()
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -109,7 +110,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
         """The block, in the shape of `x` and the dtype of the matrix products."""
-        names = ("gate", "up") if get_activation(self.activation, self.options).gated else ("up",)
+        gated = get_activation(self.activation).gated
+        names = ("gate", "up") if gated else ("up",)
         hidden = [self._dense(self.hidden_features, name, self.kernel_axes)(x) for name in names]
         y = Activation(self.activation, self.options, name="activation")(*hidden)
         return self._dense(x.shape[-1], "down", self.kernel_axes and self.kernel_axes[::-1])(y)
@@ -130,14 +132,15 @@ class FeedForward(nn.Module):
 
 def _apply(
     module: nn.Module,
-    name: str,
+    name: str | Row,
     options: ActivationOptions,
     hidden: Sequence[Array],
     param_dtype: Any,
 ) -> Array:
     """The activation with parameters that the module owns."""
-    act = get_activation(name, options)
-    params = {n: module.param(n, s.init, s.shape, param_dtype) for n, s in act.specs.items()}
+    act = get_activation(name, None if options == ActivationOptions() else options)
+    specs = act.specs_at(hidden[0].shape[-1] if hidden[0].ndim else None)
+    params = {n: module.param(n, s.init, s.shape, param_dtype) for n, s in specs.items()}
     return act.apply(params, *hidden)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from polycom_jax.activations.inputs import EPS
 from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.params import Initializer, name_key
+from polycom_jax.table import Activation as Row
 from polycom_jax.table import ActivationOptions, get_activation
 
 LECUN_NORMAL: Initializer = nnx.initializers.lecun_normal()
@@ -25,28 +26,30 @@ class Activation(nnx.Module):
     """Any activation of the table, with its parameters (`coeffs`, `slope`, or none).
 
     Args:
-        activation: one of `polycom_jax.ACTIVATIONS`.
+        activation: as `polycom_jax.get_activation` takes it: a name, or an activation.
         options: of the activation.
+        features: width of what it is applied to, which parameters of single channels need.
         param_dtype: of its parameters.
         rngs: its `params` stream is drawn from once, whatever the activation.
     """
 
     def __init__(
         self,
-        activation: str = "poly_norm",
+        activation: str | Row = "poly_norm",
         options: ActivationOptions | None = None,
         *,
+        features: int | None = None,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.function = get_activation(activation, options)
         key = rngs.params()
-        for name, spec in self.function.specs.items():
+        for name, spec in self.function.specs_at(features).items():
             setattr(self, name, nnx.Param(spec.init(name_key(key, name), spec.shape, param_dtype)))
 
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:
         """Applies it to x, or to gate and up if it is gated; in the same shape and dtype."""
-        own = {name: getattr(self, name)[...] for name in self.function.specs}
+        own = {name: getattr(self, name)[...] for name in self.function.parameters}
         return self.function.apply(own, *hidden)
 
 
@@ -113,7 +116,7 @@ class FeedForward(nnx.Module):
         features: width D of input and output.
         hidden_features: width F of the hidden layer, taken literally (an activation's `width`
             gives the one with as many weights as a gated block).
-        activation: one of `polycom_jax.ACTIVATIONS`.
+        activation: as `polycom_jax.get_activation` takes it: a name, or an activation.
         options: of the activation.
         dtype: of the matrix products; None: that of input and kernels.
         param_dtype: of the kernels.
@@ -131,7 +134,7 @@ class FeedForward(nnx.Module):
         features: int,
         hidden_features: int,
         *,
-        activation: str = "poly_norm",
+        activation: str | Row = "poly_norm",
         options: ActivationOptions | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
@@ -159,7 +162,9 @@ class FeedForward(nnx.Module):
                 rngs=own(name),
             )
 
-        self.activation = Activation(activation, options, rngs=own("activation"))
+        self.activation = Activation(
+            activation, options, features=hidden_features, rngs=own("activation")
+        )
         if self.activation.function.gated:
             self.gate = linear(features, hidden_features, "gate", kernel_axes)
         self.up = linear(features, hidden_features, "up", kernel_axes)

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import __main__ as door
 from experiments import generate, replay
+from experiments.activations import __main__ as activations
 from experiments.analyze import __main__ as analyze
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.options import Options
@@ -39,17 +40,19 @@ POSITIONAL = {
     "convert": "RUN_OR_FOLDER",
     "compare": "[STUDY]",
     "benchmark": "[SUITE ...]",
+    "activations": "[ACTIVATION ...]",
 }
 """Program -> what stands first on its command line."""
 
 WITH_RUN_FLAGS = ("pretrain", "plan", "faults", "convert")
-WITH_OUT = ("analyze", "benchmark", "compare", "faults", "convert")
+WITH_OUT = ("activations", "analyze", "benchmark", "compare", "faults", "convert")
 WITH_JSON = (
     *("generate", "replay", "evaluate", "analyze", "plan", "faults", "compare", "benchmark"),
+    "activations",
 )
 WITH_WORKDIR = ("pretrain", "plan", "convert", "faults")
 WITH_SEED = ("pretrain", "generate", "faults", "convert", "plan")
-WITH_LIST = (*WITH_RUN_FLAGS, "evaluate", "compare", "benchmark")
+WITH_LIST = (*WITH_RUN_FLAGS, "activations", "evaluate", "compare", "benchmark")
 SECTIONS = ("model", "optim", "data", "mesh", "hosts", "run")
 OLD = ("--source", "--target", "--runs", "--suites", "--study")
 
@@ -64,7 +67,7 @@ LINES: dict[str, Any] = {
     for name, module in {
         **{"pretrain": pretrain, "plan": plan, "faults": faults, "convert": convert},
         **{"generate": generate, "replay": replay, "evaluate": evaluate, "analyze": analyze},
-        **{"compare": compare, "benchmark": benchmark},
+        **{"compare": compare, "benchmark": benchmark, "activations": activations},
     }.items()
 }
 

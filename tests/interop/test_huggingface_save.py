@@ -11,9 +11,11 @@ import pytest
 import tiny_folders as tiny
 from tiny_models import DENSE, MOE, OWN, same, values
 
-from polycom_jax import ACTIVATIONS, ActivationOptions, InputError
+import polycom_jax as pc
+from polycom_jax import ActivationOptions, InputError
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface.config import GATES, IN_TORCH
+from polycom_jax.rows import BASELINES, POLYCOM
 from polycom_jax.sharding import make_mesh
 
 TORCH_FILES = Path(huggingface.__file__).parent / "torch_models"
@@ -28,7 +30,9 @@ BASES = {
     "moe": replace(MOE, dtype="bfloat16", init="olmo"),
     "expert": OWN,
 }
-CASES = [(name, activation) for name in ("dense", "moe") for activation in ACTIVATIONS]
+CASES = [
+    (name, activation) for name in ("dense", "moe") for activation in (*IN_TORCH, *GATES.values())
+]
 CASES += [("expert", activation) for activation in ("poly_norm", "poly_prelu", "relu2")]
 
 
@@ -100,7 +104,14 @@ def test_the_pytorch_file_has_every_row_of_the_table():
         and isinstance(node.targets[0], ast.Name)
     }
     assert {*tables["POLYCOM"], *tables["FIXED"]} == set(IN_TORCH)
-    assert {*IN_TORCH, *GATES.values()} == set(ACTIVATIONS)
+    assert {*IN_TORCH, *GATES.values()} == {*POLYCOM, *BASELINES}
+
+
+@pytest.mark.parametrize("activation", ["xielu", pc.activation(jnp.tanh, name="own")])
+def test_what_pytorch_does_not_have_is_refused_by_name(activation, tmp_path):
+    cfg = replace(DENSE, activation=activation)
+    with pytest.raises(InputError, match=r"Unknown activation in PyTorch '(xielu|own)'"):
+        huggingface.save(tmp_path, cfg, values(cfg))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

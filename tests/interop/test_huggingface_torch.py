@@ -17,8 +17,9 @@ import pytest
 import tiny_folders as tiny
 from tiny_models import DENSE, MOE, OWN, same
 
-from polycom_jax import ACTIVATIONS, InputError, models
+from polycom_jax import InputError, models
 from polycom_jax.interop import huggingface
+from polycom_jax.interop.huggingface.config import GATES, IN_TORCH
 from polycom_jax.interop.huggingface.fields import KINDS, NEUTRAL
 from polycom_jax.models import ModelConfig
 
@@ -106,7 +107,7 @@ def test_what_transformers_saves_we_load(kind, dtype, tied, tmp_path):
     np.testing.assert_allclose(found, logits(exact), atol=ATOL)
 
 
-ROWS = list(product((DENSE, MOE, OWN), ACTIVATIONS))
+ROWS = list(product((DENSE, MOE, OWN), (*IN_TORCH, *GATES.values())))
 
 
 @pytest.mark.parametrize(

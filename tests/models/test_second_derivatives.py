@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import pytest
 from shapes import SMALL
 
-from polycom_jax import ACTIVATIONS, models
+from polycom_jax import models
 from polycom_jax import params as pm
 from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.models import ModelConfig, MoEConfig, layers
 from polycom_jax.models.moe import moe, moe_specs
+from polycom_jax.rows import BASELINES, POLYCOM
 from polycom_jax.training.loss import batch_nats
 
 BACKENDS = ("cpu", "gpu", "tpu")
@@ -88,7 +89,10 @@ def assert_near(got: Any, wanted: Any, tolerance: float) -> None:
 @pytest.mark.parametrize("mixture", [False, True], ids=["dense", "mixture"])
 @pytest.mark.parametrize(
     "activation",
-    [a if a in QUICK else pytest.param(a, marks=pytest.mark.slow) for a in ACTIVATIONS],
+    [
+        a if a in QUICK else pytest.param(a, marks=pytest.mark.slow)
+        for a in (*POLYCOM, *BASELINES, "xielu", "asqu")
+    ],
 )
 def test_hessian_vector_products_are_differences_of_gradients(activation: str, mixture: bool):
     loss, at, along = block(activation, mixture)

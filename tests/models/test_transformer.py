@@ -25,6 +25,7 @@ from polycom_jax.models import (
     unembed,
 )
 from polycom_jax.models.layers import rms_norm
+from polycom_jax.rows import BASELINES, POLYCOM
 from polycom_jax.sharding import Rules, make_mesh
 
 SMALL = replace(shapes.SMALL, vocab_size=50, num_heads=4, head_dim=8, context_length=16)
@@ -182,7 +183,7 @@ def test_equal_names_and_shapes_start_bit_identical_across_activations():
     key = jax.random.key(7)
     reference = init(replace(SMALL, activation="swiglu", ffn_width=48), key)
     flat = dict(jax.tree_util.tree_leaves_with_path(reference))
-    for name in ACTIVATIONS:
+    for name in (*POLYCOM, *BASELINES, "xielu", "asqu"):
         other = init(replace(SMALL, activation=name, ffn_width=48), key)
         for path, leaf in jax.tree_util.tree_leaves_with_path(other):
             if path in flat:

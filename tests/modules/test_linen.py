@@ -43,7 +43,7 @@ def test_any_row_is_the_row(name):
     row = get_activation(name)
     hidden = [X, 2 * X][: 2 if row.gated else 1]
     module = Activation(name)
-    params = row.init(jax.random.key(0))
+    params = row.init(jax.random.key(0), X.shape[-1])
     assert jax.tree.all(jax.tree.map(jnp.array_equal, init(module, *hidden), params))
     got = module.apply({"params": params}, *hidden)
     np.testing.assert_array_equal(got, row.apply(params, *hidden))

@@ -223,7 +223,7 @@ def family_of(cfg: ModelConfig) -> str:
     plain = cfg.activation in GATES.values()
     kind = ("" if plain else "polycom_") + ("olmoe" if cfg.is_moe else "llama")
     if not plain and cfg.activation not in IN_TORCH:
-        raise unknown("activation in PyTorch", cfg.activation, (*IN_TORCH, *GATES.values()))
+        raise unknown("activation in PyTorch", cfg.activation_name, (*IN_TORCH, *GATES.values()))
     wanted, what = FAMILIES[kind].qk_norm, "OLMoE" if cfg.is_moe else "Llama"
     require(
         cfg.qk_norm == wanted,
@@ -267,7 +267,7 @@ def to_json(cfg: ModelConfig, *, dtype: str, ids: Mapping[str, Any]) -> dict[str
         stored["router_aux_loss_coef"] = float(cfg.moe.load_balance_weight)
     theirs = {ours: act for act, ours in GATES.items()}
     stored |= {
-        "hidden_act": theirs.get(cfg.activation, "silu"),  # of our own classes, read by none
+        "hidden_act": theirs.get(cfg.activation_name, "silu"),  # of our own classes, read by none
         "attention_bias": False,
         "mlp_bias": False,
         "rope_theta": float(cfg.rope_theta),
@@ -280,6 +280,6 @@ def to_json(cfg: ModelConfig, *, dtype: str, ids: Mapping[str, Any]) -> dict[str
     if cfg.is_moe:
         section |= {name: getattr(cfg.moe, name) for name in _TRAINED_MOE}
     if family.file is not None:
-        section["activation"] = cfg.activation
+        section["activation"] = cfg.activation_name
         section |= {name: getattr(cfg.activation_options, name) for name in _ACTIVATION}
     return stored | {SECTION: section}

@@ -1,0 +1,1 @@
+"""Prints, draws and times the table of activations."""

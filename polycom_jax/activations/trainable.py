@@ -1,0 +1,92 @@
+"""Element-wise functions of the literature that learn, in the work dtype: f(x, **parameters).
+
+A parameter that must be positive is stored as what softplus makes it of. Each is stable for every
+finite input.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from polycom_jax.activations.fixed import negative, tanh_softplus
+
+X = Float[Array, "*S"]
+P = Float[Array, "..."]
+
+XIELU_BETA = 0.5
+
+
+def inverse_softplus(y: float) -> float:
+    """What softplus makes y of."""
+    return math.log(math.expm1(y))
+
+
+def xielu(x: X, alpha_p: P, alpha_n: P) -> X:
+    """p x^2 + b x, or n (e^x - 1 - x) + b x of negative x; p and n - b by softplus, b = 1/2."""
+    p, n = jax.nn.softplus(alpha_p), XIELU_BETA + jax.nn.softplus(alpha_n)
+    return jnp.where(x > 0, p * (x * x), n * expm1_less_x(negative(x))) + XIELU_BETA * x
+
+
+def xiep(x: X, alpha_p: P, alpha_n: P, alpha_3: P) -> X:
+    """xIELU, and a cube of positive x: p x^2 + q x^3 + b x; q by softplus."""
+    p, n = jax.nn.softplus(alpha_p), XIELU_BETA + jax.nn.softplus(alpha_n)
+    positive = (p + jax.nn.softplus(alpha_3) * x) * (x * x)
+    return jnp.where(x > 0, positive, n * expm1_less_x(negative(x))) + XIELU_BETA * x
+
+
+def expm1_less_x(x: X) -> X:
+    """e^x - 1 - x of x <= 0; by its series where the difference would cancel."""
+    near = jnp.where(x > -0.2, x, 0)
+    series = 1 / 720 + near * (1 / 5040)
+    for count in (120, 24, 6, 2):
+        series = 1 / count + near * series
+    return jnp.where(x > -0.2, near * near * series, jnp.expm1(x) - x)
+
+
+def xiprelu(x: X, alpha_p: P, alpha_n: P) -> X:
+    """p x^2 + b x, or n x^2 + b x of negative x; p and n by softplus, b = 1/2."""
+    alpha = jnp.where(x > 0, jax.nn.softplus(alpha_p), jax.nn.softplus(alpha_n))
+    return alpha * (x * x) + XIELU_BETA * x
+
+
+def prelu(x: X, slope: P) -> X:
+    """x, or slope x of negative x."""
+    return jnp.where(x > 0, x, slope * x)
+
+
+def swish(x: X, beta: P) -> X:
+    """x sigma(beta x)."""
+    return x * jax.nn.sigmoid(beta * x)
+
+
+def parametric_mish(x: X, beta: P) -> X:
+    """x tanh(softplus(beta x))."""
+    return x * tanh_softplus(beta * x)
+
+
+def xsilu(x: X, alpha: P) -> X:
+    """x (sigma(x) (1 + 2 alpha) - alpha): SiLU with the gate's range widened by alpha."""
+    return x * (jax.nn.sigmoid(x) * (1 + 2 * alpha) - alpha)
+
+
+def xgelu(x: X, alpha: P) -> X:
+    """x (Phi(x) (1 + 2 alpha) - alpha): GELU with the gate's range widened by alpha."""
+    return x * (jax.scipy.special.ndtr(x) * (1 + 2 * alpha) - alpha)
+
+
+def xatlu(x: X, alpha: P) -> X:
+    """x ((1/2 + atan(x) / pi) (1 + 2 alpha) - alpha)."""
+    return x * (jnp.arctan(x) * ((1 + 2 * alpha) / math.pi) + 0.5)
+
+
+def asqu(x: X, beta: P) -> X:
+    """x^2, or beta x^2 of negative x."""
+    return jnp.where(x > 0, x * x, beta * (x * x))
+
+
+def crrelu(x: X, epsilon: P) -> X:
+    """relu(x) + epsilon x exp(-x^2 / 2)."""
+    near = jnp.clip(x, -64, 64)  # beyond, the exponential is 0 in float64, too
+    return jnp.maximum(x, 0) + epsilon * (x * jnp.exp(-0.5 * (near * near)))

@@ -1,0 +1,95 @@
+"""One derivative rule for all element-wise activations, whatever they learn.
+
+With y = f(x, p) element by element, the Jacobian in x is diagonal: the gradient of x, and the terms
+of all gradients of parameters, are the cotangent times forward derivatives of f, which XLA fuses
+into one pass over x.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from polycom_jax.kernels.implementations import backend
+from polycom_jax.kernels.recompute import recomputed
+from polycom_jax.kernels.row_sums import row_sums
+from polycom_jax.kernels.sharded import features_are_unsharded
+
+
+def elementwise(
+    f: Callable[..., Array], num_inputs: int = 1, by_channel: Sequence[bool] = ()
+) -> Callable[..., Array]:
+    """`f` with this rule, computed in the work dtype and rounded once.
+
+    Args:
+        f: f(*inputs, *parameters) -> array of the inputs' shape: plain JAX. An element of the
+            result depends on the same element of the inputs alone.
+        num_inputs: how many of the arguments are inputs.
+        by_channel: of each parameter, whether it has a number for each element of the inputs' last
+            axis: then its last axes broadcast against the inputs, as [1, ..., F].
+
+    Returns:
+        The same function. Nothing but the arguments is kept for the backward pass, and derivatives
+        of every order exist in every mode.
+    """
+
+    def tangent(primals: Sequence[Array], tangents: Sequence[Array]) -> Array:
+        return jax.jvp(f, tuple(primals), tuple(tangents))[1]
+
+    def gradient(primals: Sequence[Array], cotangent: Array) -> list[Array]:
+        def along(index: int, direction: Array) -> Array:
+            def of_one(value: Array) -> Array:
+                return f(*primals[:index], value, *primals[index + 1 :])
+
+            return jax.jvp(of_one, (primals[index],), (direction,))[1]
+
+        # Times one first: a large cotangent times a large input may overflow before both meet zero.
+        slopes = [along(index, jnp.ones_like(primals[index])) for index in range(num_inputs)]
+        inputs = [cotangent * slope for slope in slopes]
+        learned = [
+            _Learned(value, channels, cotangent.ndim)
+            for value, channels in zip(primals[num_inputs:], by_channel, strict=True)
+        ]
+        terms = [
+            [cotangent * along(num_inputs + at, one) for one in own.directions()]
+            for at, own in enumerate(learned)
+        ]
+        return [*inputs, *_totals(learned, terms)]
+
+    return recomputed(f, tangent, gradient)
+
+
+class _Learned:
+    """A parameter within the rule: `count` numbers, or as many rows of one a channel."""
+
+    def __init__(self, value: Array, by_channel: bool, rank: int) -> None:
+        self.shape, self.dtype, self.by_channel = value.shape, value.dtype, by_channel
+        self.own = value.shape[: value.ndim - rank] if by_channel else value.shape
+
+    def directions(self) -> list[Array]:
+        """The directions in which each number, or each row, grows by one."""
+        count = math.prod(self.own)
+        ones = [1] * (len(self.shape) - len(self.own))
+        units = jnp.eye(count, dtype=self.dtype).reshape(count, *self.own, *ones)
+        return [jnp.broadcast_to(unit, self.shape) for unit in units]
+
+
+def _totals(learned: Sequence[_Learned], terms: Sequence[Sequence[Array]]) -> list[Array]:
+    """Each parameter's gradient: its terms, summed over all elements that share a number."""
+    pairs = list(zip(learned, terms, strict=True))
+    shared = iter(_sums([term for own, each in pairs if not own.by_channel for term in each]))
+
+    def total(own: _Learned, term: Array) -> Array:
+        return jnp.sum(term, axis=tuple(range(term.ndim - 1))) if own.by_channel else next(shared)
+
+    return [
+        jnp.stack([total(own, term) for term in each]).reshape(own.shape) for own, each in pairs
+    ]
+
+
+def _sums(terms: Sequence[Array]) -> list[Array]:
+    if terms and terms[0].ndim and backend() == "cpu" and features_are_unsharded():
+        return [jnp.sum(rows) for rows in row_sums(terms)]
+    return [jnp.sum(term) for term in terms]

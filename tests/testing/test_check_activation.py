@@ -1,0 +1,79 @@
+"""The contract, offered to users: what each check finds, and how it says so."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import polycom_jax as pc
+from polycom_jax.testing import CHECKS, QUICK_CHECKS, ContractError, check_activation
+
+
+@jax.custom_vjp
+def reverse_only(x):
+    return jnp.tanh(x)
+
+
+reverse_only.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+
+
+@jax.custom_jvp
+def wrong_slope(x):
+    return jnp.tanh(x)
+
+
+wrong_slope.defjvps(lambda t, y, x: t * (1 - y))
+
+
+def rows(x):
+    return x - jnp.mean(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", ["a sound one", "one over rows"])
+def test_a_sound_activation_passes_every_check(name: str):
+    def leaky(x, beta, slope):
+        return jnp.where(x > 0, x * jax.nn.sigmoid(beta * x), slope * x)
+
+    learned = {"beta": 1.0, "slope": pc.Parameter(0.25, per="channel")}
+    act = pc.activation(leaky, learned) if name == "a sound one" else pc.activation(rows)
+    check_activation(act)
+
+
+@pytest.mark.parametrize(
+    ("function", "about", "check", "message"),
+    [
+        (
+            lambda x: x * jnp.exp(x) / (1 + jnp.exp(x)),
+            {},
+            "always_finite",
+            r"naive: finite: in float32 the value is nan and should be .* at x = ",
+        ),
+        (wrong_slope, {}, "values_and_gradients", "the gradient of x is .* expected .* at x = "),
+        (reverse_only, {}, "forward_equals_reverse", "it has no forward derivative"),
+        (jnp.tanh, {"flops": 3}, "flops_are_counted", "stated are 3 operations.*its program has 1"),
+        (jnp.tanh, {"slopes": (0, 0.5)}, "stated_slopes", "the derivative goes from .* to 1 "),
+        (jnp.tanh, {"slopes": (-1, 1)}, "stated_slopes", "stated are -1 to 1, and the derivative"),
+        (
+            lambda x: x.astype(jnp.bfloat16).astype(jnp.float32),
+            {},
+            "values_and_gradients",
+            "the value is .* expected",
+        ),
+    ],
+)
+def test_what_is_broken_is_named_with_its_input(function, about, check, message):
+    act = pc.activation(function, name="naive", **about)
+    with pytest.raises(ContractError, match=message) as told:
+        check_activation(act, checks=[check])
+    assert "\n" not in str(told.value)
+
+
+def test_an_own_float64_formula_finds_a_wrong_one():
+    act = pc.activation(lambda x: 2 * jnp.tanh(x), name="twice")
+    with pytest.raises(ContractError, match="twice: values and gradients, eager, against float64"):
+        check_activation(act, checks=QUICK_CHECKS, exact=lambda params, x: jnp.tanh(x))
+
+
+def test_a_check_that_there_is_not_is_told():
+    with pytest.raises(pc.InputError, match="Unknown check 'jit'"):
+        check_activation("gelu", checks=["jit"])
+    assert set(QUICK_CHECKS) < set(CHECKS)
