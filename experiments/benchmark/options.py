@@ -43,9 +43,9 @@ class Options:
 
     Attributes:
         suites: what to measure: ops (an activation alone), ffn (a feed-forward block), attention,
-            loss, train (training steps), safety (cost of checkpoints and of the guard against
-            losses that are not finite), data (input pipeline), tpu (prediction by compiling for
-            TPUs that are not there), gpu (the same for GPUs), generate (decoding).
+            loss, train (training steps), safety (checkpoints, and the guard against losses that are
+            not finite), data (input pipeline), tpu (prediction by compiling for TPUs that are not
+            there), gpu (the same for GPUs), generate (decoding).
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
