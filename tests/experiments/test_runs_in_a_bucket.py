@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import buckets
 import pytest
 from commands import numbers
 from ocdbt import largest_that_is_read
