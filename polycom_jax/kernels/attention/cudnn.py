@@ -31,7 +31,12 @@ def attention(
     v: Float[Array, "B T K C"],
     segment_ids: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T H C"]:
-    """See `api.attention`. With `segment_ids` it reads a mask of T x T a sequence from memory."""
+    """See `api.attention`. With `segment_ids` it reads a mask of T x T a sequence from memory.
+
+    XLA makes the mask once for all layers. cuDNN's other forms are no better: packed documents take
+    a bound on their number, and as many softmax statistics a query; a function of the scores cannot
+    be joined with the causal mask (experiments/results/speed/gpu.md).
+    """
     q, k, v = (checkpoint_as("attention", x) for x in reverse_only("attention", "cudnn", q, k, v))
     mask = None
     if segment_ids is not None:
