@@ -181,6 +181,9 @@ class CommandLine:
             if name in base and alias not in base and "." not in alias:
                 marks[_place(base, name)] = arg(aliases=(flag_name(alias),))
         marks |= {_place(base, name): Suppress for name in self.refused & {*base}}
+        for name, leaf in base.items():
+            if _as_text(leaf.hint) is not leaf.hint:
+                marks.setdefault(_place(base, name), None)
         registry, owners = ConstructorRegistry(), {owner for owner, _ in marks}
 
         @registry.struct_rule
