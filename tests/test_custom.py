@@ -139,7 +139,7 @@ def test_what_reads_whole_rows_is_seen_and_refused_where_rows_are_split():
     act = pc.activation(normed)
     assert act.over_rows
     assert act.name == "normed"
-    assert not pc.activation(jax.nn.silu).over_rows
+    assert not pc.activation(jax.nn.silu, name="own_silu").over_rows
     with pytest.raises(
         pc.InputError, match="normed reads whole rows, which the mesh axis 'tensor'"
     ):

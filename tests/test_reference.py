@@ -14,10 +14,10 @@ TEXT = textwrap.dedent("""
     import jax
     import polycom_jax as pc
 
-    def swish(x, beta):
+    def own_swish(x, beta):
         return x * jax.nn.sigmoid(beta * x)
 
-    act = pc.activation(swish, {"beta": 1.5})
+    act = pc.activation(own_swish, {"beta": 1.5})
     number = 3
 """)
 
@@ -46,7 +46,7 @@ def test_a_reference_is_pinned_to_the_file_s_bytes(file: Path):
 def test_a_model_has_the_activation_of_a_file_and_its_hash_in_its_config(file: Path):
     cfg = models.preset("tiny", num_layers=1, activation="mine.py:act")
     assert str(cfg.activation).startswith("mine.py:act#sha256=")
-    assert cfg.activation_name == "swish"
+    assert cfg.activation_name == "own_swish"
     assert models.preset("tiny", num_layers=1, activation=cfg.activation) == cfg
     assert cfg.activation_fn is not get_activation("silu")
     beta = models.init(cfg, jax.random.key(0))["layers"][0]["ffn"]["activation"]["beta"]
@@ -57,7 +57,7 @@ def test_a_module_is_named_by_its_dotted_name(file: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(file.parent)
     (file.parent / "of_this_test.py").write_text(TEXT)
     act = get_activation("of_this_test:act")
-    assert act.name == "swish"
+    assert act.name == "own_swish"
     assert Reference.parse("of_this_test:act").pinned().sha256 is not None
 
 

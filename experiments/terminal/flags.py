@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro import _errors  # its hook for errors is in no public module
@@ -182,6 +183,9 @@ class CommandLine:
                 short = (flag_name(alias),)
                 marks[_place(base, name)] = arg(aliases=short, metavar=_metavar(base[name]))
         marks |= {_place(base, name): Suppress for name in self.refused & {*base}}
+        for name, leaf in base.items():
+            if _as_text(leaf.hint) is not leaf.hint:
+                marks.setdefault(_place(base, name), None)
         registry, owners = ConstructorRegistry(), {owner for owner, _ in marks}
 
         @registry.struct_rule
@@ -215,7 +219,7 @@ def _metavar(leaf: Leaf) -> str | None:
 
 def _as_text(hint: Any) -> Any:
     """Text alone where a field takes that or an object, which no word of a command line is."""
-    options = get_args(hint)
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
     return str if str in options and any(map(is_dataclass, options)) else hint
 
 

@@ -84,7 +84,7 @@ def multipliers(n: int, degree: int) -> Float[np.ndarray, " N"]:
 
 
 def operator_norm(n: int, degree: int) -> float:
-    """An upper bound of sup |A g| / sup |g| for Favard's means A, less than 2 % above it.
+    """An upper bound of sup |A g| / sup |g| for Favard's means A, less than 2.5 % above it.
 
     It is the mean of |K| over a period, K(t) = 1 + 2 sum_k `multipliers`[k] cos(k t). Of M samples
     the mean is off by at most pi N / M of it, since that of |K'| is at most N times as large
@@ -109,7 +109,7 @@ def sampled_axis(d: int, degree: int) -> int:
     require(
         count >= OVERSAMPLING * degree,
         f"degree={degree} in d={d} dimensions needs {OVERSAMPLING * degree:,} samples on each axis;"
-        f" {SAMPLES:,} in all allow {count:,}. Take a smaller degree.",
+        f" {SAMPLES:,} in all allow {count:,}. Take a smaller degree or a larger error.",
     )
     return count
 

@@ -27,8 +27,6 @@ LEAST_STEEPNESS = 10.0
 """Of L: relu(t) is then within 0.05 of itself for |t| <= 1, which the bounds count on."""
 
 STRETCH = 1 + 1 / (2 * LEAST_STEEPNESS)
-SLACK = 0.1
-"""Share of a unit's range by which its imitation may leave it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class Unit:
         bias: added to them.
         radius: the unit's input is at most so large; it is divided by it.
         coeffs: c_0 ... c_r for the input divided by `radius`.
-        range: a bound of all partial sums of its output, by which the output is divided.
+        range: a bound of all partial sums of its output and its imitation's, by which they are
+            divided.
     """
 
     weights: Float[np.ndarray, " I"]
@@ -120,7 +119,7 @@ def poly_norm_imitation(
 
 
 def _units(net: Network, radius: float) -> list[list[Unit]]:
-    """The units with their ranges, by interval arithmetic with room for the imitations' errors."""
+    """The units with their ranges, by interval arithmetic; imitations stay in them, too."""
     scales, found = np.full(net.inputs, radius), []
     for layer in net.layers:
         units = [_unit(layer, j, scales) for j in range(layer.units)]
@@ -134,20 +133,18 @@ def _unit(layer: Layer, j: int, scales: Float[np.ndarray, " I"]) -> Unit:
     radius = float(np.abs(weights).sum()) + abs(bias) or 1.0
     coeffs = layer.coeffs[0, j] * radius ** np.arange(layer.coeffs.shape[-1])
     reach = float(np.abs(coeffs) @ STRETCH ** np.arange(len(coeffs)))
-    return Unit(weights, bias, radius, coeffs, (1 + SLACK) * reach or 1.0)
+    return Unit(weights, bias, radius, coeffs, reach or 1.0)
 
 
 def _steepness(net: Network, layers: Sequence[Sequence[Unit]], error: float) -> float:
-    """L for that error: all errors are proportional to 1 / L while they stay within `SLACK`."""
-    errors, least = np.zeros(net.inputs), LEAST_STEEPNESS
+    """L for that error: all errors are proportional to 1 / L."""
+    errors = np.zeros(net.inputs)
     for layer, units in zip(net.layers, layers, strict=True):
         incoming = np.abs(layer.affine.weights[0]) @ errors
         own = np.array([unit.error for unit in units])
         errors = own + np.array([unit.lipschitz for unit in units]) * incoming
-        room = np.array([unit.range for unit in units]) * SLACK / (1 + SLACK)
-        least = max(least, *(errors / room))
     final = np.abs(net.readout.weights[0]) @ errors
-    return max(least, float(final.max(initial=0)) / error)
+    return max(LEAST_STEEPNESS, float(final.max(initial=0)) / error)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ of the row share, cancels. That is what makes powers exact, whatever eps is.
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ def evaluate_normed(net: PolyNormNetwork, x: Float[ArrayLike, "*S d"]) -> Float[
 
 @jax.jit
 def _evaluate(net: PolyNormNetwork, x: Float[Array, "*S d"]) -> Float[Array, "*S o"]:
-    net = jax.tree.map(lambda array: jnp.asarray(array).astype(x.dtype), net)
+    net: Any = jax.tree.map(lambda array: jnp.asarray(array).astype(x.dtype), net)
 
     def layer(z: Array, numbers: tuple[Array, Array]) -> tuple[Array, None]:
         coeffs, matrix = numbers

@@ -31,8 +31,9 @@ FORMS = 6
 """Forms of each variable: with its coordinate y and the recurrence's b, b', they are b + y, b - y,
 b + y + 1, b - y + 1, b' + 1 and b' - 1."""
 
-FOURTH_POWERS = 2 * 2**4 + 2 * 3**4 + 2 * 2**4
-"""Sum of the fourth powers of these, with |y|, |b|, |b'| <= 1."""
+FOURTH_POWERS = 2**4 + 3**4 + 1 + 2**4
+"""The largest sum of fourth powers of these for |y|, |b|, |b'| <= 1: it is convex, and is reached at
+y = b = b' = 1."""
 
 
 def poly_norm_network(
@@ -51,8 +52,8 @@ def poly_norm_network(
     For `f` in the unit ball of W^{n,inf} its error is at most `poly_norm_bound(n, d, N, ...)`,
     which is O(N^-n): so O(error^(-d/n)) layers, weights and units are enough, at a width that
     depends on d alone. The numbers in it depend continuously on `f`, and for such methods the
-    exponent is optimal (DeVore, Howard and Micchelli 1989). All weights but two rows, which contain
-    `peak` and its square, are bounded by a constant times 1 + sup |f|.
+    exponent is optimal (DeVore, Howard and Micchelli 1989). Weights are at most 2 max(1, 1 / |c_2|),
+    into the last row `peak` times that; the readout has `peak`^2 times a bound of the recurrence.
 
     Args:
         f: the target, at points [P, d].
@@ -96,10 +97,10 @@ def poly_norm_bound(
 ) -> float:
     """sup |f - network| for f in the unit ball of W^{n,inf}([0, 1]^d), in exact arithmetic.
 
-        B + (1 + B) (s + eps w / k^4) / (2 D^4),   B = favard_bound(n, d, N)
+        B + (2 + B) (s + eps w / k^4) / (2 D^4),   B = favard_bound(n, d, N)
 
-    with the sum s = 226 d of fourth powers in a row of w numbers, `least_factor` k^2 and the peak
-    D: what the last row's norm is off from that of its first number.
+    with the sum s = 114 d of fourth powers in a row of w numbers, `least_factor` k^2 and the peak
+    D: what the last row's norm is off from that of its first number, times what is read from it.
 
     Raises:
         InputError: as for `poly_norm_network`.
@@ -107,7 +108,7 @@ def poly_norm_bound(
     rows, means = check_coeffs(coeffs), favard_bound(n, d, degree)
     k2 = least_factor(_mean_fourth(rows, d), eps)
     width = rows.width(1 + FORMS * d) / (1 if rows.single else 2)
-    return means + (1 + means) * (FOURTH_POWERS * d + eps * width / k2**2) / (2 * peak**4)
+    return means + (2 + means) * (FOURTH_POWERS * d + eps * width / k2**2) / (2 * peak**4)
 
 
 def degree_for(error: float, n: int, d: int) -> int:

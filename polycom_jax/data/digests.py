@@ -38,7 +38,7 @@ def _crc32c(file: BinaryIO, size: int) -> str:
     return _of_bucket(base64.b64encode(found.digest()).decode(), size)
 
 
-def _sha256(file: BinaryIO, size: int) -> str:
+def _sha256(file: Any, size: int) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 

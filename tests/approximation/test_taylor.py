@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from polycom_jax import approximation as pa
 from polycom_jax.approximation.taylor import local_coefficients
 
 pytestmark = pytest.mark.usefixtures("x64")
+
+NUMPYS: Any = lambda x: np.sin(x[:, 0])  # noqa: E731
+"""What JAX cannot trace."""
 
 FRACTIONS = np.array([1e-3, 1 / 3, 0.4, 1 / 2, 2 / 3, 0.9])
 """Places in a cell; never its nodes, where an interpolant is right anyway."""
@@ -228,7 +232,7 @@ def test_whatever_cannot_be_built_is_refused_before_work_starts():
         (lambda: pa.relu_taylor_network(f, 1, 3, 1e-6), "Take a smaller N"),
         (lambda: pa.taylor_network(lambda x: x, 1, 1, 4), "must map points"),
         (lambda: pa.taylor_network(lambda x: jnp.sqrt(x[:, 0]), 2, 1, 4), "not finite"),
-        (lambda: pa.taylor_network(lambda x: np.sin(x[:, 0]), 2, 1, 4), "jax.numpy in place of"),
+        (lambda: pa.taylor_network(NUMPYS, 2, 1, 4), "jax.numpy in place of"),
         (lambda: pa.interpolation_bound(3, 4), "n = 1 and n = 2"),
     ):
         with pytest.raises(InputError, match=message):

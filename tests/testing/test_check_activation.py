@@ -45,7 +45,7 @@ def test_a_sound_activation_passes_every_check(name: str):
             lambda x: x * jnp.exp(x) / (1 + jnp.exp(x)),
             {},
             "always_finite",
-            r"naive: finite: in float32 the value is nan and should be .* at x = ",
+            r"naive: finite: in float32 the value is (nan|inf) and should be .* at x = ",
         ),
         (wrong_slope, {}, "values_and_gradients", "the gradient of x is .* expected .* at x = "),
         (reverse_only, {}, "forward_equals_reverse", "it has no forward derivative"),
@@ -56,7 +56,7 @@ def test_a_sound_activation_passes_every_check(name: str):
             lambda x: x.astype(jnp.bfloat16).astype(jnp.float32),
             {},
             "values_and_gradients",
-            "the value is .* expected",
+            "against float64: the gradient of x is .* expected",
         ),
     ],
 )

@@ -275,7 +275,7 @@ def meeting(law: Law, reference: Law, parameters: float, low: float, high: float
     ends = math.log(low), math.log(high)
     if at(ends[0]) * at(ends[1]) >= 0:
         return None
-    return math.exp(float(brentq(at, *ends)))
+    return math.exp(float(brentq(at, *ends)))  # pyright: ignore[reportArgumentType]
 
 
 def residuals(law: Law, points: Points) -> Float[np.ndarray, " P"]:

@@ -127,7 +127,9 @@ def costs(config: ScalingConfig, out: Place) -> list[Cost]:
     return found
 
 
-def _cost(item: Item, arms: Sequence[str], runs: Sequence[Run], speeds: dict[str, float]) -> Cost:
+def _cost(
+    item: Item, arms: Sequence[str], runs: Sequence[Run], speeds: Mapping[str, float | None]
+) -> Cost:
     study, known = item.config, arms_of(STUDY)
     tried = 2 if item.carried else len(study.learning_rates)
     kinds = ((study.lengths[-1:], tried * study.search_seeds), (study.lengths, study.seeds))

@@ -281,7 +281,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
         if arm.search.at_edge and len(arm.search.rates) != 2
     ]
     sizes = sorted({cell.parameters for cell in cells})
-    data = sorted({cell.config.data.source.rpartition("/")[2] for cell in cells})
+    data = sorted({str(cell.config.data.source).rpartition("/")[2] for cell in cells})
     rows = [
         (
             "larger models",
