@@ -80,7 +80,7 @@ def test_it_is_refused_by_name_when_the_file_is_gone_or_differs(
     for program, words in ((generate.main, []), (pretrain.main, ["--steps", "8"])):
         assert program([str(trained), *words]) == 2
         error = capsys.readouterr().err
-        said = "is not there" if change == "gone" else "another file than the model was made with"
+        said = "is not there" if change == "gone" else "is another file than the model"
         assert f"mine.py {said}" in error
         assert f"What the run began with is kept as {trained / 'activation.py'}" in error
         assert error.count("\n") == 1
