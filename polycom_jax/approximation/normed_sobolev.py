@@ -32,7 +32,7 @@ FORMS = 6
 b + y + 1, b - y + 1, b' + 1 and b' - 1."""
 
 FOURTH_POWERS = 2**4 + 3**4 + 1 + 2**4
-"""The largest sum of fourth powers of these for |y|, |b|, |b'| <= 1: it is convex, and is reached at
+"""The largest sum of fourth powers of these for |y|, |b|, |b'| <= 1. It is convex, and reached at
 y = b = b' = 1."""
 
 
@@ -52,7 +52,7 @@ def poly_norm_network(
     For `f` in the unit ball of W^{n,inf} its error is at most `poly_norm_bound(n, d, N, ...)`,
     which is O(N^-n): so O(error^(-d/n)) layers, weights and units are enough, at a width that
     depends on d alone. The numbers in it depend continuously on `f`, and for such methods the
-    exponent is optimal (DeVore, Howard and Micchelli 1989). Weights are at most 2 max(1, 1 / |c_2|),
+    exponent is optimal (DeVore, Howard and Micchelli 1989). Weights are at most 2 max(1, 1/|c_2|),
     into the last row `peak` times that; the readout has `peak`^2 times a bound of the recurrence.
 
     Args:

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.compare.across import figures
+from experiments.compare.across.cells import read_cells
+from experiments.compare.across.differences import differences
+from experiments.compare.across.law import FORMS
+from experiments.compare.across.resampled import fitted
 from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.search import FIRST_SEED
 
+COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 SETTINGS = {
     "study": "activations",
     "data.source": "some.txt",
@@ -55,3 +61,10 @@ def study(
             heldout = tuple(loss(STEP_TOKENS * n) + shift for n in lengths)
             write_run(root, arm, seed, heldout, lengths)
     return root
+
+
+def draw_committed(folder: Path) -> None:
+    """Every figure of a report on the committed runs."""
+    cells = read_cells(COMMITTED)
+    fit = fitted(cells, ["swiglu", "poly_norm"], FORMS[1], resamples=10)
+    figures.draw_all(folder, cells, differences(cells), fit)

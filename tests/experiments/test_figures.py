@@ -13,6 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scaling_folders import draw_committed
 
 from experiments.analyze import figures as analyze
 from experiments.compare import figures as compare
@@ -147,6 +148,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     ),
     "compare": lambda f: draw_study(f, SHORT),
     "compare, long names": lambda f: draw_study(f, (LONG[:60], LONG[30:100], "third"), layers=12),
+    "scaling": draw_committed,
     "rates": lambda f: draw_rates(f, RatesOptions()),
     "rates, one panel": lambda f: draw_rates(f, RatesOptions(orders=(1,), dims=(1,))),
     "imitate": lambda f: imitate_program.draw(Store(f, "imitate"), stored("imitate")["rows"]),
@@ -155,7 +157,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
         f, "refine", RefineOptions(), "Constructed networks, trained, beside others of their size"
     ),
 }  # fmt: skip
-QUICK = ("plots, long names", "analyze, long names", "compare, long names", "rates, one panel")
+QUICK = ("plots, long names", "analyze, long names", "compare, long names", "rates, one panel",
+         "scaling")  # fmt: skip
 
 
 @pytest.fixture
@@ -273,7 +276,7 @@ def test_no_drawing_function_is_left_out():
         "plot_loss", "plot_load", "plot_shapes", "plot_ratios",
         "_draw_ranks", "_draw_spectra", "_draw_similarity", "_draw_activity", "_draw_gradients",
         "_draw_curves", "_draw_dynamics", "_draw_decayed", "_draw_differences",
-        "_draw_coefficients", "draw",
+        "_draw_coefficients", "draw", "_draw_tokens", "_draw_compute", "_draw_residuals",
     }  # fmt: skip
 
 

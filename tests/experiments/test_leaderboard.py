@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from scaling_folders import STEP_TOKENS, study
+from scaling_folders import COMMITTED, STEP_TOKENS, study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
 from experiments.compare import comparing, config, timing
 from experiments.compare.across.leaderboard import LeaderboardConfig, study_of
 
-COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 LOSSES = {"swiglu": 1.6, "poly_norm": 1.58, "relu2": 1.62}
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scaling_folders import study
+from scaling_folders import COMMITTED, study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
@@ -17,8 +17,6 @@ from experiments.compare.branching import updates
 from experiments.compare.search import MOST_EXTENSIONS, checked
 from experiments.compare.studies import STUDIES
 from polycom_jax import models
-
-COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 
 
 def test_every_beginning_of_the_queue_is_a_result():

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from scaling_folders import STEP_TOKENS, study, write_run
+from scaling_folders import COMMITTED, STEP_TOKENS, study, write_run
 
 from experiments.compare import __main__ as compare
 from experiments.compare.across import tables
@@ -13,7 +13,6 @@ from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.across.extrapolation import PAPER
 from experiments.compare.search import FIRST_SEED
 
-COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 LENGTHS = (560, 1120, 2240)
 
 

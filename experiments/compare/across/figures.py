@@ -27,13 +27,13 @@ def draw_all(
     made = []
     if names:
         made += [
-            _loss(folder / "scaling-tokens", cells, looks, fit),
-            _compute(folder / "scaling-compute", cells, looks),
+            _draw_tokens(folder / "scaling-tokens", cells, looks, fit),
+            _draw_compute(folder / "scaling-compute", cells, looks),
         ]
     if any(d.result for d in differences):
-        made.append(_differences(folder / "scaling-differences", differences, looks, fit))
+        made.append(_draw_differences(folder / "scaling-differences", differences, looks, fit))
     if fit is not None:
-        made.append(_residuals(folder / "scaling-residuals", fit, looks))
+        made.append(_draw_residuals(folder / "scaling-residuals", fit, looks))
     return made
 
 
@@ -59,7 +59,7 @@ def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
     return fit.points[arm].sizes if fit is not None and arm in fit.laws else []
 
 
-def _loss(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
+def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
     """A panel a size."""
     sizes = _sizes(cells)
     note = "Means over seeds; each point is of runs whose rate decayed to zero there."
@@ -83,7 +83,7 @@ def _loss(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) 
     return path
 
 
-def _compute(path: Place, cells: Sequence[Cell], looks: Looks) -> Place:
+def _draw_compute(path: Place, cells: Sequence[Cell], looks: Looks) -> Place:
     """All sizes in one panel."""
     note = "Means over seeds; FLOPs of training, the activation's own included. A line a folder."
     title = "Held-out loss against compute"
@@ -98,13 +98,13 @@ def _compute(path: Place, cells: Sequence[Cell], looks: Looks) -> Place:
     return path
 
 
-def _differences(
+def _draw_differences(
     path: Place, found: Sequence[Difference], looks: Looks, fit: Fitted | None
 ) -> Place:
     """A panel a size; bands of the laws' differences where there are laws."""
     sizes = sorted({d.parameters for d in found})
     note = f"arm - {REFERENCE}, paired by seed. Bars: 95 % intervals."
-    note += " Bands: of the difference of fitted laws, 95 %." if fit else ""
+    note += " Lines and bands: the difference of fitted laws, 95 %." if fit else ""
     title = f"Differences to {REFERENCE} in held-out loss"
     with panels(path, len(sizes), title=title, note=note, size=SIZE) as axes:
         for axis, size in zip(axes, sizes, strict=True):
@@ -140,7 +140,7 @@ def _law_band(
                       **look)  # fmt: skip
 
 
-def _residuals(path: Place, fit: Fitted, looks: Looks) -> Place:
+def _draw_residuals(path: Place, fit: Fitted, looks: Looks) -> Place:
     """Measured less fitted, against tokens and against size."""
     title = "Residuals of the fitted laws"
     note = "Means over seeds less L(N, D)."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq, least_squares, nnls
+from scipy.optimize import least_squares, nnls, root_scalar
 
 from polycom_jax._errors import InputError
 
@@ -275,7 +275,7 @@ def meeting(law: Law, reference: Law, parameters: float, low: float, high: float
     ends = math.log(low), math.log(high)
     if at(ends[0]) * at(ends[1]) >= 0:
         return None
-    return math.exp(float(brentq(at, *ends)))  # pyright: ignore[reportArgumentType]
+    return math.exp(root_scalar(at, bracket=ends).root)
 
 
 def residuals(law: Law, points: Points) -> Float[np.ndarray, " P"]:

@@ -143,7 +143,8 @@ def _cost(
             more = max(0, wanted - there)
             left += more
             flops += more * updates(lengths) * tokens * each
-    speed = speeds.get(item.folder) or _middle(list(speeds.values()))
+    middle = float(np.median(list(speeds.values()))) if speeds else None
+    speed = speeds.get(item.folder, middle)
     return Cost(item.folder, tuple(arms), left, flops, flops / speed if speed else None)
 
 
@@ -151,7 +152,7 @@ def _finished(folder: Place) -> list[Run]:
     return RunFolder(folder / "runs").all() if storage.is_file(folder / SETTINGS) else []
 
 
-def _speed(folder: Place, runs: Sequence[Run]) -> float | None:
+def _speed(folder: Place, runs: Sequence[Run]) -> float:
     """FLOPs a second of finished runs, median; a stopped process would spoil a mean."""
     cell = read_cell(folder)
     known, tokens = arms_of(cell.config.study), cell.step_tokens
@@ -160,11 +161,7 @@ def _speed(folder: Place, runs: Sequence[Run]) -> float | None:
         cfg = known[run.key.arm].model(cell.base)
         each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
         speeds.append(updates(run.key.lengths) * tokens * each / run.seconds)
-    return _middle(speeds)
-
-
-def _middle(numbers: Sequence[float]) -> float | None:
-    return float(np.median(numbers)) if numbers else None
+    return float(np.median(speeds))
 
 
 def section(config: ScalingConfig, items: Sequence[Item], found: Sequence[Cost]) -> Section:
