@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError
@@ -29,7 +30,7 @@ _SHOWN = 16
 _MEMO: Mapping[Kind, str] = {"crc32c": "source-crc32c.json", "sha256": "source-digests.json"}
 
 
-def _crc32c(file: BinaryIO, size: int) -> str:
+def _crc32c(file: BufferedReader, size: int) -> str:
     import google_crc32c
 
     found = google_crc32c.Checksum()
@@ -38,11 +39,18 @@ def _crc32c(file: BinaryIO, size: int) -> str:
     return _of_bucket(base64.b64encode(found.digest()).decode(), size)
 
 
+<<<<<<< HEAD
 def _sha256(file: Any, size: int) -> str:
+=======
+def _sha256(file: BufferedReader, size: int) -> str:
+>>>>>>> data22
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_DIGESTS: Mapping[Kind, Callable[[BinaryIO, int], str]] = {"crc32c": _crc32c, "sha256": _sha256}
+_DIGESTS: Mapping[Kind, Callable[[BufferedReader, int], str]] = {
+    "crc32c": _crc32c,
+    "sha256": _sha256,
+}
 
 
 def _of_bucket(checksum: str, size: int) -> str:

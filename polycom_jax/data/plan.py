@@ -144,7 +144,7 @@ class _Cut:
             ahead = self._contents[origin : origin + len(content)]
             if [name for name, _, _ in content] == list(ahead):
                 self.flush()
-                spans = [Span(origin + k, *rows) for k, (_, *rows) in enumerate(content)]
+                spans = [Span(origin + k, row, last) for k, (_, row, last) in enumerate(content)]
                 self._add(spans, self._known[content])
                 return _behind(spans[-1])
         return None

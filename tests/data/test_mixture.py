@@ -1,5 +1,6 @@
 """Several corpora: prepared one by one, with one tokenizer, and mixed by windows."""
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -14,12 +15,14 @@ from polycom_jax import InputError
 from polycom_jax.data import (
     DataConfig,
     Mixture,
+    Team,
     TokenStore,
     mixed_batches,
     prepare,
     prepare_mixture,
     train_batches,
 )
+from polycom_jax.data import mixture as mixture_module
 from polycom_jax.data.store import in_memory
 
 EOT, T = 9_999, 4
@@ -153,6 +156,36 @@ def test_a_bpe_is_trained_on_all_texts_by_their_weights(folder: Path):
     other = mixture(folder, 0.99, 0.01, **bpe)
     assert other.tokenizer.fingerprint != found.tokenizer.fingerprint
     assert len(found.corpora[1].train.tokens) < len(alone(folder, "b").train.tokens)
+
+
+def test_a_team_trains_one_bpe_and_shares_the_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    barrier, trained, found = threading.Barrier(2), list[str](), dict[int, Mixture]()
+    real = mixture_module.trained_bpe
+
+    def noting(*given: Any) -> bytes:
+        trained.append(threading.current_thread().name)
+        return real(*given)
+
+    monkeypatch.setattr(mixture_module, "trained_bpe", noting)
+    source = (f"{folder}/a.jsonl=2", f"{folder}/b.jsonl=1")
+    cfg = DataConfig(source, cache_dir=str(folder / "c"))
+
+    def meet(occasion: str) -> None:
+        barrier.wait(60)
+
+    def work(index: int) -> None:
+        team = Team(index, 2, meet)
+        found[index] = prepare_mixture(cfg, vocab_size=300, team=team)
+
+    threads = [threading.Thread(target=work, args=(i,), name=str(i)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert trained == ["0"]
+    assert found[0].fingerprint == found[1].fingerprint
+    alone = replace(cfg, cache_dir=str(folder / "d"))
+    assert prepare_mixture(alone, vocab_size=300).fingerprint == found[0].fingerprint
 
 
 def test_the_same_text_under_two_names_is_refused(folder: Path):
