@@ -39,11 +39,7 @@ def _crc32c(file: BufferedReader, size: int) -> str:
     return _of_bucket(base64.b64encode(found.digest()).decode(), size)
 
 
-<<<<<<< HEAD
-def _sha256(file: Any, size: int) -> str:
-=======
 def _sha256(file: BufferedReader, size: int) -> str:
->>>>>>> data22
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
