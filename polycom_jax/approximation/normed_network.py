@@ -99,17 +99,17 @@ def evaluate_normed(net: PolyNormNetwork, x: Float[ArrayLike, "*S d"]) -> Float[
 
 @jax.jit
 def _evaluate(net: PolyNormNetwork, x: Float[Array, "*S d"]) -> Float[Array, "*S o"]:
-    net: Any = jax.tree.map(lambda array: jnp.asarray(array).astype(x.dtype), net)
+    made: Any = jax.tree.map(lambda array: jnp.asarray(array).astype(x.dtype), net)
 
     def layer(z: Array, numbers: tuple[Array, Array]) -> tuple[Array, None]:
         coeffs, matrix = numbers
         return _times(poly_norm(z, coeffs, eps=net.eps), matrix), None
 
     z, _ = jax.lax.scan(
-        layer, _plus(_times(x, net.entry), net.shift), (net.coeffs[:-1], net.weights)
+        layer, _plus(_times(x, made.entry), made.shift), (made.coeffs[:-1], made.weights)
     )
-    last = poly_norm(z, net.coeffs[-1], eps=net.eps)
-    return _plus(_times(last, net.readout), net.offset)
+    last = poly_norm(z, made.coeffs[-1], eps=net.eps)
+    return _plus(_times(last, made.readout), made.offset)
 
 
 def _plus(rows: Array, numbers: Array) -> Array:

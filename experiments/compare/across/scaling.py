@@ -5,7 +5,7 @@ python -m experiments.compare scaling --data text.jsonl.xz --out runs/scaling
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
