@@ -125,9 +125,11 @@ def test_a_study_in_a_bucket_has_the_numbers_of_one_on_a_disk_and_goes_on(
 
     storage.remove(root / runs[0])
     made = []
-    write = compare.RunFolder.write
+    write = comparing.RunFolder.write
     monkeypatch.setattr(
-        compare.RunFolder, "write", lambda self, run: made.append(run.key.file) or write(self, run)
+        comparing.RunFolder,
+        "write",
+        lambda self, run: made.append(run.key.file) or write(self, run),
     )
     assert compare.main(words) == 0
     assert made == [runs[0].removeprefix("runs/")]
