@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import Literal
 
 FREE = frozenset(
     {"broadcast_in_dim", "reshape", "convert_element_type", "slice", "squeeze", "split", "unstack"}
@@ -52,16 +51,14 @@ def is_elementwise(jaxpr: Any, shape: Sequence[int]) -> bool:
     wanted = tuple(shape)
     reached = {v for v in jaxpr.invars if v.aval.shape == wanted}
     return _stays(jaxpr, reached, wanted) and all(
-        v.aval.shape == wanted for v in jaxpr.outvars if not isinstance(v, Literal)
+        v.aval.shape == wanted for v in jaxpr.outvars if not _is_constant(v)
     )
 
 
 def _stays(jaxpr: Any, reached: set[Any], shape: tuple[int, ...]) -> bool:
     """Whether what depends on the inputs (`reached`, which grows) keeps their elements apart."""
     for eqn in jaxpr.eqns:
-        places = [
-            i for i, v in enumerate(eqn.invars) if not isinstance(v, Literal) and v in reached
-        ]
+        places = [i for i, v in enumerate(eqn.invars) if not _is_constant(v) and v in reached]
         if not places:
             continue
         inner = _inner(eqn)
@@ -79,6 +76,11 @@ def _stays(jaxpr: Any, reached: set[Any], shape: tuple[int, ...]) -> bool:
             return False
         reached |= set(eqn.outvars)
     return True
+
+
+def _is_constant(v: Any) -> bool:
+    """Whether it is a number in the program itself, which has its value and no hash."""
+    return hasattr(v, "val")
 
 
 def _inner(eqn: Any) -> list[Any]:

@@ -247,7 +247,7 @@ def activation(
         (2, 4)
     """
     require(callable(f), f"activation: {f!r} is no function; pass f(x, **params).")
-    name = name or getattr(f, "__name__", type(f).__name__).strip("<>")
+    name = str(name or getattr(f, "__name__", type(f).__name__)).strip("<>")
     require(
         re.fullmatch(r"[\w.-]+", name) is not None,
         f"name={name!r} must be letters, digits, dots, dashes and underscores: folders have it.",

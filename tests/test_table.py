@@ -62,7 +62,7 @@ def test_every_row_has_an_oracle_and_no_oracle_is_left_over():
     assert set(ACTIVATIONS) == set(oracles.ACTIVATIONS)
 
 
-@pytest.mark.parametrize(("name", "check"), cases())
+@pytest.mark.parametrize(("name", "check"), [*cases()])
 def test_every_row_keeps_the_contract(name, check):
     exact, largest = oracles.ACTIVATIONS[name], LARGEST.get(name, float("inf"))
     check_activation(name, checks=[check], exact=exact, largest=largest)
