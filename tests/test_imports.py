@@ -27,7 +27,7 @@ LEVELS = {
     "hosts": 2,
     "params": 3,
     "activations": 4,
-    "approximation": 5,
+    "approximation": 6,
     "kernels": 5,
     "_operations": 0,
     "reference": 1,
