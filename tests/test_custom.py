@@ -11,11 +11,16 @@ from flax import nnx
 
 import polycom_jax as pc
 from polycom_jax import models
+from polycom_jax.models import transformer
 from polycom_jax.modules import linen
 from polycom_jax.modules import nnx as modules
 from polycom_jax.params import count
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import OptimConfig, make_optimizer, make_state, model_specs
+
+NO_FUNCTION: Any = 3
+TWO: Any = lambda x: (x, x)  # noqa: E731
+"""What `activation` refuses, and the types do, too."""
 
 
 def leaky(x, beta, slope, gain, own):
@@ -113,8 +118,8 @@ def test_roles_decide_what_decays():
     params = models.init(cfg, jax.random.key(0))
     optimizer = make_optimizer(OptimConfig(clip_norm=None, warmup_steps=0), specs, 10)
     zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zero, optimizer.init(params), params)
-    own = updates["layers"][0]["ffn"]["activation"]
+    found: Any = optimizer.update(zero, optimizer.init(params), params)
+    own = found[0]["layers"][0]["ffn"]["activation"]
     assert bool(jnp.all(own["own"] != 0))  # a router decays
     assert all(bool(jnp.all(own[name] == 0)) for name in ("beta", "slope", "gain"))
 
@@ -155,7 +160,7 @@ def test_gated_ones_have_three_matrices():
     act = pc.activation(lambda gate, up: jax.nn.silu(gate) * up, gated=True, name="own_glu")
     cfg = models.preset("tiny", **SMALL, activation=act)
     swiglu = models.preset("tiny", **SMALL, activation="swiglu")
-    assert count(models.transformer.specs(cfg)) == count(models.transformer.specs(swiglu))
+    assert count(transformer.specs(cfg)) == count(transformer.specs(swiglu))
     tokens = jnp.ones((1, 4), jnp.int32)
     params = models.init(cfg, jax.random.key(0))
     np.testing.assert_allclose(
@@ -166,10 +171,10 @@ def test_gated_ones_have_three_matrices():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pc.activation(3), "3 is no function"),
+        (lambda: pc.activation(NO_FUNCTION), "3 is no function"),
         (lambda: pc.activation(lambda x, a: x, {"b": 1.0}, name="f"), "unexpected keyword"),
         (lambda: pc.activation(lambda x: x.sum(-1), name="f"), r"it returned float32\[3\]"),
-        (lambda: pc.activation(lambda x: (x, x), name="f"), "it returned a tuple"),
+        (lambda: pc.activation(TWO, name="f"), "it returned a tuple"),
         (lambda: pc.activation(lambda x: x > 0, name="f"), r"it returned bool\[3, 5\]"),
         (lambda: pc.activation(lambda x, a: x, {"a": "one"}, name="f"), "start='one' must be"),
         (lambda: pc.activation(lambda x, a: x, {"a": float("nan")}, name="f"), "start=nan must be"),

@@ -173,7 +173,7 @@ def plan(
     fields = {name.partition(".")[0] for name in fields}
     activation = None
     if "activation" in fields and asked.activation != model.cfg.activation:
-        activation = replacement(model.cfg, asked.activation, asked.activation_options)
+        activation = replacement(model.cfg, str(asked.activation), asked.activation_options)
     elif "activation_options" in fields:
         raise InputError("model.activation_options are of a new activation; give --activation.")
     changed = {name: getattr(asked, name) for name in fields & ADJUSTABLE}

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import polycom_jax as pc
@@ -70,7 +71,7 @@ def test_what_is_broken_is_named_with_its_input(function, about, check, message)
 def test_an_own_float64_formula_finds_a_wrong_one():
     act = pc.activation(lambda x: 2 * jnp.tanh(x), name="twice")
     with pytest.raises(ContractError, match="twice: values and gradients, eager, against float64"):
-        check_activation(act, checks=QUICK_CHECKS, exact=lambda params, x: jnp.tanh(x))
+        check_activation(act, checks=QUICK_CHECKS, exact=lambda params, x: np.tanh(x))
 
 
 def test_a_check_that_there_is_not_is_told():

@@ -128,7 +128,7 @@ def costs(config: ScalingConfig, out: Place) -> list[Cost]:
 
 
 def _cost(
-    item: Item, arms: Sequence[str], runs: Sequence[Run], speeds: Mapping[str, float | None]
+    item: Item, arms: Sequence[str], runs: Sequence[Run], speeds: Mapping[str, float]
 ) -> Cost:
     study, known = item.config, arms_of(STUDY)
     tried = 2 if item.carried else len(study.learning_rates)
