@@ -25,17 +25,17 @@ SHAPE = (4, 16)
 LARGEST = {"relu2_norm": 1e18, "swiglu_norm": 1e12}
 """What stands under a norm must be finite itself."""
 
-SAMPLED = ("xielu", "asqu", "swiglu_oai")
-"""Rows with the shared derivative rule that go through all checks in a quick run."""
+SAMPLED = ("gelu", "relu2", "swiglu", "gelu_norm", "xielu", "asqu", "swiglu_oai")
+"""Beside PolyCom's, rows that go through all checks in a quick run: one or two of each kind."""
 
 each_row = pytest.mark.parametrize("name", ACTIVATIONS)
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
 def cases():
-    """(row, check): of rows that share a rule, the dear checks are among the exhaustive tests."""
+    """(row, check): of most rows, the dear checks are among the exhaustive tests."""
     for name in ACTIVATIONS:
-        in_full = name in POLYCOM or name in BASELINES or name in SAMPLED
+        in_full = name in POLYCOM or name in SAMPLED
         for check in CHECKS:
             quick = in_full or check in QUICK_CHECKS
             marks = () if quick else (pytest.mark.exhaustive,)

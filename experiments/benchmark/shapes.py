@@ -28,7 +28,7 @@ _SMALL = ModelConfig(
 STEPS = 1000
 """Length of the run that a measured step is part of; it sets the learning rate alone."""
 
-_BATCH = {SMALL: 16, "tiny": 8, "dense-110m": 16, "dense-1b": 4, "llama-7b": 1}
+_BATCH = {SMALL: 16, "tiny": 8, "dense-110m": 16, "dense-350m": 8, "dense-1b": 4, "llama-7b": 1}
 """Sequences a step on one device."""
 
 
