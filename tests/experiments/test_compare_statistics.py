@@ -72,6 +72,7 @@ def test_the_sign_flip_test_counts_patterns():
     assert sign_flip(np.full(8, 0.1)) == smallest_p(8) == 2 / 256
 
 
+@pytest.mark.slow
 def test_drawn_patterns_agree_with_counted_ones(monkeypatch: pytest.MonkeyPatch):
     d = np.random.default_rng(1).normal(0.4, 1, 21)
     drawn = sign_flip(d)

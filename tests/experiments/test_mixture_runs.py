@@ -103,6 +103,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(
     assert numbers(tmp_path / "run") == numbers(mixed)
 
 
+@pytest.mark.slow
 def test_the_first_line_has_the_epochs_of_each_text(
     run: Run, texts: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -136,6 +137,7 @@ def test_other_weights_or_texts_are_refused(
     assert re.search(reason, told(capsys))
 
 
+@pytest.mark.slow
 def test_a_changed_text_is_refused_with_its_name(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -154,6 +156,7 @@ def test_a_changed_text_is_refused_with_its_name(
     assert "data.corpora.one" not in said
 
 
+@pytest.mark.slow
 def test_a_batch_of_several_texts_can_be_repeated(mixed: Path, capsys: pytest.CaptureFixture[str]):
     assert replay.main([str(mixed), "--step", "2"]) == 0
     out = told(capsys)
@@ -161,6 +164,7 @@ def test_a_batch_of_several_texts_can_be_repeated(mixed: Path, capsys: pytest.Ca
     assert "quick" in out or "brown" in out
 
 
+@pytest.mark.slow
 def test_one_of_the_texts_is_measured_where_training_left_it_out(
     mixed: Path, texts: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ):
@@ -188,6 +192,7 @@ def test_a_plan_takes_several_texts(capsys: pytest.CaptureFixture[str]):
     assert "weight of 'b.txt' is nan" in told(capsys)
 
 
+@pytest.mark.slow
 def test_texts_are_tokenised_each_by_itself(
     texts: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

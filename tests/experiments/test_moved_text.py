@@ -32,7 +32,13 @@ def places(settings: Path, bucket: str, tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "little.txt"), f"{bucket}/text/little.txt"
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["to a bucket", "from a bucket"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param((0, 1), id="to a bucket"),
+        pytest.param((1, 0), id="from a bucket", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_where_its_text_has_moved(
     run: Run, whole: Path, places: tuple[str, str], tmp_path: Path, order: tuple[int, int]
 ):
@@ -47,6 +53,7 @@ def test_a_run_goes_on_where_its_text_has_moved(
 SCHEDULE = ("--optim.decay-steps", "6")
 
 
+@pytest.mark.slow
 def test_a_run_that_began_under_sha256_goes_on_and_may_then_move(
     run: Run,
     whole: Path,

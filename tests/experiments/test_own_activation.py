@@ -86,6 +86,7 @@ def test_it_is_refused_by_name_when_the_file_is_gone_or_differs(
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_moved_file_goes_on_where_the_config_says_where_it_is(
     trained: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -99,6 +100,7 @@ def test_a_moved_file_goes_on_where_the_config_says_where_it_is(
     config.write_text(kept)
 
 
+@pytest.mark.slow
 def test_another_activation_is_another_run(
     trained: Path,
     place: Path,
@@ -112,6 +114,7 @@ def test_another_activation_is_another_run(
     assert "holds a run with other settings (model.activation" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_takes_it_as_a_further_arm(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(place)
     words = ["activations", "--arms", "swiglu", "leaky_swish", "--activation", "mine.py:act"]
@@ -124,6 +127,7 @@ def test_a_study_takes_it_as_a_further_arm(place: Path, monkeypatch: pytest.Monk
     assert any("-" in name for name in folders)
 
 
+@pytest.mark.slow
 def test_the_table_is_printed_drawn_and_timed(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -155,6 +155,7 @@ def test_the_band_of_a_mean_is_student_s_interval(tmp_path: Path):
     assert half == pytest.approx(wanted, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_report_comes_out_the_same_twice(tmp_path: Path):
     found = cells(tmp_path, sd=0.005)
     twice = [fitted(found, ["swiglu", "poly_norm"], FORMS[0], resamples=20) for _ in range(2)]

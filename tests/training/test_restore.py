@@ -116,6 +116,7 @@ def test_a_disk_that_goes_on_refusing_ends_the_run_in_one_line(
     folder: Path, refuse: Any, place: str, name: str, monkeypatch: pytest.MonkeyPatch
 ):
     before = inside(folder)
+    monkeypatch.setattr(_files, "WAITS_S", (0.0,))  # a try more would tell nothing more
     refuse(place, forever(error(name)))
     with Checkpoints(folder) as checkpoints:
         for call in (checkpoints.restore, lambda it: checkpoints.restore_params(it["params"])):
