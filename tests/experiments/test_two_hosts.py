@@ -29,7 +29,8 @@ PLAIN = ("-m", "experiments.pretrain")
 # The last process has to compile what the first one finds in its cache.
 LATE = """
 import sys, time
-from experiments.pretrain import __main__ as pretrain, loop
+from experiments.pretrain import __main__ as pretrain
+from polycom_jax.data import Mixture
 honest = loop.compile_step
 def late(*args):
     if sys.argv[-1] == "1":
@@ -42,11 +43,12 @@ sys.exit(pretrain.main())
 # The last process finds its disk full.
 FULL = """
 import errno, os, sys
-from experiments.pretrain import __main__ as pretrain, loop
+from experiments.pretrain import __main__ as pretrain
+from polycom_jax.data import Mixture
 def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 if sys.argv[-1] == "1":
-    loop.train_batches = full
+    Mixture.train_batches = full
 sys.exit(pretrain.main())
 """
 
