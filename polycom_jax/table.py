@@ -52,7 +52,7 @@ class Activation:
     row: Row = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
-        if self.row is None:
+        if self.row is None:  # pyright: ignore[reportUnnecessaryComparison]
             if self.name not in ROWS:
                 raise unknown("activation", self.name, ROWS)
             object.__setattr__(self, "row", ROWS[self.name])

@@ -6,7 +6,7 @@ alone then share a compiled program, as networks do.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -290,7 +290,7 @@ def _check(order: int, p: float, smoothness: float) -> None:
 
 
 @contextmanager
-def made_of_jax_operations() -> Iterator[None]:
+def made_of_jax_operations() -> Generator[None, None, None]:
     """Refuses, in one line, a function that turns what it is given into a NumPy array."""
     try:
         yield

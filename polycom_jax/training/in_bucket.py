@@ -95,8 +95,9 @@ def bound_retries() -> None:
     Of itself it asks on for a quarter of an hour, in each step of a save. Orbax has no option for
     that, and copies the contexts that it gives to TensorStore from these two tables.
     """
-    from orbax.checkpoint._src.serialization import tensorstore_utils as tables
+    from orbax.checkpoint._src.serialization import tensorstore_utils
 
+    tables: Any = tensorstore_utils
     for table in (tables._BASE_TS_CONTEXT, tables._DEFAULT_OCDBT_TS_CONTEXT):
         table.setdefault("gcs_request_retries", dict(_RETRIES))
 
