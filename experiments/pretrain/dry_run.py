@@ -49,7 +49,10 @@ def show(config: PretrainConfig, data: Mixture, mesh: Mesh, display: Display) ->
         f"A step needs {needed['in all'] / GIB:.2f} GiB a device, and there are"
         f" {available / GIB:.2f}; {LESS_MEMORY}",
     )
-    display.note("Nothing was written. The same command without --run.dry-run runs it.")
+    display.note(
+        "The workdir is as it was; prepared data and compiled programs are kept. The same command"
+        " without --run.dry-run runs it."
+    )
 
 
 def memory(compiled: jax.stages.Compiled) -> Mapping[str, int]:

@@ -83,7 +83,8 @@ class RunConfig:
         sample_tokens: length of that text in tokens.
         compile_cache: store compiled programs, so that the next start need not compile them.
         compile_cache_dir: folder for compiled programs; all processes can share one in a bucket
-            (gs://BUCKET/PATH). Default: `compiled/` beside the prepared data.
+            (gs://BUCKET/PATH). Default: `compiled/` beside the prepared data, or in this machine's
+            own cache folder where those are in a bucket.
         hardware: TPUs or GPUs that the run is meant for: "v5e:4x4", "2*v5e:16x16" for two slices,
             "gpu:t4", "8*gpu:h100" for a machine of eight; `experiments.plan` compiles for them.
             With another number of devices the run does not start.
