@@ -1,5 +1,6 @@
 """Strict JAX for every test: eight virtual CPU devices, and rank promotion raises."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ import buckets
 import jax
 import pytest
 
+# Traces are millions of objects that live on, and to look through all of them over and over takes
+# an eighth of the time.
+gc.set_threshold(200_000, 50, 100)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)

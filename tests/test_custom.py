@@ -88,7 +88,8 @@ def test_they_stack_over_layers_and_experts(preset: str):
     assert shapes == {"beta": (2,), "slope": (2, 24), "gain": (2, 2, 4), "own": (2, *experts)}
 
 
-@pytest.mark.parametrize("preset", ["tiny", pytest.param("moe-tiny", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tiny", "moe-tiny"])
 def test_a_model_loses_the_same_on_a_mesh_of_all_axes(preset: str):
     cfg = models.preset(preset, **SMALL, activation=ACT)
     tokens = jax.random.randint(jax.random.key(1), (8, 16), 0, 32)

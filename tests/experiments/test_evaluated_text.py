@@ -113,6 +113,7 @@ def test_held_out_text_is_not_what_is_trained_on(little: Path, capsys: pytest.Ca
     assert "all of it would be trained on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_utf8_is_trained_on_by_a_glob(run: Any, little: Path, tmp_path: Path):
     shutil.copy(little, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
     assert run(tmp_path / "w", "--data", f"{tmp_path}/*.txt", "--steps", "1") == 0

@@ -35,7 +35,7 @@ def places(settings: Path, bucket: str, tmp_path: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "order",
     [
-        pytest.param((0, 1), id="to a bucket"),
+        pytest.param((0, 1), id="to a bucket", marks=pytest.mark.slow),
         pytest.param((1, 0), id="from a bucket", marks=pytest.mark.slow),
     ],
 )

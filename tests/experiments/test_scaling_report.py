@@ -50,6 +50,7 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
         assert 1000 < (folder / "plots" / f"scaling-{name}.png").stat().st_size < 200_000
 
 
+@pytest.mark.slow
 def test_a_report_of_three_sizes_has_fits(folder: Path, capsys: pytest.CaptureFixture[str]):
     study(folder / "bytes-1m-20", "bytes-1m", 20_000, falling(1.5), sd=0.002, seeds=3, noise=2)
     assert compare.main(["report", str(folder), "--out", str(folder / "o"), "--json=-"]) == 0

@@ -68,6 +68,7 @@ def test_finished_cells_are_not_fitted_again(trained: Path, monkeypatch: pytest.
     assert (trained / "train.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_amid_a_fit_ends_as_one_that_is_not(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -202,7 +203,7 @@ def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
     assert by_name["relu^2"]["R^2"] > 0.98
 
 
-@pytest.mark.parametrize("activation", TrainOptions().activations)
+@pytest.mark.parametrize("activation", ["swiglu", "poly_norm"])  # with a gate; with coefficients
 def test_networks_have_about_equal_size(activation: str):
     for size in TrainOptions().sizes:
         mlp = mlp_of_size(activation, size, dim=2, layers=2)

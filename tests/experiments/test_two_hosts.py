@@ -178,7 +178,7 @@ def test_without_a_shared_disk_both_say_in_one_line_what_they_need(settings: Pat
     assert not list(tmp_path.rglob(".shared-*"))
 
 
-@pytest.mark.slow  # two processes that import JAX
+@pytest.mark.exhaustive
 def test_an_error_in_one_process_ends_both_and_the_other_names_it(settings: Path, tmp_path: Path):
     with two_processes(settings, tmp_path, *SPLIT, program=("-c", FULL)) as processes:
         assert end(processes) == [

@@ -170,9 +170,11 @@ def test_values_and_gradients_are_those_of_a_loop_on_any_mesh(mesh, kind):
         pytest.param(*("swiglu", 2, "layer", "expert 4, tensor 2"), marks=pytest.mark.slow),
         ("poly_norm_glu", 3, "expert", "expert 4, tensor 2"),
         pytest.param(*("poly_relu", 1, "layer", "expert 8"), marks=pytest.mark.slow),
-        ("poly_norm", 8, "layer", "data 2, expert 4"),
+        pytest.param(*("poly_norm", 8, "layer", "data 2, expert 4"), marks=pytest.mark.slow),
         pytest.param(*("poly_norm", 2, "expert", "one"), marks=pytest.mark.slow),
-        ("poly_prelu", 2, "expert", "fsdp 2, expert 2, tensor 2"),
+        pytest.param(
+            *("poly_prelu", 2, "expert", "fsdp 2, expert 2, tensor 2"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_activations_and_numbers_of_choices(activation, k, coefficients, mesh):

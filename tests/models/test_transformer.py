@@ -63,8 +63,8 @@ def weights(cfg: ModelConfig, gain: float = 10.0) -> Any:
 
 
 def variants(*but: str) -> list[Any]:
-    """All but these; two lie between others, and are among the longer tests."""
-    between = ("mha", "qk_full")
+    """All but these; some lie between others, and are among the longer tests."""
+    between = ("mha", "qk_full", "mqa", "qk_head")
     return [
         pytest.param(name, marks=pytest.mark.slow if name in between else ())
         for name in VARIANTS

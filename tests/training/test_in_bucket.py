@@ -169,6 +169,7 @@ def test_one_that_a_listing_does_not_show_is_not_written_over(lagging: epath.Pat
     jax.tree.map(np.testing.assert_array_equal, again, at(30))
 
 
+@pytest.mark.exhaustive
 def test_one_that_is_shown_still_or_was_never_finished_is_not_taken(lagging: epath.Path):
     storage.remove_tree(lagging / "1")
     in_bucket.announce(lagging, 4)  # of which nothing but the name came to be

@@ -51,7 +51,7 @@ def test_losses_that_are_no_numbers_are_counted_and_leave_the_mean_alone():
     assert not any(spikes)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", [pytest.param("loss", marks=pytest.mark.exhaustive), "gradient"])
 def test_a_step_without_a_finite_loss_or_gradient_changes_nothing(
     monkeypatch, model, meshes, make_batch, what
 ):

@@ -149,7 +149,10 @@ def test_checkpoints_of_the_earlier_format_are_restored_and_followed(earlier: Pa
         Checkpoints(earlier, run_metadata={"data": "xyz"}).restore(SMALL_ABSTRACT, step=2)
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "state/manifest.ocdbt"])
+@pytest.mark.parametrize(
+    "file",
+    ["manifest.json", pytest.param("state/manifest.ocdbt", marks=pytest.mark.exhaustive)],
+)
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage_to_one_of_the_earlier_format_is_noticed(earlier: Path, file: str, damage):
     damage(earlier / "2" / file)
@@ -158,7 +161,17 @@ def test_damage_to_one_of_the_earlier_format_is_noticed(earlier: Path, file: str
     assert float(found["params"]["b"]) == 2
 
 
-@pytest.mark.parametrize("left", [[], ["state"], ["metrics"], ["state", "metrics"]])
+@pytest.mark.parametrize(
+    "left",
+    [
+        [],
+        ["state"],
+        *(
+            pytest.param(left, marks=pytest.mark.exhaustive)
+            for left in (["metrics"], ["state", "metrics"])
+        ),
+    ],
+)
 def test_what_is_half_deleted_is_passed_over_with_a_warning_that_names_it(
     folder: Path, left: list[str]
 ):
@@ -224,6 +237,7 @@ def look_for(seconds: float, checkpoints: Checkpoints) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.exhaustive
 def test_a_failed_save_is_told_by_the_next_look_and_leaves_the_last_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -144,7 +144,7 @@ def test_the_state_is_donated_and_a_batch_can_be_learned(model, meshes, make_bat
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("experts", [0, 4])
+@pytest.mark.parametrize("experts", [0, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_a_batch_without_targets_has_no_loss_and_moves_nothing(model, meshes, make_batch, experts):
     mesh, cfg = meshes["one device"], model(moe=models.MoEConfig(num_experts=experts, top_k=2))
     optim = replace(OPTIM, weight_decay=0.1)
@@ -173,6 +173,7 @@ def test_ids_outside_the_vocabulary_skip_the_step(meshes, make_batch, trained, m
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.exhaustive
 def test_accumulation_changes_nothing_of_what_a_mixture_reports(model, meshes, make_batch):
     cfg, found = model(moe=models.MoEConfig(num_experts=4, top_k=2)), []
     for parts in (1, 4):

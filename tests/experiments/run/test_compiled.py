@@ -38,6 +38,7 @@ def compiled() -> Iterator[list[str]]:
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.slow
 def test_a_run_with_evaluations_samples_and_checkpoints_compiles_each_program_once(
     settings: Path, tmp_path: Path, compiled: list[str]
 ):
