@@ -24,8 +24,8 @@ def write(
     *,
     title: str,
     about: Sequence[str],
-) -> None:
-    """Writes STUDY.csv (one row a run), STUDY.json, the plots and STUDY.md.
+) -> str:
+    """Writes STUDY.csv (one row a run), STUDY.json, the plots and STUDY.md; returns the findings.
 
     Args:
         store: where to.
@@ -50,7 +50,7 @@ def write(
         draw(store, options, means, metric, title)
     head = [f"# {title}", "", *markdown.facts(ran(command)), "", *about, ""]
     end = f"Plots: plots/{store.study}-{{l2,sup,h1}} as PNG and PDF. Every run: {store.study}.csv."
-    store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
+    return store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
 
 
 def _head(cell: Row) -> Row:

@@ -7,6 +7,7 @@ import math
 import signal
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from experiments.sobolev import fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN, ImitateOptions, RatesOptions, TrainOptions
+from experiments.sobolev.store import findings
 from polycom_jax import ACTIVATIONS, InputError
+from polycom_jax._errors import require
 
 TRAIN_WORDS = (
     "--quick --activations relu swiglu --sizes 40 --steps 12 --points 64 --batch-size 16 --cells 1"
@@ -291,3 +294,24 @@ def test_options_refuse_by_exception():
         RatesOptions(cells_1d=(16, 8))
     with pytest.raises(InputError, match="repeats"):
         replace(QUICK_TRAIN, activations=("relu", "relu"))
+
+
+def test_all_runs_every_study_in_a_folder_of_its_own_and_ends_with_the_first_that_fails(
+    monkeypatch, tmp_path: Path
+):
+    ran: list[tuple[Path, bool]] = []
+
+    def run(options, workdir: Path, command: str, display) -> None:
+        ran.append((workdir, "--quick" in command))
+        require(workdir.name != "refine", "no.")
+
+    monkeypatch.setattr("importlib.import_module", lambda name: SimpleNamespace(run=run))
+    assert main(["all", "--quick", "--out", str(tmp_path)]) == 2
+    assert ran == [(tmp_path / name, True) for name in ("rates", "train", "refine")]
+    assert main(["all", "--nonsense"]) == 2
+
+
+def test_what_a_report_found_is_shown():
+    listed = "# Title\n\n    command\n\n- One.\n- Two.\n\n## Rows\n\n| a |"
+    assert findings(listed) == "- One.\n- Two."
+    assert findings("# Title\n\nfacts\n\n## Best\n\nThis.\n\n## Rest\n\nThat.") == "Best\n\nThis."
