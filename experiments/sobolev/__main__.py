@@ -2,6 +2,7 @@
 
 python -m experiments.sobolev rates
 python -m experiments.sobolev train --quick
+python -m experiments.sobolev all
 """
 
 import importlib
@@ -29,10 +30,12 @@ from experiments.terminal import flags
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from polycom_jax._errors import unknown
+from polycom_jax._fields import PathText
 from polycom_jax.approximation.targets import TARGETS
 from polycom_jax.table import ACTIVATIONS
 
 PROG = "python -m experiments.sobolev"
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,15 @@ def main(argv: Sequence[str]) -> int:
         print(f"usage: {PROG} STUDY [--quick] [--out DIR] [--OPTION ...]\n")
         for name, study in STUDIES.items():
             print(f"  {name:<10}{study.about}")
+        print(f"  {ALL:<10}Run each of these as it stands, in --out/STUDY.")
         print(
             f"\n{PROG} STUDY --help lists the options; --list prints studies, targets and"
             " activations. --quick takes under a minute."
         )
         return 0 if argv else 2
     name, *words = argv if argv[0] != "--list" else ("rates", *argv)
+    if name == ALL:
+        return run_all(words)
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     study = STUDIES[name]
@@ -116,6 +122,32 @@ def main(argv: Sequence[str]) -> int:
     with Display(aside=chosen.json == STDOUT) as display:
         module.run(chosen.sobolev, out, command, display)
     hand_over(chosen.json, out / f"{name}.json")
+    return 0
+
+
+@dataclass(frozen=True)
+class Every:
+    """All studies.
+
+    Attributes:
+        out: folder of their folders.
+    """
+
+    out: PathText = "runs/sobolev"
+
+
+def run_all(words: Sequence[str]) -> int:
+    """Every study with its default options, or its quick ones; ends with the first that fails."""
+    line = flags.CommandLine(
+        f"sobolev {ALL}", "Run every study; --quick takes the options that take under a minute."
+    )
+    quick = ["--quick"] if "--quick" in words else []
+    chosen = line(Every(), [word for word in words if word != "--quick"])
+    for k, name in enumerate(STUDIES, start=1):
+        print(f"\n[{k}/{len(STUDIES)}] {name}: {STUDIES[name].about}", flush=True)
+        code = main([name, *quick, "--out", str(Path(chosen.out) / name)])
+        if code:
+            return code
     return 0
 
 

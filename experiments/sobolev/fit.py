@@ -1,6 +1,7 @@
 """Many fits at once: one compiled loop advances every learning rate, target and seed of a network.
 
-All runs take Adam (0.9, 0.999, 1e-8) on mean squared errors, with a linear warm-up over the first
+All runs take Adam (0.9, 0.999, 1e-8) on mean squared errors, of values alone or of values and
+gradients, with a linear warm-up over the first
 twentieth of the steps and a cosine decay to 0. Run r draws the batch of a step from (its seed, the
 step) alone, so two activations with the same seed see the same batches.
 """
@@ -71,10 +72,12 @@ class Data:
     Attributes:
         points: in [0,1]^d.
         values: of the targets, one row each.
+        slopes: their gradients, where networks are fitted to these, too.
     """
 
     points: Float[Array, "M d"]
     values: Float[Array, "T M"]
+    slopes: Float[Array, "T M d"] | None = None
 
 
 @flax.struct.dataclass
@@ -137,7 +140,8 @@ def _advance(
         key = jax.random.fold_in(batch_key(seed), step)
         chosen = jax.random.randint(key, (fit.batch_size,), 0, len(data.points))
         x, y = data.points[chosen], data.values[target, chosen]
-        gradient = jax.grad(lambda p: jnp.mean((fit.network.apply(p, x) - y) ** 2))(state.params)
+        slopes = None if data.slopes is None else data.slopes[target, chosen]
+        gradient = jax.grad(partial(_loss, fit.network))(state.params, x, y, slopes)
         moves, opt_state = _ADAM.update(gradient, state.opt_state)
         pace = rate * fit.rate(step)
         return State(jax.tree.map(lambda p, m: p - pace * m, state.params, moves), opt_state)
@@ -146,6 +150,21 @@ def _advance(
     return jax.lax.fori_loop(
         begin, end, lambda i, s: every(s, runs.rates, runs.targets, runs.seeds, i), state
     )
+
+
+def _loss(
+    network: Trainable,
+    params: Params,
+    x: Float[Array, "B d"],
+    y: Float[Array, " B"],
+    slopes: Float[Array, "B d"] | None,
+) -> Float[Array, ""]:
+    """mean (f - y)^2, plus mean |f' - y'|^2 where slopes are given: the norm of H^1, squared."""
+    if slopes is None:
+        return jnp.mean((network.apply(params, x) - y) ** 2)
+    f, pull = jax.vjp(partial(network.apply, params), x)
+    (gradients,) = pull(jnp.ones_like(f))  # points do not see each other
+    return jnp.mean((f - y) ** 2) + jnp.mean(jnp.sum((gradients - slopes) ** 2, axis=1))
 
 
 def batch_key(seed: Int[Array, ""]) -> Key[Array, ""]:

@@ -24,8 +24,8 @@ def write(
     *,
     title: str,
     about: Sequence[str],
-) -> None:
-    """Writes STUDY.csv (one row a run), STUDY.json, the plots and STUDY.md.
+) -> str:
+    """Writes STUDY.csv (one row a run), STUDY.json, the plots and STUDY.md; returns the findings.
 
     Args:
         store: where to.
@@ -50,7 +50,7 @@ def write(
         draw(store, options, means, metric, title)
     head = [f"# {title}", "", *markdown.facts(ran(command)), "", *about, ""]
     end = f"Plots: plots/{store.study}-{{l2,sup,h1}} as PNG and PDF. Every run: {store.study}.csv."
-    store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
+    return store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
 
 
 def _head(cell: Row) -> Row:
@@ -145,12 +145,13 @@ def sections(
 
 def treatment(options: TrainOptions) -> str:
     """How all networks were fitted."""
+    trained = {"l2": "values", "h1": "values and gradients"}[options.loss]
     return (
-        f"All trained networks had {options.steps} steps of Adam on {options.batch_size} points of"
-        f" [0,1]^{options.dim} a step, warm-up and cosine decay, and the same batches for the same"
-        " seed. The learning rate was chosen for each network on other targets"
-        f" ({', '.join(options.chosen_on)}), with other seeds. Targets NAME:n have norm 1 in"
-        " W^{n,inf}, and are fitted shifted and scaled to mean 0 and variance 1."
+        f"All trained networks had {options.steps} steps of Adam on the squared errors of {trained}"
+        f" at {options.batch_size} points of [0,1]^{options.dim} a step, warm-up and cosine decay,"
+        " and the same batches for the same seed. The learning rate was chosen for each network on"
+        f" other targets ({', '.join(options.chosen_on)}), with other seeds. Targets NAME:n have"
+        " norm 1 in W^{n,inf}, and are fitted shifted and scaled to mean 0 and variance 1."
     )
 
 

@@ -26,8 +26,7 @@ def run(options: ImitateOptions, workdir: Path, command: str, display: Display) 
     store.write_rows("imitate", rows)
     store.write_json("imitate", command, {"rows": rows, "growth": growth(rows)})
     draw(store, rows)
-    store.write_report(text(rows, command))
-    display.note(f"Report: {store.report}   Rows: {workdir / 'imitate.csv'}   Plots: {store.plots}")
+    display.note(store.write_report(text(rows, command)))
     display.note("Next:\n  python -m experiments.sobolev rates")
 
 

@@ -31,8 +31,7 @@ def run(options: NormedOptions, workdir: Path, command: str, display: Display) -
     store.write_rows("normed", rows)
     store.write_json("normed", command, {"rows": rows, **tables})
     draw(store, options, rows)
-    store.write_report(text(rows, tables, command))
-    display.note(f"Report: {store.report}   Rows: {workdir / 'normed.csv'}   Plots: {store.plots}")
+    display.note(store.write_report(text(rows, tables, command)))
     display.note("Next:\n  python -m experiments.sobolev rates")
 
 

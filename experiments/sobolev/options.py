@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import NO_PREFIX
@@ -47,6 +47,8 @@ class TrainOptions(Options):
         dim: dimension d of the targets.
         layers: hidden layers.
         steps: updates by Adam; warm-up, then cosine decay to 0.
+        loss: what is trained: l2, the squared error of values; h1, that and the squared error of
+            gradients (Sobolev training). Learning rates are chosen by the same.
         batch_size: points in a batch.
         points: training points, of which batches are drawn.
         learning_rates: learning rates to try, ascending. The one with the lowest error on
@@ -76,6 +78,7 @@ class TrainOptions(Options):
     dim: int = 2
     layers: int = 2
     steps: int = 2000
+    loss: Literal["l2", "h1"] = "l2"
     batch_size: int = 256
     points: int = 16384
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)

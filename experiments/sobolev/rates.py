@@ -22,6 +22,9 @@ from polycom_jax.approximation.taylor import check_memory
 Row = dict[str, Any]
 Tell = Callable[[float, str], None]
 
+SHALLOW = ("interpolation", "spline")
+"""Networks of one hidden layer, with a unit for each cell."""
+
 MAX_POINTS = 400_000
 """Of a grid; where three nodes in each third would be more, one does."""
 
@@ -31,7 +34,7 @@ class Case:
     """One network to build and measure.
 
     Attributes:
-        network: which construction: poly_relu, relu, interpolation, poly_relu_spline.
+        network: which construction: poly_relu, relu, interpolation, spline, poly_relu_spline.
         n: derivatives that it uses.
         d: variables.
         cells: N.
@@ -101,15 +104,11 @@ def constants(rows: Sequence[Row]) -> list[Row]:
 
 
 def networks_for(n: int, d: int) -> list[str]:
-    """Interpolation has its rates for n <= 2 and d = 1; in d = 3 only the paper's networks fit."""
+    """In d = 1 one hidden layer will do, too; in d = 3 only the paper's networks fit."""
     if d == 3:
         return ["poly_relu"]
-    return [
-        "poly_relu",
-        "relu",
-        "poly_relu_spline",
-        *(["interpolation"] if d == 1 >= n - 1 else []),
-    ]
+    shallow = ["interpolation" if n <= 2 else "spline"] if d == 1 else []
+    return ["poly_relu", "relu", "poly_relu_spline", *shallow]
 
 
 def check(options: RatesOptions, todo: Sequence[Case]) -> None:
@@ -145,8 +144,9 @@ def rates(todo: Sequence[Case], tell: Tell, *, memory: int = DENSE_LIMIT) -> lis
 
     Returns:
         Rows with "n", "d", "network", "target", "N", "size", "depth", "sup" (measured on a grid
-        with N cells), "guarantee" (for the unit ball), "w1" and "w2" where the networks and the
-        target have such derivatives, and "slope" against the row before.
+        with N cells), "guarantee" (for the unit ball), "largest weight", "w1" and "w2" with
+        guarantees where the networks and the target have such derivatives, and "slope" against the
+        row before.
     """
     rows: list[Row] = []
     weights = np.cumsum([case.cells**case.d + 200.0 for case in todo])
@@ -166,10 +166,8 @@ def rates(todo: Sequence[Case], tell: Tell, *, memory: int = DENSE_LIMIT) -> lis
 def measure(case: Case, memory: int) -> Row:
     """Builds the network of a case and measures its error in all norms that it has."""
     net, guarantee, kind, cells = build(case, memory)
-    if case.network == "interpolation":
-        f = Partial(_all_of, net)
-    else:
-        f = Partial(_copies_of(cells, kind), net)
+    values = _all_of if case.network in SHALLOW else _copies_of(cells, kind)
+    f = Partial(values, net)
     smoothness = min(net.smoothness, case.target.smoothness)
     order = {"poly_relu": 1, "poly_relu_spline": 2}.get(case.network, 0) if case.d < 3 else 0
     order = int(min(order, smoothness))
@@ -186,12 +184,18 @@ def measure(case: Case, memory: int) -> Row:
         "N": cells,
         "size": net.size,
         "depth": net.depth,
+        "largest weight": net.largest_weight,
         "guarantee": guarantee,
         "sup": upto[0],
     }
     if case.network == "poly_relu":
         row["formula"] = pa.size_formula(case.n, case.d, cells)
-    return row | {f"w{k}": upto[k] for k in range(1, order + 1)}
+    for k in range(1, order + 1):
+        row[f"w{k}"] = upto[k]
+        if k <= case.n:
+            upon = [pa.derivative_bound(case.n, case.d, cells, j, kind) for j in range(1, k + 1)]
+            row[f"w{k} guarantee"] = max(guarantee, *upon)
+    return row
 
 
 def build(case: Case, memory: int) -> tuple[pa.Network, float, Any, int]:
@@ -210,6 +214,9 @@ def build(case: Case, memory: int) -> tuple[pa.Network, float, Any, int]:
         case "interpolation":
             net = pa.linear_interpolant(case.target, cells)
             return net, pa.interpolation_bound(n, cells), "trapezoid", cells
+        case "spline":
+            net = pa.spline_network(case.target, n, cells)
+            return net, pa.spline_bound(n, cells), "trapezoid", cells
         case _:
             eps = _relu_eps(case)
             net = pa.relu_taylor_network(case.target, n, d, eps, limit=memory)
@@ -296,7 +303,7 @@ def logarithm(rows: Sequence[Row]) -> list[Row]:
             continue
         ends = own[0], own[-1]
         first, last = (row["size"] * row["guarantee"] ** (d / n) for row in ends)
-        blocks = 0 if network == "interpolation" else d  # that one has N units
+        blocks = 0 if network in SHALLOW else d  # these have about N units
         nodes = [(1 + 1 / row["N"]) ** blocks for row in ends]
         found.append(
             {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sobolev import figures, markdown
+from experiments.sobolev import figures, markdown, necessary
 from experiments.sobolev.figures import Line, Panel
 from experiments.sobolev.options import RatesOptions
 from experiments.sobolev.pace import Pace
@@ -33,6 +33,7 @@ NAMES = {
     "poly_relu": "PolyReLU (Theorem 3)",
     "relu": "ReLU (Yarotsky)",
     "interpolation": "linear interpolation",
+    "spline": "spline, one layer of relu^(n-1)",
     "poly_relu_spline": "PolyReLU on splines",
 }
 THEORY = "Dashed: theory's slope, through the last point."
@@ -63,6 +64,7 @@ def run(options: RatesOptions, workdir: Path, command: str, display: Display) ->
         "constants": constants(exact),
         "saturation": slopes(saturation),
         "spread": spread(others_rows, options),
+        "necessary": necessary.necessary(options.orders),
     }
     store.write_rows("rates", rows)
     store.write_rows("saturation", saturation)
@@ -70,8 +72,10 @@ def run(options: RatesOptions, workdir: Path, command: str, display: Display) ->
     every = {"rows": rows, "saturation_rows": saturation, "spread_rows": others_rows}
     store.write_json("rates", command, every | tables)
     draw(store, options, rows, saturation)
-    store.write_report(text(rows, tables, command))
-    display.note(f"Report: {store.report}   Rows: {workdir / 'rates.csv'}   Plots: {store.plots}")
+    if bounds := necessary.panels(tables["necessary"]):
+        title = "Numbers that are built, and that are necessary"
+        figures.draw(store.plots / "rates-necessary", bounds, title, len(bounds), shared="y")
+    display.note(store.write_report(text(rows, tables, command)))
     other = "waves" if options.target != "waves" else "runge"
     display.note(
         f"Next:\n  python -m experiments.sobolev rates --target {other}"
@@ -168,6 +172,12 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
     own = [row for row in tables["slopes"] if row["network"] == "poly_relu"]
     formula = all(row["size"] == row["formula"] for row in rows if "formula" in row)
     kept = all(row["sup"] <= row["guarantee"] * (1 + 1e-9) for row in rows)
+    slopes_kept = all(
+        row[norm] <= row[f"{norm} guarantee"] * (1 + 1e-9)
+        for row in rows
+        for norm in ("w1", "w2")
+        if f"{norm} guarantee" in row
+    )
     return "\n".join(
         [
             "# Rates of constructed networks",
@@ -175,7 +185,8 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
             *markdown.facts(about(command)),
             "",
             f"- The sizes {_are(formula)} the integer formula c(n, d) (N + 1)^d, exactly.",
-            f"- The errors {_are(kept)} within what is guaranteed for the unit ball.",
+            f"- The errors {_are(kept)} within what is guaranteed for the unit ball, and those of"
+            f" derivatives {_are(slopes_kept)} within theirs.",
             f"- Slopes of the sup error in N over theory's -n: {_span(own, 'slope in N', 'theory')}"
             f" (PolyReLU, all n and d) for {own[0]['target'].split(':')[0]}, which is made for"
             f" grids of powers of 2. For others and other N, d = 1: {_spread(tables['spread'])}."
@@ -206,6 +217,25 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
             "",
             *markdown.table(tables["constants"]),
             "",
+            "## What is necessary",
+            "",
+            "Numbers for an error on the unit ball of W^{n,inf}([0, 1]). Theorem 3's networks and"
+            " splines have so many; a method whose numbers depend continuously on f needs at least"
+            " (K_n / eps)^(1/n) / pi (Bernstein widths); a network of the same depth whose numbers"
+            " are chosen in any way needs at least the last column (pseudo-dimension)."
+            " A spline of degree n - 1 is one hidden layer of relu^(n-1); n = 3 is squared ReLU"
+            " alone, so the optimal rate does not favour PolyReLU over it.",
+            "",
+            *([necessary.gaps(tables["necessary"]), ""] if tables["necessary"] else []),
+            *markdown.table(tables["necessary"]),
+            "",
+            "## Largest weights",
+            "",
+            "The largest weight, bias or coefficient at the largest N. Those of splines stay below"
+            " a constant for all N, so that a bound on weights costs no rate.",
+            "",
+            *markdown.table(_weights(rows)),
+            "",
             "## The logarithm",
             "",
             "size x eps^(d/n) at the largest and the smallest guaranteed eps. The (N + 1)^d nodes"
@@ -230,6 +260,22 @@ def text(rows: Sequence[Row], tables: Row, command: str) -> str:
             "Plots: plots/rates-*. Rows: rates.csv, saturation.csv, spread.csv.",
         ]
     )
+
+
+def _weights(rows: Sequence[Row]) -> list[Row]:
+    """The last row of each series in d = 1."""
+    return [
+        {
+            "network": NAMES[network],
+            "n": n,
+            "N": own[-1]["N"],
+            "depth": own[-1]["depth"],
+            "size": own[-1]["size"],
+            "largest weight": own[-1]["largest weight"],
+        }
+        for (n, d, network, _), own in series(rows)
+        if d == 1
+    ]
 
 
 def _spread(rows: Sequence[Row]) -> str:

@@ -25,8 +25,8 @@ def run(options: RefineOptions, workdir: Path, command: str, display: Display) -
     display.stop()
     cells = [*as_built(study, every), *cells]
     title = "Constructed networks, trained, beside others of their size"
-    fit_report.write(store, options, cells, command, title=title, about=_about(options))
-    display.note(f"Report: {store.report}   Runs: {workdir / 'refine.csv'}   Plots: {store.plots}")
+    found = fit_report.write(store, options, cells, command, title=title, about=_about(options))
+    display.note(found)
     display.note("Next:\n  python -m experiments.sobolev train")
 
 

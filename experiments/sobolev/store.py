@@ -95,9 +95,18 @@ class Store:
         """Writes NAME.json: about what ran where, then tables; infinities are the text "inf"."""
         write_json(self.root / f"{name}.json", {"about": about(command), **tables}, not_finite=str)
 
-    def write_report(self, text: str) -> None:
-        """Writes the report."""
+    def write_report(self, text: str) -> str:
+        """Writes the report; returns what it found, and where everything lies, for the screen."""
         write_text(self.report, text.rstrip() + "\n")
+        files = f"Report: {self.report}   Rows: {self.root / self.study}.csv   Plots: {self.plots}"
+        return f"{findings(text)}\n{files}"
+
+
+def findings(report: str) -> str:
+    """The list at a report's beginning, or its first section where there is none."""
+    head, *sections = report.split("\n## ")
+    listed = [line for line in head.splitlines() if line.startswith("- ")]
+    return "\n".join(listed) if listed or not sections else sections[0].rstrip()
 
 
 def about(command: str) -> dict[str, Any]:

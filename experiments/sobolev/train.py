@@ -142,14 +142,17 @@ class Study:
         options = self.options
         points = np.random.default_rng(0).random((options.points, options.dim))
         with jax.enable_x64(True):
-            values = [np.asarray(target(jnp.asarray(points))) for target in self.targets]
-        return Data(jnp.asarray(points, jnp.float32), jnp.asarray(np.stack(values), jnp.float32))
+            x = jnp.asarray(points)
+            values = [np.asarray(target(x)) for target in self.targets]
+            slopes = [np.asarray(slopes_of(target, x)) for target in self.targets]
+        arrays = [points, np.stack(values), *([np.stack(slopes)] if options.loss == "h1" else [])]
+        return Data(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
     def _cell(self, each: Contestant, tell: Callable[[float, str], None]) -> Row:
         options, name = self.options, each.name
         fit = Fit(each.network, options.steps, options.batch_size)
         selection = self._selection(name, fit, lambda s, w: tell(s / 2, w))
-        rate = min(selection, key=lambda row: row["l2"])["learning_rate"]
+        rate = min(selection, key=lambda row: row[options.loss])["learning_rate"]
         pairs = [(t, s) for t in range(len(options.targets)) for s in range(options.seeds)]
         runs = Runs.of((rate, t, s) for t, s in pairs)
         state = self._fit(
@@ -177,7 +180,7 @@ class Study:
         return stored["selection"]
 
     def _select(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
-        """One row a learning rate: the geometric mean of L2 errors over targets and some seeds.
+        """One row a learning rate: the geometric mean of errors over targets and some seeds.
 
         About as many runs as in the fits that follow.
         """
@@ -185,7 +188,7 @@ class Study:
         for attempt in range(1 + MAX_EXTENSIONS):
             tried += self._try(f"{name}-rates{attempt}", fit, rates, tell)
             tried.sort(key=lambda row: row["learning_rate"])
-            best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
+            best = min(range(len(tried)), key=lambda i: tried[i][self.options.loss])
             if 0 < best < len(tried) - 1:
                 return tried
             factor = rates[-1] / rates[-2] if best else rates[0] / rates[1]
@@ -212,9 +215,9 @@ class Study:
         )
         state = self._fit(name, fit, runs, lambda s: tell(s, f"{name}: learning rates"))
         errors = self.errors(fit.network, state.params, runs)
-        logs = np.log([error["l2"] for error in errors]).reshape(count, -1)
+        logs = np.log([error[options.loss] for error in errors]).reshape(count, -1)
         return [
-            {"learning_rate": float(rate), "l2": float(np.exp(log.mean())), "seeds": seeds}
+            {"learning_rate": float(rate), options.loss: float(np.exp(log.mean())), "seeds": seeds}
             for rate, log in zip(rates, logs, strict=True)
         ]
 
@@ -290,6 +293,12 @@ class Standardised:
     def __call__(self, x: jax.Array) -> jax.Array:
         """The values at points [P, d]."""
         return (self.target(x) - self.mean) / self.deviation
+
+
+def slopes_of(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Gradients [P, d] of a function that maps points [P, d] to values [P] one by one."""
+    values, pull = jax.vjp(f, x)
+    return pull(jnp.ones_like(values))[0]
 
 
 def residual_of(network: Trainable, targets: Sequence[Standardised]) -> Callable[..., jax.Array]:

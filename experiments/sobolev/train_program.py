@@ -26,8 +26,8 @@ def run(options: TrainOptions, workdir: Path, command: str, display: Display) ->
         cells = study.run(every, lambda cell, done, of: pace.note(f"[{done}/{of}] {line(cell)}"))
     display.stop()
     title = "Trained networks of equal size"
-    fit_report.write(store, options, cells, command, title=title, about=_about(options))
-    display.note(f"Report: {store.report}   Runs: {workdir / 'train.csv'}   Plots: {store.plots}")
+    found = fit_report.write(store, options, cells, command, title=title, about=_about(options))
+    display.note(found)
     longer = f"--steps {4 * options.steps} --out {workdir}-long"
     display.note(f"Next:\n  python -m experiments.sobolev train {longer}")
 

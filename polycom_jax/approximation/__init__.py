@@ -9,8 +9,10 @@
 Exact (`exact`, `product_tree`, `bridges`): Lemma 1, Theorem 1, products, shared coefficients, the
 two types of PolyCom. Within eps (`sawtooth`, `imitation`, `pieces`): Lemma 2, Theorem 2. For a
 target in a Sobolev space (`taylor`, `bounds`, `partitions`): Theorem 3. Beyond the paper, which has
-no theorem for PolyNorm: `normed_sobolev`, `normed_imitation` and `favard`. To measure it: norms and
-errors (`sobolev`), functions of norm 1 (`targets`).
+no theorem for PolyNorm: `normed_sobolev`, `normed_imitation` and `favard`. Theorem 3's errors of
+derivatives (`derivative_bounds`), the same rate by a single power of ReLU (`splines`), and what no
+network can do better (`lower_bounds`). To measure it: norms and errors (`sobolev`), functions of
+norm 1 (`targets`).
 
 Reference: Zhuo et al., "Polynomial Composition Activations", ICLR 2025, arXiv 2411.03884, sec. 3.
 """
@@ -38,6 +40,8 @@ from polycom_jax.approximation.combine import parallel as parallel
 from polycom_jax.approximation.dense import apply_dense as apply_dense
 from polycom_jax.approximation.dense import dense_wires as dense_wires
 from polycom_jax.approximation.dense import to_dense as to_dense
+from polycom_jax.approximation.derivative_bounds import derivative_bound as derivative_bound
+from polycom_jax.approximation.derivative_bounds import hoelder_bound as hoelder_bound
 from polycom_jax.approximation.evaluation import evaluate as evaluate
 from polycom_jax.approximation.evaluation import evaluate_copies as evaluate_copies
 from polycom_jax.approximation.exact import exact_arithmetic as exact_arithmetic
@@ -52,6 +56,10 @@ from polycom_jax.approximation.favard import favard_constant as favard_constant
 from polycom_jax.approximation.favard import favard_means as favard_means
 from polycom_jax.approximation.imitation import imitate as imitate
 from polycom_jax.approximation.imitation import imitate_activation as imitate_activation
+from polycom_jax.approximation.lower_bounds import bump_height as bump_height
+from polycom_jax.approximation.lower_bounds import fewest_parameters as fewest_parameters
+from polycom_jax.approximation.lower_bounds import fewest_weights as fewest_weights
+from polycom_jax.approximation.lower_bounds import least_error as least_error
 from polycom_jax.approximation.network import Network as Network
 from polycom_jax.approximation.network import feed_forward as feed_forward
 from polycom_jax.approximation.network import linear as linear
@@ -77,6 +85,8 @@ from polycom_jax.approximation.sobolev import Grid as Grid
 from polycom_jax.approximation.sobolev import derivative_norms as derivative_norms
 from polycom_jax.approximation.sobolev import sobolev_error as sobolev_error
 from polycom_jax.approximation.sobolev import sobolev_norm as sobolev_norm
+from polycom_jax.approximation.splines import spline_bound as spline_bound
+from polycom_jax.approximation.splines import spline_network as spline_network
 from polycom_jax.approximation.targets import TARGETS as TARGETS
 from polycom_jax.approximation.targets import get_target as get_target
 from polycom_jax.approximation.taylor import active_copies as active_copies

@@ -134,6 +134,14 @@ class Network:
         """
         return sum(layer.size for layer in self.layers) + self.readout.size
 
+    @property
+    def largest_weight(self) -> float:
+        """The largest absolute value of a weight, bias or coefficient."""
+        maps = [*(layer.affine for layer in self.layers), self.readout]
+        numbers = [m.weights for m in maps] + [m.biases for m in maps]
+        numbers += [layer.coeffs for layer in self.layers]
+        return max(float(np.abs(array).max(initial=0)) for array in numbers)
+
 
 def affine(weights: Matrix, biases: Vector | None = None) -> Affine:
     """The map W x + b as data; what is zero does not exist.
