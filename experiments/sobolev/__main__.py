@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.run.files import STDOUT, hand_over, try_json
-from experiments.sobolev.options import (
+from experiments.sobolev.construction_options import (
     QUICK_IMITATE,
     QUICK_NORMED,
     QUICK_RATES,
-    QUICK_REFINE,
-    QUICK_TRAIN,
-    Command,
     ImitateOptions,
     NormedOptions,
     RatesOptions,
+)
+from experiments.sobolev.options import (
+    QUICK_REFINE,
+    QUICK_SAMPLES,
+    QUICK_TRAIN,
+    Command,
     RefineOptions,
+    SamplesOptions,
     TrainOptions,
 )
 from experiments.terminal import flags
@@ -67,6 +71,12 @@ STUDIES: Mapping[str, Study] = {
         Command(TrainOptions(), "runs/sobolev-train"),
         Command(QUICK_TRAIN, "runs/sobolev-train-quick"),
         "experiments.sobolev.train_program",
+    ),
+    "samples": Study(
+        "Fit networks of one size to more and more points.",
+        Command(SamplesOptions(), "runs/sobolev-samples"),
+        Command(QUICK_SAMPLES, "runs/sobolev-samples-quick"),
+        "experiments.sobolev.samples_program",
     ),
     "refine": Study(
         "Train constructed networks further, and the same wires and MLPs from random weights.",

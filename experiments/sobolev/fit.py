@@ -101,11 +101,13 @@ class Fit:
         network: what is fitted.
         steps: in all.
         batch_size: points a step.
+        points: the first of the data, from which they are drawn; None: all.
     """
 
     network: Trainable
     steps: int
     batch_size: int
+    points: int | None = None
 
     def start(self, runs: Runs) -> State:
         """The state of all runs before the first step."""
@@ -138,7 +140,8 @@ def _advance(
 ) -> State:
     def one(state: State, rate: Array, target: Array, seed: Array, step: Array) -> State:
         key = jax.random.fold_in(batch_key(seed), step)
-        chosen = jax.random.randint(key, (fit.batch_size,), 0, len(data.points))
+        count = fit.points or len(data.points)
+        chosen = jax.random.randint(key, (fit.batch_size,), 0, count)
         x, y = data.points[chosen], data.values[target, chosen]
         slopes = None if data.slopes is None else data.slopes[target, chosen]
         gradient = jax.grad(partial(_loss, fit.network))(state.params, x, y, slopes)

@@ -24,6 +24,7 @@ def write(
     *,
     title: str,
     about: Sequence[str],
+    axis: str = "parameters",
 ) -> str:
     """Writes STUDY.csv (one row a run), STUDY.json, the plots and STUDY.md; returns the findings.
 
@@ -34,6 +35,7 @@ def write(
         command: that began it.
         title: of the report and the plots.
         about: paragraphs of the report that say what was fitted, and how.
+        axis: what errors are drawn against: parameters, or training points, which are the sizes.
     """
     means = summary(cells)
     runs = [{**_head(cell), **run} for cell in cells for run in cell["runs"]]
@@ -47,7 +49,7 @@ def write(
     }
     store.write_json(store.study, command, tables)
     for metric in METRICS:
-        draw(store, options, means, metric, title)
+        draw(store, options, means, metric, title, axis)
     head = [f"# {title}", "", *markdown.facts(ran(command)), "", *about, ""]
     end = f"Plots: plots/{store.study}-{{l2,sup,h1}} as PNG and PDF. Every run: {store.study}.csv."
     return store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
@@ -58,28 +60,28 @@ def _head(cell: Row) -> Row:
 
 
 def draw(
-    store: Store, options: TrainOptions, means: Sequence[Row], metric: str, title: str
+    store: Store, options: TrainOptions, means: Sequence[Row], metric: str, title: str, axis: str
 ) -> None:
-    """One panel a target: error against parameters, bands for seeds, theory's slope -n/d."""
+    """One panel a target: error against the axis, bands for seeds, theory's slope -n/d."""
+    column = "parameters" if axis == "parameters" else "size"
+    ends = [row[column] for row in means]
     panels = []
     for target in options.targets:
         rows = [row for row in means if row["target"] == target]
         lines = []
         for activation in dict.fromkeys(row["activation"] for row in rows):
             own = [row for row in rows if row["activation"] == activation]
-            keys = ("parameters", metric, f"{metric}_low", f"{metric}_high")
+            keys = (column, metric, f"{metric}_low", f"{metric}_high")
             x, y, low, high = ([row[key] for row in own] for key in keys)
             lines.append(figures.Line(activation, x, y, low, high))
         smoothness = named_target(target, options.dim).order
         exponent = -(smoothness - (metric == "h1")) / options.dim
         top = max((row[metric] for row in rows if math.isfinite(row[metric])), default=math.nan)
-        if len(options.sizes) > 1 and exponent < 0:
-            anchor = (options.sizes[0], top)
-            lines.append(
-                figures.power_line(options.sizes, anchor, exponent, "theory's rate for the class")
-            )
+        if min(ends) < max(ends) and exponent < 0:
+            span, label = (min(ends), max(ends)), "theory's rate for the class"
+            lines.append(figures.power_line(span, (span[0], top), exponent, label))
         name = f"{target.replace(':', ', n = ')}"
-        panels.append(figures.Panel(name, lines, "parameters", METRICS[metric]))
+        panels.append(figures.Panel(name, lines, axis, METRICS[metric]))
     title = f"{title}, d = {options.dim}: {METRICS[metric]}"
     note = (
         f"Geometric means over {options.seeds} seeds; bands: 95 % intervals of these."
@@ -192,7 +194,7 @@ def _overall_sentence(rows: list[Row]) -> str:
 def _error_rows(means: Sequence[Row]) -> list[Row]:
     rows = []
     for row in sorted(means, key=lambda row: (row["target"], row["size"], row["l2"])):
-        shown = {key: row[key] for key in ("target", "parameters")}
+        shown = {key: row[key] for key in ("target", "size", "parameters")}
         shown["network"] = row["activation"]
         for metric, label in METRICS.items():
             shown[label] = markdown.ranged(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments.sobolev.options import ImitateOptions
+from experiments.sobolev.construction_options import ImitateOptions
 from polycom_jax import approximation as pa
 from polycom_jax.approximation.sobolev import difference
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sobolev import figures, markdown
+from experiments.sobolev.construction_options import ImitateOptions
 from experiments.sobolev.figures import Line, Panel
 from experiments.sobolev.imitate import growth, imitate
-from experiments.sobolev.options import ImitateOptions
 from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store, about
 from experiments.terminal.progress import Display

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments.sobolev.options import NormedOptions
+from experiments.sobolev.construction_options import NormedOptions
 from polycom_jax import approximation as pa
 from polycom_jax.approximation.sobolev import difference
 from polycom_jax.approximation.targets import Target, get_target

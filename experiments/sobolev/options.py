@@ -1,4 +1,4 @@
-"""What each study takes: the flags of `python -m experiments.sobolev`."""
+"""What the studies of trained networks take, and what all take: the flags of the program."""
 
 import math
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ class TrainOptions(Options):
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("memory",))
-        _distinct(self, "activations", "sizes", "targets", "selection")
+        distinct(self, "activations", "sizes", "targets", "selection")
         for activation in self.activations:
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
@@ -168,126 +168,27 @@ class RefineOptions(TrainOptions):
 
 
 @dataclass(frozen=True)
-class RatesOptions(Options):
-    """Constructed networks over a range of N: how fast they converge, and what they cost.
+class SamplesOptions(TrainOptions):
+    """Networks of one size, trained on more and more points: what a sample is worth.
 
     Attributes:
-        orders: n of W^{n,inf}: number of derivatives of the target that the networks use.
-        dims: dimensions d of the target.
-        target: function to approximate, of norm 1 in W^{n,inf}. spline has |D^m f| = 1 for |m| = n,
-            and errors that fall evenly where N are powers of 2.
-        cells_1d: cells N on each axis for d = 1, ascending.
-        cells_2d: cells N on each axis for d = 2.
-        cells_3d: cells N on each axis for d = 3.
-        spread: further targets for d = 1, also with `uneven` cells, to see what slopes depend on.
-        uneven: cells N that are not powers of 2, ascending.
-        memory: bytes for the numbers of one network.
+        samples: training points, ascending; the first so many of the same ones.
     """
 
-    orders: tuple[int, ...] = (1, 2, 3, 4)
-    dims: tuple[int, ...] = (1, 2, 3)
-    target: str = "spline"
-    cells_1d: tuple[int, ...] = (8, 16, 32, 64, 128)
-    cells_2d: tuple[int, ...] = (8, 16, 32, 64)
-    cells_3d: tuple[int, ...] = (4, 8)
-    spread: tuple[str, ...] = ("waves", "runge", "bumps", "random")
-    uneven: tuple[int, ...] = (7, 13, 29, 57, 111)
-    memory: int = 2**30
+    sizes: tuple[int, ...] = (300,)
+    targets: tuple[str, ...] = ("spline:2", "spline:3", "random:2")
+    samples: tuple[int, ...] = (32, 128, 512, 2048, 8192)
+    points: int = 8192
 
     def __post_init__(self) -> None:
-        check_fields(self, wide=("memory",))
-        _distinct(self, "orders", "dims")
-        at_least(self, 1, "orders", "dims", "cells_1d", "cells_2d", "cells_3d", "memory")
-        _at_most(self, MAX_ORDER, "orders")
-        _at_most(self, MAX_DIM, "dims")
-        for name in (self.target, *self.spread):
-            if name not in TARGETS:
-                raise unknown("target", name, TARGETS)
-        named = {f"cells_{d}d": self.cells(d) for d in self.dims} | {"uneven": self.uneven}
-        for name, cells in named.items():
-            require(
-                len(cells) >= 2 and list(cells) == sorted(set(cells)),
-                f"{name}={cells} must be two or more, ascending: a slope is wanted.",
-            )
-
-    def cells(self, d: int) -> tuple[int, ...]:
-        """N for dimension d."""
-        return {1: self.cells_1d, 2: self.cells_2d, 3: self.cells_3d}[d]
-
-
-@dataclass(frozen=True)
-class ImitateOptions(Options):
-    """ReLU networks that imitate PolyReLU networks within eps.
-
-    Attributes:
-        eps: errors to reach, descending.
-        iterates: how many times 1 - 2 x^2 is composed with itself: deeper networks.
-    """
-
-    eps: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-    iterates: tuple[int, ...] = (1, 2, 3)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for eps in self.eps:
-            require(
-                1e-12 <= eps < 1,
-                f"eps={eps} must be from 1e-12 (float64 has no finer grain here) to under"
-                " 1, where the constant 0 would do.",
-            )
+        super().__post_init__()
+        at_least(self, 1, "samples")
+        distinct(self, "samples")
         require(
-            len(self.eps) >= 2 and list(self.eps) == sorted(set(self.eps), reverse=True),
-            f"eps={self.eps} must be two or more, descending.",
+            max(self.samples) <= self.points,
+            f"samples={self.samples} must be at most points={self.points}.",
         )
-        at_least(self, 1, "iterates")
-        _at_most(self, 8, "iterates")
-
-
-@dataclass(frozen=True)
-class NormedOptions(Options):
-    """PolyNorm networks of fixed width: of functions in Sobolev spaces, and of other networks.
-
-    Attributes:
-        orders: n, derivatives of the targets that the networks use.
-        dims: d, 1 or 2.
-        targets: what is approximated, each of norm 1 in W^{n,inf}.
-        degrees_1d: N for d = 1, ascending: coefficients on each axis.
-        degrees_2d: N for d = 2.
-        errors: asked for of imitations, descending.
-    """
-
-    orders: tuple[int, ...] = (1, 2, 3, 4)
-    dims: tuple[int, ...] = (1, 2)
-    targets: tuple[str, ...] = ("spline", "waves", "runge", "bumps", "random")
-    degrees_1d: tuple[int, ...] = (4, 16, 64)
-    degrees_2d: tuple[int, ...] = (4, 8, 16)
-    errors: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _distinct(self, "orders", "dims", "targets", "errors")
-        at_least(self, 1, "orders", "dims", "degrees_1d", "degrees_2d")
-        _at_most(self, MAX_ORDER, "orders")
-        _at_most(self, 2, "dims")
-        _at_most(self, 1024, "degrees_1d")
-        _at_most(self, 64, "degrees_2d")
-        for name in self.targets:
-            if name not in TARGETS:
-                raise unknown("target", name, TARGETS)
-        for degrees in (self.degrees_1d, self.degrees_2d):
-            require(
-                len(degrees) >= 2 and list(degrees) == sorted(set(degrees)),
-                f"degrees={degrees} must be two or more, ascending: a slope is wanted.",
-            )
-        for error in self.errors:
-            require(
-                1e-6 <= error < 1,
-                f"error={error} must be from 1e-6 (float64 has no finer grain there) to under 1.",
-            )
-
-    def degrees(self, d: int) -> tuple[int, ...]:
-        """N for dimension d."""
-        return {1: self.degrees_1d, 2: self.degrees_2d}[d]
+        require(len(self.sizes) == 1, f"sizes={self.sizes} must be one: points vary here.")
 
 
 def named_target(name: str, dim: int) -> Target:
@@ -306,14 +207,16 @@ def named_target(name: str, dim: int) -> Target:
     return get_target(kind, order=int(order), dim=dim)
 
 
-def _distinct(options: object, *names: str) -> None:
+def distinct(options: object, *names: str) -> None:
+    """Refuses fields that are empty or repeat themselves."""
     for name in names:
         values = getattr(options, name)
         require(bool(values), f"{name} is empty; leave it out for the default.")
         require(len(set(values)) == len(values), f"{name}={values} repeats itself.")
 
 
-def _at_most(options: object, most: int, *names: str) -> None:
+def at_most(options: object, most: int, *names: str) -> None:
+    """Refuses fields with a number above `most`."""
     for name in names:
         for number in getattr(options, name):
             require(number <= most, f"{name}={number} must be at most {most}.")
@@ -332,11 +235,14 @@ QUICK_REFINE = RefineOptions(
     points=2048,
     cells=16,
 )
-QUICK_RATES = RatesOptions(
-    orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32), spread=("waves",), uneven=(7, 13, 29)
+QUICK_SAMPLES = SamplesOptions(
+    activations=("gelu", "poly_norm"),
+    targets=("random:2",),
+    samples=(32, 512),
+    seeds=2,
+    steps=150,
+    learning_rates=(1e-3, 1e-2, 1e-1, 1.0),
+    points=512,
+    cells=4,
 )
-QUICK_NORMED = NormedOptions(
-    orders=(2,), targets=("spline",), degrees_1d=(4, 16), degrees_2d=(4, 8), errors=(1e-1, 1e-3)
-)
-QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))
 """Well under a minute each; the training is too short to conclude from."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments.sobolev.options import RatesOptions
+from experiments.sobolev.construction_options import RatesOptions
 from polycom_jax import approximation as pa
 from polycom_jax._errors import require
 from polycom_jax.approximation.bounds import INTERIOR as KNOWN

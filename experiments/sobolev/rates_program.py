@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments.sobolev import figures, markdown, necessary
+from experiments.sobolev.construction_options import RatesOptions
 from experiments.sobolev.figures import Line, Panel
-from experiments.sobolev.options import RatesOptions
 from experiments.sobolev.pace import Pace
 from experiments.sobolev.rates import (
     Case,

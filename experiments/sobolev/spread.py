@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.sobolev.options import RatesOptions
+from experiments.sobolev.construction_options import RatesOptions
 from experiments.sobolev.rates import Case, Row, fit, series
 from polycom_jax.approximation.targets import get_target
 

@@ -41,13 +41,15 @@ class Contestant:
 
     Attributes:
         activation: its name among others of its size; for MLPs that of their activation.
-        size: the number of parameters asked for.
-        network: with as many, or a few less.
+        size: the number of parameters asked for; where networks are alike, of training points.
+        network: with as many parameters, or a few less.
+        points: that it is trained on; None: all.
     """
 
     activation: str
     size: int
     network: Trainable
+    points: int | None = None
 
     @property
     def name(self) -> str:
@@ -150,7 +152,7 @@ class Study:
 
     def _cell(self, each: Contestant, tell: Callable[[float, str], None]) -> Row:
         options, name = self.options, each.name
-        fit = Fit(each.network, options.steps, options.batch_size)
+        fit = Fit(each.network, options.steps, options.batch_size, each.points)
         selection = self._selection(name, fit, lambda s, w: tell(s / 2, w))
         rate = min(selection, key=lambda row: row[options.loss])["learning_rate"]
         pairs = [(t, s) for t in range(len(options.targets)) for s in range(options.seeds)]

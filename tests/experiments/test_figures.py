@@ -21,7 +21,8 @@ from experiments.compare.findings import Comparison
 from experiments.compare.runs import Run, RunKey
 from experiments.run import plots
 from experiments.sobolev import fit_report, imitate_program, rates_program
-from experiments.sobolev.options import RatesOptions, RefineOptions, TrainOptions
+from experiments.sobolev.construction_options import RatesOptions
+from experiments.sobolev.options import RefineOptions, TrainOptions
 from experiments.sobolev.store import Store
 from experiments.terminal.figures import fit
 
