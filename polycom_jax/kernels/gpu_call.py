@@ -11,6 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -86,11 +87,13 @@ def _lower(context: Any, *args: Any, kernel: Call, implementation: str) -> Any:
             f"implementation={implementation!r} cannot be compiled for {', '.join(platforms)}: its"
             " kernels run on NVIDIA GPUs; implementation=None takes one that runs here."
         )
+    # Traced on the mesh that the arrays are on, and lowered on one of the card that JAX knows.
+    traced = jax.make_jaxpr(kernel)(*context.avals_in)
+    lower = lower_fun(jax.extend.core.jaxpr_as_fun(traced), multiple_results=True)
     mesh = jax.sharding.get_abstract_mesh().update(abstract_device=_A_CARD)
     with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(mesh):
         warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
-        lower = lower_fun(_run, multiple_results=True)
-        return lower(context, *args, kernel=kernel, implementation=implementation)
+        return lower(context, *args)
 
 
 _gpu_call: Primitive = new_primitive(

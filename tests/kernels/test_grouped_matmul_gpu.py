@@ -141,3 +141,40 @@ def test_a_card_does_the_flops_of_its_rows_and_keeps_no_array_of_all_experts(car
     assert prediction.temporary_bytes < 2**20
     assert "[8,65536," not in text
     assert "[65536,8," not in text
+
+
+@pytest.mark.gpu_backend
+def test_layers_are_scanned_recomputed_and_split_over_cards():
+    cards = aot.devices("h100", "2")
+    split, whole = (jax.sharding.PartitionSpec(*axes) for axes in (("fsdp",), ()))
+    mesh = make_mesh(fsdp=2, devices=cards)
+    product = jax.shard_map(
+        lambda x, w, sizes: grouped_matmul(x, w, sizes),
+        in_specs=(split, whole, split),
+        out_specs=split,
+        check_vma=False,
+        mesh=mesh,
+    )
+
+    def loss(w: Any, x: Any, sizes: Any) -> Any:
+        @jax.checkpoint
+        def layer(x: Any, _: None) -> Any:
+            return jnp.tanh(product(x, w, sizes)), None
+
+        x, _ = jax.lax.scan(layer, x, None, length=3)
+        return jnp.sum(x.astype(jnp.float32) ** 2)
+
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, split))
+        for shape, dtype in (
+            ((8, 256, 256), jnp.bfloat16),
+            ((4096, 256), jnp.bfloat16),
+            ((16,), jnp.int32),
+        )
+    ]
+    with compiling_for("gpu", "9.0"), jax.set_mesh(mesh):
+        program = aot.compile(jax.jit(jax.value_and_grad(loss)), *arguments)
+    text = program.as_text() or ""
+    # Forward, its recomputation, and both gradients, each in the body of a loop.
+    assert text.count('custom_call_target="__gpu$xla.gpu.triton"') == 4
+    assert "dot(" not in text
