@@ -1,17 +1,17 @@
 """Pallas-Triton kernels for NVIDIA GPUs: where they can go, and how any card gets them.
 
-While JAX lowers such a kernel it asks for a card by name. It knows none where a program is compiled
-ahead, and not every name, and uses the answer for 8-bit floats alone, so that a name is as good as
-another. It also warns each user that it will drop this route, which is for this file to deal with.
+While JAX lowers such a kernel it asks for a card by name, and uses the answer for 8-bit floats
+alone. Without a mesh it knows none where a program is compiled ahead, and gets one here. It also
+warns each user that it will drop this route, which is for this file to deal with.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -25,6 +25,9 @@ Call = Callable[..., Sequence[Array]]
 
 OLDEST = 8.0
 """Compute capability from which XLA's Triton multiplies by tensor cores: Ampere's."""
+
+KNOWN = re.compile(r"\b(A10|A30|A100|H100|H200|GH200|B200|GB200|L4|L40|RTX 4090)\b")
+"""Kinds of cards of which JAX 0.12 takes a mesh."""
 
 _A_CARD = jax.sharding.AbstractDevice("NVIDIA A100", 108, "cuda")
 
@@ -47,6 +50,9 @@ def unsupported_on_gpu(x: Array) -> str | None:
         return "this version of JAX has no Pallas-Triton"
     if x.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
         return f"its kernels take bfloat16, float16 and float32, not {x.dtype}"
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is not None and device.platform != "cpu" and not KNOWN.search(device.device_kind):
+        return f"JAX's Pallas-Triton takes no mesh of {device.device_kind}"
     return unsupported_by_mesh()
 
 
@@ -87,13 +93,12 @@ def _lower(context: Any, *args: Any, kernel: Call, implementation: str) -> Any:
             f"implementation={implementation!r} cannot be compiled for {', '.join(platforms)}: its"
             " kernels run on NVIDIA GPUs; implementation=None takes one that runs here."
         )
-    # Traced on the mesh that the arrays are on, and lowered on one of the card that JAX knows.
-    traced = jax.make_jaxpr(kernel)(*context.avals_in)
-    lower = lower_fun(jax.extend.core.jaxpr_as_fun(traced), multiple_results=True)
-    mesh = jax.sharding.get_abstract_mesh().update(abstract_device=_A_CARD)
-    with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(mesh):
+    mesh = jax.sharding.get_abstract_mesh()
+    named = mesh.update(abstract_device=mesh.abstract_device or _A_CARD)
+    with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(named):
         warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
-        return lower(context, *args)
+        lower = lower_fun(_run, multiple_results=True)
+        return lower(context, *args, kernel=kernel, implementation=implementation)
 
 
 _gpu_call: Primitive = new_primitive(

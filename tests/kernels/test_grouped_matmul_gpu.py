@@ -89,8 +89,8 @@ def test_each_card_takes_what_it_can():
     assert chosen("gpu", "7.5", x, w, sizes) == "loop"  # never all rows times every matrix
     assert chosen("gpu", None, x, w, sizes) == "loop"
     assert chosen("cpu", None, x, w, sizes) == "loop"
-    double = [jax.ShapeDtypeStruct(a.shape, jnp.float16) for a in (x, w)]
-    assert chosen("gpu", "9.0", *double, sizes) == "triton"
+    half = [a.astype(jnp.float16) for a in (x, w)]
+    assert chosen("gpu", "9.0", *half, sizes) == "triton"
 
 
 def test_where_triton_cannot_run_it_says_so(monkeypatch: pytest.MonkeyPatch):
@@ -104,6 +104,10 @@ def test_where_triton_cannot_run_it_says_so(monkeypatch: pytest.MonkeyPatch):
         named(x, w, sizes)
     with pytest.raises(InputError, match="is empty"):
         named(x[:0], w, sizes)
+    strange = jax.sharding.AbstractDevice("NVIDIA GeForce RTX 3090", 82, "gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=strange)
+    with jax.sharding.use_abstract_mesh(mesh), pytest.raises(InputError, match="no mesh of NVIDIA"):
+        named(x, w, sizes)
     with jax.set_mesh(make_mesh(data=8)), pytest.raises(InputError, match="splits the program"):
         named(x, w, sizes)
     monkeypatch.setattr(gpu_call, "_has_triton", lambda: False)

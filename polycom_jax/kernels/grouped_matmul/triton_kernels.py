@@ -1,11 +1,13 @@
-"""What one program of a grouped product does, in Pallas-Triton."""
+"""What one program of a grouped product does, in Pallas-Triton.
+
+That is imported where it is called: the library goes on where a JAX version has dropped it.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
 Ref = Any
@@ -40,11 +42,15 @@ def _span(first: Any, size: int, most: Any) -> _Span:
 
 def _load(ref: Ref, *at: Any) -> Float[Array, "A B"]:
     """What stands at the last two of `at`, spans; zeros where these are outside."""
+    from jax.experimental.pallas import triton
+
     places, inside = _part(*at)
     return triton.load(ref.at[places], mask=inside, other=0)
 
 
 def _store(x: Float[Array, "A B"], ref: Ref, *at: Any) -> None:
+    from jax.experimental.pallas import triton
+
     places, inside = _part(*at)
     triton.store(ref.at[places], x.astype(ref.dtype), mask=inside)
 
