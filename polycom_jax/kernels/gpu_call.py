@@ -75,8 +75,9 @@ def _abstract(*args: Any, kernel: Call, implementation: str) -> Sequence[Any]:
     return jax.make_jaxpr(kernel)(*args).out_avals
 
 
-def _impl(*args: Array, **params: Any) -> Sequence[Array]:
-    return jax.jit(partial(_gpu_call.bind, **params))(*args)
+@partial(jax.jit, static_argnames=("kernel", "implementation"))
+def _impl(*args: Array, kernel: Call, implementation: str) -> Sequence[Array]:
+    return gpu_call(kernel, *args, implementation=implementation)
 
 
 def _batch(
