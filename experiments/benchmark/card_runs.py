@@ -12,7 +12,7 @@ from typing import Any
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Result, Row, Spread, Tell
 
-STEPS, QUICK_STEPS = 30, 3
+STEPS, QUICK_STEPS = 20, 3
 SECONDS = 240
 """After which a run is ended; the default one of `STEPS` steps takes less than a minute."""
 
@@ -34,7 +34,7 @@ def _pretrain(options: Options, *words: str, cpu: bool = False) -> Losses:
     with tempfile.TemporaryDirectory(prefix="polycom-card-") as folder:
         command = [sys.executable, "-m", "experiments.pretrain", "--workdir", folder]
         command += ["--steps", str(steps), "--log-every", "1", "--run.sample-tokens", "1"]
-        command += ["--run.eval-tokens", "4096", "--run.trackers", "None"]
+        command += ["--run.eval-tokens", "4096"]
         command += [*(QUICK_MODEL if options.quick else ()), *words]
         done = subprocess.run(
             command,

@@ -3,6 +3,7 @@
 The prediction is `compile_ahead.predict`'s, of the very program that is timed: a floor.
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,8 +28,8 @@ from polycom_jax.table import ACTIVATIONS
 
 STEP_ACTIVATIONS = ("poly_norm", "swiglu")
 YARDSTICK = "relu2"
-SAMPLE_SECONDS = 0.05
-"""An activation runs at most so long in a round: there are many."""
+SAMPLE_SECONDS, ROUNDS = 0.05, 5
+"""An activation runs at most so long, in so many rounds: there are many."""
 
 
 @dataclass
@@ -45,6 +46,7 @@ class _Measured:
     def add(self, name: str, make: Callable[[], tuple[Any, Contestant]]) -> None:
         """Makes (program, contestant) and measures it; what fails is noted."""
         self.tell(f"{name}: compiling")
+        gc.collect()  # the state of the contestant before it
         try:
             program, contestant = make()
             self._predict(name, program)
@@ -100,7 +102,8 @@ def passes(options: Options, shape: str, which: str, tell: Tell) -> Result:
         return JaxFunction(name, act.apply, arguments, dy, name).compiled(which)
 
     short = min(options.sample_seconds, SAMPLE_SECONDS)
-    found = _Measured(replace(options, sample_seconds=short), tell)
+    few = min(options.rounds, ROUNDS)
+    found = _Measured(replace(options, sample_seconds=short, rounds=few), tell)
     for name in options.activations or ACTIVATIONS:
         found.add(name, lambda name=name: one(name))
     references = (YARDSTICK,) if YARDSTICK in found.readings else ()
