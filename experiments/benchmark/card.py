@@ -27,7 +27,10 @@ def cases(options: Options) -> list[Case]:
     models = [options.model] if options.model else ([SMALL] if options.quick else STEPS)
     parts: list[tuple[str, Callable[[Tell], Result]]] = [
         ("values of activations", partial(card_values.activations, options)),
-        ("values of attention and grouped products", partial(card_values.products, options)),
+        (
+            "values of attention, grouped products, blocks",
+            partial(card_values.products, options),
+        ),
     ]
     for shape in shapes:
         for which in (which for which in options.passes if which != "both"):

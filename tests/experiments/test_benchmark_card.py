@@ -24,7 +24,7 @@ def test_its_parts_and_their_order():
     names = [case.name for case in card.cases(Options(suites=("card",)))]
     assert names == [
         "values of activations",
-        "values of attention and grouped products",
+        "values of attention, grouped products, blocks",
         "bandwidth of dense_1b forward",
         "bandwidth of dense_1b backward",
         "step of dense-110m",
