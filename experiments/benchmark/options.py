@@ -17,19 +17,8 @@ from polycom_jax.reference import is_reference
 from polycom_jax.table import ACTIVATIONS, get_activation
 
 SUITES: tuple[str, ...] = (
-    *(
-        "ops",
-        "ffn",
-        "attention",
-        "loss",
-        "train",
-        "safety",
-        "data",
-        "tpu",
-        "gpu",
-        "card",
-        "generate",
-    ),
+    *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "gpu", "generate"),
+    "card",
 )
 
 Pass = Literal["forward", "backward", "both"]
@@ -57,8 +46,8 @@ class Options:
         suites: what to measure: ops (an activation alone), ffn (a feed-forward block), attention,
             loss, train (training steps), safety (checkpoints, and the guard against losses that are
             not finite), data (input pipeline), tpu (prediction by compiling for TPUs that are not
-            there), gpu (the same for GPUs), card (a GPU that is here, against float64 and against
-            predictions, in less than ten minutes), generate (decoding).
+            there), gpu (the same for GPUs), generate (decoding), card (a GPU that is here, against
+            float64 and against predictions, in less than ten minutes).
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
