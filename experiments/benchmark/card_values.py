@@ -186,7 +186,7 @@ def _block(act: Activation, implementation: Any, x: Any, up: Any, down: Any, own
     return feed_forward(act, params, x, implementation=implementation)
 
 
-def _here(versions: Sequence[str]) -> list[str]:
+def _here(versions: Sequence[str]) -> list[Any]:
     """Those that are not for TPUs alone."""
     return [name for name in versions if name not in TPU_ALONE]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax import InputError
+from polycom_jax import InputError, models
 from polycom_jax import compile_ahead as aot
 from polycom_jax.kernels import gpu_call
 from polycom_jax.kernels.grouped_matmul import grouped_matmul, triton
@@ -113,6 +113,17 @@ def test_where_triton_cannot_run_it_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu_call, "_has_triton", lambda: False)
     with pytest.raises(InputError, match="this version of JAX has no Pallas-Triton"):
         named(x, w, sizes)
+
+
+@pytest.mark.parametrize(("capability", "calls"), [("9.0", 2), ("7.5", 0)])
+def test_no_mixture_multiplies_all_rows_with_all_experts(capability: str, calls: int):
+    cfg = models.preset("moe-tiny")
+    params = jax.eval_shape(lambda: models.init(cfg, jax.random.key(0)))
+    tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32)
+    with compiling_for("gpu", capability):
+        text = str(jax.make_jaxpr(partial(models.forward, cfg))(params, tokens))
+    assert text.count("gpu_call[") == calls  # up and down, in the body of the loop over layers
+    assert "ragged_dot" not in text
 
 
 def compiled(card: str, dtype: Any) -> tuple[aot.Prediction, str]:
