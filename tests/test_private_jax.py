@@ -111,6 +111,7 @@ PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
 PUBLIC = {
     "jax.experimental.pallas",
     "jax.experimental.pallas.tpu",
+    "jax.experimental.pallas.triton",
     "jax.experimental.multihost_utils",
     "jax.experimental",
     "jax.extend",

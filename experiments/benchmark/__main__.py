@@ -62,11 +62,13 @@ def main(argv: Sequence[str]) -> int:
     report = Report(Path(options.out), command, about)
     try_folder("--out", report.plots)
     with Display(aside=options.json == STDOUT) as display:
-        run(every_case(options), report, display)
+        failures = run(every_case(options), report, display)
         display.note(f"Numbers: {report.numbers}   Tables: {report.tables}   Plots: {report.plots}")
         hand_over(options.json, report.numbers)
+        for failure in failures:
+            display.note(f"FAILED: {failure}")
         display.note(f"Next:\n  {next_command(options)}")
-    return 0
+    return 1 if failures else 0
 
 
 def every_case(options: Options) -> list[Case]:
@@ -78,14 +80,18 @@ def every_case(options: Options) -> list[Case]:
     ]
 
 
-def run(cases: Sequence[Case], report: Report, display: Display) -> None:
-    """Runs the cases; what one found is printed and written before the next one begins."""
+def run(cases: Sequence[Case], report: Report, display: Display) -> list[str]:
+    """Runs the cases; what one found is printed and written before the next one begins.
+
+    Returns:
+        What failed, a line each.
+    """
     results: list[Result] = []
     began = time.perf_counter()
     display.start(0, len(cases))
     for index, case in enumerate(cases):
         title = f"{case.suite}: {case.name}"
-        result = case.run(lambda doing, title=title: display.doing(f"{title}: {doing}"))
+        result = case.result(lambda doing, title=title: display.doing(f"{title}: {doing}"))
         results.append(result)
         report.write(results)
         report.draw(result)
@@ -97,9 +103,12 @@ def run(cases: Sequence[Case], report: Report, display: Display) -> None:
             display.note(f"  left out: {name}: {reason}")
         for note in result.notes:
             display.note(f"  {note}")
+        for failure in result.failures:
+            display.note(f"  FAILED: {failure}")
         display.note(f"[{index + 1}/{len(cases)}] {elapsed:.0f} s, about {left:.0f} s left")
         display.step(index + 1)
     display.stop()
+    return [f"{result.case}: {failure}" for result in results for failure in result.failures]
 
 
 def next_command(options: Options) -> str:

@@ -47,10 +47,16 @@ class JaxFunction:
             values=lambda: as_numpy(call(*arguments)),
         )
 
+    def compiled(self, which: str) -> tuple[jax.stages.Compiled, Contestant]:
+        """The pass `which`, compiled, and what runs that very program."""
+        call, arguments = getattr(self, f"_{which}")()
+        program = call.lower(*arguments).compile()
+        contestant = Contestant(self.name, program, jax.block_until_ready, lambda: arguments)
+        return program, contestant
+
     def temporary_bytes(self, which: str) -> int | None:
         """Memory of the compiled pass besides its arguments and results; None: not known."""
-        call, arguments = getattr(self, f"_{which}")()
-        analysis = call.lower(*arguments).compile().memory_analysis()
+        analysis: Any = self.compiled(which)[0].memory_analysis()
         return None if analysis is None else analysis.temp_size_in_bytes
 
     def _forward(self) -> tuple[Any, tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from polycom_jax.table import ACTIVATIONS, get_activation
 
 SUITES: tuple[str, ...] = (
     *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "gpu", "generate"),
+    "card",
 )
 
 Pass = Literal["forward", "backward", "both"]
@@ -45,7 +46,8 @@ class Options:
         suites: what to measure: ops (an activation alone), ffn (a feed-forward block), attention,
             loss, train (training steps), safety (checkpoints, and the guard against losses that are
             not finite), data (input pipeline), tpu (prediction by compiling for TPUs that are not
-            there), gpu (the same for GPUs), generate (decoding).
+            there), gpu (the same for GPUs), generate (decoding), card (a GPU that is here, against
+            float64 and against predictions, in less than ten minutes).
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
@@ -73,6 +75,7 @@ class Options:
         chips: TPU generations in the suite tpu.
         gpus: cards in the suite gpu: t4, l4, a100, h100, h200, b200. Default: all but b200.
         parts: parts of the suite gpu: ops, ffn, step.
+        quick: in the suite card, all of it with small arrays, models and runs: to try it anywhere.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).
     """
@@ -95,6 +98,7 @@ class Options:
     chips: tuple[str, ...] = CHIPS
     gpus: tuple[str, ...] = CARDS[:-1]
     parts: tuple[str, ...] = PARTS
+    quick: bool = False
     out: PathText = "runs/benchmark"
     json: PathText | None = None
 

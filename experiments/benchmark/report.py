@@ -150,7 +150,8 @@ def markdown(about: Mapping[str, Any], results: Sequence[Result]) -> str:
         lines += ["", f"## {result.suite}: {result.case} ({result.kind})", ""]
         cells = [_cells(result, row) for row in result.rows]
         lines += markdown_table(headings, cells, numbers="---:")
-        lines += [""] if result.left_out or result.notes else []
+        lines += [""] if result.left_out or result.notes or result.failures else []
         lines += [f"- left out: {name}: {reason}" for name, reason in result.left_out.items()]
         lines += [f"- {note}" for note in result.notes]
+        lines += [f"- **FAILED**: {failure}" for failure in result.failures]
     return "\n".join(lines) + "\n"

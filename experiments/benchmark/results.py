@@ -67,6 +67,7 @@ class Result:
         left_out: contestant -> why it did not run here.
         notes: what a reader of the numbers must know.
         kind: "measured" on this machine, or "predicted" for another.
+        failures: what did not go as it should, a line each; the program then ends with 1.
     """
 
     suite: str
@@ -75,6 +76,7 @@ class Result:
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kind: Literal["measured", "predicted"] = "measured"
+    failures: tuple[str, ...] = ()
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -97,11 +99,23 @@ class Case:
         suite: it belongs to.
         name: operation, shape, pass.
         run: finds it out.
+        guarded: whether an exception is a failure of this case alone, and others go on.
     """
 
     suite: str
     name: str
     run: Callable[[Tell], Result]
+    guarded: bool = False
+
+    def result(self, tell: Tell) -> Result:
+        """What it found, or how it failed."""
+        if not self.guarded:
+            return self.run(tell)
+        try:
+            return self.run(tell)
+        except Exception as error:
+            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Result(self.suite, self.name, (), failures=(line[:500],))
 
 
 def rows_from_seconds(

@@ -61,6 +61,11 @@ class Ours:
         self._step = make_model_step(cfg, optim, shapes.STEPS, mesh)
         self._batch = put_batch(batch(options, cfg), mesh)
 
+    def compile(self) -> jax.stages.Compiled:
+        """The program of a step, which later calls run."""
+        self._step: Any = self._step.lower(self._state, self._batch).compile()
+        return self._step
+
     def __call__(self) -> Any:
         """One update; the state it starts from is donated."""
         self._state, metrics = self._step(self._state, self._batch)

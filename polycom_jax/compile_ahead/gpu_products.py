@@ -1,4 +1,5 @@
-"""FLOPs of what a GPU's matrix units do: XLA's own products, cuBLAS's and cuDNN's attention."""
+"""FLOPs of what a GPU's matrix units do: XLA's own products, cuBLAS's, cuDNN's attention, and our
+grouped products."""
 
 import math
 import re
@@ -6,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module
+from polycom_jax.kernels.grouped_matmul.row_blocks import block_count
 
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 _CONTRACTED = (
@@ -16,6 +18,9 @@ _CONTRACTED = (
 _ATTENTION = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')
 _FORWARD_PRODUCTS, _BACKWARD_PRODUCTS = 2, 5
 _SCORES = r'"intermediate_tensor_shape":\s*\{[^{}]*?"dimensions":\s*\[([\d", ]+)\]'
+
+# Our kernels for grouped products, with the rows of a step.
+_GROUPED = re.compile(r"grouped_(rows|matrices)_(\d+)/pallas_call")
 
 ATTENTION = "attention"
 """Among the types of numbers that are multiplied: what cuDNN's attention does."""
@@ -32,6 +37,9 @@ def product_flops(
         found[dtype] += flops
     elif opcode == "custom-call" and (flops := _attention(where, instruction)):
         found[ATTENTION] += flops
+    elif opcode == "custom-call" and (call := _GROUPED.search(instruction.scope)):
+        dtype, flops = _grouped(where, instruction, call[1] == "rows", int(call[2]))
+        found[dtype] += flops
     elif opcode in ("fusion", "fusion-start"):
         for name in instruction.calls:
             inner = module.computations[name]
@@ -60,6 +68,17 @@ def _attention(where: Computation, instruction: Instruction) -> float:
     products = _BACKWARD_PRODUCTS if call[1] else _FORWARD_PRODUCTS
     causal = "CAUSAL" in (instruction.attribute(r'"mask_type":\s*"(\w+)"') or "")
     return products * 2.0 * pairs * width / (2 if causal else 1)
+
+
+def _grouped(
+    where: Computation, instruction: Instruction, by_rows: bool, step: int
+) -> tuple[str, float]:
+    """FLOPs of the most steps that any sizes of groups make; x stands before the last operand."""
+    operands = [_shape(where.instructions[name].type) for name in instruction.operands[-2:]]
+    (dtype, (rows, depth)), (_, other) = operands
+    result = _shape(instruction.type)[1]
+    groups = other[0] if by_rows else result[0]
+    return dtype, 2.0 * block_count(rows, groups, step) * step * depth * result[-1]
 
 
 def _shape(kind: str) -> tuple[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ AttentionImplementation = Literal["xla", "blocks", "splash", "cudnn"]
 
 ATTENTION_IMPLEMENTATIONS: tuple[str, ...] = get_args(AttentionImplementation)
 
-GroupedImplementation = Literal["xla", "cpu", "megablox"]
+GroupedImplementation = Literal["xla", "loop", "megablox", "triton"]
 """What each is stands in `kernels.grouped_matmul.grouped_matmul`."""
 
 GROUPED_IMPLEMENTATIONS: tuple[str, ...] = get_args(GroupedImplementation)
@@ -57,8 +57,8 @@ Preference = _Name | ShapeRule
 # activation into the products around it, which a kernel prevents; the GPU's are not measured. All
 # figures stand in experiments/results/speed/README.md.
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
-    "cpu": (ShapeRule("blocks", lambda shape: shape[1] >= 512), "cpu", "xla"),
-    "gpu": ("cudnn", "xla"),
+    "cpu": (ShapeRule("blocks", lambda shape: shape[1] >= 512), "cpu", "loop", "xla"),
+    "gpu": ("cudnn", "triton", "loop", "xla"),
     "tpu": ("splash", "tpu", "megablox", "xla"),
 }
 

@@ -14,6 +14,7 @@ Primitive = jax.extend.core.Primitive
 Zero = ad.Zero
 instantiate_zeros = ad.instantiate_zeros
 is_undefined_primal = ad.is_undefined_primal
+lower_fun = mlir.lower_fun
 
 
 def new_primitive(

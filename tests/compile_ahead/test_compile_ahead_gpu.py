@@ -152,3 +152,31 @@ class jax_platforms:
 
     def __exit__(self, *_: object) -> None:
         jax.config.update("jax_platforms", self.before)
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "result", "products"),
+    [
+        # 100 rows in 4 groups: at most (100 + 4 x 31) // 32 = 7 blocks of 32, or 10 of 16.
+        ("grouped_rows_32", "bf16[100,64] bf16[4,64,48]", "bf16[100,48]", 7 * 32 * 64 * 48),
+        ("grouped_rows_32", "bf16[100,48] bf16[4,64,48]", "bf16[100,64]", 7 * 32 * 64 * 48),
+        ("grouped_matrices_16", "bf16[100,64] bf16[100,48]", "bf16[4,64,48]", 10 * 16 * 64 * 48),
+    ],
+)
+def test_a_grouped_product_has_the_flops_of_its_tiles(
+    name: str, operands: str, result: str, products: int
+):
+    x, y = operands.split()
+    text = f"""HloModule m
+
+ENTRY %main (s: s32[4], x: {x}, y: {y}) -> {result} {{
+  %s = s32[4]{{0}} parameter(0)
+  %x = {x} parameter(1)
+  %y = {y} parameter(2)
+  ROOT %call = {result} custom-call(%s, %x, %y), custom_call_target="__gpu$xla.gpu.triton", \
+metadata={{op_name="jit(f)/grouped_matmul/{name}/pallas_call"}}
+}}
+"""
+    # So slow that nothing but products counts.
+    chip = replace(H100, peaks={"bf16": 1e6, "f32": 1e6}, peak_flops=1e6)
+    assert aot.predict_text(text, chip).seconds == pytest.approx(2 * products / 1e6)

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from polycom_jax import InputError
-from polycom_jax.kernels.grouped_matmul import cpu, grouped_matmul, megablox
+from polycom_jax.kernels.grouped_matmul import grouped_matmul, megablox, triton
+from polycom_jax.kernels.grouped_matmul import loop as row_loop
 from polycom_jax.kernels.grouped_matmul.api import GROUPED_MATMUL
 from polycom_jax.kernels.implementations import GROUPED_IMPLEMENTATIONS, compiling_for
 from polycom_jax.sharding import make_mesh
 
 VERSIONS = {
-    "cpu": partial(grouped_matmul, implementation="cpu"),
+    "loop": partial(grouped_matmul, implementation="loop"),
     "xla": partial(grouped_matmul, implementation="xla"),
     "megablox": partial(megablox.grouped_matmul, interpret=True),
+    "triton": partial(triton.grouped_matmul, interpret=True),
 }
 SIZES = {
     "uneven": [150, 3, 0, 103],
@@ -27,6 +29,13 @@ SIZES = {
     "one group": [256],
 }
 ROWS, K, M = 256, 5, 7
+CASES = [
+    # Interpreted kernels are slow to compile; odd sizes of them are in test_grouped_matmul_gpu.py.
+    pytest.param(version, name, marks=[pytest.mark.slow] if long else [])
+    for version in VERSIONS
+    for name in SIZES
+    for long in [version == "triton" and name not in ("uneven", "none")]
+]
 
 
 def problem(sizes: list[int], dtype=jnp.float32):
@@ -54,8 +63,7 @@ def ours(version, x, w, dy, sizes):
     return y, *pull(dy)
 
 
-@pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("version", "name"), CASES)
 def test_value_and_gradients_are_those_of_a_loop(version, name):
     x, w, dy, sizes = problem(SIZES[name])
     used = int(sizes.sum())
@@ -74,7 +82,7 @@ def test_bfloat16_is_summed_in_float32(version):
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-4)
 
 
-@pytest.mark.parametrize("version", ["cpu", "megablox"])
+@pytest.mark.parametrize("version", ["loop", "megablox", "triton"])
 def test_what_stands_behind_the_last_group_reaches_nothing(version):
     x, w, dy, sizes = problem(SIZES["room behind"])
     dirty = [a.at[8:].set(jnp.nan) for a in (x, dy)]
@@ -91,7 +99,7 @@ def test_every_named_version_is_tested():
 def test_work_does_not_grow_with_groups_times_rows():
     x, w = jnp.zeros((4096, 16)), jnp.zeros((64, 16, 16))
     sizes = jnp.full(64, 64, jnp.int32)
-    f = jax.jit(lambda x, w, s: grouped_matmul(x, w, s, implementation="cpu"))
+    f = jax.jit(lambda x, w, s: grouped_matmul(x, w, s, implementation="loop"))
     text = f.lower(x, w, sizes).as_text()
     blocks = (4096 + 64 * 63) // 64
     assert f"tensor<{blocks}xi32>" in text
@@ -100,7 +108,7 @@ def test_work_does_not_grow_with_groups_times_rows():
 
 @pytest.mark.parametrize(("rows", "groups", "block"), [(4096, 8, 128), (4096, 64, 64), (10, 8, 32)])
 def test_blocks_are_about_as_long_as_groups(rows, groups, block):
-    assert cpu.block_rows(rows, groups) == block
+    assert row_loop.block_rows(rows, groups) == block
 
 
 @pytest.mark.parametrize("version", VERSIONS)

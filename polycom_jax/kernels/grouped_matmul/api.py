@@ -4,15 +4,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
-from polycom_jax.kernels.grouped_matmul import cpu, megablox, xla
+from polycom_jax.kernels.grouped_matmul import loop, megablox, triton, xla
 from polycom_jax.kernels.implementations import GroupedImplementation, Kernel, Operation
 
 GROUPED_MATMUL = Operation(
     "grouped_matmul",
     {
         "xla": Kernel(xla.grouped_matmul),
-        "cpu": Kernel(cpu.grouped_matmul),
+        "loop": Kernel(loop.grouped_matmul),
         "megablox": Kernel(megablox.grouped_matmul, megablox.unsupported_reason),
+        "triton": Kernel(triton.grouped_matmul, triton.unsupported_reason),
     },
 )
 
@@ -31,11 +32,13 @@ def grouped_matmul(
         w: one matrix a group, of the dtype of `x`.
         sizes: rows of each group, int32; their sum is at most R, which nothing can check.
         implementation: None for the backend's best, or
-            "xla": `jax.lax.ragged_dot`, which is one kernel on TPUs, and on a CPU multiplies all
-            rows with every matrix;
-            "cpu": blocks of rows one after the other, R + E x (block - 1) of them at most;
+            "xla": `jax.lax.ragged_dot`, which is one kernel on TPUs, and on CPUs and GPUs
+            multiplies all rows with every matrix;
+            "loop": blocks of rows one after the other, R + E x (block - 1) of them at most;
             "megablox": JAX's TPU kernels; bfloat16 and float32, R a multiple of 128, K and M of at
-            most 16 KiB.
+            most 16 KiB;
+            "triton": kernels for NVIDIA GPUs of compute capability 8.0 or more; bfloat16, float16,
+            and float32 by TF32 unless `jax.default_matmul_precision` asks for more.
 
     Returns:
         [R, M] in the dtype of `x`, float32 inside. Rows behind the last group, in it and in the

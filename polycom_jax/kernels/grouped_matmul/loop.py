@@ -8,41 +8,22 @@ large (experiments/results/speed/README.md, "Grouped products").
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax.kernels.grouped_matmul.derivatives import differentiable
+from polycom_jax.kernels.grouped_matmul.row_blocks import RowBlocks, row_blocks
 
 BLOCKS = (32, 128)
 """Least and most rows of a block."""
-
-
-class _Plan(NamedTuple):
-    group: Int[Array, " N"]
-    first: Int[Array, " N"]
-    filled: Int[Array, " N"]
 
 
 def block_rows(rows: int, groups: int) -> int:
     """Rows of a block: a power of two, about what a group has."""
     least, most = BLOCKS
     return min(max(1 << max(rows // groups, 1).bit_length() - 1, least), most)
-
-
-def _plan(sizes: Int[Array, " E"], rows: int, block: int) -> _Plan:
-    groups = sizes.shape[0]
-    blocks = -(-sizes // block)
-    ends = jnp.cumsum(blocks)
-    index = jnp.arange((rows + groups * (block - 1)) // block, dtype=sizes.dtype)
-    group = jnp.minimum(jnp.searchsorted(ends, index, side="right"), groups - 1)
-    inside = (index - (ends - blocks)[group]) * block
-    count = jnp.clip(sizes[group] - inside, 0, block)
-    first = (jnp.cumsum(sizes) - sizes)[group] + inside
-    # Blocks that these sizes do not need write their nothing behind all rows.
-    return _Plan(group, jnp.where(count > 0, first, rows), count)
 
 
 def _block(x: Float[Array, "R K"], first: Array, real: Bool[Array, " B"]) -> Float[Array, "B K"]:
@@ -59,7 +40,7 @@ def _rows(
     padded = jnp.pad(x, ((0, block), (0, 0)))
     index = jnp.arange(block)
 
-    def one(out: Array, at: _Plan) -> tuple[Array, None]:
+    def one(out: Array, at: RowBlocks) -> tuple[Array, None]:
         part = _block(padded, at.first, index < at.filled)
         matrix = jax.lax.dynamic_index_in_dim(w, at.group, keepdims=False)
         y = jax.lax.dot_general(
@@ -69,7 +50,7 @@ def _rows(
         return jax.lax.dynamic_update_slice_in_dim(out, y.astype(x.dtype), at.first, 0), None
 
     out = jnp.zeros((rows + block, w.shape[3 - contract]), x.dtype)
-    return jax.lax.scan(one, out, _plan(sizes, rows, block))[0][:rows]
+    return jax.lax.scan(one, out, row_blocks(sizes, rows, block))[0][:rows]
 
 
 def _matrices(
@@ -80,7 +61,7 @@ def _matrices(
     x, dy = (jnp.pad(a, ((0, block), (0, 0))) for a in (x, dy))
     index = jnp.arange(block)
 
-    def one(sums: Array, at: _Plan) -> tuple[Array, None]:
+    def one(sums: Array, at: RowBlocks) -> tuple[Array, None]:
         real = index < at.filled
         product = jax.lax.dot_general(
             _block(x, at.first, real),
@@ -92,7 +73,7 @@ def _matrices(
         return jax.lax.dynamic_update_index_in_dim(sums, before + product, at.group, 0), None
 
     sums = jnp.zeros((sizes.shape[0], x.shape[1], dy.shape[1]), jnp.float32)
-    sums = jax.lax.scan(one, sums, _plan(sizes, x.shape[0] - block, block))[0]
+    sums = jax.lax.scan(one, sums, row_blocks(sizes, x.shape[0] - block, block))[0]
     return sums.astype(x.dtype)
 
 
