@@ -14,12 +14,16 @@ from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec
 from jaxtyping import Array
 
 from polycom_jax._errors import InputError
-from polycom_jax.kernels.implementations import compute_capability
+from polycom_jax.kernels.implementations import backend, compute_capability
 from polycom_jax.kernels.primitives import Primitive, lower_function, new_primitive
-from polycom_jax.kernels.sharded import match_varying
+from polycom_jax.kernels.restrictions import split_by_a_mesh
+from polycom_jax.kernels.sharded import features_are_unsharded, match_varying
 
 OLDEST = 8.0
 """The compute capability from which on XLA compiles Triton's programs."""
+
+HIGHEST_ORDER = 8
+"""Of the polynomials whose sums, one a power, fit the registers."""
 
 
 class RowKernel(Protocol):
@@ -50,16 +54,38 @@ def call_kernel(kernel: RowKernel, *arrays: Array) -> list[Array]:
     return _kernel.bind(*match_varying(*arrays), kernel=kernel)
 
 
-def unsupported_on_gpu(dtype: Any) -> str | None:
-    """Why kernels cannot take that type on the GPU that programs are traced for, or None."""
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        return f"its kernels take bfloat16 and float32, not {dtype}"
+def unsupported_on_gpu(x: Array, *others: Array, **_static: Any) -> str | None:
+    """Why kernels cannot take rows x, with the coefficients last, on the GPU that programs are
+    traced for, or None.
+    """
+    order = others[-1].size - 1
+    if x.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"its kernels take bfloat16 and float32, not {x.dtype}"
+    if x.size == 0:
+        return "there are no rows"
+    if order > HIGHEST_ORDER:
+        return f"its kernels take polynomials up to order {HIGHEST_ORDER}, not {order}"
+    return _wrong_card() or split_by_a_mesh() or _may_be_split()
+
+
+def _wrong_card() -> str | None:
+    if backend() != "gpu":
+        return f"its kernels run on NVIDIA's GPUs, and programs are traced for {backend()}"
     capability = compute_capability()
     if capability is None:
         return "its kernels run on NVIDIA's GPUs, and this device tells no compute capability"
     if capability < OLDEST:
         return f"its kernels need compute capability {OLDEST} or more, and this GPU has {capability}"
     return None
+
+
+def _may_be_split() -> str | None:
+    if features_are_unsharded():
+        return None
+    return (
+        "there are several devices, and nothing says that each holds whole rows (inside"
+        " jax.shard_map it is known; elsewhere kernels.sharded.unsharded_features says so)"
+    )
 
 
 def _run(*arrays: Array, kernel: RowKernel) -> list[Array]:

@@ -32,6 +32,11 @@ def unsupported_on_tpu(x: Array, *_others: Array, **_static: Any) -> str | None:
     """
     if x.dtype not in (jnp.bfloat16, jnp.float32):
         return f"its kernels take bfloat16 and float32, not {x.dtype}"
+    return split_by_a_mesh()
+
+
+def split_by_a_mesh() -> str | None:
+    """Why no kernel can run where the mesh of `jax.set_mesh` splits the program, or None."""
     mesh = jax.sharding.get_abstract_mesh()
     split = [n for n in mesh.axis_names if n not in mesh.manual_axes and mesh.shape[n] > 1]
     if split:

@@ -36,7 +36,7 @@ def row_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, "*S 1"]
     lanes = min(RUN, width // RUN)
     runs = width // (RUN * lanes)
     whole = runs * RUN * lanes
-    added = _add([t[..., :whole].reshape(*t.shape[:-1], runs, RUN, lanes) for t in terms], axis=-2)
+    added = _add([t[..., :whole].reshape(*t.shape[:-1], runs, RUN, lanes) for t in terms], axes=(-2,))
     sums = row_sums([t.reshape(*t.shape[:-2], runs * lanes) for t in added])
     if whole < width:
         rest = row_sums([t[..., whole:] for t in terms])
@@ -44,14 +44,32 @@ def row_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, "*S 1"]
     return sums
 
 
-def _add(terms: Sequence[Array], axis: int = -1) -> list[Array]:
+def _add(terms: Sequence[Array], axes: tuple[int, ...] = (-1,)) -> list[Array]:
     zero = np.zeros((), terms[0].dtype)
 
     def add(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(x + y for x, y in zip(a, b, strict=True))
 
     inits = (zero,) * len(terms)
-    return list(jax.lax.reduce(tuple(terms), inits, add, (axis % terms[0].ndim,)))
+    return list(jax.lax.reduce(tuple(terms), inits, add, tuple(a % terms[0].ndim for a in axes)))
+
+
+@jax.custom_jvp
+def all_sums(terms: Sequence[Float[Array, "*S"]]) -> list[Float[Array, ""]]:
+    """[jnp.sum(t) for t in terms], by one reduction.
+
+    XLA's GPU backend gives each of several sums a kernel of its own, which reads what the term is
+    formed of again, wherever something else keeps the terms apart.
+    """
+    return _add(terms, axes=tuple(range(terms[0].ndim)))
+
+
+@all_sums.defjvp
+def _all_sums_jvp(
+    primals: tuple[Sequence[Array]], tangents: tuple[Sequence[Array]]
+) -> tuple[list[Array], list[Array]]:
+    (terms,), (changes,) = primals, tangents
+    return all_sums(terms), [jnp.sum(t) for t in changes]
 
 
 def cotangent_terms(z: Array, dy: Array, order: int) -> list[Array]:

@@ -1,15 +1,9 @@
 """How kernels for GPUs cut rows into pieces that a program's threads hold in registers."""
 
 from dataclasses import dataclass
-from typing import Any
-
-import jax.numpy as jnp
-
-from polycom_jax.kernels.poly_norm.form import Form
 
 WARP = 32
 LARGEST_PIECE = 4096
-MOST_WARPS = 16
 
 WASTED = 1 / 8
 """Of a row's width, that may lie beyond its end in the last piece: Triton's arrays have powers of
@@ -18,8 +12,17 @@ two as sizes."""
 ELEMENTS = 4096
 """Elements that a program handles at least, by taking several rows one after the other."""
 
-HELD = 16_384
-"""Elements of each array, up to which a row stays in registers from its sums to its result."""
+HELD = 32_768
+"""Elements of all arrays together, up to which a row stays in registers until its result is
+written. A multiprocessor has 65,536 registers."""
+
+A_THREAD = 80
+"""Elements of all arrays together that a thread holds at most, where there are threads enough."""
+
+MOST_WARPS, ALL_WARPS = 16, 32
+"""Warps of a program that holds rows, with 128 registers a thread; and of one that does not. With
+all warps that a multiprocessor runs in one program, rows that are read again are few enough for the
+cache."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,16 @@ class Plan:
 
     Attributes:
         width: of a row.
-        held: whether a row is read once and kept in registers; otherwise its pieces are read twice,
-            in two loops.
+        arrays: that a program loads of each row.
     """
 
     width: int
-    held: bool
+    arrays: int
 
-    @classmethod
-    def of(cls, width: int, arrays: int) -> "Plan":
-        """For rows of which a program holds so many arrays at once."""
-        return cls(width, width * arrays <= HELD * 2)
+    @property
+    def held(self) -> bool:
+        """Whether a row is loaded once; otherwise its pieces are loaded in each of two loops."""
+        return self.width * self.arrays <= HELD
 
     @property
     def piece(self) -> int:
@@ -49,15 +51,18 @@ class Plan:
         return size
 
     @property
-    def warps(self) -> int:
-        """Warps of a program: 8 elements of a piece a thread."""
-        wanted = max(1, self.piece // (8 * WARP))
-        return min(MOST_WARPS, wanted)
-
-    @property
     def pieces(self) -> int:
         """Of a row."""
         return -(-self.width // self.piece)
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program: 8 elements of a piece a thread, or fewer where it would hold many."""
+        if not self.held:
+            return min(ALL_WARPS, max(1, self.piece // WARP))
+        few = max(1, self.piece // (8 * WARP))
+        needed = -(-self.piece * self.pieces * self.arrays // (A_THREAD * WARP))
+        return min(MOST_WARPS, max(few, 1 << (needed - 1).bit_length()))
 
     @property
     def rows(self) -> int:

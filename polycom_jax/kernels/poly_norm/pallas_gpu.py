@@ -41,8 +41,7 @@ class _Kernel:
     interpret: bool
 
     def _plan(self, x: Any) -> Plan:
-        inputs = 2 if self.form.gated else 1
-        return Plan.of(x.shape[-1], inputs + self.backward)
+        return Plan(x.shape[-1], 1 + self.form.gated + self.backward)
 
     def shapes(self, *arrays: Any) -> list[jax.ShapeDtypeStruct]:
         x, coefficients = arrays[-1], self.form.order + 1
