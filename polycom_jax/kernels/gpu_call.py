@@ -75,7 +75,9 @@ def _wrong_card() -> str | None:
     if capability is None:
         return "its kernels run on NVIDIA's GPUs, and this device tells no compute capability"
     if capability < OLDEST:
-        return f"its kernels need compute capability {OLDEST} or more, and this GPU has {capability}"
+        return (
+            f"its kernels need compute capability {OLDEST} or more, and this GPU has {capability}"
+        )
     return None
 
 

@@ -9,7 +9,7 @@ from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
 from polycom_jax.kernels.gpu_call import unsupported_on_gpu
 from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
-from polycom_jax.kernels.poly_norm import cpu, feature_sharded, tpu, xla
+from polycom_jax.kernels.poly_norm import cpu, feature_sharded, gpu, tpu, xla
 from polycom_jax.kernels.restrictions import unsupported_on_tpu
 from polycom_jax.kernels.sharded import check_axis
 from polycom_jax.sharding import MeshAxes
@@ -36,16 +36,20 @@ class _RowOperation:
             return getattr(pallas_gpu, name)(*arrays, **static)
 
         pallas = {"pallas_tpu": Kernel(tpu_kernel, unsupported_on_tpu)}
-        on_gpu = {"pallas_gpu": Kernel(gpu_kernel, unsupported_on_gpu)}
+        on_gpu = {"gpu": Kernel(getattr(gpu, name), gpu.unsupported_reason)}
         modules = {"xla": xla, "cpu": cpu, "tpu": tpu}
         kernels = {"reference": reference}
         kernels |= {key: getattr(module, name) for key, module in modules.items()}
         self.unsharded = Operation(
-            name, {key: Kernel(run) for key, run in kernels.items()} | on_gpu | pallas
+            name,
+            {key: Kernel(run) for key, run in kernels.items()}
+            | {"pallas_gpu": Kernel(gpu_kernel, unsupported_on_gpu)}
+            | on_gpu
+            | pallas,
         )
         self.sharded = Operation(
             f"{name} over shards",
-            {"xla": Kernel(getattr(feature_sharded, name))} | pallas,
+            {"xla": Kernel(getattr(feature_sharded, name))} | on_gpu | pallas,
         )
 
     def __call__(self, *arrays: Array, axis_name: MeshAxes, **options: Any) -> Array:

@@ -21,7 +21,6 @@ from polycom_jax.kernels.poly_norm.gpu_plan import Plan
 from polycom_jax.kernels.row_sums import cotangent_terms
 
 Carry = Any
-_BITS = 254 << 23
 
 
 @dataclass(frozen=True)
@@ -133,27 +132,15 @@ def _sums_read_once(form: Form, row: Row, x_ref: Any) -> moments.Sums:
         before, totals = carry
         x = _inner(form, row.load(x_ref, start))
         scale = jnp.minimum(before, moments.scale_of(jnp.abs(x)))
-        moved = _moved(totals, scale * _inverse(before))
+        moved = moments.moved(totals, scale * moments.inverse_of(before))
         terms = moments.moment_terms(x * scale, form.order)
         return scale, [t + term for t, term in zip(moved, terms, strict=True)]
 
     start = jnp.ones((row.plan.piece,), jnp.float32), row.zeros(form.order)
     by_lane, totals = row.fold(add, start)
     scale = jnp.min(by_lane)
-    moved = _moved(totals, scale * _inverse(by_lane))
+    moved = moments.moved(totals, scale * moments.inverse_of(by_lane))
     return moments.Sums(scale, [jnp.sum(t) for t in moved])
-
-
-def _moved(totals: Sequence[Array], ratio: Array) -> list[Array]:
-    """Moments at a scale that is `ratio` times as large, a power of two."""
-    powers = moments.moment_terms(ratio, len(totals))
-    return [t * p for t, p in zip(totals, powers, strict=True)]
-
-
-def _inverse(scale: Array) -> Array:
-    """1 / scale of powers of two, exactly; Triton's division is not exact."""
-    bits = jax.lax.bitcast_convert_type(scale, jnp.int32)
-    return jax.lax.bitcast_convert_type(_BITS - bits, jnp.float32)
 
 
 def forward(form: Form, plan: Plan, *refs: Any) -> None:

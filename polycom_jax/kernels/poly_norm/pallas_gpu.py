@@ -26,7 +26,7 @@ from polycom_jax.kernels.linear import linear_map
 from polycom_jax.kernels.poly_norm import gpu_kernels, xla
 from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.gpu_plan import Plan
-from polycom_jax.kernels.poly_norm.relatives import Rules, of_relu, gated_by
+from polycom_jax.kernels.poly_norm.relatives import Rules, gated_by, of_relu
 from polycom_jax.kernels.recompute import along, transposed
 
 Arrays = Sequence[Array]
@@ -54,11 +54,16 @@ class _Kernel:
 
     def __call__(self, *arrays: Array) -> Arrays:
         x, plan = arrays[-1], self._plan(arrays[-1])
+        manual = jax.typeof(x).manual_axis_type
+        results = [
+            jax.ShapeDtypeStruct(s.shape, s.dtype, manual_axis_type=manual)
+            for s in self.shapes(*arrays)
+        ]
         body = gpu_kernels.backward if self.backward else gpu_kernels.forward
         return pl.pallas_call(
             partial(body, self.form, plan),
             grid=(x.shape[0] * -(-x.shape[1] // plan.rows),),
-            out_shape=self.shapes(*arrays),
+            out_shape=results,
             compiler_params=triton.CompilerParams(num_warps=plan.warps, num_stages=1),
             interpret=self.interpret,
             name=f"poly_norm_{'backward' if self.backward else 'forward'}",

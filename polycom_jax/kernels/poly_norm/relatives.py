@@ -12,6 +12,7 @@ from polycom_jax.activations.rectifier import step
 from polycom_jax.kernels.recompute import Gradient, Row, Tangent, Value, recomputed
 
 Rules = tuple[Value, Tangent, Gradient | None]
+"""Value, tangent and gradient, as `recomputed` takes them."""
 Operations = tuple[Callable[..., Array], Callable[..., Array], Callable[..., Array]]
 
 
@@ -34,6 +35,8 @@ def with_relatives(
 
 
 def of_relu(value: Value, tangent: Tangent, gradient: Gradient | None) -> Rules:
+    """The rules of poly_norm(relu(x))."""
+
     def relu_value(x: Array, coeffs: Array, **static: Any) -> Array:
         return value(jax.nn.relu(x), coeffs, **static)
 
@@ -51,6 +54,8 @@ def of_relu(value: Value, tangent: Tangent, gradient: Gradient | None) -> Rules:
 
 
 def gated_by(value: Value, tangent: Tangent, gradient: Gradient | None) -> Rules:
+    """The rules of poly_norm(gate) * up."""
+
     def glu_value(gate: Array, up: Array, coeffs: Array, **static: Any) -> Array:
         return value(gate, coeffs, **static) * up
 
