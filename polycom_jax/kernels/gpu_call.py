@@ -127,7 +127,7 @@ def _lower(context: Any, *args: Any, kernel: RowKernel) -> Any:
             " kernels run on NVIDIA's GPUs; implementation=None takes one that runs here."
         )
     with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(_CARD):
-        # JAX will give this route up; tests/kernels/test_pallas_gpu.py says when it has.
+        # JAX will drop this route; tests/test_private_jax.py says when it has.
         warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
         return lower_function(kernel, context, *args)
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
+from polycom_jax.kernels import triton
 from polycom_jax.kernels.poly_norm import moments
 from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.gpu_plan import Plan
@@ -50,7 +50,7 @@ class Row:
 
     def store(self, ref: Any, start: Any, piece: Float[Array, " P"]) -> None:
         """Writes a piece, rounded."""
-        triton.store(self._at(ref, start), piece.astype(ref.dtype), mask=self._inside(start))
+        triton.store(self._at(ref, start), piece.astype(ref.dtype), self._inside(start))
 
     def fold(self, step: Callable[[Any, Carry], Carry], carry: Carry) -> Carry:
         """step(start, carry) for every piece in order; of a row that is not held, in a loop."""
@@ -67,9 +67,7 @@ class Row:
         return [jnp.zeros((self.plan.piece,), jnp.float32)] * count
 
     def _load(self, ref: Any, start: Any) -> Array:
-        mask = self._inside(start)
-        other = None if mask is None else 0.0
-        return triton.load(self._at(ref, start), mask=mask, other=other).astype(jnp.float32)
+        return triton.load(self._at(ref, start), self._inside(start)).astype(jnp.float32)
 
     def _at(self, ref: Any, start: Any) -> Any:
         # A slice may not reach beyond the array, not even where it is masked.

@@ -16,10 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
+from polycom_jax.kernels import triton
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.gpu_call import call_kernel
 from polycom_jax.kernels.linear import linear_map
@@ -54,20 +53,16 @@ class _Kernel:
 
     def __call__(self, *arrays: Array) -> Arrays:
         x, plan = arrays[-1], self._plan(arrays[-1])
-        manual = jax.typeof(x).manual_axis_type
-        results = [
-            jax.ShapeDtypeStruct(s.shape, s.dtype, manual_axis_type=manual)
-            for s in self.shapes(*arrays)
-        ]
         body = gpu_kernels.backward if self.backward else gpu_kernels.forward
-        return pl.pallas_call(
+        return triton.call(
+            f"poly_norm_{'backward' if self.backward else 'forward'}",
             partial(body, self.form, plan),
-            grid=(x.shape[0] * -(-x.shape[1] // plan.rows),),
-            out_shape=results,
-            compiler_params=triton.CompilerParams(num_warps=plan.warps, num_stages=1),
+            arrays,
+            self.shapes(*arrays),
+            programs=x.shape[0] * -(-x.shape[1] // plan.rows),
+            warps=plan.warps,
             interpret=self.interpret,
-            name=f"poly_norm_{'backward' if self.backward else 'forward'}",
-        )(*arrays)
+        )
 
 
 @dataclass(frozen=True)
