@@ -17,7 +17,11 @@ HELD = 32_768
 written. A multiprocessor has 65,536 registers."""
 
 A_THREAD = 80
-"""Elements of all arrays together that a thread holds at most, where there are threads enough."""
+"""Elements of all arrays together that a thread holds, about: the more, the less a sum over threads
+costs each of them."""
+
+AT_ONCE = 8
+"""Neighbouring elements that a thread loads of a piece: 16 bytes of bfloat16."""
 
 MOST_WARPS, ALL_WARPS = 16, 32
 """Warps of a program that holds rows, with 128 registers a thread; and of one that does not. With
@@ -45,7 +49,7 @@ class Plan:
     @property
     def piece(self) -> int:
         """Elements of a piece: the largest power of two that wastes little."""
-        size = min(LARGEST_PIECE, 1 << (self.width - 1).bit_length())
+        size = min(LARGEST_PIECE, AT_ONCE * WARP * self.warps, _power_of_two(self.width))
         while size > WARP and -self.width % size > WASTED * self.width:
             size //= 2
         return size
@@ -57,14 +61,17 @@ class Plan:
 
     @property
     def warps(self) -> int:
-        """Warps of a program: 8 elements of a piece a thread, or fewer where it would hold many."""
+        """Warps of a program."""
         if not self.held:
-            return min(ALL_WARPS, max(1, self.piece // WARP))
-        few = max(1, self.piece // (8 * WARP))
-        needed = -(-self.piece * self.pieces * self.arrays // (A_THREAD * WARP))
-        return min(MOST_WARPS, max(few, 1 << (needed - 1).bit_length()))
+            return ALL_WARPS
+        return min(MOST_WARPS, _power_of_two(-(-self.width * self.arrays // (A_THREAD * WARP))))
 
     @property
     def rows(self) -> int:
         """That a program takes one after the other."""
         return max(1, ELEMENTS // (self.piece * self.pieces))
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest that is n or more."""
+    return 1 << (n - 1).bit_length()
