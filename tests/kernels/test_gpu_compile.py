@@ -1,6 +1,12 @@
 """GPU kernels through XLA's compiler for GPUs, for cards that are not there."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,6 +62,49 @@ def test_poly_norm_moves_what_it_must_on_every_card(card: str, dtype: Any):
 def test_so_does_each_operation_at_every_width(width: int, dtype: Any):
     for f, inputs in ((poly_norm, 1), (poly_relu_norm, 1), (poly_norm_glu, 2)):
         assert_floor(passes(f, inputs, "h100", (1024, width), dtype), inputs)
+
+
+SPILLS = """
+import jax, jax.numpy as jnp, sys
+from functools import partial
+from polycom_jax import compile_ahead as aot
+from polycom_jax.kernels.implementations import compiling_for
+from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu
+
+aot.without_gpu()
+x, c = jax.ShapeDtypeStruct((64, int(sys.argv[1])), jnp.bfloat16), jnp.ones(4)
+with compiling_for("gpu", "9.0"):
+    for f, inputs in ((poly_norm, 1), (poly_norm_glu, 2)):
+        f = partial(f, implementation="pallas_gpu")
+        both = lambda dy, c, *x: jax.vjp(f, *x, c)[1](dy)
+        aot.compile(both, *aot.place((x, c, *[x] * inputs), aot.devices("h100")[0]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_kernel_spills(width: int, tmp_path: Path):
+    flags = f"--xla_dump_to={tmp_path} --xla_dump_emitter_re=.*ptx.*"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SPILLS, str(width)], env=environment, check=True)
+    notes = [
+        subprocess.run(
+            [ptxas(), "-v", "-arch=sm_90a", file, "-o", os.devnull],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stderr
+        for file in tmp_path.glob("*.ptx")
+    ]
+    kernels = [note for note in notes if "Used" in note]
+    assert len(kernels) >= 2
+    assert all(set(re.findall(r"(\d+) bytes spill", note)) <= {"0"} for note in kernels)
+
+
+def ptxas() -> str:
+    """NVIDIA's assembler, of its wheel or installed."""
+    found = next(Path(jax.__file__).parents[1].glob("nvidia/**/bin/ptxas"), None)
+    return str(found or shutil.which("ptxas"))
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((3, 7), jnp.float32), ((5, 1001), jnp.bfloat16)])
