@@ -17,8 +17,10 @@ F32 = 2e-6
 # Inputs and powers under the smallest normal number count as 0, times a gain of up to 1/sqrt(eps).
 FLOOR = 1.2e-38 * 2e3
 
-IMPLEMENTATIONS = ["reference", "xla", "cpu", "gpu", "tpu"]
-each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+IMPLEMENTATIONS = ["reference", "xla", "cpu", "tpu"]
+each_implementation = pytest.mark.parametrize(
+    "implementation", [*IMPLEMENTATIONS, pytest.param("gpu", marks=pytest.mark.slow)]
+)
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
@@ -107,7 +109,7 @@ def test_an_infinity_or_nan_stays_in_its_row(implementation):
     assert bool(jnp.isfinite(y[2]).all())
 
 
-@pytest.mark.parametrize("implementation", sorted({*IMPLEMENTATIONS} - {"gpu"}))
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_float64_is_computed_in_float64(implementation):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
