@@ -74,6 +74,15 @@ PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
         },
     ),
     (
+        "jax.experimental.pallas.triton",
+        "polycom_jax/kernels/triton.py",
+        {
+            "CompilerParams": ("num_warps", "num_stages"),
+            "load": ("ref", "mask", "other"),
+            "store": ("ref", "val", "mask"),
+        },
+    ),
+    (
         "jax.experimental.topologies",
         "polycom_jax/compile_ahead/platforms.py",
         {"get_topology_desc": ("topology_name", "platform")},

@@ -51,7 +51,7 @@ def _numbers(prediction: aot.Prediction) -> dict[str, float]:
 SUITE = Suite(
     name="gpu",
     activations=tuple(ACTIVATIONS),
-    implementations=("xla",),
+    implementations=("xla", "gpu", "pallas_gpu"),
     numbers=_numbers,
 )
 

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from polycom_jax.kernels.implementations import backend
 from polycom_jax.kernels.recompute import recomputed
-from polycom_jax.kernels.row_sums import row_sums
+from polycom_jax.kernels.row_sums import all_sums, row_sums
 from polycom_jax.kernels.sharded import features_are_unsharded
 
 
@@ -92,4 +92,6 @@ def _totals(learned: Sequence[_Learned], terms: Sequence[Sequence[Array]]) -> li
 def _sums(terms: Sequence[Array]) -> list[Array]:
     if terms and terms[0].ndim and backend() == "cpu" and features_are_unsharded():
         return [jnp.sum(rows) for rows in row_sums(terms)]
+    if terms and backend() == "gpu":
+        return all_sums(terms)
     return [jnp.sum(term) for term in terms]

@@ -170,4 +170,4 @@ def _has_learned_means(activation: Activation) -> bool:
 
 
 def _is_kernel(activation: Activation) -> bool:
-    return activation.options.implementation == "pallas_tpu"
+    return activation.options.implementation in ("pallas_gpu", "pallas_tpu")

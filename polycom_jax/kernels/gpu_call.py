@@ -5,9 +5,10 @@ alone. Without a mesh it knows none where a program is compiled ahead, and gets 
 warns each user that it will drop this route, which is for this file to deal with.
 """
 
+import contextlib
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -42,10 +43,8 @@ def gpu_call(kernel: Call, *args: Array, implementation: str) -> Sequence[Array]
 
 def unsupported_on_gpu(x: Array) -> str | None:
     """Why no Pallas-Triton kernel can take x on the GPU that is compiled for, or None."""
-    if backend() == "gpu":
-        capability = compute_capability()
-        if capability is None or capability < OLDEST:
-            return f"it needs a GPU of capability {OLDEST}, not {capability or 'another make'}"
+    if backend() == "gpu" and (reason := unsupported_card()) is not None:
+        return reason
     if not _has_triton():
         return "this version of JAX has no Pallas-Triton"
     if x.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
@@ -54,6 +53,33 @@ def unsupported_on_gpu(x: Array) -> str | None:
     if device is not None and device.platform != "cpu" and not KNOWN.search(device.device_kind):
         return f"JAX's Pallas-Triton takes no mesh of {device.device_kind}"
     return unsupported_by_mesh()
+
+
+def unsupported_card() -> str | None:
+    """Why the GPU that programs are traced for runs no Triton kernel, or None."""
+    capability = compute_capability()
+    if capability is None or capability < OLDEST:
+        return f"it needs a GPU of capability {OLDEST}, not {capability or 'another make'}"
+    return None if _has_triton() else "this version of JAX has no Pallas-Triton"
+
+
+@contextlib.contextmanager
+def lowering(context: Any, mesh: jax.sharding.AbstractMesh, implementation: str) -> Generator[None]:
+    """While it lasts, JAX lowers Pallas-Triton calls as if for a card that it knows, on `mesh`.
+
+    Raises:
+        InputError: the program is compiled for anything but an NVIDIA GPU.
+    """
+    platforms = context.platforms or context.module_context.platforms
+    if set(platforms) != {"cuda"}:
+        raise InputError(
+            f"implementation={implementation!r} cannot be compiled for {', '.join(platforms)}: its"
+            " kernels run on NVIDIA GPUs; implementation=None takes one that runs here."
+        )
+    named = mesh.update(abstract_device=mesh.abstract_device or _A_CARD)
+    with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(named):
+        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+        yield
 
 
 @cache
@@ -88,16 +114,7 @@ def _batch(
 
 
 def _lower(context: Any, *args: Any, kernel: Call, implementation: str) -> Any:
-    platforms = context.platforms or context.module_context.platforms
-    if set(platforms) != {"cuda"}:
-        raise InputError(
-            f"implementation={implementation!r} cannot be compiled for {', '.join(platforms)}: its"
-            " kernels run on NVIDIA GPUs; implementation=None takes one that runs here."
-        )
-    mesh = jax.sharding.get_abstract_mesh()
-    named = mesh.update(abstract_device=mesh.abstract_device or _A_CARD)
-    with warnings.catch_warnings(), jax.sharding.use_abstract_mesh(named):
-        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+    with lowering(context, jax.sharding.get_abstract_mesh(), implementation):
         lower = lower_fun(_run, multiple_results=True)
         return lower(context, *args, kernel=kernel, implementation=implementation)
 

@@ -11,12 +11,13 @@ from jaxtyping import Array
 
 from polycom_jax._errors import InputError, unknown
 
-Implementation = Literal["reference", "xla", "cpu", "tpu", "pallas_tpu"]
+Implementation = Literal["reference", "xla", "cpu", "gpu", "tpu", "pallas_gpu", "pallas_tpu"]
 """`reference`: the plain definition, differentiated by JAX. `xla`: the same arithmetic with a
-derivative rule of its own that saves only the inputs. `cpu` and `tpu`: the same in fewer passes
-over memory, written for XLA's backends of these names. These four run anywhere, under all of JAX's
-transformations. `pallas_tpu`: TPU kernels, for bfloat16 and float32; first derivatives in reverse
-mode only."""
+derivative rule of its own that saves only the inputs. `cpu`, `gpu` and `tpu`: the same in fewer
+passes over memory, written for XLA's backends of these names. These five run anywhere, under all of
+JAX's transformations. `pallas_gpu`: kernels for NVIDIA's GPUs, for bfloat16 and float32; what they
+do not compute, as derivatives in forward mode, is computed as in `xla`. `pallas_tpu`: TPU kernels,
+for bfloat16 and float32; first derivatives in reverse mode only."""
 
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
@@ -54,11 +55,12 @@ Preference = _Name | ShapeRule
 # Best first; an operation without such a version, or whose version cannot take the arguments, goes
 # to the next. `xla` takes everything, so it ends each list and serves other backends. The CPU's
 # choices are measured; the TPU's are its compiler's predictions for whole steps, where XLA fuses an
-# activation into the products around it, which a kernel prevents; the GPU's are not measured. All
-# figures stand in experiments/results/speed/README.md.
+# activation into the products around it, which a kernel prevents; the GPU's are counted in passes
+# over memory of programs compiled for it, and not measured. All figures stand in
+# experiments/results/speed/README.md.
 PREFERENCE: Mapping[str, tuple[Preference, ...]] = {
     "cpu": (ShapeRule("blocks", lambda shape: shape[1] >= 512), "cpu", "loop", "xla"),
-    "gpu": ("cudnn", "triton", "loop", "xla"),
+    "gpu": ("cudnn", "pallas_gpu", "triton", "gpu", "loop", "xla"),
     "tpu": ("splash", "tpu", "megablox", "xla"),
 }
 

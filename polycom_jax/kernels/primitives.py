@@ -7,6 +7,7 @@ call that stays whole; tests/test_private_jax.py says what a new version of JAX 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.extend.core
 from jax.interpreters import ad, batching, mlir
 
@@ -15,6 +16,15 @@ Zero = ad.Zero
 instantiate_zeros = ad.instantiate_zeros
 is_undefined_primal = ad.is_undefined_primal
 lower_fun = mlir.lower_fun
+
+
+def lower_function(f: Callable[..., Any], context: Any, *args: Any) -> Any:
+    """MLIR of f(*args), which returns a sequence, inside the lowering rule of a primitive.
+
+    `f` is traced on arrays that no mesh is said to split: each is what one device has.
+    """
+    avals = [jax.typeof(jax.ShapeDtypeStruct(a.shape, a.dtype)) for a in context.avals_in]
+    return mlir.lower_fun(f)(context.replace(avals_in=avals), *args)
 
 
 def new_primitive(

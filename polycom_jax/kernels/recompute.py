@@ -55,8 +55,8 @@ def recomputed(
             residuals = [checkpoint_as("row", statistic) for statistic in row(primals, **options)]
             out = in_work_dtype(partial(value, residuals=residuals, **options), *primals)
         inputs = len(primals)
-        forward = _along(tangent, inputs, options)
-        backward = _against(gradient, inputs, options) if gradient else _transposed(forward, inputs)
+        forward = along(tangent, inputs, options)
+        backward = _against(gradient, inputs, options) if gradient else transposed(forward, inputs)
         return out, linear_map(forward, backward, (*primals, *residuals), tangents)
 
     @partial(jax.jit, static_argnums=0)
@@ -69,7 +69,7 @@ def recomputed(
     return call
 
 
-def _along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
+def along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
     """`tangent` of arrays in their own dtypes; fixed are the primals and the residuals."""
 
     def forward(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
@@ -84,7 +84,7 @@ def _along(tangent: Tangent, inputs: int, options: dict[str, Any]) -> Forward:
     return forward
 
 
-def _transposed(forward: Forward, inputs: int) -> Backward:
+def transposed(forward: Forward, inputs: int) -> Backward:
     """JAX's own transpose."""
 
     def backward(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:

@@ -3,6 +3,8 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,10 @@ LANES = 128
 RUN = 16
 """On a CPU, this many runs of as many elements are added to each other at once: LLVM unrolls and
 vectorises that many and no more. 16 float32 are a cache line, so memory is read in order."""
+
+LEAST_PART = 1024
+"""Rows wider than this are reduced in parts at least as wide, which are then united, where the
+width divides: a long chain of additions loses digits."""
 
 NARROW = 64
 """Rows up to this wide are summed at once: there is too little to vectorise."""
@@ -36,7 +42,9 @@ def row_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, "*S 1"]
     lanes = min(RUN, width // RUN)
     runs = width // (RUN * lanes)
     whole = runs * RUN * lanes
-    added = _add([t[..., :whole].reshape(*t.shape[:-1], runs, RUN, lanes) for t in terms], axis=-2)
+    added = _add(
+        [t[..., :whole].reshape(*t.shape[:-1], runs, RUN, lanes) for t in terms], axes=(-2,)
+    )
     sums = row_sums([t.reshape(*t.shape[:-2], runs * lanes) for t in added])
     if whole < width:
         rest = row_sums([t[..., whole:] for t in terms])
@@ -44,14 +52,55 @@ def row_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, "*S 1"]
     return sums
 
 
-def _add(terms: Sequence[Array], axis: int = -1) -> list[Array]:
-    zero = np.zeros((), terms[0].dtype)
+def _added(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
-    def add(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(x + y for x, y in zip(a, b, strict=True))
 
-    inits = (zero,) * len(terms)
-    return list(jax.lax.reduce(tuple(terms), inits, add, (axis % terms[0].ndim,)))
+def _add(terms: Sequence[Array], axes: tuple[int, ...] = (-1,)) -> list[Array]:
+    inits = (np.zeros((), terms[0].dtype),) * len(terms)
+    return list(jax.lax.reduce(tuple(terms), inits, _added, tuple(a % terms[0].ndim for a in axes)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def sums_at_once(axes: tuple[int, ...], terms: Sequence[Array]) -> list[Array]:
+    """[jnp.sum(t, axes) for t in terms], by one reduction, or two of which one is small.
+
+    XLA's GPU backend may give each of several sums a kernel of its own, and each reads again what
+    its term is formed of.
+    """
+    if axes == (-1,):
+        zeros = [np.zeros((), t.dtype) for t in terms]
+        return reduce_rows(terms, zeros, _added)
+    return _add(terms, axes)
+
+
+def reduce_rows(
+    terms: Sequence[Float[Array, "*S F"]],
+    start: Sequence[Any],
+    unite: Callable[[Sequence[Array], Sequence[Array]], tuple[Array, ...]],
+) -> list[Float[Array, "*S"]]:
+    """Each row of all terms together, reduced by the associative and commutative `unite`."""
+    width = terms[0].shape[-1]
+    part = next((n for n in range(LEAST_PART, width // 2 + 1) if width % n == 0), None)
+    if part is not None:
+        parts = [t.reshape(*t.shape[:-1], width // part, part) for t in terms]
+        terms = jax.lax.reduce(tuple(parts), tuple(start), unite, (parts[0].ndim - 1,))
+    return list(jax.lax.reduce(tuple(terms), tuple(start), unite, (terms[0].ndim - 1,)))
+
+
+@sums_at_once.defjvp
+def _at_once_jvp(
+    axes: tuple[int, ...],
+    primals: tuple[Sequence[Array]],
+    tangents: tuple[Sequence[Array]],
+) -> tuple[list[Array], list[Array]]:
+    (terms,), (changes,) = primals, tangents
+    return sums_at_once(axes, terms), [jnp.sum(t, axes) for t in changes]
+
+
+def all_sums(terms: Sequence[Array]) -> list[Float[Array, ""]]:
+    """The sums of all elements of each array, by one reduction."""
+    return sums_at_once(tuple(range(terms[0].ndim)), terms)
 
 
 def cotangent_terms(z: Array, dy: Array, order: int) -> list[Array]:

@@ -67,7 +67,7 @@ def test_operations_are_counted_in_passes():
     )
     result = gpu.cases(options)[0].run(lambda text: None)
     rows = {row.name: row.numbers for row in result.rows}
-    assert list(rows) == ["poly_relu", "relu2"]
+    assert list(rows) == ["poly_relu", "poly_relu (gpu)", "relu2"]
     for numbers in rows.values():
         assert numbers["reads of x"] == pytest.approx(1, abs=0.01)
         assert numbers["writes of x"] == pytest.approx(1, abs=0.01)

@@ -18,7 +18,9 @@ F32 = 2e-6
 FLOOR = 1.2e-38 * 2e3
 
 IMPLEMENTATIONS = ["reference", "xla", "cpu", "tpu"]
-each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+each_implementation = pytest.mark.parametrize(
+    "implementation", [*IMPLEMENTATIONS, pytest.param("gpu", marks=pytest.mark.slow)]
+)
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
@@ -107,7 +109,7 @@ def test_an_infinity_or_nan_stays_in_its_row(implementation):
     assert bool(jnp.isfinite(y[2]).all())
 
 
-@each_implementation
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_float64_is_computed_in_float64(implementation):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
@@ -220,11 +222,12 @@ def test_a_gradient_of_a_gradient_in_reverse_mode_works_under_scan_and_checkpoin
     chex.assert_trees_all_close(second(deep)(x, many), second(flat)(x, many), rtol=2e-4, atol=2e-4)
 
 
-def test_a_row_split_over_devices_is_scaled_by_its_largest_element_wherever_that_is():
+@pytest.mark.parametrize("implementation", [None, "gpu"])
+def test_a_row_split_over_devices_is_scaled_by_its_largest_element_wherever_that_is(implementation):
     x = jnp.zeros((2, 64)).at[0, 40].set(3e30).at[0, 3].set(1e28).at[1].set(0.5)
     coeffs, dy = jnp.asarray([0.1, 0.3, -0.2, 0.4]), jnp.ones_like(x)
     split = NamedSharding(make_mesh(tensor=8), PartitionSpec(None, "tensor"))
-    got = run(jax.device_put(x, split), coeffs, jax.device_put(dy, split))
+    got = run(jax.device_put(x, split), coeffs, jax.device_put(dy, split), implementation)
     assert got[0].sharding.is_equivalent_to(split, 2)
     chex.assert_trees_all_close(got, run(x, coeffs, dy), rtol=F32, atol=1e-6)
 

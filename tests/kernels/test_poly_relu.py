@@ -14,7 +14,7 @@ from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
 F32 = 2e-6
 FLOOR = 1.2e-38
 
-each_implementation = pytest.mark.parametrize("implementation", ["reference", "xla", "cpu"])
+each_implementation = pytest.mark.parametrize("implementation", ["reference", "xla", "cpu", "gpu"])
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 

@@ -50,6 +50,7 @@ def split(f, mesh, hidden=1, check=True, axis=("tensor",)):
 VERSIONS = {
     "xla": (partial(poly_norm, implementation="xla"), True),
     "xla, unchecked": (partial(poly_norm, implementation="xla"), False),
+    "gpu": (partial(poly_norm, implementation="gpu"), True),
     # Interpreted kernels do not pass the check; compiled ones do (`test_tpu_compile.py`).
     "pallas_tpu": (partial(pallas_tpu.poly_norm, eps=EPS, interpret=True), False),
 }
@@ -57,7 +58,7 @@ VERSIONS = {
 
 @pytest.mark.parametrize(
     "version",
-    ["xla", pytest.param("xla, unchecked", marks=pytest.mark.slow), "pallas_tpu"],
+    ["xla", pytest.param("xla, unchecked", marks=pytest.mark.slow), "gpu", "pallas_tpu"],
 )
 def test_value_and_gradients_are_those_of_whole_rows(version, mesh):
     f, check = VERSIONS[version]

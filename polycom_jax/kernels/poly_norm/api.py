@@ -8,7 +8,8 @@ from jaxtyping import Array, ArrayLike, Float
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import EPS, check_coeffs, check_gate, check_row
 from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
-from polycom_jax.kernels.poly_norm import cpu, feature_sharded, tpu, xla
+from polycom_jax.kernels.poly_norm import cpu, feature_sharded, gpu, tpu, xla
+from polycom_jax.kernels.poly_norm.row_kernel import unsupported_on_gpu
 from polycom_jax.kernels.restrictions import unsupported_on_tpu
 from polycom_jax.kernels.sharded import check_axis
 from polycom_jax.sharding import MeshAxes
@@ -23,22 +24,32 @@ class _RowOperation:
     """
 
     def __init__(self, name: str, reference: Run) -> None:
-        def kernel(*arrays: Array, **static: Any) -> Array:
+        def tpu_kernel(*arrays: Array, **static: Any) -> Array:
             # Pallas is slow to import.
             from polycom_jax.kernels.poly_norm import pallas_tpu
 
             return getattr(pallas_tpu, name)(*arrays, **static)
 
-        pallas = Kernel(kernel, unsupported_on_tpu)
+        def gpu_kernel(*arrays: Array, **static: Any) -> Array:
+            from polycom_jax.kernels.poly_norm import pallas_gpu
+
+            return getattr(pallas_gpu, name)(*arrays, **static)
+
+        pallas = {"pallas_tpu": Kernel(tpu_kernel, unsupported_on_tpu)}
+        on_gpu = {"gpu": Kernel(getattr(gpu, name), gpu.unsupported_reason)}
         modules = {"xla": xla, "cpu": cpu, "tpu": tpu}
         kernels = {"reference": reference}
         kernels |= {key: getattr(module, name) for key, module in modules.items()}
         self.unsharded = Operation(
-            name, {key: Kernel(run) for key, run in kernels.items()} | {"pallas_tpu": pallas}
+            name,
+            {key: Kernel(run) for key, run in kernels.items()}
+            | {"pallas_gpu": Kernel(gpu_kernel, unsupported_on_gpu)}
+            | on_gpu
+            | pallas,
         )
         self.sharded = Operation(
             f"{name} over shards",
-            {"xla": Kernel(getattr(feature_sharded, name)), "pallas_tpu": pallas},
+            {"xla": Kernel(getattr(feature_sharded, name))} | on_gpu | pallas,
         )
 
     def __call__(self, *arrays: Array, axis_name: MeshAxes, **options: Any) -> Array:

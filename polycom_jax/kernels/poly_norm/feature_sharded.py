@@ -4,6 +4,7 @@ For use inside `jax.shard_map`: each shard sums its part of a row, the sums are 
 polynomial is applied to the part. Derivatives are those of `xla.py`, with means over all shards.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,15 +28,32 @@ def _row(
     return x * whole.scale, whole.scale, inv_rms
 
 
+def row(
+    x: Float[Array, "*S F"], *, order: int, eps: float, axis_name: MeshAxes
+) -> list[Float[Array, "*S 1"]]:
+    """The scale of whole rows, and the inverse RMS of each power; also without an axis."""
+    _, scale, inv_rms = _row(x, order, eps, axis_name)
+    return [scale, *inv_rms]
+
+
 def _value(x: Array, coeffs: Array, *, eps: float, axis_name: MeshAxes) -> Array:
     z, _, inv_rms = _row(x, coeffs.size - 1, eps, axis_name)
     return horner(z, moments.value_terms(inv_rms, list(coeffs)))
 
 
-def _tangent(primals: Any, tangents: Any, *, eps: float, axis_name: MeshAxes) -> Array:
+def tangent(
+    primals: Any,
+    tangents: Any,
+    *,
+    eps: float,
+    axis_name: MeshAxes,
+    residuals: Sequence[Array] | None = None,
+) -> Array:
+    """The change of `poly_norm` along (dx, dcoeffs); from the residuals, where there are any."""
     (x, coeffs), (dx, dcoeffs) = primals, tangents
-    z, scale, inv_rms = _row(x, coeffs.size - 1, eps, axis_name)
-    t = dx * scale
+    found = {"order": coeffs.size - 1, "eps": eps, "axis_name": axis_name}
+    scale, *inv_rms = residuals or row(x, **found)
+    z, t = x * scale, dx * scale
     parts = [
         jnp.sum(i * z ** (2 * i - 1) * t, axis=-1, keepdims=True) for i, _ in enumerate(inv_rms, 1)
     ]
@@ -49,4 +67,4 @@ def _tangent(primals: Any, tangents: Any, *, eps: float, axis_name: MeshAxes) ->
     return horner(z, slopes) * t + change
 
 
-poly_norm, poly_relu_norm, poly_norm_glu = with_relatives(_value, _tangent)
+poly_norm, poly_relu_norm, poly_norm_glu = with_relatives(_value, tangent)

@@ -35,6 +35,18 @@ def scale_of(largest: Float[Array, "*S"]) -> Float[Array, "*S"]:
     return jax.lax.bitcast_convert_type((2 * _BIAS - exponent) << _MANTISSA, jnp.float32)
 
 
+def inverse_of(scale: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """1 / scale for powers of two, from the exponent's bits: a GPU's division is not exact."""
+    bits: Int[Array, "*S"] = jax.lax.bitcast_convert_type(scale, jnp.int32)
+    return jax.lax.bitcast_convert_type((2 * _BIAS << _MANTISSA) - bits, jnp.float32)
+
+
+def moved(moments: Sequence[Array], ratio: Array) -> list[Array]:
+    """M_1 ... M_r at a scale that is `ratio` times as large, a power of two."""
+    shrunk = moment_terms(ratio, len(moments))
+    return [m * power for m, power in zip(moments, shrunk, strict=True)]
+
+
 def powers(z: Array, last: int) -> list[Array]:
     """z, z^2, ... z^last."""
     found = [z]

@@ -11,7 +11,8 @@ from jaxtyping import Array
 from polycom_jax.activations.rectifier import step
 from polycom_jax.kernels.recompute import Gradient, Row, Tangent, Value, recomputed
 
-_Rules = tuple[Value, Tangent, Gradient | None]
+Rules = tuple[Value, Tangent, Gradient | None]
+"""Value, tangent and gradient, as `recomputed` takes them."""
 Operations = tuple[Callable[..., Array], Callable[..., Array], Callable[..., Array]]
 
 
@@ -28,12 +29,14 @@ def with_relatives(
         glu_row = lambda primals, **static: row((primals[0], primals[2]), **static)  # noqa: E731
     return (
         recomputed(value, tangent, gradient, row),
-        recomputed(*_of_relu(value, tangent, gradient), relu_row),
-        recomputed(*_gated(value, tangent, gradient), glu_row),
+        recomputed(*of_relu(value, tangent, gradient), relu_row),
+        recomputed(*gated_by(value, tangent, gradient), glu_row),
     )
 
 
-def _of_relu(value: Value, tangent: Tangent, gradient: Gradient | None) -> _Rules:
+def of_relu(value: Value, tangent: Tangent, gradient: Gradient | None) -> Rules:
+    """The rules of poly_norm(relu(x))."""
+
     def relu_value(x: Array, coeffs: Array, **static: Any) -> Array:
         return value(jax.nn.relu(x), coeffs, **static)
 
@@ -50,7 +53,9 @@ def _of_relu(value: Value, tangent: Tangent, gradient: Gradient | None) -> _Rule
     return relu_value, relu_tangent, relu_gradient if gradient else None
 
 
-def _gated(value: Value, tangent: Tangent, gradient: Gradient | None) -> _Rules:
+def gated_by(value: Value, tangent: Tangent, gradient: Gradient | None) -> Rules:
+    """The rules of poly_norm(gate) * up."""
+
     def glu_value(gate: Array, up: Array, coeffs: Array, **static: Any) -> Array:
         return value(gate, coeffs, **static) * up
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.poly_norm import moments
+from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.row_sums import LANES, cotangent_terms
 from polycom_jax.kernels.vmem_loops import (
     each_group,
@@ -25,23 +26,6 @@ from polycom_jax.kernels.vmem_loops import (
 )
 
 Load = Callable[[Any, int], Float[Array, "G L"]]
-
-
-@dataclass(frozen=True)
-class Form:
-    """Which of the three operations, and its constants.
-
-    Attributes:
-        order: of the polynomial.
-        eps: under each root.
-        relu: whether it takes relu(x).
-        gated: whether it is multiplied by a second array.
-    """
-
-    order: int
-    eps: float
-    relu: bool = False
-    gated: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from jaxtyping import Array, ArrayLike, Float
 from polycom_jax.activations import learnable, polynomial
 from polycom_jax.activations.inputs import check_coeffs, check_floating, check_slope
 from polycom_jax.kernels.implementations import Implementation, Kernel, Operation
-from polycom_jax.kernels.poly_relu import cpu, xla
+from polycom_jax.kernels.poly_relu import cpu, gpu, xla
 from polycom_jax.kernels.restrictions import unsupported_on_tpu
 
 
@@ -22,6 +22,7 @@ _POLY_RELU = Operation(
         "reference": Kernel(polynomial.poly_relu),
         "xla": Kernel(xla.poly_relu),
         "cpu": Kernel(cpu.poly_relu),
+        "gpu": Kernel(gpu.poly_relu),
         "pallas_tpu": Kernel(_kernel, unsupported_on_tpu),
     },
 )
@@ -31,6 +32,7 @@ _POLY_PRELU = Operation(
         "reference": Kernel(learnable.poly_prelu),
         "xla": Kernel(xla.poly_prelu),
         "cpu": Kernel(cpu.poly_prelu),
+        "gpu": Kernel(gpu.poly_prelu),
     },
 )
 
