@@ -120,7 +120,6 @@ PRIVATE: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
 PUBLIC = {
     "jax.experimental.pallas",
     "jax.experimental.pallas.tpu",
-    "jax.experimental.pallas.triton",
     "jax.experimental.multihost_utils",
     "jax.experimental",
     "jax.extend",

@@ -6,6 +6,7 @@ warns each user that it will drop this route, which is for this file to deal wit
 """
 
 import contextlib
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -58,8 +59,12 @@ def unsupported_on_gpu(x: Array) -> str | None:
 def unsupported_card() -> str | None:
     """Why the GPU that programs are traced for runs no Triton kernel, or None."""
     capability = compute_capability()
-    if capability is None or capability < OLDEST:
-        return f"it needs a GPU of capability {OLDEST}, not {capability or 'another make'}"
+    if capability is None:
+        return "its kernels run on NVIDIA's GPUs, and this device tells no compute capability"
+    if capability < OLDEST:
+        return (
+            f"its kernels need compute capability {OLDEST} or more, and this GPU has {capability}"
+        )
     return None if _has_triton() else "this version of JAX has no Pallas-Triton"
 
 
@@ -85,10 +90,10 @@ def lowering(context: Any, mesh: jax.sharding.AbstractMesh, implementation: str)
 @cache
 def _has_triton() -> bool:
     try:
-        from jax.experimental.pallas import triton
-    except ImportError:
+        importlib.import_module("polycom_jax.kernels.triton")
+    except (ImportError, AttributeError):
         return False
-    return hasattr(triton, "CompilerParams")
+    return True
 
 
 def _run(*args: Array, kernel: Call, implementation: str) -> list[Array]:

@@ -17,6 +17,7 @@ def call(
     *,
     programs: int,
     warps: int,
+    stages: int = 1,
     interpret: bool,
 ) -> Sequence[Array]:
     """The results of body(*refs of arrays, *refs of results), run by so many programs.
@@ -28,6 +29,7 @@ def call(
         results: their shapes and dtypes.
         programs: in a grid of one dimension.
         warps: of a program.
+        stages: of a loop's steps, whose operands are on their way at once.
         interpret: runs it as plain XLA operations on any backend, for tests.
     """
     manual = jax.typeof(arrays[-1]).manual_axis_type
@@ -37,7 +39,7 @@ def call(
         out_shape=[
             jax.ShapeDtypeStruct(r.shape, r.dtype, manual_axis_type=manual) for r in results
         ],
-        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
         interpret=interpret,
         name=name,
     )(*arrays)

@@ -149,29 +149,15 @@ def test_checkpoints_of_the_earlier_format_are_restored_and_followed(earlier: Pa
         Checkpoints(earlier, run_metadata={"data": "xyz"}).restore(SMALL_ABSTRACT, step=2)
 
 
-@pytest.mark.parametrize(
-    "file",
-    ["manifest.json", pytest.param("state/manifest.ocdbt", marks=pytest.mark.exhaustive)],
-)
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damage_to_one_of_the_earlier_format_is_noticed(earlier: Path, file: str, damage):
-    damage(earlier / "2" / file)
+def test_damage_to_one_of_the_earlier_format_is_noticed(earlier: Path, damage):
+    damage(earlier / "2" / "manifest.json")
     with pytest.warns(CheckpointWarning, match="c/2 is damaged"):
         found: Any = Checkpoints(earlier).restore(SMALL_ABSTRACT)
     assert float(found["params"]["b"]) == 2
 
 
-@pytest.mark.parametrize(
-    "left",
-    [
-        [],
-        ["state"],
-        *(
-            pytest.param(left, marks=pytest.mark.exhaustive)
-            for left in (["metrics"], ["state", "metrics"])
-        ),
-    ],
-)
+@pytest.mark.parametrize("left", [[], ["state"]])
 def test_what_is_half_deleted_is_passed_over_with_a_warning_that_names_it(
     folder: Path, left: list[str]
 ):

@@ -5,19 +5,18 @@ neither read nor written. No two programs add to one number, so that what is com
 same to the last bit.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.gpu_call import Call, gpu_call, unsupported_on_gpu
-from polycom_jax.kernels.grouped_matmul import triton_kernels as kernels
 from polycom_jax.kernels.grouped_matmul.derivatives import Rows, differentiable
 from polycom_jax.kernels.grouped_matmul.row_blocks import row_blocks
-from polycom_jax.kernels.grouped_matmul.triton_kernels import Tile
+from polycom_jax.kernels.grouped_matmul.tile import Tile
 
 
 class Schedule(NamedTuple):
@@ -103,13 +102,15 @@ def _product(interpret: bool) -> Rows:
 def _rows(tile: Tile, transposed: bool, interpret: bool) -> Call:
     """call(group, first, filled, x, w) -> each row of x times its group's matrix."""
 
-    def call(group: Array, first: Array, filled: Array, x: Array, w: Array) -> list[Array]:
+    def call(group: Array, first: Array, filled: Array, x: Array, w: Array) -> Sequence[Array]:
+        from polycom_jax.kernels.grouped_matmul import triton_kernels
+
         width = w.shape[1 if transposed else 2]
-        kernel = partial(kernels.rows, tile=tile, transposed=transposed)
-        grid = (group.size * pl.cdiv(width, tile.columns),)
+        body = partial(triton_kernels.rows, tile=tile, transposed=transposed)
         out = jax.ShapeDtypeStruct((x.shape[0], width), x.dtype)
-        name = f"grouped_rows_{tile.rows}"
-        return [_pallas(kernel, name, grid, out, interpret)(group, first, filled, x, w)]
+        programs = group.size * -(-width // tile.columns)
+        arrays = (group, first, filled, x, w)
+        return _run(body, f"grouped_rows_{tile.rows}", arrays, out, programs, interpret)
 
     return call
 
@@ -118,28 +119,28 @@ def _rows(tile: Tile, transposed: bool, interpret: bool) -> Call:
 def _matrices(tile: Tile, interpret: bool) -> Call:
     """call(first, sizes, x, y) -> the sum over each group's rows of x^T y."""
 
-    def call(first: Array, sizes: Array, x: Array, y: Array) -> list[Array]:
-        shape = (sizes.size, x.shape[1], y.shape[1])
-        kernel = partial(kernels.matrices, tile=tile)
-        grid = (sizes.size * pl.cdiv(shape[1], tile.rows) * pl.cdiv(shape[2], tile.columns),)
-        out = jax.ShapeDtypeStruct(shape, x.dtype)
-        name = f"grouped_matrices_{tile.depth}"
-        return [_pallas(kernel, name, grid, out, interpret)(first, sizes, x, y)]
+    def call(first: Array, sizes: Array, x: Array, y: Array) -> Sequence[Array]:
+        from polycom_jax.kernels.grouped_matmul import triton_kernels
+
+        out = jax.ShapeDtypeStruct((sizes.size, x.shape[1], y.shape[1]), x.dtype)
+        body = partial(triton_kernels.matrices, tile=tile)
+        tiles = -(-x.shape[1] // tile.rows) * -(-y.shape[1] // tile.columns)
+        programs, arrays = sizes.size * tiles, (first, sizes, x, y)
+        return _run(body, f"grouped_matrices_{tile.depth}", arrays, out, programs, interpret)
 
     return call
 
 
-def _pallas(
-    kernel: Any, name: str, grid: tuple[int], out: jax.ShapeDtypeStruct, interpret: bool
-) -> Any:
+def _run(
+    body: Callable[..., None],
+    name: str,
+    arrays: Sequence[Array],
+    out: jax.ShapeDtypeStruct,
+    programs: int,
+    interpret: bool,
+) -> Sequence[Array]:
     """The call; its name ends with the rows of a step, from which its FLOPs are counted."""
-    from jax.experimental.pallas import triton
+    from polycom_jax.kernels import triton  # Pallas is slow to import
 
-    return pl.pallas_call(
-        kernel,
-        grid=grid,
-        out_shape=out,
-        compiler_params=triton.CompilerParams(num_warps=SCHEDULE.warps, num_stages=SCHEDULE.stages),
-        interpret=interpret,
-        name=name,
-    )
+    how = {"warps": SCHEDULE.warps, "stages": SCHEDULE.stages, "interpret": interpret}
+    return triton.call(name, body, arrays, [out], programs=programs, **how)

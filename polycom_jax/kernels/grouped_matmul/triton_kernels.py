@@ -1,7 +1,4 @@
-"""What one program of a grouped product does, in Pallas-Triton.
-
-That is imported where it is called: the library goes on where a JAX version has dropped it.
-"""
+"""What one program of a grouped product does, in Pallas-Triton."""
 
 from typing import Any, NamedTuple
 
@@ -10,22 +7,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int
 
+from polycom_jax.kernels import triton
+from polycom_jax.kernels.grouped_matmul.tile import Tile
+
 Ref = Any
 """A Pallas reference: an array in the card's memory."""
-
-
-class Tile(NamedTuple):
-    """What a program computes at once: powers of two, 16 at least.
-
-    Attributes:
-        rows: of the result.
-        columns: of the result.
-        depth: of the products of one step.
-    """
-
-    rows: int
-    columns: int
-    depth: int
 
 
 class _Span(NamedTuple):
@@ -42,17 +28,13 @@ def _span(first: Any, size: int, most: Any) -> _Span:
 
 def _load(ref: Ref, *at: Any) -> Float[Array, "A B"]:
     """What stands at the last two of `at`, spans; zeros where these are outside."""
-    from jax.experimental.pallas import triton
-
     places, inside = _part(*at)
-    return triton.load(ref.at[places], mask=inside, other=0)
+    return triton.load(ref.at[places], inside)
 
 
 def _store(x: Float[Array, "A B"], ref: Ref, *at: Any) -> None:
-    from jax.experimental.pallas import triton
-
     places, inside = _part(*at)
-    triton.store(ref.at[places], x.astype(ref.dtype), mask=inside)
+    triton.store(ref.at[places], x.astype(ref.dtype), inside)
 
 
 def _part(*at: Any) -> tuple[tuple[Any, ...], Bool[Array, "A B"]]:
