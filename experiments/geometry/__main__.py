@@ -157,7 +157,7 @@ def cell_names(names: Sequence[str], chosen: Mapping[str, Activation]) -> dict[s
 def keep_to(config: GeometryConfig, out: Path) -> None:
     """Raises `InputError` where the folder holds networks of other settings."""
     settings = asdict(config)
-    for free in ("activations", "out", "json"):
+    for free in ("activations", "families", "out", "json"):  # cells are named by the first two
         del settings[free]
     check_settings(
         out / "settings.json",
