@@ -9,7 +9,8 @@ import numpy as np
 
 from experiments.compare.runs import Run
 from experiments.compare.search import Search
-from experiments.compare.statistics import (
+from experiments.compare.studies import Pair, Study
+from experiments.run.statistics import (
     LEVEL,
     Paired,
     at_tokens,
@@ -20,7 +21,6 @@ from experiments.compare.statistics import (
     slope_at,
     widened,
 )
-from experiments.compare.studies import Pair, Study
 from polycom_jax import models
 from polycom_jax.models import ModelConfig
 

@@ -15,8 +15,8 @@ from experiments.compare.findings import (
     Interaction,
     TokensNeeded,
 )
-from experiments.compare.statistics import LEVEL, POWER, Paired, smallest_p
 from experiments.run.files import write_json, write_text
+from experiments.run.statistics import LEVEL, POWER, Paired, smallest_p
 from experiments.terminal.tables import Section, page
 from polycom_jax.storage import Place
 

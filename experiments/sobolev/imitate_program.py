@@ -8,8 +8,8 @@ from experiments.sobolev import figures, markdown
 from experiments.sobolev.construction_options import ImitateOptions
 from experiments.sobolev.figures import Line, Panel
 from experiments.sobolev.imitate import growth, imitate
-from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store, about
+from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 
 Row = dict[str, Any]

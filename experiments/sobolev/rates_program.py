@@ -10,7 +10,6 @@ import numpy as np
 from experiments.sobolev import figures, markdown, necessary
 from experiments.sobolev.construction_options import RatesOptions
 from experiments.sobolev.figures import Line, Panel
-from experiments.sobolev.pace import Pace
 from experiments.sobolev.rates import (
     Case,
     cases,
@@ -25,6 +24,7 @@ from experiments.sobolev.rates import (
 )
 from experiments.sobolev.spread import spread, spread_cases
 from experiments.sobolev.store import Store, about
+from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 
 Row = dict[str, Any]

@@ -5,11 +5,11 @@ from pathlib import Path
 from experiments.run.signals import stop_request
 from experiments.sobolev import fit_report
 from experiments.sobolev.options import RefineOptions
-from experiments.sobolev.pace import Pace
 from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory
 from experiments.sobolev.train_program import GRACE_S, line
+from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from experiments.run.signals import stop_request
 from experiments.sobolev import fit_report
 from experiments.sobolev.options import SamplesOptions
-from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Contestant, Study, check_memory, perceptrons
 from experiments.sobolev.train_program import GRACE_S, line
+from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 
 

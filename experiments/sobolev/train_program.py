@@ -6,9 +6,9 @@ from typing import Any
 from experiments.run.signals import stop_request
 from experiments.sobolev import fit_report
 from experiments.sobolev.options import TrainOptions
-from experiments.sobolev.pace import Pace
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory, perceptrons
+from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 
 GRACE_S = 25.0

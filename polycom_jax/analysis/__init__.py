@@ -7,6 +7,16 @@ from polycom_jax.analysis.activity import distribution as distribution
 from polycom_jax.analysis.activity import massive as massive
 from polycom_jax.analysis.curves import Curve as Curve
 from polycom_jax.analysis.curves import response as response
+from polycom_jax.analysis.decoding import LinearClassifier as LinearClassifier
+from polycom_jax.analysis.decoding import cross_condition as cross_condition
+from polycom_jax.analysis.decoding import linear_svm as linear_svm
+from polycom_jax.analysis.geometry import centred_kernel as centred_kernel
+from polycom_jax.analysis.geometry import kernel_alignment as kernel_alignment
+from polycom_jax.analysis.geometry import largest_alignment as largest_alignment
+from polycom_jax.analysis.geometry import orthogonal_alignments as orthogonal_alignments
+from polycom_jax.analysis.geometry import pairings as pairings
+from polycom_jax.analysis.geometry import parallelism as parallelism
+from polycom_jax.analysis.geometry import participation_ratio as participation_ratio
 from polycom_jax.analysis.gradients import gradient_norms as gradient_norms
 from polycom_jax.analysis.similarity import cosine_similarity as cosine_similarity
 from polycom_jax.analysis.similarity import linear_cka as linear_cka

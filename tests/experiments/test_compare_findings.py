@@ -7,8 +7,8 @@ import pytest
 from experiments.compare import report
 from experiments.compare.findings import Comparison, findings, relative_times
 from experiments.compare.runs import Run, RunKey
-from experiments.compare.statistics import paired
 from experiments.compare.studies import STUDIES, Arm, Study
+from experiments.run.statistics import paired
 from polycom_jax import models
 
 SMALL = models.ModelConfig(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from experiments.compare.across.cells import Cell
 from experiments.compare.findings import TokensNeeded, adjusted, tokens_needed, verdict
-from experiments.compare.statistics import Paired, paired
 from experiments.compare.studies import REFERENCE
+from experiments.run.statistics import Paired, paired
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from scipy import stats
 
 from experiments.compare.across.cells import Cell
 from experiments.compare.across.law import Form, Law, Points, fit
-from experiments.compare.statistics import LEVEL
 from experiments.compare.studies import REFERENCE
+from experiments.run.statistics import LEVEL
 
 RESAMPLES = 500
 """Of seeds."""

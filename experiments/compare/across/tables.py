@@ -9,8 +9,8 @@ from experiments.compare.across.cells import Cell
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
-from experiments.compare.statistics import LEVEL, smallest_p
 from experiments.compare.studies import REFERENCE
+from experiments.run.statistics import LEVEL, smallest_p
 from experiments.terminal.tables import Section
 
 SURE = f"{1 - LEVEL:.0%}"

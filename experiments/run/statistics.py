@@ -81,6 +81,18 @@ def paired(arm: Sequence[float], reference: Sequence[float]) -> Paired:
     )
 
 
+def mean_interval(x: Sequence[float] | Float[np.ndarray, " N"]) -> tuple[float, float, float]:
+    """(mean, low, high): Student's interval, mean -+ t s / sqrt(n), at 1 - LEVEL.
+
+    Raises:
+        InputError: fewer than two numbers.
+    """
+    values = np.asarray(x, np.float64)
+    require(values.size >= 2, f"An interval needs two or more numbers, came {values.size}.")
+    half = float(stats.t.ppf(1 - LEVEL / 2, values.size - 1) * stats.sem(values))
+    return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
+
+
 def widened(result: Paired, error: float) -> Paired:
     """The same with a further error of the mean, normal and independent of the seeds.
 

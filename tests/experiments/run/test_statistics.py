@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from experiments.compare import statistics
 from experiments.compare.search import MOST_EXTENSIONS, search
-from experiments.compare.statistics import (
+from experiments.run import statistics
+from experiments.run.statistics import (
     at_tokens,
     crossing,
     holm,
+    mean_interval,
     median_error,
     paired,
     sign_flip,
@@ -134,3 +135,11 @@ def test_a_search_without_an_end_says_that_it_stands_at_the_edge():
 def test_a_rate_that_diverges_is_never_the_best():
     found = search((1.0, 2.0, 4.0, 8.0), lambda rate: rate if rate < 3 else math.inf)
     assert found.best < 1
+
+
+def test_the_interval_of_a_mean_is_student_s():
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 / math.sqrt(3)  # t of two degrees at 0.975; the deviation is 1
+    assert (mean, low, high) == pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-9)
+    with pytest.raises(InputError, match="two or more"):
+        mean_interval([1.0])

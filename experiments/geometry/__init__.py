@@ -1,0 +1,1 @@
+"""Representational geometry: tasks, networks, measures, and what comes of each activation."""

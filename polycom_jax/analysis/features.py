@@ -1,0 +1,72 @@
+"""How many directions features use: RankMe and alpha-ReQ, from spectra in float64."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from polycom_jax._errors import require
+from polycom_jax.analysis.spectra import effective_rank
+
+Features = Float[np.ndarray, "N D"]
+"""A row a token or a document."""
+
+NOISE = 1e-10
+"""Eigenvalues below this share of the largest are rounding, and no part of a power law."""
+
+
+def covariance_eigenvalues(features: Features) -> Float[np.ndarray, " R"]:
+    """Descending eigenvalues of X^T X / N, X the features less their mean; R = min(N, D).
+
+    Raises:
+        InputError: fewer than two rows.
+    """
+    x = np.asarray(features, np.float64)
+    require(len(x) >= 2, f"A covariance needs two rows or more, came {len(x)}.")
+    return np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2 / len(x)
+
+
+def rankme_of_eigenvalues(features: Features) -> float:
+    """exp(-sum p_i ln p_i), p_i = l_i / sum l, l the eigenvalues of the covariance.
+
+    As arXiv 2509.23024 has it for language models. It is less than `rankme_of_singular_values`:
+    squares weigh the large ones more.
+
+    Raises:
+        InputError: all rows are the same, or there are fewer than two.
+    """
+    return float(effective_rank(covariance_eigenvalues(features)))
+
+
+def rankme_of_singular_values(features: Features) -> float:
+    """exp(-sum p_i ln p_i), p_i = s_i / sum s, s the singular values of the features, not centred.
+
+    RankMe as it was named (Garrido et al. 2023, arXiv 2210.02885).
+
+    Raises:
+        InputError: features that are all zero.
+    """
+    s = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
+    return float(effective_rank(s))
+
+
+def alpha_req(features: Features) -> float:
+    """a of l_i ~ i^-a, by least squares on ln l_i over ln i; l as in `rankme_of_eigenvalues`.
+
+    Eigenvalues under `NOISE` of the largest are left out. NaN where fewer than two are left. Slow
+    decay, a small a, is many directions in use (Agrawal et al. 2022).
+
+    Raises:
+        InputError: fewer than two rows.
+    """
+    values = covariance_eigenvalues(features)
+    values = values[values > NOISE * values[0]]
+    if len(values) < 2:
+        return math.nan
+    slope = np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0]
+    return -float(slope)
+
+
+def mean_norm(features: Features) -> float:
+    """The mean over rows of |x|."""
+    return float(np.linalg.norm(np.asarray(features, np.float64), axis=-1).mean())
