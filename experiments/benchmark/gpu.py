@@ -145,11 +145,13 @@ def _config(options: Options, activation: str) -> PretrainConfig:
 def _step_numbers(options: Options, prediction: aot.Prediction) -> dict[str, float]:
     cfg, rate = shapes.model(options, REFERENCES[0]), shapes.batch_size(options)
     tokens = rate * cfg.context_length / prediction.seconds
+    utilisation = partial(mfu, cfg, tokens, cfg.context_length, prediction.chip.peak_flops)
     return {
         "kernels": prediction.kernels,
         "GiB moved": prediction.bytes_accessed / GIB,
         "GiB temporaries": prediction.temporary_bytes / GIB,
         "GiB at the peak": prediction.peak_hbm_bytes / GIB,
         "of the card": prediction.peak_hbm_bytes / prediction.chip.hbm_bytes,
-        "MFU": mfu(cfg, tokens, cfg.context_length, prediction.chip.peak_flops),
+        "MFU, PaLM": utilisation(),
+        "MFU, causal": utilisation(attention="causal"),
     }

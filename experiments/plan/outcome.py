@@ -49,6 +49,7 @@ class Outcome:
         collectives: by kind.
         tokens_per_second: over the slice.
         mfu: PaLM's count.
+        mfu_causal: with half of the attention, see `models.mfu`.
         days: for all the run's steps.
         machines: what each process has to read, write and hold.
         not_estimated: what the prediction leaves out.
@@ -70,6 +71,7 @@ class Outcome:
     collectives: tuple[dict[str, Any], ...]
     tokens_per_second: float
     mfu: float
+    mfu_causal: float
     days: float
     machines: HostSide
     not_estimated: tuple[str, ...]
@@ -113,6 +115,9 @@ def examine(
         collectives=tuple(asdict(collective) for collective in prediction.collectives),
         tokens_per_second=rate,
         mfu=mfu(model, rate, model.context_length, chip.peak_flops * count),
+        mfu_causal=mfu(
+            model, rate, model.context_length, chip.peak_flops * count, attention="causal"
+        ),
         days=prediction.seconds * config.run.steps / 86_400,
         machines=host_side(config, step, prediction.seconds),
         not_estimated=prediction.not_estimated,

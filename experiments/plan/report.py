@@ -6,8 +6,10 @@ from experiments.terminal.tables import duration
 
 GIB = 2**30
 BASIS = (
-    "Estimated cycles x loop trips",
-    "Each kernel by its bytes over bandwidth or FLOPs over peak, so a floor",
+    "Estimated cycles x loop trips; attention kernels at half of the peak, heads filled up to the"
+    " matrix unit's width",
+    "Each kernel by its bytes over bandwidth or FLOPs over peak, so a floor; attention kernels at"
+    " half of the peak",
 )
 """What a prediction rests on: compiled in one way, on TPUs, or in several, on GPUs."""
 
@@ -44,11 +46,12 @@ def text(found: Outcome) -> str:
         lines.append("  none")
     lines += [
         "",
-        f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count),"
+        f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count;"
+        f" {found.mfu_causal:.1%} with half of attention, as it is causal),"
         f" {duration(86_400 * found.days)} for the run",
         *machines(found.machines),
-        f"{BASIS[len(found.variants) > 1]}; attention kernels at half of the peak; collectives by"
-        " bandwidth, those that overlap taken as hidden. A prediction, no measurement.",
+        f"{BASIS[len(found.variants) > 1]}; collectives by bandwidth, those that"
+        " overlap taken as hidden. A prediction, no measurement.",
         *(f"not estimated: {what}" for what in found.not_estimated),
         *(f"start it with {setting}" for setting in found.settings),
         *(f"problem: {problem}" for problem in found.problems),

@@ -162,7 +162,8 @@ def said(trial: Trial) -> str:
         return f"{name}: {trial.why_not}"
     found = trial.outcome
     problem = f"; {found.problems[0]}" if found.problems else ""
-    return f"{name}: {found.seconds * 1e3:,.0f} ms, MFU {found.mfu:.1%}{problem}"
+    rates = f"MFU {found.mfu:.1%} (PaLM's count; causal {found.mfu_causal:.1%})"
+    return f"{name}: {found.seconds * 1e3:,.0f} ms, {rates}{problem}"
 
 
 def section(trials: Sequence[Trial]) -> Section:
@@ -176,13 +177,14 @@ def section(trials: Sequence[Trial]) -> Section:
                     f"{found.seconds * 1e3:,.1f}",
                     f"{found.tokens_per_second:,.0f}",
                     f"{found.mfu:.1%}",
+                    f"{found.mfu_causal:.1%}",
                     f"{found.memory['peak of all'] / found.hbm:.0%}",
                     "; ".join(found.problems) or "none",
                 )
             )
     return Section(
         "The best plans",
-        ("changed", "ms a step", "tokens/s", "MFU", "memory", "problems"),
+        ("changed", "ms a step", "tokens/s", "MFU, PaLM", "MFU, causal", "memory", "problems"),
         tuple(rows),
         (f"Of {len(trials)} tried; by predicted MFU, those without problems first.",),
     )

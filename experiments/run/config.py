@@ -17,6 +17,7 @@ from polycom_jax.data import DataConfig
 from polycom_jax.hosts import HostsConfig
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
+from polycom_jax.training.loss_scale import check_loss_scaling
 from polycom_jax.training.recipes import RECIPES, recipe
 
 
@@ -180,6 +181,7 @@ class PretrainConfig:
             self.data.heldout != self.data.source,
             f"data.heldout={self.data.heldout!r} is data.source: all of it would be trained on.",
         )
+        check_loss_scaling(self.model.dtype, self.optim.loss_scaling)
         tokens, batch = self.data.batch_size * self.model.context_length, self.data.batch_size
         require(
             tokens <= LARGEST,

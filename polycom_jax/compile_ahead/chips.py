@@ -55,6 +55,7 @@ class Tpu(Chip):
         dimensions: of its torus, 2 or 3.
         smallest: a topology of a single host, "2x2".
         tensor_cores: of a device.
+        matrix_unit: rows, and columns, of a matrix unit.
         topology_options: what else `get_topology_desc` wants.
     """
 
@@ -63,6 +64,7 @@ class Tpu(Chip):
     dimensions: int
     smallest: str
     tensor_cores: int
+    matrix_unit: int
     topology_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -114,7 +116,7 @@ _MORE_VMEM: Mapping[str, str] = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
 # 1600 and 1640 GB/s; v4 as 1200.
 # Clock: peak over the multiply-adds of a cycle, 2 x cores x 4 units x 128^2 for v4, v5e and v5p.
 # v6e's documentation names 2 units of 256^2 in one edition and 4 in another; by the compiler's own
-# estimates it is 4 (same page).
+# estimates it is 4 (same page). Units of 256 on TPU7x: as MaxText's guides have it.
 # TPU7x: page "TPU7x (Ironwood)" of the same documentation; half of a chip's numbers. Memory is what
 # libtpu lets a program take of 96 GiB.
 _TPUS = (
@@ -125,6 +127,7 @@ _TPUS = (
         smallest="2x2x1",
         chips_per_host=4,
         tensor_cores=2,
+        matrix_unit=128,
         peak_flops=275e12,
         hbm_bytes=32 * GIB,
         hbm_bandwidth=1.2e12,
@@ -140,6 +143,7 @@ _TPUS = (
         smallest="2x2",
         chips_per_host=4,
         tensor_cores=1,
+        matrix_unit=128,
         peak_flops=197e12,
         hbm_bytes=16 * GIB,
         hbm_bandwidth=819e9,
@@ -154,6 +158,7 @@ _TPUS = (
         smallest="2x2x1",
         chips_per_host=4,
         tensor_cores=2,
+        matrix_unit=128,
         peak_flops=459e12,
         hbm_bytes=95 * GIB,
         hbm_bandwidth=2.765e12,
@@ -168,6 +173,7 @@ _TPUS = (
         smallest="2x2",
         chips_per_host=4,
         tensor_cores=1,
+        matrix_unit=256,
         peak_flops=918e12,
         hbm_bytes=32 * GIB,
         hbm_bandwidth=1.64e12,
@@ -181,6 +187,7 @@ _TPUS = (
         smallest="2x2x1",
         chips_per_host=4,
         tensor_cores=1,
+        matrix_unit=256,
         peak_flops=1153.5e12,
         hbm_bytes=round(94.74 * GIB),
         hbm_bandwidth=3.69e12,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from polycom_jax.compile_ahead.chips import Chip, Gpu
+from polycom_jax.compile_ahead.chips import Chip, Gpu, Tpu
 from polycom_jax.compile_ahead.collectives import leaving_bytes
 from polycom_jax.compile_ahead.gpu_products import ATTENTION, product_flops
 from polycom_jax.compile_ahead.hbm_bytes import hbm_traffic
@@ -38,7 +38,8 @@ def cost(module: Module, run: Run, chip: Chip) -> tuple[Kind, float] | None:
         sources = [run.where.instructions[name].type for name in instruction.operands]
         moved = sum(map(size, (*sources, instruction.type)))
         flops = float(instruction.attribute(r'"flops":"?([\d.e+]+)') or 0)
-        flops = max(flops, _splash_flops(instruction.scope, sources) / ATTENTION_SHARE)
+        unit = chip.matrix_unit if isinstance(chip, Tpu) else 1
+        flops = max(flops, _splash_flops(instruction.scope, sources, unit) / ATTENTION_SHARE)
         return "kernel", max(moved / chip.hbm_bandwidth, flops / chip.peak_flops)
     return None
 
@@ -58,14 +59,19 @@ def _gpu_seconds(module: Module, run: Run, chip: Gpu) -> float:
 _SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
 
 
-def _splash_flops(scope: str, operands: Sequence[str]) -> float:
-    """FLOPs of a causal attention kernel, from its name and its largest operand [B, H, T, C]."""
+def _splash_flops(scope: str, operands: Sequence[str], unit: int) -> float:
+    """FLOPs of a causal attention kernel, from its name and its largest operand [B, H, T, C].
+
+    Heads count as the matrix units that they keep busy: one of 128 in a unit of 256 leaves half of
+    it idle, as rows of q k^T and as columns of p v.
+    """
     products = next((n for name, n in _SPLASH_PRODUCTS.items() if name in scope), 0)
     shapes = [tuple(map(int, dims.split(","))) for t in operands for dims in _FOUR.findall(t)]
     if not products or not shapes:
         return 0.0
     batch, heads, length, width = max(shapes, key=math.prod)
-    return products * 2 * batch * heads * length**2 * width / 2
+    filled_up = -(-width // unit) * unit
+    return products * 2 * batch * heads * length**2 * filled_up / 2
 
 
 _FOUR = re.compile(r"\w+\[(\d+,\d+,\d+,\d+)\]")

@@ -2,7 +2,8 @@
 
     seconds = sum of the compiler's `estimated_cycles` x how often they run / clock       (TPUs)
             + for each kernel              max(bytes / HBM bandwidth, FLOPs / peak);
-                                           attention's at half of the peak
+                                           attention's at half of the peak, on TPUs with heads
+                                           filled up to a multiple of the matrix unit
             + for each collective that nothing overlaps    bytes that leave a chip / bandwidth of
                                                            its links
 

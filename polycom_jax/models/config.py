@@ -14,7 +14,7 @@ from polycom_jax.table import ACTIVATIONS, Activation, ActivationOptions, get_ac
 
 QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Coefficients = Literal["layer", "expert"]
 
 _COUNTS = (
@@ -96,7 +96,8 @@ class ModelConfig:
             them.
         attention: implementation of attention, see `kernels.attention.attention`. Default: the best
             one of the backend. Decoding with a cache always takes "xla".
-        dtype: dtype of activations and matrix products; parameters are stored in float32.
+        dtype: dtype of activations and matrix products; parameters are stored in float32. float16
+            is for GPUs that have no bfloat16, and trains with `OptimConfig.loss_scaling` alone.
         loss_chunk: tokens on a device whose logits are in memory at once; the gradient does not
             depend on it. Default: all.
         remat: what the backward pass recomputes. "none"; "full": whole blocks; "dots": all but

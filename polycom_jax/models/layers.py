@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels import feed_forward as ff
 from polycom_jax.kernels.attention import attention_with_cache
+from polycom_jax.kernels.implementations import backend
 from polycom_jax.kernels.projection import project
 from polycom_jax.kernels.rope import SinCos, rope, sin_cos
 from polycom_jax.models.config import ModelConfig
@@ -51,10 +52,27 @@ def norm_spec(width: int, axis: str | None = None) -> ParamSpec:
 def rms_norm(
     x: Float[Array, "... D"], scale: Float[Array, " D"], eps: float
 ) -> Float[Array, "... D"]:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis; float32 inside, x.dtype out."""
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis; float32 inside, x.dtype out.
+
+    On accelerators the backward pass keeps x and scale alone: a scan over layers stacks what is
+    kept, and in float32 the values between would take several times the memory of x. On CPUs JAX
+    chooses: there a scan of few layers is unrolled and XLA shares these values between the passes.
+    """
+    return (_rms_norm if backend() == "cpu" else _lean_rms_norm)(x, scale, eps)
+
+
+def _rms_norm(x: Array, scale: Array, eps: float) -> Array:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
     return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+_lean_rms_norm = jax.checkpoint(
+    _rms_norm,
+    policy=jax.checkpoint_policies.nothing_saveable,
+    prevent_cse=False,
+    static_argnums=2,
+)
 
 
 def attention_specs(cfg: ModelConfig) -> Specs:

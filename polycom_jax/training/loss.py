@@ -166,6 +166,11 @@ def _by_device(arrays: tuple[Array, ...], chunk: int, rules: Rules | None) -> tu
     return tuple(map(split, arrays))
 
 
+_SLOPE_FACTORS = {"float16": 2.0**15}
+"""By the model's dtype, what slopes are multiplied by while products read them. They are at most 1,
+and those of rare tokens are smaller than float16's smallest numbers."""
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _chunked_nats(
     cfg: ModelConfig,
@@ -193,17 +198,20 @@ def _sum_and_gradients(
 
     Three products a chunk; recomputing the logits in the backward pass would be a fourth.
     """
-    gathered = _gathered(cfg, rules, table)
+    gathered, factor = _gathered(cfg, rules, table), _SLOPE_FACTORS.get(cfg.dtype, 1.0)
 
     def add(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
         total, d_table = carry
         x, targets, mask = part
         nats, slope = _nats_and_slope(_logits(cfg, rules, gathered, x), targets)
         # A masked token counts as zero; in the model's dtype the products run at full speed.
-        slope = jnp.where(mask[..., None], slope, 0.0).astype(x.dtype)
+        slope = jnp.where(mask[..., None], slope, 0.0)
+        slope = (slope * factor).astype(x.dtype) if factor != 1 else slope.astype(x.dtype)
         dx = jnp.einsum("gcv,vd->gcd", slope, gathered, preferred_element_type=jnp.float32)
         # Each device adds up its own tokens; the devices' sums are added once, in the end.
         own = jnp.einsum("gcv,gcd->gvd", slope, x, preferred_element_type=jnp.float32)
+        if factor != 1:
+            dx, own = dx / factor, own / factor
         d_table = constrain(d_table + own, rules, "batch", "vocab", None)
         total = total + jnp.sum(jnp.where(mask, nats, 0.0))
         return (total, d_table), dx.astype(x.dtype)

@@ -1,5 +1,8 @@
 """What a training run remembers of its losses: updates that were skipped, and spikes."""
 
+from dataclasses import replace
+from typing import Any, Self
+
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -32,16 +35,14 @@ class LossStats:
     variance: Float[Array, ""]
 
     @classmethod
-    def start(cls) -> "LossStats":
+    def start(cls) -> Self:
         """Before the first step."""
         # An array each: the step donates them, and an array can be donated once.
         skipped, in_a_row, seen = (jnp.zeros((), jnp.int32) for _ in range(3))
         mean, variance = (jnp.zeros((), jnp.float32) for _ in range(2))
         return cls(skipped, in_a_row, seen, mean, variance)
 
-    def after(
-        self, loss: Float[Array, ""], good: Bool[Array, ""]
-    ) -> tuple["LossStats", Bool[Array, ""]]:
+    def after(self, loss: Float[Array, ""], good: Bool[Array, ""]) -> tuple[Self, Bool[Array, ""]]:
         """What is remembered after a step with this loss, and whether the loss was a spike.
 
         Args:
@@ -55,7 +56,8 @@ class LossStats:
         weight = 1 / jnp.minimum(self.seen + 1, HORIZON).astype(jnp.float32)
         weight = jnp.where(good, weight, 0)
         bad = (~good).astype(jnp.int32)
-        stats = LossStats(
+        stats = replace(
+            self,
             skipped=self.skipped + bad,
             in_a_row=(self.in_a_row + bad) * bad,
             seen=self.seen + 1 - bad,
@@ -63,3 +65,15 @@ class LossStats:
             variance=(1 - weight) * (self.variance + weight * jnp.square(gap)),
         )
         return stats, spike
+
+    def scaled(self, loss: Float[Array, ""]) -> Float[Array, ""]:
+        """What is differentiated in place of a loss: the loss itself."""
+        return loss
+
+    def unscaled(self, grads: Any) -> Any:
+        """The loss's gradient, from that of `scaled`."""
+        return grads
+
+    def metrics(self) -> dict[str, Array]:
+        """What a step reports of it."""
+        return {}

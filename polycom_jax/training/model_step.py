@@ -14,6 +14,7 @@ from polycom_jax.params import Params, Specs
 from polycom_jax.sharding import Rules, own_mesh
 from polycom_jax.training.batches import batch_sharding
 from polycom_jax.training.loss import Batch, batch_nats, count_targets
+from polycom_jax.training.loss_scale import check_loss_scaling
 from polycom_jax.training.optimizer import OptimConfig, frozen_roles, make_optimizer, make_schedule
 from polycom_jax.training.state import abstract_state, model_specs
 from polycom_jax.training.step import Layout, OnMesh, Step, SummedLoss, make_train_step
@@ -76,8 +77,10 @@ def make_model_step(
         left out; so is one without targets.
 
     Raises:
-        InputError: when it is first called, a batch that does not divide into micro-batches.
+        InputError: float16 without `loss_scaling`; when it is first called, a batch that does not
+            divide into micro-batches.
     """
+    check_loss_scaling(cfg.dtype, optim.loss_scaling)
     rules = rules or Rules()
     mesh = own_mesh(mesh, rules)
     specs = model_specs(cfg, mesh, rules)

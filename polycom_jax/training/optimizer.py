@@ -13,6 +13,7 @@ from polycom_jax import params as pm
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import check_fields, check_range
 from polycom_jax.params import Params, ParamSpec, Role, Specs
+from polycom_jax.training.loss_scale import LossScaling
 from polycom_jax.training.schedules import ScheduleName, warmed_up
 
 
@@ -66,6 +67,9 @@ class OptimConfig:
         clip_norm: largest global norm of the gradient; a larger gradient is scaled down to it.
             None: no clipping.
         accumulation_steps: micro-batches that a batch is processed in; the result is the same.
+        loss_scaling: "dynamic": the loss is multiplied by a power of two while it is
+            differentiated, as float16 needs; one that gradients overflow with is halved, and its
+            update left out. "none": it is not.
         coefficient_multiplier: old name of `multipliers.coefficient`, a further factor on it; it
             goes with the next release.
         multipliers: factor on the learning rate by role of the parameter; 0 freezes.
@@ -84,6 +88,7 @@ class OptimConfig:
     decay_roles: tuple[Role, ...] = ("matrix", "embedding", "router")
     clip_norm: float | None = 1.0
     accumulation_steps: int = 1
+    loss_scaling: LossScaling = "none"
     coefficient_multiplier: float = 1.0
     multipliers: Multipliers = Multipliers()
 

@@ -16,6 +16,7 @@ from polycom_jax import params as pm
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, Specs
 from polycom_jax.sharding import Rules, num_parts, own_mesh
+from polycom_jax.training.loss_scale import LOSS_STATS, LossScaling
 from polycom_jax.training.loss_stats import LossStats
 from polycom_jax.training.optimizer import OptimConfig, make_optimizer
 
@@ -30,7 +31,8 @@ class TrainState:
         step: number of updates done, those that were skipped included, int32.
         params: the model's parameters.
         opt_state: of the optimizer; moments lie on the mesh as their parameters do.
-        watch: updates that were skipped, and the losses that a spike stands out from.
+        watch: updates that were skipped, the losses that a spike stands out from, and the scale of
+            the loss where it has one (`ScaledLossStats`).
     """
 
     step: Int[Array, ""]
@@ -39,7 +41,12 @@ class TrainState:
     watch: LossStats
 
 
-def start_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def start_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss_scaling: LossScaling = "none",
+) -> TrainState:
     """The state before the first step of `make_train_step`, of any tree of arrays.
 
     Its arrays are copies, which the step may be given for good: `params` stay the caller's.
@@ -56,8 +63,9 @@ def start_state(params: Params, optimizer: optax.GradientTransformation) -> Trai
     Args:
         params: any tree of arrays.
         optimizer: the one that the step is made of.
+        loss_scaling: "dynamic" for a loss that computes in float16, see `OptimConfig`.
     """
-    return jax.tree.map(jnp.copy, _first(params, optimizer))
+    return jax.tree.map(jnp.copy, _first(params, optimizer, loss_scaling))
 
 
 def split_count(mesh: Mesh, rules: Rules, axis: str) -> int:
@@ -93,9 +101,20 @@ def abstract_state(
     cfg: ModelConfig, optim: OptimConfig, mesh: Mesh | None = None, rules: Rules | None = None
 ) -> TrainState: ...
 @overload
-def abstract_state(params: Params, optimizer: optax.GradientTransformation, /) -> TrainState: ...
 def abstract_state(
-    cfg: Any, optim: Any, mesh: Mesh | None = None, rules: Rules | None = None
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    /,
+    *,
+    loss_scaling: LossScaling = "none",
+) -> TrainState: ...
+def abstract_state(
+    cfg: Any,
+    optim: Any,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+    *,
+    loss_scaling: LossScaling = "none",
 ) -> TrainState:
     """The state as `jax.ShapeDtypeStruct`, with shardings where a mesh is given.
 
@@ -107,12 +126,14 @@ def abstract_state(
         optim: its `OptimConfig`; or the other one's optax transformation.
         mesh: where the library's model will lie; None: not stated.
         rules: how.
+        loss_scaling: of the other one, as in `start_state`.
 
     Raises:
         InputError: a dimension does not divide over its mesh axis.
     """
     if not isinstance(cfg, ModelConfig):
-        tree = jax.eval_shape(partial(_first, optimizer=optim), cfg)
+        first = partial(_first, optimizer=optim, loss_scaling=loss_scaling)
+        tree = jax.eval_shape(first, cfg)
         return _placed(tree, jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), cfg))
     specs = model_specs(cfg, mesh, rules)
     tree = jax.eval_shape(partial(_init, specs, optim), jax.random.key(0))
@@ -193,8 +214,11 @@ def _init(specs: Specs, optim: OptimConfig, key: Key[Array, ""]) -> TrainState:
 
 def _begin(specs: Specs, optim: OptimConfig, params: Params) -> TrainState:
     # The run's length sets the schedule, which the initial state does not depend on.
-    return _first(params, make_optimizer(optim, specs, steps=1))
+    return _first(params, make_optimizer(optim, specs, steps=1), optim.loss_scaling)
 
 
-def _first(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), LossStats.start())
+def _first(
+    params: Params, optimizer: optax.GradientTransformation, loss_scaling: LossScaling
+) -> TrainState:
+    watch = LOSS_STATS[loss_scaling].start()
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), watch)

@@ -14,6 +14,7 @@ from polycom_jax._errors import InputError, require
 from polycom_jax.params import Params
 from polycom_jax.sharding import num_parts
 from polycom_jax.training.batches import near
+from polycom_jax.training.loss_stats import LossStats
 from polycom_jax.training.state import TrainState
 
 Tree = TypeVar("Tree")
@@ -22,7 +23,9 @@ LossFn = Callable[[Params, Any], Any]
 """(params, batch) -> loss, or (loss, aux): a scalar mean over the batch's rows, and a tree of
 arrays, by name if it is a mapping."""
 
-OWN_METRICS = frozenset({"grad_norm", "param_norm", "learning_rate", "skipped", "spike"})
+OWN_METRICS = frozenset(
+    {"grad_norm", "param_norm", "learning_rate", "skipped", "spike", "loss_scale"}
+)
 """What a step reports itself, so no `aux` may be called so."""
 
 
@@ -122,8 +125,8 @@ def make_train_step(
         A function compiled at its first call. Metrics: `loss`; `grad_norm` before the optimizer and
         `param_norm`, all of the state that came in; `skipped`, 1 where loss or gradient were not
         finite: the update then is left out, and parameters and optimizer stay as they were;
-        `spike`, 1 where the loss stands far above those before (see `LossStats`); the aux (under
-        `aux`, unless it is a mapping).
+        `spike`, 1 where the loss stands far above those before (see `LossStats`); `loss_scale`,
+        where the state has one; the aux (under `aux`, unless it is a mapping).
 
     Raises:
         InputError: accumulation_steps below 1; when it is first called, a loss that is no scalar,
@@ -140,7 +143,7 @@ def make_train_step(
     update_of = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Any, *given: Any) -> tuple[TrainState, dict[str, Any]]:
-        grads, metrics = gradients(state.params, batch)
+        grads, metrics = gradients(state.params, batch, state.watch)
         extra = dict(zip(update_args, given, strict=True))
         updates, opt_state = update_of(grads, state.opt_state, state.params, **extra)
         grad_norm = optax.tree.norm(grads)
@@ -151,6 +154,7 @@ def make_train_step(
             "param_norm": optax.tree.norm(state.params),
             "skipped": 1.0 - good.astype(jnp.float32),
             "spike": spike.astype(jnp.float32),
+            **state.watch.metrics(),
         }
         if schedule is not None:
             # A skipped update is none: the optimiser's own count of them sets the schedule.
@@ -207,23 +211,29 @@ def _mean(loss_fn: LossFn, parts: int) -> SummedLoss:
 
 def _gradients(
     loss: SummedLoss, parts: int, layout: Layout | None
-) -> Callable[[Params, Any], tuple[Params, dict[str, Any]]]:
-    """Builds (params, batch) -> (gradients, metrics)."""
+) -> Callable[[Params, Any, LossStats], tuple[Params, dict[str, Any]]]:
+    """Builds (params, batch, what scales the loss) -> (gradients, metrics)."""
 
-    def of_part(params: Params, micro: Any, normalizer: Any) -> tuple[Params, dict[str, Any]]:
-        grads, metrics = jax.grad(loss.part, has_aux=True)(params, micro, normalizer)
+    def of_part(
+        params: Params, micro: Any, normalizer: Any, watch: LossStats
+    ) -> tuple[Params, dict[str, Any]]:
+        def minimised(params: Params) -> tuple[Array, dict[str, Any]]:
+            value, metrics = loss.part(params, micro, normalizer)
+            return watch.scaled(value), metrics
+
+        grads, metrics = jax.grad(minimised, has_aux=True)(params)
         if layout is not None:
             grads = jax.lax.with_sharding_constraint(grads, layout.state.params)
         return grads, metrics
 
-    def gradients(params: Params, batch: Any) -> tuple[Params, dict[str, Any]]:
+    def gradients(params: Params, batch: Any, watch: LossStats) -> tuple[Params, dict[str, Any]]:
         normalizer = loss.normalizer(batch)
         if parts == 1:
-            grads, metrics = of_part(params, batch, normalizer)
+            grads, metrics = of_part(params, batch, normalizer, watch)
         else:
             micro = split_batch(batch, parts, None if layout is None else layout.batch)
-            grads, metrics = _sum_over(lambda one: of_part(params, one, normalizer), micro)
-        return grads, loss.finish(metrics, parts)
+            grads, metrics = _sum_over(lambda one: of_part(params, one, normalizer, watch), micro)
+        return watch.unscaled(grads), loss.finish(metrics, parts)
 
     return gradients
 

@@ -192,6 +192,18 @@ def test_a_kernels_notes_over_several_lines_do_not_end_its_computation():
     assert prediction.kernel_seconds == pytest.approx(24 * flops / (0.5 * V5E.peak_flops))
 
 
+@pytest.mark.parametrize(
+    ("chip", "width", "busy"),
+    [("v5e", 64, 128), ("v5e", 128, 128), ("v6e", 128, 256), ("v6e", 256, 256), ("v6e", 320, 512)],
+)
+def test_attention_keeps_whole_matrix_units_busy(chip: str, width: int, busy: int):
+    text = program("kernel_notes").replace("4096,128]", f"4096,{width}]")
+    prediction = predict_text(text, TPUS[chip])
+    flops = 2 * 2 * 2 * 16 * 4096**2 * busy / 2
+    expected = 24 * flops / (0.5 * TPUS[chip].peak_flops)
+    assert prediction.kernel_seconds == pytest.approx(expected)
+
+
 def test_collectives_are_added_up_by_kind():
     text = """HloModule m
 

@@ -97,7 +97,8 @@ def test_a_file_of_gpus_names_the_card_and_how_many(path: Path):
     config = check_form(path, count)
     assert str(config.run.hardware) == (f"{count}*gpu:{card}" if count > 1 else f"gpu:{card}")
     # A T4 has no bfloat16.
-    assert (config.model.dtype == "bfloat16") == (card != "t4")
+    dtype, scaling = ("float16", "dynamic") if card == "t4" else ("bfloat16", "none")
+    assert (config.model.dtype, config.optim.loss_scaling) == (dtype, scaling)
 
 
 def test_the_name_that_hardware_had_before_is_taken(tmp_path: Path):
@@ -195,6 +196,7 @@ FOUND = outcome.Outcome(
     ),
     tokens_per_second=1e6,
     mfu=0.5,
+    mfu_causal=0.45,
     days=1.5,
     machines=HostSide(2, 3e6, 2**30, 2.1, 2**31),
     not_estimated=("3 x sort",),
@@ -205,8 +207,9 @@ FOUND = outcome.Outcome(
 
 def test_the_page_says_it_all():
     page = report.text(FOUND)
-    for part in ("fsdp 4", "3 active", "1.00", "75.0%", "all-gather, overlapped", "MFU 50.0%"):
+    for part in ("fsdp 4", "3 active", "1.00", "75.0%", "all-gather, overlapped"):
         assert part in page
+    assert "MFU 50.0% (PaLM's count; 45.0% with half of attention" in page
     assert "problem: it does not fit" in page
     assert "each of 2 processes reads 3.00 MB/s of tokens, writes 1.00 GiB" in page
 

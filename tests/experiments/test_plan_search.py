@@ -39,7 +39,7 @@ def formula(config: PretrainConfig) -> Outcome:
         config="", hardware="", mesh={}, compiler="", variants={}, settings=(),
         parameters=1, active_parameters=1,
         memory={"peak of all": 8}, hbm=16, seconds=1 / score, parts={}, collectives=(),
-        tokens_per_second=score, mfu=score, days=1.0, not_estimated=(),
+        tokens_per_second=score, mfu=score, mfu_causal=score, days=1.0, not_estimated=(),
         machines=HostSide(1, 1.0, 1, 1.0, 1),
         problems=("it needs more",) if too_large else (),
     )  # fmt: skip

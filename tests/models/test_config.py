@@ -51,7 +51,7 @@ def test_presets_match_gated_and_other_parameter_counts(name: str):
         ({"activation": "polynorm"}, "Did you mean 'poly_norm'"),
         ({"loss_chunk": 0}, "loss_chunk=0 must be at least 1"),
         ({"attention": "splosh"}, "Did you mean 'splash'"),
-        ({"dtype": "float16"}, "Known: bfloat16, float32"),
+        ({"dtype": "float64"}, "Known: bfloat16, float16, float32"),
         ({"gated_width": 5, "activation": "gelu"}, "5"),
         ({"norm_eps": 0.0}, "norm_eps=0.0 must be positive"),
         ({"embed_dims": 3}, "Did you mean 'embed_dim'"),

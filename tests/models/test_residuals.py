@@ -125,3 +125,46 @@ def test_for_accelerators_the_scale_and_inverse_rms_of_each_row_are_kept_beside_
     assert len({np.asarray(x).tobytes() for x in rows}) == numbers
     # `split_cotangent` has two derivatives, each with its own; equal ones are one to XLA.
     assert len(rows) <= 2 * numbers
+
+
+@pytest.mark.parametrize("target", ["gpu", "tpu"])
+def test_for_accelerators_an_rms_norm_keeps_its_input_and_scale(target: str):
+    x = jax.ShapeDtypeStruct((BATCH, LENGTH, WIDTH), jnp.bfloat16)
+    scale = jax.ShapeDtypeStruct((WIDTH,), jnp.float32)
+    with compiling_for(target):
+        arrays = kept(partial(layers.rms_norm, eps=1e-5), x, scale)
+    assert {(a.shape, a.dtype) for a in arrays} == {(a.shape, a.dtype) for a in (x, scale)}
+    assert len(arrays) == 2
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "attention", "full"])
+@pytest.mark.parametrize("target", ["gpu", "tpu"])
+def test_for_accelerators_nothing_of_the_residual_stream_is_kept_in_float32(
+    target: str, remat: Any
+):
+    cfg = replace(SMALL, remat=remat, attention="xla", dtype="bfloat16")
+    ids = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
+    with compiling_for(target):
+        found = kept(lambda p, ids: hidden(cfg, p, ids)[0], pm.abstract(specs(cfg)), ids)
+    streams = [x for x in found if x.shape[-3:] == (BATCH, LENGTH, cfg.embed_dim)]
+    assert streams
+    assert {x.dtype for x in streams} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_an_rms_norm_has_the_same_values_and_derivatives_on_every_backend():
+    x, dx = jax.random.normal(jax.random.key(0), (2, BATCH, LENGTH, WIDTH))
+    scale, dscale = jax.random.normal(jax.random.key(1), (2, WIDTH))
+
+    def norm(x: Any, scale: Any) -> Any:
+        return layers.rms_norm(x, scale, 1e-5)
+
+    def derivatives(x: Any, scale: Any) -> Any:
+        gradient = jax.grad(lambda *p: jnp.sum(norm(*p) ** 3), (0, 1))
+        changes = (dx, dscale)
+        return jax.jvp(norm, (x, scale), changes), jax.jvp(gradient, (x, scale), changes)
+
+    plain = jax.jit(derivatives)(x, scale)
+    with compiling_for("gpu"):
+        lean = jax.jit(lambda *p: derivatives(*p))(x, scale)
+    for a, b in zip(jax.tree.leaves(lean), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
