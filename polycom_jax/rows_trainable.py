@@ -3,7 +3,7 @@
 Bounds of derivatives hold at the start; FLOPs are those of the traced programs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -54,7 +54,7 @@ def _rational(form: Form, degrees: str, groups: int) -> Row:
     )
 
 
-def _gdn_start(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Array:
+def _gdn_start(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
     """sqrt(0.1) for a channel itself, 2^-18 for others of its group, which 0 would hold fast."""
     del key
     size, width = shape
