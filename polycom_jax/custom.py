@@ -15,7 +15,7 @@ from polycom_jax._errors import InputError, require
 from polycom_jax._operations import is_elementwise, traced
 from polycom_jax.activations.inputs import check_floating, check_gate, recomputed
 from polycom_jax.kernels.elementwise import elementwise
-from polycom_jax.row import Parameter, Row
+from polycom_jax.row import Declared, Parameter, Row
 
 Function = Callable[..., Array]
 """f(x, **parameters), or f(gate, up, **parameters): plain JAX, of float32 arrays or wider."""
@@ -25,12 +25,20 @@ ROWS = 3
 
 
 def elementwise_row(
-    f: Function, params: Mapping[str, Parameter] | None = None, *, gated: bool = False, **about: Any
+    f: Function,
+    params: Mapping[str, Declared] | None = None,
+    *,
+    gated: bool = False,
+    listed: bool = False,
+    **about: Any,
 ) -> Row:
-    """The row of a function that is known to be element-wise; `about` are fields of `Row`."""
+    """The row of a function that is known to be element-wise; `about` are fields of `Row`.
+
+    What is made of the options is one a layer; `listed` as in `kernels.elementwise`.
+    """
     declared = dict(params or {})
-    by_channel = tuple(each.by_channel for each in declared.values())
-    core = elementwise(_positional(f, declared, 1 + gated), 1 + gated, by_channel)
+    by_channel = tuple(isinstance(p, Parameter) and p.by_channel for p in declared.values())
+    core = elementwise(_positional(f, declared, 1 + gated), 1 + gated, by_channel, listed)
     function = partial(_checked, core, 1 + gated)
     return Row(function, gated=gated, params=tuple(declared.items()), **about)
 
@@ -51,6 +59,19 @@ def row_of(
     program = _program(core, name, arguments, hidden)
     if not takes_axis and is_elementwise(program, hidden.shape):
         return elementwise_row(f, params, gated=gated, **about)
+    return row_reading_row(f, params, gated=gated, takes_axis=takes_axis, **about)
+
+
+def row_reading_row(
+    f: Function,
+    params: Mapping[str, Parameter],
+    *,
+    gated: bool = False,
+    takes_axis: bool = True,
+    **about: Any,
+) -> Row:
+    """The row of a function that reads whole rows, and takes `axis_name` if `takes_axis`."""
+    core = _positional(f, params, 1 + gated)
     run = jax.jit(partial(_recomputed, core), static_argnames=("axis_name",) if takes_axis else ())
     return Row(
         partial(_checked, run, 1 + gated),
@@ -62,7 +83,7 @@ def row_of(
     )
 
 
-def _positional(f: Function, params: Mapping[str, Parameter], inputs: int) -> Callable[..., Array]:
+def _positional(f: Function, params: Mapping[str, Any], inputs: int) -> Callable[..., Array]:
     names = tuple(params)
 
     def core(*arrays: Array, **keywords: Any) -> Array:

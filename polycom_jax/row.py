@@ -84,7 +84,8 @@ class Parameter:
             of `jax.nn.initializers`, for which `shape` is given.
         per: "layer", "channel", "group" or "expert".
         groups: how many groups of neighbouring channels there are; they divide the hidden width,
-            and over a mesh's tensor axis.
+            and over a mesh's tensor axis. Beside "channel", what the width must be a multiple of,
+            where the function reads channels together.
         shape: of one.
         role: decides on decay and learning rate (`training.OptimConfig`), and on the dtype: all but
             "matrix" and "embedding" stay float32.
@@ -146,9 +147,9 @@ class Parameter:
             return ParamSpec(self.shape, axes, self._init, self.role)
         count = width if self.per == "channel" else self.groups
         require(
-            width % count == 0,
+            width % self.groups == 0,
             f"groups={self.groups} must divide the hidden width {width}; nearest width:"
-            f" {max(1, round(width / count)) * count}.",
+            f" {max(1, round(width / self.groups)) * self.groups}.",
         )
         return ParamSpec((*self.shape, count), (*axes, "mlp"), self._init, self.role)
 

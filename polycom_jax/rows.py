@@ -4,31 +4,22 @@ Tests, models, Flax modules and programs all read it; the contract of `polycom_j
 new entry without being told of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import jax.numpy as jnp
-from jaxtyping import Array, Key
 
 from polycom_jax.activations import classic, normed
 from polycom_jax.activations.learnable import INITIAL_SLOPE
 from polycom_jax.kernels.poly_norm import poly_norm, poly_norm_glu, poly_relu_norm
 from polycom_jax.kernels.poly_relu import poly_prelu, poly_relu
-from polycom_jax.row import ActivationOptions, Parameter, Row
+from polycom_jax.row import Parameter, Row
 from polycom_jax.rows_elementwise import CONTROLS, TRAINABLE
+from polycom_jax.rows_polynomial import VARIANTS, coefficients
+from polycom_jax.rows_trainable import RIVALS
 
 _INF = float("inf")
 
 
-def _coeffs(options: ActivationOptions) -> Parameter:
-    def start(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
-        del key, shape  # they start the same in every layer
-        return jnp.asarray(options.stored_initial(), dtype)
-
-    return Parameter(start, shape=(options.order + 1,))
-
-
-_POLYNOMIAL = (("coeffs", _coeffs),)
+_POLYNOMIAL = (("coeffs", coefficients),)
 _VERSION = ("implementation",)
 _NORM: Any = {"over_rows": True, "takes_axis": True}
 _POLYCOM = "Zhuo et al., ICLR 2025, arXiv 2411.03884"
@@ -138,4 +129,11 @@ BASELINES: Mapping[str, Row] = {
     ),
 }
 
-ROWS: Mapping[str, Row] = {**POLYCOM, **BASELINES, **CONTROLS, **TRAINABLE}
+ROWS: Mapping[str, Row] = {
+    **POLYCOM,
+    **BASELINES,
+    **CONTROLS,
+    **TRAINABLE,
+    **VARIANTS,
+    **RIVALS,
+}

@@ -135,6 +135,63 @@ def _prelu_polynomial(p, x):
     return np.polynomial.polynomial.polyval(z, p["coeffs"])
 
 
+def _poly_norm_l2(p, x):
+    c = p["coeffs"]
+    lengths = [np.sqrt(np.sum(x ** (2 * i), axis=-1, keepdims=True) + EPS) for i in (1, 2, 3)]
+    return c[0] + _sum([c[i] * x**i / n for i, n in enumerate(lengths, 1)])
+
+
+def _of_powers(p, x, rho):
+    c = p["coeffs"]
+    return c[0] + _sum(
+        [
+            c[i] * rho(i - 1, np.sign(x**i) * np.minimum(np.abs(x) ** i, 1e30))
+            for i in range(1, len(c))
+        ]
+    )
+
+
+_TO_POWERS = {
+    "chebyshev": [[1, 0, -1, 0], [0, 1, 0, -3], [0, 0, 2, 0], [0, 0, 0, 4]],
+    "hermite": [[1, 0, -1, 0], [0, 1, 0, -3], [0, 0, 1, 0], [0, 0, 0, 1]],
+    "bernstein": [[1, 0, 0, 0], [-3, 3, 0, 0], [3, -6, 3, 0], [-1, 3, -3, 1]],
+}
+
+
+def _in_basis(basis):
+    return lambda p, x: poly_norm(x, np.array(_TO_POWERS[basis]) @ p["weights"])[0]
+
+
+def _rational(form):
+    def value(p, x):
+        top, below = p["numerator"], p["denominator"]
+        if below.ndim > 1:
+            below = np.repeat(below, x.shape[-1] // below.shape[-1], axis=-1)
+        terms = [b * x**i for i, b in enumerate(below, 1)]
+        rest = _sum([np.abs(t) for t in terms]) if form == "a" else np.abs(_sum(terms))
+        return np.polynomial.polynomial.polyval(x, top) / (1 + rest)
+
+    return value
+
+
+def _srelu(p, x):
+    left = p["t_l"] + p["a_l"] * (x - p["t_l"])
+    right = p["t_r"] + p["a_r"] * (x - p["t_r"])
+    return np.where(x >= p["t_r"], right, np.where(x <= p["t_l"], left, x))
+
+
+def _evonorm_s0(p, x):
+    groups = x.reshape(*x.shape[:-1], 32, -1)
+    normed = groups / np.sqrt(np.var(groups, axis=-1, keepdims=True) + 1e-5)
+    return p["gamma"] * normed.reshape(x.shape) * _sigmoid(p["v"] * x) + p["beta"]
+
+
+def _gdn(p, x):
+    within = np.kron(np.eye(x.shape[-1] // 8), np.ones((8, 8)))
+    weights = np.tile(p["gamma"], (x.shape[-1] // 8, 1)) ** 2 * within
+    return x / np.sqrt(p["beta"] ** 2 + 1e-6 + x**2 @ weights)
+
+
 def _unit_rms(y):
     return y / np.sqrt(np.mean(y**2, axis=-1, keepdims=True) + EPS)
 
@@ -179,6 +236,29 @@ ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "xatlu": lambda p, x: _widened(x, 0.5 + np.arctan(x) / math.pi, p["alpha"]),
     "asqu": lambda p, x: np.where(x > 0, 1, p["beta"]) * x**2,
     "crrelu": lambda p, x: np.maximum(x, 0) + p["epsilon"] * x * np.exp(-(x**2) / 2),
+    "pnglu": lambda p, g, up: poly_norm(g, [0, *np.abs(p["a"])])[0] * up,
+    "motif3_glu": lambda p, g, up: (
+        poly_norm(g, [np.clip(p["bias"], -0.5, 0.5), *_sigmoid(p["weights"])])[0] * up / 2
+    ),
+    "poly_norm_l2": _poly_norm_l2,
+    "poly_tanh": lambda p, x: _of_powers(p, x, lambda i, power: np.tanh(p["alpha"][i] * power)),
+    "poly_erf": lambda p, x: _of_powers(
+        p, x, lambda i, power: _erf(p["alpha"][i] * power + p["shift"][i])
+    ),
+    **{f"poly_norm_{basis}": _in_basis(basis) for basis in _TO_POWERS},
+    **{
+        f"rational_{form}_{degrees}{groups}": _rational(form)
+        for form in "ab"
+        for degrees in ("5_4", "3_2")
+        for groups in ("", "_groups")
+    },
+    "la": lambda p, x: p["c"] @ np.stack([x, np.maximum(x, 0), np.tanh(x), _silu(x)], axis=-2),
+    "series": lambda p, x: _sum([_silu(a * x + b) for a, b in zip(p["a"], p["b"], strict=True)]),
+    "srelu": _srelu,
+    "dyt": lambda p, x: p["weight"] * np.tanh(p["alpha"] * x) + p["bias"],
+    "derf": lambda p, x: p["weight"] * _erf(p["alpha"] * x + p["shift"]) + p["bias"],
+    "evonorm_s0": _evonorm_s0,
+    "gdn": _gdn,
 }
 
 

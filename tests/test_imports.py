@@ -34,6 +34,8 @@ LEVELS = {
     "row": 6,
     "custom": 7,
     "rows_elementwise": 8,
+    "rows_polynomial": 8,
+    "rows_trainable": 8,
     "rows": 9,
     "table": 10,
     "modules": 11,

@@ -60,7 +60,7 @@ class ActivationsConfig:
     cost: bool = True
     rounds: int = 7
     embed_dim: int = 256
-    gated_width: int = 688
+    gated_width: int = 768
     tokens: int = 1024
     out: PlaceText = "runs/activations"
     json: PathText | None = None

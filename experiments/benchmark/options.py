@@ -35,7 +35,7 @@ MODELS: tuple[str, ...] = (SMALL, *(name for name in PRESETS if not preset(name)
 CHIPS: tuple[str, ...] = ("v4", "v5e", "v5p", "v6e")
 CARDS: tuple[str, ...] = ("t4", "l4", "a100", "h100", "h200", "b200")
 PARTS: tuple[str, ...] = ("ops", "ffn", "step")
-"""What the suite gpu compiles: activations alone, in the feed-forward block, whole steps."""
+"""What the suites tpu and gpu compile: activations alone, in the feed-forward block; gpu: steps."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Options:
             its time to the first step and its peak memory.
         chips: TPU generations in the suite tpu.
         gpus: cards in the suite gpu: t4, l4, a100, h100, h200, b200. Default: all but b200.
-        parts: parts of the suite gpu: ops, ffn, step.
+        parts: parts of the suites tpu and gpu: ops, ffn; and in gpu step.
         quick: in the suite card, all of it with small arrays, models and runs: to try it anywhere.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).

@@ -169,7 +169,7 @@ def operations(
 
     def contestant(name: str, **changes: Any) -> Contestant:
         act = get_activation(name, **changes)
-        params = pm.abstract(act.specs)
+        params = pm.abstract(act.specs_at(spec.shape[-1]))
         arguments = (params, x, x) if act.gated else (params, x)
         return Contestant(act.apply, arguments)
 

@@ -10,6 +10,7 @@ from experiments.benchmark.options import Options
 from experiments.benchmark.predicted import MIB, SHAPE, Suite, blocks, compiled_for, operations
 from experiments.benchmark.results import Case
 from polycom_jax import compile_ahead as aot
+from polycom_jax._errors import require
 from polycom_jax.kernels.implementations import IMPLEMENTATIONS
 
 SUITE = Suite(
@@ -27,7 +28,15 @@ SUITE = Suite(
 
 
 def cases(options: Options) -> list[Case]:
-    """One for each chip and pass, of the operations at each shape and of the whole block."""
+    """One for each chip and pass, of the operations at each shape and of the whole block.
+
+    Raises:
+        InputError: neither of the two is asked for.
+    """
+    require(
+        not {"ops", "ffn"}.isdisjoint(options.parts),
+        f"parts={options.parts}: the suite tpu compiles ops and ffn; leave parts out for both.",
+    )
     aot.without_tpu()
     chosen = options.shapes or (SHAPE,)
     specs = [spec for spec in ARG_SPECS if spec.name in chosen]
@@ -46,4 +55,5 @@ def cases(options: Options) -> list[Case]:
             *((f"ops {spec.name}", partial(operations, spec)) for spec in specs),
             ("ffn", blocks),
         )
+        if what.partition(" ")[0] in options.parts
     ]

@@ -5,6 +5,7 @@ finite input.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from polycom_jax.activations.fixed import negative, tanh_softplus
 
 X = Float[Array, "*S"]
 P = Float[Array, "..."]
+Vector = Array | Sequence[Array]
+"""Read entry by entry."""
 
 XIELU_BETA = 0.5
 
@@ -90,3 +93,52 @@ def crrelu(x: X, epsilon: P) -> X:
     """relu(x) + epsilon x exp(-x^2 / 2)."""
     near = jnp.clip(x, -64, 64)  # beyond, the exponential is 0 in float64, too
     return jnp.maximum(x, 0) + epsilon * (x * jnp.exp(-0.5 * (near * near)))
+
+
+def srelu(x: X, t_l: P, a_l: P, t_r: P, a_r: P) -> X:
+    """x between t_l and t_r; beyond, lines of slope a_l and a_r that go on from there."""
+    right, left = t_r + a_r * (x - t_r), t_l + a_l * (x - t_l)
+    return jnp.where(x >= t_r, right, jnp.where(x <= t_l, left, x))
+
+
+def combination(x: X, c: Vector) -> X:
+    """c_0 x + c_1 relu(x) + c_2 tanh(x) + c_3 silu(x)."""
+    return (c[0] + c[3] * jax.nn.sigmoid(x)) * x + c[1] * jnp.maximum(x, 0) + c[2] * jnp.tanh(x)
+
+
+def series(x: X, a: Vector, b: Vector) -> X:
+    """sum_i silu(a_i x + b_i)."""
+    inner = [a[i] * x + b[i] for i in range(len(a))]
+    return sum((u * jax.nn.sigmoid(u) for u in inner[1:]), inner[0] * jax.nn.sigmoid(inner[0]))
+
+
+def dyt(x: X, alpha: P, weight: P, bias: P) -> X:
+    """weight tanh(alpha x) + bias."""
+    return weight * jnp.tanh(alpha * x) + bias
+
+
+def derf(x: X, alpha: P, shift: P, weight: P, bias: P) -> X:
+    """weight erf(alpha x + shift) + bias."""
+    return weight * jax.lax.erf(alpha * x + shift) + bias
+
+
+def poly_tanh(x: X, coeffs: Vector, alpha: Vector) -> X:
+    """a_0 + sum_i a_i tanh(alpha_i x^i)."""
+    return _of_powers(x, coeffs, lambda power, i: jnp.tanh(alpha[i] * power))
+
+
+def poly_erf(x: X, coeffs: Vector, alpha: Vector, shift: Vector) -> X:
+    """a_0 + sum_i a_i erf(alpha_i x^i + shift_i)."""
+    return _of_powers(x, coeffs, lambda power, i: jax.lax.erf(alpha[i] * power + shift[i]))
+
+
+def _of_powers(x: X, coeffs: Vector, rho: Callable[[X, int], X]) -> X:
+    """a_0 + sum_i a_i rho(x^i, i - 1), rho flat where x is clipped lest its powers overflow."""
+    order = len(coeffs) - 1
+    largest = 2.0 ** (0.75 * jnp.finfo(x.dtype).maxexp / order)
+    z = jnp.clip(x, -largest, largest)
+    y, power = coeffs[0] + coeffs[1] * rho(z, 0), z
+    for i in range(2, order + 1):
+        power = power * z
+        y = y + coeffs[i] * rho(power, i - 1)
+    return y

@@ -7,6 +7,7 @@ into one pass over x.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,10 @@ from polycom_jax.kernels.sharded import features_are_unsharded
 
 
 def elementwise(
-    f: Callable[..., Array], num_inputs: int = 1, by_channel: Sequence[bool] = ()
+    f: Callable[..., Array],
+    num_inputs: int = 1,
+    by_channel: Sequence[bool] = (),
+    listed: bool = False,
 ) -> Callable[..., Array]:
     """`f` with this rule, computed in the work dtype and rounded once.
 
@@ -29,6 +33,8 @@ def elementwise(
         num_inputs: how many of the arguments are inputs.
         by_channel: of each parameter, whether it has a number for each element of the inputs' last
             axis: then its last axes broadcast against the inputs, as [1, ..., F].
+        listed: whether f takes vectors of parameters as lists of their entries, too. Then the
+            derivative by an entry is computed from what depends on that entry alone.
 
     Returns:
         The same function. Nothing but the arguments is kept for the backward pass, and derivatives
@@ -52,13 +58,31 @@ def elementwise(
             _Learned(value, channels, cotangent.ndim)
             for value, channels in zip(primals[num_inputs:], by_channel, strict=True)
         ]
+
+        def slopes_by(at: int, own: _Learned) -> list[Array]:
+            if listed and len(own.own) == 1:
+                return _by_entries(f, primals, num_inputs + at)
+            return [along(num_inputs + at, one) for one in own.directions()]
+
         terms = [
-            [cotangent * along(num_inputs + at, one) for one in own.directions()]
-            for at, own in enumerate(learned)
+            [cotangent * slope for slope in slopes_by(at, own)] for at, own in enumerate(learned)
         ]
         return [*inputs, *_totals(learned, terms)]
 
     return recomputed(f, tangent, gradient)
+
+
+def _by_entries(f: Callable[..., Array], primals: Sequence[Array], at: int) -> list[Array]:
+    """The derivative of f by each entry of one argument, which f takes as a list."""
+    entries = list(primals[at])
+
+    def of_one(i: int, value: Array) -> Array:
+        return f(*primals[:at], [*entries[:i], value, *entries[i + 1 :]], *primals[at + 1 :])
+
+    return [
+        jax.jvp(partial(of_one, i), (entry,), (jnp.ones_like(entry),))[1]
+        for i, entry in enumerate(entries)
+    ]
 
 
 class _Learned:

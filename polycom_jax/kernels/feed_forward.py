@@ -33,7 +33,7 @@ class Activation(Protocol):
     @property
     def gated(self) -> bool: ...  # noqa: D102
     @property
-    def is_polynomial(self) -> bool: ...  # noqa: D102
+    def reads(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def over_rows(self) -> bool: ...  # noqa: D102
     @property
@@ -166,7 +166,7 @@ def _down(
 
 def _has_learned_means(activation: Activation) -> bool:
     """Whether it is PolyNorm or one of its relatives."""
-    return activation.over_rows and activation.is_polynomial
+    return activation.over_rows and "implementation" in activation.reads
 
 
 def _is_kernel(activation: Activation) -> bool:

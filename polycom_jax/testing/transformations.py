@@ -1,5 +1,6 @@
 """Checks under JAX's transformations, on a mesh, and of what a row states of itself."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -118,7 +119,10 @@ def forward_equals_reverse(example: Example) -> None:
 
 def saves_its_arguments(example: Example) -> None:
     """The backward pass keeps the arguments, and at most a few numbers a row."""
-    act, params, hidden = example.act, example.params(), example.hidden()
+    act, params = example.act, example.params()
+    # More rows than there are numbers for a channel: beside these they are small, too.
+    numbers = max((math.prod(each.shape) for each in act.parameters.values()), default=1)
+    hidden = example.hidden(rows=4 * numbers)
     _, vjp = jax.vjp(act.apply, params, *hidden)
     of_rows = (*hidden[0].shape[:-1], 1)
     kept = [leaf for leaf in jax.tree.leaves(vjp) if leaf.shape != of_rows]

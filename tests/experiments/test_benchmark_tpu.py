@@ -9,6 +9,7 @@ from experiments.benchmark import predicted, tpu
 from experiments.benchmark.arg_specs import ARG_SPECS
 from experiments.benchmark.options import Options
 from polycom_jax import compile_ahead as aot
+from polycom_jax._errors import InputError
 from polycom_jax.compile_ahead.platforms import ENVIRONMENT
 
 
@@ -51,6 +52,10 @@ def test_every_chip_pass_and_shape_is_a_case():
     ]
     options = replace(options, shapes=("liger_8192x4096", "moe_expert"), chips=("v4",))
     assert len(tpu.cases(options)) == 3
+    options = Options(suites=("tpu",), chips=("v4",), passes=("both",), parts=("ffn",))
+    assert [case.name for case in tpu.cases(options)] == ["ffn both on v4"]
+    with pytest.raises(InputError, match="the suite tpu compiles ops and ffn"):
+        tpu.cases(replace(options, parts=("step",)))
 
 
 def test_blocks_hold_equal_numbers_of_parameters():

@@ -236,7 +236,7 @@ def test_logits_and_gradients_do_not_depend_on_the_mesh(name: str):
 
 def test_every_activation_has_a_forward_pass_over_its_own_spec_table():
     for name in ACTIVATIONS:
-        cfg = replace(SMALL, activation=name)
+        cfg = replace(SMALL, activation=name, ffn_width=64)
         shape = jax.eval_shape(
             lambda p, ids, cfg=cfg: forward(cfg, p, ids), pm.abstract(specs(cfg)), tokens()
         )

@@ -41,9 +41,10 @@ def test_poly_relu_is_the_function():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_any_row_is_the_row(name):
     row = get_activation(name)
-    hidden = [X, 2 * X][: 2 if row.gated else 1]
+    wide = jnp.tile(X, 4)  # some read groups of channels
+    hidden = [wide, 2 * wide][: 2 if row.gated else 1]
     module = Activation(name)
-    params = row.init(jax.random.key(0), X.shape[-1])
+    params = row.init(jax.random.key(0), wide.shape[-1])
     assert jax.tree.all(jax.tree.map(jnp.array_equal, init(module, *hidden), params))
     got = module.apply({"params": params}, *hidden)
     np.testing.assert_array_equal(got, row.apply(params, *hidden))

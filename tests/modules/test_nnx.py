@@ -31,9 +31,10 @@ def test_poly_relu_is_the_function():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_any_row_is_the_row(name):
     row = get_activation(name)
-    hidden = [X, 2 * X][: 2 if row.gated else 1]
-    module = Activation(name, features=X.shape[-1], rngs=nnx.Rngs(0))
-    params = row.init(jax.random.key(0), X.shape[-1])
+    wide = jnp.tile(X, 4)  # some read groups of channels
+    hidden = [wide, 2 * wide][: 2 if row.gated else 1]
+    module = Activation(name, features=wide.shape[-1], rngs=nnx.Rngs(0))
+    params = row.init(jax.random.key(0), wide.shape[-1])
     assert set(nnx.to_pure_dict(nnx.state(module, nnx.Param))) == set(params)
     np.testing.assert_array_equal(module(*hidden), row.apply(params, *hidden))
 

@@ -32,7 +32,8 @@ def trained(model, meshes, make_batch):
 
     @functools.cache  # compiling is what takes the time
     def run(activation="poly_norm", mesh="one device", accumulation_steps=1):
-        cfg = model(activation=activation)
+        wide = {"ffn_width": 64} if activation == "evonorm_s0" else {}  # it has 32 groups
+        cfg = model(activation=activation, **wide)
         optim = replace(OPTIM, accumulation_steps=accumulation_steps)
         step = make_model_step(cfg, optim, STEPS, meshes[mesh])
         state = make_state(cfg, optim, jax.random.key(3), meshes[mesh])

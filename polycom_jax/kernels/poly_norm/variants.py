@@ -1,0 +1,69 @@
+"""Published variants of PolyNorm, as PolyNorm with other coefficients: its versions serve them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from polycom_jax.activations.bases import Basis, to_powers
+from polycom_jax.activations.inputs import EPS, check_coeffs, check_row
+from polycom_jax.kernels.poly_norm.api import poly_norm, poly_norm_glu
+from polycom_jax.kernels.poly_norm.moments import full_width
+from polycom_jax.sharding import MeshAxes
+
+MOTIF_BOUND, MOTIF_SCALE = 0.5, 0.5
+
+
+def pnglu(
+    gate: Float[ArrayLike, "*S F"], up: Float[ArrayLike, "*S F"], a: Array, **options: Any
+) -> Float[Array, "*S F"]:
+    """(|a_1| N(gate) + |a_2| N(gate^2) + ...) up, without a bias; options as of `poly_norm_glu`."""
+    return poly_norm_glu(gate, up, jnp.concatenate([jnp.zeros(1, a.dtype), jnp.abs(a)]), **options)
+
+
+def motif3_glu(
+    gate: Float[ArrayLike, "*S F"],
+    up: Float[ArrayLike, "*S F"],
+    weights: Array,
+    bias: Array,
+    **options: Any,
+) -> Float[Array, "*S F"]:
+    """(clip(bias, -1/2, 1/2) + sum_i sigma(w_i) N(gate^i)) up / 2; options as of `poly_norm_glu`.
+
+    Motif-3 clamps gate and up to 1e6 before, which this arithmetic does not need.
+    """
+    bounded = jnp.clip(bias, -MOTIF_BOUND, MOTIF_BOUND)
+    coeffs = MOTIF_SCALE * jnp.concatenate([bounded[None], jax.nn.sigmoid(weights)])
+    return poly_norm_glu(gate, up, coeffs, **options)
+
+
+def poly_norm_l2(
+    x: Float[ArrayLike, "*S F"],
+    coeffs: Float[ArrayLike, " R+1"],
+    *,
+    eps: float = EPS,
+    axis_name: MeshAxes = None,
+    **options: Any,
+) -> Float[Array, "*S F"]:
+    """a_0 + sum_i a_i x^i / sqrt(sum(x^(2i)) + eps): by the length of a row of powers, not its RMS.
+
+    That is PolyNorm with a_i / sqrt(F) and eps / F, F the width of whole rows.
+    """
+    x, coeffs = check_row("x", x, eps), check_coeffs(coeffs)
+    width = full_width(x.shape[-1], axis_name)
+    factors = jnp.full_like(coeffs, width**-0.5).at[0].set(1)
+    return poly_norm(x, coeffs * factors, eps=eps / width, axis_name=axis_name, **options)
+
+
+def in_basis(basis: Basis) -> Callable[..., Array]:
+    """PolyNorm whose coefficients are given in another basis, by `activations.bases`."""
+
+    def function(
+        x: Float[ArrayLike, "*S F"], weights: Float[Array, " R+1"], *, order: int, **options: Any
+    ) -> Float[Array, "*S F"]:
+        matrix = jnp.asarray(to_powers(basis, order), weights.dtype)
+        return poly_norm(x, jnp.dot(matrix, weights, precision="highest"), **options)
+
+    return function

@@ -1,0 +1,144 @@
+"""Rows of several numbers: where they start, what must not stand still, and rows that are split."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from polycom_jax._errors import InputError
+from polycom_jax.activations.bases import from_powers, to_powers
+from polycom_jax.activations.grouped import evonorm_s0
+from polycom_jax.activations.trainable import combination
+from polycom_jax.kernels.elementwise import elementwise
+from polycom_jax.rows_polynomial import VARIANTS
+from polycom_jax.rows_trainable import RIVALS
+from polycom_jax.sharding import make_mesh
+from polycom_jax.table import get_activation
+
+BASES = ("chebyshev", "hermite", "bernstein")
+QUICK = ("poly_norm_l2", "evonorm_s0")
+SPLIT = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.exhaustive)
+    for name, row in {**VARIANTS, **RIVALS}.items()
+    if row.over_rows
+]
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+
+def start(name: str):
+    act = get_activation(name)
+    return act, act.init(jax.random.key(0), 64)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_a_basis_is_the_one_of_that_name(basis, order):
+    polynomial = np.polynomial
+    x = np.linspace(-1, 1, 7)
+    for k in range(order + 1):
+        unit = np.eye(order + 1)[k]
+        named = {
+            "chebyshev": lambda u: polynomial.chebyshev.chebval(x, u),
+            "hermite": lambda u: polynomial.hermite_e.hermeval(x, u),
+            "bernstein": lambda u: sum(
+                c
+                * x**i
+                * (1 - x) ** (order - i)
+                * np.prod(np.arange(order, order - i, -1))
+                / np.prod(np.arange(1, i + 1))
+                for i, c in enumerate(u)
+            ),
+        }[basis](unit)
+        own = polynomial.polynomial.polyval(x, to_powers(basis, order) @ unit)
+        np.testing.assert_allclose(own, named, atol=1e-12)
+
+
+def test_there_and_back():
+    coeffs = np.array([0.5, -1.0, 2.0, 0.25])
+    for basis in BASES:
+        np.testing.assert_allclose(to_powers(basis, 3) @ from_powers(basis, coeffs), coeffs)
+    with pytest.raises(InputError, match="Did you mean 'hermite'"):
+        to_powers("hermit", 3)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_all_bases_start_as_poly_norm(basis):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64)), jnp.float32)
+    plain, own = start("poly_norm")
+    wanted = plain.apply(own, x)
+    act, params = start(f"poly_norm_{basis}")
+    np.testing.assert_allclose(act.apply(params, x), wanted, atol=3e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "up_to", "within"),
+    [("rational_a_5_4", "silu", 3, 2e-4), ("rational_b_3_2", "relu", 1, 0.06)],
+)
+def test_rational_functions_start_near_what_they_say(name, like, up_to, within):
+    x = jnp.linspace(-up_to, up_to, 600).reshape(1, -1)
+    (act, params), (other, _) = start(name), start(like)
+    off = jnp.abs(act.apply(params, x) - other.apply({}, x))
+    assert float(jnp.max(off)) < within
+
+
+@pytest.mark.parametrize("name", [n for n in RIVALS if n.startswith("rational")])
+def test_no_coefficient_of_a_rational_function_stands_still(name):
+    act, params = start(name)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((4, 64)), jnp.float32)
+    slopes = jax.grad(lambda p: jnp.sum(act.apply(p, x) ** 2))(params)
+    assert all(bool(jnp.all(slope != 0)) for slope in slopes.values())
+
+
+def test_entries_in_a_list_have_the_derivatives_of_a_vector():
+    x, dy = np.random.default_rng(2).standard_normal((2, 3, 8)).astype(np.float32)
+    c = jnp.array([0.1, 0.2, -0.3, 0.4])
+    found = []
+    for listed in (False, True):
+        f = elementwise(combination, by_channel=(False,), listed=listed)
+        found.append(jax.vjp(f, jnp.asarray(x), c)[1](jnp.asarray(dy)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_of_one_channel_are_refused_and_so_are_parts_of_groups():
+    with pytest.raises(InputError, match="must divide the hidden width 96; nearest width: 128"):
+        get_activation("evonorm_s0").init(jax.random.key(0), 96)
+    ones = jnp.ones((1, 64))
+
+    def split(x):
+        return evonorm_s0(x, ones, ones, ones, axis_name="row")
+
+    with pytest.raises(InputError, match="the 3 parts of a row must divide its 32 groups"):
+        jax.vmap(split, axis_name="row")(jnp.ones((3, 1, 64)))
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_rows_split_over_a_mesh_axis_are_those_of_whole_rows(name):
+    act, width = get_activation(name), 256
+    params = act.init(jax.random.key(0), width)
+    rng = np.random.default_rng(3)
+    hidden = [
+        jnp.asarray(rng.standard_normal((4, width)), jnp.float32).at[0, :64].multiply(1e3)
+        for _ in range(1 + act.gated)
+    ]
+    dy = jnp.asarray(rng.standard_normal((4, width)), jnp.float32)
+    specs = act.specs_at(width)
+    split = jax.shard_map(
+        lambda p, *h: act.apply(p, *h, axis_name="tensor"),
+        mesh=make_mesh(data=2, tensor=4),
+        in_specs=(
+            {n: P(*("tensor" if a == "mlp" else None for a in s.axes)) for n, s in specs.items()},
+            *[P("data", "tensor")] * len(hidden),
+        ),
+        out_specs=P("data", "tensor"),
+        check_vma=False,
+    )
+    y, vjp = jax.vjp(jax.jit(split), params, *hidden)
+    wanted, whole_vjp = jax.vjp(act.apply, params, *hidden)
+    scale = float(jnp.max(jnp.abs(wanted)))
+    np.testing.assert_allclose(y, wanted, rtol=5e-6, atol=5e-6 * scale)
+    for got, exact in zip(jax.tree.leaves(vjp(dy)), jax.tree.leaves(whole_vjp(dy)), strict=True):
+        largest = float(jnp.max(jnp.abs(exact)))
+        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=5e-6 * max(largest, 1e-3))
