@@ -68,7 +68,7 @@ class Task:
 
 def dichotomies(points: int) -> Int[np.ndarray, "P P-1"]:
     """Columns of Sylvester's Hadamard matrix but the first: balanced, orthogonal to each other."""
-    return hadamard(points, dtype=np.int64)[:, 1:]
+    return hadamard(points, dtype=int)[:, 1:]
 
 
 def _points(inputs: np.ndarray, columns: Sequence[int]) -> Points:

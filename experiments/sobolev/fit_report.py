@@ -60,7 +60,12 @@ def _head(cell: Row) -> Row:
 
 
 def draw(
-    store: Store, options: TrainOptions, means: Sequence[Row], metric: str, title: str, axis: str
+    store: Store,
+    options: TrainOptions,
+    means: Sequence[Row],
+    metric: str,
+    title: str,
+    axis: str = "parameters",
 ) -> None:
     """One panel a target: error against the axis, bands for seeds, theory's slope -n/d."""
     column = "parameters" if axis == "parameters" else "size"
