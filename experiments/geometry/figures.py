@@ -61,7 +61,6 @@ def _frame(place: "Axes", kind: str) -> None:
         ylabel="alignment with labels",
         xlim=(-0.05, 1.08),
         ylim=(-0.05, 1.08),
-        aspect="equal",
     )
 
 

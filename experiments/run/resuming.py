@@ -51,7 +51,7 @@ STAYS = _by_field(
             optim.peak_learning_rate optim.schedule optim.final_learning_rate_fraction
             optim.warmup_steps optim.decay_steps optim.decay_fraction optim.b1
             optim.b2 optim.eps optim.weight_decay optim.decay_roles optim.clip_norm
-            optim.coefficient_multiplier optim.multipliers.matrix
+            optim.coefficient_multiplier optim.loss_scaling optim.multipliers.matrix
             optim.multipliers.embedding optim.multipliers.norm
             optim.multipliers.coefficient optim.multipliers.router
         """,

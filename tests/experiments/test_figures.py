@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometry_figures import draw_geometry
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -150,6 +151,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "compare": lambda f: draw_study(f, SHORT),
     "compare, long names": lambda f: draw_study(f, (LONG[:60], LONG[30:100], "third"), layers=12),
     "scaling": draw_committed,
+    "geometry": lambda f: draw_geometry(f, ("tanh", LONG[:40])),
     "rates": lambda f: draw_rates(f, RatesOptions()),
     "rates, one panel": lambda f: draw_rates(f, RatesOptions(orders=(1,), dims=(1,))),
     "imitate": lambda f: imitate_program.draw(Store(f, "imitate"), stored("imitate")["rows"]),
@@ -158,8 +160,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
         f, "refine", RefineOptions(), "Constructed networks, trained, beside others of their size"
     ),
 }  # fmt: skip
-QUICK = ("plots, long names", "analyze, long names", "compare, long names", "rates, one panel",
-         "scaling")  # fmt: skip
+QUICK = ("plots, long names", "analyze, long names", "compare, long names", "rates, one panel")
 
 
 @pytest.fixture
@@ -274,10 +275,10 @@ def test_no_drawing_function_is_left_out():
     }
     assert sum("FigureCanvasAgg(" in source for source in sources) == 1
     assert drawing == {
-        "plot_loss", "plot_load", "plot_shapes", "plot_ratios",
-        "_draw_ranks", "_draw_spectra", "_draw_similarity", "_draw_activity", "_draw_gradients",
-        "_draw_curves", "_draw_dynamics", "_draw_decayed", "_draw_differences",
-        "_draw_coefficients", "draw", "_draw_tokens", "_draw_compute", "_draw_residuals",
+        "plot_loss", "plot_load", "plot_shapes", "plot_ratios", "_draw_ranks", "_draw_spectra",
+        "_draw_similarity", "_draw_activity", "_draw_gradients", "_draw_curves", "_draw_dynamics",
+        "_draw_decayed", "_draw_differences", "_draw_coefficients", "draw", "_draw_tokens",
+        "_draw_compute", "_draw_residuals", "_plane", "_separability",
     }  # fmt: skip
 
 

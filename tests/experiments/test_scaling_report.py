@@ -108,6 +108,7 @@ def test_a_study_that_goes_on_has_at_least_the_seeds_of_its_folder(folder: Path)
     assert continued(config, root / "none") == config
 
 
+@pytest.mark.slow
 def test_an_arm_whose_runs_all_diverged_is_told_and_not_fitted(folder: Path):
     for seed in range(3):
         write_run(folder / "bytes-0.1m-20", "relu2", seed, (), LENGTHS, diverged=True)

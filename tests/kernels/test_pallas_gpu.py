@@ -72,7 +72,8 @@ def test_value_and_gradients_are_those_of_float64(shape, dtype):
 
 
 @pytest.mark.usefixtures("no_row_is_held")
-@pytest.mark.parametrize("width", [pytest.param(96, marks=pytest.mark.slow), 123])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [96, 123])
 def test_rows_read_twice_give_the_same(width):
     x = normal((3, width), jnp.float32)
     sizes = jnp.asarray([1.0, 1e4, 1e30])[:, None]

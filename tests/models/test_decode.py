@@ -37,6 +37,7 @@ def test_greedy_decoding_equals_repeated_uncached_forward_passes(params):
     np.testing.assert_array_equal(got, logits[:, 4:-1].argmax(-1))
 
 
+@pytest.mark.slow
 def test_a_longer_continuation_begins_with_the_shorter_one(params):
     prompt = jnp.array([[1, 2, 3]])
     key = jax.random.key(3)
@@ -76,6 +77,7 @@ def test_settings_without_a_distribution_are_refused(params, settings: dict, mes
         generate(CFG, params, jnp.array([[1]]), key=jax.random.key(0), **settings)
 
 
+@pytest.mark.slow
 def test_bfloat16_models_generate_from_a_bfloat16_cache(params):
     cfg = replace(CFG, dtype="bfloat16")
     out = generate(cfg, params, jnp.array([[1, 2]]), key=jax.random.key(0), max_new_tokens=3)
@@ -183,6 +185,7 @@ def test_other_settings_need_no_other_program(params):
     assert program._cache_size() == before
 
 
+@pytest.mark.slow
 def test_decoding_ends_when_all_rows_have_ended(params, monkeypatch: pytest.MonkeyPatch):
     steps = []
 

@@ -28,6 +28,7 @@ MESHES = {
     "fsdp 2, expert 2, tensor 2": {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2},
     "data 2, expert 4": {"data": 2, "expert": 4},
 }
+QUICK = ("one", "expert 8", "fsdp 2, expert 2, tensor 2")
 
 
 def config(activation: str = "poly_norm", k: int = 2, **moe: Any) -> ModelConfig:
@@ -156,7 +157,10 @@ def assert_same(a: Any, b: Any) -> None:
     jax.tree.map(check, a, b)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MESHES],
+)
 @pytest.mark.parametrize("kind", ["any", "one has all, one has none"])
 def test_values_and_gradients_are_those_of_a_loop_on_any_mesh(mesh, kind):
     out, gradients, dropped = got(config(), routing(kind, 2), mesh)

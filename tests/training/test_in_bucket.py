@@ -155,6 +155,7 @@ def test_the_newest_checkpoint_is_found_though_a_listing_does_not_show_it(laggin
     assert all_steps(lagging)[-3:] == [2, 3, 4]  # 1 is deleted as far as a listing shows it
 
 
+@pytest.mark.exhaustive
 def test_one_that_a_listing_does_not_show_is_not_written_over(lagging: epath.Path):
     before = storage.entries(lagging / "3")
     with Checkpoints(lagging, keep_last=3) as checkpoints:

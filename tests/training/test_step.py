@@ -97,6 +97,7 @@ def test_every_activation_loses_the_same_on_a_mesh_of_all_axes(trained, activati
     assert_same_run(trained(activation), trained(activation, "data 2, fsdp 2, tensor 2"))
 
 
+@pytest.mark.exhaustive
 def test_accumulation_over_uneven_masks_changes_nothing(trained):
     whole = trained()
     parts = trained(mesh="data 2, fsdp 2, tensor 2", accumulation_steps=4)
