@@ -25,25 +25,29 @@ ALL = "all"
 
 
 class Shown(NamedTuple):
-    """A curve: its name, where its number is, the number, how layers become one, and the scale."""
+    """A curve: its name, where its number is, the number, how layers become one, and its axis."""
 
     name: str
     where: str
     number: str
     over: Callable[[Sequence[float]], Any]
-    scale: str = "linear"
+    look: Mapping[str, Any] = {}
 
+
+_SHARE: Mapping[str, Any] = {"ylim": (0, 1.02)}
+_COUNT: Mapping[str, Any] = {"ylim": (0, None)}
+_LOG: Mapping[str, Any] = {"yscale": "log"}
 
 SHOWN = (
     Shown("RankMe of eigenvalues, last", "states", "rankme_of_eigenvalues", last),
     Shown("RankMe of singular values, last", "states", "rankme_of_singular_values", last),
     Shown("alpha-ReQ, last", "states", "alpha_req", last),
-    Shown("neurons active at PPL-1%, mean", "sparsity", "active_share", np.mean),
-    Shown("nonzero outputs, mean", "hidden", "nonzero_share", np.mean),
-    Shown("massive activations, sum", "states", "count", np.sum),
-    Shown("largest by median, max", "states", "largest_by_median", np.max, "log"),
+    Shown("neurons active at PPL-1%, mean", "sparsity", "active_share", np.mean, _SHARE),
+    Shown("nonzero outputs, mean", "hidden", "nonzero_share", np.mean, _SHARE),
+    Shown("massive activations, sum", "states", "count", np.sum, _COUNT),
+    Shown("largest by median, max", "states", "largest_by_median", np.max, _LOG),
     Shown("attention's largest logit, max", "attention", "largest_logit", np.max),
-    Shown("norm of the residual stream, last", "states", "mean_norm", last, "log"),
+    Shown("norm of the residual stream, last", "states", "mean_norm", last, _LOG),
 )
 
 
@@ -92,11 +96,17 @@ def along(
     return found
 
 
-def values(found: Sequence[Mapping[str, Any]], shown: Shown) -> list[float] | None:
-    """A number at each step; None where the model has no such number."""
+def by_layer(found: Sequence[Mapping[str, Any]], shown: Shown) -> list[list[float]] | None:
+    """A number in each layer at each step; None where the model has no such number."""
     if shown.where not in found[0]:
         return None
-    return [float(shown.over([p[shown.number] for p in at[shown.where]])) for at in found]
+    return [[place[shown.number] for place in at[shown.where]] for at in found]
+
+
+def values(found: Sequence[Mapping[str, Any]], shown: Shown) -> list[float] | None:
+    """One number at each step."""
+    layers = by_layer(found, shown)
+    return layers and [float(shown.over(own)) for own in layers]
 
 
 def section(measured: Measured) -> Section:
@@ -120,19 +130,26 @@ def section(measured: Measured) -> Section:
 
 def draw(path: Place, measured: Measured) -> Place:
     """The figure: a panel for each number, a line for each run; its path, without suffix."""
-    own = [
-        (shown, {run: values(found["along"], shown) for run, found in measured.items()})
-        for shown in SHOWN
-    ]
-    some = [(shown, lines) for shown, lines in own if any(y is not None for y in lines.values())]
-    note = "Last, mean, sum, max: over layers. A point is a kept checkpoint."
+    from matplotlib.ticker import MaxNLocator
+
+    runs = [found["along"] for found in measured.values()]
+    some = [shown for shown in SHOWN if any(shown.where in found[0] for found in runs)]
+    note = "Last, mean, sum, max: over layers, which are the pale lines. Points: kept checkpoints."
     look = {"title": "Along the training", "note": note, "shared": "x", "size": (3.6, 2.4)}
     with panels(path, len(some), **look) as axes:
-        for axis, (shown, lines) in zip(axes, some, strict=True):
-            for index, (run, y) in enumerate(lines.items()):
-                if y is not None:
-                    steps = [at["step"] for at in measured[run]["along"]]
-                    colour, label = COLOURS[index % len(COLOURS)], plot_label(run)
-                    axis.plot(steps, y, **MARKED, color=colour, label=label)
-            axis.set(title=shown.name, xlabel="step", yscale=shown.scale)
+        for axis, shown in zip(axes, some, strict=True):
+            for index, run in enumerate(measured):
+                _draw_run(axis, shown, runs[index], COLOURS[index % len(COLOURS)], plot_label(run))
+            axis.set(title=shown.name, xlabel="step", **shown.look)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return path
+
+
+def _draw_run(
+    axis: Any, shown: Shown, found: Sequence[Mapping[str, Any]], colour: str, label: str
+) -> None:
+    layers = by_layer(found, shown)
+    if layers:
+        steps = [at["step"] for at in found]
+        axis.plot(steps, np.array(layers, float), color=colour, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, values(found, shown), **MARKED, color=colour, label=label)

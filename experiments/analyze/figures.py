@@ -148,7 +148,7 @@ _ACTIVITY = (
     ("hidden", "kurtosis", "activation's output", "kurtosis"),
     ("inputs", "rms", "activation's input", "rms"),
     ("hidden", "rms", "activation's output", "rms"),
-    ("hidden", "near_zero_share", "outputs near zero", "share"),
+    ("hidden", "near_zero_share", "outputs near zero", "share near zero"),
     ("hidden", "nonzero_share", "outputs that are not zero", "share"),
     ("sparsity", "active_share", "neurons active at PPL-1%", "share"),
     ("states", "largest_by_median", "residual stream", "largest by median size"),
@@ -159,8 +159,13 @@ _ACTIVITY = (
 )
 """(where it is, number, title, unit); panels of one unit have one scale."""
 
-_LINEAR = ("share", "alpha-ReQ", "largest logit")
-"""Units of what may be zero or negative; all others are on logarithmic scales."""
+_SCALES: Mapping[str, Any] = {
+    "share": {"ylim": (0, 1.02)},
+    "share near zero": {"ylim": (0, None)},
+    "alpha-ReQ": {},
+    "largest logit": {},
+}
+"""Of units that may be zero or negative; all others are on logarithmic scales."""
 
 
 def _of_places(found: Mapping[str, Any], where: str, number: str) -> list[float] | None:
@@ -188,9 +193,7 @@ def _draw_activity(path: Place, measured: Measured) -> bool:
             for values, look in own:
                 axis.plot(values, **MARKED, **look)
             _by_layer(axis)
-            axis.set(title=name, ylabel=unit, yscale="linear" if unit in _LINEAR else "log")
-            if unit == "share":
-                axis.set_ylim(bottom=0)
+            axis.set(title=name, ylabel=unit, **_SCALES.get(unit, {"yscale": "log"}))
     return True
 
 
