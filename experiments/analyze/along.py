@@ -106,7 +106,7 @@ def by_layer(found: Sequence[Mapping[str, Any]], shown: Shown) -> list[list[floa
 def values(found: Sequence[Mapping[str, Any]], shown: Shown) -> list[float] | None:
     """One number at each step."""
     layers = by_layer(found, shown)
-    return layers and [float(shown.over(own)) for own in layers]
+    return None if layers is None else [float(shown.over(own)) for own in layers]
 
 
 def section(measured: Measured) -> Section:

@@ -31,7 +31,7 @@ def test_the_largest_logit_is_over_what_a_query_sees(kv_heads: int):
     mask = np.ones((2, 6), bool)
     mask[1, 4:] = False
     single = jnp.float32(q), jnp.float32(k)
-    found = analysis.largest_logits(*single, segment_ids=jnp.array(segments), mask=mask)
+    found = analysis.largest_logits(*single, segment_ids=jnp.array(segments), mask=jnp.array(mask))
     np.testing.assert_allclose(found, plain(q, k, segments, mask), rtol=1e-5)
     everything = plain(q, k, np.zeros((2, 6)), np.ones((2, 6)))
     np.testing.assert_allclose(analysis.largest_logits(*single), everything, rtol=1e-5)

@@ -101,11 +101,12 @@ def test_errors_are_those_of_numpy():
     for threshold in thresholds:
         dropped = np.linalg.norm(np.where(sizes <= threshold, hidden, 0) @ down, axis=1)
         expected.append(np.mean((dropped / np.where(whole > 0, whole, 1))[keep]))
-    found = sparsity.dropped_errors(*map(jnp.float32, (hidden, down, thresholds)), jnp.array(keep))
+    single = jnp.float32(hidden), jnp.float32(down)
+    found = sparsity.dropped_errors(*single, jnp.float32(thresholds), jnp.array(keep))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found[0] == 0
     assert found[-1] == pytest.approx(3 / 4)
-    np.testing.assert_allclose(sparsity.neuron_sizes(hidden, down), sizes, rtol=1e-6)
+    np.testing.assert_allclose(sparsity.neuron_sizes(*single), sizes, rtol=1e-6)
 
 
 def test_the_largest_threshold_of_an_error_is_taken():
@@ -146,7 +147,7 @@ def test_what_has_no_such_sparsity_is_told(batch):
     with pytest.raises(InputError, match="rise=0 must be positive"):
         analysis.perplexity_sparsity(cfg, params, batch, 0)
     with pytest.raises(InputError, match="No token of the batch has a target"):
-        analysis.perplexity_sparsity(cfg, params, {**batch, "mask": np.zeros((2, 12), bool)})
+        analysis.perplexity_sparsity(cfg, params, {**batch, "mask": jnp.zeros((2, 12), bool)})
     mixture = models.preset("moe-tiny")
     with pytest.raises(InputError, match="defined for dense models"):
         analysis.perplexity_sparsity(mixture, params, batch)
