@@ -2,6 +2,7 @@
 
 python -m experiments.analyze runs/tiny-poly_norm runs/tiny-swiglu
 python -m experiments.analyze llama-folder --data text.txt
+python -m experiments.analyze runs/tiny-poly_norm --steps all
 """
 
 import shlex
@@ -14,6 +15,7 @@ from etils import epath
 from tyro.conf import Positional, arg
 
 from experiments.analyze import figures, report
+from experiments.analyze.along import along, chosen_steps, draw, section
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import common_step, open_model, seed_of
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
@@ -33,7 +35,8 @@ from polycom_jax.data.sources import names_files
 LINE = CommandLine(
     "analyze",
     "Look inside trained models, side by side: ranks and spectra of weights, similarity of layers,"
-    " activations, gradients, learned activation curves. Hugging Face folders need --data.",
+    " activations, gradients, learned activation curves; and how these change along a training."
+    " Hugging Face folders need --data.",
     old={"runs": "runs"},
 )
 
@@ -45,6 +48,7 @@ class AnalyzeConfig:
     Attributes:
         runs: folders of runs, or Hugging Face folders.
         checkpoint: checkpoint of every run: "latest", "best" (lowest held-out loss), or a step.
+        steps: also follow the runs' checkpoints of these steps: "all" that are kept, or some.
         tokens: tokens of text that the models run on, in windows as long as the model's context,
             spread evenly over the text.
         data: text for all models, as for `experiments.pretrain --data`. Default: held-out text of
@@ -64,6 +68,7 @@ class AnalyzeConfig:
         "runs/tiny-poly_norm",
     )
     checkpoint: str = "latest"
+    steps: tuple[str, ...] = ()
     tokens: int = 4096
     data: PlaceText | None = None
     split: Split = "heldout"
@@ -97,8 +102,9 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "experiments.analyze", *argv])
     out = storage.named(config.out)
     try_folder("--out", out / "plots")
+    measured, folders = {}, names(config.runs)
+    steps = {name: chosen_steps(own, config.steps) for name, own in folders.items() if config.steps}
     with Display(aside=config.json == STDOUT) as display:
-        measured, folders = {}, names(config.runs)
         for name, folder in folders.items():
             model, batch = open_model(
                 folder,
@@ -110,12 +116,14 @@ def main(argv: Sequence[str]) -> int:
                 text_field=config.text_field,
                 tell=display.busy,
             )
-            measured[name] = measure(
-                model,
-                batch,
-                lambda what, name=name: display.note(f"{name}: {what}"),
-                seed=seed_of(model) if config.untrained else None,
-            )
+
+            def tell(what: str, name: str = name) -> None:
+                display.note(f"{name}: {what}")
+
+            seed = seed_of(model) if config.untrained else None
+            measured[name] = measure(model, batch, tell, seed=seed)
+            if name in steps:
+                measured[name]["along"] = along(model, batch, steps[name], tell)
             measured[name]["model"]["text"] = config.data or model.data.source
         runs = [folders[name] for name in measured if measured[name]["model"]["step"] is not None]
         notes = report.unlike(measured, common_step(runs))
@@ -145,10 +153,13 @@ def write(
     """
     drawn = figures.draw_all(out / "plots", measured)
     sections, title = report.sections(measured), "Inside " + ", ".join(measured)
+    if all("along" in found for found in measured.values()):
+        sections.append(section(measured))
+        drawn.append(draw(out / "plots" / "along", measured))
     write_text(out / "report.md", page(title, about, sections, drawn, notes))
     write_json(out / "results.json", {"about": about, "runs": measured}, indent=None)
-    for section in sections:
-        print_section(display.console, section)
+    for table in sections:
+        print_section(display.console, table)
     for line in notes:
         display.note(line)
     display.note(

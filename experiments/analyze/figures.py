@@ -27,7 +27,7 @@ MARKED: Any = {"marker": "o", "markersize": 3}
 
 def draw_all(folder: Place, measured: Measured) -> list[Place]:
     """Draws all that there is something to draw in; the paths, without suffix."""
-    measured = {_label(run): found for run, found in measured.items()}
+    measured = {plot_label(run): found for run, found in measured.items()}
     figures = {
         "ranks": _draw_ranks,
         "spectra": _draw_spectra,
@@ -40,7 +40,7 @@ def draw_all(folder: Place, measured: Measured) -> list[Place]:
     return [folder / name for name, draw in figures.items() if draw(folder / name, measured)]
 
 
-def _label(run: str) -> str:
+def plot_label(run: str) -> str:
     """Matplotlib leaves what begins with an underscore out of legends."""
     return f" {run}" if run.startswith("_") else run
 
@@ -148,18 +148,36 @@ _ACTIVITY = (
     ("hidden", "kurtosis", "activation's output", "kurtosis"),
     ("inputs", "rms", "activation's input", "rms"),
     ("hidden", "rms", "activation's output", "rms"),
-    ("hidden", "near_zero_share", "outputs near zero", "share"),
-    ("hidden", "zero_share", "outputs that are zero", "share"),
+    ("hidden", "near_zero_share", "outputs near zero", "share near zero"),
+    ("hidden", "nonzero_share", "outputs that are not zero", "share"),
+    ("sparsity", "active_share", "neurons active at PPL-1%", "share"),
     ("states", "largest_by_median", "residual stream", "largest by median size"),
+    ("states", "mean_norm", "residual stream", "mean norm"),
+    ("states", "rankme_of_eigenvalues", "residual stream", "RankMe of eigenvalues"),
+    ("states", "alpha_req", "residual stream", "alpha-ReQ"),
+    ("attention", "largest_logit", "attention", "largest logit"),
 )
 """(where it is, number, title, unit); panels of one unit have one scale."""
+
+_SCALES: Mapping[str, Any] = {
+    "share": {"ylim": (0, 1.02)},
+    "share near zero": {"ylim": (0, None)},
+    "alpha-ReQ": {},
+    "largest logit": {},
+}
+"""Of units that may be zero or negative; all others are on logarithmic scales."""
+
+
+def _of_places(found: Mapping[str, Any], where: str, number: str) -> list[float] | None:
+    places = found["inside"].get(where)
+    return places and [place[number] for place in places]
 
 
 def _draw_activity(path: Place, measured: Measured) -> bool:
     """Numbers on what enters and leaves the activation, and on the residual stream."""
     lines = {
         (name, unit): list(
-            _lines(measured, lambda found, w=where, n=number: [p[n] for p in found["inside"][w]])
+            _lines(measured, lambda found, w=where, n=number: _of_places(found, w, n))
         )
         for where, number, name, unit in _ACTIVITY
     }
@@ -175,9 +193,7 @@ def _draw_activity(path: Place, measured: Measured) -> bool:
             for values, look in own:
                 axis.plot(values, **MARKED, **look)
             _by_layer(axis)
-            axis.set(title=name, ylabel=unit, yscale="linear" if unit == "share" else "log")
-            if unit == "share":
-                axis.set_ylim(bottom=0)
+            axis.set(title=name, ylabel=unit, **_SCALES.get(unit, {"yscale": "log"}))
     return True
 
 

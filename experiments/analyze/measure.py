@@ -12,7 +12,7 @@ from polycom_jax import analysis, models
 from polycom_jax.analysis.spectra import RANKS
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params
-from polycom_jax.training.loss import Batch
+from polycom_jax.training.loss import Batch, documents
 from polycom_jax.training.state import init_options
 
 Tell = Callable[[str], None]
@@ -83,33 +83,95 @@ def weights_of(cfg: ModelConfig, params: Params) -> dict[str, Any]:
 
 
 def inside_of(cfg: ModelConfig, params: Params, batch: Batch) -> dict[str, Any]:
-    """One walk through the layers.
+    """One walk through the layers, and those that sparsity takes.
 
     Returns:
-        `states`: numbers on the residual stream before each layer and after the last; `cosine` and
-        `cka` [places, places] of these; `inputs` and `hidden`: numbers on the activation's first
-        input and its output, a layer each; `curves`: output over input, a layer each. Tokens that
-        are padding are left out of states; experts and activations see them as any other.
+        `places_of` the model; `cosine` and `cka` [places, places] of its states; `curves`: output
+        over input, a layer each; and `sparsity_of` the model.
     """
-    keep = np.asarray(batch["mask"]).reshape(-1)
-    states, inputs, hidden, curves = [], [], [], []
-    last = None
-    for layer in analysis.walk(cfg, params, batch):
-        states.append(_host(layer.before)[keep])
-        inputs.append(analysis.distribution(_host(layer.inputs[0])))
-        hidden.append(analysis.distribution(_host(layer.hidden)))
+    stream, curves = [], []
+
+    def see(layer: analysis.LayerView) -> None:
         curve = analysis.response(cfg.activation_fn, layer.activation, layer.inputs[0])
         curves.append({name: value.tolist() for name, value in asdict(curve).items()})
+
+    found = places_of(cfg, params, batch, see, stream.append)
+    states = np.stack(stream)
+    return {
+        **found,
+        "cosine": analysis.cosine_similarity(states).tolist(),
+        "cka": analysis.linear_cka(states).tolist(),
+        "curves": curves,
+        **sparsity_of(cfg, params, batch),
+    }
+
+
+def places_of(
+    cfg: ModelConfig,
+    params: Params,
+    batch: Batch,
+    see: Callable[[analysis.LayerView], None] = lambda layer: None,
+    keep_state: Callable[[np.ndarray], None] = lambda state: None,
+) -> dict[str, Any]:
+    """Numbers on each place along the depth.
+
+    Args:
+        cfg: the model.
+        params: its parameters.
+        batch: to run it on.
+        see: is shown each layer.
+        keep_state: is shown the residual stream before each layer and after the last, [N, D].
+
+    Returns:
+        `states`: on the residual stream before each layer and after the last; `inputs` and
+        `hidden`: on the activation's first input and its output, a layer each; `attention`:
+        `largest_logit` of each layer. Tokens that are padding are left out of states and logits;
+        experts and activations see them as any other.
+    """
+    mask = np.asarray(batch["mask"])
+    _, segments = documents(cfg, batch)
+    found: dict[str, Any] = {"states": [], "inputs": [], "hidden": [], "attention": []}
+
+    def add_state(x: jax.Array) -> None:
+        state = _host(x)[mask.reshape(-1)]
+        found["states"].append(_of_state(state))
+        keep_state(state)
+
+    last = None
+    for layer in analysis.walk(cfg, params, batch):
+        see(layer)
+        add_state(layer.before)
+        hidden = _host(layer.hidden)
+        found["inputs"].append(analysis.distribution(_host(layer.inputs[0])))
+        found["hidden"].append({**analysis.distribution(hidden), **analysis.lazy_neurons(hidden)})
+        logits = analysis.largest_logits(
+            layer.queries, layer.keys, segment_ids=segments, mask=batch["mask"]
+        )
+        found["attention"].append({"largest_logit": float(logits.max())})
         last = layer.after
     assert last is not None, "a model has a layer"
-    stream = np.stack([*states, _host(last)[keep]])
+    add_state(last)
+    return found
+
+
+def _of_state(x: np.ndarray) -> dict[str, float]:
     return {
-        "states": [{**analysis.distribution(x), **analysis.massive(x)} for x in stream],
-        "cosine": analysis.cosine_similarity(stream).tolist(),
-        "cka": analysis.linear_cka(stream).tolist(),
-        "inputs": inputs,
-        "hidden": hidden,
-        "curves": curves,
+        **analysis.distribution(x),
+        **analysis.massive(x),
+        "mean_norm": analysis.mean_norm(x),
+        **analysis.feature_ranks(x),
+    }
+
+
+def sparsity_of(cfg: ModelConfig, params: Params, batch: Batch) -> dict[str, Any]:
+    """`sparsity`: `active_share` of each layer at PPL-1%; `sparsity_at`: the CETT that has it, and
+    the perplexity's rise. Nothing of a mixture of experts."""
+    if cfg.is_moe:
+        return {}
+    found = analysis.perplexity_sparsity(cfg, params, batch)
+    return {
+        "sparsity": [{"active_share": share} for share in found.active_share.tolist()],
+        "sparsity_at": {"cett": found.cett, "perplexity_rise": found.perplexity_rise},
     }
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.run.folder import Workdir, data_record
-from experiments.run.model_loading import Model, Split, load_model, read_text
+from experiments.run.model_loading import Model, Split, check_finite, load_model, read_text
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare_mixture
 from polycom_jax.data.windows import gather
@@ -46,10 +46,11 @@ def open_model(
         tell: takes a line on what is being done.
 
     Raises:
-        InputError: no model there, a run's text is not what it was, or an imported model comes
-            without text.
+        InputError: no model there, or one with numbers that are not finite; a run's text is not
+            what it was, or an imported model comes without text.
     """
     model = load_model(folder, checkpoint)
+    check_finite(model.origin, model.params)
     if data is None:
         corpus = _own_text(model, tell)
     else:

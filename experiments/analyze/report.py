@@ -90,17 +90,54 @@ def _similarity(measured: Measured) -> Section:
     )
 
 
+def last(values: Sequence[float]) -> float:
+    """That after the last layer."""
+    return values[-1]
+
+
+_NAMES = {
+    "count": "massive activations",
+    "rankme_of_eigenvalues": "RankMe of eigenvalues",
+    "rankme_of_singular_values": "RankMe of singular values",
+    "alpha_req": "alpha-ReQ",
+}
+"""Of numbers that are not called as their key is."""
+
+ACTIVITY_TITLE = "Activations, over layers"
+
+DEFINITIONS = (
+    "Lazy neurons: nonzero share, of the activation's outputs (Li et al. 2023), and dead share, of"
+    " neurons that are 0 at all tokens. An activation that is nowhere exactly 0 uses all.",
+    "Neurons at PPL-1%: share of active neurons, |activation| |row of W_down| above the layer's"
+    " threshold, when the others are left out and perplexity rises by 1 % (Luo et al. 2024). One"
+    " relative error of the layers' outputs sets all thresholds. Dense models only.",
+    "RankMe: exp of the entropy of p; of eigenvalues, p = l / sum(l), l those of the covariance, as"
+    " arXiv 2509.23024 has it; of singular values, p = s / sum(s), s those of the features, not"
+    " centred, as Garrido et al. 2023 have it. alpha-ReQ: l_i ~ i^-a. Features: the residual stream"
+    " at every token, where the former takes the last token of 15,000 texts.",
+    "Largest logit: of attention, before the softmax, over all heads and pairs of tokens that see"
+    " each other. Mean norm: over tokens, of the residual stream.",
+)
+"""What the numbers are that are followed along a training, too."""
+
 _NUMBERS: Sequence[tuple[str, str, str, Callable[..., Any]]] = (
     ("activation's input", "inputs", "rms", np.mean),
     ("activation's input", "inputs", "kurtosis", np.mean),
     ("activation's output", "hidden", "rms", np.mean),
     ("activation's output", "hidden", "kurtosis", np.mean),
-    ("activation's output", "hidden", "zero_share", np.mean),
     ("activation's output", "hidden", "near_zero_share", np.mean),
+    ("activation's output", "hidden", "nonzero_share", np.mean),
+    ("activation's output", "hidden", "dead_share", np.mean),
+    ("neurons at PPL-1%", "sparsity", "active_share", np.mean),
     ("activation's output", "hidden", "largest_magnitude", np.max),
     ("residual stream", "states", "kurtosis", np.mean),
     ("residual stream", "states", "largest_by_median", np.max),
     ("residual stream", "states", "count", np.sum),
+    ("residual stream", "states", "mean_norm", last),
+    ("residual stream", "states", "rankme_of_eigenvalues", last),
+    ("residual stream", "states", "rankme_of_singular_values", last),
+    ("residual stream", "states", "alpha_req", last),
+    ("attention", "attention", "largest_logit", np.max),
 )
 """(what, where it is, number, over layers)."""
 
@@ -108,19 +145,19 @@ _NUMBERS: Sequence[tuple[str, str, str, Callable[..., Any]]] = (
 def _activity(measured: Measured) -> Section:
     rows = []
     for label, where, number, over in _NUMBERS:
-        values = [
-            over([place[number] for place in found["inside"][where]]) for found in measured.values()
-        ]
-        name = "massive activations" if number == "count" else number.replace("_", " ")
-        rows.append((label, f"{name}, {over.__name__}", *(f"{v:.4g}" for v in values)))
+        places = [found["inside"].get(where) for found in measured.values()]
+        cells = [f"{over([place[number] for place in own]):.4g}" if own else "" for own in places]
+        name = _NAMES.get(number, number.replace("_", " "))
+        rows.append((label, f"{name}, {over.__name__}", *cells))
     return Section(
-        "Activations, over layers",
+        ACTIVITY_TITLE,
         ("of", "number", *measured),
         tuple(rows),
         (
             f"Near zero: magnitude at most {NEAR_ZERO} of the rms. Kurtosis: 3 for a normal"
             f" distribution. Massive: magnitude over {MASSIVE_SIZE:.0f} and over"
             f" {MASSIVE_RATIO:,.0f} times the median's (Sun et al. 2024).",
+            *DEFINITIONS,
         ),
     )
 

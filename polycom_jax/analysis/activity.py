@@ -37,6 +37,22 @@ def distribution(x: Float[np.ndarray, "*S"]) -> dict[str, float]:
     }
 
 
+def lazy_neurons(hidden: Float[np.ndarray, "R F"]) -> dict[str, float]:
+    """How few of its neurons an activation uses (Li et al. 2023, arXiv 2210.06313).
+
+    They are idle where the output is exactly 0, as below ReLU's kink. An activation that has no
+    such inputs uses all of them, however small its outputs are: see `perplexity_sparsity`.
+
+    Returns:
+        `nonzero_share` of the output's entries; `dead_share`, of columns that are 0 in every row.
+    """
+    used = np.asarray(hidden) != 0
+    return {
+        "nonzero_share": float(used.mean()),
+        "dead_share": float(np.mean(~used.any(axis=0))),
+    }
+
+
 def massive(states: Float[np.ndarray, "N D"]) -> dict[str, float]:
     """Massive activations of the hidden states of N tokens at one place.
 

@@ -59,7 +59,27 @@ def alpha_req(features: Features) -> float:
     Raises:
         InputError: fewer than two rows.
     """
-    values = covariance_eigenvalues(features)
+    return _decay(covariance_eigenvalues(features))
+
+
+def feature_ranks(features: Features) -> dict[str, float]:
+    """`rankme_of_eigenvalues`, `rankme_of_singular_values` and `alpha_req` by name, in one go.
+
+    NaN where a measure has no value: of fewer than two rows, of rows that are all the same, and of
+    features that are not finite.
+    """
+    x = np.asarray(features, np.float64)
+    x = x if np.all(np.isfinite(x)) else np.zeros_like(x)
+    values = covariance_eigenvalues(x) if len(x) >= 2 else np.zeros(1)
+    return {
+        "rankme_of_eigenvalues": float(effective_rank(values)) if values[0] > 0 else math.nan,
+        "rankme_of_singular_values": rankme_of_singular_values(x) if np.any(x) else math.nan,
+        "alpha_req": _decay(values),
+    }
+
+
+def _decay(values: Float[np.ndarray, " R"]) -> float:
+    """The exponent of a power law through descending eigenvalues, rounding left out."""
     values = values[values > NOISE * values[0]]
     if len(values) < 2:
         return math.nan

@@ -28,6 +28,8 @@ class LayerView:
         index: of the layer.
         before: residual stream that enters it, [N, D].
         after: that leaves it, [N, D].
+        queries: as attention compares them with keys, normalised and rotated, [B, T, H, C].
+        keys: the same, [B, T, K, C].
         inputs: of the activation: (x,), or (gate, up); each [R, F].
         hidden: the activation's output, [R, F].
         activation: its parameters; of what each expert has, the mean.
@@ -36,6 +38,8 @@ class LayerView:
     index: int
     before: Float[Array, "N D"]
     after: Float[Array, "N D"]
+    queries: Float[Array, "B T H C"]
+    keys: Float[Array, "B T K C"]
     inputs: tuple[Float[Array, "R F"], ...]
     hidden: Float[Array, "R F"]
     activation: Params
@@ -58,38 +62,50 @@ def walk(cfg: ModelConfig, params: Params, batch: Batch) -> Iterator[LayerView]:
     Raises:
         InputError: no tokens, or ids outside the vocabulary.
     """
+    x, sin_cos, segment_ids = embedded(cfg, params, batch)
+    for index, own in enumerate(layer_params(params)):
+        after, queries, keys, inputs, hidden = _layer(cfg, own, x, sin_cos, segment_ids)
+        block = own["moe" if cfg.is_moe else "ffn"]["activation"]
+        block = {
+            name: jnp.mean(leaf, axis=0) if layers.per_expert(cfg, name) else leaf
+            for name, leaf in block.items()
+        }
+        before = layers.flat(x)
+        yield LayerView(index, before, layers.flat(after), queries, keys, inputs, hidden, block)
+        x = after
+
+
+def embedded(
+    cfg: ModelConfig, params: Params, batch: Batch
+) -> tuple[Float[Array, "B T D"], SinCos, Array | None]:
+    """What enters the first layer, and what every layer is given beside it: angles, segments."""
     tokens = check_tokens(cfg.vocab_size, batch["tokens"])
     x = lookup(cfg.vocab_size, params["embed"], tokens).astype(cfg.dtype)
     positions, segment_ids = documents(cfg, batch)
-    sin_cos = layers.rotary(cfg, positions)
-    index = 0
+    return x, layers.rotary(cfg, positions), segment_ids
+
+
+def layer_params(params: Params) -> Iterator[Params]:
+    """The parameters of each layer, in order."""
     for group in params["layers"]:
-        depth = len(jax.tree.leaves(group)[0])
-        for i in range(depth):
-            own = jax.tree.map(lambda leaf: leaf[i], group)  # noqa: B023
-            after, inputs, hidden = _layer(cfg, own, x, sin_cos, segment_ids)
-            block = own["moe" if cfg.is_moe else "ffn"]["activation"]
-            block = {
-                name: jnp.mean(leaf, axis=0) if layers.per_expert(cfg, name) else leaf
-                for name, leaf in block.items()
-            }
-            yield LayerView(index, layers.flat(x), layers.flat(after), inputs, hidden, block)
-            x, index = after, index + 1
+        for i in range(len(jax.tree.leaves(group)[0])):
+            yield jax.tree.map(lambda leaf: leaf[i], group)  # noqa: B023
 
 
 @partial(jax.jit, static_argnums=0)
 def _layer(
     cfg: ModelConfig, params: Any, x: Array, sin_cos: SinCos, segment_ids: Array | None
-) -> tuple[Array, tuple[Array, ...], Array]:
+) -> tuple[Array, Array, Array, tuple[Array, ...], Array]:
     params = pm.cast(layer_specs(cfg), params, cfg.dtype)
+    q, k, _ = layers.queries_keys_values(cfg, params["attention"], x, sin_cos, None)
     out, _ = layers.attention(cfg, params["attention"], x, sin_cos, segment_ids, None, None)
     x = x + out
     if cfg.is_moe:
         inputs, hidden = _expert_inputs(cfg, params["moe"], x)
-        return x + moe(cfg, params["moe"], x, None)[0], inputs, hidden
+        return x + moe(cfg, params["moe"], x, None)[0], q, k, inputs, hidden
     inputs = tuple(map(layers.flat, layers.pre_activations(cfg, params["ffn"], x, None)))
     hidden = cfg.activation_fn.apply(params["ffn"]["activation"], *inputs)
-    return x + layers.ffn(cfg, params["ffn"], x, None), inputs, hidden
+    return x + layers.ffn(cfg, params["ffn"], x, None), q, k, inputs, hidden
 
 
 def _expert_inputs(

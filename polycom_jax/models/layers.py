@@ -156,6 +156,23 @@ def attention(
 
     `sin_cos` is from `rotary`; `cache` as in `kernels.attention.attention_with_cache`, or None.
     """
+    q, k, v = queries_keys_values(cfg, params, x, sin_cos, rules)
+    out, cache = attention_with_cache(
+        q, k, v, cache, segment_ids=segment_ids, rules=rules, implementation=cfg.attention
+    )
+    with jax.named_scope("attention_out"):
+        out = project(out, params["w_o"])
+    return constrain(out, rules, "batch", "seq", "residual"), cache
+
+
+def queries_keys_values(
+    cfg: ModelConfig,
+    params: Any,
+    x: Float[Array, "B T D"],
+    sin_cos: SinCos,
+    rules: Rules | None,
+) -> tuple[Float[Array, "B T H C"], Float[Array, "B T K C"], Float[Array, "B T K C"]]:
+    """What `attention` compares and adds up, x normalised; queries and keys are turned by RoPE."""
     y = rms_norm(x, params["norm"], cfg.norm_eps)
 
     def heads(name: str, axis: str) -> Array:
@@ -164,13 +181,7 @@ def attention(
     with jax.named_scope("qkv"):
         q, k, v = heads("w_q", "heads"), heads("w_k", "kv_heads"), heads("w_v", "kv_heads")
         q, k = _qk_norm(cfg, params, "q_norm", q), _qk_norm(cfg, params, "k_norm", k)
-        q, k = rope(q, sin_cos), rope(k, sin_cos)
-    out, cache = attention_with_cache(
-        q, k, v, cache, segment_ids=segment_ids, rules=rules, implementation=cfg.attention
-    )
-    with jax.named_scope("attention_out"):
-        out = project(out, params["w_o"])
-    return constrain(out, rules, "batch", "seq", "residual"), cache
+        return rope(q, sin_cos), rope(k, sin_cos), v
 
 
 def _qk_norm(cfg: ModelConfig, params: Any, name: str, x: Float[Array, "B T H C"]) -> Array:

@@ -84,6 +84,14 @@ def test_distributions():
     assert normal["kurtosis"] == pytest.approx(3, abs=0.05)  # standard error sqrt(24 / n) = 0.011
 
 
+def test_lazy_neurons_are_counted_by_entries_and_by_columns():
+    hidden = np.array([[0.0, 1.0, -2.0, 0.0], [0.0, 0.0, 1e-30, 0.0], [0.0, 3.0, 4.0, -0.0]])
+    assert analysis.lazy_neurons(hidden) == {"nonzero_share": 5 / 12, "dead_share": 2 / 4}
+    rows = np.maximum(np.random.default_rng(0).standard_normal((50, 30)), 0)
+    plain = sum(value > 0 for row in rows for value in row) / rows.size
+    assert analysis.lazy_neurons(rows) == {"nonzero_share": plain, "dead_share": 0}
+
+
 def test_massive_activations_want_both_conditions():
     x = np.full((10, 20), 0.2)
     assert analysis.massive(x)["count"] == 0

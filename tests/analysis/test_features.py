@@ -9,6 +9,7 @@ from polycom_jax import InputError
 from polycom_jax.analysis.features import (
     alpha_req,
     covariance_eigenvalues,
+    feature_ranks,
     mean_norm,
     rankme_of_eigenvalues,
     rankme_of_singular_values,
@@ -61,6 +62,20 @@ def test_alpha_req_leaves_rounding_out():
     flat = np.concatenate([x, np.zeros((len(x), 3))], axis=1)
     assert alpha_req(flat) == pytest.approx(1.0, rel=1e-8)
     assert math.isnan(alpha_req(np.outer(np.arange(4.0), [1.0, 2.0])))
+
+
+def test_feature_ranks_are_the_three_measures_or_nan_where_there_is_none():
+    x = RNG.standard_normal((30, 5)) * [4, 2, 1, 1, 0.5] + 1
+    assert feature_ranks(x) == {
+        "rankme_of_eigenvalues": pytest.approx(rankme_of_eigenvalues(x)),
+        "rankme_of_singular_values": pytest.approx(rankme_of_singular_values(x)),
+        "alpha_req": pytest.approx(alpha_req(x)),
+    }
+    same = feature_ranks(np.ones((4, 3)))
+    assert same.pop("rankme_of_singular_values") == pytest.approx(1)
+    nothing = [x[:1] * 0, x * 0, np.full((4, 3), np.inf), np.array([[1.0], [np.nan]])]
+    for numbers in (same, *map(feature_ranks, nothing)):
+        assert all(map(math.isnan, numbers.values()))
 
 
 def test_mean_norm_is_a_mean_over_rows():

@@ -63,6 +63,26 @@ def test_the_last_state_is_the_models(preset, activation, batch):
         assert view.inputs[0].shape == view.hidden.shape == (rows, cfg.hidden_width)
         hidden = cfg.activation_fn.apply(view.activation, *view.inputs)
         np.testing.assert_allclose(view.hidden, hidden, rtol=1e-4, atol=1e-4)
+    check_queries_and_keys(cfg, params, views[0])
+
+
+def check_queries_and_keys(cfg, params, view):
+    """They are products, in float64, that RoPE turns: not at position 0, and to no other length."""
+    own = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), params["layers"][0])
+    own = own["attention"]
+
+    def norm(x, scale):
+        return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + cfg.norm_eps) * scale
+
+    y = norm(np.asarray(view.before, np.float64).reshape(2, 12, 16), own["norm"])
+    for got, letter in ((view.queries, "q"), (view.keys, "k")):
+        wanted = y @ own[f"w_{letter}"].reshape(16, -1)
+        if cfg.qk_norm == "full":
+            wanted = norm(wanted, own[f"{letter}_norm"])
+        wanted = wanted.reshape(got.shape)
+        np.testing.assert_allclose(got[:, [0, 5]], wanted[:, [0, 5]], rtol=1e-4, atol=1e-4)
+        lengths = [np.linalg.norm(each, axis=-1) for each in (got, wanted)]
+        np.testing.assert_allclose(*lengths, rtol=1e-4)
 
 
 @pytest.mark.slow
