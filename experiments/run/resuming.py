@@ -40,7 +40,7 @@ STAYS = _by_field(
         """,
         "another precision, not another rounding of the same one": "model.dtype",
         "which tokens are dropped": "model.moe.capacity_factor",
-        "another loss": "model.moe.load_balance_weight model.moe.router_z_weight",
+        "another loss": "model.moe.load_balance_weight model.moe.router_z_weight optim.z_loss",
         "which tokens stand in a batch": "model.context_length data.batch_size",
         "which text is read": "data.text_field data.train_split data.undecodable data.damaged",
         "where documents begin, and which are held out": "data.document_bytes",

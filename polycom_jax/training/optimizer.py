@@ -70,6 +70,8 @@ class OptimConfig:
         loss_scaling: "dynamic": the loss is multiplied by a power of two while it is
             differentiated, as float16 needs; one that gradients overflow with is halved, and its
             update left out. "none": it is not.
+        z_loss: coefficient of a further loss, the mean over targets of log(sum(exp(logits)))^2,
+            which keeps logits from drifting (PaLM, arXiv 2204.02311, section 5: 1e-4). 0: none.
         coefficient_multiplier: old name of `multipliers.coefficient`, a further factor on it; it
             goes with the next release.
         multipliers: factor on the learning rate by role of the parameter; 0 freezes.
@@ -89,13 +91,16 @@ class OptimConfig:
     clip_norm: float | None = 1.0
     accumulation_steps: int = 1
     loss_scaling: LossScaling = "none"
+    z_loss: float = 0.0
     coefficient_multiplier: float = 1.0
     multipliers: Multipliers = Multipliers()
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "positive and finite", "peak_learning_rate", "eps")
-        check_range(self, "at least 0 and finite", "weight_decay", "coefficient_multiplier")
+        check_range(
+            self, "at least 0 and finite", "weight_decay", "z_loss", "coefficient_multiplier"
+        )
         check_range(self, "at least 0 and below 1", "b1", "b2")
         check_range(self, "at least 0", "warmup_steps")
         check_range(self, "at least 1", "accumulation_steps")
