@@ -14,6 +14,7 @@ from polycom_jax.kernels.linear import linear_map
 from polycom_jax.kernels.opaque_call import opaque_call
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.ids import check_range, inside
+from polycom_jax.models.transformer import softcapped
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, num_parts, rules_here
 
@@ -230,7 +231,7 @@ def _chunked_sums(
 
     def add(totals: tuple[Array, ...], part: Any) -> tuple[tuple[Array, ...], None]:
         x, targets, mask = part
-        nats, z, _ = _nats_and_slope(_logits(cfg, rules, gathered, x), targets, z_loss)
+        nats, z, _ = _nats_and_slope(_logits(cfg, rules, gathered, x)[0], targets, z_loss)
         return _added(totals, _sums((nats, z), mask)), None
 
     return jax.lax.scan(add, _zeros(z_loss), (x, targets, mask))[0]
@@ -265,9 +266,11 @@ def _sums_and_gradients(
     def add(carry: tuple[Any, Array], part: Any) -> tuple[tuple[Any, Array], Array]:
         totals, d_table = carry
         x, targets, mask = part
-        nats, z, slope = _nats_and_slope(_logits(cfg, rules, gathered, x), targets, z_loss)
+        logits, steepness = _logits(cfg, rules, gathered, x)
+        nats, z, slope = _nats_and_slope(logits, targets, z_loss)
         # A masked token counts as zero; in the model's dtype the products run at full speed.
         slope = jnp.where(mask[..., None], slope, 0.0)
+        slope = slope if steepness is None else slope * steepness
         slope = (slope * factor).astype(x.dtype) if factor != 1 else slope.astype(x.dtype)
         dx = jnp.einsum("gcv,vd->gcd", slope, gathered, preferred_element_type=jnp.float32)
         # Each device adds up its own tokens; the devices' sums are added once, in the end.
@@ -312,9 +315,13 @@ def _gathered(cfg: ModelConfig, rules: Rules | None, table: Array) -> Array:
 
 def _logits(
     cfg: ModelConfig, rules: Rules | None, table: Float[Array, "V D"], x: Float[Array, "G C D"]
-) -> Float[Array, "G C V"]:
-    """As `models.unembed` with padding columns."""
+) -> tuple[Float[Array, "G C V"], Float[Array, "G C V"] | None]:
+    """As `models.unembed` with padding columns; and the derivative of a soft cap, if any."""
     logits = jnp.einsum("gcd,vd->gcv", x, table, preferred_element_type=jnp.float32)
+    cap, steepness = cfg.logit_softcap, None
+    if cap is not None:
+        logits = softcapped(cfg, logits)
+        steepness = (1 - logits / cap) * (1 + logits / cap)
     real = jnp.arange(table.shape[0])[None, None, :] < cfg.vocab_size
     logits = jnp.where(real, logits, jnp.finfo(jnp.float32).min)
-    return constrain(logits, rules, "batch", None, "vocab")
+    return constrain(logits, rules, "batch", None, "vocab"), steepness

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from polycom_jax import InputError
+from polycom_jax import InputError, models
 from polycom_jax.sharding import Rules
 from polycom_jax.training import OptimConfig, make_model_step, make_state, model_loss, put_batch
 from polycom_jax.training.loss import _hidden_sums, hidden_nats
@@ -17,7 +17,7 @@ WEIGHT = 0.25
 
 
 def drawn(make_batch):
-    """Final hidden states of 16 rows of 8 tokens, an unembedding with 28 rows of padding, targets."""
+    """Final hidden states of 16 rows of 8 tokens, an unembedding of 28 padding rows, a batch."""
     keys = jax.random.split(jax.random.key(0))
     x, table = jax.random.normal(keys[0], (16, 8, 16)), jax.random.normal(keys[1], (128, 16))
     return x, table, make_batch()
@@ -112,8 +112,6 @@ def test_a_step_minimises_it_and_reports_it_beside_the_loss(model, meshes, make_
 
 @pytest.mark.slow
 def test_a_mixture_reports_it_beside_its_routers_losses(make_batch):
-    from polycom_jax import models
-
     cfg = models.preset("moe-tiny", num_layers=1, vocab_size=100, context_length=8)
     params, batch = models.init(cfg, jax.random.key(0)), jax.tree.map(jnp.asarray, make_batch())
     for z_loss in (0.0, WEIGHT):
