@@ -38,6 +38,7 @@ STAYS = _by_field(
         "what the parameters began from": """
             model.activation_options.initial model.init run.init_from
         """,
+        "what the state holds besides": "optim.ema_decay",
         "another precision, not another rounding of the same one": """
             model.dtype optim.loss_scaling
         """,
