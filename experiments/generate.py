@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.folder import Workdir
-from experiments.run.model_loading import check_finite, load_trained
+from experiments.run.model_loading import Weights, check_finite, load_trained
 from experiments.run.sampling import Sampling, complete
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
@@ -26,6 +26,8 @@ class GenerateConfig(Sampling):
     Attributes:
         run: folder of the run, as given to `experiments.pretrain`.
         checkpoint: "latest", "best" (lowest held-out loss), or a step.
+        weights: "last", those of that step; "ema", their moving average, which runs with
+            --optim.ema-decay keep.
         prompt: text to continue; may be empty.
         num_samples: number of continuations.
         greedy: always take the most probable token, as with temperature 0.
@@ -34,6 +36,7 @@ class GenerateConfig(Sampling):
 
     run: Annotated[PlaceText, Positional, arg(metavar="[RUN]")] = "runs/tiny-poly_norm"
     checkpoint: str = "latest"
+    weights: Weights = "last"
     prompt: str = "def "
     num_samples: int = 1
     greedy: bool = False
@@ -49,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the continuations, each with its prompt."""
     config = LINE(GenerateConfig(), argv)
     try_json(config.json)
-    trained = load_trained(Workdir(config.run), config.checkpoint)
+    trained = load_trained(Workdir(config.run), config.checkpoint, weights=config.weights)
     check_finite(config.run, trained.params)
     tokenizer = trained.tokenizer
     length = len(tokenizer.begin) + len(tokenizer.encode(config.prompt)) + config.max_new_tokens

@@ -101,7 +101,7 @@ def repeat(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The loss of each row in nats a token, and the norm of each parameter's gradient.
 
-    The gradient is that of the whole batch's mean loss, without router losses.
+    The gradient is that of the whole batch's mean loss, without router losses and z-loss.
     """
     rules, count = Rules(), max(int(rows["mask"].sum()), 1)
 

@@ -29,7 +29,7 @@ from experiments.run.corpus import load_corpus
 from experiments.run.devices import mesh_of
 from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import generation_of, save_tokenizer
-from experiments.run.model_loading import TOKENIZER, Model, check_finite, load_model
+from experiments.run.model_loading import TOKENIZER, Model, Weights, check_finite, load_model
 from experiments.run.report import activation_parameters, coefficient_table
 from experiments.run.starting import ADJUSTABLE, own_tokenizer
 from experiments.terminal.checks import at_least
@@ -82,6 +82,8 @@ class ConvertCommand(Command):
         out: Hugging Face folder to write.
         dtype: dtype of its matrices; None: float32.
         checkpoint: checkpoint of a run: "latest", "best" (lowest held-out loss), or a step.
+        weights: of a run: "last", those of that step; "ema", their moving average, which runs with
+            --optim.ema-decay keep.
         fit_batches: batches of training text to fit new coefficients on.
     """
 
@@ -89,6 +91,7 @@ class ConvertCommand(Command):
     out: Annotated[PlaceText | None, arg(metavar="FOLDER")] = None
     dtype: WeightDtype | None = None
     checkpoint: str = "latest"
+    weights: Weights = "last"
     fit_batches: int = 8
 
     def __post_init__(self) -> None:
@@ -106,7 +109,9 @@ def main(argv: Sequence[str]) -> int:
     with Display() as display:
         display.busy(f"reading {command.source}")
         source, end = storage.named(command.source), config.data.end_of_text
-        model = load_model(source, command.checkpoint, mesh=mesh, end_of_text=end)
+        model = load_model(
+            source, command.checkpoint, mesh=mesh, end_of_text=end, weights=command.weights
+        )
         check_finite(model.origin, model.params)
         display.note(
             f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation_name}"

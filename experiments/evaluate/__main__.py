@@ -15,6 +15,7 @@ from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.model_loading import (
     Model,
     Split,
+    Weights,
     check_finite,
     check_tokenizer,
     load_model,
@@ -58,6 +59,8 @@ class EvaluateConfig:
     Attributes:
         runs: folders of runs, or Hugging Face folders.
         checkpoint: checkpoint of the runs: "latest", "best" (lowest held-out loss), or a step.
+        weights: of the runs: "last", those of that step; "ema", their moving average, which runs
+            with --optim.ema-decay keep.
         data: texts, each as for `experiments.pretrain --data`. Default: stdlib; with --tasks, no
             text.
         tasks: tasks or groups of lm-evaluation-harness by name, the sets paper-dense and paper-moe,
@@ -84,6 +87,7 @@ class EvaluateConfig:
         "runs/tiny-poly_norm",
     )
     checkpoint: str = "latest"
+    weights: Weights = "last"
     data: Annotated[tuple[PlaceText, ...], arg(metavar="TEXT [TEXT ...]")] = ()
     tasks: Annotated[tuple[PathText, ...], arg(metavar="TASK [TASK ...]")] = ()
     num_fewshot: int | None = None
@@ -134,7 +138,9 @@ def measured(run: str, config: EvaluateConfig, mesh: Any, display: Display) -> d
     """The numbers of one run, printed as they come."""
     display.busy(f"reading {run}")
     folder, end = storage.named(run), config.end_of_text
-    model = load_model(folder, config.checkpoint, mesh=mesh, end_of_text=end)
+    model = load_model(
+        folder, config.checkpoint, mesh=mesh, end_of_text=end, weights=config.weights
+    )
     check_finite(model.origin, model.params)
     display.note(f"{model.origin}: {model.cfg.activation_name}")
     found: dict[str, Any] = {"run": run, "config": asdict(config)}

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import STARTED
-from experiments.run.compiled import batch_shape, compile_step, make_evaluation
+from experiments.run.compiled import batch_shape, compile_step, make_evaluation, state_numbers
 from experiments.run.config import PretrainConfig, RunConfig
 from experiments.run.environment import facts
 from experiments.run.folder import Workdir
@@ -49,7 +49,7 @@ def run_steps(
     display.start(first, run.steps)
     if pending:
         display.doing("evaluate")
-        logs.amend(dict(pending) | heldout_numbers(state.params))
+        logs.amend(dict(pending) | state_numbers(heldout_numbers, state))
     if first >= run.steps:
         return state
     shape = batch_shape(config, mesh)
@@ -85,7 +85,7 @@ def run_steps(
             score = None
             if last or step % run.eval_every == 0:
                 display.doing("evaluate")
-                line = meter.flush(partial(heldout_numbers, state.params))
+                line = meter.flush(partial(state_numbers, heldout_numbers, state))
                 score = line.get("heldout_loss")
                 if score is not None:
                     display.note(f"step {step}: {heldout_line(line, data)}")
@@ -114,7 +114,9 @@ def heldout_line(line: Mapping[str, Any], data: Mixture) -> str:
     each = [f"{name} {loss:.4f}" for name, loss in losses if loss is not None]
     listed = f" ({', '.join(each)})" if each else ""
     loss, bits = line["heldout_loss"], line["bits_per_byte"]
-    return f"held-out loss {loss:.4f}{listed}, {bits:.4f} bits a byte"
+    average = line.get("ema_heldout_loss")
+    ema = "" if average is None else f"; of the averaged weights {average:.4f}"
+    return f"held-out loss {loss:.4f}{listed}, {bits:.4f} bits a byte{ema}"
 
 
 def make_profile(run: RunConfig, workdir: Workdir, display: Display) -> Profile:

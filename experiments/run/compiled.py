@@ -20,6 +20,7 @@ from polycom_jax.hosts import meet
 from polycom_jax.params import Params
 from polycom_jax.training import (
     TrainState,
+    average_of,
     batch_rows,
     evaluate,
     make_eval_step,
@@ -138,6 +139,21 @@ def make_evaluation(
             return {}
 
     return heldout_numbers
+
+
+def state_numbers(
+    heldout_numbers: Callable[[Params], dict[str, float]], state: TrainState
+) -> dict[str, float]:
+    """The held-out numbers of a state: of its parameters and, as `ema_*`, of their average if any.
+
+    None where one of the two evaluations was cut short.
+    """
+    numbers, average = heldout_numbers(state.params), average_of(state.opt_state)
+    if not numbers or average is None:
+        return numbers
+    averaged = heldout_numbers(average)
+    named = {f"ema_{name}": value for name, value in averaged.items()}
+    return numbers | named if named else {}
 
 
 def weighted(data: Mixture, found: Sequence[tuple[float, float]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from polycom_jax._errors import InputError
 from polycom_jax.storage import Place
 from polycom_jax.training.checkpoint import SaveError
 
-LATE = ("heldout_loss", "bits_per_byte")
+LATE = ("heldout_loss", "bits_per_byte", "ema_heldout_loss", "ema_bits_per_byte")
 """Numbers of an evaluation, also of one corpus of several as heldout_loss/NAME: these may come when
 the rest of their line is written."""
 

@@ -32,6 +32,9 @@ from polycom_jax.training import Checkpoints, model_specs
 TOKENIZER = "tokenizer.json"
 """The file's name, in a run's folder and in Hugging Face's."""
 
+Weights = Literal["last", "ema"]
+"""Of a run's checkpoint: the parameters of its step, or their moving average."""
+
 Split = Literal["heldout", "all"]
 """Of a text: the part that training on it leaves out, or every document."""
 
@@ -61,7 +64,11 @@ class Trained:
 
 
 def load_trained(
-    workdir: Workdir, checkpoint: str = "latest", *, mesh: Mesh | None = None
+    workdir: Workdir,
+    checkpoint: str = "latest",
+    *,
+    mesh: Mesh | None = None,
+    weights: Weights = "last",
 ) -> Trained:
     """Reads a run's parameters; the optimiser's state stays on the disk, and data are not needed.
 
@@ -69,18 +76,24 @@ def load_trained(
         workdir: of the run.
         checkpoint: "latest", "best" (lowest held-out loss) or a step.
         mesh: devices to read them onto; None: one.
+        weights: which.
 
     Raises:
-        InputError: no run there, no such checkpoint, or not the run's own tokenizer.
+        InputError: no run there, no such checkpoint, no average, or not the run's own tokenizer.
     """
     config = workdir.read_config()
+    averaged = weights == "ema"
+    require(
+        not averaged or config.optim.ema_decay is not None,
+        f"--weights ema: {workdir.root} holds none, as its optim.ema_decay is none; leave it out.",
+    )
     if imported := own_activation(config.model):
         print(imported, file=sys.stderr)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     specs = model_specs(config.model, mesh)
-    with Checkpoints(workdir.checkpoints) as checkpoints:
-        step = _step(checkpoints, checkpoint)
-        found, params = checkpoints.restore_params(pm.abstract(specs, mesh), step=step, specs=specs)
+    with Checkpoints(workdir.checkpoints) as saved:
+        step, shapes = _step(saved, checkpoint), pm.abstract(specs, mesh)
+        found, params = saved.restore_params(shapes, step=step, specs=specs, averaged=averaged)
     return Trained(config, found, params, workdir.read_tokenizer(), workdir.read_generation())
 
 
@@ -152,6 +165,7 @@ def load_model(
     *,
     mesh: Mesh | None = None,
     end_of_text: str | None = None,
+    weights: Weights = "last",
 ) -> Model:
     """Reads a run's model (there is a config.yaml) or a Hugging Face folder (a config.json).
 
@@ -160,6 +174,7 @@ def load_model(
         checkpoint: of a run.
         mesh: devices to read it onto; None: one.
         end_of_text: for a Hugging Face folder that does not say which token ends a text.
+        weights: of a run, which.
 
     Raises:
         InputError: neither stands there, or it cannot be read.
@@ -171,7 +186,7 @@ def load_model(
             f"end_of_text={end_of_text!r}: the run in {folder} has its own; leave it out.",
         )
         workdir = Workdir(folder)
-        run = load_trained(workdir, checkpoint, mesh=mesh)
+        run = load_trained(workdir, checkpoint, mesh=mesh, weights=weights)
         about = (run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
         noted = workdir.record().get("data", {})
         return Model(*about, generation=run.generation, noted=noted)
@@ -179,6 +194,7 @@ def load_model(
         storage.is_file(folder / "config.json"),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
     )
+    require(weights == "last", f"--weights {weights}: {folder} is no run's folder; leave it out.")
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     file = folder / TOKENIZER
     has_tokenizer = storage.is_file(file)

@@ -33,14 +33,17 @@ STAYS = _by_field(
             model.activation model.activation_options.eps
             model.activation_options.sigmoid model.activation_options.bound
             model.activation_options.output_scale model.rope_theta model.norm_eps
-            model.document_mask model.moe.top_k model.moe.normalize_top_k
+            model.logit_softcap model.document_mask model.moe.top_k model.moe.normalize_top_k
         """,
         "what the parameters began from": """
             model.activation_options.initial model.init run.init_from
         """,
-        "another precision, not another rounding of the same one": "model.dtype",
+        "what the state holds besides": "optim.ema_decay",
+        "another precision, not another rounding of the same one": """
+            model.dtype optim.loss_scaling
+        """,
         "which tokens are dropped": "model.moe.capacity_factor",
-        "another loss": "model.moe.load_balance_weight model.moe.router_z_weight",
+        "another loss": "model.moe.load_balance_weight model.moe.router_z_weight optim.z_loss",
         "which tokens stand in a batch": "model.context_length data.batch_size",
         "which text is read": "data.text_field data.train_split data.undecodable data.damaged",
         "where documents begin, and which are held out": "data.document_bytes",

@@ -1,8 +1,8 @@
 """Reads the metrics of each step off the device, one step late, and logs some of them.
 
 The step names most of them (`make_train_step`, `model_loss`), the evaluation `heldout_loss` and
-`bits_per_byte` (`compiled.make_evaluation`), this module `tokens_per_second`, `step_time_s` and
-`data_wait_s`.
+`bits_per_byte`, and both as `ema_*` (`compiled.state_numbers`), this module `tokens_per_second`,
+`step_time_s` and `data_wait_s`.
 """
 
 import contextlib

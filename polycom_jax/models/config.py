@@ -90,6 +90,8 @@ class ModelConfig:
         tie_embeddings: one matrix for embedding and unembedding.
         rope_theta: base of the rotary frequencies.
         norm_eps: epsilon of every RMSNorm, inside the root.
+        logit_softcap: logits are softcap x tanh(logits / softcap); Gemma 2 takes 30. None: they are
+            not bounded.
         document_mask: in training, attention and positions restart at each document.
         init: "megatron": normal with standard deviation sqrt(2 / 5D), output projections divided by
             sqrt(2 num_layers); "olmo": normal with standard deviation 0.02, truncated at three of
@@ -124,6 +126,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    logit_softcap: float | None = None
     document_mask: bool = True
     init: Init = "megatron"
     attention: AttentionImplementation | None = None
@@ -136,7 +139,7 @@ class ModelConfig:
         check_fields(self)
         self._settle_activation()
         check_range(self, "at least 1", *_COUNTS)
-        check_range(self, "positive and finite", "rope_theta", "norm_eps")
+        check_range(self, "positive and finite", "rope_theta", "norm_eps", "logit_softcap")
         for name in ("ffn_width", "loss_chunk", "unroll"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")

@@ -270,10 +270,16 @@ def _unroll(cfg: ModelConfig) -> int:
     return cfg.num_layers if few and backend() == "cpu" else 1
 
 
+def softcapped(cfg: ModelConfig, logits: Float[Array, "..."]) -> Float[Array, "..."]:
+    """c tanh(logits / c) with c = `cfg.logit_softcap`; the logits themselves where it is None."""
+    cap = cfg.logit_softcap
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
 def unembed(
     cfg: ModelConfig, params: Params, x: Float[Array, "... D"], *, padded: bool = False
 ) -> Float[Array, "... V"]:
-    """Logits: x times the unembedding's transpose, summed in float32.
+    """Logits: x times the unembedding's transpose, summed in float32, and `softcapped`.
 
     Args:
         cfg: the model.
@@ -288,7 +294,7 @@ def unembed(
     table = params["embed"] if cfg.tie_embeddings else params["unembed"]
     flat = x.reshape(-1, x.shape[-1])
     logits = jnp.dot(flat, table.astype(cfg.dtype).T, preferred_element_type=jnp.float32)
-    logits = logits.reshape(*x.shape[:-1], table.shape[0])
+    logits = softcapped(cfg, logits.reshape(*x.shape[:-1], table.shape[0]))
     if not padded:
         return logits[..., : cfg.vocab_size]
     real = jnp.arange(table.shape[0]) < cfg.vocab_size

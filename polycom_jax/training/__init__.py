@@ -35,6 +35,7 @@ from polycom_jax.training.state import state_from as state_from
 from polycom_jax.training.step import Layout as Layout
 from polycom_jax.training.step import SummedLoss as SummedLoss
 from polycom_jax.training.step import make_train_step as make_train_step
+from polycom_jax.training.weight_average import average_of as average_of
 
 
 def __getattr__(name: str) -> Any:

@@ -162,10 +162,18 @@ class Checkpoints:
         *,
         step: SupportsIndex | None = None,
         specs: Specs | None = None,
+        averaged: bool = False,
     ) -> tuple[int, Params]:
-        """Reads the model's parameters alone, as `restore` does; returns their step too."""
-        found = self._read({"params": abstract_params}, step, specs, partial=True)
-        return found.step, found.tree["params"]
+        """Reads the model's parameters alone, as `restore` does; returns their step too.
+
+        With `averaged` it reads their moving average, which runs with `OptimConfig.ema_decay` keep.
+        """
+        target: Any = {"params": abstract_params}
+        if averaged:
+            target = {"opt_state": {"average": abstract_params}}
+        found = self._read(target, step, specs, partial=True)
+        tree = found.tree["opt_state"]["average"] if averaged else found.tree["params"]
+        return found.step, tree
 
     def all_steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""

@@ -14,6 +14,7 @@ from polycom_jax.kernels.linear import linear_map
 from polycom_jax.kernels.opaque_call import opaque_call
 from polycom_jax.models import ModelConfig
 from polycom_jax.models.ids import check_range, inside
+from polycom_jax.models.transformer import softcapped
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, constrain, num_parts, rules_here
 
@@ -59,14 +60,17 @@ def cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> 
 
 @cross_entropy.defjvp
 def _cross_entropy_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    nats, slope = _nats_and_slope(*primals)
+    nats, _, slope = _nats_and_slope(*primals)
     return nats, jnp.sum(slope * tangents[0].astype(jnp.float32), axis=-1)
 
 
 def _nats_and_slope(
-    logits: Float[Array, "... V"], targets: Int[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "... V"]]:
-    """`cross_entropy`, and its derivative softmax(logits) - one_hot(target)."""
+    logits: Float[Array, "... V"], targets: Int[Array, "..."], z_loss: float = 0.0
+) -> tuple[Float[Array, "..."], Float[Array, "..."] | None, Float[Array, "... V"]]:
+    """`cross_entropy`, the z-loss if there is one, and the derivative of what they add up to.
+
+    That is p - one_hot(target) + 2 z_loss log(sum(exp(logits))) p, where p is the softmax.
+    """
     logits = logits.astype(jnp.float32)
     # The target is picked by comparison, not by a gather, which would collect a vocabulary that is
     # split over devices.
@@ -82,13 +86,24 @@ def _nats_and_slope(
     rest = jnp.where(targets[..., None] < 0, jnp.nan, rest)
     nats = gap + jnp.log1p(rest)
     slope = jnp.where(chosen, -others, powers) / (1 + rest)
-    return nats[..., 0], slope
+    if not z_loss:
+        return nats[..., 0], None, slope
+    log_sum = top + jnp.log1p(rest)
+    slope = slope + 2 * z_loss * log_sum * powers / (1 + rest)
+    return nats[..., 0], z_loss * jnp.square(log_sum)[..., 0], slope
 
 
 def batch_nats(
-    cfg: ModelConfig, params: Params, batch: Batch, rules: Rules | None = None
+    cfg: ModelConfig,
+    params: Params,
+    batch: Batch,
+    rules: Rules | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The sum of `cross_entropy` over the batch's unmasked targets, and the model's `aux`.
+
+    With `z_loss`, each target counts as cross_entropy + z_loss log(sum(exp(logits)))^2, and `aux`
+    has the mean of the second term over them as `z_loss`, without a derivative.
 
     Attention stops at document boundaries, and positions restart there, iff `cfg.document_mask`.
     With `cfg.loss_chunk`, logits of that many tokens a device exist at a time. Masked targets may
@@ -109,7 +124,10 @@ def batch_nats(
     x, aux, _ = models.hidden(
         cfg, params, batch["tokens"], loss_mask=counted(batch), rules=rules, **documents
     )
-    return hidden_nats(cfg, params, x, batch, rules), aux
+    nats, *z = _hidden_sums(cfg, params, x, batch, rules, z_loss)
+    if z:
+        aux = {**aux, "z_loss": z[0] / jnp.maximum(count_targets(batch), 1.0)}
+    return nats, aux
 
 
 def documents(cfg: ModelConfig, batch: Batch) -> tuple[Array, Array | None]:
@@ -128,6 +146,18 @@ def hidden_nats(
     rules: Rules | None = None,
 ) -> Float[Array, ""]:
     """`batch_nats` from final hidden states on; of `params` it reads the unembedding alone."""
+    return _hidden_sums(cfg, params, x, batch, rules, 0.0)[0]
+
+
+def _hidden_sums(
+    cfg: ModelConfig,
+    params: Params,
+    x: Float[Array, "B T D"],
+    batch: Batch,
+    rules: Rules | None,
+    z_loss: float,
+) -> tuple[Float[Array, ""], ...]:
+    """What is minimised and, with `z_loss`, the part of it that is the z-loss, both summed."""
     rules = rules_here(rules)
     with jax.named_scope("loss"):
         mask = counted(batch)
@@ -136,11 +166,22 @@ def hidden_nats(
         if cfg.loss_chunk is not None:
             table = params["embed"] if cfg.tie_embeddings else params["unembed"]
             parts = _by_device((x, targets, mask), cfg.loss_chunk, rules)
-            return _chunked_nats(cfg, rules, table, *parts)
+            return _chunked_sums(cfg, rules, z_loss, table, *parts)
         logits = models.unembed(cfg, params, x, padded=True)
         logits = constrain(logits, rules, "batch", "seq", "vocab")
         nats = cross_entropy(logits, targets)
-        return jnp.sum(jnp.where(mask, nats, 0.0))
+        if not z_loss:
+            return _sums((nats, None), mask)
+        z = z_loss * jnp.square(jax.nn.logsumexp(logits, axis=-1))
+        total, part = _sums((nats, z), mask)
+        return total, jax.lax.stop_gradient(part)
+
+
+def _sums(terms: tuple[Array, Array | None], mask: Array) -> tuple[Array, ...]:
+    """Those of nats and, with a z-loss, of nats plus z and of z, over unmasked targets."""
+    nats, z = terms
+    each = (nats,) if z is None else (nats + z, z)
+    return tuple(jnp.sum(jnp.where(mask, term, 0.0)) for term in each)
 
 
 def _by_device(arrays: tuple[Array, ...], chunk: int, rules: Rules | None) -> tuple[Array, ...]:
@@ -170,42 +211,66 @@ _SLOPE_FACTORS = {"float16": 2.0**15}
 """By the model's dtype, what slopes are multiplied by while products read them. They are at most 1,
 and those of rare tokens are smaller than float16's smallest numbers."""
 
+_Z_LOSS_ROOM = 2.0**-3
+"""A z-loss makes slopes larger than 1, for which the factor leaves so much room."""
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _chunked_nats(
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _chunked_sums(
     cfg: ModelConfig,
     rules: Rules | None,
+    z_loss: float,
     table: Float[Array, "V D"],
     x: Float[Array, "N G C D"],
     targets: Int[Array, "N G C"],
     mask: Bool[Array, "N G C"],
-) -> Float[Array, ""]:
-    """The sum of `cross_entropy` over chunks (N) of tokens (C) of every device (G)."""
+) -> tuple[Float[Array, ""], ...]:
+    """`_hidden_sums` over chunks (N) of tokens (C) of every device (G); the first has a
+    derivative."""
     gathered = _gathered(cfg, rules, table)
 
-    def add(total: Array, part: Any) -> tuple[Array, None]:
+    def add(totals: tuple[Array, ...], part: Any) -> tuple[tuple[Array, ...], None]:
         x, targets, mask = part
-        nats = cross_entropy(_logits(cfg, rules, gathered, x), targets)
-        return total + jnp.sum(jnp.where(mask, nats, 0.0)), None
+        nats, z, _ = _nats_and_slope(_logits(cfg, rules, gathered, x)[0], targets, z_loss)
+        return _added(totals, _sums((nats, z), mask)), None
 
-    return jax.lax.scan(add, jnp.zeros((), jnp.float32), (x, targets, mask))[0]
+    return jax.lax.scan(add, _zeros(z_loss), (x, targets, mask))[0]
 
 
-def _sum_and_gradients(
-    cfg: ModelConfig, rules: Rules | None, table: Array, x: Array, targets: Array, mask: Array
-) -> tuple[Array, Array, Array]:
-    """The sum and its gradients: while a chunk's logits are there, so is all that these need.
+def _zeros(z_loss: float) -> tuple[Array, ...]:
+    return tuple(jnp.zeros((), jnp.float32) for _ in range(2 if z_loss else 1))
+
+
+def _added(totals: tuple[Array, ...], more: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(total + one for total, one in zip(totals, more, strict=True))
+
+
+def _sums_and_gradients(
+    cfg: ModelConfig,
+    rules: Rules | None,
+    z_loss: float,
+    table: Array,
+    x: Array,
+    targets: Array,
+    mask: Array,
+) -> tuple[Array, ...]:
+    """The gradients of the first sum by table and x, and the sums: while a chunk's logits are
+    there, so is all that these need.
 
     Three products a chunk; recomputing the logits in the backward pass would be a fourth.
     """
     gathered, factor = _gathered(cfg, rules, table), _SLOPE_FACTORS.get(cfg.dtype, 1.0)
+    if z_loss and factor != 1:
+        factor *= _Z_LOSS_ROOM
 
-    def add(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Array]:
-        total, d_table = carry
+    def add(carry: tuple[Any, Array], part: Any) -> tuple[tuple[Any, Array], Array]:
+        totals, d_table = carry
         x, targets, mask = part
-        nats, slope = _nats_and_slope(_logits(cfg, rules, gathered, x), targets)
+        logits, steepness = _logits(cfg, rules, gathered, x)
+        nats, z, slope = _nats_and_slope(logits, targets, z_loss)
         # A masked token counts as zero; in the model's dtype the products run at full speed.
         slope = jnp.where(mask[..., None], slope, 0.0)
+        slope = slope if steepness is None else slope * steepness
         slope = (slope * factor).astype(x.dtype) if factor != 1 else slope.astype(x.dtype)
         dx = jnp.einsum("gcv,vd->gcd", slope, gathered, preferred_element_type=jnp.float32)
         # Each device adds up its own tokens; the devices' sums are added once, in the end.
@@ -213,22 +278,23 @@ def _sum_and_gradients(
         if factor != 1:
             dx, own = dx / factor, own / factor
         d_table = constrain(d_table + own, rules, "batch", "vocab", None)
-        total = total + jnp.sum(jnp.where(mask, nats, 0.0))
-        return (total, d_table), dx.astype(x.dtype)
+        totals = _added(totals, _sums((nats, z), mask))
+        return (totals, d_table), dx.astype(x.dtype)
 
     zeros = constrain(jnp.zeros((x.shape[1], *table.shape)), rules, "batch", "vocab", None)
-    carry = (jnp.zeros((), jnp.float32), zeros)
-    (total, d_table), dx = jax.lax.scan(add, carry, (x, targets, mask))
+    (totals, d_table), dx = jax.lax.scan(add, (_zeros(z_loss), zeros), (x, targets, mask))
     d_table = constrain(jnp.sum(d_table, axis=0), rules, "vocab", "embed")
-    return total, d_table.astype(table.dtype), dx
+    return d_table.astype(table.dtype), dx, *totals
 
 
-@_chunked_nats.defjvp
-def _chunked_nats_rule(
-    cfg: ModelConfig, rules: Rules | None, primals: Any, tangents: Any
-) -> tuple[Array, Array]:
-    total, *gradients = opaque_call(partial(_sum_and_gradients, cfg, rules), *primals)
-    return total, linear_map(_along, _times, gradients, tangents[:2], total)
+@_chunked_sums.defjvp
+def _chunked_sums_rule(
+    cfg: ModelConfig, rules: Rules | None, z_loss: float, primals: Any, tangents: Any
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    both = partial(_sums_and_gradients, cfg, rules, z_loss)
+    d_table, dx, total, *z = opaque_call(both, *primals)
+    change = linear_map(_along, _times, (d_table, dx), tangents[:2], total)
+    return (total, *z), (change, *map(jnp.zeros_like, z))
 
 
 def _along(gradients: Sequence[Array], changes: Sequence[Array]) -> Array:
@@ -249,9 +315,13 @@ def _gathered(cfg: ModelConfig, rules: Rules | None, table: Array) -> Array:
 
 def _logits(
     cfg: ModelConfig, rules: Rules | None, table: Float[Array, "V D"], x: Float[Array, "G C D"]
-) -> Float[Array, "G C V"]:
-    """As `models.unembed` with padding columns."""
+) -> tuple[Float[Array, "G C V"], Float[Array, "G C V"] | None]:
+    """As `models.unembed` with padding columns; and the derivative of a soft cap, if any."""
     logits = jnp.einsum("gcd,vd->gcv", x, table, preferred_element_type=jnp.float32)
+    cap, steepness = cfg.logit_softcap, None
+    if cap is not None:
+        logits = softcapped(cfg, logits)
+        steepness = (1 - logits / cap) * (1 + logits / cap)
     real = jnp.arange(table.shape[0])[None, None, :] < cfg.vocab_size
     logits = jnp.where(real, logits, jnp.finfo(jnp.float32).min)
-    return constrain(logits, rules, "batch", None, "vocab")
+    return constrain(logits, rules, "batch", None, "vocab"), steepness

@@ -20,7 +20,7 @@ from polycom_jax.training.state import abstract_state, model_specs
 from polycom_jax.training.step import Layout, OnMesh, Step, SummedLoss, make_train_step
 
 
-def model_loss(cfg: ModelConfig, rules: Rules | None = None) -> SummedLoss:
+def model_loss(cfg: ModelConfig, rules: Rules | None = None, z_loss: float = 0.0) -> SummedLoss:
     """The loss of a model: sum(-log p) over the batch's unmasked targets / their number.
 
     Both are over all micro-batches and processes, so neither mesh nor number of micro-batches
@@ -33,20 +33,24 @@ def model_loss(cfg: ModelConfig, rules: Rules | None = None) -> SummedLoss:
     Args:
         cfg: the model; its `loss_chunk` says how many logits exist at a time.
         rules: how arrays are split over the mesh in force; None: not at all.
+        z_loss: coefficient of the mean of log(sum(exp(logits)))^2, see `OptimConfig`.
 
     Returns:
         The loss, whose metrics are `loss` in nats a token (NaN where there is no target), `tokens`,
-        the number of targets, and the `aux`.
+        the number of targets, the `aux` and, where there is one, the `z_loss` that is minimised
+        besides `loss`.
     """
+    penalty = (z_loss,) if z_loss else ()
 
     def part(params: Params, micro: Batch, tokens: Array) -> tuple[Array, dict[str, Any]]:
         count = jnp.maximum(tokens, 1.0)
-        nats, aux = batch_nats(cfg, params, micro, rules)
+        nats, aux = batch_nats(cfg, params, micro, rules, *penalty)
         loss, targets = nats / count, count_targets(micro)
         share = targets / count
         aux = jax.tree.map(lambda value: value * share, aux)
         # The mean over no targets is no number, and no perfect model's 0.
-        reported = jnp.where(tokens > 0, loss, jnp.nan)
+        entropy = loss - aux["z_loss"] if z_loss else loss
+        reported = jnp.where(tokens > 0, entropy, jnp.nan)
         metrics = {"loss": reported, "tokens": targets, **aux}
         return loss + aux.get("auxiliary_loss", 0.0), metrics
 
@@ -86,7 +90,7 @@ def make_model_step(
     specs = model_specs(cfg, mesh, rules)
     state = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(cfg, optim, mesh, rules))
     step: Step = make_train_step(
-        _without_gradient(model_loss(cfg, rules), specs, frozen_roles(optim)),
+        _without_gradient(model_loss(cfg, rules, optim.z_loss), specs, frozen_roles(optim)),
         make_optimizer(optim, specs, steps),
         accumulation_steps=optim.accumulation_steps,
         schedule=None if steps is None else make_schedule(optim, steps),

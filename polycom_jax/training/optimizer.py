@@ -15,6 +15,7 @@ from polycom_jax._fields import check_fields, check_range
 from polycom_jax.params import Params, ParamSpec, Role, Specs
 from polycom_jax.training.loss_scale import LossScaling
 from polycom_jax.training.schedules import ScheduleName, warmed_up
+from polycom_jax.training.weight_average import averaging
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class OptimConfig:
         loss_scaling: "dynamic": the loss is multiplied by a power of two while it is
             differentiated, as float16 needs; one that gradients overflow with is halved, and its
             update left out. "none": it is not.
+        z_loss: coefficient of a further loss, the mean over targets of log(sum(exp(logits)))^2,
+            which keeps logits from drifting (PaLM, arXiv 2204.02311, section 5: 1e-4). 0: none.
+        ema_decay: decay of an exponential moving average of the parameters, which the state then
+            holds too and training does not depend on. None: no average.
         coefficient_multiplier: old name of `multipliers.coefficient`, a further factor on it; it
             goes with the next release.
         multipliers: factor on the learning rate by role of the parameter; 0 freezes.
@@ -89,13 +94,17 @@ class OptimConfig:
     clip_norm: float | None = 1.0
     accumulation_steps: int = 1
     loss_scaling: LossScaling = "none"
+    z_loss: float = 0.0
+    ema_decay: float | None = None
     coefficient_multiplier: float = 1.0
     multipliers: Multipliers = Multipliers()
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, "positive and finite", "peak_learning_rate", "eps")
-        check_range(self, "at least 0 and finite", "weight_decay", "coefficient_multiplier")
+        check_range(
+            self, "at least 0 and finite", "weight_decay", "z_loss", "coefficient_multiplier"
+        )
         check_range(self, "at least 0 and below 1", "b1", "b2")
         check_range(self, "at least 0", "warmup_steps")
         check_range(self, "at least 1", "accumulation_steps")
@@ -119,6 +128,11 @@ class OptimConfig:
         require(
             self.clip_norm is None or 0 < self.clip_norm < float("inf"),
             f"clip_norm={self.clip_norm} must be positive and finite; or none, for no clipping.",
+        )
+        require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            f"ema_decay={self.ema_decay} must be above 0 and below 1, as 0.999; or none, for no"
+            " average.",
         )
         for role in self.decay_roles:
             if role not in get_args(Role):
@@ -173,6 +187,7 @@ def make_optimizer(
 
     Returns:
         The transformation. Moments have the parameters' shapes and float32; frozen ones have none.
+        With `optim.ema_decay`, its state is an `AveragedState`.
     """
     rate = (
         scale_by_given_rate()
@@ -187,7 +202,8 @@ def make_optimizer(
     ]
     if optim.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(optim.clip_norm))
-    return _without_frozen(optax.chain(*parts), optim, specs)
+    optimizer = _without_frozen(optax.chain(*parts), optim, specs)
+    return optimizer if optim.ema_decay is None else averaging(optimizer, optim.ema_decay)
 
 
 def frozen_roles(optim: OptimConfig) -> frozenset[str]:

@@ -174,6 +174,7 @@ def test_padding_for_a_mesh_is_not_written(tmp_path):
     ("cfg", "named"),
     [
         (replace(DENSE, qk_norm="head"), "qk_norm='head'"),
+        (replace(DENSE, logit_softcap=30.0), "logit_softcap=30.0"),
         (replace(MOE, qk_norm="none"), "qk_norm='none'"),
         (replace(MOE, head_dim=8), "head_dim=8"),
         (replace(DENSE, num_heads=3, num_kv_heads=3), "num_heads=3"),

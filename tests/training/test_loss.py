@@ -13,7 +13,7 @@ from polycom_jax.training import put_batch
 from polycom_jax.training.loss import (
     IGNORED,
     _by_device,
-    _chunked_nats,
+    _chunked_sums,
     batch_nats,
     count_targets,
     counted,
@@ -157,7 +157,7 @@ def test_chunks_of_a_mesh_take_tokens_of_every_device(model, meshes, initial, ma
 
         def loss(x, table):
             parts = _by_device((x, placed["targets"], placed["mask"]), 5, rules)
-            return _chunked_nats(model(), rules, table, *parts)
+            return _chunked_sums(model(), rules, 0.0, table, *parts)[0]
 
         x = jax.device_put(np.ones((16, 8, 16), np.float32), placed["mask"].sharding)
         table = params["unembed"]
@@ -180,7 +180,10 @@ def test_the_gradient_of_a_bfloat16_model_is_added_up_in_float32(model):
     mask = jnp.ones((4096, 1, 1), bool)
 
     def gradient(x, table, cfg):
-        return jax.grad(_chunked_nats, argnums=2)(cfg, None, table, x, targets, mask)
+        def total(table):
+            return _chunked_sums(cfg, None, 0.0, table, x, targets, mask)[0]
+
+        return jax.grad(total)(table)
 
     got = jax.jit(gradient, static_argnums=2)(x.astype(jnp.bfloat16), table, cfg)
     assert got.dtype == jnp.float32

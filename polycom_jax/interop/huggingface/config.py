@@ -230,6 +230,11 @@ def family_of(cfg: ModelConfig) -> str:
         f"qk_norm={cfg.qk_norm!r}: {what} in transformers has {wanted!r}; there is no other family"
         " to write this model as.",
     )
+    require(
+        cfg.logit_softcap is None,
+        f"logit_softcap={cfg.logit_softcap}: {what} in transformers has no such field; there is no"
+        " other family to write this model as.",
+    )
     # transformers refuses a Llama whose width is no multiple, and OLMoE has no field for it.
     fits = cfg.embed_dim % cfg.num_heads == 0
     fits = fits and (not cfg.is_moe or cfg.head_dim * cfg.num_heads == cfg.embed_dim)

@@ -1,0 +1,127 @@
+"""The z-loss of the softmax: its value, its derivatives, and what a step reports of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from polycom_jax import InputError, models
+from polycom_jax.sharding import Rules
+from polycom_jax.training import OptimConfig, make_model_step, make_state, model_loss, put_batch
+from polycom_jax.training.loss import _hidden_sums, hidden_nats
+
+WEIGHT = 0.25
+
+
+def drawn(make_batch):
+    """Final hidden states of 16 rows of 8 tokens, an unembedding of 28 padding rows, a batch."""
+    keys = jax.random.split(jax.random.key(0))
+    x, table = jax.random.normal(keys[0], (16, 8, 16)), jax.random.normal(keys[1], (128, 16))
+    return x, table, make_batch()
+
+
+def plain(table, x, batch):
+    """The same from `jax.nn` alone: nats and the z-loss apart."""
+    logits = jnp.einsum("btd,vd->btv", x, table[:100], precision="highest")
+    log_sum = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
+    mask = jnp.asarray(batch["mask"])
+    nats, z = log_sum - chosen, WEIGHT * log_sum**2
+    return jnp.sum(jnp.where(mask, nats, 0)), jnp.sum(jnp.where(mask, z, 0))
+
+
+def sums(cfg, batch, rules: Rules | None = None):
+    def of(table, x):
+        return _hidden_sums(cfg, {"unembed": table}, x, batch, rules, WEIGHT)
+
+    return of
+
+
+@pytest.mark.parametrize("chunk", [None, 43])
+def test_it_and_its_gradient_are_those_of_the_formula(model, make_batch, chunk):
+    x, table, batch = drawn(make_batch)
+    cfg = model(tie_embeddings=False, loss_chunk=chunk)
+    nats, z = plain(table, x, batch)
+    of = jax.jit(jax.value_and_grad(sums(cfg, batch), (0, 1), has_aux=True))
+    (total, part), grads = of(table, x)
+    np.testing.assert_allclose([total, part], [nats + z, z], rtol=20 * 2**-24)
+    wanted = jax.grad(lambda *at: sum(plain(*at, batch)), (0, 1))(table, x)
+    for got, want in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(got, want, atol=2**-18 * float(jnp.abs(want).max()))
+    assert float(hidden_nats(cfg, {"unembed": table}, x, batch)) == pytest.approx(float(nats))
+
+
+def test_chunks_have_its_second_derivatives(model, make_batch):
+    x, table, batch = drawn(make_batch)
+    cfg = model(tie_embeddings=False, loss_chunk=43)
+
+    def product(of) -> Any:
+        slope = jax.grad(of, (0, 1))
+        return jax.jit(lambda *at: jax.jvp(slope, at, (jnp.cos(table), jnp.sin(x)))[1])(table, x)
+
+    got = product(lambda *at: sums(cfg, batch)(*at)[0])
+    for mine, want in zip(got, product(lambda *at: sum(plain(*at, batch))), strict=True):
+        np.testing.assert_allclose(mine, want, atol=2**-16 * float(jnp.abs(want).max()))
+
+
+def test_what_is_reported_of_it_has_no_derivative(model, make_batch):
+    x, table, batch = drawn(make_batch)
+    for chunk in (None, 43):
+        of = sums(model(tie_embeddings=False, loss_chunk=chunk), batch)
+        assert not np.any(jax.grad(lambda at, of=of: of(at, x)[1])(table))
+
+
+@pytest.mark.parametrize("chunk", [pytest.param(None, marks=pytest.mark.slow), 5])
+def test_a_split_vocabulary_changes_nothing(model, meshes, make_batch, chunk):
+    x, table, batch = drawn(make_batch)
+    cfg, mesh = model(tie_embeddings=False, loss_chunk=chunk), meshes["data 2, fsdp 2, tensor 2"]
+    wanted = jax.jit(jax.value_and_grad(sums(cfg, batch), (0, 1), has_aux=True))(table, x)
+    with jax.set_mesh(mesh):
+        placed = put_batch(batch, mesh)
+        split = NamedSharding(mesh, Rules().partition(("vocab", "embed")))
+        on = jax.device_put(table, split)
+        rows = jax.device_put(x, placed["mask"].sharding)
+        of = jax.jit(jax.value_and_grad(sums(cfg, placed, Rules()), (0, 1), has_aux=True))
+        found = of(on, rows)
+    for got, want in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(got, want, atol=2**-18 * float(jnp.abs(want).max()))
+
+
+@pytest.mark.slow
+def test_a_step_minimises_it_and_reports_it_beside_the_loss(model, meshes, make_batch):
+    mesh, cfg = meshes["one device"], model(loss_chunk=43)
+    batch = put_batch(make_batch(), mesh)
+
+    def first(**more) -> dict[str, Any]:
+        optim = OptimConfig(warmup_steps=1, **more)
+        state = make_state(cfg, optim, jax.random.key(3), mesh)
+        return make_model_step(cfg, optim, 10, mesh)(state, batch)[1]
+
+    without, one = first(), first(z_loss=1.0)
+    parts = first(z_loss=1.0, accumulation_steps=2)
+    assert "z_loss" not in without
+    assert float(one["loss"]) == pytest.approx(float(without["loss"]), rel=2**-20)
+    assert float(one["z_loss"]) == pytest.approx(np.log(100) ** 2, rel=0.2)
+    assert float(one["grad_norm"]) > 1.1 * float(without["grad_norm"])
+    for name in ("loss", "z_loss", "grad_norm"):
+        assert float(parts[name]) == pytest.approx(float(one[name]), rel=2**-19)
+
+
+@pytest.mark.slow
+def test_a_mixture_reports_it_beside_its_routers_losses(make_batch):
+    cfg = models.preset("moe-tiny", num_layers=1, vocab_size=100, context_length=8)
+    params, batch = models.init(cfg, jax.random.key(0)), jax.tree.map(jnp.asarray, make_batch())
+    for z_loss in (0.0, WEIGHT):
+        loss = model_loss(cfg, z_loss=z_loss)
+        minimised, metrics = jax.jit(loss.part)(params, batch, loss.normalizer(batch))
+        parts = metrics["loss"] + metrics["auxiliary_loss"] + metrics.get("z_loss", 0.0)
+        assert float(minimised) == pytest.approx(float(parts), rel=2**-20)
+
+
+@pytest.mark.parametrize("value", [-1e-4, float("inf"), float("nan")])
+def test_a_coefficient_that_is_none_is_refused(value):
+    with pytest.raises(InputError, match=r"z_loss=.* must be at least 0 and finite"):
+        OptimConfig(z_loss=value)
