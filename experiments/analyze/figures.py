@@ -182,7 +182,7 @@ def _draw_activity(path: Place, measured: Measured) -> bool:
         for where, number, name, unit in _ACTIVITY
     }
     shown = {key: own for key, own in lines.items() if any(np.nansum(y) > 0 for y, _ in own)}
-    left = ", ".join(name for name, unit in lines if (name, unit) not in shown)
+    left = ", ".join(key[0] for key, own in lines.items() if own and key not in shown)
     note = _note(measured, *([f"Left out, zero in all layers: {left}."] if left else []))
     look = {"title": "Activations by layer", "note": note, "shared": "x"}
     with panels(path, len(shown), columns=2, size=(3.8, 2.3), **look) as axes:
