@@ -27,7 +27,7 @@ class GenerateConfig(Sampling):
         run: folder of the run, as given to `experiments.pretrain`.
         checkpoint: "latest", "best" (lowest held-out loss), or a step.
         weights: "last", those of that step; "ema", their moving average, which runs with
-            --optim.ema-decay keep.
+            optim.ema_decay keep.
         prompt: text to continue; may be empty.
         num_samples: number of continuations.
         greedy: always take the most probable token, as with temperature 0.

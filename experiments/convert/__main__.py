@@ -83,7 +83,7 @@ class ConvertCommand(Command):
         dtype: dtype of its matrices; None: float32.
         checkpoint: checkpoint of a run: "latest", "best" (lowest held-out loss), or a step.
         weights: of a run: "last", those of that step; "ema", their moving average, which runs with
-            --optim.ema-decay keep.
+            optim.ema_decay keep.
         fit_batches: batches of training text to fit new coefficients on.
     """
 

@@ -60,7 +60,7 @@ class EvaluateConfig:
         runs: folders of runs, or Hugging Face folders.
         checkpoint: checkpoint of the runs: "latest", "best" (lowest held-out loss), or a step.
         weights: of the runs: "last", those of that step; "ema", their moving average, which runs
-            with --optim.ema-decay keep.
+            with optim.ema_decay keep.
         data: texts, each as for `experiments.pretrain --data`. Default: stdlib; with --tasks, no
             text.
         tasks: tasks or groups of lm-evaluation-harness by name, the sets paper-dense and paper-moe,

@@ -51,7 +51,8 @@ STAYS = _by_field(
         "what a BPE is trained on": "data.bpe_train_bytes",
         "order of the data, and what the parameters began from": "run.seed",
         "another update": """
-            optim.peak_learning_rate optim.schedule optim.final_learning_rate_fraction
+            optim.optimizer optim.peak_learning_rate optim.schedule
+            optim.final_learning_rate_fraction
             optim.warmup_steps optim.decay_steps optim.decay_fraction optim.b1
             optim.b2 optim.eps optim.weight_decay optim.decay_roles optim.clip_norm
             optim.coefficient_multiplier optim.loss_scaling optim.multipliers.matrix

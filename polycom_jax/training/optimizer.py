@@ -1,4 +1,4 @@
-"""AdamW; what decays, how fast it learns, and whether at all, follow a parameter's role."""
+"""Optimisers; what decays, how fast it learns, and whether at all, follow a parameter's role."""
 
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +15,7 @@ from polycom_jax._fields import check_fields, check_range
 from polycom_jax.params import Params, ParamSpec, Role, Specs
 from polycom_jax.training.loss_scale import LossScaling
 from polycom_jax.training.schedules import ScheduleName, warmed_up
+from polycom_jax.training.update_rules import FOR_MATRICES, RULES, Moments, OptimizerName
 from polycom_jax.training.weight_average import averaging
 
 
@@ -58,10 +59,10 @@ class OptimConfig:
         decay_steps: the update at which the rate reaches its end, warm-up included. Default: the
             run's last one.
         decay_fraction: share of `decay_steps` over which "wsd" falls.
-        b1: AdamW's beta_1.
-        b2: AdamW's beta_2.
+        b1: beta_1 of AdamW and Lion.
+        b2: beta_2 of AdamW and Lion.
         eps: AdamW's epsilon, outside the root.
-        weight_decay: decoupled weight decay (AdamW): each update subtracts learning rate x weight
+        weight_decay: decoupled weight decay: each update subtracts learning rate x weight
             decay x parameter.
         decay_roles: roles of the parameters that decay. By default not PolyCom coefficients, as in
             both official code bases, nor norms, as in the dense one.
@@ -71,6 +72,8 @@ class OptimConfig:
         loss_scaling: "dynamic": the loss is multiplied by a power of two while it is
             differentiated, as float16 needs; one that gradients overflow with is halved, and its
             update left out. "none": it is not.
+        optimizer: "adamw"; "muon" or "adafactor" for matrices, with AdamW for the rest; "lion",
+            whose rate is a third to a tenth of AdamW's and weight decay as much larger.
         z_loss: coefficient of a further loss, the mean over targets of log(sum(exp(logits)))^2,
             which keeps logits from drifting (PaLM, arXiv 2204.02311, section 5: 1e-4). 0: none.
         ema_decay: decay of an exponential moving average of the parameters, which the state then
@@ -94,6 +97,7 @@ class OptimConfig:
     clip_norm: float | None = 1.0
     accumulation_steps: int = 1
     loss_scaling: LossScaling = "none"
+    optimizer: OptimizerName = "adamw"
     z_loss: float = 0.0
     ema_decay: float | None = None
     coefficient_multiplier: float = 1.0
@@ -128,6 +132,11 @@ class OptimConfig:
         require(
             self.clip_norm is None or 0 < self.clip_norm < float("inf"),
             f"clip_norm={self.clip_norm} must be positive and finite; or none, for no clipping.",
+        )
+        require(
+            self.optimizer not in FOR_MATRICES or self.multipliers.matrix > 0,
+            f"optimizer={self.optimizer} is for matrices, which multipliers.matrix=0 freezes; take"
+            " adamw.",
         )
         require(
             self.ema_decay is None or 0 < self.ema_decay < 1,
@@ -176,7 +185,11 @@ def make_schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(
     optim: OptimConfig, specs: Specs, steps: int | None
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) behind a clip of the global norm.
+    """A clip of the global norm, the optimiser's rule, weight decay, factors by role and the rate.
+
+    AdamW is that of Loshchilov and Hutter (arXiv 1711.05101), Muon Jordan's with the update's size
+    of Liu et al. (arXiv 2502.16982), Lion Chen et al.'s (arXiv 2302.06675), Adafactor Shazeer and
+    Stern's (arXiv 1804.04235) without momentum and with the schedule's rate.
 
     Args:
         optim: the numbers.
@@ -186,7 +199,8 @@ def make_optimizer(
             update takes its rate as the argument `learning_rate`; the state is the same.
 
     Returns:
-        The transformation. Moments have the parameters' shapes and float32; frozen ones have none.
+        The transformation. Moments have the parameters' shapes, but for Adafactor's sums over rows
+        and columns, and float32; frozen ones have none.
         With `optim.ema_decay`, its state is an `AveragedState`.
     """
     rate = (
@@ -195,7 +209,7 @@ def make_optimizer(
         else optax.scale_by_learning_rate(make_schedule(optim, steps))
     )
     parts = [
-        optax.scale_by_adam(optim.b1, optim.b2, optim.eps, mu_dtype=jnp.float32),
+        RULES[optim.optimizer](Moments(optim.b1, optim.b2, optim.eps), specs),
         optax.add_decayed_weights(optim.weight_decay, pm.mask(specs, set(optim.decay_roles))),
         _scale_by_role(optim, specs),
         rate,

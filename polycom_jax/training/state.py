@@ -1,6 +1,7 @@
 """What a training run carries from step to step, and how it lies on a mesh."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, overload
 
@@ -141,16 +142,42 @@ def abstract_state(
 
 
 def _placed(tree: TrainState, by_param: Any) -> TrainState:
-    """Each leaf where its parameter lies; what belongs to none, everywhere on the same devices."""
+    """Each leaf where its parameter lies, sums over an axis of one as its other axes do; what
+    belongs to none, everywhere on the same devices."""
     known = next(iter(jax.tree.leaves(by_param)), None)
     other = (
         NamedSharding(known.mesh, PartitionSpec()) if isinstance(known, NamedSharding) else known
     )
 
-    def one(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or other)
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree.params)}
+    whole = jax.tree_util.tree_map_with_path(
+        lambda path, sharding: _Lies(shapes[path], sharding), by_param
+    )
 
-    return map_mirrored(one, tree, by_param)
+    def one(leaf: jax.ShapeDtypeStruct, lies: _Lies | None) -> jax.ShapeDtypeStruct:
+        sharding = other if lies is None else lies.part(leaf.shape, other)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return map_mirrored(one, tree, whole)
+
+
+@dataclass(frozen=True)
+class _Lies:
+    """How a parameter of this shape lies."""
+
+    shape: tuple[int, ...]
+    sharding: Any
+
+    def part(self, shape: tuple[int, ...], other: Any) -> Any:
+        """How what belongs to it lies: all of it, a sum over one axis, or something else."""
+        if shape == self.shape or not isinstance(self.sharding, NamedSharding):
+            return self.sharding
+        spec = [*self.sharding.spec] + [None] * (len(self.shape) - len(self.sharding.spec))
+        for axis in range(len(spec)):
+            if self.shape[:axis] + self.shape[axis + 1 :] == shape:
+                left = PartitionSpec(*spec[:axis], *spec[axis + 1 :])
+                return NamedSharding(self.sharding.mesh, left)
+        return other
 
 
 def make_init(

@@ -17,12 +17,12 @@ class AveragedState(NamedTuple):
     Attributes:
         inner: its own.
         average: of the parameters after each update so far; before the first, the parameters.
-        count: number of these.
+        updates: number of these.
     """
 
     inner: PyTree
     average: Params
-    count: Int[Array, ""]
+    updates: Int[Array, ""]
 
 
 def averaging(
@@ -47,7 +47,7 @@ def averaging(
     ) -> tuple[Params, AveragedState]:
         updates, inner = optimizer.update(updates, state.inner, params, **given)
         assert params is not None
-        count = optax.safe_increment(state.count)
+        count: Any = optax.safe_increment(state.updates)
         share = newest_share(decay, count)
         average = jax.tree.map(
             lambda mean, new: mean + share.astype(mean.dtype) * (new - mean),

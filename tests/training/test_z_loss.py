@@ -34,7 +34,7 @@ def plain(table, x, batch):
 
 
 def sums(cfg, batch, rules: Rules | None = None):
-    def of(table, x):
+    def of(table: Any, x: Any) -> Any:
         return _hidden_sums(cfg, {"unembed": table}, x, batch, rules, WEIGHT)
 
     return of
@@ -48,7 +48,7 @@ def test_it_and_its_gradient_are_those_of_the_formula(model, make_batch, chunk):
     of = jax.jit(jax.value_and_grad(sums(cfg, batch), (0, 1), has_aux=True))
     (total, part), grads = of(table, x)
     np.testing.assert_allclose([total, part], [nats + z, z], rtol=20 * 2**-24)
-    wanted = jax.grad(lambda *at: sum(plain(*at, batch)), (0, 1))(table, x)
+    wanted = jax.grad(lambda table, x: sum(plain(table, x, batch)), (0, 1))(table, x)
     for got, want in zip(grads, wanted, strict=True):
         np.testing.assert_allclose(got, want, atol=2**-18 * float(jnp.abs(want).max()))
     assert float(hidden_nats(cfg, {"unembed": table}, x, batch)) == pytest.approx(float(nats))
@@ -62,8 +62,8 @@ def test_chunks_have_its_second_derivatives(model, make_batch):
         slope = jax.grad(of, (0, 1))
         return jax.jit(lambda *at: jax.jvp(slope, at, (jnp.cos(table), jnp.sin(x)))[1])(table, x)
 
-    got = product(lambda *at: sums(cfg, batch)(*at)[0])
-    for mine, want in zip(got, product(lambda *at: sum(plain(*at, batch))), strict=True):
+    got = product(lambda table, x: sums(cfg, batch)(table, x)[0])
+    for mine, want in zip(got, product(lambda table, x: sum(plain(table, x, batch))), strict=True):
         np.testing.assert_allclose(mine, want, atol=2**-16 * float(jnp.abs(want).max()))
 
 

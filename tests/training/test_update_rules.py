@@ -1,0 +1,167 @@
+"""Every optimiser of the table: what its update is, how its state lies, and what is refused."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from polycom_jax import InputError, models
+from polycom_jax import params as pm
+from polycom_jax.training import (
+    Checkpoints,
+    Multipliers,
+    OptimConfig,
+    abstract_state,
+    make_model_step,
+    make_optimizer,
+    make_state,
+    model_specs,
+    put_batch,
+)
+from polycom_jax.training.update_rules import FOR_MATRICES, MUON_RMS, RULES, sides_of
+
+USUAL = {"peak_learning_rate": 1.0, "clip_norm": None, "weight_decay": 0.0, "schedule": "constant"}
+
+
+def drawn(specs):
+    return pm.map_specs(
+        lambda spec: jax.random.normal(jax.random.key(spec.size), spec.shape) * 1e-3, specs
+    )
+
+
+def first_update(specs, name, **more):
+    """By role, the leaves of a first update, its sign that of the gradient."""
+    optimizer = make_optimizer(OptimConfig(optimizer=name, **(USUAL | more)), specs, 10**6)
+    grads = drawn(specs)
+    update, _ = jax.jit(lambda g: optimizer.update(g, optimizer.init(g), g))(grads)
+    return grads, jax.tree.map(jnp.negative, update)
+
+
+def by_role(specs, *trees):
+    flat = jax.tree.leaves(specs, is_leaf=pm.is_spec)
+    return list(zip(flat, *map(jax.tree.leaves, trees), strict=True))
+
+
+def sizes(spec, update):
+    """Singular values of each layer's matrix, seen from the residual stream."""
+    stream = sides_of(spec).reduction_axis
+    front = np.moveaxis(np.asarray(update, np.float64), stream, [1])
+    return np.linalg.svd(front.reshape(*front.shape[:2], -1), compute_uv=False)
+
+
+def test_muon_turns_matrices_into_orthogonal_ones_and_leaves_the_rest_to_adam(model):
+    specs = models.specs(model())
+    _, adam = first_update(specs, "adamw")
+    _, muon = first_update(specs, "muon")
+    for spec, by_adam, by_muon in by_role(specs, adam, muon):
+        if spec.role != "matrix":
+            np.testing.assert_array_equal(by_muon, by_adam)
+            continue
+        (axis,) = np.atleast_1d(sides_of(spec).reduction_axis)
+        stream = spec.shape[axis]
+        longer = max(stream, spec.size // spec.shape[0] // stream)
+        found = sizes(spec, by_muon) / (MUON_RMS * longer**0.5)
+        # Five steps of Newton and Schulz bring singular values near one, not to it.
+        assert 0.3 < found.min() <= found.max() < 1.3
+
+
+@pytest.mark.parametrize(
+    ("axes", "sides"),
+    [
+        (("embed", "heads", "head_dim"), ((1,), (2, 3))),
+        (("heads", "head_dim", "embed"), ((3,), (1, 2))),
+        (("embed", "mlp"), ((1,), (2,))),
+        (("expert", "mlp", "embed"), ((3,), (2,))),
+    ],
+)
+def test_a_matrix_has_the_residual_stream_on_one_side(axes, sides):
+    spec = pm.ParamSpec((4,) * len(axes), axes, jax.nn.initializers.ones, "matrix")
+    assert tuple(sides_of(pm.stack(spec, 2))) == sides
+
+
+def test_lion_goes_by_signs(model):
+    specs = models.specs(model())
+    grads, lion = first_update(specs, "lion")
+    jax.tree.map(lambda g, u: np.testing.assert_array_equal(np.sign(g), u), grads, lion)
+
+
+def test_adafactor_keeps_sums_over_rows_and_columns_of_matrices(model):
+    cfg = model(embed_dim=128, gated_width=128, num_layers=1)
+    specs = models.specs(cfg)
+    optim = OptimConfig(optimizer="adafactor", **USUAL)
+    shapes = pm.abstract(specs)
+    state = jax.eval_shape(make_optimizer(optim, specs, 10).init, shapes)
+    rows, full = (optax.tree.get(state, name)["layers"][0] for name in ("v_row", "v"))
+    w_up = shapes["layers"][0]["ffn"]["w_up"]
+    assert rows["ffn"]["w_up"].shape in (w_up.shape[:2], (1, w_up.shape[2]))
+    assert full["ffn"]["w_up"].shape == (1,)
+    _, adam = first_update(specs, "adamw")
+    _, factored = first_update(specs, "adafactor")
+    for spec, by_adam, update in by_role(specs, adam, factored):
+        if spec.role == "matrix":
+            assert float(jnp.sqrt(jnp.mean(update**2))) <= 1 + 1e-5
+        else:
+            np.testing.assert_array_equal(update, by_adam)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_state_lies_as_the_parameters_do(model, meshes, name):
+    cfg, mesh = model(embed_dim=128, gated_width=128), meshes["fsdp 4, tensor 2"]
+    state = abstract_state(cfg, OptimConfig(optimizer=name), mesh)
+    large = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.size > 2**10]
+    assert large
+    for leaf in large:  # along at least one of the two, all that can be
+        assert np.prod(leaf.sharding.shard_shape(leaf.shape)) <= leaf.size / 4
+    ours = jax.tree.structure(abstract_state(cfg, OptimConfig(), mesh))
+    assert (jax.tree.structure(state) == ours) == (name == "adamw")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RULES)
+def test_every_one_trains_alike_on_any_mesh_and_its_state_goes_to_another(
+    model, meshes, make_batch, tmp_path, name
+):
+    cfg = model(embed_dim=128, gated_width=128)
+    optim = OptimConfig(optimizer=name, peak_learning_rate=1e-3, schedule="constant")
+    losses, last = {}, {}
+    for where in ("one device", "fsdp 4, tensor 2"):
+        mesh = meshes[where]
+        state = make_state(cfg, optim, jax.random.key(0), mesh)
+        step, batch = make_model_step(cfg, optim, 10, mesh), put_batch(make_batch(), mesh)
+        losses[where] = []
+        for _ in range(4):
+            state, metrics = step(state, batch)
+            losses[where].append(float(metrics["loss"]))
+        last[where] = state
+    np.testing.assert_allclose(*losses.values(), rtol=2e-4)
+    assert losses["one device"][-1] < losses["one device"][0]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, last["one device"])
+        mesh = meshes["fsdp 4, tensor 2"]
+        abstract: Any = abstract_state(cfg, optim, mesh)
+        there = checkpoints.restore(abstract, specs=model_specs(cfg, mesh))
+    here = last["one device"]
+    np.testing.assert_array_equal(there.params["final_norm"], here.params["final_norm"])
+
+
+@pytest.mark.parametrize("name", sorted(FOR_MATRICES))
+def test_what_is_for_matrices_is_refused_where_these_are_frozen(name):
+    with pytest.raises(InputError, match=f"optimizer={name} is for matrices, .* take adamw"):
+        OptimConfig(optimizer=name, multipliers=Multipliers(matrix=0))
+
+
+def test_other_roles_may_be_frozen(model):
+    specs = models.specs(model())
+    for name in RULES:
+        frozen = Multipliers(embedding=0, norm=0)
+        _, update = first_update(specs, name, multipliers=frozen)
+        for spec, leaf in by_role(specs, update):
+            assert bool(jnp.any(leaf)) == (spec.role not in ("embedding", "norm"))
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(InputError, match=r"sgd.*adamw"):
+        OptimConfig(optimizer="sgd")  # pyright: ignore[reportArgumentType]
