@@ -37,19 +37,18 @@ def line(layers: int, low: float) -> list[float]:
     return [low + 0.1 * layer for layer in range(layers)]
 
 
-def numbers(layers: int, zero_share: float, low: float) -> dict[str, Any]:
+def numbers(layers: int, nonzero_share: float, low: float) -> dict[str, Any]:
     """As `measure.numbers` gives them."""
     shape = {"shape": [8, 8], "ranks": {"effective": line(layers, low)}}
     spectrum = [np.linspace(1, 0.1, 8).tolist()] * layers
     x = np.linspace(-low, low, 9)
     curve = {"x": x, "mean": x**2, "low": x**2 - 0.1, "high": x**2 + 0.1}
+    same = ("kurtosis", "rms", "largest_by_median", "mean_norm", "rankme_of_eigenvalues",
+            "alpha_req", "largest_logit", "active_share", "near_zero_share")  # fmt: skip
     places = [
-        {
-            "kurtosis": value, "rms": value, "near_zero_share": 0.1, "zero_share": zero_share,
-            "largest_by_median": 5 * value,
-        }
+        {**dict.fromkeys(same, value), "nonzero_share": nonzero_share}
         for value in line(layers + 1, low)
-    ]  # fmt: skip
+    ]
     similar = np.eye(layers + 1) * 0.5 + 0.5
     return {
         "weights": {
@@ -57,6 +56,7 @@ def numbers(layers: int, zero_share: float, low: float) -> dict[str, Any]:
         },
         "inside": {
             "inputs": places[:-1], "hidden": places[:-1], "states": places,
+            "sparsity": places[:-1], "attention": places[:-1],
             "curves": [curve] * layers, "cosine": similar, "cka": similar,
         },
         "gradients": {f"layers/{name}/w": line(layers, low) for name in ("ffn", "attention")},
@@ -64,14 +64,14 @@ def numbers(layers: int, zero_share: float, low: float) -> dict[str, Any]:
 
 
 def measured(
-    names: tuple[str, ...], *, layers: int = 2, zero_share: float = 0.0, untrained: bool = True
+    names: tuple[str, ...], *, layers: int = 2, nonzero_share: float = 0.0, untrained: bool = True
 ) -> dict[str, Any]:
     """As `measure.measure` gives them, for each name."""
     return {
         name: {
             "model": {"activation": "poly_norm"},
-            **numbers(layers, zero_share, 1 + index),
-            **({"untrained": numbers(layers, zero_share, 3.0)} if untrained else {}),
+            **numbers(layers, nonzero_share, 1 + index),
+            **({"untrained": numbers(layers, nonzero_share, 3.0)} if untrained else {}),
         }
         for index, name in enumerate(names)
     }
@@ -142,7 +142,7 @@ def draw_plots(folder: Path, title: str, names: tuple[str, ...]) -> None:
 CASES: dict[str, Callable[[Path], Any]] = {
     "plots": lambda f: draw_plots(f, "tiny, poly_norm", SHORT),
     "plots, long names": lambda f: draw_plots(f, LONG, (LONG, f"{LONG} again", "one", "two")),
-    "analyze": lambda f: analyze.draw_all(f, measured(SHORT, zero_share=0.5)),
+    "analyze": lambda f: analyze.draw_all(f, measured(SHORT, nonzero_share=0.5)),
     "analyze, one model": lambda f: analyze.draw_all(f, measured(("run",), untrained=False)),
     "analyze, long names": lambda f: analyze.draw_all(f, measured((LONG, "_again", "$x$"))),
     "analyze, many": lambda f: analyze.draw_all(
@@ -288,11 +288,11 @@ def shown(figure: Figure) -> list[str]:
 
 def test_a_panel_of_zeros_is_left_out_and_named(drawn: dict[str, Figure], tmp_path: Path):
     analyze.draw_all(tmp_path, measured(SHORT))
-    assert "outputs that are zero" not in shown(drawn["activity"])
-    assert "Left out, zero in all layers: outputs that are zero." in said(drawn["activity"])
+    assert "outputs that are not zero" not in shown(drawn["activity"])
+    assert "Left out, zero in all layers: outputs that are not zero." in said(drawn["activity"])
     drawn.clear()
-    analyze.draw_all(tmp_path, measured(SHORT, zero_share=0.5))
-    assert "outputs that are zero" in shown(drawn["activity"])
+    analyze.draw_all(tmp_path, measured(SHORT, nonzero_share=0.5))
+    assert "outputs that are not zero" in shown(drawn["activity"])
     assert "Left out" not in said(drawn["activity"])
     nothing = measured(SHORT, untrained=False)
     for found in nothing.values():
@@ -303,7 +303,7 @@ def test_a_panel_of_zeros_is_left_out_and_named(drawn: dict[str, Figure], tmp_pa
 
 
 def test_panels_that_are_compared_have_one_scale(drawn: dict[str, Figure], tmp_path: Path):
-    analyze.draw_all(tmp_path, measured(SHORT, zero_share=0.5))
+    analyze.draw_all(tmp_path, measured(SHORT, nonzero_share=0.5))
     for name in ("ranks", "spectra", "gradients", "curves"):
         limits = {(axes.get_xlim(), axes.get_ylim()) for axes in drawn[name].axes}
         assert len(drawn[name].axes) > 1
@@ -312,7 +312,7 @@ def test_panels_that_are_compared_have_one_scale(drawn: dict[str, Figure], tmp_p
     for axes in drawn["activity"].axes:
         by_unit.setdefault(axes.get_ylabel(), set()).add(axes.get_ylim())
     assert {unit: len(limits) for unit, limits in by_unit.items()} == dict.fromkeys(by_unit, 1)
-    assert len(by_unit) == 4
+    assert len(by_unit) == 9
 
 
 def test_a_random_model_of_the_same_config_is_drawn_dashed(
