@@ -39,9 +39,7 @@ def hooks() -> tuple[Any, ...]:
 @pytest.fixture(autouse=True)
 def nothing_stays():
     before = hooks()
-    gc.freeze()  # what other tests left takes the collector seconds
     yield
-    gc.unfreeze()
     assert hooks() == before
 
 

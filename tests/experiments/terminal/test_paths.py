@@ -52,7 +52,7 @@ NO_PATHS = frozenset(
             "implementation",
         ),
         *("activation", "text_field", "train_split", "hardware", "compiler_options"),
-        *("coordinator", "target", "targets", "selection", "passes", "end_of_text"),
+        *("steps", "coordinator", "target", "targets", "selection", "passes", "end_of_text"),
         "profile_steps",
     }
 )
