@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _what_other_tests_left_is_not_collected() -> Iterator[None]:
-    """Saving and restoring collects what Orbax leaves: seconds, if it looked through all of that."""
+    """A failed save collects what Orbax leaves: seconds, if it looked through all of that."""
     gc.freeze()
     yield
     gc.unfreeze()
