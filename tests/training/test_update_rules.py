@@ -120,7 +120,9 @@ def test_every_state_lies_as_the_parameters_do(model, meshes, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name", [n if n == "muon" else pytest.param(n, marks=pytest.mark.exhaustive) for n in RULES]
+)
 def test_every_one_trains_alike_on_any_mesh_and_its_state_goes_to_another(
     model, meshes, make_batch, tmp_path, name
 ):
