@@ -142,5 +142,9 @@ def _run(
     """The call; its name ends with the rows of a step, from which its FLOPs are counted."""
     from polycom_jax.kernels import triton  # Pallas is slow to import
 
-    how = {"warps": SCHEDULE.warps, "stages": SCHEDULE.stages, "interpret": interpret}
+    how: dict[str, Any] = {
+        "warps": SCHEDULE.warps,
+        "stages": SCHEDULE.stages,
+        "interpret": interpret,
+    }
     return triton.call(name, body, arrays, [out], programs=programs, **how)

@@ -51,7 +51,7 @@ def tangent(
 ) -> Array:
     """The change of `poly_norm` along (dx, dcoeffs); from the residuals, where there are any."""
     (x, coeffs), (dx, dcoeffs) = primals, tangents
-    found = {"order": coeffs.size - 1, "eps": eps, "axis_name": axis_name}
+    found: dict[str, Any] = {"order": coeffs.size - 1, "eps": eps, "axis_name": axis_name}
     scale, *inv_rms = residuals or row(x, **found)
     z, t = x * scale, dx * scale
     parts = [

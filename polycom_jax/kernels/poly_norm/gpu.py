@@ -85,7 +85,7 @@ def _tangent(
 ) -> Array:
     if axis_name is None:
         return xla.tangent(primals, tangents, eps=eps, residuals=residuals)
-    static = {"eps": eps, "axis_name": axis_name, "residuals": residuals}
+    static: dict[str, Any] = {"eps": eps, "axis_name": axis_name, "residuals": residuals}
     return feature_sharded.tangent(primals, tangents, **static)
 
 

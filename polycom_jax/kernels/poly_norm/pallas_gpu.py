@@ -91,7 +91,7 @@ class _Static:
 
     def plain_row(self, *primals: Array) -> Float[Array, "*S R+1"]:
         """The statistics of each row."""
-        options = {"eps": self.form.eps, "relu": self.form.relu}
+        options: dict[str, Any] = {"eps": self.form.eps, "relu": self.form.relu}
         return jnp.concatenate(xla.row((primals[0], primals[-1]), **options), axis=-1)
 
     def _along(self, fixed: Arrays) -> Callable[..., Array]:
