@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 from experiments.activations import block, figures
 from experiments.activations.described import record, sections
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
+from experiments.run.named_activations import chosen_by
 from experiments.run.provenance import versions
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
@@ -23,9 +24,9 @@ from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import page, print_section
 from polycom_jax import storage
-from polycom_jax._errors import InputError, require
+from polycom_jax._errors import InputError
 from polycom_jax._fields import PathText, PlaceText, check_fields
-from polycom_jax.table import ACTIVATIONS, Activation, get_activation
+from polycom_jax.table import ACTIVATIONS, Activation
 from polycom_jax.testing import ContractError, check_activation
 
 LINE = CommandLine(
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints tables; writes report, numbers and one page of curves."""
     config = LINE(ActivationsConfig(), argv)
     try_json(config.json)
-    chosen = chosen_by(config.activations)
+    chosen = chosen_by(config.activations or tuple(ACTIVATIONS))
     out = storage.named(config.out)
     try_folder("--out", out / "plots")
     command = shlex.join(["python", "-m", "experiments.activations", *argv])
@@ -86,20 +87,6 @@ def main(argv: Sequence[str]) -> int:
         write(out, chosen, costs, {"command": command, **versions()}, display)
     hand_over(config.json, out / "results.json")
     return 0
-
-
-def chosen_by(names: Sequence[str]) -> dict[str, Activation]:
-    """The activations, each under its own name.
-
-    Raises:
-        InputError: there is none of that name, or two have the same.
-    """
-    found: dict[str, Activation] = {}
-    for name in names or ACTIVATIONS:
-        act = get_activation(name)
-        require(act.name not in found, f"{name}: an activation {act.name!r} is named twice.")
-        found[act.name] = act
-    return found
 
 
 def held(chosen: Mapping[str, Activation], display: Display) -> None:

@@ -1,8 +1,8 @@
 """Suite card: a GPU that is at hand, checked against float64 and against what was predicted for it.
 
-It takes less than ten minutes on an H100. A part that fails is reported and the rest goes on; the
-report is written after each part. With --quick everything is small, so that the suite can be tried
-on a machine without a GPU; its times then say nothing.
+It is made for ten minutes of an H100, and has not met one. A part that fails is reported and the
+rest goes on; the report is written after each part. With --quick everything is small, so that the
+suite can be tried on a machine without a GPU; its times then say nothing.
 """
 
 from collections.abc import Callable, Sequence

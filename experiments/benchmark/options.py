@@ -47,7 +47,7 @@ class Options:
             loss, train (training steps), safety (checkpoints, and the guard against losses that are
             not finite), data (input pipeline), tpu (prediction by compiling for TPUs that are not
             there), gpu (the same for GPUs), generate (decoding), card (a GPU that is here, against
-            float64 and against predictions, in less than ten minutes).
+            float64 and against predictions).
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.

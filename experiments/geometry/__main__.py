@@ -17,6 +17,7 @@ from experiments.geometry import figures, report, summary
 from experiments.geometry.study import MEASURES, Numbers, Plan, measure
 from experiments.geometry.tasks import FAMILIES, Task, kernel_tasks, pattern_tasks, xor_tasks
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
+from experiments.run.named_activations import chosen_by
 from experiments.run.provenance import commit, cores, processor, versions
 from experiments.run.settings import check_settings
 from experiments.terminal.checks import at_least
@@ -29,7 +30,7 @@ from experiments.terminal.tables import page, print_section
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
 from polycom_jax.reference import SHOWN, Reference, is_reference
-from polycom_jax.table import ACTIVATIONS, Activation, get_activation
+from polycom_jax.table import ACTIVATIONS, Activation
 
 LINE = CommandLine(
     "geometry",
@@ -129,20 +130,6 @@ def main(argv: Sequence[str]) -> int:
         display.note(f"Next:\n  {next_command(config)}")
     hand_over(config.json, out / "results.json")
     return 0
-
-
-def chosen_by(names: Sequence[str]) -> dict[str, Activation]:
-    """The activations, each under its own name.
-
-    Raises:
-        InputError: there is none of that name, or two have the same.
-    """
-    found: dict[str, Activation] = {}
-    for name in names:
-        act = get_activation(name)
-        require(act.name not in found, f"{name}: an activation {act.name!r} is named twice.")
-        found[act.name] = act
-    return found
 
 
 def cell_names(names: Sequence[str], chosen: Mapping[str, Activation]) -> dict[str, str]:
