@@ -47,7 +47,9 @@ class Failure(str):
             text = f"{text[:half]} ... {text[-half:]}"
         self = super().__new__(cls, text)
         proven = _DAMAGED.match(str(error)) is not None and "os_error_code" not in str(error)
-        self.damage = proven or isinstance(error, _DAMAGE)
+        # A record under a damaged name stays a plain dict, which has none of its attributes.
+        unnamed = isinstance(error, AttributeError) and isinstance(error.obj, dict)
+        self.damage = proven or unnamed or isinstance(error, _DAMAGE)
         library = type(error).__module__.partition(".")[0]
         self.of_server = library in _CLIENTS or "retry attempts failed" in whole
         return self
