@@ -95,13 +95,6 @@ def test_damage_to_any_file_is_noticed_or_takes_nothing_from_the_values(folder: 
     assert restored(folder) == 3
 
 
-def test_a_record_of_arrays_under_another_name_is_damage(folder: Path):
-    path = folder / "2" / "state" / "array_metadatas" / "process_0"
-    path.write_text(path.read_text().replace('"array_metadata"', '"array_metadatc"'))
-    with pytest.warns(CheckpointWarning, match="c/2 is damaged .*'dict' object"):
-        assert restored(folder) == 2
-
-
 def test_no_byte_of_the_metadata_can_change_unnoticed(folder: Path):
     path = folder / "2" / metadata.FILE
     text = path.read_text()

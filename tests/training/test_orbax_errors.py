@@ -12,12 +12,14 @@ import types
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 from absl import logging as absl_logging
 
 from polycom_jax.training import Checkpoints, orbax_errors
+from polycom_jax.training.checkpoint import CheckpointWarning
 from polycom_jax.training.orbax_errors import Silence, quietly
 
 ORBAX = str(Path(ocp.__file__).parent / "some.py")
@@ -296,3 +298,17 @@ def test_a_failure_is_told_by_its_first_cause_at_both_ends():
     assert failure.startswith("array w x")
     assert failure.endswith("x: No space left on device")
     assert len(failure) < 300
+
+
+def test_a_record_of_arrays_under_another_name_is_damage(tmp_path: Path):
+    tree: Any = {"w": jnp.arange(4.0)}
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree)
+        checkpoints.save(2, tree)
+    records = tmp_path / "2" / "state" / "array_metadatas" / "process_0"
+    records.write_text(records.read_text().replace('"array_metadata"', '"array_metadatc"'))
+    with pytest.warns(CheckpointWarning, match="2 is damaged .*'dict' object"):
+        Checkpoints(tmp_path).restore(abstract)
