@@ -19,7 +19,7 @@ from experiments.analyze.along import along, chosen_steps, draw, section
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import common_step, open_model, seed_of
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
-from experiments.run.model_loading import Split
+from experiments.run.model_loading import Split, Weights
 from experiments.run.provenance import versions
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
@@ -48,6 +48,8 @@ class AnalyzeConfig:
     Attributes:
         runs: folders of runs, or Hugging Face folders.
         checkpoint: checkpoint of every run: "latest", "best" (lowest held-out loss), or a step.
+        weights: of the runs: "last", those of that step; "ema", their moving average, which runs
+            with optim.ema_decay keep.
         steps: also follow the runs' checkpoints of these steps: "all" that are kept, or some.
         tokens: tokens of text that the models run on, in windows as long as the model's context,
             spread evenly over the text.
@@ -68,6 +70,7 @@ class AnalyzeConfig:
         "runs/tiny-poly_norm",
     )
     checkpoint: str = "latest"
+    weights: Weights = "last"
     steps: tuple[str, ...] = ()
     tokens: int = 4096
     data: PlaceText | None = None
@@ -110,6 +113,7 @@ def main(argv: Sequence[str]) -> int:
                 folder,
                 tokens=config.tokens,
                 checkpoint=config.checkpoint,
+                weights=config.weights,
                 data=config.data,
                 split=config.split,
                 tokenizer=config.tokenizer,
@@ -123,7 +127,9 @@ def main(argv: Sequence[str]) -> int:
             seed = seed_of(model) if config.untrained else None
             measured[name] = measure(model, batch, tell, seed=seed)
             if name in steps:
-                measured[name]["along"] = along(model, batch, steps[name], tell)
+                measured[name]["along"] = along(
+                    model, batch, steps[name], tell, weights=config.weights
+                )
             measured[name]["model"]["text"] = config.data or model.data.source
         runs = [folders[name] for name in measured if measured[name]["model"]["step"] is not None]
         notes = report.unlike(measured, common_step(runs))

@@ -9,7 +9,7 @@ from experiments.analyze.figures import MARKED, plot_label
 from experiments.analyze.measure import places_of, sparsity_of
 from experiments.analyze.report import ACTIVITY_TITLE, last
 from experiments.run.folder import Workdir
-from experiments.run.model_loading import Model, check_finite, load_trained
+from experiments.run.model_loading import Model, Weights, check_finite, load_trained
 from experiments.terminal.figures import COLOURS, panels
 from experiments.terminal.tables import Section
 from polycom_jax import storage
@@ -77,7 +77,12 @@ def chosen_steps(folder: Place, asked: Sequence[str]) -> list[int]:
 
 
 def along(
-    model: Model, batch: Batch, steps: Sequence[int], tell: Callable[[str], None]
+    model: Model,
+    batch: Batch,
+    steps: Sequence[int],
+    tell: Callable[[str], None],
+    *,
+    weights: Weights = "last",
 ) -> list[dict[str, Any]]:
     """`step`, and as of `places_of` and `sparsity_of`, of each of these checkpoints of a run.
 
@@ -89,7 +94,7 @@ def along(
     found = []
     for step in steps:
         tell(f"step {step}")
-        trained = load_trained(Workdir(model.folder), str(step))
+        trained = load_trained(Workdir(model.folder), str(step), weights=weights)
         check_finite(f"{model.folder}, checkpoint of step {step}", trained.params)
         parts = (model.cfg, trained.params, batch)
         found.append({"step": step, **places_of(*parts), **sparsity_of(*parts)})

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.run.folder import Workdir, data_record
-from experiments.run.model_loading import Model, Split, check_finite, load_model, read_text
+from experiments.run.model_loading import Model, Split, Weights, check_finite, load_model, read_text
 from polycom_jax._errors import require
 from polycom_jax.data import Corpus, prepare_mixture
 from polycom_jax.data.windows import gather
@@ -26,6 +26,7 @@ def open_model(
     *,
     tokens: int,
     checkpoint: str = "latest",
+    weights: Weights = "last",
     data: str | None = None,
     split: Split = "heldout",
     tokenizer: str | None = None,
@@ -38,7 +39,7 @@ def open_model(
         folder: of the run, or with config.json and safetensors files.
         tokens: of text; in whole windows of the model's context, or in one shorter window, spread
             evenly over what is held out.
-        checkpoint: of a run, as `load_trained` takes it.
+        checkpoint, weights: of a run, as `load_trained` takes them.
         data: a text; None: that of the run, of which the held-out part is taken.
         split: of `data`: the held-out part, or all of files.
         tokenizer: where the folder has none, see `read_text`.
@@ -49,7 +50,7 @@ def open_model(
         InputError: no model there, or one with numbers that are not finite; a run's text is not
             what it was, or an imported model comes without text.
     """
-    model = load_model(folder, checkpoint)
+    model = load_model(folder, checkpoint, weights=weights)
     check_finite(model.origin, model.params)
     if data is None:
         corpus = _own_text(model, tell)

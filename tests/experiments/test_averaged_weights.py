@@ -1,5 +1,6 @@
 """Runs that keep a moving average of their weights, from training to what reads it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.analyze import __main__ as analyze
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
 from experiments.generate import main as generate
@@ -38,6 +40,19 @@ def test_it_is_measured_kept_resumed_bit_for_bit_and_read_where_asked(
     out = tmp_path / "folder"
     assert convert.main([str(whole), "--weights", "ema", "--out", str(out)]) == 0
     jax.tree.map(np.testing.assert_array_equal, load_model(out).params, one.params)
+    last_of, averaged = (_norms(whole, weights, tmp_path / weights) for weights in ("last", "ema"))
+    assert last_of.keys() == averaged.keys()
+    assert all(last_of[place] != averaged[place] for place in last_of)
+
+
+def _norms(root: Path, weights: str, out: Path) -> dict[str, object]:
+    """What `analyze` finds of the last checkpoint, both as it is opened and as a step."""
+    words = [str(root), "--weights", weights, "--steps", "6", "--tokens", "64", "--out", str(out)]
+    assert analyze.main([*words, "--untrained", "False"]) == 0
+    found = json.loads((out / "results.json").read_text())["runs"]["whole"]
+    (step,) = found["along"]
+    assert step["step"] == 6
+    return {"opened": found["gradients"], "step": {k: v for k, v in step.items() if k != "step"}}
 
 
 def _text(root: Path) -> list[str]:
