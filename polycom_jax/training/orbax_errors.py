@@ -161,6 +161,7 @@ _GCSFS = "gcsfs"
 """Logs what it raises too, where a bucket's server has been away for all its tries."""
 
 _open: list[Silence] = []
+_hooks: list["_Hook"] = []  # for good: a thread may be in one that has been taken out
 _lock = threading.RLock()  # the garbage collector may close one while another is being opened
 _LOGGERS = ("absl", "asyncio", _GCSFS)
 
@@ -186,8 +187,18 @@ def _put_hooks() -> None:
 
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_of_others)
-    if len(_open) == 1 and not isinstance(sys.unraisablehook, _Hook):
-        sys.unraisablehook = _Hook(sys.unraisablehook)
+    before = sys.unraisablehook
+    if len(_open) == 1 and not isinstance(before, _Hook):
+        sys.unraisablehook = _hook_above(before)
+
+
+def _hook_above(before: Callable[[Any], object]) -> _Hook:
+    """The one that hands on to `before`."""
+    for hook in _hooks:
+        if hook.before is before:
+            return hook
+    _hooks.append(_Hook(before))
+    return _hooks[-1]
 
 
 def _take_hooks() -> None:

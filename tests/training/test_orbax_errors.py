@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def test_checkpoints_that_nobody_closes_leave_none(tmp_path: Path):
     del checkpoints
     gc.collect()
     assert hooks() == before
+
+
+def test_a_hook_that_was_taken_out_lives_on(heard: list[str]):
+    """CPython counts no reference of a thread that is in it: it would crash there."""
+    with Silence():
+        hook = weakref.ref(sys.unraisablehook)
+    gc.collect()
+    assert hook() is not None
+    with Silence():
+        assert sys.unraisablehook is hook()
 
 
 def test_a_hook_that_was_put_above_stays_and_is_heard(heard: list[str]):
