@@ -4,8 +4,8 @@ With borders s_1 < ... < s_{n-1} between s_0 = -A and s_n = A, the values that m
 
     integral of (f'(x) - v(x))^2 over [-A, A]
 
-are the means of f', v_i = (f(s_{i+1}) - f(s_i)) / (s_{i+1} - s_i), and what they leave is least where
-sum_i (f(s_{i+1}) - f(s_i))^2 / (s_{i+1} - s_i) is greatest: values of f alone decide.
+are the means of f', v_i = (f(s_{i+1}) - f(s_i)) / (s_{i+1} - s_i), and what they leave is least
+where sum_i (f(s_{i+1}) - f(s_i))^2 / (s_{i+1} - s_i) is greatest: values of f alone decide.
 
 Reference: Novikov et al., "Few-bit Backward", ICML 2023, which has this criterion, A = 100, and
 searches borders by gradient steps; here dynamic programming finds them.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -87,12 +88,10 @@ def _evaluated(f: Callable[[Array], Array], x: Float[np.ndarray, " N"]) -> Float
 def _check_settled(
     x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"], bits: int, name: str
 ) -> None:
-    """Raises `InputError` where f' of the last quarter, on either side, is not that before it."""
-    ends = np.interp([-1, -0.75, -0.5, 0.5, 0.75, 1], x / SPAN, y)
-    left, before, after, right = (np.diff(ends) / (0.25 * SPAN))[[0, 1, 3, 4]]
-    change = max(abs(left - before), abs(right - after))
-    # Not a number, too, is no less than anything.
-    settled = change <= _SETTLED * np.max(np.abs(np.diff(y) / np.diff(x)))
+    """Raises `InputError` where f' is not nearly constant in the outer half of either side."""
+    middle, slope = (x[1:] + x[:-1]) / 2, np.diff(y) / np.diff(x)
+    changes = [np.ptp(slope[side * middle > SPAN / 2]) for side in (-1, 1)]
+    settled = max(changes) <= _SETTLED * np.max(np.abs(slope))  # false of what is not a number, too
     require(
         bool(settled),
         f"bits={bits}: the derivative of {name} still changes beyond |x| = {SPAN / 2:.0f}, so that"
@@ -106,7 +105,7 @@ def _best_borders(
     """Indices of the borders that leave the least error."""
     last = x.size - 1
     at = _chosen(x, y, [np.arange(_STRIDES[0], last, _STRIDES[0])] * count)
-    for wide, stride in zip(_STRIDES[:-1], _STRIDES[1:], strict=True):
+    for wide, stride in pairwise(_STRIDES):
         near = np.arange(-2 * wide, 2 * wide + 1, stride)
         at = _chosen(x, y, [np.unique(np.clip(i + near, 1, last - 1)) for i in at])
     return at
@@ -123,7 +122,7 @@ def _chosen(
         return np.where(valid, rise**2 / np.where(valid, length, 1), -np.inf)
 
     best, came_from = gain(np.array([0]), candidates[0])[0], []
-    for before, these in zip(candidates[:-1], candidates[1:], strict=True):
+    for before, these in pairwise(candidates):
         total = best[:, None] + gain(before, these)
         came_from.append(np.argmax(total, axis=0))
         best = np.max(total, axis=0)

@@ -1,8 +1,8 @@
 """Few-bit backward: of its input, an activation keeps the row of a small table of derivatives.
 
-The value is that of the activation. The gradient is the cotangent times one of 2^bits numbers, those
-of `activations.derivative_table`; which one is kept in `bits` bits an element, as planes: one bit of
-the index of eight elements in each byte.
+The value is that of the activation. The gradient is the cotangent times one of 2^bits numbers,
+those of `activations.derivative_table`; which one is kept in `bits` bits an element, as planes: one
+bit of the index of eight elements in each byte.
 """
 
 import math
@@ -87,8 +87,7 @@ def _select(digits: Sequence[Bool[Array, "*S"]], values: Sequence[Any]) -> Any:
     """values[i] of the number i that has these binary digits: no table is read from memory."""
     for digit in reversed(digits):
         values = [
-            jnp.where(digit, one, zero)
-            for zero, one in zip(values[::2], values[1::2], strict=True)
+            jnp.where(digit, one, zero) for zero, one in zip(values[::2], values[1::2], strict=True)
         ]
     return values[0]
 
@@ -120,21 +119,22 @@ def pack(bit: Bool[Array, "*S"], axis: int) -> UInt8[Array, "*P"]:
     bit = jnp.pad(bit, [(0, -size % _BYTE if i == axis else 0) for i in range(bit.ndim)])
     before, behind = bit.shape[:axis], bit.shape[axis + 1 :]
     each = bit.reshape(*before, bit.shape[axis] // _BYTE, _BYTE, *behind)
-    values = each.astype(jnp.uint8) << _places(len(behind))
+    values = each.astype(jnp.uint8) << _places(axis, len(behind))
     return jnp.sum(values, axis=axis + 1, dtype=jnp.uint8)
 
 
 def unpack(plane: UInt8[Array, "*P"], axis: int, shape: Sequence[int]) -> Bool[Array, "*S"]:
     """The bits that `pack` has put there, in their shape."""
     before, behind = plane.shape[:axis], plane.shape[axis + 1 :]
-    each = (jnp.expand_dims(plane, axis + 1) >> _places(len(behind))) & np.uint8(1)
+    each = (jnp.expand_dims(plane, axis + 1) >> _places(axis, len(behind))) & np.uint8(1)
     long = each.reshape(*before, plane.shape[axis] * _BYTE, *behind)
     size = shape[axis] if shape else 1
     return jax.lax.slice_in_dim(long, 0, size, axis=axis).reshape(shape) == 1
 
 
-def _places(behind: int) -> UInt8[np.ndarray, "8 ..."]:
-    return np.arange(_BYTE, dtype=np.uint8).reshape(_BYTE, *[1] * behind)
+def _places(before: int, behind: int) -> UInt8[np.ndarray, "..."]:
+    """Which bit of its byte an element is, along an axis of eight behind the axis of bytes."""
+    return np.arange(_BYTE, dtype=np.uint8).reshape(*[1] * (before + 1), _BYTE, *[1] * behind)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
