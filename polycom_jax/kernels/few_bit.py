@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from polycom_jax._errors import InputError
+from polycom_jax._errors import InputError, require
 from polycom_jax.activations.derivative_table import derivative_table
 from polycom_jax.activations.inputs import check_floating, work_dtype
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.linear import linear_map
+from polycom_jax.sharding import num_parts
 
 _BYTE = 8
 
@@ -48,7 +49,7 @@ def few_bit(
     def rule(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
         (x,), (change,) = primals, tangents
         table = derivative_table(f, bits, name)
-        axis = packed_axis(x.shape)
+        axis = packed_axis(x)
         index = _index(_first_order(x, bits, name), table.borders)
         kept = checkpoint_as("few_bit", jnp.stack([pack(bit, axis) for bit in index]))
 
@@ -92,24 +93,39 @@ def _select(digits: Sequence[Bool[Array, "*S"]], values: Sequence[Any]) -> Any:
     return values[0]
 
 
-def packed_axis(shape: Sequence[int]) -> int:
+def packed_axis(x: Array) -> int:
     """The axis along which eight neighbours share a byte.
 
     No device should need a part of another's byte, so if possible its length is a multiple of eight
-    for every device of the mesh; else it is one that is padded least. Not the last one, if another
-    is as good: that is the one along which vectors run.
+    for every device that may have a part of it; else it is one that is padded least. Not the last
+    one, if another is as good: that is the one along which vectors run.
+
+    Raises:
+        InputError: explicit axes of the mesh split all axes of x, none of them in eighths.
     """
-    if not shape:
-        return 0
-    mesh = jax.sharding.get_abstract_mesh()
-    parts = math.prod(mesh.shape[n] for n in mesh.axis_names if n not in mesh.manual_axes)
+    parts, explicit = _parts(x)
 
-    def price(axis: int) -> tuple[bool, float, bool, int]:
-        size, last = shape[axis], axis == len(shape) - 1
+    def price(axis: int) -> tuple[bool, bool, float, bool, int]:
+        size, last = x.shape[axis], axis == x.ndim - 1
         padded = _BYTE * -(-size // _BYTE)
-        return size % (_BYTE * parts) != 0, padded / max(size, 1), last, -axis
+        cut = size % (_BYTE * parts[axis]) != 0
+        return cut and explicit[axis], cut, padded / max(size, 1), last, -axis
 
-    return min(range(len(shape)), key=price)
+    best = min(range(x.ndim), key=price, default=0)
+    require(
+        not x.ndim or not price(best)[0],
+        f"few-bit backward of {x.dtype}{list(x.shape)} on a mesh of explicit axes: eight neighbours"
+        " share a byte, so on each device one of the axes must be a multiple of 8 long.",
+    )
+    return best
+
+
+def _parts(x: Array) -> tuple[list[int], list[bool]]:
+    """Of each axis of x: into how many parts a mesh may split it, and whether explicit axes do."""
+    mesh = jax.sharding.get_abstract_mesh()
+    left = math.prod(mesh.shape[name] for name in mesh.auto_axes)
+    own = [num_parts(entry, mesh) for entry in jax.typeof(x).sharding.spec]
+    return [left * count for count in own], [count > 1 for count in own]
 
 
 def pack(bit: Bool[Array, "*S"], axis: int) -> UInt8[Array, "*P"]:

@@ -19,7 +19,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 from scipy.stats import norm
 
-import polycom_jax as pc
 from experiments.compare.config import shape
 from polycom_jax import models
 from polycom_jax import params as pm
@@ -114,14 +113,24 @@ def gradients_error() -> None:
             logits = models.forward(cfg, params, tokens[:, :-1])
             return jnp.mean(cross_entropy(logits, tokens[:, 1:]))
 
-        return jax.jit(lambda params: ravel_pytree(jax.grad(loss)(params))[0])
+        return jax.jit(jax.grad(loss))
 
     exactly, few, rows = gradient(None), [gradient(bits) for bits in BITS], []
     for factor in WIDENED:
         params = jax.tree_util.tree_map_with_path(partial(_widened, factor), start)
         exact = exactly(params)
-        rows.append([f"{factor:g}", *(_off(found(params), exact) for found in few)])
-    table(["inward matrices times", *(f"{bits} bits" for bits in BITS)], rows)
+        for what, part in (("all", lambda g: g), ("w_up", _inward)):
+            off = [_off(_flat(part(found(params))), _flat(part(exact))) for found in few]
+            rows.append([f"{factor:g}", what, *off])
+    table(["inward matrices times", "gradient", *(f"{bits} bits" for bits in BITS)], rows)
+
+
+def _inward(gradient: Any) -> Any:
+    return [group["ffn"]["w_up"] for group in gradient["layers"]]
+
+
+def _flat(tree: Any) -> Array:
+    return ravel_pytree(tree)[0]
 
 
 def _widened(factor: float, path: Any, value: Array) -> Array:
@@ -134,36 +143,48 @@ def _off(found: Any, exact: Any) -> str:
 
 
 def estimated_coefficients() -> None:
-    """PolyReLU and PolyNorm with their input known by its bin: the best that few bits could do.
+    """Gradients of PolyCom from few bits of its input, beside those of GELU by its tables.
 
-    A block learns the output of another one. Bins of the inputs are Lloyd's for just these inputs,
-    and what stands for a power of an input is its mean over the bin.
+    The cotangent is that of a sum of squares: the activation learns another function. This is the
+    best case: bins are Lloyd's for just these inputs, and of a bin the means of just what is read.
     """
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((TOKENS, WIDTH)).astype(np.float32)
-    target = pc.get_activation("gelu").apply({}, jnp.asarray(x[:, ::-1] * 0.7 + x * 0.7))
-    for name in ("poly_relu", "poly_norm"):
-        act = get_activation(name, implementation="xla")
-        params = act.init(jax.random.key(0))
-        y, pull = jax.vjp(act.apply, params, jnp.asarray(x))
-        dy = y - target
-        exact = pull(dy)
-        rows = []
-        for bits in BITS:
-            index = _lloyd(x, 2**bits)
-            found = jax.vjp(act.apply, params, jnp.asarray(_means(x, index)))[1](dy)
-            off = [_off(a, b) for a, b in _pairs(found, exact)]
-            rows.append([bits, *off])
-        table([f"bits of {name}'s input", "coefficients", "input"], rows)
+    x = np.random.default_rng(0).standard_normal((TOKENS, WIDTH)).astype(np.float32)
+    target = get_activation("silu").apply({}, jnp.asarray(1.5 * x))
 
+    def differentiated(name: str, **options: Any) -> tuple[np.ndarray, Any]:
+        act = get_activation(name, **options)
+        y, pull = jax.vjp(act.apply, act.init(jax.random.key(0)), jnp.asarray(x))
+        return np.asarray(y - target), pull
 
-def _pairs(found: Any, exact: Any) -> list[tuple[Any, Any]]:
-    return [(found[0]["coeffs"], exact[0]["coeffs"]), (found[1], exact[1])]
+    dy, pull = differentiated("poly_relu")
+    own, dx = pull(dy)
+    powers = [np.maximum(x, 0) ** i for i in range(len(own["coeffs"]))]
+    slope = np.asarray(pull(np.ones_like(x))[1])
+
+    def poly_relu(bits: int) -> list[str]:
+        index = _lloyd(slope, 2**bits)
+        found = [np.sum(dy * _means(power, index)) for power in powers]
+        return [_off(found, own["coeffs"]), _off(dy * _means(slope, index), dx)]
+
+    def poly_norm(bits: int) -> list[str]:
+        act, index = get_activation("poly_norm"), _lloyd(x, 2**bits)
+        dy, pull = differentiated("poly_norm")
+        exact, params = pull(dy), act.init(jax.random.key(0))
+        found = jax.vjp(act.apply, params, jnp.asarray(_means(x, index)))[1](dy)
+        return [_off(found[0]["coeffs"], exact[0]["coeffs"]), _off(found[1], exact[1])]
+
+    def gelu(bits: int) -> str:
+        dy, pull = differentiated("gelu")
+        return _off(differentiated("gelu", bits=bits)[1](dy)[1], pull(dy)[1])
+
+    head = ["bits", "poly_relu, coefficients", "input", "poly_norm, coefficients", "input"]
+    rows = [[bits, *poly_relu(bits), *poly_norm(bits), gelu(bits)] for bits in BITS]
+    table([*head, "gelu, input"], rows)
 
 
 def _lloyd(x: np.ndarray, levels: int) -> np.ndarray:
     """The bin of each element: those of the least mean square error."""
-    borders = np.quantile(x, np.arange(1, levels) / levels)
+    borders = np.quantile(np.unique(x), np.arange(1, levels) / levels)
     for _ in range(50):
         means = _levels(x, np.searchsorted(borders, x))
         borders = (means[1:] + means[:-1]) / 2
