@@ -22,6 +22,9 @@ units, or each expert of a mixture (a dense block counts as one)."""
 
 Numbers = float | tuple["Numbers", ...]
 
+MOST_BITS = 4
+"""Of few-bit backward; what eight bits hold is not far from bfloat16's derivative itself."""
+
 
 @dataclass(frozen=True)
 class ActivationOptions:
@@ -38,6 +41,9 @@ class ActivationOptions:
         initial: a_0 ... a_r at the start, order + 1 numbers; default: 0, 1/r, ..., 1/r. They are
             what the polynomial is evaluated with, before `output_scale`: with `sigmoid`, the
             parameters start at their logits.
+        bits: few-bit backward, 1 to 4: the derivative is one of 2^bits levels, and in the place of
+            its input the backward pass keeps which, see `kernels.few_bit`; the value is not
+            changed. For fixed element-wise functions of one array. None: exact.
     """
 
     order: int = 3
@@ -47,6 +53,7 @@ class ActivationOptions:
     bound: float | None = None
     output_scale: float = 1.0
     initial: tuple[float, ...] = ()
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -57,6 +64,10 @@ class ActivationOptions:
             len(self.initial) in (0, self.order + 1) and all(map(math.isfinite, self.initial)),
             f"initial={self.initial} must be order + 1 = {self.order + 1} finite coefficients, a_0"
             " first; or none, for 0, 1/r, ..., 1/r.",
+        )
+        require(
+            self.bits is None or 1 <= self.bits <= MOST_BITS,
+            f"bits={self.bits} must be from 1 to {MOST_BITS}, or none for the exact derivative.",
         )
         if self.initial:
             self.stored_initial()
@@ -220,6 +231,19 @@ class Row:
     over_rows: bool = False
     takes_axis: bool = False
     slopes: tuple[float, float] | None = None
+
+    @property
+    def keeps_its_input(self) -> str | None:
+        """Why its backward pass cannot do with an index of few bits in the place of its input."""
+        reasons = {
+            "the gradient of each factor is the other one, so gate and up are kept": self.gated,
+            "the gradients of its parameters read its input": bool(self.params),
+            "its derivative at an element depends on the whole row": self.over_rows,
+            "its derivative grows without bound, which no table of few levels holds": (
+                self.slopes is not None and math.inf in map(abs, self.slopes)
+            ),
+        }
+        return next((why for why, holds in reasons.items() if holds), None)
 
     def parameters(self, options: ActivationOptions) -> Mapping[str, Parameter]:
         """Name -> parameter, with these options."""

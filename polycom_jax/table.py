@@ -5,7 +5,7 @@ What a row is stands in `row.py`, the rows themselves in `rows.py`.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -20,6 +20,7 @@ from polycom_jax._errors import InputError, require, unknown
 from polycom_jax._operations import operations, traced
 from polycom_jax.activations.stability import effective_coeffs
 from polycom_jax.custom import Function, row_of
+from polycom_jax.kernels.few_bit import few_bit
 from polycom_jax.params import Initializer, Params, ParamSpec
 from polycom_jax.reference import Reference, is_reference
 from polycom_jax.row import ActivationOptions, Numbers, Parameter, Row
@@ -56,7 +57,12 @@ class Activation:
             if self.name not in ROWS:
                 raise unknown("activation", self.name, ROWS)
             object.__setattr__(self, "row", ROWS[self.name])
-        reads = self.reads
+        reads, why = self.reads, self.row.keeps_its_input
+        require(
+            self.options.bits is None or why is None,
+            f"bits={self.options.bits}: activation {self.name!r} has no few-bit backward: {why};"
+            " leave it out.",
+        )
         for field in fields(ActivationOptions):
             value = getattr(self.options, field.name)
             require(
@@ -69,7 +75,8 @@ class Activation:
     def reads(self) -> tuple[str, ...]:
         """The options that it depends on."""
         polynomial = self.is_polynomial
-        return (("order", *_STABILITY, "initial") if polynomial else ()) + self.row.keywords
+        few = () if self.row.keeps_its_input else ("bits",)
+        return (("order", *_STABILITY, "initial") if polynomial else ()) + self.row.keywords + few
 
     @property
     def is_polynomial(self) -> bool:
@@ -159,7 +166,12 @@ class Activation:
             " function take axis_name (and jax.lax.pmean over it), or do not split experts' widths"
             " (mesh.tensor=1).",
         )
-        return self.row.function(*hidden, *self._parameters(params, hidden[0]), **keywords)
+        return self._function(*hidden, *self._parameters(params, hidden[0]), **keywords)
+
+    @property
+    def _function(self) -> Callable[..., Array]:
+        bits, function = self.options.bits, self.row.function
+        return function if bits is None else few_bit(function, bits, self.name)
 
     def _parameters(self, params: Params, hidden: Array) -> list[Array]:
         declared, shape = self.parameters, jnp.shape(hidden)

@@ -236,6 +236,10 @@ _COEFFICIENTS = (
     Arm("from_cubic", "poly_norm", ActivationOptions(initial=(0.0, 0.0, 0.0, 1.0))),
     Arm("from_bias_1", "poly_norm", ActivationOptions(initial=(1.0, _THIRD, _THIRD, _THIRD))),
 )
+_FEW_BIT = (
+    *_plain("gelu"),
+    *(Arm(f"gelu_{bits}_bit", "gelu", ActivationOptions(bits=bits)) for bits in (1, 2, 3, 4)),
+)
 _PRECISION = tuple(
     Arm(f"{name}_{dtype}", name, dtype=dtype)
     for dtype in ("float32", "bfloat16")
@@ -297,6 +301,9 @@ STUDIES: Mapping[str, Study] = {
             ((f"poly_{n}_bfloat16", f"poly_{n}_float32"), ("swiglu_bfloat16", "swiglu_float32"))
             for n in ("relu", "norm")
         ),
+    ),
+    "few-bit": Study(
+        "What does a derivative of few bits cost?", _FEW_BIT, _against(_FEW_BIT, "gelu")
     ),
     "moe": Study(
         "Does it hold in a mixture of experts?",

@@ -35,6 +35,7 @@ STAYS = _by_field(
             model.activation_options.output_scale model.rope_theta model.norm_eps
             model.logit_softcap model.document_mask model.moe.top_k model.moe.normalize_top_k
         """,
+        "another gradient of the same function": "model.activation_options.bits",
         "what the parameters began from": """
             model.activation_options.initial model.init run.init_from
         """,

@@ -7,15 +7,15 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
-Saved = Literal["attention", "product", "row"]
+Saved = Literal["attention", "product", "row", "few_bit"]
 """What attention's backward pass reads; matrix products of parameters; PolyNorm's statistics of
-each row."""
+each row; the value and the indices of a few-bit activation, in the place of its input."""
 
 Remat = Literal["none", "dots", "attention", "full"]
 """What is computed again: see `ModelConfig.remat`."""
 
 _SAVED: Mapping[Remat, tuple[Saved, ...]] = {
-    "dots": ("product", "row", "attention"),
+    "dots": ("product", "row", "few_bit", "attention"),
     "attention": ("row", "attention"),
     "full": (),
 }
@@ -41,10 +41,11 @@ def remat_block(block: Callable[..., Any], remat: Remat, *, looped: bool) -> Cal
 def remat_hidden(down: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     """The second half of a feed-forward block, whose hidden layer is computed again.
 
-    It is applied to pre-activations, which are saved; under any other `remat` than "none",
+    It is applied to pre-activations, which are saved, or with a few-bit activation the hidden layer
+    itself; under any other `remat` than "none",
     `remat_block` decides for the whole block.
     """
     if remat != "none":
         return down
-    policy = jax.checkpoint_policies.save_only_these_names("product", "row")
+    policy = jax.checkpoint_policies.save_only_these_names("product", "row", "few_bit")
     return jax.checkpoint(down, policy=policy, prevent_cse=False)

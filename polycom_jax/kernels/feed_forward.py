@@ -57,7 +57,8 @@ def feed_forward(
         x: the normalised residual stream.
         rules: how arrays are split over the mesh of `jax.set_mesh`; None: not stated.
         remat: of the model. With "none" the backward pass keeps pre-activations and computes the
-            hidden layer again; otherwise a surrounding `jax.checkpoint` decides.
+            hidden layer again; with few-bit backward it keeps the hidden layer and the bits.
+            Otherwise a surrounding `jax.checkpoint` decides.
         implementation: None for the backend's best, or
             "reference": the formula, differentiated by JAX;
             "xla": the same products, with names for what is saved;
@@ -65,7 +66,7 @@ def feed_forward(
 
     Returns:
         The shape and dtype of `x`. Derivatives of every order exist in every mode, unless the
-        activation is a Pallas kernel.
+        activation is a Pallas kernel or has few-bit backward.
 
     Raises:
         InputError: an implementation that is unknown or cannot take the activation.

@@ -82,7 +82,7 @@ class ModelConfig:
         activation: one of `polycom_jax.ACTIVATIONS`; `FILE.py:NAME` or `MODULE:NAME` for what
             `polycom_jax.activation` has made in a file, which is imported, and its SHA-256 put
             behind the name; in code, what `polycom_jax.activation` returns.
-        activation_options: options of the activation (order, eps, ...).
+        activation_options: options of the activation (order, eps, bits, ...).
         moe: mixture of experts in place of each feed-forward block; widths are then those of one
             expert.
         context_length: longest sequence that the model is trained on, in tokens.
@@ -105,7 +105,8 @@ class ModelConfig:
         remat: what the backward pass recomputes. "none"; "full": whole blocks; "dots": all but
             attention and matrix products (those of experts are recomputed); "attention": all but
             the inputs and the result of attention. All but "full" save the statistics of each row
-            for PolyNorm.
+            for PolyNorm; "none" and "dots" save the hidden layer and its bits, experts' too, where
+            `activation_options.bits` is set.
         unroll: layers in one iteration of the scan over layers; more take longer to compile.
             Default: all, if they are few and run on a CPU; else one.
     """
