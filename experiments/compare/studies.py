@@ -241,6 +241,11 @@ _PRECISION = tuple(
     for dtype in ("float32", "bfloat16")
     for name in ("swiglu", "poly_relu", "poly_norm")
 )
+_OPTIMIZERS = tuple(
+    Arm(f"{name}_{optimizer}", name, optim={"optimizer": optimizer})
+    for optimizer in ("adamw", "muon")
+    for name in ("swiglu", "poly_norm")
+)
 _SIZES = {
     "half_width": (Fraction(1, 2), Fraction(1)),
     "base": (Fraction(1), Fraction(1)),
@@ -297,6 +302,15 @@ STUDIES: Mapping[str, Study] = {
             ((f"poly_{n}_bfloat16", f"poly_{n}_float32"), ("swiglu_bfloat16", "swiglu_float32"))
             for n in ("relu", "norm")
         ),
+    ),
+    "optimizers": Study(
+        "Does PolyNorm's gain hold under Muon?",
+        _OPTIMIZERS,
+        (
+            *((f"poly_norm_{o}", f"swiglu_{o}") for o in ("adamw", "muon")),
+            *((f"{name}_muon", f"{name}_adamw") for name in ("swiglu", "poly_norm")),
+        ),
+        ((("poly_norm_muon", "swiglu_muon"), ("poly_norm_adamw", "swiglu_adamw")),),
     ),
     "moe": Study(
         "Does it hold in a mixture of experts?",

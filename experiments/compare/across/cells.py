@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare.config import SCALES, CompareConfig, shape
+from experiments.compare.config import SCALES, CompareConfig
+from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder
 from experiments.compare.search import FIRST_SEED, Search
 from experiments.compare.studies import REFERENCE, STUDIES, Arm
@@ -177,6 +178,7 @@ def stored_config(root: Place) -> CompareConfig:
                 if f"data.{f.name}" in stored}  # fmt: skip
         names = ("study", "model", "seq_len", "steps", "heldout_tokens")
         own: dict[str, Any] = {name: stored[name] for name in names}
+        own["recipe"] = worded(stored.get("recipe") or {})
     except KeyError as error:
         raise InputError(
             f"{root / SETTINGS} is not as a study has written it: no {error}."
@@ -213,10 +215,8 @@ def continued(config: CompareConfig, root: Place) -> CompareConfig:
 
 def base_of(config: CompareConfig) -> ModelConfig:
     """The common model with the vocabulary that its tokenizer has."""
-    found = shape(config.model)
-    length = config.seq_len or found.context_length
-    size = BYTES if config.data.tokenizer == "bytes" else found.vocab_size
-    return STUDIES[config.study].model(replace(found, context_length=length, vocab_size=size))
+    found = config.common.model
+    return replace(found, vocab_size=BYTES) if config.data.tokenizer == "bytes" else found
 
 
 def arms_of(study: str) -> dict[str, Arm]:
