@@ -16,6 +16,7 @@ from experiments.compare.findings import arm_finding, cost_of, findings, relativ
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
 from experiments.compare.search import FIRST_SEED, Search, checked, search
+from experiments.compare.sensitivity import sensitivities
 from experiments.compare.studies import Arm, Study
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.provenance import circumstances, versions
@@ -87,6 +88,7 @@ class Comparing:
         self.batch = jax.device_put(some)
         self.programs: dict[str, Programs] = {}
         self.circumstances = circumstances()
+        self.searched: dict[str, list[Run]] = {}
         self.done, self.worked = 0, 0.0
         self.trained = 0
 
@@ -153,6 +155,7 @@ class Comparing:
             seeds = range(FIRST_SEED, FIRST_SEED + self.config.search_seeds)
             keys = [RunKey(arm.folder, rate, seed, self.config.lengths[-1:]) for seed in seeds]
             runs = [self.one(arm, key) for key in keys]
+            self.searched.setdefault(arm.name, []).extend(runs)
             return float(np.mean([np.inf if run.diverged else run.final for run in runs]))
 
         rate = self.carried.get(arm.name)
@@ -219,7 +222,8 @@ class Comparing:
             )
             own = (found[arm.name], cost, runs[arm.name])
             arms.append(arm_finding(arm.name, self.model(arm), *own, batch_tokens=batch_tokens))
-        result = findings(config.study, study, arms, runs)
+        sensitive = sensitivities(self.searched, self.base.vocab_size)
+        result = findings(config.study, study, arms, runs, sensitive)
         made = sorted({run.commit or "not known" for own in runs.values() for run in own})
         about = {**self.about(), "commit of the runs": ", ".join(made)}
         drawn = figures.draw_all(self.root / "plots", result, runs, batch_tokens)
