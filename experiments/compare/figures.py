@@ -161,9 +161,19 @@ def draw_rates(path: Place, found: Mapping[str, Sequence[Sensitivity]]) -> bool:
                           **line)  # fmt: skip
                 axis.fill_between(one.tried, losses.min(1), losses.max(1), color=line["color"],
                                   alpha=0.1)  # fmt: skip
-            axis.set_xscale("log")
+            _rates_along(axis)
             axis.set(title=name, xlabel="peak learning rate", ylabel="loss (nats a token)")
     return True
+
+
+def _rates_along(axis: Any) -> None:
+    """Rates on a logarithmic axis, two labels a power of ten: more would touch each other."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
 
 
 def _known(found: Sensitivity) -> bool:
