@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 from scaling_folders import study
 from test_compare_findings import SMALL, TWO
@@ -161,7 +161,7 @@ def test_a_folder_goes_on_with_its_own_recipe_alone(settings: Path, tmp_path: Pa
 
 def test_held_out_text_is_scored_by_the_averaged_weights_where_there_are_any():
     plain = SimpleNamespace(params=1, opt_state=())
-    averaged = SimpleNamespace(params=1, opt_state=AveragedState((), 2, np.int32(3)))
+    averaged = SimpleNamespace(params=1, opt_state=AveragedState((), 2, jnp.int32(3)))
     assert train.evaluated(plain) == 1  # pyright: ignore[reportArgumentType]
     assert train.evaluated(averaged) == 2  # pyright: ignore[reportArgumentType]
 
