@@ -2,6 +2,7 @@
 
     python -m experiments.compare activations --quick
     python -m experiments.compare controls --seeds 12 --out runs/controls
+    python -m experiments.compare activations --recipe optim.optimizer=muon
     python -m experiments.compare scaling --dry-run
     python -m experiments.compare leaderboard
     python -m experiments.compare report experiments/results/compare/scaling

@@ -13,8 +13,10 @@ import numpy as np
 from experiments.compare import figures, report, timing
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
+from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
 from experiments.compare.search import FIRST_SEED, Search, checked, search
+from experiments.compare.sensitivity import sensitivities
 from experiments.compare.studies import Arm, Study
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.provenance import circumstances, versions
@@ -50,13 +52,15 @@ class Comparing:
         self.carried = carried
         self.config, self.root, self.command, self.display = config, root, command, display
         self.study = config.chosen
-        base = config.base
+        base = config.common.model
         self.corpus: Corpus = prepare(
             config.data, vocab_size=base.vocab_size, progress=display.busy
         )
         self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
         settings = flags.flatten(config)
         settings["study"] = self.study.runs_of or config.study
+        # What it says, not how it was written; None in folders from before there was one.
+        settings["recipe"] = config.changes or None
         common = {name: value for name, value in settings.items() if name not in FREE}
         kept = root / "settings.json"
         data = {
@@ -84,6 +88,7 @@ class Comparing:
         self.batch = jax.device_put(some)
         self.programs: dict[str, Programs] = {}
         self.circumstances = circumstances()
+        self.searched: dict[str, list[Run]] = {}
         self.done, self.worked = 0, 0.0
         self.trained = 0
 
@@ -95,7 +100,7 @@ class Comparing:
         """The arm's programs, compiled on first use."""
         if arm.name not in self.programs:
             self.display.doing(f"compile {arm.name}")
-            optim = arm.optimizer(self.config.optim)
+            optim = arm.optimizer(self.config.common.optim)
             self.programs[arm.name] = compile_programs(self.model(arm), optim, self.batch)
         return self.programs[arm.name]
 
@@ -133,6 +138,8 @@ class Comparing:
             f" ({config.steps * tokens / self.corpus.train.num_tokens:.2f} epochs);"
             f" {config.seeds} seeds; one device, {jax.devices()[0].device_kind}"
         )
+        if config.changes:
+            self.display.note(f"recipe: {self.recipe}")
         for arm in self.study.arms:
             cfg = self.model(arm)
             flops = models.flops_per_token(cfg, cfg.context_length, attention="causal")
@@ -148,6 +155,7 @@ class Comparing:
             seeds = range(FIRST_SEED, FIRST_SEED + self.config.search_seeds)
             keys = [RunKey(arm.folder, rate, seed, self.config.lengths[-1:]) for seed in seeds]
             runs = [self.one(arm, key) for key in keys]
+            self.searched.setdefault(arm.name, []).extend(runs)
             return float(np.mean([np.inf if run.diverged else run.final for run in runs]))
 
         rate = self.carried.get(arm.name)
@@ -214,7 +222,8 @@ class Comparing:
             )
             own = (found[arm.name], cost, runs[arm.name])
             arms.append(arm_finding(arm.name, self.model(arm), *own, batch_tokens=batch_tokens))
-        result = findings(config.study, study, arms, runs)
+        sensitive = sensitivities(self.searched, self.base.vocab_size)
+        result = findings(config.study, study, arms, runs, sensitive)
         made = sorted({run.commit or "not known" for own in runs.values() for run in own})
         about = {**self.about(), "commit of the runs": ", ".join(made)}
         drawn = figures.draw_all(self.root / "plots", result, runs, batch_tokens)
@@ -226,11 +235,17 @@ class Comparing:
             f"Next:\n  {self.next_command()}"
         )
 
+    @property
+    def recipe(self) -> str:
+        """What all arms have otherwise than without --recipe, in a line; empty: nothing."""
+        return " ".join(worded(self.config.changes))
+
     def about(self) -> dict[str, Any]:
         """Where the numbers come from."""
         config, base = self.config, self.base
         return {
             "command": self.command,
+            **({"recipe": self.recipe} if self.recipe else {}),
             **versions(),
             **self.circumstances,
             "model": f"{config.model}: {base.num_layers} layers of {base.embed_dim},"

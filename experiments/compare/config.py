@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from functools import cached_property
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from experiments.compare.recipe import Common, changed, check_arms, differing
 from experiments.compare.studies import STUDIES, Study
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
@@ -71,6 +73,9 @@ class CompareConfig:
         arms: names of the arms to run, of those of the study. Default: all.
         activation: further arms, each compared with the study's references: names of --list, or
             FILE.py:NAME or MODULE:NAME for what polycom_jax.activation has made in a file.
+        recipe: fields of the recipe to change for all arms, by their names in `pretrain`:
+            optim.optimizer=muon optim.z_loss=1e-4 model.logit_softcap=30. With optim.ema_decay,
+            held-out losses are those of the averaged weights. A folder has one recipe.
         scale: defaults for all other flags: quick (minutes on two CPU cores, to see the program
             work), cpu (hours on two cores), gpu (three seeds of dense-110m on one GPU).
         model: model that all arms start from: bytes-0.1m, bytes-0.3m, bytes-0.8m,
@@ -100,6 +105,7 @@ class CompareConfig:
     heldout_tokens: int | None
     arms: tuple[str, ...] = ()
     activation: tuple[str, ...] = ()
+    recipe: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE ...")] = ()
     out: PlaceText | None = None
     json: PathText | None = None
 
@@ -124,6 +130,8 @@ class CompareConfig:
             and all(a < b for a, b in itertools.pairwise(rates)),
             f"learning_rates={rates} must be four or more, positive and ascending.",
         )
+        if self.recipe:
+            check_arms(self.common, self.changes, self.chosen.arms)
 
     @property
     def chosen(self) -> Study:
@@ -137,16 +145,27 @@ class CompareConfig:
         return STUDIES[self.study].with_activations(self.activation).only(self.arms)
 
     @property
-    def base(self) -> ModelConfig:
-        """The common model, but for the tokenizer's vocabulary."""
+    def start(self) -> Common:
+        """The recipe before `recipe` changes it."""
         found = shape(self.model)
         found = found if self.seq_len is None else replace(found, context_length=self.seq_len)
-        return self.chosen.model(found)
+        optim = OptimConfig() if self.model in SHAPES else recipe(self.model).optim
+        return Common(self.chosen.model(found), optim)
+
+    @cached_property
+    def common(self) -> Common:
+        """What all arms start from, but for the tokenizer's vocabulary; rate and schedule are the
+        study's own (`branching.py`).
+
+        Raises:
+            InputError: a field or value of `recipe` is refused.
+        """
+        return changed(self.start, self.recipe)
 
     @property
-    def optim(self) -> OptimConfig:
-        """The common optimiser; rate and schedule are the study's own (`branching.py`)."""
-        return OptimConfig() if self.model in SHAPES else recipe(self.model).optim
+    def changes(self) -> dict[str, Any]:
+        """Field -> value, where `recipe` departs from what is there without it."""
+        return differing(self.start, self.common)
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.compare.findings import BUDGETS, Comparison, Findings
 from experiments.compare.runs import Run
+from experiments.compare.sensitivity import Sensitivity
 from experiments.terminal.figures import COLOURS, ORANGE, fit, layer_bar, layer_line, panels
 from polycom_jax.storage import Place
 
@@ -20,11 +21,13 @@ BAND = "Means over seeds; bands: from the least to the greatest of the seeds."
 
 def draw_all(folder: Place, found: Findings, runs: Runs, batch_tokens: int) -> list[Place]:
     """Draws every figure of a study that there is something to draw in; the paths, no suffix."""
-    figures = [folder / "dynamics", folder / "decayed", folder / "differences"]
+    names = ("dynamics", "decayed", "differences", "rates")
+    figures = [folder / name for name in names]
     drawn = [
         _draw_dynamics(figures[0], found.study, runs, batch_tokens),
         _draw_decayed(figures[1], found),
         _draw_differences(figures[2], found),
+        draw_rates(figures[3], {found.study: found.sensitivities}),
     ]
     for arm, own in runs.items():
         figures.append(folder / f"coefficients-{arm}")
@@ -136,6 +139,46 @@ def _interval(axis: Any, place: int, comparison: Comparison) -> None:
         colour = COLOURS[0] if result.found else "0.6"
         axis.plot([result.low, result.high], [place, place], color=colour)
         axis.plot(result.mean, place, marker="o", markersize=4, color=colour)
+
+
+def draw_rates(path: Place, found: Mapping[str, Sequence[Sensitivity]]) -> bool:
+    """Loss against learning rate, a panel a study: a steep valley is a sensitive arm."""
+    shown = {name: own for name, own in found.items() if any(map(_known, own))}
+    if not shown:
+        return False
+    arms = list(dict.fromkeys(one.arm for own in shown.values() for one in own))
+    title = "Held-out loss against learning rate"
+    note = (
+        "Of the search for rates. Means over its seeds; bands: from the least to the greatest."
+        " Never above the loss before the first update."
+    )
+    with panels(path, len(shown), title=title, note=note, size=(4.4, 3.2)) as axes:
+        for axis, (name, own) in zip(axes, shown.items(), strict=True):
+            for one in filter(_known, own):
+                line = _line(arms.index(one.arm))
+                losses = np.array(one.losses)
+                axis.plot(one.tried, losses.mean(1), marker="o", markersize=3, label=one.arm,
+                          **line)  # fmt: skip
+                axis.fill_between(one.tried, losses.min(1), losses.max(1), color=line["color"],
+                                  alpha=0.1)  # fmt: skip
+            _rates_along(axis)
+            axis.set(title=name, xlabel="peak learning rate", ylabel="loss (nats a token)")
+    return True
+
+
+def _rates_along(axis: Any) -> None:
+    """Rates on a logarithmic axis, two labels a power of ten: more would touch each other."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
+
+
+def _known(found: Sensitivity) -> bool:
+    """Whether there is a curve to draw."""
+    return bool(np.isfinite(found.losses).any())
 
 
 def _tokens_along(axis: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.compare.runs import Run
 from experiments.compare.search import Search
+from experiments.compare.sensitivity import Sensitivity
 from experiments.compare.studies import Pair, Study
 from experiments.run.statistics import (
     LEVEL,
@@ -186,6 +187,7 @@ class Findings:
     comparisons: tuple[Comparison, ...]
     interactions: tuple[Interaction, ...]
     tokens_needed: tuple[TokensNeeded, ...]
+    sensitivities: tuple[Sensitivity, ...]
 
 
 def relative_times(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -249,7 +251,11 @@ def arm_finding(
 
 
 def findings(
-    name: str, study: Study, arms: Sequence[ArmFinding], runs: Mapping[str, Sequence[Run]]
+    name: str,
+    study: Study,
+    arms: Sequence[ArmFinding],
+    runs: Mapping[str, Sequence[Run]],
+    sensitive: Sequence[Sensitivity] = (),
 ) -> Findings:
     """Compares every pair of the study, and pairs of pairs, and asks each arm for its tokens."""
     by_name = {arm.name: arm for arm in arms}
@@ -273,6 +279,7 @@ def findings(
         tuple(comparisons),
         tuple(interactions),
         tuple(n for n in needed if n),
+        tuple(sensitive),
     )
 
 

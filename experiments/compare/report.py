@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.compare import sensitivity
 from experiments.compare.branching import DECAYS_OVER
 from experiments.compare.findings import (
     ArmFinding,
@@ -28,6 +29,7 @@ def sections(found: Findings) -> list[Section]:
     return [
         _costs(found.arms),
         _rates(found.arms),
+        *([sensitivity.section(found.sensitivities)] if found.sensitivities else []),
         _losses(found.arms),
         _comparisons(found, "tokens"),
         _comparisons(found, "seconds"),

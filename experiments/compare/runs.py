@@ -58,6 +58,8 @@ class Run:
         coefficients: at these updates, name -> layer -> numbers.
         seconds: that training and evaluation took.
         commit: of the code that trained it; None: not known.
+        initial: held-out nats a token before the first update; None: the run is of an earlier
+            version, which did not measure it.
     """
 
     key: RunKey
@@ -69,6 +71,7 @@ class Run:
     coefficients: tuple[Mapping[str, Any], ...]
     seconds: float
     commit: str | None = None
+    initial: float | None = None
 
     @property
     def final(self) -> float:

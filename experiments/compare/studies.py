@@ -245,6 +245,11 @@ _PRECISION = tuple(
     for dtype in ("float32", "bfloat16")
     for name in ("swiglu", "poly_relu", "poly_norm")
 )
+_OPTIMIZERS = tuple(
+    Arm(f"{name}_{optimizer}", name, optim={"optimizer": optimizer})
+    for optimizer in ("adamw", "muon")
+    for name in ("swiglu", "poly_norm")
+)
 _SIZES = {
     "half_width": (Fraction(1, 2), Fraction(1)),
     "base": (Fraction(1), Fraction(1)),
@@ -304,6 +309,15 @@ STUDIES: Mapping[str, Study] = {
     ),
     "few-bit": Study(
         "What does a derivative of few bits cost?", _FEW_BIT, _against(_FEW_BIT, "gelu")
+    ),
+    "optimizers": Study(
+        "Does PolyNorm's gain hold under Muon?",
+        _OPTIMIZERS,
+        (
+            *((f"poly_norm_{o}", f"swiglu_{o}") for o in ("adamw", "muon")),
+            *((f"{name}_muon", f"{name}_adamw") for name in ("swiglu", "poly_norm")),
+        ),
+        ((("poly_norm_muon", "swiglu_muon"), ("poly_norm_adamw", "swiglu_adamw")),),
     ),
     "moe": Study(
         "Does it hold in a mixture of experts?",

@@ -22,6 +22,7 @@ from experiments.run.report import activation_parameters
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.data.windows import gather
 from polycom_jax.models import ModelConfig
+from polycom_jax.params import Params
 from polycom_jax.sharding import make_mesh
 from polycom_jax.training import (
     OptimConfig,
@@ -31,6 +32,7 @@ from polycom_jax.training import (
     make_model_step,
 )
 from polycom_jax.training.loss import Batch, batch_nats
+from polycom_jax.training.weight_average import average_of
 
 POINTS = 60
 """Points of a run's curves."""
@@ -117,6 +119,7 @@ def train(
         programs.init(jax.random.key(key.seed)),
         _Curves(max(1, max(key.lengths) // POINTS)),
     )
+    initial = heldout_loss(programs, state.params, heldout)
     scores, at, batches = [], 0, open_batches()
     branch = trunk
     for length in key.lengths:
@@ -128,12 +131,18 @@ def train(
             programs, jax.tree.map(jnp.copy, state), open_batches(start_step=at), key, at, length,
             length, branch,
         )  # fmt: skip
-        scores.append(heldout_loss(programs, tail.params, heldout))
+        scores.append(heldout_loss(programs, evaluated(tail), heldout))
         # The step leaves out an update that is not finite; a run of a study that had one is over.
         if branch.diverged or int(tail.watch.skipped) or not np.isfinite(scores[-1]):
             branch.diverged = True
             break
-    return branch.run(key, scores, time.perf_counter() - clock)
+    return replace(branch.run(key, scores, time.perf_counter() - clock), initial=initial)
+
+
+def evaluated(state: TrainState) -> Params:
+    """The parameters that held-out text is scored with: their average, where the recipe has one."""
+    average = average_of(state.opt_state)
+    return state.params if average is None else average
 
 
 class _Curves:

@@ -13,6 +13,7 @@ from experiments.compare.across.law import FORMS
 from experiments.compare.across.resampled import fitted
 from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.search import FIRST_SEED
+from experiments.compare.sensitivity import Sensitivity
 
 COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 SETTINGS = {
@@ -61,6 +62,12 @@ def study(
             heldout = tuple(loss(STEP_TOKENS * n) + shift for n in lengths)
             write_run(root, arm, seed, heldout, lengths)
     return root
+
+
+def a_valley(arm: str) -> Sensitivity:
+    """What a search over three rates and two seeds gives."""
+    losses = ((1.6, 1.7), (1.5, 1.55), (1.8, 1.9))
+    return Sensitivity(arm, RATES, losses, RATES, (0.13, 0.17))
 
 
 def draw_committed(folder: Path) -> None:

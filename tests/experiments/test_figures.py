@@ -14,7 +14,7 @@ from geometry_figures import draw_geometry
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from scaling_folders import draw_committed
+from scaling_folders import a_valley, draw_committed
 
 from experiments.analyze import figures as analyze
 from experiments.compare import figures as compare
@@ -97,9 +97,9 @@ def study(arms: tuple[str, ...], *, compared: bool = True) -> Any:
             Comparison(arm, arms[0], budget, result, 0.1)  # pyright: ignore[reportArgumentType]
             for arm in arms[1:]
             for budget in ("tokens", "seconds")
-        ]
-        if compared
-        else [],
+            if compared
+        ],
+        sensitivities=[a_valley(arm) for arm in arms] if compared else [],
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from scaling_folders import COMMITTED, STEP_TOKENS, study, write_run
 
 from experiments.compare import __main__ as compare
+from experiments.compare import sensitivity
 from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
@@ -38,7 +39,7 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
         "Differences at equal tokens, full lengths", "shorter lengths", "Tokens for the same loss",
         "No fit: L(N, D) = E + A / N^a + B / D^b has 5 parameters", "L(N, D) = E_N + B / D^b",
         "What these data cannot say", "inside",
-        "no tests of their own", "python -m experiments.compare report",
+        "no tests of their own", sensitivity.TITLE, "python -m experiments.compare report",
     ):  # fmt: skip
         assert words in text, words
         assert words in told or words.startswith("python"), words
@@ -46,7 +47,14 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
     assert [cell["folder"] for cell in numbers["folders"]] == ["bytes-0.1m-20", "bytes-0.3m-20"]
     assert len(numbers["differences"]) == 6
     assert "3 sizes" in numbers["fit"]["refused"][0]
-    for name in ("tokens", "compute", "differences"):
+    # Its search has losses of 0.02, 0 and 0.01 above the best.
+    assert "| bytes-0.1m-20 | poly_norm | 0.003 to 0.012 | 3 | 1 | 0.0100 |" in text
+    sensitive = numbers["sensitivity to the learning rate"]
+    assert [(one["folder"][6:10], one["arm"]) for one in sensitive] == [
+        ("0.1m", "swiglu"), ("0.1m", "poly_norm"), ("0.3m", "swiglu"), ("0.3m", "poly_norm"),
+    ]  # fmt: skip
+    assert sensitive[0]["values"] == [pytest.approx(0.01)]
+    for name in ("tokens", "compute", "differences", "rates"):
         assert 1000 < (folder / "plots" / f"scaling-{name}.png").stat().st_size < 200_000
 
 

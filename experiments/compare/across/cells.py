@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare.config import SCALES, CompareConfig, shape
+from experiments.compare.config import SCALES, CompareConfig
+from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder
 from experiments.compare.search import FIRST_SEED, Search
+from experiments.compare.sensitivity import Sensitivity, sensitivities
 from experiments.compare.studies import REFERENCE, STUDIES, Arm
 from polycom_jax import models, storage
 from polycom_jax._errors import InputError, require, unknown
@@ -32,6 +34,7 @@ class ArmRuns:
         model: that it trained.
         search: the rates that were tried on seeds apart, and the one that the results have.
         search_seeds: seeds that all of these rates have.
+        searched: the runs of the search, at the full length.
         runs: the results: seed -> run, of the longest lengths that there are.
     """
 
@@ -39,6 +42,7 @@ class ArmRuns:
     model: ModelConfig
     search: Search
     search_seeds: int
+    searched: tuple[Run, ...]
     runs: Mapping[int, Run]
 
     @property
@@ -84,6 +88,11 @@ class Cell:
         return base_of(self.config)
 
     @property
+    def recipe(self) -> str:
+        """What `--recipe` has changed, in a line; empty: nothing."""
+        return " ".join(worded(self.config.changes))
+
+    @property
     def parameters(self) -> int:
         """Of the reference's model at this size, whether or not it was trained."""
         return models.count_params(replace(self.base, activation=REFERENCE))
@@ -109,6 +118,12 @@ class Cell:
         """Arms with a run that ended in a number."""
         return {name: arm for name, arm in self.arms.items() if arm.good}
 
+    @property
+    def sensitivities(self) -> list[Sensitivity]:
+        """To the learning rate, of every arm with results that has a search."""
+        searched = {name: arm.searched for name, arm in self.arms.items()}
+        return sensitivities(searched, self.base.vocab_size)
+
     def seeds(self, *arms: str) -> list[int]:
         """Those that all of these arms have a number for."""
         return sorted(set.intersection(*(set(self.arms[name].good) for name in arms)))
@@ -122,7 +137,8 @@ def read_cells(folder: Place) -> list[Cell]:
     """The studies of a folder: itself, where it holds one, else those right below it, by size.
 
     Raises:
-        InputError: it holds none, or a file that is not as a study has written it.
+        InputError: it holds none, or a file that is not as a study has written it, or studies of
+            different recipes.
     """
     inside = [folder / name for name in storage.folders(folder)]
     roots = [root for root in (folder, *inside) if storage.is_file(root / SETTINGS)]
@@ -132,6 +148,13 @@ def read_cells(folder: Place) -> list[Cell]:
         " `python -m experiments.compare STUDY --out FOLDER` makes one.",
     )
     cells = [read_cell(root) for root in roots]
+    recipes = {cell.recipe: cell.name for cell in cells}
+    of_each = "; ".join(f"{name}: {text or 'as it is'}" for text, name in recipes.items())
+    require(
+        len(recipes) == 1,
+        f"{folder} holds studies of different recipes ({of_each}), whose losses follow no law"
+        " together; report on each folder alone.",
+    )
     return sorted(cells, key=lambda cell: (cell.parameters, cell.tokens[-1]))
 
 
@@ -182,10 +205,16 @@ def stored_config(root: Place) -> CompareConfig:
             f"{root / SETTINGS} is not as a study has written it: no {error}."
         ) from error
     some = SCALES["cpu"]
-    return CompareConfig(
+    start = CompareConfig(
         **own, data=DataConfig(**data), scale="cpu", seeds=some.seeds, out=str(root),
         learning_rates=some.learning_rates, search_seeds=some.search_seeds,
     )  # fmt: skip
+    changes: Any = stored.get("recipe") or {}
+    try:
+        require(isinstance(changes, dict), f"its recipe is {changes!r}.")
+        return replace(start, recipe=worded(changes))
+    except InputError as error:
+        raise InputError(f"{root / SETTINGS} is not as a study has written it: {error}") from error
 
 
 def _stored(root: Place) -> dict[str, Any]:
@@ -213,10 +242,8 @@ def continued(config: CompareConfig, root: Place) -> CompareConfig:
 
 def base_of(config: CompareConfig) -> ModelConfig:
     """The common model with the vocabulary that its tokenizer has."""
-    found = shape(config.model)
-    length = config.seq_len or found.context_length
-    size = BYTES if config.data.tokenizer == "bytes" else found.vocab_size
-    return STUDIES[config.study].model(replace(found, context_length=length, vocab_size=size))
+    found = config.common.model
+    return replace(found, vocab_size=BYTES) if config.data.tokenizer == "bytes" else found
 
 
 def arms_of(study: str) -> dict[str, Arm]:
@@ -227,14 +254,17 @@ def arms_of(study: str) -> dict[str, Arm]:
 
 def _arm(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[int, ...]) -> ArmRuns:
     """The arm's results at the rate that its search found best, of those with results."""
+    searched = tuple(
+        run for run in runs if run.key.seed >= FIRST_SEED and run.key.lengths == lengths[-1:]
+    )
     tried: dict[float, dict[int, float]] = {}
+    for run in searched:
+        final = np.inf if run.diverged else run.final
+        tried.setdefault(run.key.rate, {})[run.key.seed] = final
     results: dict[float, dict[int, Run]] = {}
     for run in runs:
-        rate, seed = run.key.rate, run.key.seed
-        if seed >= FIRST_SEED and run.key.lengths == lengths[-1:]:
-            tried.setdefault(rate, {})[seed] = np.inf if run.diverged else run.final
-        elif seed < FIRST_SEED and run.key.lengths == lengths:
-            results.setdefault(rate, {})[seed] = run
+        if run.key.seed < FIRST_SEED and run.key.lengths == lengths:
+            results.setdefault(run.key.rate, {})[run.key.seed] = run
     common = set.intersection(*map(set, tried.values())) if tried else set[int]()
     scores = {
         rate: float(np.mean([tried[rate][seed] for seed in common])) if common else np.nan
@@ -246,4 +276,4 @@ def _arm(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[int, .
     at_edge = bool(rates) and best in (rates[0], rates[-1])
     search = Search(rates, tuple(scores.values()), best, at_edge)
     runs_of_best = dict(sorted(results.get(best, {}).items()))
-    return ArmRuns(arm.name, arm.model(base), search, len(common), runs_of_best)
+    return ArmRuns(arm.name, arm.model(base), search, len(common), searched, runs_of_best)

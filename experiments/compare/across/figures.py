@@ -9,6 +9,7 @@ from experiments.compare.across.cells import Cell
 from experiments.compare.across.differences import Difference
 from experiments.compare.across.law import difference, residuals
 from experiments.compare.across.resampled import Fitted
+from experiments.compare.figures import draw_rates
 from experiments.compare.studies import REFERENCE
 from experiments.terminal.figures import COLOURS, panels
 from polycom_jax.storage import Place
@@ -34,6 +35,9 @@ def draw_all(
         made.append(_draw_differences(folder / "scaling-differences", differences, looks, fit))
     if fit is not None:
         made.append(_draw_residuals(folder / "scaling-residuals", fit, looks))
+    rates = folder / "scaling-rates"
+    if draw_rates(rates, {cell.name: cell.sensitivities for cell in cells}):
+        made.append(rates)
     return made
 
 

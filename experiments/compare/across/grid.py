@@ -48,6 +48,8 @@ class ScalingConfig:
         data: text, tokenizer and batch.
         seq_len: tokens of a window. Default: each model's context.
         heldout_tokens: tokens of held-out text in an evaluation. Default: all.
+        recipe: fields of the recipe to change for all arms and sizes, as in the studies:
+            optim.optimizer=muon.
         dry_run: print the queue and what it would cost, and end.
         out: where the folders of all studies go; those that are there are gone on with.
         json: also write the numbers to this file, or to stdout (-).
@@ -68,6 +70,7 @@ class ScalingConfig:
     data: DataConfig
     seq_len: int | None
     heldout_tokens: int | None
+    recipe: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE ...")] = ()
     dry_run: bool = False
     out: PlaceText = "runs/scaling"
     json: PathText | None = None
@@ -171,6 +174,7 @@ def _item(config: ScalingConfig, size: str, tokens: int, arms: Sequence[str]) ->
         search_seeds=config.search_seeds,
         heldout_tokens=config.heldout_tokens,
         arms=tuple(dict.fromkeys(arms)),
+        recipe=config.recipe,
         out=f"{config.out}/{folder}",
     )
     return Item(folder, study, carried)

@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 from experiments.compare.across.cells import SETTINGS, Cell, continued, read_cell, stored_config
 from experiments.compare.across.differences import Difference, differences
 from experiments.compare.across.grid import SCALINGS, STUDY, queue
+from experiments.compare.across.report import about
 from experiments.compare.comparing import Comparing
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import relative_times
@@ -238,7 +239,7 @@ def written(
 ) -> None:
     """Prints the table; writes it, and its numbers."""
     table = section(cell, found)
-    write_text(out / TEXT, page(TITLE, {"command": command}, [table], []))
+    write_text(out / TEXT, page(TITLE, about(command, cell), [table], []))
     write_json(out / NUMBERS, {"command": command, "rows": [asdict(one) for one in found]})
     print_section(display.console, table)
     display.note(f"Report: {out / TEXT}   Numbers: {out / NUMBERS}")

@@ -88,13 +88,20 @@ def written(cells: Sequence[Cell], out: Place, command: str, display: Display) -
         tables.limits(cells, fit),
         tables.losses(cells),
         tables.rates(cells),
+        tables.sensitive(cells),
     ]
     drawn = figures.draw_all(out / "plots", cells, found, fit.fit)
-    write_text(out / TEXT, page(QUESTION, {"command": command}, sections, drawn))
+    write_text(out / TEXT, page(QUESTION, about(command, cells[0]), sections, drawn))
     write_json(out / NUMBERS, _numbers(cells, command, fit))
     for section in sections:
         print_section(display.console, section)
     display.note(f"Report: {out / TEXT}   Numbers: {out / NUMBERS}   Plots: {out / 'plots'}")
+
+
+def about(command: str, cell: Cell) -> dict[str, str]:
+    """The head of a report: how it was made, and under which recipe, where that is not the usual
+    one."""
+    return {"command": command, **({"recipe": cell.recipe} if cell.recipe else {})}
 
 
 def _numbers(cells: Sequence[Cell], command: str, fit: Extrapolated) -> dict[str, Any]:
@@ -102,6 +109,9 @@ def _numbers(cells: Sequence[Cell], command: str, fit: Extrapolated) -> dict[str
         "command": command,
         "folders": [_cell(cell) for cell in cells],
         "differences": [asdict(one) for one in differences(cells)],
+        "sensitivity to the learning rate": [
+            {"folder": cell.name, **asdict(one)} for cell in cells for one in cell.sensitivities
+        ],
         "crossings measured": [asdict(one) for one in turns(cells)],
         "tokens for the same loss": [asdict(one) for one in frugality(cells)],
         "fit": {
@@ -119,6 +129,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {
         "folder": cell.name,
         "model": cell.config.model,
+        "recipe": cell.config.changes,
         "parameters": cell.parameters,
         "tokens": cell.tokens,
         "commits": cell.commits,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.compare import sensitivity
 from experiments.compare.across.cells import Cell
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
@@ -63,6 +64,13 @@ def rates(cells: Sequence[Cell]) -> Section:
         tuple(rows),
         ("On seeds that no other table uses; * the one that the results have.",),
     )
+
+
+def sensitive(cells: Sequence[Cell]) -> Section:
+    """Sensitivity to the learning rate."""
+    rows = [(cell.name, *sensitivity.row(one)) for cell in cells for one in cell.sensitivities]
+    columns = ("folder", *sensitivity.COLUMNS)
+    return Section(sensitivity.TITLE, columns, tuple(rows), (sensitivity.DEFINED,))
 
 
 def _edge(tried: int, at_edge: bool) -> str:

@@ -1,0 +1,118 @@
+"""How much an arm's loss depends on its learning rate, from the runs of the search for it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.compare.runs import Run
+from experiments.run.statistics import LEVEL, mean_interval
+from experiments.terminal.tables import Section
+
+LEAST_RATES = 3
+"""A mean over fewer rates says nothing of a range."""
+
+DEFINED = (
+    "Mean over rates of min(loss, loss before the first update), less the least of them (Wortsman"
+    " et al. 2023, arXiv 2309.14322): 0 where no rate is worse than another. Losses"
+    " are held-out ones of the search, at the full length; the rates are those that all arms of"
+    " the folder have tried, so that rows of one folder can be compared. With several search"
+    f" seeds: their mean, and its {1 - LEVEL:.0%} interval (Student's t). The paper has seven rates"
+    " over three powers of ten; `--learning-rates` takes as many. Where an arm normalises what its"
+    " weights scale, a rate may mean another thing to it, and its sensitivity then is no property"
+    " that others share."
+)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One arm's.
+
+    Attributes:
+        arm: which.
+        tried: rates of its search, ascending.
+        losses: of each of these rates, a search seed each: min(loss, loss before the first
+            update). NaN where a run diverged, or ended above the loss of guessing, and its file
+            does not hold the second.
+        rates: those of them that all arms of the folder have tried.
+        values: the sensitivity over these, a search seed each; empty where there is none.
+        why: there is none; "" where there is one.
+    """
+
+    arm: str
+    tried: tuple[float, ...]
+    losses: tuple[tuple[float, ...], ...]
+    rates: tuple[float, ...]
+    values: tuple[float, ...]
+    why: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The mean over seeds with its interval, or why there is none."""
+        if self.why:
+            return self.why
+        if len(self.values) == 1:
+            return f"{self.values[0]:.4f}"
+        mean, low, high = mean_interval(self.values)
+        return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def sensitivities(searched: Mapping[str, Sequence[Run]], vocab_size: int) -> list[Sensitivity]:
+    """Of every arm that has a search.
+
+    Args:
+        searched: arm -> the runs of its search at the full length, any order.
+        vocab_size: of the models, for the loss of guessing, log(vocab_size).
+    """
+    tables = {arm: _table(runs, math.log(vocab_size)) for arm, runs in searched.items() if runs}
+    common = sorted(set.intersection(*map(set, tables.values()))) if tables else []
+    return [_of(arm, table, common) for arm, table in tables.items()]
+
+
+def _table(runs: Sequence[Run], guessing: float) -> dict[float, list[float]]:
+    """Rate -> clipped loss of each seed that all rates have, in the seeds' order."""
+    found: dict[float, dict[int, float]] = {}
+    for run in runs:
+        found.setdefault(run.key.rate, {})[run.key.seed] = _clipped(run, guessing)
+    seeds = sorted(set.intersection(*map(set, found.values())))
+    return {rate: [found[rate][seed] for seed in seeds] for rate in sorted(found)}
+
+
+def _clipped(run: Run, guessing: float) -> float:
+    """min(loss, loss before the first update), NaN where the run's file does not say."""
+    loss = math.inf if run.diverged else run.final
+    if run.initial is not None:
+        return min(loss, run.initial)
+    # Weights that know nothing of the text do not beat guessing, so the loss is the lesser one.
+    return loss if loss < guessing else math.nan
+
+
+def _of(arm: str, table: Mapping[float, Sequence[float]], common: Sequence[float]) -> Sensitivity:
+    tried, losses = tuple(table), tuple(map(tuple, table.values()))
+    own = np.array([table[rate] for rate in common], np.float64).reshape(len(common), -1)
+    why = ""
+    if len(common) < LEAST_RATES:
+        why = f"all arms have {len(common)} rates in common, fewer than {LEAST_RATES}"
+    elif not own.size:
+        why = "no seed has all rates"
+    elif np.isnan(own).any():
+        why = "the loss before the first update is not known"
+    values = () if why else tuple((own.mean(0) - own.min(0)).tolist())
+    return Sensitivity(arm, tried, losses, tuple(common), values, why)
+
+
+def row(found: Sensitivity) -> tuple[str, ...]:
+    """Cells below `COLUMNS`."""
+    span = f"{found.rates[0]:.3g} to {found.rates[-1]:.3g}" if found.rates else "-"
+    seeds = len(found.losses[0]) if found.losses else 0
+    return (found.arm, span, str(len(found.rates)), str(seeds), found.shown)
+
+
+COLUMNS = ("arm", "range of rates", "rates", "search seeds", "sensitivity")
+TITLE = "Sensitivity to the learning rate, nats a token"
+
+
+def section(found: Sequence[Sensitivity]) -> Section:
+    """Of one folder."""
+    return Section(TITLE, COLUMNS, tuple(map(row, found)), (DEFINED,))
