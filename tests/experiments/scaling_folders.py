@@ -12,7 +12,7 @@ from experiments.compare.across.differences import differences
 from experiments.compare.across.law import FORMS
 from experiments.compare.across.resampled import fitted
 from experiments.compare.runs import Run, RunFolder, RunKey
-from experiments.compare.search import FIRST_SEED
+from experiments.run.rate_search import FIRST_SEED
 
 COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 SETTINGS = {
