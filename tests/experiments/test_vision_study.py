@@ -21,7 +21,7 @@ from polycom_jax import InputError
 from polycom_jax.table import get_activation
 
 SIZES = (ResNetConfig(1, 8), VitConfig(patch_size=2, layers=1, embed_dim=12, heads=2))
-RECIPE = RecipeConfig(epochs=3, batch_size=16)
+RECIPE = RecipeConfig(epochs=10, batch_size=16)
 
 
 def part(count: int, seed: int) -> Part:
@@ -101,14 +101,14 @@ def test_images_are_moved_and_mirrored():
 
 
 def test_training_learns_repeats_itself_and_may_fail():
-    trainer = Trainer(Vit(get_activation("poly_norm"), 2, (4, 4, 1), SIZES[1]), IMAGES, RECIPE)
+    trainer = Trainer(Vit(get_activation("relu"), 2, (4, 4, 1), SIZES[1]), IMAGES, RECIPE)
     shares: list[float] = []
-    one = trainer.run(0, 1e-2, shares.append)
-    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+    one = trainer.run(0, 3e-2, shares.append)
+    assert shares == pytest.approx([0.1 * i for i in range(1, 11)])
     assert one.train_loss[-1] < 0.5 * one.train_loss[0]
     assert one.test_accuracy > 0.9
-    assert trainer.run(0, 1e-2, shares.append) == one
-    assert trainer.run(1, 1e-2, shares.append).train_loss != one.train_loss
+    assert trainer.run(0, 3e-2, shares.append) == one
+    assert trainer.run(1, 3e-2, shares.append).train_loss != one.train_loss
     failed = trainer.run(0, 1e30, shares.append)
     assert failed.failed
     assert failed.score == math.inf
