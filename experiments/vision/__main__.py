@@ -223,21 +223,27 @@ def again(argv: Sequence[str]) -> int:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'about.json'} cannot be read: {error}.") from error
-    models, order = list(MODELS), list(ACTIVATIONS)
-    found.sort(key=lambda cell: (models.index(cell.model), _place(order, cell.activation)))
     with Display(aside=config.json == STDOUT) as display:
         write(folder, found, about, display)
     hand_over(config.json, folder / "results.json")
     return 0
 
 
-def _place(order: Sequence[str], name: str) -> tuple[int, str]:
-    return (order.index(name) if name in order else len(order), name)
+def ordered(cells: Sequence[Cell]) -> list[Cell]:
+    """In the order of `MODELS` and of the table, whatever the command said; users' own last."""
+    models, table = list(MODELS), list(ACTIVATIONS)
+
+    def place(cell: Cell) -> tuple[int, int, str]:
+        known = cell.activation in table
+        at = table.index(cell.activation) if known else len(table)
+        return models.index(cell.model), at, cell.activation
+
+    return sorted(cells, key=place)
 
 
 def write(out: Path, cells: Sequence[Cell], about: Mapping[str, Any], display: Display) -> None:
     """Tables on the terminal; report.md, results.json and plots/ in the folder."""
-    reference = str(about["reference"])
+    reference, cells = str(about["reference"]), ordered(cells)
     found = [
         each
         for measure in summary.MEASURES

@@ -94,7 +94,9 @@ class Cell:
         """
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**record, "runs": [Run.read(each) for each in record["runs"]]})
+            found = cls(**{**record, "runs": [Run.read(each) for each in record["runs"]]})
+            _ = MODELS[found.model]
+            return found
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{path} is no file of a study's runs ({error}); move it away, and the same command"

@@ -222,24 +222,31 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_the_program_trains_compares_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    fake, out = Fake(), tmp_path / "out"
     monkeypatch.setattr(vision, "load", lambda name, report: IMAGES)
-    monkeypatch.setenv("POLYCOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(vision, "cache_compiled", lambda folder: None)
+    monkeypatch.setattr(vision.figures, "draw_all", lambda *words: [])
+    monkeypatch.setattr(Trainer, "run", lambda self, *words: fake.run(*words))
     words = ["--models", "preact-resnet", "vit", "--activations", "relu", "poly_norm", "swiglu"]
-    words += ["--epochs", "2", "--batch-size", "16", "--seeds", "2", "--resnet.width", "8"]
-    words += ["--vit.layers", "1", "--vit.embed-dim", "12", "--vit.heads", "2"]
-    words += ["--out", str(tmp_path / "out")]
-    assert main(words) == 0
+    words += ["--seeds", "2", "--out", str(out)]
+    assert main([*words, "--json", str(tmp_path / "numbers.json")]) == 0
     shown = capsys.readouterr().out
     assert "Next:\n  python -m experiments.vision" in shown
     assert "--seeds 4" in shown
-    cells = {path.name: path.read_bytes() for path in (tmp_path / "out" / "cells").iterdir()}
+    cells = {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
     assert len(cells) == 5
+    assert len(fake.asked) == 5 * (3 + 2)
+    record = json.loads((tmp_path / "numbers.json").read_text())
+    assert record == json.loads((out / "results.json").read_text())
+    assert [each["model"] for each in record["differences"]] == ["preact-resnet", "vit", "vit"] * 2
     assert main(words) == 0
-    assert all((tmp_path / "out" / "cells" / n).read_bytes() == b for n, b in cells.items())
-    capsys.readouterr()
+    assert len(fake.asked) == 25
+    assert all((out / "cells" / name).read_bytes() == old for name, old in cells.items())
+    before = (out / "report.md").read_text()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.md").read_text() == before
     assert main([*words, "--epochs", "3"]) == 2
     assert "recipe" in capsys.readouterr().err
