@@ -34,7 +34,10 @@ def _curves(path: Place, cells: Sequence[Cell]) -> Place:
     """A row for each model, a panel for each curve, a line for each activation."""
     models = list(dict.fromkeys(cell.model for cell in cells))
     names = list(dict.fromkeys(cell.activation for cell in cells))
-    note = "Lines: means over seeds; bands: 95 % intervals. Failed runs are left out."
+    note = (
+        "Lines: means over seeds; bands: 95 % intervals, of losses cut off at half of the mean."
+        " Failed runs are left out."
+    )
     size: Any = {"size": (3.2, 2.4), "columns": len(CURVES)}
     title = "Training, each activation at its own rate"
     with panels(path, len(models) * len(CURVES), title=title, note=note, **size) as axes:
@@ -58,7 +61,7 @@ def _line(place: "Axes", cell: Cell, label: str, index: int) -> None:
     epochs = np.arange(1, len(mean) + 1)
     colour = COLOURS[index % len(COLOURS)]
     place.plot(epochs, mean, color=colour, label=cell.activation)
-    floor = np.minimum(mean, 0.5 * mean) if label.endswith("loss") else low
+    floor = 0.5 * mean if label.endswith("loss") else low  # a logarithmic axis has no zero
     place.fill_between(epochs, np.maximum(low, floor), high, color=colour, alpha=0.15, linewidth=0)
 
 
