@@ -24,16 +24,16 @@ CURVES: dict[str, Callable[[Run], Sequence[float]]] = {
 
 def draw_all(folder: Place, cells: Sequence[Cell], found: Sequence[Difference]) -> list[Place]:
     """Draws what there is something to draw of; the paths, without suffix."""
-    drawn = [_curves(folder / "curves", cells)]
+    names = list(dict.fromkeys(cell.activation for cell in cells))
+    drawn = [_curves(folder / "curves", cells, names)]
     if any(each.found for each in found):
-        drawn.append(_differences(folder / "differences", found))
+        drawn.append(_differences(folder / "differences", found, names))
     return drawn
 
 
-def _curves(path: Place, cells: Sequence[Cell]) -> Place:
+def _curves(path: Place, cells: Sequence[Cell], names: Sequence[str]) -> Place:
     """A row for each model, a panel for each curve, a line for each activation."""
     models = list(dict.fromkeys(cell.model for cell in cells))
-    names = list(dict.fromkeys(cell.activation for cell in cells))
     note = (
         "Lines: means over seeds; bands: 95 % intervals, of losses cut off at half of the mean."
         " Failed runs are left out."
@@ -65,10 +65,9 @@ def _line(place: "Axes", cell: Cell, label: str, index: int) -> None:
     place.fill_between(epochs, np.maximum(low, floor), high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _differences(path: Place, found: Sequence[Difference]) -> Place:
+def _differences(path: Place, found: Sequence[Difference], names: Sequence[str]) -> Place:
     """A row for each measure, a panel for each model, a mark for each activation."""
     models = list(dict.fromkeys(each.model for each in found))
-    names = list(dict.fromkeys(each.activation for each in found))
     reference = found[0].reference
     note = "Below the dashed line: better. Bars: 95 % intervals over paired seeds."
     size: Any = {"size": (3.2, 2.5), "columns": len(models)}
