@@ -108,7 +108,7 @@ class VisionConfig:
         rates = self.learning_rates
         ascending = sorted(set(rates)) == list(rates) and len(rates) >= 3
         require(
-            ascending and rates[0] > 0 and rates[-1] < math.inf,
+            ascending and min(rates) > 0 and max(rates) < math.inf,
             f"learning_rates={rates} must be three or more positive numbers, ascending.",
         )
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,7 +90,7 @@ def test_the_digits_come_through_a_builder(tmp_path: Path, monkeypatch: pytest.M
 def test_images_are_moved_and_mirrored():
     image = np.zeros((1, 3, 4, 1), np.uint8)
     image[0, 1, 1] = 9
-    many = np.repeat(image, 64, axis=0)
+    many = jnp.asarray(np.repeat(image, 64, axis=0))
     key = jax.random.key(0)
     np.testing.assert_array_equal(changed(many, key, 0, flip=False), many)
     moved = np.asarray(changed(many, key, 1, flip=False))
