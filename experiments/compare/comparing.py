@@ -15,11 +15,11 @@ from experiments.compare.config import CompareConfig
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
-from experiments.compare.search import FIRST_SEED, Search, checked, search
 from experiments.compare.sensitivity import sensitivities
 from experiments.compare.studies import Arm, Study
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.provenance import circumstances, versions
+from experiments.run.rate_search import FIRST_SEED, Search, checked, search
 from experiments.run.resuming import BY_FINGERPRINT
 from experiments.run.settings import check_settings
 from experiments.terminal import flags

@@ -63,7 +63,7 @@ class TfdsSplits:
 
     def check(self, name: str) -> None:
         """Raises `InputError` for a split that is not there, is empty, or holds no text."""
-        _open_split.cache_clear()  # the folder may have been prepared anew
+        open_split.cache_clear()  # the folder may have been prepared anew
         open_builder.cache_clear()
         for split, _ in self.splits:
             try:
@@ -78,7 +78,7 @@ class TfdsSplits:
             require(kind == "bytes", f"{name}: field {self.text_field!r} holds {kind}, not text.")
 
     def _records(self, split: str) -> Records:
-        return _open_split(self.folder, split)
+        return open_split(self.folder, split)
 
     def _bytes(self, split: str) -> int:
         """By the mean of some records, evenly spread."""
@@ -120,7 +120,8 @@ def open_builder(folder: str) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _open_split(folder: str, split: str) -> Records:
+def open_split(folder: str, split: str) -> Records:
+    """The records of a split of a prepared data set."""
     builder = open_builder(folder)
     try:
         return builder.as_data_source(split)

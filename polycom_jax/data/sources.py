@@ -60,13 +60,9 @@ def _is_tfds_folder(source: str) -> bool:
 
 
 def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
-    builder = _find_builder(cfg.text)
+    builder = find_builder(cfg.text)
     name = builder.info.full_name
-    lock = cache / "tfds" / f"{digest(str(builder.data_dir))}.lock"
-    with locked(lock, timeout_s=cfg.lock_timeout_s, report=report):
-        if not builder.is_prepared():
-            report(f"Preparing {name} with TFDS in {builder.data_dir}")
-            _download(builder)
+    prepare_builder(builder, cache, timeout_s=cfg.lock_timeout_s, report=report)
     features: Any = builder.info.features
     require(
         cfg.text_field in features,
@@ -100,7 +96,31 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
     return Source(name, digest("tfds", name, about, choice), open_)
 
 
-def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
+def prepare_builder(
+    builder: "tfds.core.DatasetBuilder", cache: Path, *, timeout_s: float, report: Report
+) -> None:
+    """Downloads a data set of TFDS and writes it as ArrayRecord, where that is not done yet.
+
+    Raises:
+        InputError: TFDS cannot, or another process has been at it for too long.
+    """
+    lock = cache / "tfds" / f"{digest(str(builder.data_dir))}.lock"
+    with locked(lock, timeout_s=timeout_s, report=report):
+        if not builder.is_prepared():
+            report(f"Preparing {builder.info.full_name} with TFDS in {builder.data_dir}")
+            _download(builder)
+
+
+def find_builder(source: str, field: str = "data.source") -> "tfds.core.DatasetBuilder":
+    """The data set of that TFDS name, or in a folder that TFDS prepared.
+
+    Args:
+        source: the name or folder.
+        field: what messages call it.
+
+    Raises:
+        InputError: there is none, or TFDS cannot make it.
+    """
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # Registers the older corpora, c4 for one; else not found.
 
@@ -118,17 +138,17 @@ def _find_builder(source: str) -> "tfds.core.DatasetBuilder":
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(source.split("/")[0], known, n=3)
         raise InputError(
-            f"data.source={source!r} is neither a file nor a TFDS name."
+            f"{field}={source!r} is neither a file nor a TFDS name."
             f" Nearest names: {', '.join(near) or 'none'}."
         ) from error
     except ValueError as error:
-        hint = _nearest_configs(source)
-        raise InputError(hint or f"data.source={source!r}: {one_line(error)}") from error
+        hint = _nearest_configs(source, field)
+        raise InputError(hint or f"{field}={source!r}: {one_line(error)}") from error
     except Exception as error:  # As in `_download`.
-        raise InputError(f"data.source={source!r}: {one_line(error)}") from error
+        raise InputError(f"{field}={source!r}: {one_line(error)}") from error
 
 
-def _nearest_configs(source: str) -> str | None:
+def _nearest_configs(source: str, field: str) -> str | None:
     """What to say where a TFDS name is right and its config is not; TFDS's list comes out empty."""
     import tensorflow_datasets as tfds
 
@@ -141,7 +161,7 @@ def _nearest_configs(source: str) -> str | None:
         return None
     near = difflib.get_close_matches(config, known, n=5, cutoff=0.4) or known[:5]
     return (
-        f"data.source={source!r}: {name} has no config {config!r}; nearest of its {len(known)}:"
+        f"{field}={source!r}: {name} has no config {config!r}; nearest of its {len(known)}:"
         f" {', '.join(near)}."
     )
 

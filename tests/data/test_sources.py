@@ -156,7 +156,7 @@ def test_a_tfds_name_is_prepared_to_the_end(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["c4/en", "lm1b", "wiki40b/en"])
 def test_the_well_known_text_corpora_are_found(name: str, capfd: pytest.CaptureFixture[str]):
-    assert sources._find_builder(name).info.full_name.startswith(f"{name}/")
+    assert sources.find_builder(name).info.full_name.startswith(f"{name}/")
     assert capfd.readouterr() == ("", "")
 
 

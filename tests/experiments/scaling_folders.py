@@ -12,8 +12,8 @@ from experiments.compare.across.differences import differences
 from experiments.compare.across.law import FORMS
 from experiments.compare.across.resampled import fitted
 from experiments.compare.runs import Run, RunFolder, RunKey
-from experiments.compare.search import FIRST_SEED
 from experiments.compare.sensitivity import Sensitivity
+from experiments.run.rate_search import FIRST_SEED
 
 COMMITTED = Path(__file__).resolve().parents[2] / "experiments/results/compare/scaling"
 SETTINGS = {

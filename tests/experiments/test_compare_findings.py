@@ -31,7 +31,7 @@ def run(arm: str, seed: int, heldout: tuple[float, ...], *, diverged: bool = Fal
 
 def finding(arm: str, runs: list[Run], time: float, times: tuple[float, ...] = ()):
     from experiments.compare.findings import Cost, arm_finding
-    from experiments.compare.search import Search
+    from experiments.run.rate_search import Search
 
     rounds = times or (time,) * 11
     cost = Cost(1, 1, 1.0, 0.0, time, time, 1.0, 1, tuple(rounds))

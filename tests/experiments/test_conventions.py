@@ -105,7 +105,7 @@ def options(text: str) -> set[str]:
 def test_the_door_lists_every_program(capsys: pytest.CaptureFixture[str]):
     assert door.main() == 0
     text = capsys.readouterr().out
-    assert {*door.programs()} == {*POSITIONAL, "geometry", "sobolev", "tokenize"}
+    assert {*door.programs()} == {*POSITIONAL, "geometry", "sobolev", "tokenize", "vision"}
     for name, about in door.programs().items():
         assert f"{name:<12}{about}\n" in text
         assert len(about) > 10

@@ -10,8 +10,8 @@ from experiments.compare import figures, sensitivity
 from experiments.compare.across import tables
 from experiments.compare.across.cells import read_cell
 from experiments.compare.runs import Run, RunKey
-from experiments.compare.search import FIRST_SEED
 from experiments.compare.sensitivity import sensitivities
+from experiments.run.rate_search import FIRST_SEED
 from experiments.run.statistics import mean_interval
 
 GRID = (1e-3, 1e-2, 1e-1)

@@ -14,8 +14,8 @@ from experiments.compare.across import grid, report, scaling
 from experiments.compare.across.cells import read_cell, stored_config
 from experiments.compare.across.grid import SCALINGS, carried_rate, queue
 from experiments.compare.branching import updates
-from experiments.compare.search import MOST_EXTENSIONS, checked
 from experiments.compare.studies import STUDIES
+from experiments.run.rate_search import MOST_EXTENSIONS, checked
 from polycom_jax import models
 
 

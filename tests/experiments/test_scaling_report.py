@@ -12,7 +12,7 @@ from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.across.extrapolation import PAPER
-from experiments.compare.search import FIRST_SEED
+from experiments.run.rate_search import FIRST_SEED
 
 LENGTHS = (560, 1120, 2240)
 

@@ -11,9 +11,9 @@ import numpy as np
 from experiments.compare.config import SCALES, CompareConfig
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder
-from experiments.compare.search import FIRST_SEED, Search
 from experiments.compare.sensitivity import Sensitivity, sensitivities
 from experiments.compare.studies import REFERENCE, STUDIES, Arm
+from experiments.run.rate_search import FIRST_SEED, Search
 from polycom_jax import models, storage
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.data import DataConfig

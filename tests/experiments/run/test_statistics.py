@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.compare.search import MOST_EXTENSIONS, search
 from experiments.run import statistics
+from experiments.run.rate_search import MOST_EXTENSIONS, search
 from experiments.run.statistics import (
     at_tokens,
     crossing,

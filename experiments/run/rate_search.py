@@ -1,6 +1,6 @@
 """The learning rate of each arm: the best of a grid that grows until its best is not at an edge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +43,11 @@ def search(grid: Sequence[float], score: Callable[[float], float]) -> Search:
         if following is None:
             break
         scores[following] = score(following)
-    return _found(scores)
+    return found(scores)
 
 
-def _found(scores: dict[float, float]) -> Search:
+def found(scores: Mapping[float, float]) -> Search:
+    """The best of these: rate -> loss."""
     rates = tuple(sorted(scores))
     losses = tuple(scores[rate] for rate in rates)
     at = int(np.argmin(losses))
@@ -64,7 +65,7 @@ def checked(rate: float, score: Callable[[float], float]) -> Search:
     while min(scores, key=lambda r: scores[r]) == min(scores) and len(scores) < MOST_EXTENSIONS:
         following = min(scores) / 2
         scores[following] = score(following)
-    return _found(scores)
+    return found(scores)
 
 
 def _beyond(scores: dict[float, float]) -> float | None:

@@ -1,0 +1,1 @@
+"""Image classification: data sets, networks, training, and what comes of each activation."""
