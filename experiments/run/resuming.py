@@ -33,7 +33,8 @@ STAYS = _by_field(
             model.activation model.activation_options.eps
             model.activation_options.sigmoid model.activation_options.bound
             model.activation_options.output_scale model.rope_theta model.norm_eps
-            model.logit_softcap model.document_mask model.moe.top_k model.moe.normalize_top_k
+            model.logit_softcap model.document_mask model.attention_window model.moe.top_k
+            model.moe.normalize_top_k
         """,
         "what the parameters began from": """
             model.activation_options.initial model.init run.init_from

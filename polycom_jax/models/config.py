@@ -93,6 +93,8 @@ class ModelConfig:
         logit_softcap: logits are softcap x tanh(logits / softcap); Gemma 2 takes 30. None: they are
             not bounded.
         document_mask: in training, attention and positions restart at each document.
+        attention_window: tokens that one attends to at most in each layer, itself and those just
+            before it, as in Mistral. Default: all.
         init: "megatron": normal with standard deviation sqrt(2 / 5D), output projections divided by
             sqrt(2 num_layers); "olmo": normal with standard deviation 0.02, truncated at three of
             them.
@@ -128,6 +130,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     logit_softcap: float | None = None
     document_mask: bool = True
+    attention_window: int | None = None
     init: Init = "megatron"
     attention: AttentionImplementation | None = None
     dtype: Dtype = "float32"
@@ -140,7 +143,7 @@ class ModelConfig:
         self._settle_activation()
         check_range(self, "at least 1", *_COUNTS)
         check_range(self, "positive and finite", "rope_theta", "norm_eps", "logit_softcap")
-        for name in ("ffn_width", "loss_chunk", "unroll"):
+        for name in ("ffn_width", "attention_window", "loss_chunk", "unroll"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
         self._check_heads()

@@ -157,8 +157,9 @@ def attention(
     `sin_cos` is from `rotary`; `cache` as in `kernels.attention.attention_with_cache`, or None.
     """
     q, k, v = queries_keys_values(cfg, params, x, sin_cos, rules)
+    masks: Any = {"segment_ids": segment_ids, "window": cfg.attention_window}
     out, cache = attention_with_cache(
-        q, k, v, cache, segment_ids=segment_ids, rules=rules, implementation=cfg.attention
+        q, k, v, cache, **masks, rules=rules, implementation=cfg.attention
     )
     with jax.named_scope("attention_out"):
         out = project(out, params["w_o"])
