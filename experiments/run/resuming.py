@@ -51,6 +51,9 @@ STAYS = _by_field(
         "which token parts documents": "data.end_of_text",
         "what a BPE is trained on": "data.bpe_train_bytes",
         "order of the data, and what the parameters began from": "run.seed",
+        "what the parameters began from, and another update": """
+            model.parametrization model.mup_base_width
+        """,
         "another update": """
             optim.optimizer optim.peak_learning_rate optim.schedule
             optim.final_learning_rate_fraction
