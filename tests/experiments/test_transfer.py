@@ -27,7 +27,7 @@ def test_what_a_wide_model_loses_by_the_narrow_one_s_rate():
 def test_the_wide_models_differ_in_the_parametrization_alone():
     config = TransferConfig()
     plain, mup = (config.model("poly_norm", 256, kind) for kind in ("standard", "mup"))
-    assert (plain.num_heads, plain.hidden_width, plain.width_multiple) == (8, 1032, 1)
+    assert (plain.num_heads, plain.hidden_width, plain.width_multiple) == (8, 1020, 1)
     assert mup.width_multiple == 4
     assert config.model("poly_norm", 64, "mup").width_multiple == 1
 
