@@ -45,7 +45,7 @@ def oracle(q: Any, k: Any, v: Any, ids: Any, window: int) -> np.ndarray:
 def value_and_gradients(*qkv: Any, ids: Any, window: int | None, implementation: Any) -> Any:
     def f(*qkv: jax.Array) -> jax.Array:
         if implementation == "splash":
-            return splash.attention(*qkv, ids, window, interpret=True)
+            return splash.attention(*qkv, segment_ids=ids, window=window, interpret=True)
         return attention(*qkv, segment_ids=ids, window=window, implementation=implementation)
 
     out, pull = jax.vjp(f, *qkv)
@@ -61,7 +61,7 @@ run = jax.jit(value_and_gradients, static_argnames=("window", "implementation"))
 )
 def test_each_query_sees_its_window_and_gradients_agree(length: int, window: int, packed: bool):
     arrays, ids = arguments(length), documents(length) if packed else None
-    expected = oracle(*arrays, ids, window)
+    expected = oracle(*arrays, ids=ids, window=window)
     plain = run(*arrays, ids=ids, window=window, implementation="xla")
     blocked = run(*arrays, ids=ids, window=window, implementation="blocks")
     np.testing.assert_allclose(plain[0], expected, atol=4e-6)
@@ -107,8 +107,8 @@ def test_cudnn_is_asked_for_the_same_keys(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
     arrays = arguments(20)
     for ids in (None, documents(20)):
-        got = cudnn.attention(*arrays, ids, 5)
-        np.testing.assert_allclose(got, oracle(*arrays, ids, 5), atol=4e-6)
+        got = cudnn.attention(*arrays, segment_ids=ids, window=5)
+        np.testing.assert_allclose(got, oracle(*arrays, ids=ids, window=5), atol=4e-6)
         assert asked["implementation"] == "cudnn"
         # With a mask for documents the window stands in it: older cuDNN takes one of the two.
         assert asked["local_window_size"] == ((4, 0) if ids is None else None)

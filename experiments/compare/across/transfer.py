@@ -74,6 +74,10 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(
+            isinstance(self.data.source, str),
+            f"data.source={self.data.source!r}: a study trains on one text; name one.",
+        )
         at_least(self, 1, "seeds", "seq_len", "heldout_tokens")
         at_least(self, 8, "steps")
         for name in self.activations:

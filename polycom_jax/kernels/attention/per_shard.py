@@ -29,11 +29,20 @@ def per_shard(
         unsupported_reason: why it cannot take these queries, in words, or None if it can.
     """
 
-    def run(*qkv: Array, segment_ids: Any, window: int | None, rules: Any, **_start: Any) -> Array:
+    def run(
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        segment_ids: Any,
+        window: int | None,
+        rules: Any,
+        **_start: Any,
+    ) -> Array:
         def own(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
             return f(q, k, v, segment_ids, window)
 
-        return _on_mesh(own, rules, *qkv, segment_ids)
+        return _on_mesh(own, rules, q, k, v, segment_ids)
 
     def reason(
         q: Array, k: Array, _v: Array, *, start: Any, rules: Any, **_masks: Any
