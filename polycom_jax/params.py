@@ -51,6 +51,9 @@ class ParamSpec:
             however layers are grouped.
         rows: number of leading rows (of the unstacked shape) that are real; the rest is padding and
             starts as zero. None: all are.
+        width_multiple: of a matrix: its fan-in in units of a base model's, whose learning rate it
+            is trained at; `training.update_rules.WIDTH_POWERS` says what its updates are divided
+            by.
     """
 
     shape: tuple[int, ...]
@@ -61,6 +64,7 @@ class ParamSpec:
     stacked: int = 0
     first_layer: int = 0
     rows: int | None = None
+    width_multiple: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
@@ -98,6 +102,15 @@ def stack(specs: Specs, layers: int, first_layer: int = 0) -> Specs:
             stacked=1,
             first_layer=first_layer,
         )
+
+    return map_specs(one, specs)
+
+
+def widened(specs: Specs, multiple: float) -> Specs:
+    """The same with this `width_multiple` for all matrices."""
+
+    def one(spec: ParamSpec) -> ParamSpec:
+        return replace(spec, width_multiple=multiple) if spec.role == "matrix" else spec
 
     return map_specs(one, specs)
 

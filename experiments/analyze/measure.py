@@ -145,7 +145,11 @@ def places_of(
         found["inputs"].append(analysis.distribution(_host(layer.inputs[0])))
         found["hidden"].append({**analysis.distribution(hidden), **analysis.lazy_neurons(hidden)})
         logits = analysis.largest_logits(
-            layer.queries, layer.keys, segment_ids=segments, mask=batch["mask"]
+            layer.queries,
+            layer.keys,
+            segment_ids=segments,
+            mask=batch["mask"],
+            window=cfg.attention_window,
         )
         found["attention"].append({"largest_logit": float(logits.max())})
         last = layer.after

@@ -54,6 +54,7 @@ MODELS: tuple[str, ...] = (*SHAPES, *RECIPES)
 WIDER: Mapping[str, str] = {
     "scaling": "Does a difference depend on size and length? A grid of studies, in one queue.",
     "leaderboard": "Which row of the table is best at one size and length? Adds a row, too.",
+    "transfer": "Does the best learning rate depend on the width, with and without muP?",
     "report": "What do finished runs of one or several folders say? Trains nothing.",
 }
 """Programs over several studies, see `experiments.compare.across`: each has a --help of its own."""

@@ -33,7 +33,8 @@ STAYS = _by_field(
             model.activation model.activation_options.eps
             model.activation_options.sigmoid model.activation_options.bound
             model.activation_options.output_scale model.rope_theta model.norm_eps
-            model.logit_softcap model.document_mask model.moe.top_k model.moe.normalize_top_k
+            model.logit_softcap model.document_mask model.attention_window model.moe.top_k
+            model.moe.normalize_top_k
         """,
         "another gradient of the same function": "model.activation_options.bits",
         "what the parameters began from": """
@@ -51,6 +52,9 @@ STAYS = _by_field(
         "which token parts documents": "data.end_of_text",
         "what a BPE is trained on": "data.bpe_train_bytes",
         "order of the data, and what the parameters began from": "run.seed",
+        "what the parameters began from, and another update": """
+            model.parametrization model.mup_base_width
+        """,
         "another update": """
             optim.optimizer optim.peak_learning_rate optim.schedule
             optim.final_learning_rate_fraction

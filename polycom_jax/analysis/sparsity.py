@@ -199,5 +199,5 @@ def _mean_nats(cfg: ModelConfig, params: Params, x: Array, batch: Batch) -> floa
 
 @partial(jax.jit, static_argnums=0)
 def _nats(cfg: ModelConfig, params: Params, x: Array, batch: Batch) -> Array:
-    x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
+    x = layers.final_norm(cfg, params, x)
     return hidden_nats(cfg, params, x, batch)

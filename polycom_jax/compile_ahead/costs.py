@@ -55,7 +55,8 @@ def _gpu_seconds(module: Module, run: Run, chip: Gpu) -> float:
     return max(moved, computed)
 
 
-# Products of T x T x C that JAX's splash kernels make for each head; half of each is masked.
+# Products of T x T x C that JAX's splash kernels make for each head, of which the mask leaves half
+# or, with a window, as many columns as `kernels.attention.splash` puts into their scope.
 _SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
 
 
@@ -71,7 +72,11 @@ def _splash_flops(scope: str, operands: Sequence[str], unit: int) -> float:
         return 0.0
     batch, heads, length, width = max(shapes, key=math.prod)
     filled_up = -(-width // unit) * unit
-    return products * 2 * batch * heads * length**2 * filled_up / 2
+    window = _WINDOW.search(scope)
+    seen = min(length, int(window[1])) if window else length
+    pairs = seen * length - seen**2 / 2
+    return products * 2 * batch * heads * pairs * filled_up
 
 
+_WINDOW = re.compile(r"\bwindow_(\d+)\b")
 _FOUR = re.compile(r"\w+\[(\d+,\d+,\d+,\d+)\]")

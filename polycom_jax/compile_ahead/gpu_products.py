@@ -17,6 +17,7 @@ _CONTRACTED = (
 # cuDNN's attention, with the number of products of T x S x C that it makes for each head.
 _ATTENTION = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')
 _FORWARD_PRODUCTS, _BACKWARD_PRODUCTS = 2, 5
+_WINDOW = r'"sliding_window_length":\s*"?(\d+)'
 _SCORES = r'"intermediate_tensor_shape":\s*\{[^{}]*?"dimensions":\s*\[([\d", ]+)\]'
 
 # Our kernels for grouped products, with the rows of a step.
@@ -59,15 +60,19 @@ def _product(where: Computation, instruction: Instruction) -> tuple[str, float]:
 
 
 def _attention(where: Computation, instruction: Instruction) -> float:
-    """FLOPs of a call of cuDNN's attention, without the masked half where it is causal."""
+    """FLOPs of a call of cuDNN's attention, without what a causal mask and a window leave out."""
     call, scores = _ATTENTION.search(instruction.attributes), instruction.attribute(_SCORES)
     if call is None or scores is None:
         return 0.0
-    pairs = math.prod(int(n) for n in re.findall(r"\d+", scores))
+    sizes = [int(n) for n in re.findall(r"\d+", scores)]
+    pairs, length = math.prod(sizes), sizes[-1]
     width = _shape(where.instructions[instruction.operands[0]].type)[1][-1]
     products = _BACKWARD_PRODUCTS if call[1] else _FORWARD_PRODUCTS
     causal = "CAUSAL" in (instruction.attribute(r'"mask_type":\s*"(\w+)"') or "")
-    return products * 2.0 * pairs * width / (2 if causal else 1)
+    if causal:
+        window = min(length, int(instruction.attribute(_WINDOW) or 0) or length)
+        pairs *= (window - window**2 / (2 * length)) / length
+    return products * 2.0 * pairs * width
 
 
 def _grouped(

@@ -6,6 +6,7 @@ from polycom_jax.models.decode import generate as generate
 from polycom_jax.models.flops import Flops as Flops
 from polycom_jax.models.flops import flops_per_token as flops_per_token
 from polycom_jax.models.flops import mfu as mfu
+from polycom_jax.models.parametrization import as_standard as as_standard
 from polycom_jax.models.presets import PRESETS as PRESETS
 from polycom_jax.models.presets import preset as preset
 from polycom_jax.models.sampling import sample as sample

@@ -15,11 +15,14 @@ from polycom_jax.table import ACTIVATIONS, Activation, ActivationOptions, get_ac
 QkNorm = Literal["none", "head", "full"]
 Init = Literal["megatron", "olmo"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Parametrization = Literal["standard", "mup"]
 Coefficients = Literal["layer", "expert"]
+
+MUP_BASE_WIDTH = 64
 
 _COUNTS = (
     *("vocab_size", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim"),
-    *("gated_width", "context_length"),
+    *("gated_width", "context_length", "mup_base_width"),
 )
 
 
@@ -93,9 +96,16 @@ class ModelConfig:
         logit_softcap: logits are softcap x tanh(logits / softcap); Gemma 2 takes 30. None: they are
             not bounded.
         document_mask: in training, attention and positions restart at each document.
+        attention_window: tokens that one attends to at most in each layer, itself and those just
+            before it, as in Mistral. Default: all.
         init: "megatron": normal with standard deviation sqrt(2 / 5D), output projections divided by
             sqrt(2 num_layers); "olmo": normal with standard deviation 0.02, truncated at three of
             them.
+        parametrization: how initial values, updates and logits follow the width. "mup": maximal
+            update, under which the learning rate of a narrow model is that of a wide one; rules in
+            `models.parametrization`. Heads and hidden width are to grow with embed_dim, head_dim to
+            stay.
+        mup_base_width: embed_dim at which "mup" is "standard".
         attention: implementation of attention, see `kernels.attention.attention`. Default: the best
             one of the backend. Decoding with a cache always takes "xla".
         dtype: dtype of activations and matrix products; parameters are stored in float32. float16
@@ -129,7 +139,10 @@ class ModelConfig:
     norm_eps: float = 1e-5
     logit_softcap: float | None = None
     document_mask: bool = True
+    attention_window: int | None = None
     init: Init = "megatron"
+    parametrization: Parametrization = "standard"
+    mup_base_width: int = MUP_BASE_WIDTH
     attention: AttentionImplementation | None = None
     dtype: Dtype = "float32"
     remat: Remat = "none"
@@ -141,9 +154,14 @@ class ModelConfig:
         self._settle_activation()
         check_range(self, "at least 1", *_COUNTS)
         check_range(self, "positive and finite", "rope_theta", "norm_eps", "logit_softcap")
-        for name in ("ffn_width", "loss_chunk", "unroll"):
+        for name in ("ffn_width", "attention_window", "loss_chunk", "unroll"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value} must be at least 1, or none.")
+        require(
+            self.parametrization == "mup" or self.mup_base_width == MUP_BASE_WIDTH,
+            f"mup_base_width={self.mup_base_width} with parametrization=standard, which has no"
+            " base; add parametrization=mup.",
+        )
         self._check_heads()
         require(
             self.head_dim % 2 == 0,
@@ -195,6 +213,11 @@ class ModelConfig:
         """Width F of the feed-forward block's hidden layer, or of one expert's."""
         width = self.ffn_width
         return self.activation_fn.width(self.gated_width) if width is None else width
+
+    @property
+    def width_multiple(self) -> float:
+        """m = D / `mup_base_width` under "mup", else 1: how much wider than the base it is."""
+        return self.embed_dim / self.mup_base_width if self.parametrization == "mup" else 1.0
 
     @property
     def is_moe(self) -> bool:

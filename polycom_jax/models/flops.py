@@ -38,23 +38,26 @@ def flops_per_token(cfg: ModelConfig, seq_len: int, *, attention: AttentionCount
     """Forward FLOPs a token at sequences of `seq_len`:
 
         matmul     = 2 (L (D C (2 H + 2 K) + ffn) + D V),   ffn = 2 D F, or 3 D F where gated
-        attention  = 4 L H C pairs,                         pairs = T, or T / 2 ("causal")
+        attention  = 4 L H C pairs,      pairs = W, or W - W^2 / 2T ("causal": T / 2 at W = T)
         activation = L F x operations on an element
 
+    where a token attends to the last W = min(T, `cfg.attention_window`), T without a window;
     and of a mixture of experts top_k times `ffn` and activation, and the router's D E. Norms, RoPE
     and softmax are left out.
 
     Args:
         cfg: the model.
         seq_len: T, in tokens.
-        attention: "full" counts every pair of positions, as PaLM's MFU does (Chowdhery et al. 2022,
-            appendix B); "causal" half of them, as MaxText does since July 2025.
+        attention: "full" counts W pairs for every token, as PaLM's MFU does (Chowdhery et al. 2022,
+            appendix B); "causal" only those that are seen, half of them without a window, as
+            MaxText does since July 2025.
     """
     d, h, k, c, f = (cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.hidden_width)
     experts = cfg.moe.top_k if cfg.is_moe else 1
     ffn = experts * d * f * (3 if cfg.activation_fn.gated else 2) + d * cfg.moe.num_experts
     block = d * c * (2 * h + 2 * k) + ffn
-    pairs = seq_len if attention == "full" else seq_len / 2
+    seen = seq_len if cfg.attention_window is None else min(seq_len, cfg.attention_window)
+    pairs = seen if attention == "full" else seen - seen**2 / (2 * seq_len)
     return Flops(
         matmul=2 * (cfg.num_layers * block + d * cfg.vocab_size),
         attention=int(cfg.num_layers * 4 * h * c * pairs),

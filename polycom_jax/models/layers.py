@@ -5,7 +5,7 @@ them best is decided in `polycom_jax.kernels`.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,33 @@ from polycom_jax.params import Initializer, ParamSpec, Specs
 from polycom_jax.sharding import Rules, constrain
 
 
-def initializers(cfg: ModelConfig) -> tuple[Initializer, Initializer]:
-    """Initialisers of ordinary matrices and of the two projections that add to the residual."""
-    normal = jax.nn.initializers.normal
+class Initializers(NamedTuple):
+    """What draws initial values.
+
+    Attributes:
+        matrix: of ordinary matrices.
+        output: of the two projections that add to the residual stream.
+        table: of embedding, unembedding and router: the vocabulary and the experts do not grow with
+            the width, so that under muP these values do not depend on it.
+    """
+
+    matrix: Initializer
+    output: Initializer
+    table: Initializer
+
+
+def initializers(cfg: ModelConfig) -> Initializers:
+    """Those of `cfg.init`; under muP the base model's, matrices divided by sqrt(m)."""
+    normal, narrower = jax.nn.initializers.normal, cfg.width_multiple**0.5
     if cfg.init == "megatron":
         # run_pretrain_megatron_llama.sh of BryceZhuo/PolyCom: 0.013975424859373685 at D = 2048,
         # which is sqrt(2 / 5D), and Megatron's scaled initialisation of output projections.
-        std = (2 / (5 * cfg.embed_dim)) ** 0.5
-        return normal(std), normal(std / (2 * cfg.num_layers) ** 0.5)
+        base = (2 / (5 * cfg.embed_dim / cfg.width_multiple)) ** 0.5
+        std = base / narrower
+        return Initializers(normal(std), normal(std / (2 * cfg.num_layers) ** 0.5), normal(base))
     # OLMoE-1B-7B-0924.yml of the same repository: every matrix, embeddings and router too.
-    truncated = _truncated_normal(0.02, cut=3.0)
-    return truncated, truncated
+    matrix = _truncated_normal(0.02 / narrower, cut=3.0)
+    return Initializers(matrix, matrix, _truncated_normal(0.02, cut=3.0))
 
 
 def _truncated_normal(std: float, cut: float) -> Initializer:
@@ -75,9 +91,16 @@ _lean_rms_norm = jax.checkpoint(
 )
 
 
+def final_norm(cfg: ModelConfig, params: Any, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """RMSNorm before the unembedding; under muP divided by m, and so are the logits."""
+    scale = params["final_norm"]
+    scale = scale if cfg.width_multiple == 1 else scale / cfg.width_multiple
+    return rms_norm(x, scale, cfg.norm_eps)
+
+
 def attention_specs(cfg: ModelConfig) -> Specs:
     """Parameters of one attention block."""
-    ordinary, output = initializers(cfg)
+    ordinary, output, _ = initializers(cfg)
     d, h, k, c = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
     specs = {
         "norm": norm_spec(d),
@@ -124,7 +147,7 @@ def drawn_each(experts: int, spec: ParamSpec) -> ParamSpec:
 
 def ffn_specs(cfg: ModelConfig) -> Specs:
     """Parameters of one feed-forward block, the activation's own included."""
-    ordinary, output = initializers(cfg)
+    ordinary, output, _ = initializers(cfg)
     d, f = cfg.embed_dim, cfg.hidden_width
     specs = {
         "norm": norm_spec(d),
@@ -157,8 +180,9 @@ def attention(
     `sin_cos` is from `rotary`; `cache` as in `kernels.attention.attention_with_cache`, or None.
     """
     q, k, v = queries_keys_values(cfg, params, x, sin_cos, rules)
+    masks: Any = {"segment_ids": segment_ids, "window": cfg.attention_window}
     out, cache = attention_with_cache(
-        q, k, v, cache, segment_ids=segment_ids, rules=rules, implementation=cfg.attention
+        q, k, v, cache, **masks, rules=rules, implementation=cfg.attention
     )
     with jax.named_scope("attention_out"):
         out = project(out, params["w_o"])

@@ -38,7 +38,7 @@ def moe_specs(cfg: ModelConfig) -> Specs:
     for name in specs.keys() & {"w_gate", "w_up", "w_down"}:
         specs[name] = _one_each(experts, specs[name])
     shape, axes = (cfg.embed_dim, experts), ("embed", None)
-    return {**specs, "router": ParamSpec(shape, axes, initializers(cfg)[0], "router")}
+    return {**specs, "router": ParamSpec(shape, axes, initializers(cfg).table, "router")}
 
 
 def _one_each(experts: int, spec: ParamSpec) -> ParamSpec:
@@ -79,7 +79,9 @@ def route(
 ) -> Routing:
     """The K experts of the greatest softmax(y router), with these probabilities as weights.
 
-    All in float32. Losses as in OLMoE (Muennighoff et al. 2024, section 2): load balance, E times
+    All in float32; under muP the logits are divided by m, as those of the vocabulary.
+
+    Losses as in OLMoE (Muennighoff et al. 2024, section 2): load balance, E times
     the sum over experts of (share of all choices) x (mean probability), which is 1 where either is
     even (Shazeer et al. 2017; shares as in megablocks, not HF's K times as much), and the z-loss,
     the mean square of logsumexp (Zoph et al. 2022). Means run over the `counted` tokens (None: all)
@@ -89,6 +91,8 @@ def route(
     # Three passes of bfloat16 on a TPU: its default of one would let the choice of experts depend
     # on rounding.
     logits = jnp.dot(y.astype(jnp.float32), router, precision=jax.lax.Precision.HIGH)
+    if cfg.width_multiple != 1:
+        logits = logits / cfg.width_multiple
     log_p = jax.nn.log_softmax(logits, axis=-1)
     p = jnp.exp(log_p)
     weights, chosen = jax.lax.top_k(p, k)

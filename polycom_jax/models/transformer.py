@@ -50,11 +50,14 @@ def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
         `num_layers`: `attention` (`w_q` [L, D, H, C] ...) and `ffn` (`w_up` [L, D, F], `w_down`,
         `w_gate` if gated, `activation`), or `moe` with a further axis of experts.
     """
-    ordinary, _ = layers.initializers(cfg)
     multiple = VOCAB_MULTIPLE * tensor
     padded = -(-cfg.vocab_size // multiple) * multiple
     table = ParamSpec(
-        (padded, cfg.embed_dim), ("vocab", "embed"), ordinary, "embedding", rows=cfg.vocab_size
+        (padded, cfg.embed_dim),
+        ("vocab", "embed"),
+        layers.initializers(cfg).table,
+        "embedding",
+        rows=cfg.vocab_size,
     )
     tree = {
         "embed": table,
@@ -63,7 +66,7 @@ def specs(cfg: ModelConfig, *, tensor: int = 1) -> Specs:
     }
     if not cfg.tie_embeddings:
         tree["unembed"] = table
-    return tree
+    return pm.widened(tree, cfg.width_multiple)
 
 
 def init(cfg: ModelConfig, key: Key[Array, ""], *, tensor: int = 1) -> Params:
@@ -182,7 +185,7 @@ def hidden(
         )
         new_groups.append(group_cache)
         statistics.append(group_statistics)
-    x = layers.rms_norm(x, params["final_norm"], cfg.norm_eps)
+    x = layers.final_norm(cfg, params, x)
     if cache is not None:
         fits = start + length <= cache_room(cache)
         x = jnp.where(fits[:, None, None], x, jnp.nan)

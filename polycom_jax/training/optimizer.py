@@ -15,7 +15,14 @@ from polycom_jax._fields import check_fields, check_range
 from polycom_jax.params import Params, ParamSpec, Role, Specs
 from polycom_jax.training.loss_scale import LossScaling
 from polycom_jax.training.schedules import ScheduleName, warmed_up
-from polycom_jax.training.update_rules import FOR_MATRICES, RULES, Moments, OptimizerName
+from polycom_jax.training.update_rules import (
+    FOR_MATRICES,
+    RULES,
+    WIDTH_POWERS,
+    Moments,
+    OptimizerName,
+    by_spec,
+)
 from polycom_jax.training.weight_average import averaging
 
 
@@ -194,7 +201,8 @@ def make_optimizer(
     Args:
         optim: the numbers.
         specs: the model's parameters; their roles say what decays, what learns at another rate and
-            what is frozen.
+            what is frozen; their `width_multiple`, by how much a matrix of a model in muP learns
+            less. Decay is of the schedule's rate alone, so that it does not weaken with the width.
         steps: length of the run, which the schedule may need. None: there is no schedule, and each
             update takes its rate as the argument `learning_rate`; the state is the same.
 
@@ -214,6 +222,8 @@ def make_optimizer(
         _scale_by_role(optim, specs),
         rate,
     ]
+    if any(spec.width_multiple != 1 for spec in jax.tree.leaves(specs, is_leaf=pm.is_spec)):
+        parts.insert(1, _scale_by_width(optim, specs))
     if optim.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(optim.clip_norm))
     optimizer = _without_frozen(optax.chain(*parts), optim, specs)
@@ -237,6 +247,16 @@ def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
 
     start = optax.scale_by_schedule(lambda count: 1.0).init
     return optax.GradientTransformationExtraArgs(start, update)
+
+
+def _scale_by_width(optim: OptimConfig, specs: Specs) -> optax.GradientTransformation:
+    power = WIDTH_POWERS[optim.optimizer]
+
+    def scaled(update: Any, spec: ParamSpec) -> Any:
+        is_array = not isinstance(update, optax.MaskedNode) and spec.width_multiple != 1
+        return update * spec.width_multiple**-power if is_array else update
+
+    return optax.stateless(lambda updates, params: by_spec(scaled, updates, specs))
 
 
 def _scale_by_role(optim: OptimConfig, specs: Specs) -> optax.GradientTransformation:

@@ -47,7 +47,7 @@ def _lion(moments: Moments, specs: Specs) -> optax.GradientTransformation:
 
 def _muon(moments: Moments, specs: Specs) -> optax.GradientTransformation:
     def sides(updates: Params) -> Any:
-        return _by_spec(lambda _, spec: sides_of(spec), updates, specs)
+        return by_spec(lambda _, spec: sides_of(spec), updates, specs)
 
     def sized(update: Any, spec: ParamSpec) -> Any:
         sizes = (math.prod(spec.shape[axis] for axis in side) for side in _sides(spec))
@@ -56,7 +56,7 @@ def _muon(moments: Moments, specs: Specs) -> optax.GradientTransformation:
     orthogonal = scale_by_muon(
         beta=MUON_MOMENTUM, mu_dtype=jnp.float32, weight_dimension_numbers=sides
     )
-    size = optax.stateless(lambda updates, params: _by_spec(sized, updates, specs))
+    size = optax.stateless(lambda updates, params: by_spec(sized, updates, specs))
     return optax.chain(orthogonal, size)
 
 
@@ -66,7 +66,7 @@ def _adafactor(moments: Moments, specs: Specs) -> optax.GradientTransformation:
         mean = jnp.mean(jnp.square(update), axis=axes, keepdims=True)
         return update / jnp.maximum(1.0, jnp.sqrt(mean) / ADAFACTOR_RMS)
 
-    clip = optax.stateless(lambda updates, params: _by_spec(clipped, updates, specs))
+    clip = optax.stateless(lambda updates, params: by_spec(clipped, updates, specs))
     return optax.chain(optax.scale_by_factored_rms(), clip)
 
 
@@ -90,6 +90,18 @@ RULES: Mapping[OptimizerName, Rule] = {
 }
 """Optimiser -> (its numbers, the parameters) -> transformation of the gradient."""
 
+WIDTH_POWERS: Mapping[OptimizerName, float] = {
+    "adamw": 1.0,
+    "muon": 0.5,
+    "lion": 1.0,
+    "adafactor": 1.0,
+}
+"""The update of a matrix with m times the base model's fan-in is divided by m to this power: then
+what it changes in an activation does not depend on m. Entries of an update of Adam's kind have one
+size at every width, and their products with an input that they align with add up over the fan-in:
+m. Muon's is an orthogonal matrix times `MUON_RMS` times the root of the width, and what it makes of
+an input of norm sqrt(D) is spread over as many outputs: the root of m."""
+
 FOR_MATRICES = frozenset({"muon", "adafactor"})
 """Those that leave all but matrices to Adam."""
 
@@ -106,7 +118,7 @@ def _sides(spec: ParamSpec) -> tuple[Sequence[int], Sequence[int]]:
     return stream, inner
 
 
-def _by_spec(f: Callable[[Any, ParamSpec], Any], updates: Params, specs: Specs) -> Any:
+def by_spec(f: Callable[[Any, ParamSpec], Any], updates: Params, specs: Specs) -> Any:
     """Maps over the updates that are there; optax has `MaskedNode` for those of other rules."""
 
     def one(update: Any, spec: ParamSpec) -> Any:

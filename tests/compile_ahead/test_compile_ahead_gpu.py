@@ -22,9 +22,12 @@ H100 = aot.GPUS["h100"]
 LAYERS, ROWS, WIDTH, HIDDEN, CARDS = 5, 256, 512, 1024, 4
 
 
+def program(name: str) -> str:
+    return (Path(__file__).parent / "hlo" / f"gpu_{name}.hlo").read_text()
+
+
 def predicted(name: str, chip: aot.Chip = H100) -> aot.Prediction:
-    text = (Path(__file__).parent / "hlo" / f"gpu_{name}.hlo").read_text()
-    return aot.predict_text(text, chip)
+    return aot.predict_text(program(name), chip)
 
 
 def times(prediction: aot.Prediction, scope: str) -> int:
@@ -82,6 +85,20 @@ def test_attention_counts_what_its_causal_mask_leaves(card: aot.Gpu):
     # q, k, v and the result; and the same with gradients. One number a query more is near nothing.
     assert forward == pytest.approx(max(2 * product / peak, 4 * q / bandwidth), rel=0.05)
     assert backward == pytest.approx(max(5 * product / peak, 8 * q / bandwidth), rel=0.05)
+
+
+def test_attention_counts_what_its_window_leaves():
+    text = program("cudnn_attention")
+    slow = replace(aot.GPUS["l4"], hbm_bandwidth=1e15)
+
+    def seconds(window: int) -> float:
+        windowed = text.replace('"sliding_window_length": 0', f'"sliding_window_length": {window}')
+        rows = aot.predict_text(windowed, slow).rows
+        return sum(r.seconds for r in rows if "dot_product_attention" in r.scope)
+
+    assert seconds(512) == seconds(0)
+    # Of 512 keys: 128 a query, less where a row begins; the causal mask alone leaves half.
+    assert seconds(128) / seconds(0) == pytest.approx((128 - 128**2 / 1024) / 256, rel=1e-6)
 
 
 def test_the_report_names_kernels_and_no_cycles():

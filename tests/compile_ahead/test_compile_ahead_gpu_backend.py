@@ -1,5 +1,6 @@
 """What XLA's compiler for GPUs says; it needs JAX's CUDA plugin (extra plan-gpu), and no GPU."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -120,9 +121,9 @@ def test_what_is_larger_than_the_card_is_refused():
     assert caught.value.available == aot.GPUS["l4"].hbm_bytes
 
 
-def attended(card: str, width: int = 64) -> str:
+def attended(card: str, width: int = 64, window: int | None = None) -> str:
     q = matrix(2, 256, 4, width)
-    text = compiled(card, lambda q, k, v: attention(q, k, v), q, q, q).as_text()
+    text = compiled(card, lambda q, k, v: attention(q, k, v, window=window), q, q, q).as_text()
     return text or ""
 
 
@@ -132,6 +133,13 @@ def test_attention_is_cudnn_s_where_the_card_has_it(card: str):
     assert "__cudnn$fmhaSoftmax" in attended(card)
     # JAX lowers wider heads only for a card that is here.
     assert "__cudnn" not in attended(card, width=256)
+
+
+@with_cudnn
+def test_a_window_of_attention_is_cudnn_s_own():
+    text = attended("h100", window=100)
+    assert "__cudnn$fmhaSoftmax" in text
+    assert re.search(r'"sliding_window_length":\s*"?100\b', text)
 
 
 def test_a_t4_computes_attention_by_plain_operations():

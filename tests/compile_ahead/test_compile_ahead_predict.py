@@ -204,6 +204,13 @@ def test_attention_keeps_whole_matrix_units_busy(chip: str, width: int, busy: in
     assert prediction.kernel_seconds == pytest.approx(expected)
 
 
+def test_attention_with_a_window_counts_the_keys_that_its_blocks_meet():
+    text = program("kernel_notes").replace("/splash_mha", "/window_1024/splash_mha")
+    flops = 2 * 2 * 2 * 16 * 128 * (1024 * 4096 - 1024**2 / 2)
+    prediction = predict_text(text, V5E)
+    assert prediction.kernel_seconds == pytest.approx(24 * flops / (0.5 * V5E.peak_flops))
+
+
 def test_collectives_are_added_up_by_kind():
     text = """HloModule m
 

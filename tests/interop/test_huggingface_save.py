@@ -175,6 +175,7 @@ def test_padding_for_a_mesh_is_not_written(tmp_path):
     [
         (replace(DENSE, qk_norm="head"), "qk_norm='head'"),
         (replace(DENSE, logit_softcap=30.0), "logit_softcap=30.0"),
+        (replace(DENSE, attention_window=8), "attention_window=8 with context_length="),
         (replace(MOE, qk_norm="none"), "qk_norm='none'"),
         (replace(MOE, head_dim=8), "head_dim=8"),
         (replace(DENSE, num_heads=3, num_kv_heads=3), "num_heads=3"),

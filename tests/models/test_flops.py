@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -20,6 +22,21 @@ def test_the_causal_count_halves_attention_only():
     full, causal = flops_per_token(cfg, 4096), flops_per_token(cfg, 4096, attention="causal")
     assert causal.attention * 2 == full.attention
     assert causal.matmul == full.matmul
+
+
+def test_a_window_bounds_the_pairs_and_the_causal_count_is_of_those_seen():
+    cfg = preset("dense-1b")
+    for window, length in ((1000, 4096), (4095, 4096), (4096, 4096), (5000, 4096)):
+        windowed = replace(cfg, attention_window=window)
+        places = range(length)
+        seen = sum(min(t + 0.5, window) for t in places) / length  # a token's own pair is half one
+        per_pair = 4 * cfg.num_layers * cfg.embed_dim
+        full, causal = (
+            flops_per_token(windowed, length, attention=count).attention / per_pair
+            for count in ("full", "causal")
+        )
+        assert full == min(window, length)
+        assert causal == pytest.approx(seen, rel=1e-6)
 
 
 def test_gated_and_other_widths_cost_the_same_matmuls():

@@ -235,6 +235,13 @@ def family_of(cfg: ModelConfig) -> str:
         f"logit_softcap={cfg.logit_softcap}: {what} in transformers has no such field; there is no"
         " other family to write this model as.",
     )
+    window = cfg.attention_window
+    require(
+        window is None or window >= cfg.context_length,
+        f"attention_window={window} with context_length={cfg.context_length}: {what} in"
+        " transformers attends to all earlier tokens; there is no other family to write this model"
+        " as.",
+    )
     # transformers refuses a Llama whose width is no multiple, and OLMoE has no field for it.
     fits = cfg.embed_dim % cfg.num_heads == 0
     fits = fits and (not cfg.is_moe or cfg.head_dim * cfg.num_heads == cfg.embed_dim)

@@ -183,6 +183,7 @@ def save(
 ) -> None:
     """Writes a folder that `transformers` loads, and `load` too, bit for bit if in float32.
 
+    A model in muP is written as the one of the standard parametrization that computes the same.
     A gated SiLU, GELU or ReLU model is an ordinary Llama or OLMoE. Every other one takes the
     PyTorch file that computes it along and is loaded with `trust_remote_code=True`. On several
     all processes call this, and the first writes.
@@ -206,6 +207,7 @@ def save(
     if dtype not in files.DTYPES:
         raise unknown("dtype", dtype, files.DTYPES)
     folder = Path(path).expanduser()
+    cfg, params = models.as_standard(cfg, params)
     # Written where there is none, too: absent, they would be some other model's.
     ids = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": None}
     generation = generation or Generation(ids)

@@ -1,8 +1,11 @@
 """Causal attention as the models call it."""
 
+from typing import Any
+
 from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
+from polycom_jax._fields import check_value
 from polycom_jax.kernels.attention import blocks, cudnn, splash, xla
 from polycom_jax.kernels.attention.per_shard import per_shard
 from polycom_jax.kernels.implementations import AttentionImplementation, Kernel, Operation
@@ -26,6 +29,7 @@ def attention(
     *,
     start: Int[Array, " B"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
+    window: int | None = None,
     rules: Rules | None = None,
     implementation: AttentionImplementation | None = None,
 ) -> Float[Array, "B T H C"]:
@@ -37,6 +41,7 @@ def attention(
         v: values.
         start: with a cache: sequence b's queries stand behind its first start[b] keys.
         segment_ids: document of each token; a query sees keys of its own alone. Not with `start`.
+        window: keys that a query sees at most: its own and the window - 1 before it. None: all.
         rules: how the arrays are split over the mesh of `jax.set_mesh`; None: not stated.
         implementation: None for the backend's best, or
             "xla": plain operations; T x S scores a head; every kind of differentiation;
@@ -50,7 +55,8 @@ def attention(
 
     Raises:
         InputError: heads that do not divide, more keys than queries without a cache, both `start`
-            and `segment_ids`, or an implementation that is unknown or cannot run here.
+            and `segment_ids`, a window without a key, or an implementation that is unknown or
+            cannot run here.
     """
     heads, kv_heads = q.shape[2], k.shape[2]
     require(
@@ -65,6 +71,9 @@ def attention(
         start is None or segment_ids is None,
         "segment_ids with a cache: decode one document a row instead.",
     )
-    return ATTENTION(
-        q, k, v, start=start, segment_ids=segment_ids, rules=rules, implementation=implementation
-    )
+    check_value("window", window, int | None)
+    require(window is None or window >= 1, f"window={window} must be at least 1, or None.")
+    if window is not None and window >= k.shape[1]:
+        window = None  # it hides nothing
+    masks: Any = {"start": start, "segment_ids": segment_ids, "window": window}
+    return ATTENTION(q, k, v, **masks, rules=rules, implementation=implementation)

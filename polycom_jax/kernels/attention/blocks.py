@@ -1,23 +1,25 @@
 """Causal attention for CPUs: tiles that stay in cache, products that XLA's CPU backend runs well.
 
 Three things make it fast there. Queries (in the backward pass: keys) go in blocks, each against
-the keys (queries) that it may see and no others: half of the pairs are never computed. A few heads
-are taken at a time, so that a block's scores stay in a core's L2 cache. And the backward pass
-works on transposed scores, p^T = softmax(q k^T)^T, so that one of dq = dS k, dk = dS^T q,
-dv = p^T dO contracts the first axis of its left operand, which is slow, and not two. Figures stand
-in experiments/results/speed/README.md, "Attention on CPUs".
+the keys (queries) that it may see and few others: half of the pairs are never computed, and with a
+window most of those that it hides. A few heads are taken at a time, so that a block's scores stay
+in a core's L2 cache. And the backward pass works on transposed scores, p^T = softmax(q k^T)^T, so
+that one of dq = dS k, dk = dS^T q, dv = p^T dO contracts the first axis of its left operand, which
+is slow, and not two. Figures stand in experiments/results/speed/README.md, "Attention on CPUs".
 
 The backward pass keeps q, k, v, the output and one number a query, the logarithm of the softmax's
 denominator (Dao et al., FlashAttention, arXiv 2205.14135, section 3.1 and appendix B.4).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.attention.xla import in_window
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.linear import linear_map
 
@@ -33,56 +35,64 @@ SMALLEST_BLOCK = 64
 """Queries (keys) of a block: fewer of them make products that do not fill a core."""
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def attention(
     q: Float[Array, "B T H C"],
     k: Float[Array, "B T K C"],
     v: Float[Array, "B T K C"],
     segment_ids: Int[Array, "B T"] | None,
+    window: int | None,
 ) -> Float[Array, "B T H C"]:
     """See `api.attention`."""
-    return _forward(q, k, v, segment_ids)[0]
+    return _forward(window, q, k, v, segment_ids)[0]
 
 
 @attention.defjvp
-def _rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _rule(window: int | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
     *qkv, segment_ids = primals
     q, k, v = (checkpoint_as("attention", x) for x in qkv)
-    out, log_sum = (checkpoint_as("attention", x) for x in _forward(q, k, v, segment_ids))
+    out, log_sum = (checkpoint_as("attention", x) for x in _forward(window, q, k, v, segment_ids))
     fixed = (q, k, v, out, log_sum, *jax.tree.leaves(segment_ids))
-    return out, linear_map(_along, _backward, fixed, tangents[:3])
+    forward, backward = partial(_along, window), partial(_backward, window)
+    return out, linear_map(forward, backward, fixed, tangents[:3])
 
 
-def _along(fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
+def _along(window: int | None, fixed: Sequence[Array], tangents: Sequence[Array]) -> Array:
     """The change of the output: the derivative of the forward pass by tiles, as JAX forms it."""
     q, k, v, _, _, *ids = fixed
 
     def at(*qkv: Array) -> Array:
-        return _forward(*qkv, *(ids or [None]))[0]
+        return _forward(window, *qkv, *(ids or [None]))[0]
 
     return jax.jvp(at, (q, k, v), tuple(tangents))[1]
 
 
-def _backward(fixed: Sequence[Array], d_out: Array) -> Sequence[Array]:
+def _backward(window: int | None, fixed: Sequence[Array], d_out: Array) -> Sequence[Array]:
     q, k, v, out, log_sum, *ids = fixed
     arrays = (q, k, v, out, log_sum, d_out)
-    return _by_tile(_backward_tile, k.shape[2], arrays, *(ids or [None]))
+    return _by_tile(_backward_tile, window, k.shape[2], arrays, *(ids or [None]))
 
 
 def _forward(
-    q: Array, k: Array, v: Array, segment_ids: Array | None
+    window: int | None, q: Array, k: Array, v: Array, segment_ids: Array | None
 ) -> tuple[Float[Array, "B T H C"], Float[Array, "B T H"]]:
     """The output, and the logarithm of each row's sum of exponentials."""
-    return _by_tile(_forward_tile, k.shape[2], (q, k, v), segment_ids)
+    return _by_tile(_forward_tile, window, k.shape[2], (q, k, v), segment_ids)
 
 
 def _by_tile(
-    f: Callable[..., Any], kv_heads: int, arrays: tuple[Array, ...], segment_ids: Array | None
+    f: Callable[..., Any],
+    window: int | None,
+    kv_heads: int,
+    arrays: tuple[Array, ...],
+    segment_ids: Array | None,
 ) -> Any:
     """`f` of [b, T, k, heads / k, ...] tiles of [B, T, heads, ...] arrays, one at a time."""
     batch, length = arrays[0].shape[:2]
     groups = arrays[0].shape[2] // kv_heads
-    scores = 4 * groups * length * min(length, _block(length))
+    block = min(length, _block(length))
+    longest = length if window is None else min(length, block + window - 1)
+    scores = 4 * groups * longest * block
     heads = _divisor(kv_heads, TILE_BYTES // scores)
     rows = _divisor(batch, TILE_BYTES // (scores * heads)) if heads == kv_heads else 1
     tiles = (batch // rows, kv_heads // heads)
@@ -102,12 +112,13 @@ def _by_tile(
         *own, ids = tile
         # Without the barrier XLA fuses the loop's slice of them into what reads them, and slices
         # again for every score.
-        return f(*own, jax.lax.optimization_barrier(ids))
+        return f(window, *own, jax.lax.optimization_barrier(ids))
 
     return jax.tree.map(join, jax.lax.map(one, (*map(split, arrays), segment_ids)))
 
 
 def _forward_tile(
+    window: int | None,
     q: Float[Array, "b T k G C"],
     k: Float[Array, "b T k 1 C"],
     v: Float[Array, "b T k 1 C"],
@@ -117,15 +128,15 @@ def _forward_tile(
     q, k, v = _scaled(_heads_first(q)), _heads_first(k)[:, 0], _heads_first(v)[:, 0]
     outs, log_sums = [], []
     for begin, end in _blocks(shape[1]):
-        rows = q[:, :, begin:end]
-        scores = jnp.einsum("nrc,nsc->nrs", _merged(rows), k[:, :end])
-        seen = _visible(segment_ids, shape, slice(begin, end), slice(0, end))
+        rows, first = q[:, :, begin:end], _first_key(begin, window)
+        scores = jnp.einsum("nrc,nsc->nrs", _merged(rows), k[:, first:end])
+        seen = _visible(segment_ids, shape, window, slice(begin, end), slice(first, end))
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         # Neither result depends on it, so neither does a derivative.
         top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        out = jnp.einsum("nrs,nsc->nrc", weights, v[:, :end]) / total
+        out = jnp.einsum("nrs,nsc->nrc", weights, v[:, first:end]) / total
         outs.append(out.reshape(rows.shape))
         log_sums.append((top + jnp.log(total)).reshape(rows.shape[:3]))
     out = _heads_last(jnp.concatenate(outs, axis=2), shape)
@@ -133,6 +144,7 @@ def _forward_tile(
 
 
 def _backward_tile(
+    window: int | None,
     q: Float[Array, "b T k G C"],
     k: Float[Array, "b T k 1 C"],
     v: Float[Array, "b T k 1 C"],
@@ -149,18 +161,19 @@ def _backward_tile(
     dq, dk, dv = jnp.zeros_like(q), [], []
     for begin, end in _blocks(shape[1]):
         own_k, own_v = k[:, begin:end], v[:, begin:end]
-        rows = q[:, :, begin:]
-        own_q, own_d = _merged(rows), _merged(d_out[:, :, begin:])
+        seers = slice(begin, _last_query(end, shape[1], window))
+        rows = q[:, :, seers]
+        own_q, own_d = _merged(rows), _merged(d_out[:, :, seers])
         scores = jnp.einsum("nsc,nrc->nsr", own_k, own_q)
-        seen = _visible(segment_ids, shape, slice(begin, None), slice(begin, end))
+        seen = _visible(segment_ids, shape, window, seers, slice(begin, end))
         scores = jnp.where(jnp.swapaxes(seen, 1, 2), scores, jnp.finfo(jnp.float32).min)
-        weights = jnp.exp(scores - _merged(log_sum[:, :, begin:])[:, None])
+        weights = jnp.exp(scores - _merged(log_sum[:, :, seers])[:, None])
         d_weights = jnp.einsum("nsc,nrc->nsr", own_v, own_d)
-        d_scores = weights * (d_weights - _merged(mean[:, :, begin:])[:, None])
+        d_scores = weights * (d_weights - _merged(mean[:, :, seers])[:, None])
         dv.append(jnp.einsum("nsr,nrc->nsc", weights, own_d))
         dk.append(jnp.einsum("nsr,nrc->nsc", d_scores, own_q))
         d_rows = jnp.einsum("nsr,nsc->nrc", d_scores, own_k).reshape(rows.shape)
-        dq = dq.at[:, :, begin:].add(d_rows)
+        dq = dq.at[:, :, seers].add(d_rows)
     dk, dv = (jnp.concatenate(parts, axis=1)[:, None] for parts in (dk, dv))
     grads = (_heads_last(_scaled(dq), shape), *(_heads_last(d, kv_shape) for d in (dk, dv)))
     dq, dk, dv = (d.astype(dtype) for d in grads)
@@ -168,12 +181,19 @@ def _backward_tile(
 
 
 def _visible(
-    segment_ids: Array | None, shape: tuple[int, ...], queries: slice, keys: slice
+    segment_ids: Array | None,
+    shape: tuple[int, ...],
+    window: int | None,
+    queries: slice,
+    keys: slice,
 ) -> Array:
     """May the query see the key: bool [1 or b x k, G x queries, keys]."""
     _, length, heads, groups = shape[:4]
     index = jnp.arange(length, dtype=jnp.int32)
-    seen = index[queries][None, :, None] >= index[keys][None, None, :]
+    query, key = index[queries][None, :, None], index[keys][None, None, :]
+    seen = query >= key
+    if window is not None:
+        seen &= in_window(query, key, window)
     if segment_ids is not None:
         seen &= segment_ids[:, queries, None] == segment_ids[:, None, keys]
         seen = jnp.repeat(seen, heads, axis=0)
@@ -211,6 +231,16 @@ def _blocks(length: int) -> Iterator[tuple[int, int]]:
     step = _block(length)
     for begin in range(0, length, step):
         yield begin, min(begin + step, length)
+
+
+def _first_key(begin: int, window: int | None) -> int:
+    """The first key that queries from `begin` on see."""
+    return 0 if window is None else max(0, begin - window + 1)
+
+
+def _last_query(end: int, length: int, window: int | None) -> int:
+    """Behind the last query that sees one of the keys before `end`."""
+    return length if window is None else min(length, end - 1 + window)
 
 
 def _divisor(n: int, most: int) -> int:

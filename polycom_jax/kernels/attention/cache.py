@@ -21,6 +21,7 @@ def attention_with_cache(
     cache: Any,
     *,
     segment_ids: Int[Array, "B T"] | None,
+    window: int | None,
     rules: Rules | None,
     implementation: AttentionImplementation | None,
 ) -> tuple[Float[Array, "B T H C"], Any]:
@@ -33,8 +34,8 @@ def attention_with_cache(
     if cache is not None:
         start, implementation = cache["length"], "xla"
         k, v, cache = _extend(cache, k, v, rules)
-    options: Any = {"segment_ids": segment_ids, "rules": rules, "implementation": implementation}
-    return attention(q, k, v, start=start, **options), cache
+    masks: Any = {"start": start, "segment_ids": segment_ids, "window": window}
+    return attention(q, k, v, **masks, rules=rules, implementation=implementation), cache
 
 
 def _extend(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from polycom_jax.kernels.attention.xla import in_window
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.implementations import backend, compute_capability, is_ahead
 from polycom_jax.kernels.restrictions import reverse_only
@@ -30,18 +31,34 @@ def attention(
     k: Float[Array, "B T K C"],
     v: Float[Array, "B T K C"],
     segment_ids: Int[Array, "B T"] | None,
+    window: int | None = None,
 ) -> Float[Array, "B T H C"]:
     """See `api.attention`. With `segment_ids` it reads a mask of T x T a sequence from memory.
+
+    A window alone is the kernels' own; with `segment_ids` it stands in that mask too, since they
+    take no window beside a mask before cuDNN 9.10.2.
 
     XLA makes the mask once for all layers. cuDNN's other forms are no better: packed documents take
     a bound on their number, and as many softmax statistics a query; a function of the scores cannot
     be joined with the causal mask (experiments/results/speed/gpu.md).
     """
     q, k, v = (checkpoint_as("attention", x) for x in reverse_only("attention", "cudnn", q, k, v))
-    mask = None
+    mask, own_window = None, None if window is None else (window - 1, 0)
     if segment_ids is not None:
         mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
+        if window is not None:
+            index = jnp.arange(q.shape[1], dtype=jnp.int32)[None, None, :]
+            mask &= in_window(index[..., :, None], index[..., None, :], window)
+            own_window = None
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        mask=mask,
+        is_causal=True,
+        local_window_size=own_window,
+        implementation="cudnn",
+    )
 
 
 def unsupported_reason(q: Float[Array, "B T H C"]) -> str | None:

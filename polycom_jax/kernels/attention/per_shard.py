@@ -19,20 +19,34 @@ _KEYS = ("batch", "seq", "kv_heads", "head_dim")
 
 
 def per_shard(
-    f: Callable[[Array, Array, Array, Array | None], Array],
+    f: Callable[[Array, Array, Array, Array | None, int | None], Array],
     unsupported_reason: Callable[[Array], str | None] = lambda _q: None,
 ) -> Kernel:
     """A version of `api.attention` from one for the sequences and heads that a device holds.
 
     Args:
-        f: f(q, k, v, segment_ids), with as many keys as queries.
+        f: f(q, k, v, segment_ids, window), with as many keys as queries.
         unsupported_reason: why it cannot take these queries, in words, or None if it can.
     """
 
-    def run(q: Array, k: Array, v: Array, *, segment_ids: Any, rules: Any, **_start: Any) -> Array:
-        return _on_mesh(f, rules, q, k, v, segment_ids)
+    def run(
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        segment_ids: Any,
+        window: int | None,
+        rules: Any,
+        **_start: Any,
+    ) -> Array:
+        def own(q: Array, k: Array, v: Array, segment_ids: Array | None) -> Array:
+            return f(q, k, v, segment_ids, window)
 
-    def reason(q: Array, k: Array, _v: Array, *, start: Any, rules: Any, **_ids: Any) -> str | None:
+        return _on_mesh(own, rules, q, k, v, segment_ids)
+
+    def reason(
+        q: Array, k: Array, _v: Array, *, start: Any, rules: Any, **_masks: Any
+    ) -> str | None:
         if start is not None or q.shape[1] != k.shape[1]:
             return "it takes whole sequences, no cache"
         return unsupported_reason(q) or _why_not_split(q, k, rules)

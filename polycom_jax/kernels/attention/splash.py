@@ -1,5 +1,6 @@
 """Causal attention on TPUs by JAX's splash kernels, which skip the blocks that no query sees."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ def attention(
     k: Float[Array, "B T K C"],
     v: Float[Array, "B T K C"],
     segment_ids: Int[Array, "B T"] | None = None,
+    window: int | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "B T H C"]:
@@ -29,8 +31,12 @@ def attention(
     q, k, v = reverse_only("attention", "splash", q, k, v)
     length, heads, width = q.shape[1:]
     block = next(b for b in BLOCKS if length % b == 0)
+    mask, scope = splash.CausalMask((length, length)), contextlib.nullcontext()
+    if window is not None:
+        mask = splash.LocalMask((length, length), (window - 1, 0), offset=0)
+        scope = jax.named_scope(f"window_{_keys_met(window, block)}")
     kernel = splash.make_splash_mha(
-        splash.MultiHeadMask([splash.CausalMask((length, length))] * heads),
+        splash.MultiHeadMask([mask] * heads),
         block_sizes=splash.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -56,8 +62,14 @@ def attention(
         assert isinstance(out, jax.Array)  # residuals come with it only where asked for
         return out
 
-    out = jax.vmap(row)(q, k, v, ids)
+    with scope:
+        out = jax.vmap(row)(q, k, v, ids)
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)
+
+
+def _keys_met(window: int, block: int) -> int:
+    """Keys that a block of queries is multiplied with; predictions find it in a kernel's scope."""
+    return block * (1 + -(-(window - 1) // block))
 
 
 def unsupported_reason(q: Float[Array, "B T H C"]) -> str | None:

@@ -15,25 +15,39 @@ def attention(
     *,
     start: Int[Array, " B"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
+    window: int | None = None,
     rules: Rules | None = None,
 ) -> Float[Array, "B T H C"]:
     """Causal attention, behind `start` cached keys; see `api.attention`."""
     del rules  # GSPMD splits it
     q, k, v = (checkpoint_as("attention", x) for x in (q, k, v))
-    return masked_attention(q, k, v, causal_mask(q.shape[1], k.shape[1], start, segment_ids))
+    mask = causal_mask(q.shape[1], k.shape[1], start, segment_ids, window)
+    return masked_attention(q, k, v, mask)
 
 
 def causal_mask(
-    queries: int, keys: int, start: Int[Array, " B"] | None, segment_ids: Int[Array, "B T"] | None
+    queries: int,
+    keys: int,
+    start: Int[Array, " B"] | None,
+    segment_ids: Int[Array, "B T"] | None,
+    window: int | None = None,
 ) -> Bool[Array, "B T S"]:
     """Which keys each query sees; the first axis is 1 where all sequences have the same."""
     places = jnp.arange(queries, dtype=jnp.int32)[None, :]
     if start is not None:
         places = start[:, None] + places
     mask = jnp.arange(keys, dtype=jnp.int32)[None, None, :] <= places[:, :, None]
+    if window is not None:
+        key = jnp.arange(keys, dtype=jnp.int32)[None, None, :]
+        mask = mask & in_window(places[:, :, None], key, window)
     if segment_ids is not None:
         mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
     return mask
+
+
+def in_window(query: Int[Array, "..."], key: Int[Array, "..."], window: int) -> Bool[Array, "..."]:
+    """Whether the key at a place is one of the last `window` up to the query's own place."""
+    return query - key < window
 
 
 def masked_attention(

@@ -1,0 +1,64 @@
+"""Learning rates at several widths: what is read off the grids, and one small study."""
+
+import json
+import math
+
+import pytest
+
+from experiments.compare import __main__ as compare
+from experiments.compare.across.transfer import TransferConfig, _found, sections
+from experiments.compare.search import Search
+from polycom_jax import InputError
+
+RATES = (0.001, 0.002, 0.004, 0.008)
+NARROW = Search(RATES, (3.0, 2.5, 2.0, 2.1), 0.004, False)
+
+
+def test_what_a_wide_model_loses_by_the_narrow_one_s_rate():
+    wide = Search(RATES, (1.5, 1.6, 1.9, math.inf), 0.001, True)
+    found = _found("swiglu", 256, "standard", wide, NARROW)
+    assert found.octaves == -2
+    assert found.cost_of_carrying == pytest.approx(0.4)
+    best, losses = sections([found])
+    assert best.rows[0][3:5] == ("0.001 (at the edge)", "-2")
+    assert losses.rows[0][1:] == ("1.5000", "1.6000", "1.9000", "inf")
+
+
+def test_the_wide_models_differ_in_the_parametrization_alone():
+    config = TransferConfig()
+    plain, mup = (config.model("poly_norm", 256, kind) for kind in ("standard", "mup"))
+    assert (plain.num_heads, plain.hidden_width, plain.width_multiple) == (8, 1020, 1)
+    assert mup.width_multiple == 4
+    assert config.model("poly_norm", 64, "mup").width_multiple == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"widths": (64,)}, "two or more ascending multiples of 32"),
+        ({"widths": (64, 100)}, "two or more ascending multiples of 32"),
+        ({"activations": ("swiglo",)}, "Did you mean 'swiglu'"),
+        ({"learning_rates": (0.1, 0.01)}, "positive and ascending"),
+    ],
+)
+def test_what_makes_no_study_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        TransferConfig(**fields)
+
+
+@pytest.mark.slow
+def test_a_study_resumes_and_reports(tmp_path, capsys):
+    words = ["--activations", "relu", "--widths", "32", "64", "--steps", "8", "--seeds", "1"]
+    words += ["--learning-rates", "0.004", "0.008", "--seq-len", "16", "--heldout-tokens", "64"]
+    words += ["--out", str(tmp_path)]
+    assert compare.main(["transfer", *words]) == 0
+    found = json.loads((tmp_path / "transfer.json").read_text())["found"]
+    assert [(f["width"], f["parametrization"]) for f in found] == [
+        (32, "standard"), (64, "standard"), (64, "mup"),
+    ]  # fmt: skip
+    assert found[1]["search"] != found[2]["search"]
+    runs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")}
+    capsys.readouterr()
+    assert compare.main(["transfer", *words]) == 0
+    assert runs == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")}
+    assert "lost by carrying" in capsys.readouterr().out
