@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
-from experiments.compare.search import Search
 
 from experiments.compare import __main__ as compare
 from experiments.compare.across.transfer import TransferConfig, _found, sections
+from experiments.run.rate_search import Search
 from polycom_jax import InputError
 
 RATES = (0.001, 0.002, 0.004, 0.008)

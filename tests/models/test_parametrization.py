@@ -117,6 +117,7 @@ def test_updates_change_as_much_at_every_width(fields: Any):
     assert all(0.6 < ratio < 1.7 for ratio in found.values()), found
 
 
+@pytest.mark.slow
 def test_without_it_they_change_more_the_wider_the_model():
     found = spread(standard(model(BASE)), standard(model(8 * BASE)))
     assert found["attention"] > 5, found
@@ -176,6 +177,7 @@ def test_initial_values_and_updates_follow_the_table():
         np.testing.assert_allclose(lost.mean(), kept.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_routers_and_unembeddings_are_read_through_one_over_the_width():
     cfg = model(4 * BASE, moe=MoEConfig(num_experts=4, top_k=2), qk_norm="full", init="olmo")
     cfg = replace(cfg, activation="swiglu", document_mask=False)

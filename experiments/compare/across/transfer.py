@@ -16,12 +16,12 @@ import numpy as np
 
 from experiments.compare.config import HEAD, shape
 from experiments.compare.runs import RunFolder, RunKey
-from experiments.compare.search import FIRST_SEED, Search, search
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
+from experiments.run.rate_search import FIRST_SEED, Search, search
 from experiments.run.settings import check_settings
 from experiments.terminal import flags
 from experiments.terminal.checks import at_least
