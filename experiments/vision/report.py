@@ -45,7 +45,12 @@ def _mean(cell: Cell, measure: str) -> str:
     mean, digits = mean_of(values(cell.results(), measure)), DIGITS[measure]
     if mean.mean != mean.mean:
         return "none"
-    return f"{mean.mean:.{digits}f} ± {(mean.high - mean.low) / 2:.{digits}f}"
+    return f"{_shown(mean.mean, digits)} ± {_shown((mean.high - mean.low) / 2, digits)}"
+
+
+def _shown(value: float, digits: int) -> str:
+    """In powers of ten where a run has come far from where it began, without failing."""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.2g}"
 
 
 def _differences(found: Sequence[Difference]) -> Section:
