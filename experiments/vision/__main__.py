@@ -253,7 +253,12 @@ def write(out: Path, cells: Sequence[Cell], about: Mapping[str, Any], display: D
     shown, said = report.sections(cells, found), summary.remarks(cells, found, reference)
     write_json(out / "results.json", {"about": about, **summary.record(cells, found)}, indent=None)
     settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-    told = {**about, **{name: _words(value) for name, value in settings.items()}}
+    commits = sorted({run.commit or "not known" for cell in cells for run in cell.runs})
+    told = {
+        **about,
+        "commit of the runs": ", ".join(commits),
+        **{name: _words(value) for name, value in settings.items()},
+    }
     write_text(out / "report.md", page(QUESTION, told, shown, drawn, said))
     for section in shown:
         print_section(display.console, section)

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.run.files import write_json
+from experiments.run.provenance import commit
 from experiments.run.rate_search import FIRST_SEED, Search, found, search
 from experiments.terminal.tables import finite
 from experiments.vision.images import ImageSet
@@ -176,6 +177,7 @@ class Plan:
                 known = trainer.run(
                     seed, rate, lambda part: tell(share + part / self.runs_each, doing)
                 )
+                known = replace(known, commit=commit())
                 cell.runs.append(known)
                 cell.write(path)
             done += 1

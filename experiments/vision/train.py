@@ -81,6 +81,7 @@ class Run:
         validation_accuracy: after each epoch.
         test_loss: at the end; NaN where the run failed.
         test_accuracy: at the end; NaN where the run failed.
+        commit: of the code that trained it; None: not known.
     """
 
     seed: int
@@ -90,6 +91,7 @@ class Run:
     validation_accuracy: tuple[float, ...]
     test_loss: float
     test_accuracy: float
+    commit: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -110,7 +112,9 @@ class Run:
                 return tuple(map(number, value))
             return math.nan if value is None else value
 
-        return cls(**{each.name: number(record[each.name]) for each in fields(cls)})
+        names = [each.name for each in fields(cls) if each.name != "commit"]
+        found = {name: number(record[name]) for name in names}
+        return cls(**found, commit=record.get("commit"))
 
 
 @dataclass(frozen=True, eq=False)

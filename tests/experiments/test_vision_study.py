@@ -11,6 +11,7 @@ import pytest
 
 from experiments.run.rate_search import FIRST_SEED
 from experiments.vision import __main__ as vision
+from experiments.vision import study
 from experiments.vision.__main__ import main
 from experiments.vision.images import ImageSet, Part, divided, load
 from experiments.vision.resnet import ResNetConfig
@@ -128,7 +129,9 @@ class Fake:
         return run(seed, rate, 0.1, abs(math.log(rate / 3e-3)) + 0.1)
 
 
-def test_runs_that_are_finished_are_not_trained_again(tmp_path: Path):
+def test_runs_that_are_finished_are_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path, fake = tmp_path / "cell.json", Fake()
     shares: list[float] = []
 
@@ -138,7 +141,9 @@ def test_runs_that_are_finished_are_not_trained_again(tmp_path: Path):
         own.fill(found, fake, path, lambda share, doing: shares.append(share))  # pyright: ignore
         return found
 
+    monkeypatch.setattr(study, "commit", lambda: "earlier")
     first = fill(2)
+    monkeypatch.setattr(study, "commit", lambda: "later")
     assert fake.asked == [
         *((FIRST_SEED, rate) for rate in (1e-3, 3e-3, 1e-2)),
         (0, 3e-3),
@@ -148,6 +153,7 @@ def test_runs_that_are_finished_are_not_trained_again(tmp_path: Path):
     assert [each.seed for each in fill(4).results()] == [0, 1, 2, 3]
     assert len(fake.asked) == 7
     assert Cell.read(path).runs[:5] == first.runs
+    assert [each.commit for each in Cell.read(path).runs] == ["earlier"] * 5 + ["later"] * 2
 
 
 def test_differences_are_of_equal_seeds_at_the_chosen_rates():
