@@ -69,7 +69,7 @@ def _differences(path: Place, found: Sequence[Difference], names: Sequence[str])
     """A row for each measure, a panel for each model, a mark for each activation."""
     models = list(dict.fromkeys(each.model for each in found))
     reference = found[0].reference
-    note = "Below the dashed line: better. Bars: 95 % intervals over paired seeds."
+    note = f"Dashed: {reference}; left of it: better. Lines: 95 % intervals over paired seeds."
     size: Any = {"size": (3.2, 2.5), "columns": len(models)}
     title = f"Differences to {reference} on the test part"
     with panels(path, len(models) * len(MEASURES), title=title, note=note, **size) as axes:
@@ -80,15 +80,16 @@ def _differences(path: Place, found: Sequence[Difference], names: Sequence[str])
                 own = [e for e in found if (e.measure, e.model) == (measure, model)]
                 _marks(place, own, names)
                 unit = "error, percentage points" if measure == "error" else "loss, nats"
-                place.set(title=model, ylabel=unit)
+                place.set(title=model, xlabel=unit)
     return path
 
 
 def _marks(place: "Axes", own: Sequence[Difference], names: Sequence[str]) -> None:
-    place.axhline(0, **REFERENCE)
-    for x, each in enumerate(own):
+    place.axvline(0, **REFERENCE)
+    for y, each in enumerate(own):
         if each.found:
             colour = COLOURS[names.index(each.activation) % len(COLOURS)]
             ends = [[each.found.mean - each.found.low], [each.found.high - each.found.mean]]
-            place.errorbar([x], [each.found.mean], yerr=ends, fmt="o", color=colour, capsize=3)
-    place.set_xticks(range(len(own)), [each.activation for each in own], rotation=40, ha="right")
+            place.errorbar([each.found.mean], [y], xerr=ends, fmt="o", color=colour, capsize=3)
+    place.set_yticks(range(len(own)), [each.activation for each in own])
+    place.set_ylim(len(own) - 0.5, -0.5)

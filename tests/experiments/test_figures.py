@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from geometry_figures import draw_geometry
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scaling_folders import a_valley, draw_committed
+from study_figures import draw_geometry, draw_vision
 
 from experiments.analyze import figures as analyze
 from experiments.compare import figures as compare
@@ -151,14 +151,13 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "compare": lambda f: draw_study(f, SHORT),
     "compare, long names": lambda f: draw_study(f, (LONG[:60], LONG[30:100], "third"), layers=12),
     "scaling": draw_committed,
+    "vision": draw_vision,
     "geometry": lambda f: draw_geometry(f, ("tanh", LONG[:40])),
     "rates": lambda f: draw_rates(f, RatesOptions()),
     "rates, one panel": lambda f: draw_rates(f, RatesOptions(orders=(1,), dims=(1,))),
     "imitate": lambda f: imitate_program.draw(Store(f, "imitate"), stored("imitate")["rows"]),
     "train": lambda f: draw_fits(f, "train", TrainOptions(), "Trained networks of equal size"),
-    "refine": lambda f: draw_fits(
-        f, "refine", RefineOptions(), "Constructed networks, trained, beside others of their size"
-    ),
+    "refine": lambda f: draw_fits(f, "refine", RefineOptions(), "Constructed networks, trained"),
 }  # fmt: skip
 QUICK = ("plots, long names", "analyze, long names", "compare, long names", "rates, one panel")
 
@@ -278,7 +277,8 @@ def test_no_drawing_function_is_left_out():
         "plot_loss", "plot_load", "plot_shapes", "plot_ratios", "_draw_ranks", "_draw_spectra",
         "_draw_similarity", "_draw_activity", "_draw_gradients", "_draw_curves", "_draw_dynamics",
         "_draw_decayed", "_draw_differences", "_draw_coefficients", "draw", "_draw_tokens",
-        "_draw_compute", "_draw_residuals", "_plane", "_separability",
+        "_draw_compute", "_draw_residuals", "_plane", "_separability", "draw_rates", "_curves",
+        "_differences",
     }  # fmt: skip
 
 
@@ -337,7 +337,7 @@ def test_a_study_has_no_figure_of_nothing(drawn: dict[str, Figure], tmp_path: Pa
     assert shown(drawn["coefficients-first"]) == ["a_1"]
     assert "Left out, zero throughout: a_0." in said(drawn["coefficients-first"])
     still = {"first": [a_run("first", 1, 1, still=True)]}
-    made = compare.draw_all(tmp_path, study(SHORT[:1]), still, 100)
+    made = compare.draw_all(tmp_path, study(SHORT[:1], compared=False), still, 100)
     assert [path.name for path in made] == ["dynamics", "decayed"]
 
 

@@ -1,0 +1,27 @@
+"""Figures of studies that have no file of tests of their own: geometry, vision."""
+
+from pathlib import Path
+
+from experiments.geometry import figures as geometry
+from experiments.geometry.tasks import pattern_tasks, xor_tasks
+from experiments.vision import figures as vision
+from experiments.vision.study import Cell
+from experiments.vision.summary import MEASURES, differences
+
+RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results"
+
+
+def draw_geometry(folder: Path, names: tuple[str, ...]) -> None:
+    """All figures, for activations of these names, of made-up numbers."""
+    tasks = [*pattern_tasks(), *xor_tasks((0.0, 0.5, 1.0), (0.0, 0.3))]
+    ends = {f"{name}_before": [0.9, 0.8] for name in ("inputs", "labels")}
+    means = {name: [0.2 + 0.1 * i, 0.3 + 0.1 * i] for i, name in enumerate(geometry.ALONG)}
+    own = {task.name: means | ends for task in tasks}
+    geometry.draw_all(folder, dict.fromkeys(names, own), tasks)
+
+
+def draw_vision(folder: Path) -> None:
+    """All figures, of the committed runs."""
+    cells = [Cell.read(path) for path in sorted((RESULTS / "vision" / "cells").glob("*.json"))]
+    found = [each for name in MEASURES for each in differences(cells, "relu", name)]
+    vision.draw_all(folder, cells, found)
