@@ -62,3 +62,4 @@ def test_a_study_resumes_and_reports(tmp_path, capsys):
     assert compare.main(["transfer", *words]) == 0
     assert runs == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")}
     assert "lost by carrying" in capsys.readouterr().out
+    assert "- commit of the runs: " in (tmp_path / "transfer.md").read_text()

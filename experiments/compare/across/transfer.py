@@ -278,6 +278,9 @@ def about(config: TransferConfig, study: Transferring, command: str) -> Mapping[
         "data": f"{config.data.source} ({study.corpus.fingerprint})",
         "tokens": f"{config.steps} updates of {tokens}",
         "seeds": config.seeds,
+        "commit of the runs": ", ".join(
+            sorted({run.commit or "not known" for run in study.runs.all()})
+        ),
     }
 
 
