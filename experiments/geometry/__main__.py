@@ -17,7 +17,7 @@ from experiments.geometry import figures, report, summary
 from experiments.geometry.study import MEASURES, Numbers, Plan, measure
 from experiments.geometry.tasks import FAMILIES, Task, kernel_tasks, pattern_tasks, xor_tasks
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
-from experiments.run.named_activations import chosen_by
+from experiments.run.named_activations import cell_names, chosen_by
 from experiments.run.provenance import commit, cores, processor, versions
 from experiments.run.settings import check_settings
 from experiments.terminal.checks import at_least
@@ -29,8 +29,7 @@ from experiments.terminal.progress import Display
 from experiments.terminal.tables import page, print_section
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
-from polycom_jax.reference import SHOWN, Reference, is_reference
-from polycom_jax.table import ACTIVATIONS, Activation
+from polycom_jax.table import ACTIVATIONS
 
 LINE = CommandLine(
     "geometry",
@@ -130,15 +129,6 @@ def main(argv: Sequence[str]) -> int:
         display.note(f"Next:\n  {next_command(config)}")
     hand_over(config.json, out / "results.json")
     return 0
-
-
-def cell_names(names: Sequence[str], chosen: Mapping[str, Activation]) -> dict[str, str]:
-    """Activation -> how its files are named: of one in a file, with the file's hash."""
-    found = {}
-    for name, own in zip(names, chosen, strict=True):
-        pinned = Reference.parse(name).pinned().sha256 if is_reference(name) else None
-        found[own] = f"{own}-{pinned[:SHOWN]}" if pinned else own
-    return found
 
 
 def keep_to(config: GeometryConfig, out: Path) -> None:

@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
-from experiments.run.named_activations import chosen_by
+from experiments.run.named_activations import cell_names, chosen_by
 from experiments.run.provenance import commit, cores, processor, versions
 from experiments.run.settings import check_settings
 from experiments.terminal.checks import at_least
@@ -36,7 +36,6 @@ from experiments.vision.train import RecipeConfig
 from experiments.vision.vit import VitConfig
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax._fields import PathText, check_fields
-from polycom_jax.reference import SHOWN, Reference, is_reference
 from polycom_jax.table import ACTIVATIONS, Activation
 
 LINE = CommandLine(
@@ -174,15 +173,6 @@ def planned(config: VisionConfig, chosen: Mapping[str, Activation], display: Dis
         config.search_seeds,
         config.seeds,
     )
-
-
-def cell_names(names: Sequence[str], chosen: Mapping[str, Activation]) -> dict[str, str]:
-    """Activation -> how its files are named: of one in a file, with the file's hash."""
-    found = {}
-    for name, own in zip(names, chosen, strict=True):
-        pinned = Reference.parse(name).pinned().sha256 if is_reference(name) else None
-        found[own] = f"{own}-{pinned[:SHOWN]}" if pinned else own
-    return found
 
 
 def train(
