@@ -123,7 +123,6 @@ LINE = CommandLine(
     "Search the learning rate of narrow and wide models, in the standard parametrization and in"
     " muP (--model.parametrization mup of the other programs).",
     short={"data": "data.source", "batch_size": "data.batch_size"},
-    old={"workdir": "out"},
     lists={"activations": ACTIVATIONS},
 )
 
