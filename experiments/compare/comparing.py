@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from experiments.compare import figures, report, timing
+from experiments.compare.arms import Arm, Study
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
 from experiments.compare.sensitivity import sensitivities
-from experiments.compare.studies import Arm, Study
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.provenance import circumstances, versions
 from experiments.run.rate_search import FIRST_SEED, Search, checked, search
@@ -31,7 +31,17 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.storage import Place
 
 FREE = frozenset(
-    {"out", "json", "arms", "activation", "seeds", "learning_rates", "search_seeds", "scale"}
+    {
+        "out",
+        "json",
+        "arms",
+        "activation",
+        "seeds",
+        "first_seed",
+        "learning_rates",
+        "search_seeds",
+        "scale",
+    }
     | {"data.cache_dir", "data.lock_timeout_s", *BY_FINGERPRINT}
 )
 """Settings that may change while a folder's runs stay what they are."""
@@ -113,7 +123,7 @@ class Comparing:
         found = {arm.name: self.search(arm) for arm in study.arms}
         runs: dict[str, list[Run]] = {arm.name: [] for arm in study.arms}
         # Seed by seed: what a stopped study has is complete as far as it goes.
-        for seed in range(config.seeds):
+        for seed in config.result_seeds:
             for arm in study.arms:
                 key = RunKey(arm.folder, found[arm.name].best, seed, config.lengths)
                 runs[arm.name].append(self.one(arm, key))
@@ -253,7 +263,7 @@ class Comparing:
             "data": f"{config.data.source} ({self.corpus.fingerprint})",
             "tokens": f"{config.data.batch_size} x {base.context_length} a step,"
             f" {config.lengths} steps, of {self.corpus.train.num_tokens:,} for training",
-            "seeds": config.seeds,
+            "seeds": worded_seeds(config.result_seeds),
             **{f"activation {arm.name}": arm.activation for arm in study_files(self.study)},
         }
 
@@ -263,6 +273,11 @@ class Comparing:
             return f"python -m experiments.compare {self.config.study} --scale cpu"
         changed = {"--seeds": 2 * self.config.seeds, "--workdir": None, "--out": self.root}
         return shlex.join(flags.replaced(shlex.split(self.command), changed))
+
+
+def worded_seeds(seeds: range) -> str:
+    """Their number, and which they are where that is not 0, 1, 2 ..."""
+    return f"{len(seeds)}" if seeds[0] == 0 else f"{len(seeds)}, {seeds[0]} to {seeds[-1]}"
 
 
 def study_files(study: Study) -> list[Arm]:

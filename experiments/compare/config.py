@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from experiments.compare.arms import Study
 from experiments.compare.recipe import Common, changed, check_arms, differing
-from experiments.compare.studies import STUDIES, Study
+from experiments.compare.studies import STUDIES
+from experiments.run.rate_search import FIRST_SEED
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from polycom_jax._errors import require, unknown
@@ -84,8 +86,9 @@ class CompareConfig:
         data: text, tokenizer and batch.
         seq_len: tokens of a window. Default: the model's context.
         steps: updates of the longest run; the two shorter ones have a half and a quarter of them.
-        seeds: runs of each arm, with seeds 0 to seeds - 1; a seed sets data order and initial
-            values.
+        seeds: runs of each arm; a seed sets data order and initial values.
+        first_seed: of these runs, the others follow it. A study that is to confirm another takes
+            seeds that the other has not seen.
         learning_rates: peak learning rates that the search begins with: ascending, at least four.
         search_seeds: runs at each of these rates; their seeds are not used for the results.
         heldout_tokens: tokens of held-out text in an evaluation, in windows spread evenly over it.
@@ -104,6 +107,7 @@ class CompareConfig:
     learning_rates: tuple[float, ...]
     search_seeds: int
     heldout_tokens: int | None
+    first_seed: int = 0
     arms: tuple[str, ...] = ()
     activation: tuple[str, ...] = ()
     recipe: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE ...")] = ()
@@ -123,6 +127,11 @@ class CompareConfig:
             self.steps >= 8, f"steps={self.steps} must be at least 8: lengths are its quarters."
         )
         require(self.seeds >= 2, f"seeds={self.seeds} must be at least 2: one run has no spread.")
+        require(
+            0 <= self.first_seed <= FIRST_SEED - self.seeds,
+            f"first_seed={self.first_seed} must be 0 or more, and all seeds below {FIRST_SEED:,},"
+            " where those of the search begin.",
+        )
         at_least(self, 1, "search_seeds", "seq_len", "heldout_tokens")
         rates = self.learning_rates
         require(
@@ -172,6 +181,11 @@ class CompareConfig:
     def lengths(self) -> tuple[int, ...]:
         """Updates of the runs that share one constant-rate trunk."""
         return (self.steps // 4, self.steps // 2, self.steps)
+
+    @property
+    def result_seeds(self) -> range:
+        """Those of the results."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def folder(self) -> str:

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.compare.arms import Pair, Study
 from experiments.compare.runs import Run
 from experiments.compare.sensitivity import Sensitivity
-from experiments.compare.studies import Pair, Study
 from experiments.run.rate_search import Search
 from experiments.run.statistics import (
     LEVEL,

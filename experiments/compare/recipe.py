@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.compare.studies import Arm
+from experiments.compare.arms import Arm
 from experiments.terminal import flags
 from experiments.terminal.flags import CommandLine, Leaf
 from polycom_jax._errors import InputError, require

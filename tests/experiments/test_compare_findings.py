@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from experiments.compare import report
+from experiments.compare.arms import Arm, Study
 from experiments.compare.findings import Comparison, findings, relative_times
 from experiments.compare.runs import Run, RunKey
-from experiments.compare.studies import STUDIES, Arm, Study
+from experiments.compare.studies import STUDIES
 from experiments.run.statistics import paired
 from polycom_jax import models
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.compare.arms import Arm
 from experiments.compare.config import SCALES, CompareConfig
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder
 from experiments.compare.sensitivity import Sensitivity, sensitivities
-from experiments.compare.studies import REFERENCE, STUDIES, Arm
+from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.run.rate_search import FIRST_SEED, Search
 from polycom_jax import models, storage
 from polycom_jax._errors import InputError, require, unknown
@@ -227,15 +228,18 @@ def _stored(root: Place) -> dict[str, Any]:
 
 def continued(config: CompareConfig, root: Place) -> CompareConfig:
     """The study on at least as many seeds, for results and for rates, as its folder has for the
-    reference: fewer would choose rates anew, and leave finished runs out."""
+    reference, from the first of them on: fewer would choose rates anew, others leave finished runs
+    out."""
     if not storage.is_file(root / SETTINGS):
         return config
     reference = read_cell(root).arms.get(REFERENCE)
-    if reference is None:
+    if reference is None or not reference.runs:
         return config
+    first = min(reference.runs)
     return replace(
         config,
-        seeds=max(config.seeds, len(reference.runs)),
+        first_seed=first,
+        seeds=max(config.seeds, max(reference.runs) + 1 - first),
         search_seeds=max(config.search_seeds, reference.search_seeds),
     )
 
