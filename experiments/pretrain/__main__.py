@@ -133,8 +133,6 @@ def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> Non
         meet("settings", shared(config) | {"step of the last checkpoint": done})
         if done is not None:
             config = resumed(workdir, config, given)
-            if changes := allowed(config, workdir.read_config()):
-                display.note(f"changed: {changes}")
             if done >= config.run.steps and not evaluation_due(config, workdir, done):
                 display.note(
                     f"Finished: {workdir.root} has {done} steps. A larger --steps goes on."
@@ -142,6 +140,8 @@ def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> Non
                 if not storage.is_file(workdir.sample):
                     report_again(config, workdir, display)
                 return
+            if changes := allowed(config, workdir.read_config()):
+                display.note(f"changed: {changes}")
         train(config, given, workdir, hold, display, stop, resuming=done is not None)
 
 

@@ -250,3 +250,10 @@ def test_the_mesh_changes_no_number_beyond_rounding(run: Run, whole: Path, tmp_p
 def test_a_finished_run_is_named_alone(whole: Path, capsys: pytest.CaptureFixture[str]):
     assert pretrain.main([str(whole)]) == 0
     assert f"Finished: {whole} has 6 steps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_fewer_steps_than_a_run_has_change_nothing(whole: Path, capsys: pytest.CaptureFixture[str]):
+    assert pretrain.main([str(whole), "--steps", "4"]) == 0
+    told = capsys.readouterr().out
+    assert "Finished:" in told
+    assert "changed" not in told
