@@ -174,14 +174,15 @@ def sharded_equals_whole(example: Example) -> None:
     where = f"a mesh of data={count // tensor}, tensor={tensor}"
     if not value.sharding.is_equivalent_to(split, 2):
         raise example.fail(f"sharding: on {where} the result is {value.sharding}, not {split}.")
+
+    def check(got: Any, wanted: Any, labels: Sequence[str]) -> None:
+        compare(example, f"sharding: on {where}", got, wanted, MESH_TOLERANCE, hidden, labels)
+
     labels = names(example.act)
-    inputs = [labels[0], *labels[1 + len(params) :]]
-    how: Any = (MESH_TOLERANCE, hidden)
-    compare(example, f"sharding: on {where}", [value, *by_input], [whole, *wanted], *how, inputs)
+    check([value, *by_input], [whole, *wanted], [labels[0], *labels[1 + len(params) :]])
     for name, along in _along_each(example, params, hidden):
         (_, (split_up, *_)), (_, (summed, *_)) = both(along)
-        label = f"the gradient of {name}"
-        compare(example, f"sharding: on {where}", split_up[name], summed[name], *how, [label])
+        check(split_up[name], summed[name], [f"the gradient of {name}"])
 
 
 def _along_each(
@@ -189,8 +190,8 @@ def _along_each(
 ) -> Iterator[tuple[str, jax.Array]]:
     """Of each parameter, the cotangent that it changes the value by.
 
-    The terms of its gradient are squares then. Along another, those of either sign may leave a
-    thousandth of their sizes, and their rounding, which depends on their order, a thousandfold.
+    The terms of its gradient are squares then, so their sum is as large as they are. Along another
+    cotangent they may cancel, and rounding, which depends on the order of the sum, be all of it.
     """
     before = example.act.apply(params, *hidden)
     for name, value in params.items():

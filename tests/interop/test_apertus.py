@@ -156,7 +156,11 @@ def test_what_our_models_do_not_compute_is_refused_by_name(change, named, tmp_pa
         ("eps", np.float32("nan"), r"act_fn.eps is nan"),
         ("beta", None, r"layers.1.mlp.act_fn.beta is missing"),
         ("alpha_p", np.float32(1), r"act_fn.alpha_p is \[\], not \[1\]"),
-        ("alpha_n", np.float32([np.inf]), r"act_fn.alpha_n holds numbers that are not finite"),
+        (
+            "alpha_n",
+            np.array([np.inf], np.float32),
+            r"act_fn.alpha_n holds numbers that are not finite",
+        ),
     ],
 )
 def test_other_numbers_of_xielu_are_refused_by_name(name, value, message, tmp_path):

@@ -217,7 +217,7 @@ def _kind(cfg: ModelConfig) -> str:
     base = "olmoe" if cfg.is_moe else "llama"
     if cfg.activation in GATES.values():
         return base
-    plain = [] if cfg.is_moe else PLAIN.values()
+    plain = () if cfg.is_moe else tuple(PLAIN.values())
     ours = cfg.activation in IN_TORCH
     if cfg.activation in plain and (cfg.qk_norm == "head" or not ours):
         return "apertus"

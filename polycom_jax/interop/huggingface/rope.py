@@ -129,7 +129,8 @@ def _llama3(stored: Mapping[str, Any], where: str, place: Mapping[str, Any]) -> 
     if place["factor"] == 1:
         return RopeScaling()
     try:
-        return RopeScaling(*(float(place[name]) for name in _NUMBERS), lengths[0])
+        numbers: dict[str, float] = {name: float(place[name]) for name in _NUMBERS}
+        return RopeScaling(**numbers, original_context_length=lengths[0])
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
