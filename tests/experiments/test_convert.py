@@ -85,7 +85,7 @@ def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
     assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
 
 
-def test_an_apertus_becomes_a_run_that_trains_and_an_apertus_again(settings, tmp_path, capsys):
+def test_an_apertus_becomes_a_run_that_trains_and_an_apertus_again(settings, tmp_path):
     scaling = models.RopeScaling(8.0, original_context_length=16)
     cfg = replace(MODEL, activation="xielu", qk_norm="head", rope_scaling=scaling)
     folder, run, again = (str(tmp_path / name) for name in ("apertus", "run", "again"))
@@ -94,12 +94,7 @@ def test_an_apertus_becomes_a_run_that_trains_and_an_apertus_again(settings, tmp
     words = ["--config", str(settings_without_model(settings)), "--workdir", run]
     assert convert.main([folder, *words]) == 0
     assert Workdir(run).read_config().model == cfg
-    written = []
-    for source in (folder, run):
-        capsys.readouterr()
-        assert generate.main([source, "--greedy", "--max-new-tokens", "24"]) == 0
-        written.append(capsys.readouterr().out)
-    assert written[0] == written[1]
+    assert generate.main([run, "--greedy", "--max-new-tokens", "24"]) == 0
     assert convert.main([run, "--out", again]) == 0
     first, second = (Path(path) / "model.safetensors" for path in (folder, again))
     assert first.read_bytes() == second.read_bytes()
