@@ -34,7 +34,9 @@ STAYS = _by_field(
             model.activation_options.sigmoid model.activation_options.bound
             model.activation_options.output_scale model.rope_theta model.norm_eps
             model.logit_softcap model.document_mask model.attention_window model.moe.top_k
-            model.moe.normalize_top_k
+            model.moe.normalize_top_k model.rope_scaling.factor
+            model.rope_scaling.low_freq_factor model.rope_scaling.high_freq_factor
+            model.rope_scaling.original_context_length
         """,
         "another gradient of the same function": "model.activation_options.bits",
         "what the parameters began from": """

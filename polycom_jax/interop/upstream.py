@@ -6,7 +6,9 @@ BryceZhuo/PolyCom (`transformer.py` of the dense model, `model.py` of the mixtur
 
 the highest power first and the constant apart, in PolyReLU and PolyNorm alike. Here it is
 coeffs[0] + coeffs[1] f(x, 1) + ... + coeffs[r] f(x, r). Norms are the same: root of the mean
-square, 1e-6 inside it. No other file of this project knows the official order.
+square, 1e-6 inside it. Motif's models keep their gated PolyNorm in the same order, under
+`mlp.act_fn.weight` and `mlp.act_fn.bias`: here it is `poly_norm_glu`. No other file of this project
+knows the official order.
 """
 
 import numpy as np

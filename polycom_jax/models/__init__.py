@@ -1,5 +1,6 @@
 """Transformers as pure functions: a frozen config, a table of parameters, functions of both."""
 
+from polycom_jax.kernels.rope import RopeScaling as RopeScaling
 from polycom_jax.models.config import ModelConfig as ModelConfig
 from polycom_jax.models.config import MoEConfig as MoEConfig
 from polycom_jax.models.decode import generate as generate

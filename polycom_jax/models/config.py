@@ -9,6 +9,7 @@ from polycom_jax._errors import InputError, require
 from polycom_jax._fields import check_fields, check_range
 from polycom_jax.kernels.checkpoint_names import Remat
 from polycom_jax.kernels.implementations import AttentionImplementation
+from polycom_jax.kernels.rope import UNSCALED, RopeScaling
 from polycom_jax.reference import Reference, is_reference
 from polycom_jax.table import ACTIVATIONS, Activation, ActivationOptions, get_activation
 
@@ -92,6 +93,8 @@ class ModelConfig:
         qk_norm: RMSNorm of queries and keys: "none", per "head", or over the "full" width.
         tie_embeddings: one matrix for embedding and unembedding.
         rope_theta: base of the rotary frequencies.
+        rope_scaling: what slows down some of them, for a longer context, as in Llama 3.1; default:
+            nothing does.
         norm_eps: epsilon of every RMSNorm, inside the root.
         logit_softcap: logits are softcap x tanh(logits / softcap); Gemma 2 takes 30. None: they are
             not bounded.
@@ -136,6 +139,7 @@ class ModelConfig:
     qk_norm: QkNorm = "none"
     tie_embeddings: bool = False
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = UNSCALED
     norm_eps: float = 1e-5
     logit_softcap: float | None = None
     document_mask: bool = True

@@ -163,7 +163,7 @@ def ffn_specs(cfg: ModelConfig) -> Specs:
 def rotary(cfg: ModelConfig, positions: Int[Array, "B T"]) -> SinCos:
     """The angles by which every layer's rotary embedding turns queries and keys."""
     with jax.named_scope("attention"):
-        return sin_cos(positions, cfg.head_dim, cfg.rope_theta)
+        return sin_cos(positions, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
 
 
 def attention(

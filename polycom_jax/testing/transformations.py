@@ -1,7 +1,7 @@
 """Checks under JAX's transformations, on a mesh, and of what a row states of itself."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,10 +13,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from polycom_jax import params as pm
 from polycom_jax._operations import operations, traced
 from polycom_jax.sharding import Rules, make_mesh
-from polycom_jax.testing.examples import F32, SAME, Example, compare, compiled, gradients
+from polycom_jax.testing.examples import F32, SAME, Example, compare, compiled, gradients, names
 
 MESH_TOLERANCE = 5e-6
-"""Sums of hundreds of terms of either sign, in two orders."""
+"""Sums of hundreds of terms, in two orders."""
+
+_NUDGE = 1 / 64
 
 
 def shapes_and_roles(example: Example) -> None:
@@ -162,17 +164,39 @@ def sharded_equals_whole(example: Example) -> None:
     params, hidden, dy = example.params(), example.hidden(rows=rows), example.cotangent(rows=rows)
     split = NamedSharding(mesh, PartitionSpec("data", "tensor"))
     own = pm.shardings(example.act.specs_at(example.width), mesh, Rules())
-    wanted = compiled(example.act, params, hidden, dy)
-    got = compiled(
-        example.act,
-        jax.device_put(params, own),
-        jax.device_put(hidden, split),
-        jax.device_put(dy, split),
-    )
+    placed = jax.device_put(params, own), jax.device_put(hidden, split)
+
+    def both(dy: jax.Array) -> tuple[Any, Any]:
+        got = compiled(example.act, *placed, jax.device_put(dy, split))
+        return got, compiled(example.act, params, hidden, dy)
+
+    (value, (_, *by_input)), (whole, (_, *wanted)) = both(dy)
     where = f"a mesh of data={count // tensor}, tensor={tensor}"
-    if not got[0].sharding.is_equivalent_to(split, 2):
-        raise example.fail(f"sharding: on {where} the result is {got[0].sharding}, not {split}.")
-    compare(example, f"sharding: on {where}", got, wanted, MESH_TOLERANCE, hidden)
+    if not value.sharding.is_equivalent_to(split, 2):
+        raise example.fail(f"sharding: on {where} the result is {value.sharding}, not {split}.")
+
+    def check(got: Any, wanted: Any, labels: Sequence[str]) -> None:
+        compare(example, f"sharding: on {where}", got, wanted, MESH_TOLERANCE, hidden, labels)
+
+    labels = names(example.act)
+    check([value, *by_input], [whole, *wanted], [labels[0], *labels[1 + len(params) :]])
+    for name, along in _along_each(example, params, hidden):
+        (_, (split_up, *_)), (_, (summed, *_)) = both(along)
+        check(split_up[name], summed[name], [f"the gradient of {name}"])
+
+
+def _along_each(
+    example: Example, params: Any, hidden: Sequence[jax.Array]
+) -> Iterator[tuple[str, jax.Array]]:
+    """Of each parameter, the cotangent that it changes the value by.
+
+    The terms of its gradient are squares then, so their sum is as large as they are. Along another
+    cotangent they may cancel, and rounding, which depends on the order of the sum, be all of it.
+    """
+    before = example.act.apply(params, *hidden)
+    for name, value in params.items():
+        after = example.act.apply({**params, name: value + _NUDGE}, *hidden)
+        yield name, (after - before) / _NUDGE
 
 
 def flops_are_counted(example: Example) -> None:

@@ -85,6 +85,26 @@ def test_a_folder_becomes_a_run_and_a_folder_again(folder, run, tmp_path):
     assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
 
 
+def test_an_apertus_becomes_a_run_that_trains_and_an_apertus_again(settings, tmp_path):
+    scaling = models.RopeScaling(8.0, original_context_length=16)
+    cfg = replace(MODEL, activation="xielu", qk_norm="head", rope_scaling=scaling)
+    folder, run, again = (str(tmp_path / name) for name in ("apertus", "run", "again"))
+    huggingface.save(folder, cfg, models.init(cfg, jax.random.key(0)), end_of_text=256)
+    save_tokenizer(Path(folder), ByteTokenizer(), context_length=32)
+    words = ["--config", str(settings_without_model(settings)), "--workdir", run]
+    assert convert.main([folder, *words]) == 0
+    assert Workdir(run).read_config().model == cfg
+    assert generate.main([run, "--greedy", "--max-new-tokens", "24"]) == 0
+    assert convert.main([run, "--out", again]) == 0
+    first, second = (Path(path) / "model.safetensors" for path in (folder, again))
+    assert first.read_bytes() == second.read_bytes()
+    assert json.loads((Path(again) / "config.json").read_text())["model_type"] == "apertus"
+    assert pretrain.main(["--config", str(Path(run) / "config.yaml"), "--workdir", run]) == 0
+    before, after = (load_model(Path(path)).params["layers"][0]["ffn"] for path in (folder, run))
+    for name in ("alpha_p", "alpha_n"):
+        assert np.all(before["activation"][name] != after["activation"][name])
+
+
 @pytest.mark.filterwarnings("default")  # theirs are not ours to mend
 @pytest.mark.usefixtures("own_modules")
 def test_pytorch_writes_the_same_text(settings, tmp_path, capsys):

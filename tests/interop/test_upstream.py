@@ -3,6 +3,7 @@ import pytest
 
 import polycom_jax as pc
 from polycom_jax import InputError
+from polycom_jax.activations import poly_norm_glu
 from polycom_jax.interop import upstream
 
 X = np.random.default_rng(0).normal(size=(5, 64))
@@ -17,6 +18,14 @@ def test_poly_norm_with_official_weights_is_the_official_sum():
     official = WEIGHT[0] * norm(X**3) + WEIGHT[1] * norm(X**2) + WEIGHT[2] * norm(X) + BIAS
     ours = pc.poly_norm(X.astype(np.float32), upstream.from_official(WEIGHT, BIAS))
     np.testing.assert_allclose(ours, official, atol=1e-5)  # float32, terms of order 10
+
+
+def test_motif_s_gated_poly_norm_takes_the_official_order():
+    up = np.random.default_rng(1).normal(size=X.shape)
+    theirs = WEIGHT[0] * norm(X**3) + WEIGHT[1] * norm(X**2) + WEIGHT[2] * norm(X) + BIAS
+    coeffs = upstream.from_official(WEIGHT, BIAS)
+    ours = poly_norm_glu(X.astype(np.float32), up.astype(np.float32), coeffs)
+    np.testing.assert_allclose(ours, theirs * up, atol=3e-5)  # float32, terms of order 30
 
 
 def test_poly_relu_with_official_weights_is_the_official_sum():

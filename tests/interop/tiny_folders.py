@@ -39,7 +39,28 @@ OLMOE = LLAMA | {
     "pad_token_id": None,
     "eos_token_id": None,
 }
-CONFIGS = {"llama": LLAMA, "olmoe": OLMOE}
+APERTUS = LLAMA | {
+    "architectures": ["ApertusForCausalLM"],
+    "model_type": "apertus",
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "hidden_act": "xielu",
+    "max_position_embeddings": 256,
+    # Of the four frequencies one stays, one lies between, and two are divided.
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 5000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    },
+    "pad_token_id": None,
+    "eos_token_id": None,
+}
+CONFIGS = {"llama": LLAMA, "olmoe": OLMOE, "apertus": APERTUS}
+FIXED = {"act_fn.beta": 0.5, "act_fn.eps": -1e-6}
 
 
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -47,9 +68,11 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     d, f, v = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     k = config["num_key_value_heads"] * config["head_dim"]
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d)}
+    apertus = config["model_type"] == "apertus"
+    norms = ("input_layernorm", "post_attention_layernorm")
     for layer in range(config["num_hidden_layers"]):
         name = f"model.layers.{layer}"
-        for norm in ("input_layernorm", "post_attention_layernorm"):
+        for norm in ("attention_layernorm", "feedforward_layernorm") if apertus else norms:
             found[f"{name}.{norm}.weight"] = (d,)
         for projection, rows in (("q", d), ("k", k), ("v", k), ("o", d)):
             found[f"{name}.self_attn.{projection}_proj.weight"] = (rows, d)
@@ -59,8 +82,16 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             found[f"{name}.self_attn.k_norm.weight"] = (k,)
             found[f"{name}.mlp.gate.weight"] = (config["num_experts"], d)
             blocks = [f"{name}.mlp.experts.{e}" for e in range(config["num_experts"])]
+        if apertus:
+            for norm in ("q_norm", "k_norm"):
+                found[f"{name}.self_attn.{norm}.weight"] = (config["head_dim"],)
+            for number in ("alpha_p", "alpha_n"):
+                found[f"{name}.mlp.act_fn.{number}"] = (1,)
+            found |= {f"{name}.mlp.{number}": () for number in FIXED}
         for block in blocks:
-            found[f"{block}.gate_proj.weight"] = found[f"{block}.up_proj.weight"] = (f, d)
+            found[f"{block}.up_proj.weight"] = (f, d)
+            if not apertus:
+                found[f"{block}.gate_proj.weight"] = (f, d)
             found[f"{block}.down_proj.weight"] = (d, f)
     found["model.norm.weight"] = (d,)
     if not config["tie_word_embeddings"]:
@@ -74,7 +105,8 @@ def weights(config: dict[str, Any], dtype: str = "float32") -> dict[str, np.ndar
     for number, (name, shape) in enumerate(sorted(shapes(config).items())):
         wave = np.sin(np.arange(np.prod(shape)) * (0.37 + 0.11 * number) + number)
         value = 1 + 0.3 * wave if len(shape) == 1 else 0.5 * wave
-        found[name] = value.reshape(shape).astype(dtype)
+        fixed = [value for end, value in FIXED.items() if name.endswith(end)]
+        found[name] = np.array(fixed[0] if fixed else value.reshape(shape)).astype(dtype)
     return found
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polycom_jax import InputError
 from polycom_jax.kernels.implementations import compiling_for
-from polycom_jax.kernels.rope import rope, sin_cos
+from polycom_jax.kernels.rope import RopeScaling, rope, sin_cos
 
 POSITIONS = np.array([[0, 1, 2, 5, 9, 70]], np.int32)
 THETA = 10_000.0
@@ -47,3 +48,40 @@ def test_both_forms_agree_with_all_derivatives(dtype: Any):
         assert plain.dtype == product.dtype == dtype
         wide = np.asarray(plain, np.float64), np.asarray(product, np.float64)
         np.testing.assert_allclose(wide[1], wide[0], rtol=rounding, atol=4 * rounding)
+
+
+def test_rescaling_keeps_fast_turns_and_divides_slow_ones():
+    scaling = RopeScaling(8.0, 1.0, 4.0, 128)
+    turns = np.array([100.0, 4.0, 2.5, 1.0, 0.5])  # within the original context
+    frequency = 2 * np.pi * turns / 128
+    expected = frequency * np.array([1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8])
+    found = scaling.rescaled(jnp.asarray(frequency, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_rescaled_angles_are_positions_times_rescaled_frequencies(backend: str):
+    scaling, positions = RopeScaling(4.0, 1.0, 2.0, 64), jnp.asarray(POSITIONS)
+    with compiling_for(backend):
+        sin, cos = sin_cos(positions, 8, THETA, scaling)
+    plain = jnp.asarray(THETA ** (-np.arange(4) / 4), jnp.float32)
+    angle = POSITIONS[..., None] * np.asarray(scaling.rescaled(plain), np.float64)
+    np.testing.assert_allclose(sin[0, :, 0, -4:], np.sin(angle[0]), atol=2e-5)
+    np.testing.assert_allclose(cos[0, :, 0, -4:], np.cos(angle[0]), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"factor": 0.5}, r"rope_scaling.factor=0.5 must be at least 1"),
+        ({"factor": float("nan")}, r"rope_scaling.factor=nan must be"),
+        ({"factor": 2.0, "low_freq_factor": 4.0}, r"low_freq_factor=4.0 must be less than"),
+        ({"factor": 2.0, "low_freq_factor": 0.0}, r"low_freq_factor=0.0 must be positive"),
+        ({"factor": 2.0, "original_context_length": 0}, r"original_context_length=0 must be"),
+        ({"original_context_length": 4096}, r"original_context_length=4096 with .*factor=1"),
+        ({"factor": "8"}, r"rope_scaling.factor='8' must be a number"),
+    ],
+)
+def test_a_rescaling_out_of_range_is_refused_by_field(values: Any, message: str):
+    with pytest.raises(InputError, match=message):
+        RopeScaling(**values)

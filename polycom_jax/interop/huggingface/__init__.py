@@ -1,8 +1,9 @@
 """Folders as `transformers` writes and reads them: `load`, `save`.
 
-Llama with SiLU, GELU or ReLU gates and OLMoE are read and written as what they are. Any other
-model of ours is written with the PyTorch file that computes it (`torch_models/`), so that
-`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` loads it.
+Llama with SiLU, GELU or ReLU gates, OLMoE, and Apertus (xIELU) are read and written as what they
+are. Any other model of ours is written with the PyTorch file that computes it (`torch_models/`), so
+that `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` loads it. Motif's models
+are not read: their attention is differential, which ours is not.
 """
 
 from polycom_jax.interop.huggingface.folder import WeightDtype as WeightDtype

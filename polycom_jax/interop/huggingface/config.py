@@ -1,64 +1,25 @@
 """`config.json` to `ModelConfig` and back: tables of fields, and refusals that name one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax.interop.huggingface.fields import check_fields, rope_theta
+from polycom_jax.interop.huggingface.families import (
+    FAMILIES,
+    GATES,
+    IN_TORCH,
+    NOT_READ,
+    PLAIN,
+    Family,
+)
+from polycom_jax.interop.huggingface.fields import NOTES, check_fields
+from polycom_jax.interop.huggingface.rope import read_rope, rope_to_json
 from polycom_jax.models import ModelConfig, MoEConfig
-from polycom_jax.models.config import QkNorm
 from polycom_jax.table import ActivationOptions, get_activation
 
 SECTION = "polycom"
 """Field of config.json that holds what only our models have."""
 
-
-@dataclass(frozen=True)
-class Family:
-    """One `model_type` of `transformers`, or of our own PyTorch file.
-
-    Attributes:
-        architecture: the class that computes it.
-        moe: are its feed-forward blocks mixtures of experts.
-        qk_norm: what it does to queries and keys.
-        defaults: what an absent field means, as in transformers' configuration classes.
-        file: of `torch_models`, where the class is ours.
-    """
-
-    architecture: str
-    moe: bool
-    qk_norm: QkNorm
-    defaults: Mapping[str, Any]
-    file: str | None = None
-
-
-_LLAMA = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
-_OLMOE = {
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "num_experts": 64,
-    "num_experts_per_tok": 8,
-    "norm_topk_prob": False,
-    "router_aux_loss_coef": 0.01,
-}
-_DEFAULTS = {
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "num_key_value_heads": None,
-    "head_dim": None,
-}
-
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family("LlamaForCausalLM", False, "none", _DEFAULTS | _LLAMA),
-    "olmoe": Family("OlmoeForCausalLM", True, "full", _DEFAULTS | _OLMOE),
-    "polycom_llama": Family(
-        "PolyComLlamaForCausalLM", False, "none", _DEFAULTS | _LLAMA, "modeling_polycom_llama"
-    ),
-    "polycom_olmoe": Family(
-        "PolyComOlmoeForCausalLM", True, "full", _DEFAULTS | _OLMOE, "modeling_polycom_olmoe"
-    ),
-}
 
 # Theirs, ours. OLMoE's own folder says 0.01 for a loss that was the mean over its k choices, though
 # transformers' loss is k times that; the number goes over as it stands.
@@ -80,16 +41,6 @@ _MOE_FIELDS = {
     "router_aux_loss_coef": "load_balance_weight",
 }
 
-GATES = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu"}
-"""transformers' `hidden_act` of a gate: our row."""
-
-IN_TORCH = (
-    *("poly_norm", "poly_relu", "poly_prelu", "poly_relu_norm", "poly_norm_glu"),
-    *("relu", "relu2", "gelu", "gelu_tanh", "silu", "tanh"),
-    *("gelu_norm", "relu2_norm", "swiglu_norm"),
-)
-"""Activations that our PyTorch files compute; transformers computes those of `GATES`."""
-
 _ACTIVATION = ("order", "eps", "sigmoid", "bound", "output_scale")
 _TRAINED = ("document_mask", "init", "dtype")
 _TRAINED_MOE = ("coefficients", "capacity_factor", "router_z_weight")
@@ -107,6 +58,9 @@ def from_json(stored: Mapping[str, Any]) -> ModelConfig:
             models have no counterpart of.
     """
     model_type = stored.get("model_type")
+    for start, why in NOT_READ.items():
+        if str(model_type).lower().startswith(start):
+            raise InputError(f"config.json: model_type={model_type!r}: {why}.")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise unknown("model_type in config.json", model_type, FAMILIES)
     check_fields(stored)
@@ -133,6 +87,7 @@ def _model(stored: Mapping[str, Any], family: Family) -> ModelConfig:
         moe |= {name: ours[name] for name in _TRAINED_MOE if name in ours}
     trained: dict[str, Any] = {"document_mask": False, "dtype": _dtype(fields)}
     trained |= {name: ours[name] for name in _TRAINED if name in ours}
+    theta, scaling = read_rope(stored, family.rope)
     return ModelConfig(
         **values,
         **trained,
@@ -142,7 +97,8 @@ def _model(stored: Mapping[str, Any], family: Family) -> ModelConfig:
         activation_options=options,
         moe=MoEConfig(**moe),
         qk_norm=family.qk_norm,
-        rope_theta=rope_theta(stored),
+        rope_theta=theta,
+        rope_scaling=scaling,
     )
 
 
@@ -165,7 +121,7 @@ def _completed(stored: Mapping[str, Any], family: Family) -> dict[str, Any]:
         width % heads == 0,
         f"config.json: hidden_size={width} must be a multiple of num_attention_heads={heads}.",
     )
-    pad, size = stored.get("pad_token_id"), fields["vocab_size"]
+    pad, size = fields.get("pad_token_id"), fields["vocab_size"]
     require(
         pad is None or -size <= pad < size,
         f"config.json: pad_token_id={pad} is no id of vocab_size={size}.",
@@ -173,9 +129,9 @@ def _completed(stored: Mapping[str, Any], family: Family) -> dict[str, Any]:
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = heads
     if fields["head_dim"] is None:
-        # transformers' OLMoE has no such field, but where there is one multiplies by it.
+        # transformers' OLMoE and Apertus have no such field, but multiply by it where there is one.
         require(
-            not (family.moe and "head_dim" in stored),
+            family.head_dim or "head_dim" not in stored,
             f"config.json: head_dim=None; leave it out, or write {width // heads}.",
         )
         fields["head_dim"] = width // heads
@@ -200,9 +156,9 @@ def _activation(
 ) -> tuple[str, ActivationOptions]:
     if family.file is None:
         act = fields["hidden_act"]
-        if act not in GATES:
-            raise unknown("hidden_act in config.json", act, GATES)
-        return GATES[act], ActivationOptions()
+        if act not in family.activations:
+            raise unknown("hidden_act in config.json", act, family.activations)
+        return family.activations[act], ActivationOptions()
     name = ours["activation"]
     if not isinstance(name, str) or name not in IN_TORCH:
         raise unknown(f"{SECTION}.activation in config.json", name, IN_TORCH)
@@ -220,11 +176,9 @@ def family_of(cfg: ModelConfig) -> str:
     Raises:
         InputError: there is none; the field at fault is named.
     """
-    plain = cfg.activation in GATES.values()
-    kind = ("" if plain else "polycom_") + ("olmoe" if cfg.is_moe else "llama")
-    if not plain and cfg.activation not in IN_TORCH:
-        raise unknown("activation in PyTorch", cfg.activation_name, (*IN_TORCH, *GATES.values()))
-    wanted, what = FAMILIES[kind].qk_norm, "OLMoE" if cfg.is_moe else "Llama"
+    kind = _kind(cfg)
+    family = FAMILIES[kind]
+    wanted, what = family.qk_norm, family.name
     require(
         cfg.qk_norm == wanted,
         f"qk_norm={cfg.qk_norm!r}: {what} in transformers has {wanted!r}; there is no other family"
@@ -242,16 +196,35 @@ def family_of(cfg: ModelConfig) -> str:
         " transformers attends to all earlier tokens; there is no other family to write this model"
         " as.",
     )
-    # transformers refuses a Llama whose width is no multiple, and OLMoE has no field for it.
+    # transformers refuses a Llama whose width is no multiple, and others have no field for it.
     fits = cfg.embed_dim % cfg.num_heads == 0
-    fits = fits and (not cfg.is_moe or cfg.head_dim * cfg.num_heads == cfg.embed_dim)
+    fits = fits and (family.head_dim or cfg.head_dim * cfg.num_heads == cfg.embed_dim)
     require(
         fits,
         f"head_dim={cfg.head_dim} with embed_dim={cfg.embed_dim} and num_heads={cfg.num_heads}:"
         f" {what} in transformers needs embed_dim to be a multiple of num_heads"
-        f"{', and head_dim to be embed_dim / num_heads' if cfg.is_moe else ''}.",
+        f"{'' if family.head_dim else ', and head_dim to be embed_dim / num_heads'}.",
     )
     return kind
+
+
+def _kind(cfg: ModelConfig) -> str:
+    """The `model_type` that has the activation, and the norm of queries and keys if there is one.
+
+    Raises:
+        InputError: none has the activation.
+    """
+    base = "olmoe" if cfg.is_moe else "llama"
+    if cfg.activation in GATES.values():
+        return base
+    plain = () if cfg.is_moe else tuple(PLAIN.values())
+    ours = cfg.activation in IN_TORCH
+    if cfg.activation in plain and (cfg.qk_norm == "head" or not ours):
+        return "apertus"
+    if not ours:
+        known = {*IN_TORCH, *GATES.values(), *plain}
+        raise unknown("activation in PyTorch", cfg.activation_name, known)
+    return f"polycom_{base}"
 
 
 def to_json(cfg: ModelConfig, *, dtype: str, ids: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,13 +250,13 @@ def to_json(cfg: ModelConfig, *, dtype: str, ids: Mapping[str, Any]) -> dict[str
     if cfg.is_moe:
         stored |= {theirs: getattr(cfg.moe, mine) for theirs, mine in _MOE_FIELDS.items()}
         stored["router_aux_loss_coef"] = float(cfg.moe.load_balance_weight)
-    theirs = {ours: act for act, ours in GATES.items()}
+    theirs = {ours: act for act, ours in family.activations.items()}
     stored |= {
         "hidden_act": theirs.get(cfg.activation_name, "silu"),  # of our own classes, read by none
         "attention_bias": False,
         "mlp_bias": False,
-        "rope_theta": float(cfg.rope_theta),
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(cfg.rope_theta)},
+        **{name: values[0] for name, (values, _) in NOTES.get(model_type, {}).items()},
+        **rope_to_json(cfg.rope_theta, cfg.rope_scaling, spelled_out=family.rope is not None),
         **ids,
         "dtype": dtype,
         "torch_dtype": dtype,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polycom_jax._errors import InputError, InputWarning, require
+from polycom_jax._errors import InputWarning, require
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """A JSON number; true and false are none."""
     return isinstance(value, float) or _is_int(value)
 
 
@@ -53,8 +54,8 @@ FLOAT = Kind(
     "a finite number with a decimal point or an exponent (transformers takes no whole one)",
     lambda v: isinstance(v, float) and math.isfinite(v),
 )
-NUMBER = Kind("a number", _is_number)
-POSITIVE = Kind("a positive, finite number", lambda v: _is_number(v) and 0 < v <= 3e38)
+NUMBER = Kind("a number", is_number)
+POSITIVE = Kind("a positive, finite number", lambda v: is_number(v) and 0 < v <= 3e38)
 BOOL = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("text", lambda v: isinstance(v, str))
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
@@ -109,14 +110,15 @@ KINDS: Mapping[str, Kind] = {
     ).optional,
 }
 
-# Nothing in transformers' Llama and OLMoE reads these, or only to write text.
+# Nothing in transformers' Llama, OLMoE and Apertus reads these, or only to write text; Llama 3's
+# scaling of rotary frequencies alone asks for the original length.
 _UNREAD = """
     architectures transformers_version name_or_path _name_or_path _commit_hash
     _attn_implementation _attn_implementation_autoset experts_implementation
     output_hidden_states output_attentions chunk_size_feed_forward is_decoder
     add_cross_attention cross_attention_hidden_size tie_encoder_decoder torchscript use_bfloat16
     problem_type label2id finetuning_task task_specific_params tokenizer_class prefix
-    original_max_position_embeddings max_sequence_length gradient_checkpointing
+    original_max_position_embeddings max_sequence_length gradient_checkpointing hidden_dropout
     sep_token_id unk_token_id mask_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id temperature top_k top_p typical_p do_sample max_length min_length
     num_beams num_beam_groups num_return_sequences early_stopping repetition_penalty
@@ -144,6 +146,14 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "partial_rotary_factor": ((None, 1.0), "heads that are turned in part"),
 }
 
+# Notes in published folders of one family, which transformers does not read.
+NOTES: Mapping[str, Mapping[str, tuple[tuple[Any, ...], str]]] = {
+    "apertus": {
+        "qk_norm": ((True,), "queries and keys without a norm, unlike transformers' Apertus"),
+        "post_norm": ((False,), "norms behind the blocks"),
+    },
+}
+
 
 def check_fields(stored: Mapping[str, Any]) -> None:
     """Raises `InputError` for a field of another kind, or one that our models do not compute.
@@ -151,17 +161,18 @@ def check_fields(stored: Mapping[str, Any]) -> None:
     Unknown fields are named in one `InputWarning`: `transformers` does not read
     them either, but whoever wrote them may have meant another model.
     """
+    neutral = {**NEUTRAL, **NOTES.get(stored["model_type"], {})}
     for name, value in stored.items():
         check_kind(f"config.json: {name}", value, KINDS.get(name))
-        if name in NEUTRAL:
-            values, words = NEUTRAL[name]
+        if name in neutral:
+            values, words = neutral[name]
             require(
                 any(_same(value, one) for one in values),
-                f"config.json: {name}={_short(value)} means {words}, which our models do not"
+                f"config.json: {name}={short(value)} means {words}, which our models do not"
                 f" compute; {name}={_json(values[0])} is needed.",
             )
     _check_layer_types(stored)
-    new = [name for name in stored if name not in {*KINDS, *IGNORED, *NEUTRAL, "layer_types"}]
+    new = [name for name in stored if name not in {*KINDS, *IGNORED, *neutral, "layer_types"}]
     if new:
         shown = ", ".join(f"{name}={str(stored[name])[:40]!r}" for name in new[:8])
         warnings.warn(
@@ -176,68 +187,19 @@ def check_fields(stored: Mapping[str, Any]) -> None:
 def check_kind(name: str, value: Any, kind: Kind | None) -> None:
     """Raises `InputError` unless the value is of this kind (None: of any)."""
     if kind is not None:
-        require(kind.fits(value), f"{name}={_short(value)} must be {kind.words}.")
+        require(kind.fits(value), f"{name}={short(value)} must be {kind.words}.")
 
 
 def _check_layer_types(stored: Mapping[str, Any]) -> None:
     kinds, layers = stored.get("layer_types"), stored.get("num_hidden_layers")
     require(
         kinds is None or (isinstance(kinds, list) and kinds == ["full_attention"] * len(kinds)),
-        f"config.json: layer_types={_short(kinds)}: our layers are all alike, with attention to all"
+        f"config.json: layer_types={short(kinds)}: our layers are all alike, with attention to all"
         " that came before; full_attention is needed in each.",
     )
     require(
         kinds is None or len(kinds) == layers,
         f"config.json: layer_types names {len(kinds or ())} layers, num_hidden_layers={layers}.",
-    )
-
-
-def rope_theta(stored: Mapping[str, Any]) -> float:
-    """The base of the rotary frequencies, wherever it stands.
-
-    transformers reads `rope_scaling` (of its release 4) in place of `rope_parameters` (5) where
-    that says anything, and the outer `rope_theta` where neither has one; in both the type may be
-    called `rope_type` or `type`.
-
-    Raises:
-        InputError: frequencies are rescaled, or two places differ.
-    """
-    places = {name: stored.get(name) or {} for name in ("rope_scaling", "rope_parameters")}
-    for name, place in places.items():
-        _check_rope(f"config.json: {name}", place)
-    read = next((place for place in places.values() if place), {})
-    base = read.get("rope_theta", stored.get("rope_theta", 10_000.0))
-    given = {name: place["rope_theta"] for name, place in places.items() if "rope_theta" in place}
-    given |= {"the outer": stored["rope_theta"]} if "rope_theta" in stored else {}
-    for name, other in given.items():
-        if other != base:
-            raise InputError(
-                f"config.json: rope_theta={base} and {name}'s rope_theta={other} contradict each"
-                " other; make them equal or remove the wrong one."
-            )
-    return float(base)
-
-
-def _check_rope(name: str, place: Mapping[str, Any]) -> None:
-    kind = place.get("rope_type", place.get("type", "default"))
-    called = "rope_type" if "rope_type" in place else "type"
-    # Frequencies divided by one are the frequencies.
-    same = kind == "default" or (kind == "linear" and place.get("factor") in (1, 1.0))
-    require(
-        same,
-        f"{name}.{called}={kind!r} rescales rotary frequencies, which our models do not; 'default'"
-        f" is needed, and {name.split()[-1]}={_short(place)} came.",
-    )
-    check_kind(f"{name}.rope_theta", place.get("rope_theta", 1.0), POSITIVE)
-    part = place.get("partial_rotary_factor", 1.0)
-    require(
-        part is None or (_is_number(part) and part == 1),
-        f"{name}.partial_rotary_factor={part!r}: our models turn whole heads; 1.0 is needed.",
-    )
-    nested = [key for key, value in place.items() if isinstance(value, dict)]
-    require(
-        not nested,
-        f"{name} has its own for {', '.join(nested)}: our layers are all alike; one is needed.",
     )
 
 
@@ -251,6 +213,7 @@ def _json(value: Any) -> str:
     return {None: "null", True: "true", False: "false"}.get(value, repr(value))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """The value in ASCII, cut where it is long."""
     shown = ascii(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."

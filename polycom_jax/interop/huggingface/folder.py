@@ -1,8 +1,9 @@
 """`load` and `save`: a folder to (config, parameters) and back, one tensor at a time."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,17 @@ from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.hosts import meet
 from polycom_jax.interop.huggingface import files
-from polycom_jax.interop.huggingface.config import FAMILIES, from_json, to_json
+from polycom_jax.interop.huggingface.config import from_json, to_json
+from polycom_jax.interop.huggingface.families import FAMILIES
 from polycom_jax.interop.huggingface.generation import Generation, write_generation
-from polycom_jax.interop.huggingface.names import DERIVED, Tensor, all_tensors, tensors
+from polycom_jax.interop.huggingface.names import (
+    DERIVED,
+    Constant,
+    Tensor,
+    all_tensors,
+    constants,
+    tensors,
+)
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import Params, ParamSpec
 from polycom_jax.sharding import Rules, fetch
@@ -30,6 +39,8 @@ ALIGNED = 64
 SHARD_BYTES = 2 << 30
 """Files of a large model are at most this large."""
 
+_FIXED = np.dtype("float32")
+"""Of what is no parameter here."""
 _LISTED = 12
 """Problems of one kind that an error spells out."""
 _TORCH_FILES = "torch_models"
@@ -38,7 +49,7 @@ _TORCH_FILES = "torch_models"
 def load(
     path: str | Path, *, mesh: Mesh | None = None, rules: Rules | None = None
 ) -> tuple[ModelConfig, Params]:
-    """Reads a folder of Llama, OLMoE or a PolyCom model that `save` wrote.
+    """Reads a folder of Llama, OLMoE, Apertus or a PolyCom model that `save` wrote.
 
     Parameters are as `models.init` gives them: float32 whatever the folder has (float32, bfloat16,
     float16, float64; one file or several with an index), vocabulary padded. Besides them the host
@@ -67,13 +78,14 @@ def load(
         f"{adapter}: transformers changes the weights by this adapter, which is not read here;"
         " merge it into them (PEFT's merge_and_unload), or take it away.",
     )
-    cfg = from_json(files.read_json(folder / "config.json"))
+    described = files.read_json(folder / "config.json")
+    cfg, model_type = from_json(described), described["model_type"]
     specs = models.specs(cfg) if mesh is None else model_specs(cfg, mesh, rules)
     stored = files.Tensors(folder)
-    _check(folder, cfg, stored)
+    _check(folder, cfg, model_type, stored)
 
     def leaf(path: tuple[Any, ...], spec: ParamSpec, target: jax.ShapeDtypeStruct) -> jax.Array:
-        parts = tensors(pm.path_name(path), spec)
+        parts = tensors(pm.path_name(path), spec, model_type)
         if target.sharding is None:
             everything = tuple(slice(None) for _ in spec.shape)
             # Not jnp.asarray: on a CPU it copies once more.
@@ -126,7 +138,7 @@ def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
+def _check(folder: Path, cfg: ModelConfig, model_type: str, stored: files.Tensors) -> None:
     """Raises one `InputError` with all that is wrong with a folder's tensors."""
     blocks = cfg.num_layers * max(1, cfg.moe.num_experts)
     require(
@@ -135,7 +147,9 @@ def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
         f" hold {len(stored.shapes)} tensors, too few for them: another model's, or some are"
         " missing.",
     )
-    wanted = {tensor.name: tensor.shape for tensor in all_tensors(cfg)}
+    fixed = constants(cfg)
+    wanted = {tensor.name: tensor.shape for tensor in all_tensors(cfg, model_type)}
+    wanted |= dict.fromkeys(fixed, ())
     embed, head = "model.embed_tokens.weight", "lm_head.weight"
     if cfg.tie_embeddings and embed not in stored.shapes and head in stored.shapes:
         stored.rename(head, embed)  # one matrix, by either name
@@ -157,11 +171,21 @@ def _check(folder: Path, cfg: ModelConfig, stored: files.Tensors) -> None:
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
+    if not any(kinds.values()):
+        kinds["values"] = [*_other_values(fixed, stored)]
     if any(kinds.values()):
         raise InputError(
             f"{folder}: {sum(map(len, kinds.values()))} of its tensors do not fit its config.json:"
             f" {'; '.join(map(_listed, filter(None, kinds.values())))}."
         )
+
+
+def _other_values(fixed: Mapping[str, Constant], stored: files.Tensors) -> Iterator[str]:
+    """What is wrong with numbers that our models do not let vary."""
+    for name, constant in fixed.items():
+        value = float(stored.read(name))
+        if not constant.fits(value):
+            yield f"{name} is {value}, and our models compute with {constant.words}"
 
 
 def _listed(problems: list[str]) -> str:
@@ -184,16 +208,17 @@ def save(
     """Writes a folder that `transformers` loads, and `load` too, bit for bit if in float32.
 
     A model in muP is written as the one of the standard parametrization that computes the same.
-    A gated SiLU, GELU or ReLU model is an ordinary Llama or OLMoE. Every other one takes the
-    PyTorch file that computes it along and is loaded with `trust_remote_code=True`. On several
-    all processes call this, and the first writes.
+    A gated SiLU, GELU or ReLU model is an ordinary Llama or OLMoE, and one with xIELU, or with an
+    ungated function of transformers and a norm on each head, an ordinary Apertus. Every other one
+    takes the PyTorch file that computes it along and is loaded with `trust_remote_code=True`. On
+    several all processes call this, and the first writes.
 
     Args:
         path: of the folder; made, or free of a model.
         cfg: the model.
         params: its parameters.
         dtype: of matrices and embeddings; norms, router and coefficients stay float32 (PyTorch
-            loads norms and router in `dtype`, and coefficients never).
+            loads norms, router and Apertus' coefficients in `dtype`, and others never).
         end_of_text: token id that stands before and behind a document; transformers begins and ends
             with it.
         generation: what the folder that the model is from says of this; instead of `end_of_text`.
@@ -215,12 +240,17 @@ def save(
     leaves = _leaves(cfg, params)
     require(shard_bytes >= 1, f"shard_bytes={shard_bytes} must be at least 1.")
 
+    model_type, fixed = stored["model_type"], constants(cfg)
     sizes = [
         (tensor.name, int(np.prod(tensor.shape)) * _kept_in(spec, dtype).itemsize)
         for path_name, spec, _ in leaves
-        for tensor in tensors(path_name, spec)
+        for tensor in tensors(path_name, spec, model_type)
     ]
-    values = _tensor_values(leaves, dtype)
+    sizes += [(name, _FIXED.itemsize) for name in fixed]
+    values = chain(
+        _tensor_values(leaves, dtype, model_type),
+        ((name, np.array(constant.value, _FIXED)) for name, constant in fixed.items()),
+    )
     if jax.process_index() == 0:
         files.check_empty(folder)
         with files.all_or_nothing(folder):
@@ -231,7 +261,7 @@ def save(
                 sum(size for _, size in sizes),
                 progress=progress,
             )
-            _copy_torch_files(folder, FAMILIES[stored["model_type"]].file)
+            _copy_torch_files(folder, FAMILIES[model_type].file)
             write_generation(folder, generation)
             # Last: a folder without it is no model.
             files.write_json(folder / "config.json", stored)
@@ -264,11 +294,11 @@ def _kept_in(spec: ParamSpec, dtype: str) -> np.dtype:
 
 
 def _tensor_values(
-    leaves: list[tuple[str, ParamSpec, Any]], dtype: str
+    leaves: list[tuple[str, ParamSpec, Any]], dtype: str, model_type: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     for path, spec, leaf in leaves:
         whole: np.ndarray = fetch(leaf)
-        for tensor in tensors(path, spec):
+        for tensor in tensors(path, spec, model_type):
             ours = whole[tensor.index]
             ours = ours[: tensor.part[0]] if spec.rows is not None else ours
             with np.errstate(over="ignore"):  # refused below, with the tensor's name

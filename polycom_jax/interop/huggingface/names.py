@@ -1,7 +1,7 @@
 """Which tensor of a folder holds which parameter: one table, read in both directions."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from polycom_jax import models
 from polycom_jax import params as pm
+from polycom_jax.activations.trainable import XIELU_BETA
 from polycom_jax.models import ModelConfig
 from polycom_jax.params import ParamSpec
 
@@ -35,6 +36,8 @@ _TABLE: tuple[tuple[str, str, int], ...] = (
     ("layers/ffn/w_down", _LAYER + "mlp.down_proj.weight", 1),
     ("layers/ffn/activation/coeffs", _LAYER + "mlp.activation.coeffs", 0),
     ("layers/ffn/activation/slope", _LAYER + "mlp.activation.slope", 0),
+    ("layers/ffn/activation/alpha_p", _LAYER + "mlp.act_fn.alpha_p", 0),
+    ("layers/ffn/activation/alpha_n", _LAYER + "mlp.act_fn.alpha_n", 0),
     ("layers/moe/norm", _LAYER + "post_attention_layernorm.weight", 0),
     ("layers/moe/router", _LAYER + "mlp.gate.weight", 1),
     ("layers/moe/w_gate", _EXPERT + "gate_proj.weight", 1),
@@ -45,6 +48,38 @@ _TABLE: tuple[tuple[str, str, int], ...] = (
     ("layers/moe/activation/coeffs", _EXPERT + "activation.coeffs", 0),
     ("layers/moe/activation/slope", _EXPERT + "activation.slope", 0),
 )
+
+# What a family calls otherwise.
+_RENAMED: Mapping[str, Mapping[str, str]] = {
+    "apertus": {
+        "input_layernorm": "attention_layernorm",
+        "post_attention_layernorm": "feedforward_layernorm",
+    },
+}
+_VECTORS = ("mlp.act_fn.alpha_p", "mlp.act_fn.alpha_n")
+"""Ends of names: one number here, a vector of one there."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number that a folder keeps as a tensor of no axes, and that is fixed here.
+
+    Attributes:
+        value: what is written.
+        fits: is a stored one the same function.
+        words: what it must be, for a message.
+    """
+
+    value: float
+    fits: Callable[[float], bool]
+    words: str
+
+
+# transformers' xIELU takes expm1 of min(x, eps) for negative x: of x itself, but within |eps| of 0.
+_CONSTANTS: Mapping[str, Constant] = {
+    "mlp.act_fn.beta": Constant(XIELU_BETA, lambda v: v == XIELU_BETA, f"{XIELU_BETA}"),
+    "mlp.act_fn.eps": Constant(-1e-6, lambda v: v >= -1e-5, "-1e-5 or more"),
+}
 
 DERIVED = "rotary_emb.inv_freq"
 """End of the names of old folders' tables of rotary frequencies, which follow from the config."""
@@ -79,12 +114,13 @@ class Tensor:
         return ours.reshape(self.shape[::-1]).T
 
 
-def tensors(path: str, spec: ParamSpec) -> list[Tensor]:
+def tensors(path: str, spec: ParamSpec, model_type: str) -> list[Tensor]:
     """The tensors of one parameter: of a stacked one, one a layer, or one a layer and expert.
 
     Args:
         path: the parameter's name, as `params.path_name` gives it.
         spec: its declaration.
+        model_type: family of the folder.
     """
     each = tuple(axis for axis in ("layers", "expert") if axis in spec.axes)
     stacked = "expert" in each
@@ -94,10 +130,12 @@ def tensors(path: str, spec: ParamSpec) -> list[Tensor]:
         if ours == path and ("{expert}" in name) == stacked
     )
     assert not others, f"{path} stands twice in the table"
+    for usual, own in _RENAMED.get(model_type, {}).items():
+        template = template.replace(usual, own)
     part = spec.shape[len(each) :]
     if spec.rows is not None:
         part = (spec.rows, *part[1:])
-    shape = part
+    shape = (1,) if template.endswith(_VECTORS) else part
     if inputs:
         shape = (math.prod(part[inputs:]), math.prod(part[:inputs]))
     counts = [range(n) for n in spec.shape[: len(each)]]
@@ -113,8 +151,18 @@ def _numbers(spec: ParamSpec, index: tuple[int, ...]) -> dict[str, int]:
     return {**numbers, "layer": numbers["layer"] + spec.first_layer} if numbers else {}
 
 
-def all_tensors(cfg: ModelConfig) -> Iterator[Tensor]:
-    """Every tensor that the folder of this model holds."""
+def all_tensors(cfg: ModelConfig, model_type: str) -> Iterator[Tensor]:
+    """Every tensor of a parameter that the folder of this model holds."""
     leaves: list[Any] = jax.tree_util.tree_leaves_with_path(models.specs(cfg), is_leaf=pm.is_spec)
     for path, spec in leaves:
-        yield from tensors(pm.path_name(path), spec)
+        yield from tensors(pm.path_name(path), spec, model_type)
+
+
+def constants(cfg: ModelConfig) -> dict[str, Constant]:
+    """The tensors that the folder holds besides."""
+    if cfg.activation != "xielu":
+        return {}
+    return {
+        _LAYER.format(layer=layer) + name: constant
+        for layer, (name, constant) in product(range(cfg.num_layers), _CONSTANTS.items())
+    }
