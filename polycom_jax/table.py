@@ -166,14 +166,16 @@ class Activation:
             " function take axis_name (and jax.lax.pmean over it), or do not split experts' widths"
             " (mesh.tensor=1).",
         )
-        return self._function(*hidden, *self._parameters(params, hidden[0]), **keywords)
+        return self._function(*hidden, *self.arguments(params, hidden[0]), **keywords)
 
     @property
     def _function(self) -> Callable[..., Array]:
         bits, function = self.options.bits, self.row.function
         return function if bits is None else few_bit(function, bits, self.name)
 
-    def _parameters(self, params: Params, hidden: Array) -> list[Array]:
+    def arguments(self, params: Params, hidden: Float[Array, "*S F"]) -> list[Array]:
+        """What its function takes behind the hidden arrays; coefficients are clipped, as options
+        say. Raises `InputError` for parameters other than `specs` says."""
         declared, shape = self.parameters, jnp.shape(hidden)
         width = shape[-1] if shape else 1
         came = {name: jnp.shape(value) for name, value in params.items()}

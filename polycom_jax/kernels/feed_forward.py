@@ -10,10 +10,14 @@ from jaxtyping import Array, Float
 
 from polycom_jax.kernels.checkpoint_names import Remat, checkpoint_as, remat_hidden
 from polycom_jax.kernels.implementations import FeedForwardImplementation, Kernel, Operation
+from polycom_jax.kernels.poly_norm.api import FORMS
+from polycom_jax.kernels.poly_norm.form import Form
+from polycom_jax.kernels.poly_norm.row_kernel import unsupported_on_gpu
 from polycom_jax.kernels.projection import as_operand
 from polycom_jax.kernels.sharded import (
     features_are_sharded,
     hidden_axes,
+    on_one_device,
     over_mesh,
     rows_are_local,
     unsharded_features,
@@ -38,6 +42,9 @@ class Activation(Protocol):
     def over_rows(self) -> bool: ...  # noqa: D102
     @property
     def options(self) -> Any: ...  # noqa: D102
+    @property
+    def row(self) -> Any: ...  # noqa: D102
+    def arguments(self, params: Any, hidden: Array) -> list[Array]: ...  # noqa: D102
 
 
 def feed_forward(
@@ -62,6 +69,7 @@ def feed_forward(
         implementation: None for the backend's best, or
             "reference": the formula, differentiated by JAX;
             "xla": the same products, with names for what is saved;
+            "gpu": PolyNorm's kernels; that of the backward pass forms the hidden layer, too;
             "tpu": PolyNorm's gradient formed in each of the two products that read it.
 
     Returns:
@@ -100,6 +108,36 @@ def _plain(
     return out.reshape(x.shape)
 
 
+def _through_kernel(
+    x: Array, params: Params, *, activation: Activation, rules: Rules | None, remat: Remat
+) -> Array:
+    # Pallas is slow to import.
+    from polycom_jax.kernels.poly_norm.gpu_product import activated_product
+
+    del remat
+    hidden = pre_activations(activation, params, x, rules=rules)
+    (coeffs,) = activation.arguments(params["activation"], hidden[0])
+    form = Form(coeffs.size - 1, activation.options.eps, **FORMS[activation.row.function])
+    return activated_product(form, rules, params["w_down"], coeffs, *hidden).reshape(x.shape)
+
+
+def _why_not_through_kernel(
+    x: Array, params: Params, *, activation: Activation, rules: Rules | None, remat: Remat
+) -> str | None:
+    if activation.row.function not in FORMS:
+        return "the activation is none of PolyNorm's kernels"
+    if activation.options.implementation not in (None, "pallas_gpu"):
+        return f"the activation's implementation is {activation.options.implementation!r}"
+    if remat == "full":
+        return "remat='full' keeps no statistics of rows, and their kernel forms the hidden layer"
+    shape = (*as_operand(x).shape[:-1], params["w_down"].shape[0])
+    hidden: Any = jax.ShapeDtypeStruct(shape, x.dtype)
+    if not (on_one_device() or rows_are_local(rules, hidden)):
+        return "the mesh splits rows of the hidden layer, or gives some to several devices"
+    with unsharded_features(True):
+        return unsupported_on_gpu(hidden, params["activation"]["coeffs"])
+
+
 def _split(
     x: Array, params: Params, *, activation: Activation, rules: Rules | None, remat: Remat
 ) -> Array:
@@ -119,7 +157,12 @@ def _why_not_split(_x: Array, _params: Params, *, activation: Activation, **_: A
 
 _FEED_FORWARD = Operation(
     "feed_forward",
-    {"reference": Kernel(_reference), "xla": Kernel(_plain), "tpu": Kernel(_split, _why_not_split)},
+    {
+        "reference": Kernel(_reference),
+        "xla": Kernel(_plain),
+        "gpu": Kernel(_through_kernel, _why_not_through_kernel),
+        "tpu": Kernel(_split, _why_not_split),
+    },
 )
 
 

@@ -31,7 +31,7 @@ GroupedImplementation = Literal["xla", "loop", "megablox", "triton"]
 
 GROUPED_IMPLEMENTATIONS: tuple[str, ...] = get_args(GroupedImplementation)
 
-FeedForwardImplementation = Literal["reference", "xla", "tpu"]
+FeedForwardImplementation = Literal["reference", "xla", "gpu", "tpu"]
 """What each is stands in `kernels.feed_forward.feed_forward`."""
 
 _Name = Implementation | AttentionImplementation | GroupedImplementation

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -101,6 +101,42 @@ def over_mesh(
         check_vma=False,  # kernels that are interpreted, in tests, do not pass the check
     )
     return split(params, *hidden)
+
+
+def on_local_rows(
+    f: Callable[..., tuple[Sequence[Array], Sequence[Array]]],
+    rules: Rules | None,
+    params: Any,
+    *rows: Float[Array, "*N _"],
+) -> tuple[Sequence[Array], Sequence[Array]]:
+    """f(params, *rows) on each device's own rows, which no other device has (`rows_are_local`).
+
+    Args:
+        f: returns arrays of rows, and sums over rows, which are added up over all devices.
+        rules: where tokens lie on the mesh of `jax.set_mesh`; None: on one device.
+        params: any tree of arrays, whole on every device.
+        *rows: arrays [tokens, numbers of a token], tokens flat or by sequence; what lies in one row
+            of each belongs together.
+
+    Returns:
+        What f returns: rows split as its arguments are, sums whole on every device.
+    """
+    if rules is None or on_one_device():
+        return f(params, *rows)
+    spec = rules.partition(hidden_axes(rows[0]))
+    names = tuple(name for entry in spec for name in axis_names(entry))
+
+    def local(params: Any, *rows: Array) -> tuple[Sequence[Array], Sequence[Array]]:
+        own, sums = f(params, *rows)
+        return own, [jax.lax.psum(each, names) for each in sums]
+
+    split = jax.shard_map(
+        local,
+        in_specs=(PartitionSpec(), *[spec] * len(rows)),
+        out_specs=(spec, PartitionSpec()),
+        check_vma=False,  # as in `over_mesh`
+    )
+    return split(params, *rows)
 
 
 def on_one_device() -> bool:

@@ -1,6 +1,6 @@
 """PolyNorm, gated PolyNorm and PolyReLUNorm as users call them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Array, ArrayLike, Float
@@ -176,3 +176,11 @@ def poly_norm_glu(
         axis_name=axis_name,
         implementation=implementation,
     )
+
+
+FORMS: Mapping[Callable[..., Array], Mapping[str, bool]] = {
+    poly_norm: {},
+    poly_relu_norm: {"relu": True},
+    poly_norm_glu: {"gated": True},
+}
+"""Operation -> the fields of `Form` that name it, for kernels that compute more than it."""

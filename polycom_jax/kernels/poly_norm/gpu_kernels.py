@@ -164,11 +164,12 @@ def forward(form: Form, plan: Plan, *refs: Any) -> None:
 
 
 def backward(form: Form, plan: Plan, *refs: Any) -> None:
-    """(coeffs, row_stats, dy, x[, up], dx[, dup], dcoeffs [G, programs, R+1])."""
-    coeffs_ref, stats_ref, dy_ref, x_ref, *others = refs
-    up_ref, (dx_ref, *dup_ref), dcoeffs_ref = (
-        (others[0], others[1:-1], others[-1]) if form.gated else (None, others[:-1], others[-1])
-    )
+    """(coeffs, row_stats, dy, x[, up], dx[, dup][, y], dcoeffs [G, programs, R+1])."""
+    coeffs_ref, stats_ref, dy_ref, x_ref, *others, dcoeffs_ref = refs
+    up_ref = others.pop(0) if form.gated else None
+    dx_ref = others.pop(0)
+    dup_ref = others.pop(0) if form.gated else None
+    y_ref = others.pop(0) if others else None
     order, count = form.order, dy_ref.shape[1]
 
     def body(row: Row, carry: list[Array]) -> list[Array]:
@@ -195,7 +196,10 @@ def backward(form: Form, plan: Plan, *refs: Any) -> None:
             dx = cotangent(start) * horner(z, slopes) - z * horner(z * z, through_norm)
             row.store(dx_ref, start, jnp.where(x > 0, dx * scale, 0.0) if form.relu else dx * scale)
             if form.gated:
-                row.store(dup_ref[0], start, row.load(dy_ref, start) * horner(z, values))
+                row.store(dup_ref, start, row.load(dy_ref, start) * horner(z, values))
+            if y_ref is not None:
+                y = horner(z, values)
+                row.store(y_ref, start, y * row.load(up_ref, start) if form.gated else y)
             return carry
 
         row.fold(write, 0)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from polycom_jax.activations.inputs import in_work_dtype
 from polycom_jax.kernels import triton
 from polycom_jax.kernels.checkpoint_names import checkpoint_as
 from polycom_jax.kernels.linear import linear_map
@@ -33,11 +34,15 @@ Arrays = Sequence[Array]
 
 @dataclass(frozen=True)
 class _Kernel:
-    """One of the two kernels, for groups of rows: every array is [groups, rows, ...]."""
+    """One of the two kernels, for groups of rows: every array is [groups, rows, ...].
+
+    With `value` the backward kernel writes the value, too.
+    """
 
     form: Form
     backward: bool
     interpret: bool
+    value: bool = False
 
     def _plan(self, x: Any) -> Plan:
         return Plan(x.shape[-1], 1 + self.form.gated + self.backward)
@@ -49,7 +54,9 @@ class _Kernel:
         if not self.backward:
             return [own, jax.ShapeDtypeStruct((groups, rows, coefficients), jnp.float32)]
         parts = (groups, -(-rows // self._plan(x).rows), coefficients)
-        return [own] * (2 if self.form.gated else 1) + [jax.ShapeDtypeStruct(parts, jnp.float32)]
+        return [own] * (1 + self.form.gated + self.value) + [
+            jax.ShapeDtypeStruct(parts, jnp.float32)
+        ]
 
     def __call__(self, *arrays: Array) -> Arrays:
         x, plan = arrays[-1], self._plan(arrays[-1])
@@ -66,12 +73,22 @@ class _Kernel:
 
 
 @dataclass(frozen=True)
-class _Static:
+class Static:
+    """What is known of an operation while it is traced.
+
+    Attributes:
+        form: of the three.
+        interpret: run the kernels as XLA operations, for tests.
+        value: whether the gradient's kernel writes the value, too.
+    """
+
     form: Form
-    interpret: bool
+    interpret: bool = False
+    value: bool = False
 
     def kernel(self, *, backward: bool) -> _Kernel:
-        return _Kernel(self.form, backward, self.interpret)
+        """That of the value, or of the gradient."""
+        return _Kernel(self.form, backward, self.interpret, backward and self.value)
 
     @property
     def rules(self) -> Rules:
@@ -88,6 +105,10 @@ class _Static:
     def plain_backward(self, fixed: Arrays, g: Array) -> Arrays:
         """The transpose of `forward`, by JAX."""
         return transposed(self._along(fixed), len(fixed) - 1)(_unpacked(fixed), g)
+
+    def plain_value(self, *primals: Array) -> Array:
+        """The value, rounded once."""
+        return in_work_dtype(partial(self.rules[0], eps=self.form.eps), *primals)
 
     def plain_row(self, *primals: Array) -> Float[Array, "*S R+1"]:
         """The statistics of each row."""
@@ -108,7 +129,8 @@ def _grouped(x: Float[Array, "*S F"]) -> Float[Array, "1 N F"]:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _value_and_row(static: _Static, *primals: Array) -> tuple[Array, Array]:
+def value_and_row(static: Static, *primals: Array) -> tuple[Array, Array]:
+    """The value, and statistics of each row [*S, R+1] that the gradient needs."""
     *inputs, coeffs = primals
     numbers = coeffs.astype(jnp.float32)[None]
     y, row_stats = call_kernel(static.kernel(backward=False), numbers, *map(_grouped, inputs))
@@ -116,48 +138,52 @@ def _value_and_row(static: _Static, *primals: Array) -> tuple[Array, Array]:
     return y.reshape(shape), row_stats.reshape(*shape[:-1], coeffs.size)
 
 
-@_value_and_row.defjvp
-def _value_and_row_rule(static: _Static, primals: Arrays, tangents: Arrays) -> Any:
-    out, row_stats = _value_and_row(static, *primals)
+@value_and_row.defjvp
+def _value_and_row_rule(static: Static, primals: Arrays, tangents: Arrays) -> Any:
+    out, row_stats = value_and_row(static, *primals)
     change = _change(static, primals, row_stats, tangents)
     return (out, row_stats), (change, jax.jvp(static.plain_row, primals, tangents)[1])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _value(static: _Static, *primals: Array) -> Array:
-    return _value_and_row(static, *primals)[0]
+def _value(static: Static, *primals: Array) -> Array:
+    return value_and_row(static, *primals)[0]
 
 
 @_value.defjvp
-def _value_rule(static: _Static, primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
-    out, row_stats = _value_and_row(static, *primals)
+def _value_rule(static: Static, primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    out, row_stats = value_and_row(static, *primals)
     return out, _change(static, primals, checkpoint_as("row", row_stats), tangents)
 
 
-def _change(static: _Static, primals: Arrays, row_stats: Array, tangents: Arrays) -> Array:
+def _change(static: Static, primals: Arrays, row_stats: Array, tangents: Arrays) -> Array:
     def backward(fixed: Arrays, g: Array) -> Arrays:
-        return _gradient(static, *fixed, g)
+        return gradient(static, *fixed, g)
 
     return linear_map(static.forward, backward, (*primals, row_stats), tangents)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _gradient(static: _Static, *arrays: Array) -> tuple[Array, ...]:
+def gradient(static: Static, *arrays: Array) -> tuple[Array, ...]:
+    """Of inputs, coefficients, row statistics and cotangent: the gradients of inputs, then the
+    value if `static.value`, then the gradient of coefficients."""
     *inputs, coeffs, row_stats, g = arrays
     numbers, stats = coeffs.astype(jnp.float32)[None], _grouped(row_stats)
     rows = map(_grouped, (g.astype(inputs[0].dtype), *inputs))
     *grads, parts = call_kernel(static.kernel(backward=True), numbers, stats, *rows)
     dcoeffs = jnp.sum(parts, axis=(0, 1)).astype(coeffs.dtype)
-    return *(d.reshape(x.shape) for d, x in zip(grads, inputs, strict=True)), dcoeffs
+    return *(d.reshape(inputs[0].shape) for d in grads), dcoeffs
 
 
-@_gradient.defjvp
-def _gradient_rule(static: _Static, primals: Arrays, tangents: Arrays) -> Any:
+@gradient.defjvp
+def _gradient_rule(static: Static, primals: Arrays, tangents: Arrays) -> Any:
     def plain(*arrays: Array) -> tuple[Array, ...]:
         *fixed, g = arrays
-        return tuple(static.plain_backward(fixed, g))
+        *grads, dcoeffs = static.plain_backward(fixed, g)
+        value = (static.plain_value(*fixed[:-1]),) if static.value else ()
+        return *grads, *value, dcoeffs
 
-    return _gradient(static, *primals), jax.jvp(plain, primals, tangents)[1]
+    return gradient(static, *primals), jax.jvp(plain, primals, tangents)[1]
 
 
 _compiled = jax.jit(_value, static_argnums=0)
@@ -166,7 +192,7 @@ _compiled = jax.jit(_value, static_argnums=0)
 def _operation(**form: bool) -> Callable[..., Array]:
     def run(*arrays: Array, eps: float, interpret: bool = False) -> Array:
         """As in `api`; `interpret` runs the kernels as XLA operations, for tests."""
-        return _compiled(_Static(Form(arrays[-1].size - 1, eps, **form), interpret), *arrays)
+        return _compiled(Static(Form(arrays[-1].size - 1, eps, **form), interpret), *arrays)
 
     return run
 
