@@ -38,11 +38,26 @@ def evonorm_s0(x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None) -> X:
         f"evonorm_s0: the {parts} parts of a row must divide its {EVONORM_GROUPS} groups; choose"
         " mesh.tensor so.",
     )
-    z, scale = scale_row(x.reshape(*x.shape[:-1], EVONORM_GROUPS // parts, -1))
+    groups = EVONORM_GROUPS // parts
+    scale = _scale(x, groups)
+    z = x * _repeated(scale, x)
+    variance = _variance(z.reshape(*x.shape[:-1], groups, -1))
+    inv_std = jax.lax.rsqrt(variance + _at_least(EVONORM_EPS * scale * scale))
+    return gamma * (z * _repeated(inv_std, x) * jax.nn.sigmoid(v * x)) + beta
+
+
+@jax.custom_jvp
+def _variance(z: Float[Array, "*S G E"]) -> Float[Array, "*S G 1"]:
+    """Over the last axis. By its derivative the mean stands still, as that has no influence."""
     centred = z - jnp.mean(z, axis=-1, keepdims=True)
-    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    normed = z * jax.lax.rsqrt(variance + _at_least_tiny(EVONORM_EPS * scale * scale))
-    return gamma * (normed.reshape(x.shape) * jax.nn.sigmoid(v * x)) + beta
+    return jnp.mean(centred * centred, axis=-1, keepdims=True)
+
+
+@_variance.defjvp
+def _variance_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (z,), (change,) = primals, tangents
+    centred = z - jnp.mean(z, axis=-1, keepdims=True)
+    return _variance(z), 2 * jnp.mean(centred * change, axis=-1, keepdims=True)
 
 
 def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
@@ -53,14 +68,29 @@ def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
     """
     del axis_name
     groups = x.shape[-1] // GDN_SIZE
-    z, scale = scale_row(x.reshape(*x.shape[:-1], groups, GDN_SIZE))
-    own = (*[1] * (x.ndim - 1), groups, GDN_SIZE)
-    weights = (gamma * gamma).reshape(GDN_SIZE, *own)
-    squares = z * z
-    total = sum(squares[..., j : j + 1] * weights[j] for j in range(GDN_SIZE))
-    floor = (beta * beta + GDN_FLOOR).reshape(own) * (scale * scale)
-    return (z * jax.lax.rsqrt(total + _at_least_tiny(floor))).reshape(x.shape)
+    scale = _scale(x, groups)
+    z = x * _repeated(scale, x)
+    squares = (z * z).reshape(*x.shape[:-1], groups, GDN_SIZE)
+    weights = (gamma * gamma).reshape(GDN_SIZE, groups, GDN_SIZE)
+    total = jnp.einsum("...gj,jgi->...gi", squares, weights, precision="highest")
+    floor = (beta * beta + GDN_FLOOR) * _repeated(_at_least(scale * scale, GDN_FLOOR), x)
+    return z * jax.lax.rsqrt(total.reshape(x.shape) + floor)
 
 
-def _at_least_tiny(x: Array) -> Array:
-    return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
+def _scale(x: X, groups: int) -> Float[Array, "*S G 1"]:
+    """What each group is multiplied by, see `scale_row`."""
+    return scale_row(x.reshape(*x.shape[:-1], groups, -1))[1]
+
+
+def _repeated(each: Float[Array, "*S G 1"], x: X) -> X:
+    """The number of each group at all of its features.
+
+    What is computed for single features is left in rows: loops over a short last axis are slow.
+    """
+    grouped = (*each.shape[:-1], x.shape[-1] // each.shape[-2])
+    return jnp.broadcast_to(each, grouped).reshape(x.shape)
+
+
+def _at_least(x: Array, factor: float = 1.0) -> Array:
+    """x, or what is a normal number also times the factor."""
+    return jnp.maximum(x, jnp.finfo(x.dtype).tiny / factor)
