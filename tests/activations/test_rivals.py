@@ -102,6 +102,17 @@ def test_entries_in_a_list_have_the_derivatives_of_a_vector():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradients_of_a_rational_function_divide_twice():
+    act, params = start("rational_a_5_4")
+    x = jnp.ones((2, 64))
+
+    def gradients(p, x):
+        return jax.vjp(act.apply, p, x)[1](x)
+
+    program = jax.jit(gradients).lower(params, x).compile().as_text()
+    assert program.count(" divide(") == 2
+
+
 def test_groups_of_one_channel_are_refused_and_so_are_parts_of_groups():
     with pytest.raises(InputError, match="must divide the hidden width 96; nearest width: 128"):
         get_activation("evonorm_s0").init(jax.random.key(0), 96)
