@@ -78,6 +78,8 @@ class Options:
             the one that the backend takes by itself. Default: best; in tpu, each that runs there.
         rounds: rounds of measurement; contestants take turns, and each is measured once in a round.
         sample_seconds: seconds that a contestant runs in a round, about.
+        clock: wall; or cpu, the time of the processor that this process takes, all threads
+            together: for a CPU that other programs use, too.
         fresh: in the suite train, also start each contestant in a process of its own, to measure
             its time to the first step and its peak memory.
         chips: TPU generations in the suite tpu.
@@ -102,6 +104,7 @@ class Options:
     implementation: str | None = None
     rounds: int = 7
     sample_seconds: float = 0.2
+    clock: Literal["wall", "cpu"] = "wall"
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
     gpus: tuple[str, ...] = CARDS[:-1]

@@ -43,9 +43,9 @@ def evonorm_s0(x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None) -> X:
     )
     groups = EVONORM_GROUPS // parts
     grouped = x.reshape(*x.shape[:-1], groups, -1)
-    ends, scale = _scaled_extremes(grouped)
+    low, high, scale = _extremes(grouped)
     z = x * _repeated(scale, x)
-    middle = jnp.mean(ends, axis=-1, keepdims=True)
+    middle = 0.5 * (low * scale + high * scale)
     variance = _variance(z.reshape(grouped.shape) - middle)
     inv_std = jax.lax.rsqrt(variance + _at_least(EVONORM_EPS * scale * scale))
     return gamma * (z * _repeated(inv_std, x) * jax.nn.sigmoid(v * x)) + beta
@@ -72,12 +72,14 @@ def _two_sums_jvp(
     return _two_sums(*primals), [jnp.sum(t, axis=-1, keepdims=True) for t in tangents]
 
 
-def _scaled_extremes(grouped: Array) -> tuple[Array, Array]:
-    """The smallest and largest number of each group, scaled, and what by, see `scale_row`."""
+def _extremes(grouped: Array) -> list[Array]:
+    """The smallest and largest number of each group, and what it is scaled by, see `scale_row`."""
     x = jax.lax.stop_gradient(grouped)
     ends = np.asarray(np.inf, x.dtype), np.asarray(-np.inf, x.dtype)
-    found = _reduced((x, x), ends, lambda a, b: (jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])))
-    return scale_row(jnp.concatenate(found, axis=-1))
+    low, high = _reduced(
+        (x, x), ends, lambda a, b: (jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1]))
+    )
+    return [low, high, scale_row(jnp.maximum(-low, high))[1]]
 
 
 def _reduced(terms: Any, start: Any, unite: Any) -> list[Array]:
@@ -94,7 +96,7 @@ def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
     del axis_name
     groups = x.shape[-1] // GDN_SIZE
     grouped = (*x.shape[:-1], groups, GDN_SIZE)
-    _, scale = _scaled_extremes(x.reshape(grouped))
+    *_, scale = _extremes(x.reshape(grouped))
     z = x * _repeated(scale, x)
     squares = (z * z).reshape(grouped)
     weights = (gamma * gamma).reshape(GDN_SIZE, groups, GDN_SIZE)
