@@ -76,7 +76,8 @@ def xsilu(x: X, alpha: P) -> X:
 
 def xgelu(x: X, alpha: P) -> X:
     """x (Phi(x) (1 + 2 alpha) - alpha): GELU with the gate's range widened by alpha."""
-    return x * (jax.scipy.special.ndtr(x) * (1 + 2 * alpha) - alpha)
+    phi = 0.5 * jax.lax.erfc(-math.sqrt(0.5) * x)
+    return x * (phi * (1 + 2 * alpha) - alpha)
 
 
 def xatlu(x: X, alpha: P) -> X:
