@@ -1,5 +1,6 @@
 """What a function does to a hidden array, read off its traced program."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,9 +39,20 @@ def operations(jaxpr: Any, size: int) -> list[str]:
         for program in inner:
             found += operations(program, size)
         touched = any(v.aval.size == size for v in (*eqn.invars, *eqn.outvars))
-        if touched and not inner and eqn.primitive.name not in FREE:
-            found.append(eqn.primitive.name)
+        name = eqn.primitive.name
+        if touched and (not inner or name == "reduce") and name not in FREE:
+            found += [name] * _operations_an_element(eqn)
     return found
+
+
+def _operations_an_element(eqn: Any) -> int:
+    """Of a reduction of several arrays, one for each; of a product, two for each contracted one."""
+    if eqn.primitive.name == "reduce":
+        return len(eqn.outvars)
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return 2 * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    return 1
 
 
 def is_elementwise(jaxpr: Any, shape: Sequence[int]) -> bool:

@@ -1,15 +1,26 @@
 """From contestants to a result: agreement, alternation, ratios."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
-from experiments.benchmark.harness import Contestant, Plan, check_agreement, measure, tolerance
+from experiments.benchmark.harness import (
+    Clock,
+    Contestant,
+    Plan,
+    check_agreement,
+    measure,
+    tolerance,
+)
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Result, Row, Tell, rows_from_seconds
 
 Numbers = Callable[[Mapping[str, Sequence[float]]], Callable[[str, float], Mapping[str, float]]]
 """All readings -> ((contestant, median seconds) -> its other numbers)."""
+
+
+CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def _no_numbers(
@@ -44,7 +55,7 @@ def hold(
     """
     tell("comparing results")
     check_agreement(case, contestants, tolerance(dtype, jax.default_backend()))
-    readings = measure(contestants, plan(options), tell)
+    readings = measure(contestants, plan(options), tell, CLOCKS[options.clock])
     rows: tuple[Row, ...] = rows_from_seconds(readings, references, numbers(readings))
     return Result(suite, case, rows, dict(left_out), notes)
 

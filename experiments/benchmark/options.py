@@ -1,7 +1,9 @@
 """What to measure: the flags of `python -m experiments.benchmark`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Literal, get_args
 
 from tyro.conf import Positional, arg
@@ -34,6 +36,12 @@ MODELS: tuple[str, ...] = (SMALL, *(name for name in PRESETS if not preset(name)
 
 CHIPS: tuple[str, ...] = ("v4", "v5e", "v5p", "v6e")
 CARDS: tuple[str, ...] = ("t4", "l4", "a100", "h100", "h200", "b200")
+ALL = "all"
+"""Stands for every activation of the table."""
+
+BEST = "best"
+"""Stands for the implementation that a backend takes by itself."""
+
 PARTS: tuple[str, ...] = ("ops", "ffn", "step")
 """What the suites tpu and gpu compile: activations alone, in the feed-forward block; gpu: steps."""
 
@@ -51,8 +59,8 @@ class Options:
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
-        activations: activations in the suites ops and ffn; the first one is the reference. Also
-            FILE.py:NAME or MODULE:NAME, in ffn.
+        activations: activations in the suites ops, ffn and tpu; the first one is the reference. all
+            stands for the table. Also FILE.py:NAME or MODULE:NAME, in ffn.
         shapes: shapes in the suites ops, tpu and gpu, by name; --list prints them. Default: those
             for this backend; dense_1b in tpu and gpu.
         passes: passes to time: forward, backward (given what the forward pass saved), both.
@@ -66,10 +74,12 @@ class Options:
         remat: what the backward pass recomputes: none, dots, attention, full. Default: the model's.
         loss_chunk: tokens in a chunk of the loss. Default: 512 in the suite loss, elsewhere the
             model's.
-        implementation: implementation of the activation in the suites ffn, train and tpu. Default:
-            the backend's best.
+        implementation: implementation of the activation in the suites ffn, train and tpu. best is
+            the one that the backend takes by itself. Default: best; in tpu, each that runs there.
         rounds: rounds of measurement; contestants take turns, and each is measured once in a round.
         sample_seconds: seconds that a contestant runs in a round, about.
+        clock: wall; or cpu, the time of the processor that this process takes, all threads
+            together: for a CPU that other programs use, too.
         fresh: in the suite train, also start each contestant in a process of its own, to measure
             its time to the first step and its peak memory.
         chips: TPU generations in the suite tpu.
@@ -94,6 +104,7 @@ class Options:
     implementation: str | None = None
     rounds: int = 7
     sample_seconds: float = 0.2
+    clock: Literal["wall", "cpu"] = "wall"
     fresh: bool = True
     chips: tuple[str, ...] = CHIPS
     gpus: tuple[str, ...] = CARDS[:-1]
@@ -104,6 +115,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "activations", _named(self.activations))
         known = {
             "suites": ("suite", SUITES),
             "peers": ("peer", tuple(PEERS)),
@@ -129,3 +141,9 @@ class Options:
             0 < self.sample_seconds < math.inf,
             f"sample_seconds={self.sample_seconds} must be positive and finite.",
         )
+
+
+def _named(activations: Sequence[str]) -> tuple[str, ...]:
+    """Each once, with the table in the place of `ALL`."""
+    each = [ACTIVATIONS if name == ALL else (name,) for name in activations]
+    return tuple(dict.fromkeys(chain.from_iterable(each)))

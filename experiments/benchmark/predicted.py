@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from experiments.benchmark import shapes
 from experiments.benchmark.arg_specs import ArgSpec
-from experiments.benchmark.options import Options
+from experiments.benchmark.options import BEST, Options
 from experiments.benchmark.results import Result, Row, Spread, Tell
 from polycom_jax import compile_ahead as aot
 from polycom_jax import get_activation
@@ -109,16 +109,20 @@ def compiled_for(
     return Result(
         suite.name,
         f"{case}, {which}, one {chip}",
-        rows(predictions, suite.numbers),
+        rows(predictions, suite.numbers, (*options.activations[:1], *REFERENCES)),
         left_out,
         (*notes(predictions), *(f"compiled with {k}={v}" for k, v in xla.items())),
         kind="predicted",
     )
 
 
-def rows(predictions: Mapping[str, aot.Prediction], numbers: Numbers) -> tuple[Row, ...]:
+def rows(
+    predictions: Mapping[str, aot.Prediction],
+    numbers: Numbers,
+    references: Sequence[str] = REFERENCES,
+) -> tuple[Row, ...]:
     """One a contestant: predicted time, its ratio to the references', traffic and memory."""
-    references = [name for name in REFERENCES if name in predictions]
+    references = [name for name in dict.fromkeys(references) if name in predictions]
     return tuple(
         Row(
             name,
@@ -207,6 +211,8 @@ def versions(name: str, suite: Suite, options: Options) -> dict[str, dict[str, A
     """Label -> options of an activation: every implementation that is a way to run it there."""
     if "implementation" not in get_activation(name).reads:
         return {name: {}}
+    if options.implementation == BEST:
+        return {name: {"implementation": None}}
     asked: Sequence[str] = (
         [options.implementation] if options.implementation is not None else suite.implementations
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from experiments.benchmark.options import SMALL, Options
+from experiments.benchmark.options import BEST, SMALL, Options
 from polycom_jax.models import ModelConfig, preset
 from polycom_jax.table import get_activation
 from polycom_jax.training import OptimConfig
@@ -44,7 +44,7 @@ def model(options: Options, activation: str) -> ModelConfig:
     changes: dict[str, Any] = {"activation": activation}
     # What has coefficients has several implementations, too.
     reads = get_activation(activation).reads
-    if options.implementation is not None and "implementation" in reads:
+    if options.implementation not in (None, BEST) and "implementation" in reads:
         changes["activation_options"] = replace(
             cfg.activation_options, implementation=options.implementation
         )

@@ -5,8 +5,11 @@ a root smaller than floating point has, the smallest normal number stands for it
 groups alone that are constant, or zero but for what does not count.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import require
@@ -38,11 +41,50 @@ def evonorm_s0(x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None) -> X:
         f"evonorm_s0: the {parts} parts of a row must divide its {EVONORM_GROUPS} groups; choose"
         " mesh.tensor so.",
     )
-    z, scale = scale_row(x.reshape(*x.shape[:-1], EVONORM_GROUPS // parts, -1))
-    centred = z - jnp.mean(z, axis=-1, keepdims=True)
-    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    normed = z * jax.lax.rsqrt(variance + _at_least_tiny(EVONORM_EPS * scale * scale))
-    return gamma * (normed.reshape(x.shape) * jax.nn.sigmoid(v * x)) + beta
+    groups = EVONORM_GROUPS // parts
+    grouped = x.reshape(*x.shape[:-1], groups, -1)
+    low, high, scale = _extremes(grouped)
+    z = x * _repeated(scale, x)
+    middle = 0.5 * (low * scale + high * scale)
+    variance = _variance(z.reshape(grouped.shape) - middle)
+    inv_std = jax.lax.rsqrt(variance + _at_least(EVONORM_EPS * scale * scale))
+    return gamma * (z * _repeated(inv_std, x) * jax.nn.sigmoid(v * x)) + beta
+
+
+def _variance(z: Float[Array, "*S G E"]) -> Float[Array, "*S G 1"]:
+    """Over the last axis, in one pass: of numbers about 0, so that little cancels."""
+    size = z.shape[-1]
+    total, squares = _two_sums(z, z * z)
+    return squares / size - jnp.square(total / size)
+
+
+@jax.custom_jvp
+def _two_sums(a: Array, b: Array) -> list[Array]:
+    """Over the last axis, at once: XLA's CPU backend is slow at single sums of short rows."""
+    zero = np.zeros((), a.dtype)
+    return _reduced((a, b), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]))
+
+
+@_two_sums.defjvp
+def _two_sums_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[list[Array], list[Array]]:
+    return _two_sums(*primals), [jnp.sum(t, axis=-1, keepdims=True) for t in tangents]
+
+
+def _extremes(grouped: Array) -> list[Array]:
+    """The smallest and largest number of each group, and what it is scaled by, see `scale_row`."""
+    x = jax.lax.stop_gradient(grouped)
+    ends = np.asarray(np.inf, x.dtype), np.asarray(-np.inf, x.dtype)
+    low, high = _reduced(
+        (x, x), ends, lambda a, b: (jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1]))
+    )
+    return [low, high, scale_row(jnp.maximum(-low, high))[1]]
+
+
+def _reduced(terms: Any, start: Any, unite: Any) -> list[Array]:
+    found = jax.lax.reduce(terms, start, unite, (terms[0].ndim - 1,))
+    return [each[..., None] for each in found]
 
 
 def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
@@ -53,14 +95,25 @@ def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
     """
     del axis_name
     groups = x.shape[-1] // GDN_SIZE
-    z, scale = scale_row(x.reshape(*x.shape[:-1], groups, GDN_SIZE))
-    own = (*[1] * (x.ndim - 1), groups, GDN_SIZE)
-    weights = (gamma * gamma).reshape(GDN_SIZE, *own)
-    squares = z * z
-    total = sum(squares[..., j : j + 1] * weights[j] for j in range(GDN_SIZE))
-    floor = (beta * beta + GDN_FLOOR).reshape(own) * (scale * scale)
-    return (z * jax.lax.rsqrt(total + _at_least_tiny(floor))).reshape(x.shape)
+    grouped = (*x.shape[:-1], groups, GDN_SIZE)
+    *_, scale = _extremes(x.reshape(grouped))
+    z = x * _repeated(scale, x)
+    squares = (z * z).reshape(grouped)
+    weights = (gamma * gamma).reshape(GDN_SIZE, groups, GDN_SIZE)
+    total = jnp.einsum("...gj,jgi->...gi", squares, weights, precision="highest")
+    floor = (beta * beta + GDN_FLOOR) * _repeated(_at_least(scale * scale, GDN_FLOOR), x)
+    return z * jax.lax.rsqrt(total.reshape(x.shape) + floor)
 
 
-def _at_least_tiny(x: Array) -> Array:
-    return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
+def _repeated(each: Float[Array, "*S G 1"], x: X) -> X:
+    """The number of each group at all of its features.
+
+    What is computed for single features is left in rows: loops over a short last axis are slow.
+    """
+    grouped = (*each.shape[:-1], x.shape[-1] // each.shape[-2])
+    return jnp.broadcast_to(each, grouped).reshape(x.shape)
+
+
+def _at_least(x: Array, factor: float = 1.0) -> Array:
+    """x, or what is a normal number also times the factor."""
+    return jnp.maximum(x, jnp.finfo(x.dtype).tiny / factor)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -23,23 +24,43 @@ def rational(x: X, numerator: Coefficients, denominator: Coefficients, *, form: 
     with none it would stay there.
     """
     large = jnp.abs(x) > 1
-    s = jnp.where(large, 1, x)
-    t = jnp.where(large, 1 / jnp.where(large, x, 1), 1)
-    top = _homogeneous(s, t, numerator)
+    z = jnp.where(large, reciprocal(jnp.where(large, x, 1)), x)
+    top = _dot(numerator, _monomials(z, large, len(numerator) - 1))
+    degree = len(denominator)
     if form == "a":
-        rest = [jnp.where(b < 0, -b, b) for b in denominator]
-        below = _homogeneous(jnp.abs(s), jnp.abs(t), [jnp.ones_like(rest[0]), *rest])
+        one, *others = _monomials(jnp.abs(z), large, degree)
+        below = one + _dot([jnp.where(b < 0, -b, b) for b in denominator], others)
     else:
-        inner = _homogeneous(s, t, [jnp.zeros_like(denominator[0]), *denominator])
-        below = jnp.abs(t) ** len(denominator) + jnp.abs(inner)
-    return jnp.where(large, x, 1) * (top / below)
+        one, *others = _monomials(z, large, degree)
+        below = jnp.abs(one) + jnp.abs(_dot(denominator, others))
+    return jnp.where(large, x, 1) * (top * reciprocal(below))
 
 
-def _homogeneous(s: X, t: X, coefficients: Coefficients) -> X:
-    """sum_i c_i s^i t^(n - i)."""
-    degree = len(coefficients) - 1
-    y, power = jnp.broadcast_to(coefficients[degree], s.shape), t
-    for i in range(degree - 1, -1, -1):
-        y = y * s + coefficients[i] * power
-        power = power * t if i else power
+@jax.custom_jvp
+def reciprocal(x: X) -> X:
+    """1 / x; its derivative multiplies where JAX's own would divide again."""
+    return 1 / x
+
+
+@reciprocal.defjvp
+def _reciprocal_jvp(primals: tuple[X], tangents: tuple[X]) -> tuple[X, X]:
+    y = reciprocal(*primals)
+    return y, -(y * y) * tangents[0]
+
+
+def _monomials(z: X, large: Array, degree: int) -> list[X]:
+    """z^i for i = 0 ... degree, or z^(degree - i) where x is large and z is 1/x.
+
+    One by one, and not by Horner's scheme: the derivative by a coefficient is its monomial.
+    """
+    powers = [jnp.ones_like(z)]
+    for _ in range(degree):
+        powers.append(powers[-1] * z)
+    return [jnp.where(large, powers[degree - i], powers[i]) for i in range(degree + 1)]
+
+
+def _dot(coefficients: Coefficients, monomials: Sequence[X]) -> X:
+    y = coefficients[0] * monomials[0]
+    for i, monomial in enumerate(monomials[1:], 1):
+        y = y + coefficients[i] * monomial
     return y

@@ -7,7 +7,6 @@ into one pass over x.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jaxtyping import Array
 
 from polycom_jax.kernels.implementations import backend
 from polycom_jax.kernels.recompute import recomputed
-from polycom_jax.kernels.row_sums import all_sums, row_sums
+from polycom_jax.kernels.row_sums import all_sums, column_sums
 from polycom_jax.kernels.sharded import features_are_unsharded
 
 
@@ -73,16 +72,23 @@ def elementwise(
 
 
 def _by_entries(f: Callable[..., Array], primals: Sequence[Array], at: int) -> list[Array]:
-    """The derivative of f by each entry of one argument, which f takes as a list."""
-    entries = list(primals[at])
+    """The derivative of f by each entry of one argument, which f takes as a list.
 
-    def of_one(i: int, value: Array) -> Array:
-        return f(*primals[:at], [*entries[:i], value, *entries[i + 1 :]], *primals[at + 1 :])
+    Each entry stands for an array of its own, so that one reverse pass, which shares what the
+    derivatives have in common, gives them all.
+    """
+    x = primals[0]
+    rows = [jnp.broadcast_to(entry, (*[1] * (x.ndim - 1), *x.shape[-1:])) for entry in primals[at]]
+    if backend() == "cpu":
+        # A loop over elements reads a row as vectors, and a number again for each element.
+        rows = jax.lax.optimization_barrier(rows)
+    entries = [jnp.broadcast_to(row, x.shape) for row in rows]
 
-    return [
-        jax.jvp(partial(of_one, i), (entry,), (jnp.ones_like(entry),))[1]
-        for i, entry in enumerate(entries)
-    ]
+    def of_entries(*entries: Array) -> Array:
+        return f(*primals[:at], list(entries), *primals[at + 1 :])
+
+    y, pull = jax.vjp(of_entries, *entries)
+    return list(pull(jnp.ones_like(y)))
 
 
 class _Learned:
@@ -102,20 +108,29 @@ class _Learned:
 
 def _totals(learned: Sequence[_Learned], terms: Sequence[Sequence[Array]]) -> list[Array]:
     """Each parameter's gradient: its terms, summed over all elements that share a number."""
-    pairs = list(zip(learned, terms, strict=True))
-    shared = iter(_sums([term for own, each in pairs if not own.by_channel for term in each]))
-
-    def total(own: _Learned, term: Array) -> Array:
-        return jnp.sum(term, axis=tuple(range(term.ndim - 1))) if own.by_channel else next(shared)
-
+    owners = [own for own, each in zip(learned, terms, strict=True) for _ in each]
+    sums = iter(
+        _sums([own.by_channel for own in owners], [term for each in terms for term in each])
+    )
     return [
-        jnp.stack([total(own, term) for term in each]).reshape(own.shape) for own, each in pairs
+        jnp.stack([next(sums) for _ in each]).reshape(own.shape)
+        for own, each in zip(learned, terms, strict=True)
     ]
 
 
-def _sums(terms: Sequence[Array]) -> list[Array]:
+def _sums(by_channel: Sequence[bool], terms: Sequence[Array]) -> list[Array]:
+    """The sum of each term over all axes, or all but the last one where it is by channel."""
     if terms and terms[0].ndim and backend() == "cpu" and features_are_unsharded():
-        return [jnp.sum(rows) for rows in row_sums(terms)]
+        columns = column_sums(terms)
+        return [c if own else jnp.sum(c) for own, c in zip(by_channel, columns, strict=True)]
+    shared = iter(_all_sums([t for own, t in zip(by_channel, terms, strict=True) if not own]))
+    return [
+        jnp.sum(term, axis=tuple(range(term.ndim - 1))) if own else next(shared)
+        for own, term in zip(by_channel, terms, strict=True)
+    ]
+
+
+def _all_sums(terms: Sequence[Array]) -> list[Array]:
     if terms and backend() == "gpu":
         return all_sums(terms)
     return [jnp.sum(term) for term in terms]

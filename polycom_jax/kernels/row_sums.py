@@ -25,6 +25,9 @@ LEAST_PART = 1024
 """Rows wider than this are reduced in parts at least as wide, which are then united, where the
 width divides: a long chain of additions loses digits."""
 
+TERMS = 5
+"""`column_sums` forms at most this many at once."""
+
 NARROW = 64
 """Rows up to this wide are summed at once: there is too little to vectorise."""
 
@@ -101,6 +104,29 @@ def _at_once_jvp(
 def all_sums(terms: Sequence[Array]) -> list[Float[Array, ""]]:
     """The sums of all elements of each array, by one reduction."""
     return sums_at_once(tuple(range(terms[0].ndim)), terms)
+
+
+def column_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, " F"]]:
+    """The sum of each term over all axes but the last, in few passes of XLA's CPU backend.
+
+    A few rows are added at once, with the terms fused into that. LLVM unrolls this and vectorises
+    along the row if it is little code: so the more terms, the fewer rows, and not all in one pass.
+    """
+    rows = 4 if len(terms) < TERMS else 2
+    parts = [terms[i : i + TERMS] for i in range(0, len(terms), TERMS)]
+    return [total for part in parts for total in _added_rows(part, rows)]
+
+
+def _added_rows(terms: Sequence[Float[Array, "*S F"]], rows: int) -> list[Float[Array, " F"]]:
+    width = terms[0].shape[-1]
+    terms = [t.reshape(-1, width) for t in terms]
+    runs, rest = divmod(terms[0].shape[0], rows)
+    whole = runs * rows
+    added = sums_at_once((1,), [t[:whole].reshape(runs, rows, width) for t in terms])
+    sums = [jnp.sum(a, axis=0) for a in added]
+    if rest:
+        sums = [s + jnp.sum(t[whole:], axis=0) for s, t in zip(sums, terms, strict=True)]
+    return sums
 
 
 def cotangent_terms(z: Array, dy: Array, order: int) -> list[Array]:

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from polycom_jax._errors import InputError
 from polycom_jax.activations.bases import from_powers, to_powers
 from polycom_jax.activations.grouped import evonorm_s0
+from polycom_jax.activations.rational import rational
 from polycom_jax.activations.trainable import combination
 from polycom_jax.kernels.elementwise import elementwise
 from polycom_jax.rows_polynomial import VARIANTS
@@ -100,6 +101,18 @@ def test_entries_in_a_list_have_the_derivatives_of_a_vector():
         found.append(jax.vjp(f, jnp.asarray(x), c)[1](jnp.asarray(dy)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rational_function_and_its_derivatives_divide_twice():
+    x, top, below = jnp.ones((2, 8)), jnp.ones(6), jnp.ones(4)
+
+    def both(x, top, below):
+        def value(x, top, below):
+            return rational(x, list(top), list(below), form="a")
+
+        return jax.jvp(value, (x, top, below), (x, top, below))
+
+    assert str(jax.make_jaxpr(both)(x, top, below)).count(" div ") == 2
 
 
 def test_groups_of_one_channel_are_refused_and_so_are_parts_of_groups():

@@ -11,6 +11,7 @@ from experiments.benchmark.options import Options
 from polycom_jax import compile_ahead as aot
 from polycom_jax._errors import InputError
 from polycom_jax.compile_ahead.platforms import ENVIRONMENT
+from polycom_jax.table import ACTIVATIONS
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,16 @@ def test_without_a_named_implementation_those_that_run_on_a_tpu_are_compiled():
     options = Options(suites=("tpu",), activations=("poly_norm",))
     _, found = predicted.operations(ARG_SPECS[0], tpu.SUITE, options)
     assert list(found) == ["poly_norm", "poly_norm (tpu)", "poly_norm (pallas_tpu)", "relu2"]
+
+
+def test_the_whole_table_by_its_best_implementations_is_one_command():
+    options = Options(suites=("tpu",), activations=("gelu", "all"), implementation="best")
+    assert options.activations == ("gelu", *(name for name in ACTIVATIONS if name != "gelu"))
+    _, found = predicted.blocks(tpu.SUITE, options)
+    assert tuple(found) == options.activations
+    two = {"gelu": prediction(2e6), "poly_norm": prediction(3e6)}
+    (_, row) = predicted.rows(two, tpu.SUITE.numbers, ("gelu", *predicted.REFERENCES))
+    assert row.ratios["gelu"].median == pytest.approx(1.5)
 
 
 def test_rows_are_compared_with_both_references():

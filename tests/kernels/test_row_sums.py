@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polycom_jax.kernels.row_sums import row_sums, sums_in_parts
+from polycom_jax.kernels.row_sums import TERMS, column_sums, row_sums, sums_in_parts
 
 # Below and at the cuts of row_sums, with and without a rest, and where lanes are cut again.
 WIDTHS = (1, 7, 64, 65, 123, 512, 4096, 4100, 65_536)
@@ -66,3 +66,36 @@ def test_derivatives_of_both_modes_and_orders():
     close(jax.jvp(f, (x,), (x,))[1], jax.jvp(plain, (x,), (x,))[1])
     close(jax.hessian(f)(x[:, :3]), jax.hessian(plain)(x[:, :3]))
     close(jax.vmap(f)(x[None])[0], f(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 3, 16), (9, 7), (4,)])
+@pytest.mark.parametrize("count", [1, TERMS, 2 * TERMS + 1])
+def test_columns_are_summed_over_all_other_axes(shape, count):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    sums = column_sums([jnp.asarray(x) * i for i in range(count)])
+    axes = tuple(range(len(shape) - 1))
+    for i, got in enumerate(sums):
+        np.testing.assert_allclose(got, i * x.sum(axes), rtol=1e-5, atol=1e-5)
+
+
+def test_no_reduction_sums_more_terms_than_are_vectorised():
+    def sums(x):
+        return column_sums([x * i for i in range(2 * TERMS + 1)])
+
+    program = jax.jit(sums).lower(jnp.ones((8, 16))).as_text()
+    operands = [line.count("init:") for line in program.splitlines() if "stablehlo.reduce" in line]
+    assert max(operands) == TERMS
+
+
+def test_sums_of_columns_have_derivatives_of_both_modes_and_orders():
+    x = jax.random.normal(jax.random.key(0), (5, 6))
+
+    def f(x):
+        once, cubed = column_sums([x, x**3])
+        return jnp.sum(once**2) + jnp.sum(cubed**2)
+
+    def plain(x):
+        return jnp.sum(jnp.sum(x, axis=0) ** 2) + jnp.sum(jnp.sum(x**3, axis=0) ** 2)
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        np.testing.assert_allclose(derivative(f)(x), derivative(plain)(x), rtol=2e-4, atol=2e-3)
