@@ -32,7 +32,7 @@ class CoordinatesOptions(Options):
         layers: hidden layers.
         side: pixels of a side, even.
         extent: coordinates fill [-extent, extent]^2. Published frequencies are for 1 and images of
-            about 512 pixels; 0.19 gives 96 pixels the same pitch.
+            about 512 pixels; 0.125 gives 64 pixels the same pitch.
         steps: updates by Adam, each on all points trained on; warm-up, then cosine decay to 0.
         loss: l2, the squared error of values; h1, also that of gradients, each in units of the
             target's.
@@ -46,11 +46,11 @@ class CoordinatesOptions(Options):
     chosen_on: tuple[str, ...] = ("elevation", "pieces")
     arms: tuple[str, ...] = NAMES
     reference: str = "siren"
-    parameters: int = 1000
+    parameters: int = 600
     layers: int = 3
-    side: int = 96
+    side: int = 64
     extent: float = 1.0
-    steps: int = 1000
+    steps: int = 500
     loss: Loss = "l2"
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01)
     search_seeds: int = 1
@@ -105,5 +105,5 @@ class CoordinatesOptions(Options):
 
 
 QUICK_COORDINATES = CoordinatesOptions(
-    arms=("siren", "relu_fourier", "poly_norm"), parameters=300, side=32, steps=100, seeds=2
+    arms=("siren", "relu_fourier", "poly_norm"), parameters=200, side=16, steps=60, seeds=2
 )

@@ -171,7 +171,7 @@ scikit-learn's photographs."""
 
 def disc(centre: tuple[float, float], radius: float) -> Distance:
     """Signed distance to a disc, negative inside."""
-    return lambda x: jnp.sqrt(jnp.sum((x - jnp.array(centre)) ** 2, axis=1)) - radius
+    return lambda x: jnp.sqrt(jnp.sum((x - jnp.array([centre])) ** 2, axis=1)) - radius
 
 
 def polygon(vertices: Vertices) -> Distance:
