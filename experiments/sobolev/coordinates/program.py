@@ -1,6 +1,7 @@
 """The program `python -m experiments.sobolev coordinates`, and its report alone."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments.sobolev.coordinates.options import CoordinatesOptions
 from experiments.sobolev.coordinates.study import Cell, Study, picture
 from experiments.sobolev.coordinates.targets import load
 from experiments.sobolev.store import Store, about
-from experiments.terminal.flags import CommandLine
+from experiments.terminal.flags import CommandLine, replaced
 from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import page, print_section
@@ -43,8 +44,8 @@ def run(options: CoordinatesOptions, workdir: Path, command: str, display: Displ
     pace.tell(1.0, "report")
     display.stop()
     write(store, cells, told, display)
-    again = f"--seeds {2 * options.seeds} --out {workdir}"
-    display.note(f"Next, more seeds beside those that are there:\n  {command} {again}")
+    more = replaced(shlex.split(command), {"--seeds": 2 * options.seeds})
+    display.note(f"Next, more seeds beside those that are there:\n  {shlex.join(more)}")
 
 
 @dataclass(frozen=True)

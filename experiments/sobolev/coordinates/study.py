@@ -1,7 +1,6 @@
 """A study: which networks it trains on what, at which rates, and what its folder holds of them."""
 
 import io
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -52,7 +51,7 @@ class Cell:
         scores: dict[float, list[float]] = {}
         for run in self.runs:
             if run.seed >= FIRST_SEED:
-                scores.setdefault(run.rate, []).append(math.inf if run.failed else run.score)
+                scores.setdefault(run.rate, []).append(run.score)
         return found({rate: float(np.mean(own)) for rate, own in scores.items()})
 
     def results(self) -> list[Run]:
@@ -149,7 +148,7 @@ class Study:
         def score(rate: float) -> float:
             chosen_on = options.selection(target)
             runs = [run(chosen_on, FIRST_SEED + i, rate) for i in range(options.search_seeds)]
-            return float(np.mean([math.inf if each.failed else each.score for each in runs]))
+            return float(np.mean([each.score for each in runs]))
 
         best = search(options.learning_rates, score).best
         for seed in range(options.seeds):
