@@ -1,6 +1,7 @@
 """The study of coordinates end to end: what it writes, how it goes on, how it refuses."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_errors_are_compared_by_ratios_and_failed_runs_stand_apart():
     assert "gauss on shapes (1 of 6)" in text
     assert "at the edge" not in text
     assert psnr(0.02) == pytest.approx(40)
+
+
+def test_a_run_that_diverged_is_not_chosen_after_it_was_stored():
+    cell = a_cell("siren", 0.1, 0.2)
+    worst = a_run(FIRST_SEED, math.nan, rate=1.0, score=math.inf)
+    cell.runs.append(worst)
+    stored = Cell.of(json.loads(json.dumps(cell.record())), cell.name)
+    assert stored.searched.best == 0.1
+    assert stored.runs[-1].failed
+    assert stored.runs[:-1] == cell.runs[:-1]
 
 
 def test_options_say_what_does_not_go_together():

@@ -107,7 +107,9 @@ class Run:
             return math.nan if value is None else value
 
         names = [each.name for each in fields(cls) if each.name != "commit"]
-        return cls(**{n: number(record[n]) for n in names}, commit=record.get("commit"))
+        found = {name: number(record[name]) for name in names}
+        score = found["score"] if math.isfinite(found["score"]) else math.inf
+        return cls(**{**found, "score": score}, commit=record.get("commit"))
 
 
 @dataclass(frozen=True, eq=False)
