@@ -113,5 +113,5 @@ def _show(place: "Axes", values: Pixels, span: tuple[float, float], what: str) -
         high = max(-low, high)
         low = -high
     place.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    if colours == "RdBu":
+    if colours == "RdBu" and values.min() < 0 < values.max():
         place.contour(values, levels=[0.0], colors="black", linewidths=0.6)
