@@ -27,7 +27,7 @@ from polycom_jax.storage import Place
 
 STUDY = "coordinates"
 QUESTION = "Which network of coordinates represents an image, and a signed distance?"
-FREE = ("targets", "chosen_on", "arms", "reference", "learning_rates", "search_seeds", "seeds")
+FREE = ("targets", "arms", "reference", "learning_rates", "search_seeds", "seeds")
 """Options by which a study grows; the others are those of all its runs."""
 
 
