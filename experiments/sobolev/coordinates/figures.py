@@ -28,7 +28,7 @@ def curves(path: Place, cells: Sequence[Cell]) -> Place:
     arms = list(dict.fromkeys(cell.arm for cell in cells))
     note = (
         "Lines: means over seeds that did not fail, of errors geometric ones; bands: 95 %"
-        " intervals. Each arm at its own rate."
+        " intervals, of three or more. Each arm at its own rate."
     )
     size: Any = {"size": (3.7, 2.7), "columns": 2}
     with panels(path, 2 * len(targets), title="Over training", note=note, **size) as axes:
@@ -56,7 +56,8 @@ def _line(place: "Axes", cell: Cell, part: str, index: int, image: bool) -> None
     colour = COLOURS[index % len(COLOURS)]
     style = "-" if index < len(COLOURS) else "--"
     place.plot(runs[0].steps, mean, style, color=colour, label=cell.arm)
-    place.fill_between(runs[0].steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    if len(runs) > 2:  # an interval of two is wider than all else
+        place.fill_between(runs[0].steps, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _heights(errors: Sequence[float], image: bool) -> list[float]:

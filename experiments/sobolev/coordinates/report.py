@@ -99,15 +99,16 @@ def _rates(cells: Sequence[Cell]) -> Section:
     rows = []
     for cell in cells:
         search = cell.searched
+        on = next(run.target for run in cell.runs if run.target != cell.target)
         tried = zip(search.rates, search.losses, strict=True)
         text = ", ".join(f"{rate:g}: {loss:.3g}" for rate, loss in tried)
-        rows.append((cell.target, cell.arm, text, "yes" if search.at_edge else "no"))
+        rows.append((cell.target, on, cell.arm, text, "yes" if search.at_edge else "no"))
     return Section(
         "How rates were chosen",
-        ("target", "arm", "rate: error held out", "best at the edge"),
+        ("target", "chosen on", "arm", "rate: error held out", "best at the edge"),
         tuple(rows),
         (
-            "On another target of its kind, at points held out, with seeds that the results do not"
+            "At points held out of another target of its kind, with seeds that the results do not"
             " use. The grid grows by its outermost ratio while its best is at an edge.",
         ),
     )
