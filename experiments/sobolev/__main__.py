@@ -21,7 +21,7 @@ from experiments.sobolev.construction_options import (
     NormedOptions,
     RatesOptions,
 )
-from experiments.sobolev.coordinates.networks import NAMES
+from experiments.sobolev.coordinates.arms import NAMES
 from experiments.sobolev.coordinates.options import QUICK_COORDINATES, CoordinatesOptions
 from experiments.sobolev.coordinates.targets import DISTANCES, IMAGES
 from experiments.sobolev.options import (

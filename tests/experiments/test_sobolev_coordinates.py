@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sobolev.coordinates import networks
+from experiments.sobolev.coordinates.arms import ARMS, NAMES, Function
 from experiments.sobolev.coordinates.networks import (
-    ARMS,
-    NAMES,
     Layered,
     Sl2a,
     Zoomed,
@@ -25,7 +23,7 @@ from polycom_jax import InputError
 Z = np.linspace(-0.4, 0.4, 7)
 
 
-def function(arm: str) -> networks.Function:
+def function(arm: str) -> Function:
     found = ARMS[arm].function
     assert not isinstance(found, str)
     return found

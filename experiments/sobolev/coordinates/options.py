@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from experiments.sobolev.coordinates.networks import NAMES, Zoomed, network_of_size
+from experiments.sobolev.coordinates.arms import NAMES
+from experiments.sobolev.coordinates.networks import Zoomed, network_of_size
 from experiments.sobolev.coordinates.targets import kind_of
 from experiments.sobolev.coordinates.train import Loss
 from experiments.sobolev.options import Options, distinct

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.sobolev.coordinates import figures, report, summary
-from experiments.sobolev.coordinates.networks import NAMES
+from experiments.sobolev.coordinates.arms import NAMES
 from experiments.sobolev.coordinates.options import CoordinatesOptions
 from experiments.sobolev.coordinates.study import Cell, Study, picture
 from experiments.sobolev.coordinates.targets import load

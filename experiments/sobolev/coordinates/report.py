@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from experiments.sobolev.coordinates.networks import ARMS
+from experiments.sobolev.coordinates.arms import ARMS
 from experiments.sobolev.coordinates.study import Cell
 from experiments.sobolev.coordinates.summary import (
     MAIN,
