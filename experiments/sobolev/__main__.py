@@ -8,7 +8,7 @@ python -m experiments.sobolev all
 import importlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from experiments.sobolev.construction_options import (
     NormedOptions,
     RatesOptions,
 )
+from experiments.sobolev.coordinates.arms import NAMES
+from experiments.sobolev.coordinates.options import QUICK_COORDINATES, CoordinatesOptions
+from experiments.sobolev.coordinates.targets import DISTANCES, IMAGES
 from experiments.sobolev.options import (
     QUICK_REFINE,
     QUICK_SAMPLES,
@@ -40,6 +43,13 @@ from polycom_jax.table import ACTIVATIONS
 
 PROG = "python -m experiments.sobolev"
 ALL = "all"
+REPORT = "report"
+LISTS: Mapping[str, Iterable[str]] = {
+    "targets": TARGETS,
+    "activations": ACTIVATIONS,
+    "targets of coordinates": (*IMAGES, *DISTANCES),
+    "arms of coordinates": NAMES,
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,12 @@ STUDIES: Mapping[str, Study] = {
         Command(QUICK_NORMED, "runs/sobolev-normed-quick"),
         "experiments.sobolev.normed_program",
     ),
+    "coordinates": Study(
+        "Represent an image and a signed distance by networks of equal size: SIREN and others.",
+        Command(CoordinatesOptions(), "runs/sobolev-coordinates"),
+        Command(QUICK_COORDINATES, "runs/sobolev-coordinates-quick"),
+        "experiments.sobolev.coordinates.program",
+    ),
 }
 
 
@@ -105,16 +121,19 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {PROG} STUDY [--quick] [--out DIR] [--OPTION ...]\n")
         for name, study in STUDIES.items():
-            print(f"  {name:<10}{study.about}")
-        print(f"  {ALL:<10}Run each of these as it stands, in --out/STUDY.")
+            print(f"  {name:<12}{study.about}")
+        print(f"  {ALL:<12}Run each of these as it stands, in --out/STUDY.")
+        print(f"  {REPORT:<12}Report on finished runs of coordinates in FOLDER; trains nothing.")
         print(
-            f"\n{PROG} STUDY --help lists the options; --list prints studies, targets and"
-            " activations. --quick takes under a minute."
+            f"\n{PROG} STUDY --help lists the options; --list prints studies, targets,"
+            " activations and arms. --quick takes under a minute."
         )
         return 0 if argv else 2
     name, *words = argv if argv[0] != "--list" else ("rates", *argv)
     if name == ALL:
         return run_all(words)
+    if name == REPORT:
+        return importlib.import_module(STUDIES["coordinates"].program).again(words)
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     study = STUDIES[name]
@@ -123,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
         f"sobolev {name}",
         f"{study.about} --quick starts from options that take under a minute.",
         old={"workdir": "out"} | {f"sobolev.{name}": name for name in flags.flatten(default)},
-        lists={"studies": STUDIES, "targets": TARGETS, "activations": ACTIVATIONS},
+        lists={"studies": STUDIES, **LISTS},
     )
     chosen = line(default, [word for word in words if word != "--quick"])
     try_json(chosen.json)

@@ -23,7 +23,7 @@ from polycom_jax.params import Params
 WARMUP = 0.05
 """Share of the steps."""
 
-_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
 class Trainable(Protocol):
@@ -119,9 +119,14 @@ class Fit:
 
     def rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Learning rate of a step as a share of its peak."""
-        warmup = max(1, math.ceil(WARMUP * self.steps))
-        done = (step - warmup) / max(1, self.steps - warmup)
-        return jnp.minimum((step + 1) / warmup, 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))))
+        return share_of_peak(step, self.steps)
+
+
+def share_of_peak(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+    """Learning rate of a step of so many, over its peak: a linear warm-up, then a cosine to 0."""
+    warmup = max(1, math.ceil(WARMUP * steps))
+    done = (step - warmup) / max(1, steps - warmup)
+    return jnp.minimum((step + 1) / warmup, 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))))
 
 
 # LLVM's higher levels take seconds over what runs once.
@@ -131,7 +136,7 @@ def _start(fit: Fit, runs: Runs) -> State:
         return fit.network.init(jax.random.key(seed), target)
 
     params = jax.vmap(one)(runs.seeds, runs.targets)
-    return State(params, jax.vmap(_ADAM.init)(params))
+    return State(params, jax.vmap(ADAM.init)(params))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -145,7 +150,7 @@ def _advance(
         x, y = data.points[chosen], data.values[target, chosen]
         slopes = None if data.slopes is None else data.slopes[target, chosen]
         gradient = jax.grad(partial(_loss, fit.network))(state.params, x, y, slopes)
-        moves, opt_state = _ADAM.update(gradient, state.opt_state)
+        moves, opt_state = ADAM.update(gradient, state.opt_state)
         pace = rate * fit.rate(step)
         return State(jax.tree.map(lambda p, m: p - pace * m, state.params, moves), opt_state)
 

@@ -1,0 +1,1 @@
+"""Implicit representations of images and of signed distances, at equal size."""

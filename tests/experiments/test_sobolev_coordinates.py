@@ -1,0 +1,213 @@
+"""Networks of coordinates beside what was published of them, and targets beside what is exact."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.sobolev.coordinates.arms import ARMS, NAMES, Function
+from experiments.sobolev.coordinates.networks import (
+    Layered,
+    Sl2a,
+    Zoomed,
+    chebyshev,
+    network_of_size,
+)
+from experiments.sobolev.coordinates.targets import DISTANCES, exact, load, pixel_centres
+from experiments.sobolev.coordinates.train import Points, Trainer, errors_of, values_and_slopes
+from polycom_jax import InputError
+
+Z = np.linspace(-0.4, 0.4, 7)
+
+
+def function(arm: str) -> Function:
+    found = ARMS[arm].function
+    assert not isinstance(found, str)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ("siren", np.sin(30 * Z)),
+        ("finer", np.sin(30 * (np.abs(Z) + 1) * Z)),
+        ("gauss", np.exp(-((30 * Z) ** 2))),
+        ("wire", np.exp(20j * (Z + 0.1j) - np.abs(10 * (Z + 0.1j)) ** 2)),
+    ],
+)
+def test_functions_are_the_published_ones(arm: str, expected: np.ndarray):
+    z = Z + 0.1j if arm == "wire" else Z
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(function(arm)(jnp.asarray(z)), expected, rtol=1e-12)
+
+
+def test_finer_s_scale_has_no_gradient_in_training_alone():
+    trained = ARMS["finer"].trained
+    assert trained is not None
+    with jax.enable_x64(True):
+        own, whole = (jax.grad(f)(0.2) for f in (trained, function("finer")))
+    inner = 30 * 1.2 * 0.2
+    assert own == pytest.approx(30 * 1.2 * math.cos(inner))
+    assert whole == pytest.approx(30 * 1.4 * math.cos(inner))  # d/dz of (z + 1) z is 2 z + 1
+
+
+def test_wire_has_a_derivative_at_zero():
+    slope = jax.grad(lambda z: jnp.real(function("wire")(z + 0j)))(0.0)
+    assert slope == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arm", "layer", "bound"),
+    [
+        ("siren", 0, 1 / 2),
+        ("siren", 1, math.sqrt(6 / 64) / 30),
+        ("siren", 3, math.sqrt(6 / 64) / 30),
+        ("finer", 0, 1 / 2),
+        ("gauss", 0, 1 / math.sqrt(2)),
+        ("gauss", 2, 1 / 8),
+        ("wire", 1, 1 / 8),
+    ],
+)
+def test_weights_start_uniform_within_the_published_bound(arm: str, layer: int, bound: float):
+    params = Layered(arm, (64, 64, 64), 2).init(jax.random.key(0))[f"layer{layer}"]
+    for name in {"w", "w_imaginary"} & {*params}:
+        weights = np.abs(np.asarray(params[name]))
+        assert 0.9 * bound < weights.max() <= bound
+        assert weights.mean() == pytest.approx(bound / 2, rel=0.15)
+    assert ("w_imaginary" in params) == (arm == "wire" and layer > 0)
+    fan_in = 2 if layer == 0 else 64
+    assert np.abs(np.asarray(params["b"])).max() <= 1 / math.sqrt(fan_in)
+
+
+def test_fourier_features_are_of_the_published_scale_and_are_not_trained():
+    network = Layered("relu_fourier", (200, 20), 2)
+    params = network.init(jax.random.key(0))
+    assert np.asarray(params["features"]).std() == pytest.approx(10, rel=0.1)
+    assert np.asarray(params["layer0"]["w"]).std() == pytest.approx(
+        math.sqrt(2 / (400 + 200)), rel=0.05
+    )
+    assert network.size == 400 * 200 + 200 + 200 * 20 + 20 + 21
+    x = jnp.zeros((3, 2))
+    slopes = jax.grad(lambda p: jnp.sum(network.apply(p, x)))(params)
+    assert not np.any(slopes["features"])
+    assert np.any(slopes["layer0"]["w"])
+
+
+def test_chebyshev_s_polynomials_are_those_of_numpy():
+    x = np.linspace(-0.76, 0.76, 9)
+    expected = np.polynomial.chebyshev.chebvander(x, 24)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            chebyshev(jnp.asarray(x)[:, None], 24)[:, 0], expected, atol=1e-12
+        )
+
+
+def test_sl2a_is_the_published_network():
+    network = Sl2a(width=6, degree=5, layers=2, dim=2)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), network.init(jax.random.key(1)))
+        x = np.random.default_rng(0).uniform(-1, 1, (4, 2))
+        found = network.apply(params, jnp.asarray(x))
+        own = jax.tree.map(np.asarray, params)
+    bases = np.polynomial.chebyshev.chebvander(np.tanh(x), 5)
+    u = np.einsum("pdk,dwk->pw", bases, own["layer0"]["c"])
+    u = (u - u.mean(1, keepdims=True)) / np.sqrt(u.var(1, keepdims=True) + 1e-5)
+    layer = own["layer1"]
+    y = np.maximum((u * u) @ layer["a"] @ layer["b"] + layer["bias"], 0)
+    expected = (u * y) @ own["out"]["w"][:, 0] + own["out"]["b"]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert np.abs(own["layer0"]["c"]).max() <= math.sqrt(6 / (8 * 6))
+    assert network.rank == 3
+
+
+@pytest.mark.parametrize("size", [600, 2500])
+def test_all_arms_have_equal_numbers_of_parameters(size: int):
+    counts = {arm: network_of_size(arm, size, dim=2, layers=3).size for arm in NAMES}
+    assert max(counts.values()) <= size
+    assert min(counts.values()) >= 0.98 * max(counts.values())
+
+
+@pytest.mark.parametrize("arm", ["finer", "wire", "sl2a", "poly_relu_fourier"])
+def test_networks_have_gradients_in_their_coordinates_that_differences_confirm(arm: str):
+    network = Zoomed(network_of_size(arm, 120, dim=2, layers=2), 0.5)
+    x = np.random.default_rng(0).uniform(-0.9, 0.9, (3, 2))
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), network.init(jax.random.key(0)))
+        step = 1e-6
+        moves = step * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+        points = jnp.asarray((x[:, None] + moves[None]).reshape(-1, 2))
+        found = jax.jit(partial(values_and_slopes, network))(params, points)
+    values, slopes = (np.asarray(each) for each in found)
+    around = values.reshape(3, 5)
+    expected = (around[:, [1, 3]] - around[:, [2, 4]]) / (2 * step)
+    np.testing.assert_allclose(slopes.reshape(3, 5, 2)[:, 0], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_have_gradients_of_length_one_that_differences_confirm(name: str):
+    points = np.random.default_rng(0).uniform(-1, 1, (400, 2))
+    values, slopes = exact(DISTANCES[name], points)
+    assert values.min() < -0.1 < 0.3 < values.max()
+    np.testing.assert_allclose(np.linalg.norm(slopes, axis=1), 1, atol=1e-9)
+    step = 1e-7
+    found = np.stack(
+        [
+            (exact(DISTANCES[name], points + m)[0] - exact(DISTANCES[name], points - m)[0])
+            / (2 * step)
+            for m in step * np.eye(2)
+        ],
+        axis=1,
+    )
+    near = np.abs(found - slopes).max(axis=1) < 1e-6
+    assert near.mean() > 0.99  # else it lies on a line of kinks
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_are_those_to_the_nearest_point_of_the_boundary(name: str):
+    """A boundary is where the sign changes: no point within the distance has the other sign."""
+    grid = pixel_centres(120).reshape(-1, 2)
+    values = exact(DISTANCES[name], grid)[0]
+    inside = grid[values < 0]
+    outside = grid[values >= 0]
+    for part, other in ((outside, inside), (inside, outside)):
+        some = part[:: max(1, len(part) // 60)]
+        own = np.abs(exact(DISTANCES[name], some)[0])
+        nearest = np.min(np.linalg.norm(some[:, None] - other[None], axis=2), axis=1)
+        assert np.all(nearest >= own - 1e-12)
+        assert np.all(nearest <= own + 2 * 2 / 120)
+
+
+def test_an_image_is_a_square_in_grey_and_its_training_slopes_know_every_second_pixel_alone():
+    target = load("grace_hopper", 16)
+    assert target.kind == "image"
+    assert -1 <= target.pixels.min() < -0.5
+    assert 0.5 < target.pixels.max() <= 1
+    assert len(target.train.points) == 64
+    assert len(target.held.points) == 192
+    coarse = target.pixels[::2, ::2]
+    np.testing.assert_allclose(target.train.values, coarse.ravel())
+    middle = target.train.slopes.reshape(8, 8, 2)[3, 3]
+    expected = (coarse[4, 3] - coarse[2, 3], coarse[3, 4] - coarse[3, 2])
+    np.testing.assert_allclose(middle, np.array(expected) / 0.5)
+
+
+def test_the_losses_are_what_they_are_said_to_be():
+    network = network_of_size("siren", 100, dim=2, layers=1)
+    params, target = network.init(jax.random.key(0)), load("shapes", 8)
+    at = Points.of(target.train)
+    values, slopes = (np.asarray(each) for each in values_and_slopes(network, params, at.points))
+    square = np.mean((values - target.train.values) ** 2)
+    assert Trainer(network, 1, "l2").loss_at(params, at) == pytest.approx(square, rel=1e-4)
+    errors = np.mean(np.sum((slopes - target.train.slopes) ** 2, axis=1))
+    relative = square / target.train.values.var() + errors  # gradients of distances have length 1
+    assert Trainer(network, 1, "h1").loss_at(params, at) == pytest.approx(relative, rel=1e-4)
+    found = errors_of(jnp.asarray(values), jnp.asarray(slopes), at)
+    assert float(found.l2) == pytest.approx(math.sqrt(square), rel=1e-4)
+
+
+def test_too_few_parameters_are_refused():
+    with pytest.raises(InputError, match="parameters=10 do not fit: the smallest network here has"):
+        network_of_size("siren", 10, dim=2, layers=3)

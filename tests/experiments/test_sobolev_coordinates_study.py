@@ -1,0 +1,120 @@
+"""The study of coordinates end to end: what it writes, how it goes on, how it refuses."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.run.rate_search import FIRST_SEED
+from experiments.sobolev.__main__ import main
+from experiments.sobolev.coordinates.options import CoordinatesOptions
+from experiments.sobolev.coordinates.study import Cell
+from experiments.sobolev.coordinates.summary import MEASURES, differences, mean_of, psnr, remarks
+from experiments.sobolev.coordinates.train import Run, Trainer
+from polycom_jax import InputError
+
+WORDS = (
+    "coordinates --arms siren poly_norm --targets shapes --parameters 60 --layers 1 --side 8"
+    " --steps 8 --seeds 2"
+)
+
+
+def a_run(seed: int, held: float, *, rate: float = 0.1, failed: bool = False, **other) -> Run:
+    train = 5.0 if failed else held / 2
+    numbers = {"sup": 3 * held, "slopes": held, "length": held, "deviation": 1.0, "score": held}
+    target = "pieces" if seed >= FIRST_SEED else "shapes"
+    return Run(target, seed, rate, (1, 2), (1.0, train), (1.0, held), **{**numbers, **other})
+
+
+def a_cell(arm: str, *helds: float, failed: int = -1) -> Cell:
+    found = [a_run(FIRST_SEED, 0.2, rate=rate, score=abs(rate - 0.1)) for rate in (0.03, 0.1, 0.3)]
+    found += [a_run(seed, held, failed=seed == failed) for seed, held in enumerate(helds)]
+    return Cell("shapes", arm, 100, found)
+
+
+def test_errors_are_compared_by_ratios_and_failed_runs_stand_apart():
+    ratios = (1.9, 2.0, 2.1, 2.0, 2.2, 1.8)
+    base = (0.01, 0.02, 0.015, 0.011, 0.03, 0.012)
+    cells = [
+        a_cell("siren", *base),
+        a_cell("gauss", *(r * b for r, b in zip(ratios, base, strict=True)), failed=5),
+    ]
+    found = {each.measure: each for each in differences(cells, "siren")}
+    assert set(found) == {"L2", "sup", "eikonal", "gradient"}
+    assert found["L2"].pairs == 5
+    assert found["L2"].found is not None
+    assert found["L2"].found.mean == pytest.approx(0.71, abs=0.02)  # log 2
+    assert found["L2"].verdict == "worse, not after Holm"  # 5 pairs give no p below 1/16
+    assert mean_of(cells[0].results(), MEASURES["L2"]).mean == pytest.approx(0.0152, abs=2e-4)
+    text = "\n".join(remarks(cells, [*found.values()], "siren"))
+    assert "gauss on shapes (1 of 6)" in text
+    assert "at the edge" not in text
+    assert psnr(0.02) == pytest.approx(40)
+
+
+def test_a_run_that_diverged_is_not_chosen_after_it_was_stored():
+    cell = a_cell("siren", 0.1, 0.2)
+    worst = a_run(FIRST_SEED, math.nan, rate=1.0, score=math.inf)
+    cell.runs.append(worst)
+    stored = Cell.of(json.loads(json.dumps(cell.record())), cell.name)
+    assert stored.searched.best == 0.1
+    assert stored.runs[-1].failed
+    assert stored.runs[:-1] == cell.runs[:-1]
+
+
+def test_options_say_what_does_not_go_together():
+    for options, said in (
+        ({"targets": ("elevation",)}, "must name one image that is not among targets"),
+        ({"arms": ("gauss",)}, "reference among --arms 'siren'"),
+        ({"arms": ("siren", "gaus")}, "Did you mean 'gauss'"),
+        ({"targets": ("shape",)}, "Did you mean 'shapes'"),
+        ({"side": 9}, "side=9 must be even"),
+        ({"extent": 0.0}, "extent=0.0 must be positive"),
+        ({"learning_rates": (1e-3, 1e-2)}, "three or more"),
+        ({"parameters": 20}, "do not fit"),
+        ({"seeds": 1}, "at least 2"),
+    ):
+        with pytest.raises(InputError, match=said):
+            CoordinatesOptions(**options)
+
+
+def test_misuse_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["coordinates", "--reference", "gelu", "--out", str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "about.json cannot be read" in lines[1]
+
+
+@pytest.mark.slow
+def test_a_study_writes_goes_on_and_is_reported_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    words = [*WORDS.split(), "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "--seeds 4" in capsys.readouterr().out
+    record = json.loads((tmp_path / "coordinates.json").read_text())
+    assert [cell["arm"] for cell in record["cells"]] == ["siren", "poly_norm"]
+    cell = json.loads((tmp_path / "cells" / "shapes-siren.json").read_text())
+    assert {run["target"] for run in cell["runs"]} == {"shapes", "pieces"}
+    assert all(run["commit"] for run in cell["runs"])
+    assert {run["seed"] for run in cell["runs"] if run["target"] == "shapes"} == {0, 1}
+    report = (tmp_path / "coordinates.md").read_text()
+    assert "commit of the runs" in report
+    assert "plots/shapes.png" in report
+
+    trained = list[int]()
+    run = Trainer.run
+
+    def count(self: Trainer, target, seed: int, rate: float, tell):
+        trained.append(seed)
+        return run(self, target, seed, rate, tell)
+
+    monkeypatch.setattr(Trainer, "run", count)
+    assert main([*words, "--seeds", "3"]) == 0
+    assert trained == [2, 2]
+    assert main(["report", str(tmp_path)]) == 0
+    assert trained == [2, 2]
+    assert main([*words, "--steps", "9"]) == 2
+    assert "holds a study with other options" in capsys.readouterr().err
