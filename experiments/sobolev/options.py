@@ -51,8 +51,9 @@ class TrainOptions(Options):
             gradients (Sobolev training). Learning rates are chosen by the same.
         batch_size: points in a batch.
         points: training points, of which batches are drawn.
-        learning_rates: learning rates to try, ascending. The one with the lowest error on
-            `selection` is taken; where it is the first or the last, more are tried beyond it.
+        learning_rates: learning rates to try, ascending. On `selection`, the one with the fewest
+            failed fits is taken, and among those the one with the lowest error; where it is the
+            first or the last, more are tried beyond it.
         selection: targets on which learning rates are chosen, NAME:n; those among `targets` are
             left out. With one alone, a rate may be chosen that fails on others.
         cells: cells on each axis of the grid on which errors are measured, with 15 points in each

@@ -1,6 +1,7 @@
 """What studies of training have beside their fits: all of them at once, gradients, few points."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import pytest
 
 from experiments.run.signals import StopRequest
-from experiments.sobolev import fit
+from experiments.sobolev import choice, fit
 from experiments.sobolev.__main__ import main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN
@@ -63,6 +64,19 @@ def test_more_points_bring_smaller_errors(tmp_path: Path):
     rows = json.loads((tmp_path / "samples.json").read_text())["summary"]
     few, many = (next(row["l2"] for row in rows if row["size"] == size) for size in (4, 256))
     assert many < few
+
+
+def test_a_learning_rate_at_which_fits_fail_is_not_taken():
+    # Three very good fits hid the fourth, and the rate was taken: it failed in all of the results.
+    found = {0.1: (0.2, 0.3, 0.2, 0.3), 1.0: (0.01, 0.02, 0.01, 9.0), 3.0: (math.nan, 2, 2, 2)}
+    rows = [
+        choice.tried(rate, [{"l2": error} for error in errors], "l2", seeds=1)
+        for rate, errors in found.items()
+    ]
+    assert rows[1]["l2"] < rows[0]["l2"]
+    assert [row["failed"] for row in rows] == [0, 1, 4]
+    assert choice.best(rows, "l2") == 0
+    assert choice.best([rows[1], rows[2]], "l2") == 0  # where all have failures: the fewest
 
 
 def test_what_a_report_found_is_shown():

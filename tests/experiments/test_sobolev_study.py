@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.run.signals import StopRequest
-from experiments.sobolev import fit, intervals, rates
+from experiments.sobolev import choice, fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.construction_options import ImitateOptions, RatesOptions
 from experiments.sobolev.mlp import mlp_of_size
@@ -53,7 +53,7 @@ def test_train_writes_one_row_a_run_a_report_and_plots(trained: Path):
     assert f"commit {record['about']['commit']}" in (trained / "train.md").read_text()
     for cell in ("40-relu", "40-swiglu"):
         tried = json.loads((trained / "cells" / f"{cell}.json").read_text())["selection"]
-        best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
+        best = choice.best(tried, "l2")
         assert 0 < best < len(tried) - 1  # never at the edge
     assert (trained / "plots" / "train-l2.pdf").stat().st_size > 1000
     assert "not told apart" in (trained / "train.md").read_text()
