@@ -116,7 +116,7 @@ class Study:
 
         Returns:
             One cell a network: "activation", "size", "parameters", "learning_rate", "selection"
-            (one row a learning rate tried) and "runs" (one row a target and seed with "sup", "l2" and
+            (one row a rate tried) and "runs" (one row a target and seed with "sup", "l2" and
             "h1").
         """
         weights = np.array([each.network.size + 300.0 for each in contestants])  # a constant part
