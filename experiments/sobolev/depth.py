@@ -7,11 +7,15 @@ from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from experiments.sobolev.construction_options import DepthOptions
 from polycom_jax import approximation as pa
+from polycom_jax.activations.inputs import EPS
 from polycom_jax.approximation.bounds import least
+from polycom_jax.approximation.normed_network import Rows
+from polycom_jax.approximation.normed_sobolev import clenshaw_network
 from polycom_jax.approximation.sobolev import difference
 from polycom_jax.approximation.targets import Target, get_target
 
@@ -151,12 +155,14 @@ def _first(net: pa.Network, x: Any) -> Any:
 def _poly_norm(case: Case) -> tuple[Any, Partial, int, tuple[float, float]]:
     """Its depth is N^d: the size decides it."""
 
-    def at(degree: int) -> pa.PolyNormNetwork:
-        return pa.poly_norm_network(case.target, case.n, case.d, degree)
+    def size(degree: int) -> int:
+        full = np.ones((degree,) * case.d)  # no number is 0: as large as any
+        return clenshaw_network(full, Rows(pa.SQUARE), pa.PEAK, EPS).size
 
-    degree = least(lambda degree: at(degree).size > case.size) - 1
+    degree = least(lambda degree: size(degree) > case.size) - 1
+    net = pa.poly_norm_network(case.target, case.n, case.d, degree)
     bound = pa.poly_norm_bound(case.n, case.d, degree)
-    return at(degree), Partial(_first_normed, at(degree)), degree, (bound, math.nan)
+    return net, Partial(_first_normed, net), degree, (bound, math.nan)
 
 
 def _first_normed(net: pa.PolyNormNetwork, x: Any) -> Any:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from experiments.sobolev import figures, markdown
+from experiments.sobolev import figures, losses, markdown
 from experiments.sobolev.choice import FAILED, RULE, failures
 from experiments.sobolev.intervals import METRICS, beside, contests, overall, summary
 from experiments.sobolev.options import TrainOptions, named_target
@@ -49,8 +50,11 @@ def write(
     for metric in METRICS:
         draw(store, options, means, metric, title, axis)
     head = [f"# {title}", "", *markdown.facts(ran(command)), "", *about, ""]
+    other = losses.section(cells, Path(options.beside), options.loss) if options.beside else []
     end = f"Plots: plots/{store.study}-{{l2,sup,h1}} as PNG and PDF. Every run: {store.study}.csv."
-    return store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
+    return store.write_report(
+        "\n".join([*head, *other, *sections(options, cells, means, tables), "", end])
+    )
 
 
 def _head(cell: Row) -> Row:
