@@ -11,8 +11,9 @@ import jax
 import pytest
 
 from experiments.run.signals import StopRequest
+from experiments.sobolev import __main__ as door
 from experiments.sobolev import choice, fit
-from experiments.sobolev.__main__ import STUDIES, main
+from experiments.sobolev.__main__ import main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN
 from experiments.sobolev.store import Store, findings
@@ -33,7 +34,7 @@ def test_all_runs_every_study_in_a_folder_of_its_own_and_ends_with_the_first_tha
     assert main(["all", "--quick", "--out", str(tmp_path)]) == 2
     assert ran == [(tmp_path / name, True) for name in ("rates", "train", "samples", "refine")]
     assert main(["all", "--nonsense"]) == 2
-    monkeypatch.setattr("experiments.sobolev.__main__.STUDIES", {"rates": STUDIES["rates"]})
+    monkeypatch.setattr(door, "STUDIES", {"rates": door.STUDIES["rates"]})
     capsys.readouterr()
     assert main(["all", "--quick", "--out", str(tmp_path)]) == 0
     assert "total: 0 s, 0 s of processor time" in capsys.readouterr().out  # nothing ran
