@@ -141,16 +141,16 @@ class DepthOptions(Options):
         orders: n, derivatives of the targets that the networks use.
         dims: d, 1 or 2.
         targets: what is approximated, each of norm 1 in W^{n,inf}.
-        rounds: rounds in which the cells of a network are computed, ascending, from 1 on; beside
-            these, as many as it has cells.
+        rounds: rounds in which the cells of a network are computed, ascending, from 1 on, up to as
+            many as it has cells.
         squares: numbers that a ReLU network for x^2 may have, ascending.
     """
 
-    sizes: tuple[int, ...] = (500, 1500, 4500)
+    sizes: tuple[int, ...] = (500, 2000, 8000)
     orders: tuple[int, ...] = (2, 3)
     dims: tuple[int, ...] = (1, 2)
     targets: tuple[str, ...] = ("spline", "waves")
-    rounds: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    rounds: tuple[int, ...] = (1, 4, 16, 64)
     squares: tuple[int, ...] = (50, 100, 200)
 
     def __post_init__(self) -> None:
