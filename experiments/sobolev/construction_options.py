@@ -147,10 +147,10 @@ class DepthOptions(Options):
     """
 
     sizes: tuple[int, ...] = (500, 2000, 8000)
-    orders: tuple[int, ...] = (2, 3)
+    orders: tuple[int, ...] = (2,)
     dims: tuple[int, ...] = (1, 2)
     targets: tuple[str, ...] = ("spline", "waves")
-    rounds: tuple[int, ...] = (1, 4, 16, 64)
+    rounds: tuple[int, ...] = (1, 4, 16)
     squares: tuple[int, ...] = (50, 100, 200)
 
     def __post_init__(self) -> None:
