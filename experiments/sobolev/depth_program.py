@@ -86,6 +86,7 @@ def text(tables: Row, command: str) -> str:
     kept = all(row["sup"] <= row["bound"] * (1 + 1e-9) for row in [*rows, *squares])
     sobolev = all(row["h1"] <= row["h1 bound"] for row in rows if "h1 bound" in row)
     above = all(row["sup"] >= row["least for these widths"] for row in squares)
+    gained = [row for row in tables["prices"] if row["sup x"] < 1 - 1e-6]
     return "\n".join(
         [
             "# Error against depth, at a fixed number of parameters",
@@ -94,8 +95,9 @@ def text(tables: Row, command: str) -> str:
             "",
             f"- All sup errors are {'' if kept else 'NOT '}within their bounds, and those in H1"
             f" are {'' if sobolev else 'NOT '}within theirs.",
-            f"- Theorem 3's networks and interpolants: depth does not pay. {_prices(tables)}",
-            f"- ReLU networks for x^2: depth pays. {_squares(squares)} They are"
+            f"- Theorem 3's networks and interpolants: depth pays in {len(gained)} of"
+            f" {len(tables['prices'])} series. {_prices(tables)}",
+            f"- ReLU networks for x^2: {_squares(squares)} They are"
             f" {'' if above else 'NOT '}above what counting pieces proves for their widths.",
             "- PolyNorm's networks have a fixed width, so the size decides the depth:"
             " one point for each size.",
