@@ -17,6 +17,7 @@ from experiments.run.signals import StopRequest
 from experiments.sobolev import choice, fit, intervals, losses, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.construction_options import ImitateOptions, RatesOptions
+from experiments.sobolev.depth_program import ROUNDING
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN, TrainOptions
 from polycom_jax import ACTIVATIONS, InputError
@@ -202,8 +203,8 @@ def test_depth_costs_cells_but_for_squares_of_relus(tmp_path: Path):
     assert {row["network"] for row in record["rows"]} == {"poly_relu", "interpolation", "poly_norm"}
     for row in [*record["rows"], *record["squares"]]:
         assert row["size"] <= row["numbers"]
-        # Interpolation attains its bound, and a square its formula; 1e-9 is for rounding.
-        assert row["sup"] <= row["bound"] * (1 + 1e-9)
+        # Interpolation attains its bound, and a square its formula.
+        assert row["sup"] <= row["bound"] + ROUNDING
     for row in record["prices"]:
         assert row["sup x"] > 1
     for row in record["squares"]:
