@@ -8,15 +8,18 @@ python -m experiments.sobolev all
 import importlib
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.sobolev.construction_options import (
+    QUICK_DEPTH,
     QUICK_IMITATE,
     QUICK_NORMED,
     QUICK_RATES,
+    DepthOptions,
     ImitateOptions,
     NormedOptions,
     RatesOptions,
@@ -112,6 +115,12 @@ STUDIES: Mapping[str, Study] = {
         Command(QUICK_COORDINATES, "runs/sobolev-coordinates-quick"),
         "experiments.sobolev.coordinates.program",
     ),
+    "depth": Study(
+        "Build networks of equal size, deeper and narrower: error against depth.",
+        Command(DepthOptions(), "runs/sobolev-depth"),
+        Command(QUICK_DEPTH, "runs/sobolev-depth-quick"),
+        "experiments.sobolev.depth_program",
+    ),
 }
 
 
@@ -172,12 +181,26 @@ def run_all(words: Sequence[str]) -> int:
     )
     quick = ["--quick"] if "--quick" in words else []
     chosen = line(Every(), [word for word in words if word != "--quick"])
+    begun, spent = _clock(), list[str]()
     for k, name in enumerate(STUDIES, start=1):
         print(f"\n[{k}/{len(STUDIES)}] {name}: {STUDIES[name].about}", flush=True)
+        before = _clock()
         code = main([name, *quick, "--out", str(Path(chosen.out) / name)])
         if code:
             return code
+        spent.append(_since(before, name))
+    print("\n" + "\n".join([*spent, _since(begun, "total")]))
     return 0
+
+
+def _clock() -> tuple[float, float]:
+    """Seconds on the wall, and of this process's processors."""
+    return time.monotonic(), time.process_time()
+
+
+def _since(before: tuple[float, float], what: str) -> str:
+    wall, processors = (now - then for now, then in zip(_clock(), before, strict=True))
+    return f"{what}: {wall:.0f} s, {processors:.0f} s of processor time"
 
 
 if __name__ == "__main__":

@@ -132,11 +132,52 @@ class NormedOptions(Options):
         return {1: self.degrees_1d, 2: self.degrees_2d}[d]
 
 
+@dataclass(frozen=True)
+class DepthOptions(Options):
+    """Networks of equal size and different depth: does depth pay?
+
+    Attributes:
+        sizes: numbers that a network may have, ascending.
+        orders: n, derivatives of the targets that the networks use.
+        dims: d, 1 or 2.
+        targets: what is approximated, each of norm 1 in W^{n,inf}.
+        rounds: rounds in which the cells of a network are computed, ascending, from 1 on, up to as
+            many as it has cells.
+        squares: numbers that a ReLU network for x^2 may have, ascending.
+    """
+
+    sizes: tuple[int, ...] = (500, 2000, 8000)
+    orders: tuple[int, ...] = (2,)
+    dims: tuple[int, ...] = (1, 2)
+    targets: tuple[str, ...] = ("spline", "waves")
+    rounds: tuple[int, ...] = (1, 4, 16)
+    squares: tuple[int, ...] = (50, 100, 200)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        distinct(self, "sizes", "orders", "dims", "targets", "rounds", "squares")
+        at_least(self, 1, "orders", "dims", "rounds")
+        at_least(self, 50, "sizes", "squares")
+        at_most(self, MAX_ORDER, "orders")
+        at_most(self, 2, "dims")
+        at_most(self, 20_000, "sizes", "squares")
+        at_most(self, 256, "rounds")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise unknown("target", name, TARGETS)
+        for counts in (self.sizes, self.rounds, self.squares):
+            require(list(counts) == sorted(counts), f"{counts} must be ascending.")
+        require(self.rounds[0] == 1, f"rounds={self.rounds} must begin with 1, all at once.")
+
+
 QUICK_RATES = RatesOptions(
     orders=(1, 2, 3), dims=(1,), cells_1d=(8, 16, 32), spread=("waves",), uneven=(7, 13, 29)
 )
 QUICK_NORMED = NormedOptions(
     orders=(2,), targets=("spline",), degrees_1d=(4, 16), degrees_2d=(4, 8), errors=(1e-1, 1e-3)
+)
+QUICK_DEPTH = DepthOptions(
+    sizes=(500,), orders=(2,), dims=(1,), targets=("spline",), rounds=(1, 4), squares=(50,)
 )
 QUICK_IMITATE = ImitateOptions(eps=(1e-1, 1e-2, 1e-4), iterates=(1,))
 """Well under a minute each."""

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from experiments.sobolev import figures, markdown
+from experiments.sobolev import figures, losses, markdown
+from experiments.sobolev.choice import FAILED, RULE, failures
 from experiments.sobolev.intervals import METRICS, beside, contests, overall, summary
 from experiments.sobolev.options import TrainOptions, named_target
 from experiments.sobolev.store import Store
 from experiments.sobolev.store import about as ran
 
 Row = dict[str, Any]
-
-FAILED = 0.5
-"""An L2 error above which a fit counts as failed, in units of the target's deviation."""
 
 
 def write(
@@ -51,8 +50,11 @@ def write(
     for metric in METRICS:
         draw(store, options, means, metric, title, axis)
     head = [f"# {title}", "", *markdown.facts(ran(command)), "", *about, ""]
+    other = losses.section(cells, Path(options.beside), options.loss) if options.beside else []
     end = f"Plots: plots/{store.study}-{{l2,sup,h1}} as PNG and PDF. Every run: {store.study}.csv."
-    return store.write_report("\n".join([*head, *sections(options, cells, means, tables), "", end]))
+    return store.write_report(
+        "\n".join([*head, *other, *sections(options, cells, means, tables), "", end])
+    )
 
 
 def _head(cell: Row) -> Row:
@@ -143,8 +145,8 @@ def sections(
         "",
         "## Learning rates",
         "",
-        f"Chosen on {', '.join(options.chosen_on)}; a range was extended until the best stood"
-        " inside it.",
+        f"Chosen on {', '.join(options.chosen_on)}. {RULE} A range was extended until the best"
+        " stood inside it.",
         "",
         *markdown.table(_rate_rows(cells)),
     ]
@@ -179,11 +181,11 @@ def _beside_rows(cells: Sequence[Row]) -> list[Row]:
     ratios = {metric: beside(cells, names[0], metric) for metric in METRICS}
     rows = []
     for name in names:
-        runs = [run["l2"] for cell in cells if cell["activation"] == name for run in cell["runs"]]
+        runs = [run for cell in cells if cell["activation"] == name for run in cell["runs"]]
         row: Row = {"network": name}
         for metric, label in METRICS.items():
             row[label] = markdown.ranged(*ratios[metric][name]) if name != names[0] else "1"
-        rows.append(row | {"failed": f"{sum(not r <= FAILED for r in runs)} of {len(runs)}"})
+        rows.append(row | {"failed": f"{failures(runs)} of {len(runs)}"})
     return rows
 
 

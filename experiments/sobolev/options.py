@@ -12,6 +12,9 @@ from polycom_jax.approximation.bounds import cell_size, size_formula
 from polycom_jax.approximation.targets import MAX_DIM, MAX_ORDER, TARGETS, Target, get_target
 from polycom_jax.table import ACTIVATIONS
 
+FREE = ("save_every_s", "memory", "beside")
+"""Options of trained networks that results do not depend on."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -51,8 +54,9 @@ class TrainOptions(Options):
             gradients (Sobolev training). Learning rates are chosen by the same.
         batch_size: points in a batch.
         points: training points, of which batches are drawn.
-        learning_rates: learning rates to try, ascending. The one with the lowest error on
-            `selection` is taken; where it is the first or the last, more are tried beyond it.
+        learning_rates: learning rates to try, ascending. On `selection`, the one with the fewest
+            failed fits is taken, and among those the one with the lowest error; where it is the
+            first or the last, more are tried beyond it.
         selection: targets on which learning rates are chosen, NAME:n; those among `targets` are
             left out. With one alone, a rate may be chosen that fails on others.
         cells: cells on each axis of the grid on which errors are measured, with 15 points in each
@@ -60,6 +64,8 @@ class TrainOptions(Options):
         memory: bytes for fitting one network, all fits at once: parameters, gradients, Adam's
             moments and points.
         save_every_s: seconds between two saved states; 0: save whenever possible.
+        beside: the CSV of a study of the same networks with the other loss; the report pairs its
+            runs with these.
     """
 
     activations: tuple[str, ...] = (
@@ -86,6 +92,7 @@ class TrainOptions(Options):
     cells: int = 8
     memory: int = 2**30
     save_every_s: float = 30.0
+    beside: PathText | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, wide=("memory",))

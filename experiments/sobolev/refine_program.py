@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from experiments.run.signals import stop_request
-from experiments.sobolev import fit_report
-from experiments.sobolev.options import RefineOptions
+from experiments.sobolev import fit_report, losses
+from experiments.sobolev.options import FREE, RefineOptions
 from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory
@@ -15,12 +15,13 @@ from experiments.terminal.progress import Display
 
 def run(options: RefineOptions, workdir: Path, command: str, display: Display) -> None:
     """Builds, fits, writes, and says what to look at; the same command again resumes."""
+    losses.check(options.beside)
     store, pace = Store(workdir, "refine"), Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
         every = contestants(options, study.targets)
         check_memory(options, every)
-        store.open(options, free=("save_every_s", "memory"))
+        store.open(options, free=FREE)
         cells = study.run(every, lambda cell, n, of: pace.note(f"[{n}/{of}] {line(cell)}"))
     display.stop()
     cells = [*as_built(study, every), *cells]

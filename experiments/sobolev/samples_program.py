@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.run.signals import stop_request
-from experiments.sobolev import fit_report
-from experiments.sobolev.options import SamplesOptions
+from experiments.sobolev import fit_report, losses
+from experiments.sobolev.options import FREE, SamplesOptions
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Contestant, Study, check_memory, perceptrons
 from experiments.sobolev.train_program import GRACE_S, line
@@ -16,8 +16,9 @@ from experiments.terminal.progress import Display
 def run(options: SamplesOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
     store, every = Store(workdir, "samples"), contestants(options)
+    losses.check(options.beside)
     check_memory(options, every)
-    store.open(options, free=("save_every_s", "memory"))
+    store.open(options, free=FREE)
     pace = Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments.run.signals import StopRequest
+from experiments.sobolev import choice
 from experiments.sobolev.fit import Data, Fit, Runs, State, Trainable
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import TrainOptions, named_target
@@ -115,7 +116,7 @@ class Study:
 
         Returns:
             One cell a network: "activation", "size", "parameters", "learning_rate", "selection"
-            (one row a learning rate) and "runs" (one row a target and seed with "sup", "l2" and
+            (one row a rate tried) and "runs" (one row a target and seed with "sup", "l2" and
             "h1").
         """
         weights = np.array([each.network.size + 300.0 for each in contestants])  # a constant part
@@ -154,7 +155,7 @@ class Study:
         options, name = self.options, each.name
         fit = Fit(each.network, options.steps, options.batch_size, each.points)
         selection = self._selection(name, fit, lambda s, w: tell(s / 2, w))
-        rate = min(selection, key=lambda row: row[options.loss])["learning_rate"]
+        rate = selection[choice.best(selection, options.loss)]["learning_rate"]
         pairs = [(t, s) for t in range(len(options.targets)) for s in range(options.seeds)]
         runs = Runs.of((rate, t, s) for t, s in pairs)
         state = self._fit(
@@ -175,14 +176,14 @@ class Study:
 
     def _selection(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
         """What `_select` finds; what is in the store is not looked for again."""
-        stored = self.store.cell(f"{name}-rates")
+        stored = self.store.cell(f"{name}-search")
         if stored is None:
             stored = {"selection": self._select(name, fit, tell)}
-            self.store.keep_cell(f"{name}-rates", stored)
+            self.store.keep_cell(f"{name}-search", stored)
         return stored["selection"]
 
     def _select(self, name: str, fit: Fit, tell: Callable[[float, str], None]) -> list[Row]:
-        """One row a learning rate: the geometric mean of errors over targets and some seeds.
+        """One row a learning rate, of `choice.tried` over targets and some seeds.
 
         About as many runs as in the fits that follow.
         """
@@ -190,7 +191,7 @@ class Study:
         for attempt in range(1 + MAX_EXTENSIONS):
             tried += self._try(f"{name}-rates{attempt}", fit, rates, tell)
             tried.sort(key=lambda row: row["learning_rate"])
-            best = min(range(len(tried)), key=lambda i: tried[i][self.options.loss])
+            best = choice.best(tried, self.options.loss)
             if 0 < best < len(tried) - 1:
                 return tried
             factor = rates[-1] / rates[-2] if best else rates[0] / rates[1]
@@ -217,10 +218,10 @@ class Study:
         )
         state = self._fit(name, fit, runs, lambda s: tell(s, f"{name}: learning rates"))
         errors = self.errors(fit.network, state.params, runs)
-        logs = np.log([error[options.loss] for error in errors]).reshape(count, -1)
+        own = len(places) * seeds
         return [
-            {"learning_rate": float(rate), options.loss: float(np.exp(log.mean())), "seeds": seeds}
-            for rate, log in zip(rates, logs, strict=True)
+            choice.tried(float(rate), errors[i * own : (i + 1) * own], options.loss, seeds)
+            for i, rate in enumerate(rates)
         ]
 
     def _fit(self, name: str, fit: Fit, runs: Runs, tell: Callable[[float], None]) -> State:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.signals import stop_request
-from experiments.sobolev import fit_report
-from experiments.sobolev.options import TrainOptions
+from experiments.sobolev import fit_report, losses
+from experiments.sobolev.options import FREE, TrainOptions
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory, perceptrons
 from experiments.terminal.pace import Pace
@@ -18,8 +18,9 @@ GRACE_S = 25.0
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
     store, every = Store(workdir, "train"), perceptrons(options)
+    losses.check(options.beside)
     check_memory(options, every)
-    store.open(options, free=("save_every_s", "memory"))
+    store.open(options, free=FREE)
     pace = Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)

@@ -12,7 +12,7 @@ target in a Sobolev space (`taylor`, `bounds`, `partitions`): Theorem 3. Beyond 
 no theorem for PolyNorm: `normed_sobolev`, `normed_imitation` and `favard`. Theorem 3's errors of
 derivatives (`derivative_bounds`), the same rate by a single power of ReLU (`splines`), and what no
 network can do better (`lower_bounds`). To measure it: norms and errors (`sobolev`), functions of
-norm 1 (`targets`).
+norm 1 (`targets`). Depth for width at a given size: `rounds`, and `folded_square` of `sawtooth`.
 
 Reference: Zhuo et al., "Polynomial Composition Activations", ICLR 2025, arXiv 2411.03884, sec. 3.
 """
@@ -78,6 +78,8 @@ from polycom_jax.approximation.pieces import imitation_lower_bound as imitation_
 from polycom_jax.approximation.pieces import most_pieces as most_pieces
 from polycom_jax.approximation.product_tree import Arithmetic as Arithmetic
 from polycom_jax.approximation.product_tree import monomials as monomials
+from polycom_jax.approximation.rounds import in_rounds as in_rounds
+from polycom_jax.approximation.sawtooth import folded_square as folded_square
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic as sawtooth_arithmetic
 from polycom_jax.approximation.sawtooth import sawtooth_error as sawtooth_error
 from polycom_jax.approximation.sawtooth import sawtooth_square as sawtooth_square

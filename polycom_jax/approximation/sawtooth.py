@@ -13,7 +13,7 @@ import numpy as np
 from polycom_jax._errors import require
 from polycom_jax.approximation.combine import block_diagonal, compose, identity
 from polycom_jax.approximation.exact import SUMS, power
-from polycom_jax.approximation.network import Matrix, Network, feed_forward, linear
+from polycom_jax.approximation.network import Matrix, Network, Vector, feed_forward, linear
 from polycom_jax.approximation.product_tree import Arithmetic
 
 
@@ -44,6 +44,42 @@ def sawtooth_square(teeth: int) -> Network:
         weights.append(np.stack([tooth, tooth, finer]) if s < teeth else finer[None])
         biases.append(np.array([0, -0.5, 0]) if s < teeth else np.zeros(1))
     return feed_forward(weights, biases, [np.tile((0.0, 1.0), (3, 1))] * teeth)
+
+
+def folded_square(pieces: int, levels: int) -> Network:
+    """x -> the interpolant of x^2 on [0, 1] at the multiples of p^-m, by m = `levels` folds.
+
+    With the zigzag T of p = `pieces` linear pieces from [0, 1] onto [0, 1], and the interpolant q
+    of t - t^2 at the multiples of 1/p, it is x - sum_{k < m} p^(-2k) q(T^k(x)), as q(1 - t) = q(t).
+    Both are made of the p units relu(t - j/p), behind which one unit carries T and one the sum. So
+    the depth is 2 m - 1, the width p or p + 1, the size about 5 p m; there are exactly p^m pieces,
+    and the error is p^(-2m) / 4. With m = 1 it is one hidden layer, with p = 2 a `sawtooth_square`.
+
+    Raises:
+        InputError: pieces below 2, or levels below 1.
+    """
+    require(pieces >= 2, f"pieces={pieces} must be at least 2.")
+    require(levels >= 1, f"levels={levels} must be at least 1.")
+    kinks = np.arange(pieces) / pieces
+    fold = np.where(kinks > 0, 2.0 * pieces, pieces) * (-1.0) ** np.arange(pieces)
+    curve = np.where(kinks > 0, -2 / pieces, 1 - 1 / pieces)
+    first = np.ones((pieces, 1))
+    later = np.zeros((pieces + 1, 2))
+    later[:pieces, 0] = later[pieces, 1] = 1
+    weights: list[Matrix] = []
+    biases: list[Vector | None] = []
+    total = np.zeros(pieces)
+    for level in range(levels):
+        weights.append(later if level else first)
+        biases.append(np.append(-kinks, 0) if level else -kinks)
+        total = -curve / float(pieces) ** (2 * level)
+        # At first the sum is x, which is the first unit; later it has one of its own.
+        total = np.append(total, 1) if level else total + (kinks == 0)
+        if level < levels - 1:
+            weights.append(np.stack([np.append(fold, 0)[: len(total)], total]))
+            biases.append(np.zeros(2))
+    units = [np.tile((0.0, 1.0), (len(matrix), 1)) for matrix in weights]
+    return feed_forward([*weights, total[None]], [*biases, None], units)
 
 
 def sawtooth_arithmetic(teeth: int, *, nonnegative: bool = False) -> Arithmetic:

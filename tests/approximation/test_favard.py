@@ -109,3 +109,23 @@ def test_what_cannot_be_is_refused():
         pa.favard_means(lambda x: jnp.log(x[:, 0] - 0.5), 2, 1, 4)
     with pytest.raises(InputError, match="values"):
         pa.favard_means(lambda x: x, 2, 1, 4)
+
+
+def test_the_constant_for_one_derivative_is_nearly_reached_in_the_unit_ball():
+    # polynorm_theorem.md: the worst error at x = 1/2, by the kernel R of g - A g = R * g'.
+    degree, count = 64, 20_000
+    k, s = np.arange(1, degree), (np.arange(count) + 0.5) * math.pi / count
+    taken = favard.multipliers(1, degree)[1:] / k
+
+    def kernel(u):
+        u = np.mod(u, 2 * math.pi)
+        waves = sum(
+            share * np.sin(frequency * u) for share, frequency in zip(taken, k, strict=True)
+        )
+        return ((math.pi - u) / 2 - waves) / math.pi
+
+    differences = np.abs(kernel(math.pi / 2 - s) - kernel(math.pi / 2 + s))
+    worst = np.sum(differences * np.sin(s)) / 2 * math.pi / count
+    constant = favard.favard_constant(1) * favard.chain_constant(1)
+    assert constant == pytest.approx(math.pi / 4)
+    assert 0.985 < worst * degree / constant < 1

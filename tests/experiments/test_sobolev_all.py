@@ -1,6 +1,7 @@
 """What studies of training have beside their fits: all of them at once, gradients, few points."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ import jax
 import pytest
 
 from experiments.run.signals import StopRequest
-from experiments.sobolev import fit
+from experiments.sobolev import __main__ as door
+from experiments.sobolev import choice, fit
 from experiments.sobolev.__main__ import main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN
@@ -20,7 +22,7 @@ from polycom_jax._errors import require
 
 
 def test_all_runs_every_study_in_a_folder_of_its_own_and_ends_with_the_first_that_fails(
-    monkeypatch, tmp_path: Path
+    monkeypatch, tmp_path: Path, capsys
 ):
     ran: list[tuple[Path, bool]] = []
 
@@ -32,6 +34,10 @@ def test_all_runs_every_study_in_a_folder_of_its_own_and_ends_with_the_first_tha
     assert main(["all", "--quick", "--out", str(tmp_path)]) == 2
     assert ran == [(tmp_path / name, True) for name in ("rates", "train", "samples", "refine")]
     assert main(["all", "--nonsense"]) == 2
+    monkeypatch.setattr(door, "STUDIES", {"rates": door.STUDIES["rates"]})
+    capsys.readouterr()
+    assert main(["all", "--quick", "--out", str(tmp_path)]) == 0
+    assert "total: 0 s, 0 s of processor time" in capsys.readouterr().out  # nothing ran
 
 
 def test_the_loss_of_sobolev_training_is_the_squared_norm_of_h1():
@@ -63,6 +69,19 @@ def test_more_points_bring_smaller_errors(tmp_path: Path):
     rows = json.loads((tmp_path / "samples.json").read_text())["summary"]
     few, many = (next(row["l2"] for row in rows if row["size"] == size) for size in (4, 256))
     assert many < few
+
+
+def test_a_learning_rate_at_which_fits_fail_is_not_taken():
+    # Three very good fits hid the fourth, and the rate was taken: it failed in all of the results.
+    found = {0.1: (0.2, 0.3, 0.2, 0.3), 1.0: (0.01, 0.02, 0.01, 9.0), 3.0: (math.nan, 2, 2, 2)}
+    rows = [
+        choice.tried(rate, [{"l2": error} for error in errors], "l2", seeds=1)
+        for rate, errors in found.items()
+    ]
+    assert rows[1]["l2"] < rows[0]["l2"]
+    assert [row["failed"] for row in rows] == [0, 1, 4]
+    assert choice.best(rows, "l2") == 0
+    assert choice.best([rows[1], rows[2]], "l2") == 0  # where all have failures: the fewest
 
 
 def test_what_a_report_found_is_shown():

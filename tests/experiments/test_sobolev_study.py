@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from experiments.run.signals import StopRequest
-from experiments.sobolev import fit, intervals, rates
+from experiments.sobolev import choice, fit, intervals, losses, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.construction_options import ImitateOptions, RatesOptions
+from experiments.sobolev.depth_program import ROUNDING
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN, TrainOptions
 from polycom_jax import ACTIVATIONS, InputError
@@ -53,7 +54,7 @@ def test_train_writes_one_row_a_run_a_report_and_plots(trained: Path):
     assert f"commit {record['about']['commit']}" in (trained / "train.md").read_text()
     for cell in ("40-relu", "40-swiglu"):
         tried = json.loads((trained / "cells" / f"{cell}.json").read_text())["selection"]
-        best = min(range(len(tried)), key=lambda i: tried[i]["l2"])
+        best = choice.best(tried, "l2")
         assert 0 < best < len(tried) - 1  # never at the edge
     assert (trained / "plots" / "train-l2.pdf").stat().st_size > 1000
     assert "not told apart" in (trained / "train.md").read_text()
@@ -112,6 +113,11 @@ def test_other_options_are_refused_in_a_used_folder(trained: Path, capsys):
         (["train", "--learning-rates", "0.1", "0.2"], "four or more"),
         (["train", "--sobolev.step", "1"], "Did you mean '--steps'"),
         (["train", "--sobolev.dim", "0"], "dim=0"),
+        (["train", "--beside", "nowhere.csv"], "there is no such file"),
+        (["train", "--beside", "pyproject.toml"], "must be the CSV of a study"),
+        (["depth", "--dims", "3"], "dims=3 must be at most 2"),
+        (["depth", "--rounds", "2", "4"], "must begin with 1"),
+        (["depth", "--sizes", "10"], "sizes=10"),
         (["train", "--sizes", "10000000"], "more than memory=1073741824"),
         (["train", "--points", "1000000000"], "more than memory=1073741824"),
         (["refine", "--points", "1000000000"], "more than memory=1073741824"),
@@ -190,6 +196,25 @@ def test_networks_are_built_within_the_memory_that_was_asked_for():
     rates.build(case, memory=2000)
 
 
+def test_depth_costs_cells_but_for_squares_of_relus(tmp_path: Path):
+    words = "--sizes 300 --orders 2 --dims 1 --targets spline --rounds 1 4 --squares 100"
+    assert main(["depth", *words.split(), "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "depth.json").read_text())
+    assert {row["network"] for row in record["rows"]} == {"poly_relu", "interpolation", "poly_norm"}
+    for row in [*record["rows"], *record["squares"]]:
+        assert row["size"] <= row["numbers"]
+        # Interpolation attains its bound, and a square its formula.
+        assert row["sup"] <= row["bound"] + ROUNDING
+    for row in record["prices"]:
+        assert row["sup x"] > 1
+    for row in record["squares"]:
+        assert row["sup"] == pytest.approx(row["bound"], rel=1e-6)  # by the formula
+        assert row["sup"] >= row["least for these widths"]
+    shallow, *_, deep = record["squares"]
+    assert deep["sup"] < shallow["sup"] / 10
+    assert "NOT" not in (tmp_path / "depth.md").read_text()
+
+
 @pytest.mark.slow
 def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
     words = "--eps 1e-1 1e-3 1e-5 --iterates 1"
@@ -247,6 +272,28 @@ def test_errors_beside_anothers_are_paired_by_seed():
     ]
     for metric, ratio in (("l2", 2.0), ("h1", 1.0)):
         assert intervals.beside(cells, "b", metric)["a"] == pytest.approx((ratio,) * 3)
+
+
+def test_runs_are_paired_with_those_of_another_loss(tmp_path: Path):
+    ours = [{"activation": "gelu", "size": 40, "runs": []}]
+    for target, factor in (("spline:1", 0.5), ("waves:2", 0.125)):
+        for seed, error in enumerate((0.1, 3.0)):
+            run = {"target": target, "seed": seed, "sup": error, "l2": error}
+            ours[0]["runs"].append(run | {"h1": factor * error})
+    path = tmp_path / "train.csv"
+    lines = ["activation,size,target,seed,sup,l2,h1"]
+    for run in ours[0]["runs"]:
+        error = run["sup"]
+        lines.append(f"gelu,40,{run['target']},{run['seed']},{error},{2 * error},{error}")
+    path.write_text("\n".join(lines))
+    (row,) = losses.paired(ours, losses.stored_runs(path))
+    assert (row["sup error"], row["L2 error"]) == ("1 [1, 1]", "0.5 [0.5, 0.5]")
+    assert row["H1 error"] == "0.25 [0.25, 0.25]"  # over both targets
+    assert row["waves:2"] == "0.125 [0.125, 0.125]"
+    assert row["failed"] == "2, before 2, of 4"
+    path.write_text("\n".join(lines[:-1]))
+    with pytest.raises(InputError, match="no run gelu, 40, waves:2, 1"):
+        losses.paired(ours, losses.stored_runs(path))
 
 
 def test_intervals_are_students():
