@@ -7,6 +7,11 @@
 
 The names below are stable. Sub-packages are imported on first use: `pc.training`, `pc.data`,
 `pc.modules` and the others cost nothing until then.
+
+On a CPU under Linux, XLA takes large arrays from the C library, which gives them back to the system
+when they are freed, and gets them again page by page. Start a program with
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (glibc 2.35 or later), and the pages are large
+(experiments/results/speed/cpu.md, "Freed memory").
 """
 
 import importlib

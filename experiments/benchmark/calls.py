@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark.harness import Contestant
@@ -59,6 +60,16 @@ class JaxFunction:
         analysis: Any = self.compiled(which)[0].memory_analysis()
         return None if analysis is None else analysis.temp_size_in_bytes
 
+    def overwriting(self) -> Contestant:
+        """Value and gradients, written over the arguments and over dy, which are donated."""
+
+        def prepare() -> tuple[Any, ...]:
+            return jax.tree.map(jnp.copy, (self.arguments, self.fixed, self.dy))
+
+        call = jax.jit(self._value_and_gradients, donate_argnums=(0, 2))
+        name = f"{self.name}, donated"
+        return Contestant(name, call, jax.block_until_ready, prepare, self.work)
+
     def _forward(self) -> tuple[Any, tuple[Any, ...]]:
         return jax.jit(lambda *a: (self.f(*a),)), (*self.arguments, *self.fixed)
 
@@ -69,11 +80,11 @@ class JaxFunction:
         return jax.jit(lambda pull, dy: pull(dy)), (pull, self.dy)
 
     def _both(self) -> tuple[Any, tuple[Any, ...]]:
-        def both(arguments: Any, fixed: Any, dy: Any) -> Any:
-            y, pull = self._vjp(arguments, fixed)
-            return y, *pull(dy)
+        return jax.jit(self._value_and_gradients), (self.arguments, self.fixed, self.dy)
 
-        return jax.jit(both), (self.arguments, self.fixed, self.dy)
+    def _value_and_gradients(self, arguments: Any, fixed: Any, dy: Any) -> Any:
+        y, pull = self._vjp(arguments, fixed)
+        return y, *pull(dy)
 
     def _vjp(self, arguments: Any, fixed: Any) -> Any:
         return jax.vjp(lambda *a: self.f(*a, *fixed), *arguments)

@@ -31,17 +31,8 @@ COPY = "copy of x"
 
 
 def cases(options: Options) -> list[Case]:
-    """One for each shape, activation and pass.
-
-    Raises:
-        InputError: an activation that has not the coefficients of a PolyCom one, and these alone.
-    """
-    for name in options.activations:
-        require(
-            [*get_activation(name).parameters] == ["coeffs"],
-            f"activations {name!r}: the suite ops measures PolyCom activations, and others as their"
-            f" yardsticks; take {', '.join(ACTIVATIONS)}, or the suite ffn.",
-        )
+    """One for each shape, activation and pass."""
+    check_activations(options)
     return [
         Case(
             "ops",
@@ -52,6 +43,16 @@ def cases(options: Options) -> list[Case]:
         for activation in options.activations or ACTIVATIONS
         for which in options.passes
     ]
+
+
+def check_activations(options: Options) -> None:
+    """Raises `InputError` for one that has not a PolyCom one's coefficients, and these alone."""
+    for name in options.activations:
+        require(
+            [*get_activation(name).parameters] == ["coeffs"],
+            f"activations {name!r}: the suite ops measures PolyCom activations, and others as their"
+            f" yardsticks; take {', '.join(ACTIVATIONS)}, or the suite ffn.",
+        )
 
 
 def shapes(options: Options) -> list[ArgSpec]:
@@ -71,11 +72,11 @@ def _run(options: Options, spec: ArgSpec, activation: str, which: str, tell: Tel
     case = f"{activation} {which}, {' x '.join(map(str, spec.shape))} {dtype}"
     tell("making arguments")
     chosen, left_out = peers.split(options.peers, PEERS)
-    contestants = list(_contestants(spec, activation, which, chosen, left_out))
+    found = list(contestants(spec, activation, which, chosen, left_out))
     return hold(
         "ops",
         case,
-        contestants,
+        found,
         options,
         tell,
         dtype=dtype,
@@ -113,9 +114,10 @@ def ours(activation: str, implementation: str | None = None) -> str:
     return activation if implementation is None else f"{activation} [{implementation}]"
 
 
-def _contestants(
+def contestants(
     spec: ArgSpec, activation: str, which: str, chosen: Sequence[str], left_out: dict[str, str]
 ) -> Iterator[Contestant]:
+    """Ours, and the `chosen` peers; why another one is none goes to `left_out`."""
     arguments = _inputs(spec, activation)
     base = _jax(activation, None, *arguments)
     yield base.contestant(which)
@@ -128,6 +130,11 @@ def _contestants(
     if "copy" in chosen:
         yield Contestant(COPY, jax.jit(jnp.copy), jax.block_until_ready, lambda: (arguments[0][0],))
     yield from _torch(activation, which, arguments, chosen, left_out)
+
+
+def overwriting(spec: ArgSpec, activation: str) -> Contestant:
+    """Ours, both passes, whose results are written over its arguments: they are donated."""
+    return _jax(activation, None, *_inputs(spec, activation)).overwriting()
 
 
 def _inputs(spec: ArgSpec, activation: str) -> tuple[tuple[Any, ...], Any, Any]:

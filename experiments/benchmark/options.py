@@ -20,7 +20,7 @@ from polycom_jax.table import ACTIVATIONS, get_activation
 
 SUITES: tuple[str, ...] = (
     *("ops", "ffn", "attention", "loss", "train", "safety", "data", "tpu", "gpu", "generate"),
-    "card",
+    *("allocator", "card"),
 )
 
 Pass = Literal["forward", "backward", "both"]
@@ -54,15 +54,16 @@ class Options:
         suites: what to measure: ops (an activation alone), ffn (a feed-forward block), attention,
             loss, train (training steps), safety (checkpoints, and the guard against losses that are
             not finite), data (input pipeline), tpu (prediction by compiling for TPUs that are not
-            there), gpu (the same for GPUs), generate (decoding), card (a GPU that is here, against
-            float64 and against predictions).
+            there), gpu (the same for GPUs), generate (decoding), allocator (an activation under
+            settings of the C library's allocator), card (a GPU that is here, against float64 and
+            against predictions).
         peers: implementations to compare with: implementations, yardsticks, copy, torch-eager,
             torch-checkpoint, torch-compile, liger, hf-llama, hf-generate, torch-loader. One that
             cannot run on this machine is listed with the reason.
-        activations: activations in the suites ops, ffn and tpu; the first one is the reference. all
-            stands for the table. Also FILE.py:NAME or MODULE:NAME, in ffn.
-        shapes: shapes in the suites ops, tpu and gpu, by name; --list prints them. Default: those
-            for this backend; dense_1b in tpu and gpu.
+        activations: activations in the suites ops, allocator, ffn and tpu; the first one is the
+            reference. all stands for the table. Also FILE.py:NAME or MODULE:NAME, in ffn.
+        shapes: shapes in the suites ops, allocator, tpu and gpu, by name; --list prints them.
+            Default: those for this backend; dense_1b in tpu and gpu.
         passes: passes to time: forward, backward (given what the forward pass saved), both.
         dtype: dtype of the arrays. Default: that of the shape or of the model.
         model: model whose shapes the other suites take: small-5m or a preset. Default: small-5m on

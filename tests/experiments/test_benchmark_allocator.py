@@ -1,0 +1,67 @@
+"""The benchmark's suite allocator: a process for each setting, and what it says when one fails."""
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmark import allocator
+from experiments.benchmark.__main__ import main
+from experiments.benchmark.allocator_process import started
+from experiments.benchmark.options import Options
+from experiments.terminal.program import Stop
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it measures glibc's")
+
+
+@pytest.mark.parametrize(
+    "settings", [["defaults"], pytest.param(list(allocator.SETTINGS), marks=pytest.mark.slow)]
+)
+def test_each_setting_has_a_process_whose_contestants_are_compared(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        allocator, "SETTINGS", {name: allocator.SETTINGS[name] for name in settings}
+    )
+    words = ["allocator", "--shapes", "odd", "--passes", "both", "--peers", "copy"]
+    words += ["--rounds", "2", "--sample-seconds", "1e-4", "--out", str(tmp_path)]
+    assert main(words) == 0
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    names = ("poly_norm", "copy of x", "poly_norm, donated")
+    expected = [f"{name}, {setting}" for setting in settings for name in names]
+    assert [row["name"] for row in result["rows"]] == expected
+    for row in result["rows"]:
+        assert row["ratios"].keys() == {f"poly_norm, {setting}" for setting in settings}
+        assert row["numbers"]["MiB fresh"] >= 0
+
+
+def test_a_process_that_fails_says_why():
+    request = {"options": asdict(Options()), "shape": "none of them", "activation": "poly_norm"}
+    with (
+        pytest.raises(Stop, match="suite allocator failed: ValueError"),
+        started(request | {"which": "both", "peers": []}, {}),
+    ):
+        pass
+
+
+def test_the_kept_memory_is_that_of_our_programs(monkeypatch: pytest.MonkeyPatch):
+    from experiments.run import host_memory
+
+    asked: dict[int, int] = {}
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            asked[parameter] = value
+            return 1
+
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(host_memory, "_accelerators", list)
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    assert host_memory.keep_freed_memory()
+    kept = allocator.SETTINGS["memory kept"]
+    assert asked[host_memory._ARENA_MAX] == int(kept["MALLOC_ARENA_MAX"])
+    assert asked[host_memory._MMAP_MAX] == int(kept["MALLOC_MMAP_MAX_"])
+    assert len(asked) == len(kept)  # the third is never to trim, which -1 means to mallopt
