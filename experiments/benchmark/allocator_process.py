@@ -110,9 +110,10 @@ def main() -> None:
 def _contestants(request: Mapping[str, Any]) -> Iterator[Contestant]:
     from experiments.benchmark import ops
 
-    options = Options(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()}
-    )
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()
+    }
+    options = Options(**given)
     (spec,) = (spec for spec in ops.shapes(options) if spec.name == request["shape"])
     task = (spec, request["activation"], request["which"])
     yield from ops.contestants(*task, request["peers"], {})

@@ -217,7 +217,7 @@ def prices(rows: Sequence[Row]) -> list[Row]:
         first, last = own[0], own[-1]
         if first is last:
             continue
-        row = dict(zip(keys, key, strict=True))
+        row: Row = dict(zip(keys, key, strict=True))
         for name in ("depth", "width", "N"):
             row[name] = f"{first[name]} to {last[name]}"
         for name in ("sup", "h1", "bound"):

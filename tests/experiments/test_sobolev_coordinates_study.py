@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_a_run_that_diverged_is_not_chosen_after_it_was_stored():
 
 
 def test_options_say_what_does_not_go_together():
-    for options, said in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"targets": ("elevation",)}, "must name one image that is not among targets"),
         ({"arms": ("gauss",)}, "reference among --arms 'siren'"),
         ({"arms": ("siren", "gaus")}, "Did you mean 'gauss'"),
@@ -74,7 +75,8 @@ def test_options_say_what_does_not_go_together():
         ({"learning_rates": (1e-3, 1e-2)}, "three or more"),
         ({"parameters": 20}, "do not fit"),
         ({"seeds": 1}, "at least 2"),
-    ):
+    )
+    for options, said in cases:
         with pytest.raises(InputError, match=said):
             CoordinatesOptions(**options)
 

@@ -48,7 +48,9 @@ class Layered:
     def _affine(self, fan_in: int, out: int, layer: int) -> Specs:
         own, first = ARMS[self.arm], layer == 0
         shapes = {"w": ((fan_in, out), own.weights), "b": ((out,), own.biases)}
-        tree = {name: _spec(shape, make(fan_in, first)) for name, (shape, make) in shapes.items()}
+        tree: dict[str, Specs] = {
+            name: _spec(shape, make(fan_in, first)) for name, (shape, make) in shapes.items()
+        }
         if own.complex and not first:
             for name, (shape, make) in shapes.items():
                 tree[f"{name}_imaginary"] = _spec(shape, make(fan_in, first))

@@ -103,7 +103,8 @@ def pixel_centres(side: int) -> Float[np.ndarray, "S S 2"]:
 
 
 def _differences(pixels: Float[np.ndarray, "R C"], step: float) -> Float[np.ndarray, "R C 2"]:
-    return np.stack(np.gradient(pixels, step), axis=-1)
+    rows, columns = (np.gradient(pixels, step, axis=axis) for axis in (0, 1))
+    return np.stack([rows, columns], axis=-1)
 
 
 def _image(name: str, side: int) -> Float[np.ndarray, "S S"]:
