@@ -46,7 +46,8 @@ def operations(jaxpr: Any, size: int) -> list[str]:
 
 
 def _operations_an_element(eqn: Any) -> int:
-    """Of a reduction of several arrays, one for each; of a product, two for each contracted one."""
+    """A reduction counts one for each array that it reduces; a matrix product two for each pair of
+    elements that it multiplies and adds."""
     if eqn.primitive.name == "reduce":
         return len(eqn.outvars)
     if eqn.primitive.name == "dot_general":

@@ -32,6 +32,7 @@ def test_all_configs_of_a_run_are_here():
         *(
             "Multipliers",
             "DataConfig",
+            "RopeScaling",
             "MeshConfig",
             "HostsConfig",
             "RunConfig",

@@ -69,8 +69,10 @@ class Comparing:
         self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
         settings = flags.flatten(config)
         settings["study"] = self.study.runs_of or config.study
-        # What it says, not how it was written; None in folders from before there was one.
+        # What it says, not how it was written; None in folders from before there was one. A folder
+        # has one block of seeds: more of them follow those that are there.
         settings["recipe"] = config.changes or None
+        settings["first_seed"] = config.first_seed or None
         common = {name: value for name, value in settings.items() if name not in FREE}
         kept = root / "settings.json"
         data = {

@@ -139,9 +139,8 @@ def _built(case: Case) -> tuple[Any, Partial, int, tuple[float, float]]:
     cells = most_cells(case, case.rounds)
     if case.network == "interpolation":
         net, bound = pa.linear_interpolant(case.target, cells), pa.interpolation_bound(n, cells)
-        slope = 1 / (
-            2 * cells
-        )  # f' and the slope of its chord, where f' has the Lipschitz constant 1
+        # How far f' is from the slope of its chord, where f' has the Lipschitz constant 1.
+        slope = 1 / (2 * cells)
     else:
         net, bound = pa.taylor_network(case.target, n, d, cells), pa.bound(n, d, cells)
         slope = pa.derivative_bound(n, d, cells)

@@ -1,8 +1,8 @@
 """Normalising activations over groups of neighbouring features, in the work dtype.
 
 Groups are scaled by a power of two before anything is squared. Where that makes the constant under
-a root smaller than floating point has, the smallest normal number stands for it: it matters to
-groups alone that are constant, or zero but for what does not count.
+a root smaller than a normal number, the smallest normal number stands for it: beside anything else
+that stands under the root it is nothing.
 """
 
 from typing import Any
@@ -43,16 +43,15 @@ def evonorm_s0(x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None) -> X:
     )
     groups = EVONORM_GROUPS // parts
     grouped = x.reshape(*x.shape[:-1], groups, -1)
-    low, high, scale = _extremes(grouped)
+    scale, mean = _scale_and_mean(grouped)
     z = x * _repeated(scale, x)
-    middle = 0.5 * (low * scale + high * scale)
-    variance = _variance(z.reshape(grouped.shape) - middle)
+    variance = _variance(z.reshape(grouped.shape) - mean * scale)
     inv_std = jax.lax.rsqrt(variance + _at_least(EVONORM_EPS * scale * scale))
     return gamma * (z * _repeated(inv_std, x) * jax.nn.sigmoid(v * x)) + beta
 
 
 def _variance(z: Float[Array, "*S G E"]) -> Float[Array, "*S G 1"]:
-    """Over the last axis, in one pass: of numbers about 0, so that little cancels."""
+    """Over the last axis, in one pass: of numbers whose mean is nearly 0, so nothing cancels."""
     size = z.shape[-1]
     total, squares = _two_sums(z, z * z)
     return squares / size - jnp.square(total / size)
@@ -72,14 +71,16 @@ def _two_sums_jvp(
     return _two_sums(*primals), [jnp.sum(t, axis=-1, keepdims=True) for t in tangents]
 
 
-def _extremes(grouped: Array) -> list[Array]:
-    """The smallest and largest number of each group, and what it is scaled by, see `scale_row`."""
+def _scale_and_mean(grouped: Array) -> tuple[Array, Array]:
+    """What each group is scaled by (see `scale_row`), and its mean, up to rounding."""
     x = jax.lax.stop_gradient(grouped)
-    ends = np.asarray(np.inf, x.dtype), np.asarray(-np.inf, x.dtype)
-    low, high = _reduced(
-        (x, x), ends, lambda a, b: (jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1]))
+    zero = np.zeros((), x.dtype)
+    largest, mean = _reduced(
+        (jnp.abs(x), x / x.shape[-1]),
+        (zero, zero),
+        lambda a, b: (jnp.maximum(a[0], b[0]), a[1] + b[1]),
     )
-    return [low, high, scale_row(jnp.maximum(-low, high))[1]]
+    return scale_row(largest)[1], mean
 
 
 def _reduced(terms: Any, start: Any, unite: Any) -> list[Array]:
@@ -96,12 +97,12 @@ def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
     del axis_name
     groups = x.shape[-1] // GDN_SIZE
     grouped = (*x.shape[:-1], groups, GDN_SIZE)
-    *_, scale = _extremes(x.reshape(grouped))
+    scale, _ = _scale_and_mean(x.reshape(grouped))
     z = x * _repeated(scale, x)
     squares = (z * z).reshape(grouped)
     weights = (gamma * gamma).reshape(GDN_SIZE, groups, GDN_SIZE)
     total = jnp.einsum("...gj,jgi->...gi", squares, weights, precision="highest")
-    floor = (beta * beta + GDN_FLOOR) * _repeated(_at_least(scale * scale, GDN_FLOOR), x)
+    floor = _at_least((beta * beta + GDN_FLOOR) * _repeated(scale * scale, x))
     return z * jax.lax.rsqrt(total.reshape(x.shape) + floor)
 
 
@@ -114,6 +115,6 @@ def _repeated(each: Float[Array, "*S G 1"], x: X) -> X:
     return jnp.broadcast_to(each, grouped).reshape(x.shape)
 
 
-def _at_least(x: Array, factor: float = 1.0) -> Array:
-    """x, or what is a normal number also times the factor."""
-    return jnp.maximum(x, jnp.finfo(x.dtype).tiny / factor)
+def _at_least(x: Array) -> Array:
+    """x, or the smallest normal number where x is less."""
+    return jnp.maximum(x, jnp.finfo(x.dtype).tiny)

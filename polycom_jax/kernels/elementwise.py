@@ -32,8 +32,8 @@ def elementwise(
         num_inputs: how many of the arguments are inputs.
         by_channel: of each parameter, whether it has a number for each element of the inputs' last
             axis: then its last axes broadcast against the inputs, as [1, ..., F].
-        listed: whether f takes vectors of parameters as lists of their entries, too. Then the
-            derivative by an entry is computed from what depends on that entry alone.
+        listed: whether f takes vectors of parameters as lists of their entries, too. Then one
+            reverse pass gives the derivatives by all entries.
 
     Returns:
         The same function. Nothing but the arguments is kept for the backward pass, and derivatives

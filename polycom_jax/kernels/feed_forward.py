@@ -129,13 +129,14 @@ def _why_not_through_kernel(
     if activation.options.implementation not in (None, "pallas_gpu"):
         return f"the activation's implementation is {activation.options.implementation!r}"
     if remat == "full":
-        return "remat='full' keeps no statistics of rows, and their kernel forms the hidden layer"
+        return "remat='full' keeps nothing of rows for the backward kernel to start from"
     shape = (*as_operand(x).shape[:-1], params["w_down"].shape[0])
     hidden: Any = jax.ShapeDtypeStruct(shape, x.dtype)
     if not (on_one_device() or rows_are_local(rules, hidden)):
         return "the mesh splits rows of the hidden layer, or gives some to several devices"
+    (coeffs,) = activation.arguments(params["activation"], hidden)
     with unsharded_features(True):
-        return unsupported_on_gpu(hidden, params["activation"]["coeffs"])
+        return unsupported_on_gpu(hidden, coeffs)
 
 
 def _split(

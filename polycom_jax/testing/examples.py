@@ -124,18 +124,21 @@ def compare(
     tolerance: float,
     hidden: Sequence[Any] = (),
     labels: Sequence[str] | None = None,
+    sizes: Sequence[float] | None = None,
 ) -> None:
-    """Raises `ContractError` unless each leaf is within `tolerance` of its largest entry."""
+    """Raises `ContractError` unless each leaf is within `tolerance` of its largest entry, or of its
+    size where `sizes` has a larger one."""
     labels = labels or names(example.act)
-    pairs = zip(labels, jax.tree.leaves(got), jax.tree.leaves(wanted), strict=False)
-    for label, a, b in pairs:
+    least = sizes or [0.0] * len(labels)
+    pairs = zip(labels, least, jax.tree.leaves(got), jax.tree.leaves(wanted), strict=False)
+    for label, size, a, b in pairs:
         a, b = float64(a), float64(b)
         if a.shape != b.shape:
             raise example.fail(f"{check}: {label} has shape {a.shape}, expected {b.shape}.")
         if not a.size:
             continue
         finite = b[np.isfinite(b)]
-        scale = max(1e-3, float(np.max(np.abs(finite), initial=0)))
+        scale = max(1e-3, size, float(np.max(np.abs(finite), initial=0)))
         equal = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore"):
             off = np.where(equal, 0, np.abs(a - b))

@@ -107,25 +107,31 @@ def _collect(reports: list[str]) -> None:
     """Waits for what a failed call left under way: it complains when it ends, or is deleted.
 
     When one array fails, Orbax closes its event loop while TensorStore still works on others. Each
-    of those reports the closed loop, and its coroutine that it was cut off.
+    of those reports the closed loop, and its coroutine that it was cut off. On a busy machine that
+    takes a while: until then a task is there that waits for TensorStore.
     """
-    deadline, seen = time.monotonic() + 5.0, -1
-    while seen < len(reports) and time.monotonic() < deadline:
+    deadline, seen, waiting = time.monotonic() + 5.0, -1, False
+    while (waiting or seen < len(reports)) and time.monotonic() < deadline:
         seen = len(reports)
         time.sleep(0.2)
-        _close_unstarted()
+        waiting = inspect.CORO_SUSPENDED in _cut_off()
         gc.collect()
 
 
-def _close_unstarted() -> None:
-    """Ends Orbax's tasks that a closed loop never began; deleted, they would warn of it."""
+def _cut_off() -> list[str]:
+    """States of Orbax's coroutines whose loop is closed.
+
+    Those that the loop never began are ended; deleted, they would warn of it.
+    """
+    states = []
     for task in gc.get_objects():
         if type(task) is asyncio.Task and task.get_loop().is_closed():
             coroutine = task.get_coro()
-            if _is_coroutine_of_orbax(coroutine) and (
-                inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-            ):
-                coroutine.close()
+            if _is_coroutine_of_orbax(coroutine):
+                states.append(inspect.getcoroutinestate(coroutine))
+                if states[-1] == inspect.CORO_CREATED:
+                    coroutine.close()
+    return states
 
 
 class Silence:

@@ -8,9 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from polycom_jax._errors import InputError
 from polycom_jax.activations.bases import from_powers, to_powers
-from polycom_jax.activations.grouped import evonorm_s0
+from polycom_jax.activations.grouped import EVONORM_EPS, GDN_FLOOR, evonorm_s0, gdn
 from polycom_jax.activations.rational import rational
-from polycom_jax.activations.trainable import combination
+from polycom_jax.activations.trainable import combination, dyt
 from polycom_jax.kernels.elementwise import elementwise
 from polycom_jax.rows_polynomial import VARIANTS
 from polycom_jax.rows_trainable import RIVALS
@@ -113,6 +113,34 @@ def test_a_rational_function_and_its_derivatives_divide_twice():
         return jax.jvp(value, (x, top, below), (x, top, below))
 
     assert str(jax.make_jaxpr(both)(x, top, below)).count(" div ") == 2
+
+
+def test_the_third_derivative_of_dyt_is_tanh_s_at_zero():
+    def value(x: jax.Array) -> jax.Array:
+        one = jnp.ones((1,))
+        return dyt(x, jnp.float32(1), one, one)[0]
+
+    third = jax.grad(lambda x: jax.grad(lambda x: jax.grad(lambda x: value(x[None]))(x))(x))(
+        jnp.float32(0)
+    )
+    assert third == pytest.approx(-2, rel=1e-5)
+
+
+def test_one_outlier_in_a_group_costs_evonorm_no_digit():
+    rng = np.random.default_rng(0)
+    x = 1e-2 * rng.standard_normal(8192)
+    x[::256] = 1.0
+    ones = np.ones(8192)
+    got = evonorm_s0(*(jnp.asarray(a, jnp.float32) for a in (x, ones, ones, 0 * ones)))
+    variance = x.reshape(32, 256).var(axis=-1).repeat(256)
+    wanted = x / (1 + np.exp(-x)) / np.sqrt(variance + EVONORM_EPS)
+    np.testing.assert_allclose(got, wanted, rtol=2e-6)
+
+
+def test_gdn_s_constant_counts_beside_large_inputs_that_weigh_nothing():
+    x, zeros = np.full(8, 1e18, np.float32), np.zeros((8, 8), np.float32)
+    got = gdn(jnp.asarray(x), jnp.ones(8), jnp.asarray(zeros))
+    np.testing.assert_allclose(got, x / np.sqrt(1 + GDN_FLOOR), rtol=2e-6)
 
 
 def test_groups_of_one_channel_are_refused_and_so_are_parts_of_groups():

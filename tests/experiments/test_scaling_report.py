@@ -119,6 +119,8 @@ def test_a_study_that_goes_on_has_at_least_the_seeds_of_its_folder(folder: Path)
 def test_a_study_that_goes_on_begins_with_the_first_seed_of_its_folder(tmp_path: Path):
     root = tmp_path / "bytes-0.1m-20"
     study(root, "bytes-0.1m", 2240, falling(2.0), sd=0.002, seeds=0)
+    path = root / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "first_seed": 100}))
     for seed in range(100, 116):
         write_run(root, "swiglu", seed, (2.0, 1.9, 1.8), LENGTHS)
     assert continued(stored_config(root), root).result_seeds == range(100, 116)

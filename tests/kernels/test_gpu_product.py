@@ -133,7 +133,7 @@ def test_a_block_needs_one_kernel_forward_and_one_backward(name: str):
     ("name", "remat", "options", "reason"),
     [
         ("poly_norm", "none", {}, "traced for cpu"),
-        ("poly_norm", "full", {}, "keeps no statistics"),
+        ("poly_norm", "full", {}, "keeps nothing of rows"),
         ("poly_norm", "none", {"implementation": "xla"}, "implementation is 'xla'"),
         ("relu2", "none", {}, "none of PolyNorm's kernels"),
     ],

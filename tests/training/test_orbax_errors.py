@@ -323,3 +323,24 @@ def test_a_record_of_arrays_under_another_name_is_damage(tmp_path: Path):
     records.write_text(records.read_text().replace('"array_metadata"', '"array_metadatc"'))
     with pytest.warns(CheckpointWarning, match="2 is damaged .*'dict' object"):
         Checkpoints(tmp_path).restore(abstract)
+
+
+def test_what_is_still_under_way_is_waited_for_before_the_hooks_go():
+    code = "async def read(future): await future"
+    read = run(code, ORBAX)["read"]
+    under_way: list[Any] = []
+
+    def ends_later() -> None:
+        threading.Event().wait(0.7)  # longer than a look takes
+        under_way.clear()
+
+    def fails() -> None:
+        loop = asyncio.new_event_loop()
+        under_way.append(loop.create_task(read(loop.create_future())))
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        threading.Thread(target=ends_later).start()
+        raise ValueError("Error reading an array")
+
+    assert quietly(fails)[1] == "Error reading an array"
+    assert not under_way

@@ -208,6 +208,7 @@ def stored_config(root: Place) -> CompareConfig:
     some = SCALES["cpu"]
     start = CompareConfig(
         **own, data=DataConfig(**data), scale="cpu", seeds=some.seeds, out=str(root),
+        first_seed=stored.get("first_seed") or 0,
         learning_rates=some.learning_rates, search_seeds=some.search_seeds,
     )  # fmt: skip
     changes: Any = stored.get("recipe") or {}
@@ -235,7 +236,7 @@ def continued(config: CompareConfig, root: Place) -> CompareConfig:
     reference = read_cell(root).arms.get(REFERENCE)
     if reference is None or not reference.runs:
         return config
-    first = min(reference.runs)
+    first = stored_config(root).first_seed
     return replace(
         config,
         first_seed=first,

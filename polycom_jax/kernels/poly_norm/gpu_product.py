@@ -1,7 +1,7 @@
-"""PolyNorm or a relative of it, times a matrix, on NVIDIA GPUs: one reading of the rows fewer.
+"""PolyNorm or a relative of it, times a matrix, on NVIDIA GPUs: rows are read once less.
 
-The gradient of the matrix reads the value, which the backward pass computes again. It comes from
-the kernel of the gradient, which holds the row in registers, and needs none of its own.
+In the backward pass the gradient of the matrix needs the value again. The kernel of the gradient
+holds each row in registers and writes the value, too, so that no other kernel reads the row.
 """
 
 from collections.abc import Sequence
