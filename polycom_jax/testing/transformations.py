@@ -182,7 +182,7 @@ def _terms(example: Example, params: Any, hidden: Sequence[jax.Array], dy: jax.A
     A parameter's gradient is one over all elements, which may nearly cancel: its rounding, which
     depends on their order, is relative to the terms.
     """
-    changes = jax.jacfwd(example.act.apply)(params, *hidden)
+    changes = jax.jacfwd(example.act.apply)(params, *hidden) if params else {}
 
     def size(change: jax.Array) -> float:
         weight = dy.reshape(*dy.shape, *[1] * (change.ndim - dy.ndim))
