@@ -130,8 +130,9 @@ def _comparisons(found: Findings, budget: str) -> Section:
     note = (
         f"arm - reference over {seeds} seeds, paired: mean and {1 - LEVEL:.0%} interval (Student's"
         " t); p of the two-sided sign-flip test with Holm's correction over all comparisons of"
-        " this table; correlation of the pair over seeds; the difference that would be found with"
-        f" chance {POWER:.0%}. An interval with zero in it: no difference found."
+        " this table, those that could not be made included; correlation of the pair over seeds;"
+        f" the difference that would be found with chance {POWER:.0%}. An interval with zero in it:"
+        " no difference found."
     )
     if budget == "seconds":
         note += (
@@ -151,7 +152,7 @@ def _comparisons(found: Findings, budget: str) -> Section:
 
 def _smallest(seeds: int, family: Sequence[Comparison | Interaction]) -> str:
     """How small p can get, in a sentence."""
-    tested = sum(c.result is not None for c in family)
+    tested = len(family)
     least = smallest_p(seeds) * tested
     if least > LEVEL:
         return (

@@ -153,6 +153,14 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def planned(results: Sequence[Paired | None]) -> list[float]:
+    """Holm's p of every comparison that was planned, those that could not be made (None) counted
+    as tests with p = 1, so that a run that fails makes no other result more certain; NaN for these.
+    """
+    adjusted = holm([1.0 if one is None else one.p for one in results])
+    return [math.nan if one is None else p for one, p in zip(results, adjusted, strict=True)]
+
+
 def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) -> tuple[float, bool]:
     """Tokens at which the loss first comes down to `target`, linear in log(tokens) between points.
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.compare.across.cells import Cell
-from experiments.compare.findings import TokensNeeded, adjusted, tokens_needed, verdict
+from experiments.compare.findings import TokensNeeded, tokens_needed, verdict
 from experiments.compare.studies import REFERENCE
-from experiments.run.statistics import Paired, paired
+from experiments.run.statistics import Paired, paired, planned
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def differences(cells: Sequence[Cell]) -> list[Difference]:
             if full == (at == len(cell.tokens) - 1)
         ]
         results = [_result(*key) for key in keys]
-        for (cell, arm, at), result, p in zip(keys, results, adjusted(results), strict=True):
+        for (cell, arm, at), result, p in zip(keys, results, planned(results), strict=True):
             seeds = len(cell.seeds(arm, REFERENCE))
             found.append(
                 Difference(

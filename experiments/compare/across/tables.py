@@ -120,11 +120,10 @@ def compared(found: Sequence[Difference], *, full: bool) -> Section:
         )
         for d in own
     ]
-    tested = sum(d.result is not None for d in own)
-    least = min((smallest_p(d.seeds) for d in own if d.result), default=1.0) * tested
+    least = min((smallest_p(d.seeds) for d in own if d.result), default=1.0) * len(own)
     notes = [
         f"arm - {REFERENCE}, paired by seed: mean and {SURE} interval (Student's t); p of the"
-        f" two-sided sign-flip test, then with Holm's correction over the {tested} differences of"
+        f" two-sided sign-flip test, then with Holm's correction over the {len(own)} differences of"
         " this table; the difference that would be found with chance 80 %. An interval with zero"
         " in it: no difference found.",
         f"With so many differences and seeds, a corrected p can be as small as {min(1, least):.3g}"
