@@ -48,7 +48,7 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
     assert len(numbers["differences"]) == 6
     assert "3 sizes" in numbers["fit"]["refused"][0]
     # Its search has losses of 0.02, 0 and 0.01 above the best.
-    assert "| bytes-0.1m-20 | poly_norm | 0.003 to 0.012 | 3 | 1 | 0.0100 |" in text
+    assert "| bytes-0.1m-20 | poly_norm | 0.003 to 0.012 | 3 | 0.006 | 1 | 0.0100 |" in text
     sensitive = numbers["sensitivity to the learning rate"]
     assert [(one["folder"][6:10], one["arm"]) for one in sensitive] == [
         ("0.1m", "swiglu"), ("0.1m", "poly_norm"), ("0.3m", "swiglu"), ("0.3m", "poly_norm"),
