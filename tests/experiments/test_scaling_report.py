@@ -91,9 +91,25 @@ def test_an_arm_is_compared_on_the_seeds_that_both_have(folder: Path):
     root = folder / "bytes-0.1m-20"
     for seed in (5, 6):
         write_run(root, "swiglu", seed, (2.0, 1.9, 1.8), LENGTHS)
+    (found,) = [d for d in differences([read_cell(root)]) if d.full]
+    assert found.seeds == 5
+    assert found.result is not None
+
+
+def test_an_arm_of_which_a_run_diverged_is_not_compared(folder: Path):
+    root = folder / "bytes-0.1m-20"
     write_run(root, "poly_norm", 4, (), LENGTHS, diverged=True)
-    found = [d for d in differences([read_cell(root)]) if d.full]
-    assert [d.seeds for d in found] == [4]
+    cell = read_cell(root)
+    for one in differences([cell]):
+        assert (one.result, one.seeds) == (None, 5)
+        assert one.verdict == "not comparable: 1 of 5 diverged"
+    assert turns([cell]) == []
+    assert frugality([cell]) == []
+    rows = {row[1]: row[-2:] for row in tables.losses([cell]).rows}
+    assert rows == {"swiglu": ("5", "0"), "poly_norm": ("4", "1")}
+    write_run(root, "swiglu", 1, (), LENGTHS, diverged=True)
+    verdict = differences([read_cell(root)])[0].verdict
+    assert verdict == "not comparable: 1 of 5 diverged; swiglu, 1 of 5 diverged"
 
 
 def test_results_are_those_of_the_best_rate_that_has_any(folder: Path):
@@ -133,7 +149,7 @@ def test_an_arm_whose_runs_all_diverged_is_told_and_not_fitted(folder: Path):
     assert "relu2" not in cell.numbered
     (own,) = [d for d in differences([cell]) if d.arm == "relu2" and d.full]
     assert own.result is None
-    assert own.verdict == "not comparable"
+    assert own.verdict == "not comparable: 3 of 3 diverged"
     assert compare.main(["report", str(folder)]) == 0
     assert "relu2 0" in (folder / "scaling.md").read_text()
 

@@ -52,6 +52,11 @@ class ArmRuns:
         return {seed: run for seed, run in self.runs.items() if not run.diverged}
 
     @property
+    def diverged(self) -> int:
+        """Runs that ended in no number."""
+        return len(self.runs) - len(self.good)
+
+    @property
     def parameters(self) -> int:
         """All of them."""
         return models.count_params(self.model)

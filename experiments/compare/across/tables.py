@@ -28,7 +28,7 @@ def folders(cells: Sequence[Cell]) -> Section:
             f"{cell.tokens[-1] / cell.train_tokens:.2f}" if cell.train_tokens else "not known",
             ", ".join(f"{name} {len(arm.good)}" for name, arm in cell.arms.items()) or "none",
             ", ".join(cell.waiting) or "none",
-            str(sum(len(arm.runs) - len(arm.good) for arm in cell.arms.values())),
+            str(sum(arm.diverged for arm in cell.arms.values())),
             ", ".join(cell.commits) or "-",
         )
         for cell in cells
@@ -91,12 +91,16 @@ def losses(cells: Sequence[Cell]) -> Section:
                 sd = f"{np.std(found[:, at], ddof=1):.4f}" if len(found) > 1 else "-"
                 mean = f"{found[:, at].mean():.4f}"
                 compute = f"{arm.flops * tokens:.3g}"
-                rows.append((cell.name, name, f"{tokens:,}", compute, mean, sd, str(len(found))))
+                counts = (str(len(found)), str(arm.diverged))
+                rows.append((cell.name, name, f"{tokens:,}", compute, mean, sd, *counts))
     return Section(
         "Held-out loss, nats a token",
-        ("folder", "arm", "tokens", "FLOPs", "mean", "sd", "seeds"),
+        ("folder", "arm", "tokens", "FLOPs", "mean", "sd", "seeds", "diverged"),
         tuple(rows),
-        ("Each length has its own decay to zero, from one trunk at constant rate.",),
+        (
+            "Each length has its own decay to zero, from one trunk at constant rate. Where runs"
+            " diverged, the mean is of those that did not, and no other table compares it.",
+        ),
     )
 
 
