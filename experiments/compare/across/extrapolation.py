@@ -7,8 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.compare.across.cells import Cell
-from experiments.compare.across.law import FORMS, difference, meeting, ratio, residuals
-from experiments.compare.across.resampled import Band, Fitted, band, fitted, points_of
+from experiments.compare.across.law import FORMS, Form, difference, meeting, ratio, residuals
+from experiments.compare.across.resampled import (
+    Band,
+    Fitted,
+    Shared,
+    band,
+    fitted,
+    points_of,
+    shared,
+)
 from experiments.compare.studies import REFERENCE
 
 
@@ -104,7 +112,7 @@ class Extrapolated:
             measured, and at the paper's where the form reaches there.
         crossings: of the same arms and sizes.
         beyond: powers of ten from the largest size, and the most tokens, to the paper's.
-        left_out: arm -> why it is not fitted.
+        left_out: arm, or "arm in folder" -> why it is not fitted.
         fit: the laws and their resamples, for figures; None: no fit.
     """
 
@@ -127,15 +135,44 @@ def extrapolated(cells: Sequence[Cell]) -> Extrapolated:
     )
     refused: list[str] = []
     for form in FORMS:
-        lacks = {name: form.lacks(points_of(cells, name)) for name in names}
-        arms = [name for name in names if not lacks[name]]
+        arms, left_out = fittable(cells, names, form)
         if REFERENCE in arms and len(arms) > 1:
             fit = fitted(cells, arms, form)
-            left_out = {name: why for name, why in lacks.items() if why}
             return _said(cells, fit, tuple(refused), beyond, left_out)
-        why = lacks.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
+        why = left_out.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
         refused.append(why)
-    return Extrapolated("", tuple(refused), (), (), (), beyond, {}, None)
+    few = [f"{name} is left out. {why}" for name, why in shared(cells, names).left_out.items()]
+    return Extrapolated("", (*refused, *few), (), (), (), beyond, {}, None)
+
+
+def fittable(
+    cells: Sequence[Cell], names: Sequence[str], form: Form
+) -> tuple[list[str], dict[str, str]]:
+    """The arms that have the runs for a form on the seeds that they share, and why others have not.
+
+    An arm that has not enough on the seeds that it shares with the reference is out at once, so
+    that it takes no seeds away from others.
+    """
+    lacks: dict[str, str] = {}
+
+    def enough(arm: str, common: Shared) -> bool:
+        why = form.lacks(points_of(cells, arm, common))
+        lacks.update({arm: why} if why else {})
+        return not why
+
+    def alone(arm: str) -> list[str]:
+        return [REFERENCE] if arm == REFERENCE else [REFERENCE, arm]
+
+    pairs = {name: shared(cells, alone(name)) for name in names}
+    for common in pairs.values():
+        lacks.update(common.left_out)
+    arms = [name for name in names if enough(name, pairs[name])]
+    while True:
+        common = shared(cells, arms)
+        kept = [name for name in arms if enough(name, common)]
+        if kept == arms:
+            return arms, {**lacks, **common.left_out}
+        arms = kept
 
 
 def _said(
