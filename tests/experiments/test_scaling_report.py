@@ -11,7 +11,7 @@ from experiments.compare import sensitivity
 from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
-from experiments.compare.across.extrapolation import PAPER
+from experiments.compare.across.extrapolation import PAPER, extrapolated
 from experiments.run.rate_search import FIRST_SEED
 
 LENGTHS = (560, 1120, 2240)
@@ -66,7 +66,7 @@ def test_a_report_of_three_sizes_has_fits(folder: Path, capsys: pytest.CaptureFi
     assert [law["arm"] for law in numbers["fit"]["laws"]] == ["swiglu", "poly_norm"]
     assert numbers["fit"]["predicted"][-1]["parameters"] == PAPER.parameters
     text = (folder / "o" / "scaling.md").read_text()
-    assert "at the paper's 186 tokens a parameter" in text
+    assert "By these laws, at 186 bytes a parameter" in text
     assert "| -0.019 | 0.72 |" in text
     assert "powers of ten" in text
     assert (folder / "o" / "plots" / "scaling-residuals.png").is_file()
@@ -138,6 +138,32 @@ def test_a_study_that_goes_on_begins_with_the_first_seed_of_its_folder(tmp_path:
     for seed in range(100, 116):
         write_run(root, "swiglu", seed, (2.0, 1.9, 1.8), LENGTHS)
     assert continued(stored_config(root), root).result_seeds == range(100, 116)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "told", "text"),
+    [
+        ("bytes", "at 186 bytes a parameter", "about 25% of that text. Nats a byte here"),
+        ("bpe", "at 186 tokens a parameter", "Nats a token of each tokenizer."),
+    ],
+)
+def test_a_token_is_what_the_settings_tokenizer_makes(
+    tmp_path: Path, tokenizer: str, told: str, text: str
+):
+    arms = falling(2.0)
+    for steps in (2240, 22_400):
+        path = study(tmp_path / f"{steps}", "bytes-0.1m", steps, arms, sd=0.002) / "settings.json"
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({**stored, "data.tokenizer": tokenizer}))
+    cells = read_cells(tmp_path)
+    found = extrapolated(cells)
+    (laws,) = [table for table in tables.fits(found) if table.title.startswith("By these")]
+    assert laws.title == f"By these laws, {told}"
+    assert text in laws.notes[0]
+    (length,) = [row[1] for row in tables.limits(cells, found).rows if row[0] == "longer training"]
+    read = "22,937,600 bytes, 4.6" if tokenizer == "bytes" else "22,937,600 tokens, 4.0"
+    assert f"The longest runs read {read} powers of ten below" in length
+    assert ("about 743 bytes" in length) == (tokenizer == "bytes")
 
 
 @pytest.mark.slow

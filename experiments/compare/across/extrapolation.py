@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.compare.across.cells import Cell
+from experiments.compare.across.cells import Cell, Unit, unit_of
 from experiments.compare.across.law import FORMS, Form, difference, meeting, ratio, residuals
 from experiments.compare.across.resampled import (
     Band,
@@ -30,6 +30,7 @@ class Paper:
         arm: which.
         losses: training loss of the arm and of SwiGLU, nats a token of its tokenizer.
         ratio: tokens at which the arm has SwiGLU's last loss, by SwiGLU's tokens.
+        token_bytes: of text that a token of its tokenizer (Llama's) has; a rough estimate.
     """
 
     parameters: float
@@ -37,6 +38,7 @@ class Paper:
     arm: str
     losses: tuple[float, float]
     ratio: float
+    token_bytes: float
 
     @property
     def each(self) -> float:
@@ -44,7 +46,7 @@ class Paper:
         return self.tokens / self.parameters
 
 
-PAPER = Paper(1.345e9, 250e9, "poly_norm", (2.1712, 2.1902), 0.72)
+PAPER = Paper(1.345e9, 250e9, "poly_norm", (2.1712, 2.1902), 0.72, 4.0)
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ class Extrapolated:
         form: the formula that is fitted; empty: none is.
         refused: why not, of each form that was looked at before it.
         laws: of every arm that is fitted.
-        predicted: every arm but the reference, at the paper's tokens a parameter: at the sizes
-            measured, and at the paper's where the form reaches there.
+        predicted: every arm but the reference, at as many tokens a parameter as the paper has, each
+            of its own tokenizer: at the sizes measured, and at the paper's where the form reaches
+            there.
         crossings: of the same arms and sizes.
-        beyond: powers of ten from the largest size, and the most tokens, to the paper's.
+        unit: what a token is; where it is a byte, equal numbers of tokens are not equal texts.
+        beyond: powers of ten from the largest size, and the most tokens, to the paper's numbers.
         left_out: arm, or "arm in folder" -> why it is not fitted.
         fit: the laws and their resamples, for figures; None: no fit.
     """
@@ -121,6 +125,7 @@ class Extrapolated:
     laws: tuple[ArmLaw, ...]
     predicted: tuple[Predicted, ...]
     crossings: tuple[Crossing, ...]
+    unit: Unit
     beyond: tuple[float, float]
     left_out: dict[str, str]
     fit: Fitted | None
@@ -142,7 +147,7 @@ def extrapolated(cells: Sequence[Cell]) -> Extrapolated:
         why = left_out.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
         refused.append(why)
     few = [f"{name} is left out. {why}" for name, why in shared(cells, names).left_out.items()]
-    return Extrapolated("", (*refused, *few), (), (), (), beyond, {}, None)
+    return Extrapolated("", (*refused, *few), (), (), (), unit_of(cells), beyond, {}, None)
 
 
 def fittable(
@@ -195,7 +200,15 @@ def _said(
             crossings.append(_crossing(fit, name, n, least))
     laws = tuple(_law(fit, name) for name in fit.laws)
     return Extrapolated(
-        fit.form.text, refused, laws, tuple(predicted), tuple(crossings), beyond, left_out, fit
+        fit.form.text,
+        refused,
+        laws,
+        tuple(predicted),
+        tuple(crossings),
+        unit_of(cells),
+        beyond,
+        left_out,
+        fit,
     )
 
 

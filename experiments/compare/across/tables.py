@@ -1,12 +1,12 @@
 """What several folders say, as tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from experiments.compare import sensitivity
-from experiments.compare.across.cells import Cell
+from experiments.compare.across.cells import Cell, Unit, unit_of
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
@@ -41,7 +41,10 @@ def folders(cells: Sequence[Cell]) -> Section:
             "not finished", "diverged", "commit of the runs",
         ),
         tuple(rows),
-        ("Parameters of the SwiGLU model, embeddings included; tokens of the longest runs.",),
+        (
+            "Parameters of the SwiGLU model, embeddings included; tokens of the longest runs"
+            + (", of which each is a byte." if unit_of(cells) == "byte" else "."),
+        ),
     )  # fmt: skip
 
 
@@ -221,6 +224,16 @@ def _laws(found: Extrapolated) -> Section:
     )
 
 
+THERE: Mapping[Unit, str] = {
+    "byte": f"The paper's model read {PAPER.each:.0f} tokens a parameter, of about"
+    f" {PAPER.token_bytes:.0f} bytes each, a rough estimate: as many bytes are about"
+    f" {1 / PAPER.token_bytes:.0%} of that text. Nats a byte here, nats a token there.",
+    "token": f"As many as the paper's model read, {PAPER.each:.0f}, of its own tokenizer. Nats a"
+    " token of each tokenizer.",
+}
+"""What a token is to one of the paper's."""
+
+
 def _predicted(found: Extrapolated) -> Section:
     rows = []
     for one in found.predicted:
@@ -244,17 +257,16 @@ def _predicted(found: Extrapolated) -> Section:
         else "Nothing is said of sizes that were not measured."
     )
     return Section(
-        f"By these laws, at the paper's {PAPER.each:.0f} tokens a parameter",
+        f"By these laws, at {PAPER.each:.0f} {found.unit}s a parameter",
         (
             "arm", "parameters", "tokens", f"difference to {REFERENCE}", "band", "tokens ratio",
             "the paper's difference", "the paper's ratio",
         ),
         tuple(rows),
         (
-            f"{beyond} Nats a byte here, nats a token of another tokenizer there: compare the ratio"
-            " of tokens at equal loss, not the differences. inf: the arm's law never comes down to"
-            f" that loss. The paper's curves, at {PAPER.parameters / 1e9:.3f}B parameters: a ratio"
-            f" of {PAPER.ratio} for {PAPER.arm}.",
+            f"{beyond} {THERE[found.unit]} Compare the ratio of tokens at equal loss, not the"
+            " differences. inf: the arm's law never comes down to that loss. The paper's curves, at"
+            f" {PAPER.parameters / 1e9:.3f}B parameters: a ratio of {PAPER.ratio} for {PAPER.arm}.",
         ),
     )  # fmt: skip
 
@@ -273,12 +285,31 @@ def _crossings(found: Extrapolated) -> Section:
         f"Where fitted laws cross that of {REFERENCE}",
         ("arm", "parameters", "tokens a parameter", "resamples that cross"),
         tuple(rows),
-        ("Between the fewest tokens a parameter that were measured, and the paper's.",),
+        (f"Between the fewest tokens a parameter that were measured, and {PAPER.each:.0f}.",),
     )
 
 
 def _band(one: Band, form: str) -> str:
     return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+
+
+def _length(cells: Sequence[Cell], found: Extrapolated) -> str:
+    """How much text there was, beside the paper's."""
+    most = max(cell.tokens[-1] for cell in cells)
+    each = max(cell.tokens[-1] / cell.parameters for cell in cells)
+    if found.unit == "token":
+        return (
+            f"The longest runs read {most:,} tokens, {found.beyond[1]:.1f} powers of ten below the"
+            f" paper's number of its own; {each:.0f} a parameter at most (the paper:"
+            f" {PAPER.each:.0f})."
+        )
+    beyond = found.beyond[1] + math.log10(PAPER.token_bytes)
+    return (
+        f"The longest runs read {most:,} bytes, {beyond:.1f} powers of ten below the paper's text;"
+        f" {each:.0f} bytes a parameter at most (the paper: {PAPER.each:.0f} tokens of about"
+        f" {PAPER.token_bytes:.0f} bytes each, a rough estimate, so about"
+        f" {PAPER.each * PAPER.token_bytes:.0f} bytes)."
+    )
 
 
 def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
@@ -299,13 +330,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
             f"The largest has {sizes[-1]:,} parameters, {found.beyond[0]:.1f} powers of ten below"
             f" the paper's; {len(sizes)} sizes.",
         ),
-        (
-            "longer training",
-            f"The longest runs read {max(c.tokens[-1] for c in cells):,} tokens,"
-            f" {found.beyond[1]:.1f} powers of ten below the paper's;"
-            f" {max(c.tokens[-1] / c.parameters for c in cells):.0f} tokens a parameter at most"
-            f" (the paper: {PAPER.each:.0f}).",
-        ),
+        ("longer training", _length(cells, found)),
         ("other text and tokenizers", f"One source, {', '.join(data)}."),
         (
             "small differences",
