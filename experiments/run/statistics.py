@@ -164,6 +164,9 @@ def planned(results: Sequence[Paired | None]) -> list[float]:
 def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) -> tuple[float, bool]:
     """Tokens at which the loss first comes down to `target`, linear in log(tokens) between points.
 
+    A loss that falls ever more slowly with log(tokens) lies below that line between two points, so
+    that the tokens are too many rather than too few.
+
     Returns:
         (tokens, True); or (the first or last tokens, False) where the target lies above the first
         point or below all of them: a bound, not extrapolated.
@@ -179,7 +182,11 @@ def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) ->
 
 
 def at_tokens(tokens: Sequence[float], losses: Sequence[float], wanted: float) -> float:
-    """The loss at `wanted` tokens, linear in log(tokens); NaN outside of the measured range."""
+    """The loss at `wanted` tokens, linear in log(tokens); NaN outside of the measured range.
+
+    Between two points it is too high where the loss falls ever more slowly with log(tokens); for a
+    parabola by s (1 - s) / 2 of the second difference at equal steps, s the share of the step.
+    """
     if not tokens[0] * (1 - 1e-9) <= wanted <= tokens[-1] * (1 + 1e-9):
         return math.nan
     return float(np.interp(math.log(wanted), np.log(np.asarray(tokens, np.float64)), losses))
