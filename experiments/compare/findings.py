@@ -16,9 +16,9 @@ from experiments.run.statistics import (
     Paired,
     at_tokens,
     crossing,
-    holm,
     median_error,
     paired,
+    planned,
     slope_at,
     widened,
 )
@@ -103,7 +103,7 @@ class Comparison:
         budget: what is equal.
         result: None where a run diverged or lies outside of what was measured. At equal seconds the
             interval holds the error of the speeds, too.
-        p_holm: p adjusted for all of the study's comparisons at this budget.
+        p_holm: p adjusted for all of the study's comparisons at this budget, made or not.
         speed_error: standard error that the measured speeds add to the mean, see `speed_error`.
     """
 
@@ -129,7 +129,7 @@ class Interaction:
         other: the pair that it is compared with.
         result: (arm - reference) - (other arm - its reference), seed by seed; None where a run
             diverged.
-        p_holm: p adjusted for all of the study's interactions.
+        p_holm: p adjusted for all of the study's interactions, made or not.
     """
 
     pair: Pair
@@ -262,7 +262,7 @@ def findings(
     comparisons = []
     for budget in BUDGETS:
         results = [_compared(by_name[a], by_name[b], budget) for a, b in study.pairs]
-        holm_p = adjusted([r for r, _ in results])
+        holm_p = planned([r for r, _ in results])
         comparisons += [
             Comparison(a, b, budget, r, p, error)
             for (a, b), (r, error), p in zip(study.pairs, results, holm_p, strict=True)
@@ -270,7 +270,7 @@ def findings(
     crossed = [_crossed(by_name, pair, other) for pair, other in study.interactions]
     interactions = [
         Interaction(pair, other, r, p)
-        for (pair, other), r, p in zip(study.interactions, crossed, adjusted(crossed), strict=True)
+        for (pair, other), r, p in zip(study.interactions, crossed, planned(crossed), strict=True)
     ]
     needed = [tokens_needed(a, b, runs[a], runs[b]) for a, b in study.pairs]
     return Findings(
@@ -281,12 +281,6 @@ def findings(
         tuple(n for n in needed if n),
         tuple(sensitive),
     )
-
-
-def adjusted(results: Sequence[Paired | None]) -> list[float]:
-    """Holm's p of those that there are, NaN for the others."""
-    p = iter(holm([r.p for r in results if r is not None]))
-    return [math.nan if r is None else next(p) for r in results]
 
 
 def _crossed(arms: Mapping[str, ArmFinding], pair: Pair, other: Pair) -> Paired | None:

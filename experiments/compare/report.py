@@ -22,6 +22,9 @@ from experiments.terminal.tables import Section, page
 from polycom_jax.storage import Place
 
 MIB = 2**20
+ABOVE = "Where the loss falls ever more slowly, the line between two lengths lies above the curve."
+"""What is read between lengths has that bias."""
+BOUNDS = "Bounds: seeds whose ratio lies beyond the shortest length, given as that bound."
 
 
 def sections(found: Findings) -> list[Section]:
@@ -119,7 +122,10 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
             f"Means over {len(arms[0].losses)} seeds. Each length has its own decay to zero over"
             f" its last {DECAYS_OVER:.0%}, from one trunk at constant rate. sd: over seeds, at the"
             " full length. Equal seconds: the time that the fastest arm of those compared with each"
-            " other takes for the full length, interpolated between lengths in log(tokens).",
+            " other takes for the full length, interpolated between lengths in log(tokens)."
+            f" {ABOVE} A slower arm's loss at equal seconds is read too high by about s (1 - s) / 2"
+            " of the second difference of its losses at equal steps, s the share of the last step"
+            " that it does not reach.",
         ),
     )
 
@@ -130,8 +136,9 @@ def _comparisons(found: Findings, budget: str) -> Section:
     note = (
         f"arm - reference over {seeds} seeds, paired: mean and {1 - LEVEL:.0%} interval (Student's"
         " t); p of the two-sided sign-flip test with Holm's correction over all comparisons of"
-        " this table; correlation of the pair over seeds; the difference that would be found with"
-        f" chance {POWER:.0%}. An interval with zero in it: no difference found."
+        " this table, those that could not be made included; correlation of the pair over seeds;"
+        f" the difference that would be found with chance {POWER:.0%}. An interval with zero in it:"
+        " no difference found."
     )
     if budget == "seconds":
         note += (
@@ -151,7 +158,7 @@ def _comparisons(found: Findings, budget: str) -> Section:
 
 def _smallest(seeds: int, family: Sequence[Comparison | Interaction]) -> str:
     """How small p can get, in a sentence."""
-    tested = sum(c.result is not None for c in family)
+    tested = len(family)
     least = smallest_p(seeds) * tested
     if least > LEVEL:
         return (
@@ -210,8 +217,8 @@ def _tokens(needed: Sequence[TokensNeeded]) -> Section:
         tuple(rows),
         (
             "Below 1: the arm comes to the reference's final loss with fewer tokens; above 1: the"
-            " reference came to the arm's. Decayed points alone, linear in log(tokens). Bounds:"
-            " seeds whose ratio lies beyond the shortest length, given as that bound.",
+            " reference came to the arm's. Decayed points alone, linear in log(tokens)."
+            f" {ABOVE} Ratios are nearer to 1 than they should be. {BOUNDS}",
         ),
     )
 

@@ -138,7 +138,7 @@ def _beside(beside: Sequence[Difference]) -> Section:
         tuple(rows),
         (
             "Above zero: nearer to the labels. Paired over seeds, 95 % intervals; p of the"
-            " sign-flip test, then by Holm over all rows.",
+            " sign-flip test, then by Holm over all rows, those without a number included.",
         ),
     )
 

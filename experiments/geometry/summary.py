@@ -1,7 +1,7 @@
 """What a study comes to: means over tasks and seeds, differences between activations."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from experiments.geometry.study import MEASURES, Numbers
 from experiments.geometry.tasks import KINDS, Task
-from experiments.run.statistics import Paired, holm, mean_interval, paired
+from experiments.run.statistics import Paired, mean_interval, paired, planned
 
 Measured = Mapping[str, Mapping[str, Numbers]]
 """Activation -> task -> what was measured."""
@@ -76,7 +76,7 @@ class Difference:
         arm: an activation.
         reference: another.
         found: statistics; None where a seed of one of them has no number.
-        adjusted: p by Holm over all differences of a table; NaN where there is none.
+        adjusted: p by Holm over all differences of a table, made or not; NaN where there is none.
     """
 
     kind: str
@@ -98,17 +98,8 @@ def differences(
         for arm, reference in pairs
         for kind, names in by_kind(tasks).items()
     ]
-    adjusted = iter(holm([each.found.p for each in found if each.found]))
-    return [
-        Difference(
-            each.kind,
-            each.arm,
-            each.reference,
-            each.found,
-            next(adjusted) if each.found else float("nan"),
-        )
-        for each in found
-    ]
+    adjusted = planned([each.found for each in found])
+    return [replace(each, adjusted=p) for each, p in zip(found, adjusted, strict=True)]
 
 
 def _paired(

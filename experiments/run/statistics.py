@@ -153,8 +153,19 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def planned(results: Sequence[Paired | None]) -> list[float]:
+    """Holm's p of every comparison that was planned, those that could not be made (None) counted
+    as tests with p = 1, so that a run that fails makes no other result more certain; NaN for these.
+    """
+    adjusted = holm([1.0 if one is None else one.p for one in results])
+    return [math.nan if one is None else p for one, p in zip(results, adjusted, strict=True)]
+
+
 def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) -> tuple[float, bool]:
     """Tokens at which the loss first comes down to `target`, linear in log(tokens) between points.
+
+    A loss that falls ever more slowly with log(tokens) lies below that line between two points, so
+    that the tokens are too many rather than too few.
 
     Returns:
         (tokens, True); or (the first or last tokens, False) where the target lies above the first
@@ -171,7 +182,11 @@ def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) ->
 
 
 def at_tokens(tokens: Sequence[float], losses: Sequence[float], wanted: float) -> float:
-    """The loss at `wanted` tokens, linear in log(tokens); NaN outside of the measured range."""
+    """The loss at `wanted` tokens, linear in log(tokens); NaN outside of the measured range.
+
+    Between two points it is too high where the loss falls ever more slowly with log(tokens); for a
+    parabola by s (1 - s) / 2 of the second difference at equal steps, s the share of the step.
+    """
     if not tokens[0] * (1 - 1e-9) <= wanted <= tokens[-1] * (1 + 1e-9):
         return math.nan
     return float(np.interp(math.log(wanted), np.log(np.asarray(tokens, np.float64)), losses))

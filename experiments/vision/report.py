@@ -66,7 +66,8 @@ def _differences(found: Sequence[Difference]) -> Section:
         (
             "Below zero: better than the reference. Seeds are paired: equal initial values where"
             " names and shapes of parameters agree, equal order of images. 95 % intervals; p of the"
-            " sign-flip test, then by Holm over all rows of a measure.",
+            " sign-flip test, then by Holm over all rows of a measure, those"
+            " that could not be compared included.",
         ),
     )
 

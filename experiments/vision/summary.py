@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.run.statistics import LEVEL, Paired, holm, mean_interval, paired, smallest_p
+from experiments.run.statistics import LEVEL, Paired, mean_interval, paired, planned, smallest_p
 from experiments.vision.study import Cell
 from experiments.vision.train import Run
 
@@ -49,7 +49,8 @@ class Difference:
         reference: another activation, of as many seeds.
         measure: a name of `MEASURES`.
         found: statistics; None where a run of one of them failed.
-        adjusted: p by Holm over all differences of this measure; NaN where there is none.
+        adjusted: p by Holm over all differences of this measure, made or not; NaN where there is
+            none.
     """
 
     model: str
@@ -84,8 +85,8 @@ def differences(cells: Sequence[Cell], reference: str, measure: str) -> list[Dif
         for cell in cells
         if cell.model in references and cell.activation != reference
     ]
-    adjusted = iter(holm([each.found.p for each in made if each.found]))
-    return [replace(each, adjusted=next(adjusted)) if each.found else each for each in made]
+    adjusted = planned([each.found for each in made])
+    return [replace(each, adjusted=p) for each, p in zip(made, adjusted, strict=True)]
 
 
 def _paired(cell: Cell, reference: Cell, measure: str) -> Paired | None:

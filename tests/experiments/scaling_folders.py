@@ -67,7 +67,7 @@ def study(
 def a_valley(arm: str) -> Sensitivity:
     """What a search over three rates and two seeds gives."""
     losses = ((1.6, 1.7), (1.5, 1.55), (1.8, 1.9))
-    return Sensitivity(arm, RATES, losses, RATES, (0.13, 0.17))
+    return Sensitivity(arm, RATES, losses, RATES, 0.006, (0.13, 0.17))
 
 
 def draw_committed(folder: Path) -> None:

@@ -126,6 +126,20 @@ def test_all_comparisons_of_a_table_are_one_family():
     assert [c.p_holm for c in found.comparisons] == pytest.approx([2 * 2 / 8] * 4)
 
 
+def test_a_comparison_that_a_run_has_spoiled_counts_in_the_family():
+    losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu2": 2.0}
+    runs = {n: [run(n, s, (x + s, x + s, x + s)) for s in (0, 1, 2)] for n, x in losses.items()}
+    runs["relu2"][1] = run("relu2", 1, (), diverged=True)
+    arms = [finding(name, own, 1.0) for name, own in runs.items()]
+    two = replace(TWO, pairs=(("poly_norm", "swiglu"), ("relu2", "swiglu")))
+    found = findings("activations", two, arms, runs)
+    kept, spoiled = found.comparisons[:2]
+    assert spoiled.result is None
+    assert kept.p_holm == pytest.approx(2 * 2 / 8)
+    table = next(s for s in report.sections(found) if s.title == "Differences at equal tokens")
+    assert "With 3 seeds and 2 comparisons, no p can be below 0.5" in table.notes[1]
+
+
 def test_differences_are_compared_seed_by_seed():
     # Apart by 0.5 and by 0.2, at levels that vary far more from seed to seed.
     losses = {"swiglu": 1.0, "poly_norm": 1.5, "relu": 2.0, "relu2": 2.2}

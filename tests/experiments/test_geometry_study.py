@@ -13,7 +13,7 @@ import pytest
 from experiments.geometry.__main__ import GeometryConfig, main
 from experiments.geometry.network import Network
 from experiments.geometry.study import MEASURES, Plan, _alignments, measure
-from experiments.geometry.summary import findings, means
+from experiments.geometry.summary import differences, findings, means
 from experiments.geometry.tasks import Task, kernel_tasks, pattern_tasks, xor_tasks
 from experiments.geometry.train import RECIPES, Group
 from polycom_jax.analysis.geometry import centred_kernel, kernel_alignment
@@ -140,6 +140,15 @@ def test_a_network_that_is_not_finite_has_no_numbers():
     net = Network(get_activation("relu2"), 80, 1, 16, "fixed")
     found = measure(Group(net, recipe, [task], (0, 1)), lambda share: None)
     assert np.isnan(found[task.name]["turn"]).all()
+
+
+def test_a_difference_without_a_number_stays_in_holm_s_family():
+    task = ALL[0]
+    turns = {"relu": [0.1, 0.2, 0.3], "tanh": [0.5, 0.7, 0.9], "gelu": [0.1, math.nan, 0.2]}
+    measured = {act: {task.name: {"turn": own}} for act, own in turns.items()}
+    tanh, gelu = differences(measured, [task], [("tanh", "relu"), ("gelu", "relu")])
+    assert gelu.found is None
+    assert tanh.adjusted == pytest.approx(2 * 0.25)
 
 
 @pytest.fixture(scope="module")

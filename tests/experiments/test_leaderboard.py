@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from scaling_folders import COMMITTED, STEP_TOKENS, study
+from scaling_folders import COMMITTED, STEP_TOKENS, study, write_run
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
@@ -26,6 +26,27 @@ def test_rows_are_ordered_by_loss(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = (root / "leaderboard.md").read_text()
     assert f"{7040 * STEP_TOKENS:,} tokens (20 a parameter)" in text
     assert "Figures" not in text
+
+
+def test_rows_of_which_a_run_diverged_come_last_and_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arms = {name: lambda d, loss=loss: loss for name, loss in {**LOSSES, "gelu": 1.7}.items()}
+    root = study(tmp_path / "a", "bytes-0.3m", 7040, arms, sd=0.001)
+    lengths = (1760, 3520, 7040)
+    for seed in range(1, 5):
+        write_run(root, "poly_norm", seed, (), lengths, diverged=True)
+    for seed in range(5):
+        write_run(root, "gelu", seed, (), lengths, diverged=True)
+    assert compare.main(["leaderboard", str(root), "--json=-"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["arm"] for row in rows] == ["swiglu", "relu2", "poly_norm", "gelu"]
+    assert [(row["seeds"], row["diverged"]) for row in rows] == [(5, 0), (5, 0), (1, 4), (0, 5)]
+    assert rows[3]["loss"] is None
+    assert rows[2]["difference"]["result"] is None
+    text = (root / "leaderboard.md").read_text()
+    assert "| 1 | 4 | - | not comparable: 4 of 5 diverged |" in text
+    assert "| 4 | gelu | - | - | 0 | 5 | - | not comparable: 5 of 5 diverged |" in text
 
 
 def test_committed_runs_have_a_leaderboard_with_step_times(tmp_path: Path):

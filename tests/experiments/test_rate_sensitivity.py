@@ -59,6 +59,25 @@ def test_arms_are_compared_over_the_rates_and_seeds_that_they_have_all_of():
     assert a.tried == (1e-4, *GRID)
 
 
+def test_an_arm_whose_best_is_at_an_end_of_the_range_is_not_compared():
+    grid, more = (3e-3, 6e-3, 1.2e-2, 2.4e-2), (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
+    runs = {
+        "inside": searched((1.98, 1.90, 1.92, 1.99), rates=grid),
+        "lowest": searched((2.04, 1.97, 1.98, 2.04, 2.54), rates=more),
+        "below": searched((1.96, 1.97, 1.98, 2.04, 2.54), rates=more),
+        "highest": searched((1.99, 1.98, 1.97, 1.96), rates=grid),
+    }
+    inside, *others = sensitivities(runs, 257)
+    assert inside.rates == grid
+    assert inside.best == 6e-3
+    assert inside.values == (pytest.approx((1.98 + 1.90 + 1.92 + 1.99) / 4 - 1.90),)
+    assert [one.best for one in others] == [3e-3, 1.5e-3, 2.4e-2]
+    for one in others:
+        assert one.values == ()
+        assert "at an end of the range, or beyond" in one.shown
+    assert sensitivity.row(others[0])[1:4] == ("0.003 to 0.024", "4", "0.003")
+
+
 @pytest.mark.parametrize(
     ("runs", "why"),
     [
@@ -91,7 +110,7 @@ def test_a_folder_has_it_over_the_rates_of_all_its_arms(tmp_path: Path):
     write_run(root, "swiglu", FIRST_SEED, (1.9,), (560,), rate=0.024)
     rows = tables.sensitive([read_cell(root)]).rows
     span = f"{RATES[0]} to {RATES[-1]}"
-    assert rows == tuple(("a", arm, span, "3", "1", "0.0100") for arm in arms)
+    assert rows == tuple(("a", arm, span, "3", "0.006", "1", "0.0100") for arm in arms)
 
 
 def test_committed_searches_have_theirs():

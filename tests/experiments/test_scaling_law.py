@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scaling_folders import study
+from scaling_folders import STEP_TOKENS, study, write_run
 from scipy import stats
 
-from experiments.compare.across import resampled
+from experiments.compare.across import resampled, tables
 from experiments.compare.across.cells import Cell, read_cells
 from experiments.compare.across.extrapolation import PAPER, extrapolated
 from experiments.compare.across.law import FORMS, Law, Points, PowerLaw, difference, fit, meeting
-from experiments.compare.across.resampled import band, fitted, points_of
+from experiments.compare.across.resampled import band, fitted, points_of, shared
 from polycom_jax._errors import InputError
 
 LAW = PowerLaw(E=0.9, A=60.0, a=0.4, B=400.0, b=0.45)
@@ -40,6 +40,10 @@ def cells(
                 noise=10 * noise + place,
             )  # fmt: skip
     return read_cells(tmp_path)
+
+
+def swiglu(cells: list[Cell]) -> Points:
+    return points_of(cells, "swiglu", shared(cells, ["swiglu"]))
 
 
 @pytest.mark.parametrize("law", [LAW, BETTER, PowerLaw(E=0.0, A=5.0, a=0.2, B=30.0, b=0.3)])
@@ -83,16 +87,16 @@ def test_a_band_reaches_infinity_where_resamples_do():
 def test_what_a_fit_lacks_is_told(tmp_path: Path):
     two = cells(tmp_path, sd=0.0, sizes=2)
     power, by_size = FORMS
-    told = power.lacks(points_of(two, "swiglu"))
+    told = power.lacks(swiglu(two))
     assert "5 parameters" in told
     assert "3 sizes, there are 2" in told
     assert "pairs" not in told
-    few = power.lacks(points_of(two[:1], "swiglu"))
+    few = power.lacks(swiglu(two[:1]))
     assert "5 pairs of size and length, there are 3" in few
     assert "there is 1" in few
-    assert "4 pairs of size and length, there are 3" in by_size.lacks(points_of(two[:1], "swiglu"))
+    assert "4 pairs of size and length, there are 3" in by_size.lacks(swiglu(two[:1]))
     with pytest.raises(InputError, match="at least 5 pairs"):
-        fit(points_of(two[:1], "swiglu"))
+        fit(swiglu(two[:1]))
     found = extrapolated(two[:1])
     assert len(found.refused) == 2
     assert found.fit is None
@@ -153,6 +157,66 @@ def test_the_band_of_a_mean_is_student_s_interval(tmp_path: Path):
     half = band(0.0, moved).high
     wanted = stats.t.ppf(0.975, 4) * losses.std(ddof=1) / 5**0.5
     assert half == pytest.approx(wanted, rel=0.1)
+
+
+def with_seeds(cell: Cell, arm: str, seeds: range, law: Law, above: float = 0.0) -> None:
+    """An arm's runs in a folder: no others than these."""
+    root = Path(str(cell.root))
+    for path in (root / "runs" / arm).glob("*seed?-*.json"):
+        path.unlink()
+    for seed in seeds:
+        losses = (
+            float(law.loss(cell.parameters, STEP_TOKENS * n)) + above * seed
+            for n in cell.config.lengths
+        )
+        write_run(root, arm, seed, tuple(losses), cell.config.lengths)
+
+
+def test_points_are_means_over_the_seeds_that_bands_are_drawn_from(tmp_path: Path):
+    for cell in cells(tmp_path, sd=0.0, sizes=1):
+        with_seeds(cell, "swiglu", range(5), LAW, above=0.01)
+        with_seeds(cell, "poly_norm", range(2, 7), BETTER, above=0.01)
+    found = read_cells(tmp_path)
+    fit = fitted(found, ["swiglu", "poly_norm"], FORMS[1], resamples=2)
+    own = fit.points["poly_norm"]
+    np.testing.assert_array_equal(own.weight, 3)
+    apart = own.loss - fit.points["swiglu"].loss
+    wanted = [BETTER.loss(114_048, d) - LAW.loss(114_048, d) for d in own.tokens]
+    np.testing.assert_allclose(apart, np.array(wanted, np.float64), atol=1e-12)
+
+
+@pytest.mark.parametrize(("seeds", "number"), [(range(4, 9), "1 seed"), (range(5, 9), "0 seeds")])
+def test_a_folder_without_two_common_seeds_is_left_out_and_told(
+    tmp_path: Path, seeds: range, number: str
+):
+    first, second, *_ = cells(tmp_path, sd=0.002, sizes=2)
+    with_seeds(first, "poly_norm", seeds, BETTER)
+    found = extrapolated(read_cells(tmp_path))
+    why = found.left_out[f"poly_norm in {first.name}"]
+    assert why == f"It has {number} in common with swiglu, and a band needs 2."
+    assert found.fit is not None
+    assert len(found.fit.points["poly_norm"]) == len(found.fit.points["swiglu"]) - 3
+    told = tables.fits(found)[0].notes
+    assert any(line.startswith(f"poly_norm in {first.name} is left out.") for line in told)
+    with_seeds(second, "poly_norm", seeds, BETTER)
+    one = [cell for cell in read_cells(tmp_path) if cell.parameters == first.parameters]
+    refused = extrapolated(one)
+    assert refused.fit is None
+    assert any(number in why for why in refused.refused)
+
+
+def test_an_arm_with_few_seeds_takes_none_from_the_others(tmp_path: Path):
+    for cell in cells(tmp_path, sd=0.002, sizes=1):
+        with_seeds(cell, "gelu", range(4, 5), LAW)
+        root = Path(str(cell.root))
+        write_run(root, "relu2", 0, (), cell.config.lengths, diverged=True)
+        write_run(root, "relu2", 1, (2.0, 1.9, 1.8), cell.config.lengths)
+    found = extrapolated(read_cells(tmp_path))
+    assert found.fit is not None
+    assert list(found.fit.laws) == ["swiglu", "poly_norm"]
+    np.testing.assert_array_equal(found.fit.points["poly_norm"].weight, 5)
+    assert "there are 0" in found.left_out["gelu"]
+    assert found.left_out["relu2 in bytes-0.1m-2240"] == "1 of 2 runs diverged."
 
 
 @pytest.mark.slow

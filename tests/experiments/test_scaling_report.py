@@ -11,7 +11,7 @@ from experiments.compare import sensitivity
 from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
-from experiments.compare.across.extrapolation import PAPER
+from experiments.compare.across.extrapolation import PAPER, extrapolated
 from experiments.run.rate_search import FIRST_SEED
 
 LENGTHS = (560, 1120, 2240)
@@ -48,7 +48,7 @@ def test_a_report_needs_run_files_alone(folder: Path, capsys: pytest.CaptureFixt
     assert len(numbers["differences"]) == 6
     assert "3 sizes" in numbers["fit"]["refused"][0]
     # Its search has losses of 0.02, 0 and 0.01 above the best.
-    assert "| bytes-0.1m-20 | poly_norm | 0.003 to 0.012 | 3 | 1 | 0.0100 |" in text
+    assert "| bytes-0.1m-20 | poly_norm | 0.003 to 0.012 | 3 | 0.006 | 1 | 0.0100 |" in text
     sensitive = numbers["sensitivity to the learning rate"]
     assert [(one["folder"][6:10], one["arm"]) for one in sensitive] == [
         ("0.1m", "swiglu"), ("0.1m", "poly_norm"), ("0.3m", "swiglu"), ("0.3m", "poly_norm"),
@@ -66,7 +66,7 @@ def test_a_report_of_three_sizes_has_fits(folder: Path, capsys: pytest.CaptureFi
     assert [law["arm"] for law in numbers["fit"]["laws"]] == ["swiglu", "poly_norm"]
     assert numbers["fit"]["predicted"][-1]["parameters"] == PAPER.parameters
     text = (folder / "o" / "scaling.md").read_text()
-    assert "at the paper's 186 tokens a parameter" in text
+    assert "By these laws, at 186 bytes a parameter" in text
     assert "| -0.019 | 0.72 |" in text
     assert "powers of ten" in text
     assert (folder / "o" / "plots" / "scaling-residuals.png").is_file()
@@ -91,9 +91,25 @@ def test_an_arm_is_compared_on_the_seeds_that_both_have(folder: Path):
     root = folder / "bytes-0.1m-20"
     for seed in (5, 6):
         write_run(root, "swiglu", seed, (2.0, 1.9, 1.8), LENGTHS)
+    (found,) = [d for d in differences([read_cell(root)]) if d.full]
+    assert found.seeds == 5
+    assert found.result is not None
+
+
+def test_an_arm_of_which_a_run_diverged_is_not_compared(folder: Path):
+    root = folder / "bytes-0.1m-20"
     write_run(root, "poly_norm", 4, (), LENGTHS, diverged=True)
-    found = [d for d in differences([read_cell(root)]) if d.full]
-    assert [d.seeds for d in found] == [4]
+    cell = read_cell(root)
+    for one in differences([cell]):
+        assert (one.result, one.seeds) == (None, 5)
+        assert one.verdict == "not comparable: 1 of 5 diverged"
+    assert turns([cell]) == []
+    assert frugality([cell]) == []
+    rows = {row[1]: row[-2:] for row in tables.losses([cell]).rows}
+    assert rows == {"swiglu": ("5", "0"), "poly_norm": ("4", "1")}
+    write_run(root, "swiglu", 1, (), LENGTHS, diverged=True)
+    verdict = differences([read_cell(root)])[0].verdict
+    assert verdict == "not comparable: 1 of 5 diverged; swiglu, 1 of 5 diverged"
 
 
 def test_results_are_those_of_the_best_rate_that_has_any(folder: Path):
@@ -126,6 +142,32 @@ def test_a_study_that_goes_on_begins_with_the_first_seed_of_its_folder(tmp_path:
     assert continued(stored_config(root), root).result_seeds == range(100, 116)
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "told", "text"),
+    [
+        ("bytes", "at 186 bytes a parameter", "about 25% of that text. Nats a byte here"),
+        ("bpe", "at 186 tokens a parameter", "Nats a token of each tokenizer."),
+    ],
+)
+def test_a_token_is_what_the_settings_tokenizer_makes(
+    tmp_path: Path, tokenizer: str, told: str, text: str
+):
+    arms = falling(2.0)
+    for steps in (2240, 22_400):
+        path = study(tmp_path / f"{steps}", "bytes-0.1m", steps, arms, sd=0.002) / "settings.json"
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({**stored, "data.tokenizer": tokenizer}))
+    cells = read_cells(tmp_path)
+    found = extrapolated(cells)
+    (laws,) = [table for table in tables.fits(found) if table.title.startswith("By these")]
+    assert laws.title == f"By these laws, {told}"
+    assert text in laws.notes[0]
+    (length,) = [row[1] for row in tables.limits(cells, found).rows if row[0] == "longer training"]
+    read = "22,937,600 bytes, 4.6" if tokenizer == "bytes" else "22,937,600 tokens, 4.0"
+    assert f"The longest runs read {read} powers of ten below" in length
+    assert ("about 743 bytes" in length) == (tokenizer == "bytes")
+
+
 @pytest.mark.slow
 def test_an_arm_whose_runs_all_diverged_is_told_and_not_fitted(folder: Path):
     for seed in range(3):
@@ -135,7 +177,7 @@ def test_an_arm_whose_runs_all_diverged_is_told_and_not_fitted(folder: Path):
     assert "relu2" not in cell.numbered
     (own,) = [d for d in differences([cell]) if d.arm == "relu2" and d.full]
     assert own.result is None
-    assert own.verdict == "not comparable"
+    assert own.verdict == "not comparable: 3 of 3 diverged"
     assert compare.main(["report", str(folder)]) == 0
     assert "relu2 0" in (folder / "scaling.md").read_text()
 

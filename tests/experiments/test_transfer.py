@@ -21,6 +21,7 @@ def test_what_a_wide_model_loses_by_the_narrow_one_s_rate():
     assert found.cost_of_carrying == pytest.approx(0.4)
     best, losses = sections([found])
     assert best.rows[0][3:5] == ("0.001 (at the edge)", "-2")
+    assert "on the seeds that chose the best, so that it is never below 0" in best.notes[0]
     assert losses.rows[0][1:] == ("1.5000", "1.6000", "1.9000", "inf")
 
 

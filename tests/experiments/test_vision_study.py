@@ -169,6 +169,14 @@ def test_differences_are_of_equal_seeds_at_the_chosen_rates():
     assert "3 seeds give no p below 0.25" in said
 
 
+def test_holm_s_family_is_what_was_planned():
+    errors = {"relu": [0.10, 0.12, 0.14], "silu": [0.07, 0.10, 0.11], "relu2": [0.1, math.nan, 0.1]}
+    cells = [cell("vit", name, own) for name, own in errors.items()]
+    silu, relu2 = differences(cells, "relu", "error")
+    assert relu2.found is None
+    assert silu.adjusted == pytest.approx(2 * 0.25)
+
+
 def test_a_failed_run_is_counted_and_not_compared():
     cells = [cell("vit", "relu", [0.1, 0.2]), cell("vit", "relu2", [0.1, math.nan])]
     (found,) = differences(cells, "relu", "loss")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from polycom_jax.storage import Place
 SETTINGS = "settings.json"
 BYTES = 257
 """Tokens of the tokenizer "bytes"."""
+
+Unit = Literal["byte", "token"]
+"""What tokens of several folders are: bytes in all of them, or not."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class ArmRuns:
     def good(self) -> dict[int, Run]:
         """Runs that ended in a number."""
         return {seed: run for seed, run in self.runs.items() if not run.diverged}
+
+    @property
+    def diverged(self) -> int:
+        """Runs that ended in no number."""
+        return len(self.runs) - len(self.good)
 
     @property
     def parameters(self) -> int:
@@ -132,6 +140,11 @@ class Cell:
     def losses(self, arm: str, seeds: Sequence[int]) -> np.ndarray:
         """Held-out losses [seeds, lengths]."""
         return np.array([self.arms[arm].runs[seed].heldout for seed in seeds], np.float64)
+
+
+def unit_of(cells: Sequence[Cell]) -> Unit:
+    """What a token is, by the tokenizers of the folders."""
+    return "byte" if all(cell.config.data.tokenizer == "bytes" for cell in cells) else "token"
 
 
 def read_cells(folder: Place) -> list[Cell]:

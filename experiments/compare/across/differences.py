@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.compare.across.cells import Cell
-from experiments.compare.findings import TokensNeeded, adjusted, tokens_needed, verdict
+from experiments.compare.findings import TokensNeeded, tokens_needed, verdict
 from experiments.compare.studies import REFERENCE
-from experiments.run.statistics import Paired, paired
+from experiments.run.statistics import Paired, paired, planned
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Difference:
         parameters: of the size.
         tokens: of the length.
         full: it is the folder's longest length, which rates were chosen at.
-        seeds: pairs.
-        result: None where there are fewer than two pairs.
+        seeds: that both have run.
+        result: None where these are fewer than two, or one of them diverged: those that are left
+            would be a choice by how training went.
         p_holm: p adjusted for all differences at full lengths, or for all at shorter ones.
         verdict: in words.
     """
@@ -91,20 +92,36 @@ def differences(cells: Sequence[Cell]) -> list[Difference]:
             if full == (at == len(cell.tokens) - 1)
         ]
         results = [_result(*key) for key in keys]
-        for (cell, arm, at), result, p in zip(keys, results, adjusted(results), strict=True):
-            seeds = len(cell.seeds(arm, REFERENCE))
+        for (cell, arm, at), result, p in zip(keys, results, planned(results), strict=True):
+            seeds, lost = len(run_by_both(cell, arm)), diverged(cell, arm)
             found.append(
                 Difference(
                     cell.name, arm, cell.parameters, cell.tokens[at], full, seeds, result, p,
-                    verdict(result, p),
+                    verdict(result, p) + (f": {lost}" if lost else ""),
                 )
             )  # fmt: skip
     return found
 
 
+def run_by_both(cell: Cell, arm: str) -> list[int]:
+    """Seeds that an arm and the reference have finished, whether or not in a number."""
+    return sorted({*cell.arms[arm].runs} & {*cell.arms[REFERENCE].runs})
+
+
+def diverged(cell: Cell, arm: str) -> str:
+    """How many of these seeds diverged, in words; empty: none."""
+    seeds, said = run_by_both(cell, arm), []
+    for name in (arm, REFERENCE):
+        lost = sum(cell.arms[name].runs[seed].diverged for seed in seeds)
+        whose = f"{name}, " if name == REFERENCE else ""
+        if lost:
+            said.append(f"{whose}{lost} of {len(seeds)} diverged")
+    return "; ".join(said)
+
+
 def _result(cell: Cell, arm: str, at: int) -> Paired | None:
-    seeds = cell.seeds(arm, REFERENCE)
-    if len(seeds) < 2:
+    seeds = run_by_both(cell, arm)
+    if len(seeds) < 2 or diverged(cell, arm):
         return None
     own, reference = (cell.losses(name, seeds)[:, at] for name in (arm, REFERENCE))
     return paired(own.tolist(), reference.tolist())
@@ -115,8 +132,8 @@ def turns(cells: Sequence[Cell]) -> list[Turn]:
     found = []
     for cell in compared(cells):
         for arm in others(cell):
-            seeds = cell.seeds(arm, REFERENCE)
-            if not seeds:
+            seeds = run_by_both(cell, arm)
+            if not seeds or diverged(cell, arm):
                 continue
             mean = (cell.losses(arm, seeds) - cell.losses(REFERENCE, seeds)).mean(0)
             for at in range(len(mean) - 1):
@@ -134,7 +151,7 @@ def frugality(cells: Sequence[Cell]) -> list[Frugality]:
     found = []
     for cell in compared(cells):
         for arm in others(cell):
-            seeds = cell.seeds(arm, REFERENCE)
+            seeds = run_by_both(cell, arm)
             pairs = [[cell.arms[name].runs[seed] for seed in seeds] for name in (arm, REFERENCE)]
             needed = tokens_needed(arm, REFERENCE, *pairs) if seeds else None
             if needed is not None:

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.compare.across.cells import Cell
-from experiments.compare.across.law import FORMS, difference, meeting, ratio, residuals
-from experiments.compare.across.resampled import Band, Fitted, band, fitted, points_of
+from experiments.compare.across.cells import Cell, Unit, unit_of
+from experiments.compare.across.law import FORMS, Form, difference, meeting, ratio, residuals
+from experiments.compare.across.resampled import (
+    Band,
+    Fitted,
+    Shared,
+    band,
+    fitted,
+    points_of,
+    shared,
+)
 from experiments.compare.studies import REFERENCE
 
 
@@ -22,6 +30,7 @@ class Paper:
         arm: which.
         losses: training loss of the arm and of SwiGLU, nats a token of its tokenizer.
         ratio: tokens at which the arm has SwiGLU's last loss, by SwiGLU's tokens.
+        token_bytes: of text that a token of its tokenizer (Llama's) has; a rough estimate.
     """
 
     parameters: float
@@ -29,6 +38,7 @@ class Paper:
     arm: str
     losses: tuple[float, float]
     ratio: float
+    token_bytes: float
 
     @property
     def each(self) -> float:
@@ -36,7 +46,7 @@ class Paper:
         return self.tokens / self.parameters
 
 
-PAPER = Paper(1.345e9, 250e9, "poly_norm", (2.1712, 2.1902), 0.72)
+PAPER = Paper(1.345e9, 250e9, "poly_norm", (2.1712, 2.1902), 0.72, 4.0)
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,13 @@ class Extrapolated:
         form: the formula that is fitted; empty: none is.
         refused: why not, of each form that was looked at before it.
         laws: of every arm that is fitted.
-        predicted: every arm but the reference, at the paper's tokens a parameter: at the sizes
-            measured, and at the paper's where the form reaches there.
+        predicted: every arm but the reference, at as many tokens a parameter as the paper has, each
+            of its own tokenizer: at the sizes measured, and at the paper's where the form reaches
+            there.
         crossings: of the same arms and sizes.
-        beyond: powers of ten from the largest size, and the most tokens, to the paper's.
-        left_out: arm -> why it is not fitted.
+        unit: what a token is; where it is a byte, equal numbers of tokens are not equal texts.
+        beyond: powers of ten from the largest size, and the most tokens, to the paper's numbers.
+        left_out: arm, or "arm in folder" -> why it is not fitted.
         fit: the laws and their resamples, for figures; None: no fit.
     """
 
@@ -113,6 +125,7 @@ class Extrapolated:
     laws: tuple[ArmLaw, ...]
     predicted: tuple[Predicted, ...]
     crossings: tuple[Crossing, ...]
+    unit: Unit
     beyond: tuple[float, float]
     left_out: dict[str, str]
     fit: Fitted | None
@@ -127,15 +140,44 @@ def extrapolated(cells: Sequence[Cell]) -> Extrapolated:
     )
     refused: list[str] = []
     for form in FORMS:
-        lacks = {name: form.lacks(points_of(cells, name)) for name in names}
-        arms = [name for name in names if not lacks[name]]
+        arms, left_out = fittable(cells, names, form)
         if REFERENCE in arms and len(arms) > 1:
             fit = fitted(cells, arms, form)
-            left_out = {name: why for name, why in lacks.items() if why}
             return _said(cells, fit, tuple(refused), beyond, left_out)
-        why = lacks.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
+        why = left_out.get(REFERENCE) or f"No fit: {form.text} needs {REFERENCE} and another arm."
         refused.append(why)
-    return Extrapolated("", tuple(refused), (), (), (), beyond, {}, None)
+    few = [f"{name} is left out. {why}" for name, why in shared(cells, names).left_out.items()]
+    return Extrapolated("", (*refused, *few), (), (), (), unit_of(cells), beyond, {}, None)
+
+
+def fittable(
+    cells: Sequence[Cell], names: Sequence[str], form: Form
+) -> tuple[list[str], dict[str, str]]:
+    """The arms that have the runs for a form on the seeds that they share, and why others have not.
+
+    An arm that has not enough on the seeds that it shares with the reference is out at once, so
+    that it takes no seeds away from others.
+    """
+    lacks: dict[str, str] = {}
+
+    def enough(arm: str, common: Shared) -> bool:
+        why = form.lacks(points_of(cells, arm, common))
+        lacks.update({arm: why} if why else {})
+        return not why
+
+    def alone(arm: str) -> list[str]:
+        return [REFERENCE] if arm == REFERENCE else [REFERENCE, arm]
+
+    pairs = {name: shared(cells, alone(name)) for name in names}
+    for common in pairs.values():
+        lacks.update(common.left_out)
+    arms = [name for name in names if enough(name, pairs[name])]
+    while True:
+        common = shared(cells, arms)
+        kept = [name for name in arms if enough(name, common)]
+        if kept == arms:
+            return arms, {**lacks, **common.left_out}
+        arms = kept
 
 
 def _said(
@@ -158,7 +200,15 @@ def _said(
             crossings.append(_crossing(fit, name, n, least))
     laws = tuple(_law(fit, name) for name in fit.laws)
     return Extrapolated(
-        fit.form.text, refused, laws, tuple(predicted), tuple(crossings), beyond, left_out, fit
+        fit.form.text,
+        refused,
+        laws,
+        tuple(predicted),
+        tuple(crossings),
+        unit_of(cells),
+        beyond,
+        left_out,
+        fit,
     )
 
 

@@ -4,6 +4,7 @@ python -m experiments.compare leaderboard runs/leaderboard --add relu2 poly_norm
 python -m experiments.compare leaderboard experiments/results/compare/scaling/bytes-0.3m-20
 """
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -89,10 +90,11 @@ class Standing:
         relative: the same in units of the fastest row's, from ratios within rounds.
         rate: its learning rate.
         at_edge: that rate is at the edge of what was tried.
-        loss: held-out, mean over seeds, nats a token.
+        loss: held-out, mean over seeds with a number, nats a token; NaN where none has one.
         sd: over seeds.
         seeds: that it has a number for.
-        difference: to the reference; None: it is the reference, or there are too few pairs.
+        diverged: runs without one.
+        difference: to the reference; None: it is the reference.
     """
 
     arm: str
@@ -105,6 +107,7 @@ class Standing:
     loss: float
     sd: float
     seeds: int
+    diverged: int
     difference: Difference | None
 
 
@@ -165,31 +168,31 @@ def study_of(config: LeaderboardConfig, folder: Place) -> CompareConfig:
 
 
 def standings(cell: Cell) -> list[Standing]:
-    """Every row with a number, the lowest loss first."""
+    """Every row, the lowest loss first; those of which a run diverged after all others."""
     times = stored(cell.root / TIMES)
     seconds = {} if times is None else {n: s for n, s in times.seconds.items() if n in cell.arms}
     relative = relative_times(seconds) if seconds else {}
-    apart = {d.arm: d for d in differences([cell]) if d.full and d.result}
+    apart = {d.arm: d for d in differences([cell]) if d.full}
     found = []
     for name, arm in cell.arms.items():
-        if arm.good:
-            losses = [run.final for run in arm.good.values()]
-            found.append(
-                Standing(
-                    arm=name,
-                    parameters=arm.parameters,
-                    flops=arm.flops,
-                    seconds=float(np.median(seconds[name])) if name in seconds else None,
-                    relative=relative.get(name),
-                    rate=arm.search.best,
-                    at_edge=arm.search.at_edge,
-                    loss=float(np.mean(losses)),
-                    sd=float(np.std(losses, ddof=1)) if len(losses) > 1 else float("nan"),
-                    seeds=len(losses),
-                    difference=apart.get(name),
-                )
+        losses = [run.final for run in arm.good.values()]
+        found.append(
+            Standing(
+                arm=name,
+                parameters=arm.parameters,
+                flops=arm.flops,
+                seconds=float(np.median(seconds[name])) if name in seconds else None,
+                relative=relative.get(name),
+                rate=arm.search.best,
+                at_edge=arm.search.at_edge,
+                loss=float(np.mean(losses)) if losses else math.nan,
+                sd=float(np.std(losses, ddof=1)) if len(losses) > 1 else math.nan,
+                seeds=len(losses),
+                diverged=arm.diverged,
+                difference=apart.get(name),
             )
-    return sorted(found, key=lambda one: one.loss)
+        )
+    return sorted(found, key=lambda one: (one.diverged > 0, not one.seeds, one.loss))
 
 
 def section(cell: Cell, found: Sequence[Standing]) -> Section:
@@ -202,9 +205,10 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
             (
                 str(place),
                 one.arm,
-                f"{one.loss:.4f}",
-                f"{one.sd:.4f}",
+                f"{one.loss:.4f}" if one.seeds else "-",
+                f"{one.sd:.4f}" if one.seeds > 1 else "-",
                 str(one.seeds),
+                str(one.diverged),
                 interval,
                 one.difference.verdict if one.difference else "-",
                 f"{one.parameters:,}",
@@ -218,14 +222,16 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
         f"{cell.parameters:,} parameters, {cell.tokens[-1]:,} tokens"
         f" ({cell.tokens[-1] / cell.parameters:.0f} a parameter)",
         (
-            "", "row", "loss", "sd", "seeds", f"difference to {REFERENCE}", "verdict",
+            "", "row", "loss", "sd", "seeds", "diverged", f"difference to {REFERENCE}", "verdict",
             "parameters", "FLOPs a token", "ms a step", "time", "rate",
         ),
         tuple(rows),
         (
             "Held-out loss, nats a token, mean over seeds; differences paired by seed with a 95 %"
             " interval, verdicts with Holm's correction over all rows. Neighbours in the order may"
-            " well be equal: only differences to the reference are tested. FLOPs of training, the"
+            " well be equal: only differences to the reference are tested. Rows of which a run"
+            " diverged come last and are not compared: a mean over the others would be one of those"
+            " that went well. FLOPs of training, the"
             " activation's own included. Time: in units of the fastest row's, median over rounds"
             " in strict alternation on one machine.",
             f"Not finished: {', '.join(cell.waiting) or 'none'}. Commits of the runs:"

@@ -140,6 +140,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
                 "FLOPs a token": arm.flops,
                 "search": asdict(arm.search),
                 "losses": {seed: run.heldout for seed, run in arm.good.items()},
+                "diverged": [seed for seed, run in arm.runs.items() if run.diverged],
             }
             for name, arm in cell.arms.items()
         },

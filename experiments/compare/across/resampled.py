@@ -14,6 +14,8 @@ from experiments.run.statistics import LEVEL
 
 RESAMPLES = 500
 """Of seeds."""
+LEAST_SEEDS = 2
+"""In common, of a folder: resamples of one seed are all alike, and would say that it is certain."""
 SEED = 0
 """Of its draws, so that a report comes out the same twice."""
 
@@ -80,11 +82,71 @@ def band(value: float, resampled: Sequence[float]) -> Band:
     return Band(value, float(low), float(high))
 
 
-def points_of(cells: Sequence[Cell], arm: str) -> Points:
-    """Means over seeds of every length of the cells that have the arm; N is the reference's."""
+@dataclass(frozen=True)
+class Shared:
+    """The seeds that a fit rests on: points are means over them, resamples are drawn from them.
+
+    Attributes:
+        arms: name of a folder -> arms whose runs there are fitted.
+        seeds: name of a folder -> those that all of these arms have.
+        left_out: "arm in folder" -> why its runs there are not fitted.
+    """
+
+    arms: Mapping[str, Sequence[str]]
+    seeds: Mapping[str, Sequence[int]]
+    left_out: Mapping[str, str]
+
+
+def shared(cells: Sequence[Cell], arms: Sequence[str]) -> Shared:
+    """The seeds that arms have in common in each folder.
+
+    An arm of which a run diverged, or that would leave fewer than `LEAST_SEEDS` of them, is left
+    out in that folder; those with most seeds in common with the reference are taken first.
+    """
+    kept: dict[str, list[str]] = {}
+    seeds: dict[str, list[int]] = {}
+    left_out: dict[str, str] = {}
+    for cell in cells:
+        own: list[str] = []
+        for arm in _by_overlap(cell, arms):
+            if why := _unfit(cell, arm, own):
+                left_out[f"{arm} in {cell.name}"] = why
+            else:
+                own.append(arm)
+        if own:
+            kept[cell.name], seeds[cell.name] = own, cell.seeds(*own)
+    return Shared(kept, seeds, left_out)
+
+
+def _by_overlap(cell: Cell, arms: Sequence[str]) -> list[str]:
+    there = [arm for arm in arms if arm in cell.arms]
+    reference = set(cell.arms[REFERENCE].good) if REFERENCE in cell.arms else set[int]()
+
+    def place(arm: str) -> tuple[bool, int]:
+        return arm != REFERENCE, -len(reference & {*cell.arms[arm].good})
+
+    return sorted(there, key=place)
+
+
+def _unfit(cell: Cell, arm: str, others: Sequence[str]) -> str:
+    """Why an arm is not fitted beside others of a folder; empty: it is."""
+    found = cell.arms[arm]
+    if found.diverged:
+        return f"{found.diverged} of {len(found.runs)} runs diverged."
+    common = len(cell.seeds(arm, *others))
+    beside = f" in common with {', '.join(others)}" if others else ""
+    return "" if common >= LEAST_SEEDS else (
+        f"It has {common} {'seed' if common == 1 else 'seeds'}{beside}, and a band needs"
+        f" {LEAST_SEEDS}."
+    )  # fmt: skip
+
+
+def points_of(cells: Sequence[Cell], arm: str, common: Shared) -> Points:
+    """Means over the common seeds of every length of the cells that have the arm; N is the
+    reference's."""
     parameters, tokens, losses, weights = [], [], [], []
-    for cell in _having(cells, arm):
-        seeds = cell.seeds(arm)
+    for cell in _having(cells, arm, common):
+        seeds = common.seeds[cell.name]
         parameters += [cell.parameters] * len(cell.tokens)
         tokens += cell.tokens
         losses += cell.losses(arm, seeds).mean(0).tolist()
@@ -95,35 +157,31 @@ def points_of(cells: Sequence[Cell], arm: str) -> Points:
 def fitted(
     cells: Sequence[Cell], arms: Sequence[str], form: Form, resamples: int = RESAMPLES
 ) -> Fitted:
-    """Fits each arm to the cells that have it, and again to resampled seeds.
+    """Fits each arm to the cells that have it (`shared`), and again to resampled seeds.
 
     Seeds are drawn anew in each folder, for all arms alike, so that pairs stay pairs and lengths of
     one trunk stay together. What a mean of n seeds departs by is stretched (`_stretch`), so that
     bands are not too narrow where seeds are few.
     """
-    points = {arm: points_of(cells, arm) for arm in arms}
+    common = shared(cells, arms)
+    points = {arm: points_of(cells, arm, common) for arm in arms}
     laws = {arm: fit(points[arm], form) for arm in arms}
     rng = np.random.default_rng(SEED)
     resampled: dict[str, list[Law]] = {arm: [] for arm in arms}
-    common = {cell.name: _common(cell, arms) for cell in cells if {*arms} & {*cell.numbered}}
     for _ in range(resamples):
-        drawn = {name: rng.choice(seeds, len(seeds)) for name, seeds in common.items()}
+        drawn = {name: rng.choice(seeds, len(seeds)) for name, seeds in common.seeds.items()}
         for arm in arms:
             shifts = [
-                _shift(cell, arm, common[cell.name], drawn[cell.name])
-                for cell in _having(cells, arm)
+                _shift(cell, arm, common.seeds[cell.name], drawn[cell.name])
+                for cell in _having(cells, arm, common)
             ]
             moved = replace(points[arm], loss=points[arm].loss + np.concatenate(shifts))
             resampled[arm].append(fit(moved, form, laws[arm]))
     return Fitted(form, laws, points, resampled)
 
 
-def _having(cells: Sequence[Cell], arm: str) -> list[Cell]:
-    return [cell for cell in cells if arm in cell.numbered]
-
-
-def _common(cell: Cell, arms: Sequence[str]) -> list[int]:
-    return cell.seeds(*(arm for arm in arms if arm in cell.numbered))
+def _having(cells: Sequence[Cell], arm: str, common: Shared) -> list[Cell]:
+    return [cell for cell in cells if arm in common.arms.get(cell.name, ())]
 
 
 def _shift(cell: Cell, arm: str, seeds: Sequence[int], drawn: np.ndarray) -> np.ndarray:
@@ -135,8 +193,6 @@ def _shift(cell: Cell, arm: str, seeds: Sequence[int], drawn: np.ndarray) -> np.
 def _stretch(seeds: int) -> float:
     """What makes the band of a mean of n seeds Student's interval: sqrt(n / (n - 1)) for the spread
     that resampling leaves out, and the quotient of Student's and the normal quantile."""
-    if seeds < 2:
-        return 1.0
     wide = 1 - LEVEL / 2
     quantiles = stats.t.ppf(wide, seeds - 1) / stats.norm.ppf(wide)
     return float(quantiles) * math.sqrt(seeds / (seeds - 1))

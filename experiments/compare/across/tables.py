@@ -1,15 +1,16 @@
 """What several folders say, as tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from experiments.compare import sensitivity
-from experiments.compare.across.cells import Cell
+from experiments.compare.across.cells import Cell, Unit, unit_of
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
+from experiments.compare.report import ABOVE, BOUNDS
 from experiments.compare.studies import REFERENCE
 from experiments.run.statistics import LEVEL, smallest_p
 from experiments.terminal.tables import Section
@@ -28,7 +29,7 @@ def folders(cells: Sequence[Cell]) -> Section:
             f"{cell.tokens[-1] / cell.train_tokens:.2f}" if cell.train_tokens else "not known",
             ", ".join(f"{name} {len(arm.good)}" for name, arm in cell.arms.items()) or "none",
             ", ".join(cell.waiting) or "none",
-            str(sum(len(arm.runs) - len(arm.good) for arm in cell.arms.values())),
+            str(sum(arm.diverged for arm in cell.arms.values())),
             ", ".join(cell.commits) or "-",
         )
         for cell in cells
@@ -41,7 +42,10 @@ def folders(cells: Sequence[Cell]) -> Section:
             "not finished", "diverged", "commit of the runs",
         ),
         tuple(rows),
-        ("Parameters of the SwiGLU model, embeddings included; tokens of the longest runs.",),
+        (
+            "Parameters of the SwiGLU model, embeddings included; tokens of the longest runs"
+            + (", of which each is a byte." if unit_of(cells) == "byte" else "."),
+        ),
     )  # fmt: skip
 
 
@@ -91,12 +95,16 @@ def losses(cells: Sequence[Cell]) -> Section:
                 sd = f"{np.std(found[:, at], ddof=1):.4f}" if len(found) > 1 else "-"
                 mean = f"{found[:, at].mean():.4f}"
                 compute = f"{arm.flops * tokens:.3g}"
-                rows.append((cell.name, name, f"{tokens:,}", compute, mean, sd, str(len(found))))
+                counts = (str(len(found)), str(arm.diverged))
+                rows.append((cell.name, name, f"{tokens:,}", compute, mean, sd, *counts))
     return Section(
         "Held-out loss, nats a token",
-        ("folder", "arm", "tokens", "FLOPs", "mean", "sd", "seeds"),
+        ("folder", "arm", "tokens", "FLOPs", "mean", "sd", "seeds", "diverged"),
         tuple(rows),
-        ("Each length has its own decay to zero, from one trunk at constant rate.",),
+        (
+            "Each length has its own decay to zero, from one trunk at constant rate. Where runs"
+            " diverged, the mean is of those that did not, and no other table compares it.",
+        ),
     )
 
 
@@ -120,11 +128,10 @@ def compared(found: Sequence[Difference], *, full: bool) -> Section:
         )
         for d in own
     ]
-    tested = sum(d.result is not None for d in own)
-    least = min((smallest_p(d.seeds) for d in own if d.result), default=1.0) * tested
+    least = min((smallest_p(d.seeds) for d in own if d.result), default=1.0) * len(own)
     notes = [
         f"arm - {REFERENCE}, paired by seed: mean and {SURE} interval (Student's t); p of the"
-        f" two-sided sign-flip test, then with Holm's correction over the {tested} differences of"
+        f" two-sided sign-flip test, then with Holm's correction over the {len(own)} differences of"
         " this table; the difference that would be found with chance 80 %. An interval with zero"
         " in it: no difference found.",
         f"With so many differences and seeds, a corrected p can be as small as {min(1, least):.3g}"
@@ -158,8 +165,8 @@ def frugal(found: Sequence[Frugality]) -> Section:
         ("folder", "arm", "median", "over seeds", "bounds"),
         tuple(rows),
         (
-            "At full length, between decayed points, linear in log(tokens). Bounds: seeds whose"
-            " ratio lies beyond the shortest length, given as that bound. The paper's curves give"
+            "At full length, between decayed points, linear in log(tokens)."
+            f" {ABOVE} Ratios are nearer to 1 than they should be. {BOUNDS} The paper's curves give"
             f" {PAPER.ratio} for {PAPER.arm} at {PAPER.parameters / 1e9:.1f}B parameters and"
             f" {PAPER.tokens / 1e9:.0f}B tokens.",
         ),
@@ -218,6 +225,16 @@ def _laws(found: Extrapolated) -> Section:
     )
 
 
+THERE: Mapping[Unit, str] = {
+    "byte": f"The paper's model read {PAPER.each:.0f} tokens a parameter, of about"
+    f" {PAPER.token_bytes:.0f} bytes each, a rough estimate: as many bytes are about"
+    f" {1 / PAPER.token_bytes:.0%} of that text. Nats a byte here, nats a token there.",
+    "token": f"As many as the paper's model read, {PAPER.each:.0f}, of its own tokenizer. Nats a"
+    " token of each tokenizer.",
+}
+"""What a token is to one of the paper's."""
+
+
 def _predicted(found: Extrapolated) -> Section:
     rows = []
     for one in found.predicted:
@@ -241,17 +258,16 @@ def _predicted(found: Extrapolated) -> Section:
         else "Nothing is said of sizes that were not measured."
     )
     return Section(
-        f"By these laws, at the paper's {PAPER.each:.0f} tokens a parameter",
+        f"By these laws, at {PAPER.each:.0f} {found.unit}s a parameter",
         (
             "arm", "parameters", "tokens", f"difference to {REFERENCE}", "band", "tokens ratio",
             "the paper's difference", "the paper's ratio",
         ),
         tuple(rows),
         (
-            f"{beyond} Nats a byte here, nats a token of another tokenizer there: compare the ratio"
-            " of tokens at equal loss, not the differences. inf: the arm's law never comes down to"
-            f" that loss. The paper's curves, at {PAPER.parameters / 1e9:.3f}B parameters: a ratio"
-            f" of {PAPER.ratio} for {PAPER.arm}.",
+            f"{beyond} {THERE[found.unit]} Compare the ratio of tokens at equal loss, not the"
+            " differences. inf: the arm's law never comes down to that loss. The paper's curves, at"
+            f" {PAPER.parameters / 1e9:.3f}B parameters: a ratio of {PAPER.ratio} for {PAPER.arm}.",
         ),
     )  # fmt: skip
 
@@ -270,12 +286,31 @@ def _crossings(found: Extrapolated) -> Section:
         f"Where fitted laws cross that of {REFERENCE}",
         ("arm", "parameters", "tokens a parameter", "resamples that cross"),
         tuple(rows),
-        ("Between the fewest tokens a parameter that were measured, and the paper's.",),
+        (f"Between the fewest tokens a parameter that were measured, and {PAPER.each:.0f}.",),
     )
 
 
 def _band(one: Band, form: str) -> str:
     return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+
+
+def _length(cells: Sequence[Cell], found: Extrapolated) -> str:
+    """How much text there was, beside the paper's."""
+    most = max(cell.tokens[-1] for cell in cells)
+    each = max(cell.tokens[-1] / cell.parameters for cell in cells)
+    if found.unit == "token":
+        return (
+            f"The longest runs read {most:,} tokens, {found.beyond[1]:.1f} powers of ten below the"
+            f" paper's number of its own; {each:.0f} a parameter at most (the paper:"
+            f" {PAPER.each:.0f})."
+        )
+    beyond = found.beyond[1] + math.log10(PAPER.token_bytes)
+    return (
+        f"The longest runs read {most:,} bytes, {beyond:.1f} powers of ten below the paper's text;"
+        f" {each:.0f} bytes a parameter at most (the paper: {PAPER.each:.0f} tokens of about"
+        f" {PAPER.token_bytes:.0f} bytes each, a rough estimate, so about"
+        f" {PAPER.each * PAPER.token_bytes:.0f} bytes)."
+    )
 
 
 def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
@@ -296,13 +331,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
             f"The largest has {sizes[-1]:,} parameters, {found.beyond[0]:.1f} powers of ten below"
             f" the paper's; {len(sizes)} sizes.",
         ),
-        (
-            "longer training",
-            f"The longest runs read {max(c.tokens[-1] for c in cells):,} tokens,"
-            f" {found.beyond[1]:.1f} powers of ten below the paper's;"
-            f" {max(c.tokens[-1] / c.parameters for c in cells):.0f} tokens a parameter at most"
-            f" (the paper: {PAPER.each:.0f}).",
-        ),
+        ("longer training", _length(cells, found)),
         ("other text and tokenizers", f"One source, {', '.join(data)}."),
         (
             "small differences",

@@ -249,8 +249,9 @@ def sections(found: Sequence[Found]) -> list[Section]:
             tuple(best),
             (
                 "Octaves: log2 of the best rate in units of the narrowest model's. Lost by carrying"
-                " that rate: held-out loss at it less the loss at the model's own best. At the base"
-                " width muP is the standard parametrization.",
+                " that rate: held-out loss at it less the loss at the model's own best, on the"
+                " seeds that chose the best, so that it is never below 0. At the base width muP is"
+                " the standard parametrization.",
             ),
         ),
         Section(

@@ -14,6 +14,7 @@ from experiments.run.statistics import (
     mean_interval,
     median_error,
     paired,
+    planned,
     sign_flip,
     slope_at,
     smallest_p,
@@ -89,6 +90,23 @@ def test_holm_steps_down_and_never_falls():
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_a_line_between_lengths_lies_above_a_curve_that_flattens():
+    tokens, losses = [100.0, 200.0, 400.0], [3.0, 2.0, 1.5]  # the parabola with step log(2)
+    share = 0.3
+    parabola = 1.5 + share * 0.5 + 0.5 * 0.5 * share * (share - 1)
+    wanted = 400 / 2**share
+    assert at_tokens(tokens, losses, wanted) == pytest.approx(parabola + share * (1 - share) / 4)
+    assert crossing(tokens, losses, parabola)[0] > wanted
+
+
+def test_a_comparison_that_could_not_be_made_stays_in_its_family():
+    one, other = paired([1.0, 2.0, 3.0], [2.0, 3.0, 4.5]), paired([1.0, 2.0], [2.0, 1.0])
+    first, none, last = planned([one, None, other])
+    assert first == pytest.approx(3 * 0.25)
+    assert math.isnan(none)
+    assert last == 1.0
 
 
 def test_runs_that_do_not_pair_are_refused():
