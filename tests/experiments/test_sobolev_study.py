@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.run.signals import StopRequest
-from experiments.sobolev import choice, fit, intervals, losses, rates
+from experiments.sobolev import choice, depth_program, fit, intervals, losses, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.construction_options import ImitateOptions, RatesOptions
 from experiments.sobolev.depth_program import ROUNDING
@@ -213,6 +213,24 @@ def test_depth_costs_cells_but_for_squares_of_relus(tmp_path: Path):
     shallow, *_, deep = record["squares"]
     assert deep["sup"] < shallow["sup"] / 10
     assert "NOT" not in (tmp_path / "depth.md").read_text()
+
+
+def test_depth_is_judged_where_it_changes_what_is_built():
+    def price(d: int, cells: str, factor: float) -> dict[str, object]:
+        row = {"network": "poly_relu", "d": d, "depth": "3 to 12", "N": cells}
+        return row | {f"{name} x": factor for name in ("sup", "h1", "bound")}
+
+    squares = [
+        {"numbers": 50, "pieces a level": p, "sup": sup, "depth": 1, "bound": 1.0}
+        | {"least for these widths": 0.0}
+        for p, sup in ((5, 0.3), (3, 0.1), (2, 0.2))
+    ]
+    prices = [price(1, "15 to 13", 1.5), price(1, "9 to 8", 1.25), price(2, "3 to 3", 1.0)]
+    text = depth_program.text({"rows": [], "squares": squares, "prices": prices}, "command")
+    assert "depth pays in 0 of the 2 series in which it changes N." in text
+    assert "the error grows by 1.25 to 1.5 in sup" in text
+    assert "In 1 other series, of d = 2, the largest N that fits is the same" in text
+    assert "The error is least for p = 3 with 50 numbers." in text
 
 
 @pytest.mark.slow
