@@ -36,6 +36,11 @@ doc_to_target: label
 doc_to_choice: "{{choices}}"
 metric_list: [{metric: acc}]
 """
+GROUP = """
+group: shades
+task: [colours]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
 
 
 def test_a_table_has_each_number_and_the_means_of_what_tasks_share():
@@ -96,6 +101,7 @@ def colours(tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("default")  # the harness's and its packages' are not ours to mend
 def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
+    (colours / "shades.yaml").write_text(GROUP)
     out = tmp_path / "numbers.json"
     words = [str(whole), "--tasks", str(colours), "--json", str(out)]
     assert evaluate.main(words) == 0
@@ -106,6 +112,9 @@ def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     assert tasks["n-samples"]["colours"] == {"original": 6, "effective": 6}
     assert 0 <= tasks["results"]["colours"]["acc,none"] <= 1
     assert set(tasks["packages"]) == set(downstream.PACKAGES)
+    assert tasks["results"]["shades"]["acc,none"] == tasks["results"]["colours"]["acc,none"]
+    assert tasks["group_subtasks"]["shades"] == ["colours"]
+    assert downstream.means(tasks) == {}  # the group is all that there is
     shown = " ".join(capsys.readouterr().out.split())
     assert "colours acc" in shown
     assert "loglikelihood" not in shown  # no line of progress for what takes no time
