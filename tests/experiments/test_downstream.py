@@ -38,7 +38,8 @@ metric_list: [{metric: acc}]
 """
 GROUP = """
 group: shades
-task: [colours]
+task:
+  - TASK
 aggregate_metric_list: [{metric: acc, weight_by_size: true}]
 """
 
@@ -101,7 +102,6 @@ def colours(tmp_path: Path) -> Path:
 @pytest.mark.filterwarnings("default")  # the harness's and its packages' are not ours to mend
 def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
-    (colours / "shades.yaml").write_text(GROUP)
     out = tmp_path / "numbers.json"
     words = [str(whole), "--tasks", str(colours), "--json", str(out)]
     assert evaluate.main(words) == 0
@@ -112,16 +112,23 @@ def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     assert tasks["n-samples"]["colours"] == {"original": 6, "effective": 6}
     assert 0 <= tasks["results"]["colours"]["acc,none"] <= 1
     assert set(tasks["packages"]) == set(downstream.PACKAGES)
-    assert tasks["results"]["shades"]["acc,none"] == tasks["results"]["colours"]["acc,none"]
-    assert tasks["group_subtasks"]["shades"] == ["colours"]
-    assert downstream.means(tasks) == {}  # the group is all that there is
     shown = " ".join(capsys.readouterr().out.split())
     assert "colours acc" in shown
     assert "loglikelihood" not in shown  # no line of progress for what takes no time
     # The file itself, and fewer documents.
     words = [str(whole), "--tasks", str(colours / "colours.yaml"), "--limit", "2"]
-    assert evaluate.main([*words, "--json", str(out)]) == 0
+    words += ["--json", str(out)]
+    assert evaluate.main(words) == 0
     assert json.loads(out.read_text())["tasks"]["n-samples"]["colours"]["effective"] == 2
+    # A group counts once.
+    (tmp_path / "groups").mkdir()
+    inside = (colours / "colours.yaml").read_text().strip().replace("\n", "\n    ")
+    (tmp_path / "groups" / "shades.yaml").write_text(GROUP.replace("TASK", inside))
+    assert evaluate.main([str(whole), "--tasks", str(tmp_path / "groups"), *words[-2:]]) == 0
+    tasks = json.loads(out.read_text())["tasks"]
+    assert [*tasks["group_subtasks"]] == ["shades"]
+    assert tasks["results"].keys() > {"shades"}
+    assert downstream.means(tasks) == {}
 
 
 @pytest.mark.slow

@@ -217,8 +217,8 @@ def test_depth_costs_cells_but_for_squares_of_relus(tmp_path: Path):
 
 def test_depth_is_judged_where_it_changes_what_is_built():
     def price(d: int, cells: str, factor: float) -> dict[str, object]:
-        row = {"network": "poly_relu", "d": d, "depth": "3 to 12", "N": cells}
-        return row | {f"{name} x": factor for name in ("sup", "h1", "bound")}
+        costs = {f"{name} x": factor for name in ("sup", "h1", "bound")}
+        return {"network": "poly_relu", "d": d, "depth": "3 to 12", "N": cells, **costs}
 
     squares = [
         {"numbers": 50, "pieces a level": p, "sup": sup, "depth": 1, "bound": 1.0}
