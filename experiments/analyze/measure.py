@@ -134,7 +134,7 @@ def places_of(
 
     def add_state(x: jax.Array) -> None:
         state = _host(x)[mask.reshape(-1)]
-        found["states"].append(_of_state(state))
+        found["states"].append(_of_state(state, cfg.dtype))
         keep_state(state)
 
     last = None
@@ -158,12 +158,13 @@ def places_of(
     return found
 
 
-def _of_state(x: np.ndarray) -> dict[str, float]:
+def _of_state(x: np.ndarray, dtype: str) -> dict[str, float]:
+    """Of states in float32 that were computed in `dtype`."""
     return {
         **analysis.distribution(x),
         **analysis.massive(x),
         "mean_norm": analysis.mean_norm(x),
-        **analysis.feature_ranks(x),
+        **analysis.feature_ranks(x, dtype=dtype),
     }
 
 

@@ -2,12 +2,13 @@
 
 Run by `allocator.py` as `python -m experiments.benchmark.allocator_process`. On stdin: a line of
 JSON that says what to compute, answered by the contestants' names; then, a line each, "prepare
-NAME" and "call NAME", answered by the MiB of pages that the system had to hand out.
+NAME" and "call NAME", answered by the MiB of fresh pages, each counted as an ordinary one.
 """
 
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from experiments.terminal.program import Stop
 
 MIB = 2**20
 PEERS = ("copy", "torch-compile")
+FRESH = f"MiB in {resource.getpagesize() // 1024} KiB pages"
+"""What a call had mapped at its first use, by the count of faults: a huge page counts as one."""
 
 
 @contextmanager
@@ -41,7 +44,12 @@ def started(request: Mapping[str, Any], environment: Mapping[str, str]) -> Itera
             env={**inherited, **environment},
         ) as process,
     ):
-        yield Process(process, said, request)
+        try:
+            yield Process(process, said, request)
+        finally:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # a line that it did not read: why, has been said
+                process.stdin.close()
 
 
 class Process:
@@ -49,7 +57,6 @@ class Process:
 
     Attributes:
         names: of its contestants.
-        fresh_mib: of each, what its last call took from the system.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Process:
     ) -> None:
         self._process, self._said = process, said
         self.names: list[str] = json.loads(self._ask(json.dumps(request)))
-        self.fresh_mib: dict[str, float] = {}
+        self._fresh: dict[str, list[float]] = {name: [] for name in self.names}
 
     def contestant(self, name: str, label: str) -> Contestant:
         """The one of that name, under another one."""
@@ -67,9 +74,13 @@ class Process:
             return ()
 
         def call() -> None:
-            self.fresh_mib[name] = float(self._ask(f"call {name}"))
+            self._fresh[name].append(float(self._ask(f"call {name}")))
 
         return Contestant(label, call, lambda outcome: None, prepare)
+
+    def fresh(self, name: str) -> float:
+        """`FRESH` of that one: the median of its calls."""
+        return statistics.median(self._fresh[name])
 
     def _ask(self, line: str) -> str:
         sent, answers = self._process.stdin, self._process.stdout
@@ -122,7 +133,7 @@ def _contestants(request: Mapping[str, Any]) -> Iterator[Contestant]:
 
 
 def _handed_out() -> int:
-    """Bytes of memory that were mapped at their first use, so far, in ordinary pages."""
+    """Bytes that were mapped at their first use, so far, if all pages were ordinary ones."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize()
 
 

@@ -23,6 +23,9 @@ SUITES: tuple[str, ...] = (
     *("allocator", "card"),
 )
 
+WALL_ONLY = ("tpu", "gpu", "allocator", "card")
+"""Suites without a choice of the clock: they predict, time other processes, or an accelerator."""
+
 Pass = Literal["forward", "backward", "both"]
 """The value; the gradients alone, given what the forward pass kept; value and gradients."""
 PASSES: tuple[str, ...] = get_args(Pass)
@@ -80,7 +83,7 @@ class Options:
         rounds: rounds of measurement; contestants take turns, and each is measured once in a round.
         sample_seconds: seconds that a contestant runs in a round, about.
         clock: wall; or cpu, the time of the processor that this process takes, all threads
-            together: for a CPU that other programs use, too.
+            together: for a CPU that other programs use, too; not in tpu, gpu, allocator and card.
         fresh: in the suite train, also start each contestant in a process of its own, to measure
             its time to the first step and its peak memory.
         chips: TPU generations in the suite tpu.
@@ -141,6 +144,12 @@ class Options:
         require(
             0 < self.sample_seconds < math.inf,
             f"sample_seconds={self.sample_seconds} must be positive and finite.",
+        )
+        others = [suite for suite in self.suites if suite in WALL_ONLY]
+        require(
+            self.clock == "wall" or not others,
+            f"clock={self.clock} is nothing for the suite {' or '.join(others)}, whose work is not"
+            " this process's own on a CPU; leave --clock out, or run the suite by itself.",
         )
 
 

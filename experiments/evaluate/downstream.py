@@ -50,6 +50,9 @@ BOOTSTRAPS = 1000
 PACKAGES = ("lm_eval", "transformers", "datasets", "jax", "jaxlib")
 """Those whose versions a result depends on."""
 
+KEPT = ("results", "group_subtasks", "n-shot", "n-samples", "versions")
+"""What is taken from the harness's results."""
+
 DOWNLOADS = ("datasets", "huggingface_hub", "httpx", "httpcore", "requests", "urllib3", "fsspec")
 """Packages whose errors mean that a data set could not be had."""
 
@@ -80,8 +83,9 @@ def run_tasks(
         limit: documents of each task; None: all.
 
     Returns:
-        `results`: task -> metric -> number, `n-shot`, `n-samples`, `versions` of the tasks, and
-        `packages`: versions of what they were computed with.
+        `results`: task or group -> metric -> number, `group_subtasks`: group -> what it is made of,
+        `n-shot`, `n-samples`, `versions` of the tasks, and `packages`: versions of what they were
+        computed with.
 
     Raises:
         InputError: lm-eval is not installed, a tokenizer that transformers cannot read, an unknown
@@ -129,7 +133,7 @@ def run_tasks(
         raise
     display.stop()
     assert found is not None
-    kept = {name: found[name] for name in ("results", "n-shot", "n-samples", "versions")}
+    kept = {name: found[name] for name in KEPT}
     return {**kept, "packages": {name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
@@ -239,22 +243,40 @@ def section(found: dict[str, Any]) -> Section:
         "tasks of lm-evaluation-harness",
         ("task", "metric", "value", "standard error", "documents", "shots"),
         tuple(rows),
-        ("mean: over tasks, each counted once, of what all of them report.",),
+        (
+            "mean: over tasks and groups, each counted once, of what all of them report; what a"
+            " group is made of counts in the group's number alone.",
+        ),
     )
 
 
 def means(found: dict[str, Any]) -> dict[str, float]:
-    """The unweighted mean over tasks of each metric that all of them have; none of one task."""
-    # A group's number is made of its tasks'; those have shots, it has none.
-    tasks = [
-        {name: value for name, value, _ in _metrics(numbers)}
-        for task, numbers in found["results"].items()
-        if task in found["n-samples"]
+    """The unweighted mean of each metric that all tasks and groups have; none of one alone.
+
+    A group is one of them, and what it is made of is not, so that its many tasks weigh no more than
+    another's one.
+    """
+    inside = _inside_groups(found)
+    numbers = [
+        {name: value for name, value, _ in metrics}
+        for task, own in found["results"].items()
+        if task not in inside and (metrics := _metrics(own))
     ]
-    if len(tasks) < 2:
+    if len(numbers) < 2:
         return {}
-    shared = [name for name in tasks[0] if all(name in other for other in tasks)]
-    return {name: sum(task[name] for task in tasks) / len(tasks) for name in shared}
+    shared = [name for name in numbers[0] if all(name in other for other in numbers)]
+    return {name: sum(each[name] for each in numbers) / len(numbers) for name in shared}
+
+
+def _inside_groups(found: dict[str, Any]) -> set[str]:
+    """All tasks and groups that a group with a number of its own is made of, at any depth."""
+    below, inside = found["group_subtasks"], set[str]()
+    todo = [group for group in below if _metrics(found["results"].get(group, {}))]
+    while todo:
+        new = set(below.get(todo.pop(), ())) - inside
+        inside |= new
+        todo += new
+    return inside
 
 
 def _metrics(numbers: dict[str, Any]) -> list[tuple[str, float, float | None]]:

@@ -1,8 +1,9 @@
 """A study as tables and a few sentences."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
-from experiments.geometry.study import EQUAL_LOSS, MEASURES
+from experiments.geometry.study import AT_LOSS, EQUAL_LOSS, MEASURES, ccgp_ceiling
 from experiments.geometry.summary import (
     INPUTS_FIRST,
     LABELS_FIRST,
@@ -10,7 +11,9 @@ from experiments.geometry.summary import (
     Finding,
     Mean,
     Measured,
+    comparable,
     mean_of,
+    short_of_loss,
 )
 from experiments.geometry.tasks import KINDS, Task
 from experiments.run.statistics import Paired
@@ -42,9 +45,9 @@ def sections(
     """All tables."""
     return [
         *([_finding(found)] if found else []),
-        _means(means),
+        _means(tasks, means),
         *([_beside(beside)] if beside else []),
-        _equal_loss(means),
+        _equal_loss(measured, tasks, means),
         _each_task(measured, tasks),
     ]
 
@@ -107,7 +110,7 @@ def _finding(found: Sequence[Finding]) -> Section:
     )
 
 
-def _means(means: Means) -> Section:
+def _means(tasks: Sequence[Task], means: Means) -> Section:
     rows = [
         (kind, act, *(_cell(own[measure], measure) for measure in SHOWN))
         for kind, acts in means.items()
@@ -116,8 +119,24 @@ def _means(means: Means) -> Section:
     notes = [f"{label}: {MEASURES[measure]}." for measure, label in SHOWN.items()]
     notes += [f"{kind}: {about}." for kind, about in KINDS.items() if kind in means]
     notes.append("Means over tasks of a kind, 95 % intervals over seeds.")
+    notes += _ceilings(tasks)
     title = "Where hidden layers are after training"
     return Section(title, ("tasks", "activation", *SHOWN.values()), tuple(rows), (" ".join(notes),))
+
+
+def _ceilings(tasks: Sequence[Task]) -> list[str]:
+    """What CCGP can be at most, where that is less than 1."""
+    ceilings: dict[str, list[float]] = {}
+    for task in tasks:
+        ceilings.setdefault(task.kind, []).append(ccgp_ceiling(task.points(0)))
+    told = [f"{mean(own):.3g} in {kind}" for kind, own in ceilings.items() if mean(own) < 1]
+    if not told:
+        return []
+    return [
+        "Where conditions are split by the product of two labels, the two have one classifier"
+        " between them, and on the other side it is right for one of them at most: CCGP has a"
+        f" ceiling of {', '.join(told)}."
+    ]
 
 
 def _beside(beside: Sequence[Difference]) -> Section:
@@ -143,27 +162,41 @@ def _beside(beside: Sequence[Difference]) -> Section:
     )
 
 
-def _equal_loss(means: Means) -> Section:
-    acts = list(next(iter(means.values())))
-    rows = []
-    for kind, own in means.items():
+def _equal_loss(measured: Measured, tasks: Sequence[Task], means: Means) -> Section:
+    rows, there = [], f"first look with loss of at most {EQUAL_LOSS}"
+    for kind, names in comparable(measured, tasks).items():
+        count = sum(task.kind == kind for task in tasks)
         for label, measure in (
             ("as initialised", "turn_before"),
-            (f"loss first at most {EQUAL_LOSS}", "turn_at_loss"),
+            (f"{there}, {len(names)} of {count} tasks", AT_LOSS),
             ("after training", "turn"),
         ):
-            cells = (_cell(own[act][measure], measure) for act in acts)
+            cells = (_cell(means[kind][act][measure], measure) for act in measured)
             rows.append((kind, label, *cells))
     return Section(
-        "Turns before, at equal loss, and after",
-        ("tasks", "when", *acts),
+        "Turns before, at about equal loss, and after",
+        ("tasks", "when", *measured),
         tuple(rows),
         (
             "Activations learn at different speed, so after equally many steps they are at"
-            " different losses. Where a seed of a task never came to that loss it is left out, and"
-            " its number stands behind a minus.",
+            " different losses. Looks lie at steps in geometric progression, so losses at the first"
+            " one at or below that loss can be as far below it as they fall between two looks. That"
+            " row has only tasks in which all activations came there with every seed; one that did"
+            " in no task of a kind has no number, and takes none from others."
+            f"{_left_out(measured, tasks)}",
         ),
     )
+
+
+def _left_out(measured: Measured, tasks: Sequence[Task]) -> str:
+    kept = {name for names in comparable(measured, tasks).values() for name in names}
+    short = short_of_loss(measured)
+    told = [
+        f"{task.name} (by {', '.join(act for act in measured if task.name in short[act])})"
+        for task in tasks
+        if task.name not in kept
+    ]
+    return f" Left out: {'; '.join(told)}." if told else ""
 
 
 def _each_task(measured: Measured, tasks: Sequence[Task]) -> Section:

@@ -30,7 +30,10 @@ ROWS = 128
 OTHERS = 2
 """Dichotomies besides the labels, at most, that are decoded, and by which conditions are split."""
 EQUAL_LOSS = 0.1
-"""Networks are compared a second time where their loss first is at most this, in nats."""
+"""Networks are compared a second time at the first look (`Group.steps`) at which their loss is at
+most this, in nats. They can be below it, by as much as the loss falls from one look to the next."""
+AT_LOSS = "turn_at_loss"
+"""The measure of that comparison."""
 
 MEASURES: Mapping[str, str] = {
     "inputs": "centred alignment with the inputs' kernel, both kernels made orthogonal",
@@ -47,7 +50,7 @@ MEASURES: Mapping[str, str] = {
     "inputs_before": "`inputs` of the network as it was initialised",
     "labels_before": "`labels` of the network as it was initialised",
     "turn_before": "`turn` of the network as it was initialised",
-    "turn_at_loss": f"`turn` where the loss first was {EQUAL_LOSS} or less; none: it never was",
+    AT_LOSS: f"`turn` at the first look with a loss of at most {EQUAL_LOSS}; none: there is none",
 }
 """What is measured of a hidden layer -> what it is. Kernels are those of points without noise."""
 
@@ -165,7 +168,7 @@ def _one(
         "accuracy": accuracy,
         "loss": float(loss),
         **{f"{name}_before": before[name] for name in ("inputs", "labels", "turn")},
-        "turn_at_loss": _alignments(points, reached[1])["turn"] if reached else math.nan,
+        AT_LOSS: _alignments(points, reached[1])["turn"] if reached else math.nan,
     }
 
 
@@ -197,14 +200,31 @@ def _one_against_the_rest(points: Points) -> Iterable[tuple[np.ndarray, np.ndarr
         yield label, np.concatenate([np.delete(points.labels, i, axis=1), points.others], axis=1)
 
 
+def _splits(points: Points) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Each label, and the dichotomies that split its conditions, one a row."""
+    return ((label, rest[:, :OTHERS].T) for label, rest in _one_against_the_rest(points))
+
+
+def ccgp_ceiling(points: Points) -> float:
+    """The most that `ccgp` can be, of any hidden layer.
+
+    On one side of a dichotomy that is the product of two labels, these are equal or opposite, so
+    that they have the same classifier up to its sign; on the other side it is the other way round,
+    so that it is right for at most one of them. Labels and dichotomies are closed under products.
+    """
+    tried = {(tuple(y), tuple(split)) for y, splits in _splits(points) for split in splits}
+    shared = sum((tuple(np.multiply(y, split)), split) in tried for y, split in tried)
+    return 1 - shared / len(tried) / 2
+
+
 def _classified(points: Points, noisy: Float[np.ndarray, "2 N W"]) -> dict[str, float]:
     """CCGP of the labels, and how well other dichotomies are decoded."""
     rows, fresh = noisy
     copies = len(rows) // len(points.inputs)
     general = []
-    for label, rest in _one_against_the_rest(points):
+    for label, splits in _splits(points):
         # Either side of another dichotomy has as many points of one label as of the other.
-        sides = [side * other > 0 for other in rest[:, :OTHERS].T for side in (1, -1)]
+        sides = [side * other > 0 for other in splits for side in (1, -1)]
         seen = [np.tile(side, copies) for side in sides]
         general.append(cross_condition(rows, np.tile(label, copies), seen))
     others = [np.tile(other, copies) for other in points.others[:, :OTHERS].T]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.geometry.study import MEASURES, Numbers
+from experiments.geometry.study import AT_LOSS, MEASURES, Numbers
 from experiments.geometry.tasks import KINDS, Task
 from experiments.run.statistics import Paired, mean_interval, paired, planned
 
@@ -57,13 +57,43 @@ def seed_means(
 
 
 def means(measured: Measured, tasks: Sequence[Task]) -> dict[str, dict[str, dict[str, Mean]]]:
-    """Kind -> activation -> measure -> mean over its tasks."""
+    """Kind -> activation -> measure -> mean over its tasks; at equal loss, over `comparable`."""
+    kinds, at_loss = by_kind(tasks), comparable(measured, tasks)
     return {
         kind: {
-            act: {measure: mean_of(seed_means(own, names, measure)) for measure in MEASURES}
+            act: {
+                measure: _mean(own, at_loss[kind] if measure == AT_LOSS else names, measure)
+                for measure in MEASURES
+            }
             for act, own in measured.items()
         }
-        for kind, names in by_kind(tasks).items()
+        for kind, names in kinds.items()
+    }
+
+
+def _mean(tasks: Mapping[str, Numbers], names: Sequence[str], measure: str) -> Mean:
+    return mean_of(seed_means(tasks, names, measure) if names else ())
+
+
+def comparable(measured: Measured, tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Kind -> names of the tasks in which all activations came to `EQUAL_LOSS`, with every seed.
+
+    An activation that did so in no task of a kind has no number there, and takes none from others.
+    """
+    short = short_of_loss(measured)
+    found = {}
+    for kind, names in by_kind(tasks).items():
+        there = [set(names) - short[act] for act in measured]
+        there = [own for own in there if own]
+        found[kind] = [name for name in names if there and all(name in own for own in there)]
+    return found
+
+
+def short_of_loss(measured: Measured) -> dict[str, set[str]]:
+    """Activation -> tasks in which one of its networks was never seen at `EQUAL_LOSS` or less."""
+    return {
+        act: {task for task, found in own.items() if not np.isfinite(found[AT_LOSS]).all()}
+        for act, own in measured.items()
     }
 
 

@@ -124,7 +124,10 @@ class Group:
         return OPTIMIZERS[self.recipe.optimizer](self.recipe.learning_rate)
 
     def steps(self) -> list[int]:
-        """Where to look: at the start, in geometric progression, at the end."""
+        """Where to look: at the start, in geometric progression, at the end.
+
+        What happens between two looks is seen at the later one.
+        """
         found = np.geomspace(min(10, self.recipe.steps), self.recipe.steps, PROBES)
         return sorted({0, *np.round(found).astype(int).tolist()})
 

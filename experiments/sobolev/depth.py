@@ -23,8 +23,9 @@ Row = dict[str, Any]
 Tell = Callable[[float, str], None]
 
 OFFSET = 8.0
-"""Above the partial sums of all constructions on the unit ball: those of bumps times Taylor
-polynomials are at most exp(2 d / 3), those of an interpolant, with its last slope, at most 2."""
+"""Above the partial sums of all constructions on the unit ball, with the readout's bias: those of
+bumps times Taylor polynomials are at most exp(2 d / 3), and have none; those of an interpolant,
+with its bias and last slope, at most 2."""
 
 KINDS = ("poly_relu", "interpolation", "poly_norm")
 

@@ -89,7 +89,6 @@ def text(tables: Row, command: str) -> str:
     kept = all(row["sup"] <= row["bound"] + ROUNDING for row in [*rows, *squares])
     sobolev = all(row["h1"] <= row["h1 bound"] for row in rows if "h1 bound" in row)
     above = all(row["sup"] >= row["least for these widths"] for row in squares)
-    gained = [row for row in tables["prices"] if row["sup x"] < 1 - 1e-6]
     return "\n".join(
         [
             "# Error against depth, at a fixed number of parameters",
@@ -99,8 +98,7 @@ def text(tables: Row, command: str) -> str:
             f"- All sup errors are {'' if kept else 'NOT '}within their bounds, up to"
             f" {ROUNDING:g} of rounding, and those in H1"
             f" are {'' if sobolev else 'NOT '}within theirs.",
-            f"- Theorem 3's networks and interpolants: depth pays in {len(gained)} of"
-            f" {len(tables['prices'])} series. {_prices(tables)}",
+            f"- Theorem 3's networks and interpolants: {_prices(tables)}",
             f"- ReLU networks for x^2: {_squares(squares)} They are"
             f" {'' if above else 'NOT '}above what counting pieces proves for their widths.",
             "- PolyNorm's networks have a fixed width, so the size decides the depth:"
@@ -130,8 +128,8 @@ def text(tables: Row, command: str) -> str:
             "",
             "## Squares by ReLU networks",
             "",
-            "x^2 on [0, 1] by m levels of p pieces (`folded_square`): p^m pieces in all, so the"
-            " error at a given size is least for p of about e, whatever the size.",
+            "x^2 on [0, 1] by m levels of p pieces (`folded_square`): p^m pieces in all, by about"
+            f" 5 p m numbers. {_pieces(squares)}",
             "",
             *markdown.table(squares),
             "",
@@ -141,16 +139,27 @@ def text(tables: Row, command: str) -> str:
 
 
 def _prices(tables: Row) -> str:
-    parts = []
+    """What depth costs where it changes N; series in which it does not say nothing of that."""
+    every = tables["prices"]
+    told = [row for row in every if len(set(row["N"].split(" to "))) > 1]
+    gained = sum(row["sup x"] < 1 - 1e-6 for row in told)
+    parts = [f"depth pays in {gained} of the {len(told)} series in which it changes N."]
     for kind in ("poly_relu", "interpolation"):
-        own = [row for row in tables["prices"] if row["network"] == kind]
+        own = [row for row in told if row["network"] == kind]
         if own:
-            deepest = max(row["depth"] for row in tables["rows"] if row["network"] == kind)
+            deepest = max(int(row["depth"].split(" to ")[1]) for row in own)
             spans = [f"{_span(own, f'{norm} x')} in {norm}" for norm in ("sup", "h1")]
             parts.append(
                 f"{NAMES[kind]}: from one round to the most, up to {deepest} hidden layers, the"
                 f" error grows by {' and '.join(spans)}, the bound by {_span(own, 'bound x')}."
             )
+    same = [row for row in every if row not in told]
+    if same:
+        dims = ", ".join(str(d) for d in dict.fromkeys(row["d"] for row in same))
+        parts.append(
+            f"In {len(same)} other series, of d = {dims}, the largest N that fits is the same with"
+            " the most rounds as with one: sizes there are too coarse to show a cost."
+        )
     return " ".join(parts)
 
 
@@ -169,3 +178,12 @@ def _squares(squares: Sequence[Row]) -> str:
             f" {best['sup']:.2g} at depth {best['depth']}."
         )
     return " ".join(parts)
+
+
+def _pieces(squares: Sequence[Row]) -> str:
+    """Which number of pieces a level is best at each size."""
+    best: dict[int, Row] = {}
+    for row in squares:
+        best[row["numbers"]] = min(row, best.get(row["numbers"], row), key=lambda each: each["sup"])
+    told = [f"p = {row['pieces a level']} with {size} numbers" for size, row in best.items()]
+    return f"The error is least for {', '.join(told)}."

@@ -84,6 +84,16 @@ def wired(options: RefineOptions, targets: Sequence[Standardised], size: int) ->
     return Wired(pa.dense_wires(nets[0]), built, random=False)
 
 
+def networks(options: RefineOptions) -> list[tuple[str, int]]:
+    """(name, size) of all cells, that of the construction as it was built among them."""
+    names = (AS_BUILT, TRAINED, REWIRED, *map(_perceptron, options.activations))
+    return [(name, size) for size in options.sizes for name in names]
+
+
+def _perceptron(activation: str) -> str:
+    return f"MLP {activation}"
+
+
 def contestants(options: RefineOptions, targets: Sequence[Standardised]) -> list[Contestant]:
     """Of each size: the construction, its wires at random, and MLPs of no more parameters."""
     mlps = {size: _perceptrons(options, size) for size in options.sizes}  # refuses
@@ -100,7 +110,7 @@ def _perceptrons(options: RefineOptions, size: int) -> list[Contestant]:
     numbers = pa.size_formula(options.order, options.dim, options.construction(size))
     return [
         Contestant(
-            f"MLP {activation}",
+            _perceptron(activation),
             size,
             mlp_of_size(activation, numbers, dim=options.dim, layers=options.layers),
         )

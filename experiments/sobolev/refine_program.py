@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.run.signals import stop_request
 from experiments.sobolev import fit_report, losses
 from experiments.sobolev.options import FREE, RefineOptions
-from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants
+from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants, networks
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory
 from experiments.sobolev.train_program import GRACE_S, line
@@ -15,7 +15,7 @@ from experiments.terminal.progress import Display
 
 def run(options: RefineOptions, workdir: Path, command: str, display: Display) -> None:
     """Builds, fits, writes, and says what to look at; the same command again resumes."""
-    losses.check(options.beside)
+    losses.check(options, networks(options))
     store, pace = Store(workdir, "refine"), Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)

@@ -16,7 +16,7 @@ from experiments.terminal.progress import Display
 def run(options: SamplesOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
     store, every = Store(workdir, "samples"), contestants(options)
-    losses.check(options.beside)
+    losses.check(options, [(each.activation, each.size) for each in every])
     check_memory(options, every)
     store.open(options, free=FREE)
     pace = Pace(display)

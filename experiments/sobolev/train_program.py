@@ -18,7 +18,7 @@ GRACE_S = 25.0
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:
     """Fits, writes, and says what to look at; the same command again resumes."""
     store, every = Store(workdir, "train"), perceptrons(options)
-    losses.check(options.beside)
+    losses.check(options, [(each.activation, each.size) for each in every])
     check_memory(options, every)
     store.open(options, free=FREE)
     pace = Pace(display)

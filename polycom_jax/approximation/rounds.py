@@ -28,8 +28,9 @@ def in_rounds(net: Network, rounds: int, *, offset: float) -> Network:
         net: of one output and L hidden layers, all with the same number of copies C, as
             `taylor_network` and `linear_interpolant` make them.
         rounds: K, from 1 to C.
-        offset: at least the largest absolute value of a partial sum on [0, 1]^d, copies added in
-            their order.
+        offset: at least the largest absolute value on [0, 1]^d of b plus a partial sum, copies
+            added in their order. With a smaller one, relu may cut the sum off, and the function is
+            another: that is not checked, since the network does not know what its sums reach.
 
     Raises:
         InputError: another kind of network, or rounds out of range.

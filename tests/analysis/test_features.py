@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -62,6 +63,19 @@ def test_alpha_req_leaves_rounding_out():
     flat = np.concatenate([x, np.zeros((len(x), 3))], axis=1)
     assert alpha_req(flat) == pytest.approx(1.0, rel=1e-8)
     assert math.isnan(alpha_req(np.outer(np.arange(4.0), [1.0, 2.0])))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_alpha_req_leaves_out_what_rounding_to_few_digits_makes(dtype: str):
+    x = with_spectrum(np.arange(1, 65) ** -5.0, rows=400)
+    rounded = np.asarray(jnp.asarray(x, dtype))
+    wide = rounded.astype(np.float32)
+    assert alpha_req(wide) < 4.95  # the floor of rounding is taken for a slow decay
+    assert alpha_req(rounded) == pytest.approx(5, rel=1e-3)
+    assert alpha_req(wide, dtype=dtype) == alpha_req(rounded)
+    assert feature_ranks(wide, dtype=dtype)["alpha_req"] == alpha_req(rounded)
+    assert feature_ranks(rounded)["alpha_req"] == alpha_req(rounded)
+    assert math.isnan(alpha_req(wide + 1000, dtype=dtype))  # rounding to such digits hides it all
 
 
 def test_feature_ranks_are_the_three_measures_or_nan_where_there_is_none():

@@ -41,6 +41,17 @@ def test_an_interpolant_with_a_bias_can_be_computed_in_rounds_too():
     assert deep.size == net.size + 4 * 6 + 1
 
 
+def test_the_offset_must_bound_the_bias_too():
+    net = pa.linear_interpolant(lambda x: wave(x) - 10, 7)
+    assert net.readout.biases[0, 0] == pytest.approx(-10 + np.sin(0.3) / 9)
+    with jax.enable_x64(True):
+        x = np.linspace(0, 1, 100)[:, None]
+        exact = pa.evaluate(net, x)
+        enough, sums_alone = (pa.evaluate(in_rounds(net, 7, offset=c), x) for c in (12.0, 2.0))
+        np.testing.assert_allclose(enough, exact, rtol=0, atol=1e-13)
+        assert np.abs(sums_alone - exact).min() > 1  # cut off at 0 everywhere
+
+
 def test_one_round_is_the_network_as_it_was():
     net = built(1, 2)
     deep = in_rounds(net, 1, offset=2.0)

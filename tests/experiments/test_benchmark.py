@@ -83,6 +83,8 @@ def test_a_run_writes_numbers_tables_and_plots(tmp_path: Path, capsys: pytest.Ca
         (["--model", "large"], "Unknown model 'large'."),
         (["--chips", "v9"], "Unknown chip 'v9'."),
         (["--rounds", "0"], "rounds=0 must be at least 1."),
+        (["allocator", "--clock", "cpu"], "clock=cpu is nothing for the suite allocator"),
+        (["ops", "card", "gpu", "--clock", "cpu"], "nothing for the suite card or gpu"),
         (["--sample-seconds", "0"], "sample_seconds=0.0 must be positive"),
         (["--dtype", "int8"], "int8"),
         (["--roundz", "3"], "Did you mean '--rounds'?"),

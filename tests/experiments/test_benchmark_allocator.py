@@ -2,6 +2,8 @@
 
 import json
 import platform
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from experiments.benchmark import allocator
 from experiments.benchmark.__main__ import main
-from experiments.benchmark.allocator_process import started
+from experiments.benchmark.allocator_process import FRESH, started
 from experiments.benchmark.options import Options
 from experiments.terminal.program import Stop
 
@@ -34,7 +36,7 @@ def test_each_setting_has_a_process_whose_contestants_are_compared(
     assert [row["name"] for row in result["rows"]] == expected
     for row in result["rows"]:
         assert row["ratios"].keys() == {f"poly_norm, {setting}" for setting in settings}
-        assert row["numbers"]["MiB fresh"] >= 0
+        assert row["numbers"][FRESH] >= 0
 
 
 def test_a_process_that_fails_says_why():
@@ -44,6 +46,41 @@ def test_a_process_that_fails_says_why():
         started(request | {"which": "both", "peers": []}, {}),
     ):
         pass
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a shell script be the process."""
+
+    def write(script: str) -> None:
+        path = tmp_path / "process"
+        path.write_text(f"#!/bin/sh\nread request\necho '[\"a\"]'\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return write
+
+
+def test_a_process_that_ends_between_two_requests_says_why(stand_in: Callable[[str], None]):
+    stand_in("echo 'out of memory' >&2; exit 3")
+
+    def ask_behind_its_end() -> None:
+        with started({}, {}) as process:
+            process._process.wait()
+            process.contestant("a", "a").once()
+
+    with pytest.raises(Stop, match="suite allocator failed: out of memory"):
+        ask_behind_its_end()
+
+
+def test_fresh_memory_is_the_median_of_the_calls(stand_in: Callable[[str], None]):
+    calls = "for mib in 90 2 4 6 3; do read line; echo; read line; echo $mib; done"
+    stand_in(calls)
+    with started({}, {}) as process:
+        contestant = process.contestant("a", "a")
+        for _ in range(5):
+            contestant.once()
+        assert process.fresh("a") == 4
 
 
 def test_the_kept_memory_is_that_of_our_programs(monkeypatch: pytest.MonkeyPatch):

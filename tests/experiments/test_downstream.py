@@ -14,7 +14,11 @@ FOUND = {
         "alpha": {"alias": "alpha", "acc,none": 0.5, "acc_stderr,none": 0.25, "f1,strict": 0.125},
         "beta": {"alias": "beta", "acc,none": 0.25, "acc_stderr,none": "N/A"},
         "group": {"alias": "group", "acc,none": 0.4},
+        "no number": {"alias": "no number"},
+        "part": {"alias": "part", "acc,none": 0.1},
+        "leaf": {"alias": "leaf", "acc,none": 0.1, "f1,none": 1.0},
     },
+    "group_subtasks": {"group": ["part"], "part": ["leaf"], "no number": ["alpha", "beta"]},
     "n-shot": {"alpha": 0, "beta": 5},
     "n-samples": {
         "alpha": {"original": 9, "effective": 4},
@@ -32,6 +36,12 @@ doc_to_target: label
 doc_to_choice: "{{choices}}"
 metric_list: [{metric: acc}]
 """
+GROUP = """
+group: shades
+task:
+  - TASK
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
 
 
 def test_a_table_has_each_number_and_the_means_of_what_tasks_share():
@@ -41,12 +51,24 @@ def test_a_table_has_each_number_and_the_means_of_what_tasks_share():
         ("alpha", "f1 (strict)", "0.1250", "", "4", "0"),
         ("beta", "acc", "0.2500", "", "1,000", "5"),
         ("group", "acc", "0.4000", "", "", ""),
-        ("mean", "acc", "0.3750", "", "", ""),
+        ("part", "acc", "0.1000", "", "", ""),
+        ("leaf", "acc", "0.1000", "", "", ""),
+        ("leaf", "f1", "1.0000", "", "", ""),
+        ("mean", "acc", "0.3833", "", "", ""),  # of alpha, beta and group
     )
 
 
-def test_one_task_has_no_mean():
-    assert downstream.means({**FOUND, "n-samples": {"alpha": {}}}) == {}
+def test_a_group_counts_once_however_many_tasks_it_has():
+    leaves = {f"leaf {i}": {"acc,none": 0.0} for i in range(57)}
+    results = {"alpha": {"acc,none": 1.0}, "group": {"acc,none": 0.0}, **leaves}
+    found = {"results": results, "group_subtasks": {"group": [*leaves]}}
+    assert downstream.means(found) == {"acc": 0.5}
+
+
+def test_one_task_or_group_has_no_mean():
+    results = FOUND["results"]
+    for names in (["alpha"], ["group", "part", "leaf"]):
+        assert downstream.means({**FOUND, "results": {n: results[n] for n in names}}) == {}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +117,18 @@ def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     assert "loglikelihood" not in shown  # no line of progress for what takes no time
     # The file itself, and fewer documents.
     words = [str(whole), "--tasks", str(colours / "colours.yaml"), "--limit", "2"]
-    assert evaluate.main([*words, "--json", str(out)]) == 0
+    words += ["--json", str(out)]
+    assert evaluate.main(words) == 0
     assert json.loads(out.read_text())["tasks"]["n-samples"]["colours"]["effective"] == 2
+    # A group counts once.
+    (tmp_path / "groups").mkdir()
+    inside = (colours / "colours.yaml").read_text().strip().replace("\n", "\n    ")
+    (tmp_path / "groups" / "shades.yaml").write_text(GROUP.replace("TASK", inside))
+    assert evaluate.main([str(whole), "--tasks", str(tmp_path / "groups"), *words[-2:]]) == 0
+    tasks = json.loads(out.read_text())["tasks"]
+    assert [*tasks["group_subtasks"]] == ["shades"]
+    assert tasks["results"].keys() > {"shades"}
+    assert downstream.means(tasks) == {}
 
 
 @pytest.mark.slow

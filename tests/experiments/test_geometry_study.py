@@ -12,8 +12,17 @@ import pytest
 
 from experiments.geometry.__main__ import GeometryConfig, main
 from experiments.geometry.network import Network
-from experiments.geometry.study import MEASURES, Plan, _alignments, measure
-from experiments.geometry.summary import differences, findings, means
+from experiments.geometry.report import sections
+from experiments.geometry.study import (
+    AT_LOSS,
+    MEASURES,
+    Plan,
+    _alignments,
+    _classified,
+    ccgp_ceiling,
+    measure,
+)
+from experiments.geometry.summary import comparable, differences, findings, means
 from experiments.geometry.tasks import Task, kernel_tasks, pattern_tasks, xor_tasks
 from experiments.geometry.train import RECIPES, Group
 from polycom_jax.analysis.geometry import centred_kernel, kernel_alignment
@@ -149,6 +158,46 @@ def test_a_difference_without_a_number_stays_in_holm_s_family():
     tanh, gelu = differences(measured, [task], [("tanh", "relu"), ("gelu", "relu")])
     assert gelu.found is None
     assert tanh.adjusted == pytest.approx(2 * 0.25)
+
+
+def numbers(turn: float, *, at_loss: float | None = None) -> dict[str, list[float]]:
+    found = {name: [turn, turn + 0.02] for name in MEASURES}
+    return found | {AT_LOSS: [turn, turn if at_loss is None else at_loss]}
+
+
+def test_at_equal_loss_activations_are_compared_where_all_of_them_came_to_it():
+    tasks = xor_tasks((0.0, 0.5, 1.0), (0.0,))
+    xor, half, full = (task.name for task in tasks)
+    measured = {
+        "tanh": {xor: numbers(0.1, at_loss=math.nan), half: numbers(0.8), full: numbers(0.6)},
+        "relu": {xor: numbers(0.3), half: numbers(0.4, at_loss=math.nan), full: numbers(0.5)},
+    }
+    assert comparable(measured, tasks) == {"XOR": [xor], "separable XOR": [full]}
+    found = means(measured, tasks)
+    for act, turn in (("tanh", 0.6), ("relu", 0.5)):
+        assert found["separable XOR"][act][AT_LOSS].mean == pytest.approx(turn)
+        assert found["separable XOR"][act][AT_LOSS].missing == 0
+    assert found["separable XOR"]["tanh"]["turn"].mean == pytest.approx(0.71)  # of both tasks
+    shown = sections(measured, tasks, [], found, [])[1]
+    assert [row[1:] for row in shown.rows if "first look" in row[1]] == [
+        ("first look with loss of at most 0.1, 1 of 1 tasks", "none (-1)", "0.30 ± 0.00"),
+        ("first look with loss of at most 0.1, 1 of 2 tasks", "0.60 ± 0.00", "0.50 ± 0.00"),
+    ]
+    assert f"Left out: {half} (by relu)." in shown.notes[0]
+
+
+def test_ccgp_has_a_ceiling_where_the_product_of_two_labels_splits_conditions():
+    (own, bits), five = pattern_tasks(), kernel_tasks()[-1]
+    for task, expected in ((own, 1.0), (bits, 0.75), (five, 0.6), (kernel_tasks()[0], 1.0)):
+        assert ccgp_ceiling(task.points(0)) == pytest.approx(expected)
+    # A layer that holds nothing but labels is at the ceiling.
+    for task in (own, bits, five):
+        points = task.points(0)
+        hidden = points.labels * 2.0 ** -np.arange(task.labels)
+        found = _classified(points, np.stack([hidden, hidden]))
+        assert found["ccgp"] == pytest.approx(ccgp_ceiling(points))
+    text = " ".join(sections({}, [own, bits], [], {"patterns": {}}, [])[0].notes)
+    assert "a ceiling of 0.875 in patterns." in text
 
 
 @pytest.fixture(scope="module")

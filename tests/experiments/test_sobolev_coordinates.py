@@ -105,6 +105,23 @@ def test_chebyshev_s_polynomials_are_those_of_numpy():
         )
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_chebyshev_s_polynomials_begin_with_one_and_x(degree: int):
+    found = chebyshev(jnp.array([[0.5, -1.0]]), degree)
+    np.testing.assert_array_equal(found[0], np.array([[1, 0.5, -0.5], [1, -1, 1]])[:, : degree + 1])
+
+
+def test_sl2a_s_first_layer_has_derivatives_where_tanh_rounds_to_one():
+    def layer(x: float) -> jax.Array:
+        return chebyshev(jnp.tanh(jnp.full((1, 1), x)), 5).sum()
+
+    slope = jax.grad(layer)
+    both = jax.jit(lambda x: (slope(x), jax.grad(slope)(x)))  # the second is for the loss h1
+    assert jnp.tanh(12.0) == 1
+    for x in (12.0, -12.0, 1000.0):
+        assert both(x) == (0, 0)
+
+
 def test_sl2a_is_the_published_network():
     network = Sl2a(width=6, degree=5, layers=2, dim=2)
     with jax.enable_x64(True):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 
 from experiments.run.rate_search import FIRST_SEED
 from experiments.sobolev.__main__ import main
+from experiments.sobolev.coordinates.figures import _caption
 from experiments.sobolev.coordinates.options import CoordinatesOptions
-from experiments.sobolev.coordinates.study import Cell
+from experiments.sobolev.coordinates.study import Cell, Study
 from experiments.sobolev.coordinates.summary import MEASURES, differences, mean_of, psnr, remarks
 from experiments.sobolev.coordinates.train import Run, Trainer
+from experiments.sobolev.store import Store
 from polycom_jax import InputError
 
 WORDS = (
@@ -62,6 +65,57 @@ def test_a_run_that_diverged_is_not_chosen_after_it_was_stored():
     assert stored.searched.best == 0.1
     assert stored.runs[-1].failed
     assert stored.runs[:-1] == cell.runs[:-1]
+
+
+def searched(scores: dict[float, tuple[float, ...]]) -> list[Run]:
+    return [
+        a_run(FIRST_SEED + i, 0.2, rate=rate, score=score)
+        for rate, own in scores.items()
+        for i, score in enumerate(own)
+    ]
+
+
+def test_rates_are_compared_by_the_seeds_that_all_were_tried_with():
+    cell = Cell("shapes", "siren", 100, searched({0.1: (1.0, 9.0), 0.3: (2.0,), 1.0: (3.0, 3.0)}))
+    assert cell.searched.best == 0.1
+    assert cell.searched.losses == (1.0, 2.0, 3.0)
+
+
+def test_results_are_those_of_the_best_rate_that_has_some():
+    runs = searched({0.1: (1.0,), 0.3: (2.0,), 1.0: (3.0,)})
+    assert Cell("shapes", "siren", 100, runs).rate == 0.1
+    cell = Cell("shapes", "siren", 100, [*runs, a_run(1, 0.5, rate=0.3), a_run(0, 0.5, rate=1.0)])
+    assert cell.searched.best == 0.1
+    assert cell.rate == 0.3
+    assert [run.seed for run in cell.results()] == [1]
+    assert _caption(cell, "shapes") == "siren"  # seed 0, whose picture is kept, is not among them
+    cell.runs.append(a_run(0, 0.25, rate=0.3))
+    assert _caption(cell, "shapes") == "siren\n0.25"
+
+
+def test_the_rate_that_is_trained_is_the_one_that_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With fewer seeds of the search than the folder has, and rates of an earlier search."""
+    errors = {0.001: (1.0, 9.0), 0.003: (2.0, 2.0), 0.01: (3.0, 3.0), 0.03: (9.0, 9.0)}
+
+    def train(self: Study, cell: Cell, name: str, seed: int, rate: float, tell) -> Run:
+        at = errors[rate][seed - FIRST_SEED] if seed >= FIRST_SEED else 0.5
+        cell.runs.append(replace(a_run(seed, 0.5, rate=rate, score=at), target=name))
+        return cell.runs[-1]
+
+    monkeypatch.setattr(Study, "_train", train)
+    store = Store(tmp_path, "coordinates")
+    (tmp_path / "cells").mkdir()
+    options = CoordinatesOptions(arms=("siren",), targets=("shapes",), seeds=2, search_seeds=2)
+    (cell,) = Study(options, store, lambda share, doing: None).run()
+    assert cell.rate == cell.searched.best == 0.003
+    store.keep_cell(cell.name, cell.record())
+    fewer = replace(options, search_seeds=1, learning_rates=(0.001, 0.003, 0.03))
+    (cell,) = Study(fewer, store, lambda share, doing: None).run()
+    assert cell.search_seeds == {FIRST_SEED, FIRST_SEED + 1}
+    assert cell.rate == cell.searched.best == 0.003
+    assert len(cell.results()) == 2
 
 
 def test_options_say_what_does_not_go_together():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.run.signals import StopRequest
-from experiments.sobolev import choice, fit, intervals, losses, rates
+from experiments.sobolev import choice, depth_program, fit, intervals, rates
 from experiments.sobolev.__main__ import STUDIES, main
 from experiments.sobolev.construction_options import ImitateOptions, RatesOptions
 from experiments.sobolev.depth_program import ROUNDING
@@ -215,6 +215,24 @@ def test_depth_costs_cells_but_for_squares_of_relus(tmp_path: Path):
     assert "NOT" not in (tmp_path / "depth.md").read_text()
 
 
+def test_depth_is_judged_where_it_changes_what_is_built():
+    def price(d: int, cells: str, factor: float) -> dict[str, object]:
+        costs = {f"{name} x": factor for name in ("sup", "h1", "bound")}
+        return {"network": "poly_relu", "d": d, "depth": "3 to 12", "N": cells, **costs}
+
+    squares = [
+        {"numbers": 50, "pieces a level": p, "sup": sup, "depth": 1, "bound": 1.0}
+        | {"least for these widths": 0.0}
+        for p, sup in ((5, 0.3), (3, 0.1), (2, 0.2))
+    ]
+    prices = [price(1, "15 to 13", 1.5), price(1, "9 to 8", 1.25), price(2, "3 to 3", 1.0)]
+    text = depth_program.text({"rows": [], "squares": squares, "prices": prices}, "command")
+    assert "depth pays in 0 of the 2 series in which it changes N." in text
+    assert "the error grows by 1.25 to 1.5 in sup" in text
+    assert "In 1 other series, of d = 2, the largest N that fits is the same" in text
+    assert "The error is least for p = 3 with 50 numbers." in text
+
+
 @pytest.mark.slow
 def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
     words = "--eps 1e-1 1e-3 1e-5 --iterates 1"
@@ -272,28 +290,6 @@ def test_errors_beside_anothers_are_paired_by_seed():
     ]
     for metric, ratio in (("l2", 2.0), ("h1", 1.0)):
         assert intervals.beside(cells, "b", metric)["a"] == pytest.approx((ratio,) * 3)
-
-
-def test_runs_are_paired_with_those_of_another_loss(tmp_path: Path):
-    ours = [{"activation": "gelu", "size": 40, "runs": []}]
-    for target, factor in (("spline:1", 0.5), ("waves:2", 0.125)):
-        for seed, error in enumerate((0.1, 3.0)):
-            run = {"target": target, "seed": seed, "sup": error, "l2": error}
-            ours[0]["runs"].append(run | {"h1": factor * error})
-    path = tmp_path / "train.csv"
-    lines = ["activation,size,target,seed,sup,l2,h1"]
-    for run in ours[0]["runs"]:
-        error = run["sup"]
-        lines.append(f"gelu,40,{run['target']},{run['seed']},{error},{2 * error},{error}")
-    path.write_text("\n".join(lines))
-    (row,) = losses.paired(ours, losses.stored_runs(path))
-    assert (row["sup error"], row["L2 error"]) == ("1 [1, 1]", "0.5 [0.5, 0.5]")
-    assert row["H1 error"] == "0.25 [0.25, 0.25]"  # over both targets
-    assert row["waves:2"] == "0.125 [0.125, 0.125]"
-    assert row["failed"] == "2, before 2, of 4"
-    path.write_text("\n".join(lines[:-1]))
-    with pytest.raises(InputError, match="no run gelu, 40, waves:2, 1"):
-        losses.paired(ours, losses.stored_runs(path))
 
 
 def test_intervals_are_students():

@@ -132,7 +132,8 @@ ARMS: Mapping[str, Arm] = {
     "siren": Arm(f"sin({OMEGA:g} z)", "Sitzmann et al. 2020 (2006.09661)", _siren, _sine, _torch),
     "finer": Arm(
         f"sin({OMEGA:g} (|z| + 1) z), |z| + 1 constant for the gradient of squared values",
-        "Liu et al. 2024 (2312.02434), the start of its image script",
+        "Liu et al. 2024 (2312.02434), the start of its image script, without the wide first biases"
+        " that the paper proposes",
         _finer,
         _sine,
         _torch,

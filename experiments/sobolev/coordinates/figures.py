@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.run.statistics import mean_interval
-from experiments.sobolev.coordinates.study import Cell
+from experiments.sobolev.coordinates.study import SHOWN_SEED, Cell
 from experiments.sobolev.coordinates.summary import psnr, ranked
 from experiments.sobolev.coordinates.targets import kind_of
-from experiments.sobolev.coordinates.train import Run
 from experiments.terminal.figures import COLOURS, panels
 from polycom_jax.storage import Place
 
@@ -82,9 +81,9 @@ def pictures(
     rows = -(-(1 + len(arms)) // columns)
     largest = 0.25 * float(np.ptp(pixels))
     note = (
-        "Seed 0. Above: values, in a range that all share. Below: their absolute error, black where"
-        f" it is 0, white from {largest:.2g} on; every second pixel in both directions was trained"
-        " on."
+        f"Seed {SHOWN_SEED}. Above: values, in a range that all share. Below: their absolute error,"
+        f" black where it is 0, white from {largest:.2g} on; every second pixel in both directions"
+        " was trained on."
     )
     title = f"{target}: the target and its representations"
     size: Any = {"size": (1.35, 1.55), "columns": columns}
@@ -102,9 +101,11 @@ def pictures(
 
 
 def _caption(cell: Cell, target: str) -> str:
-    run: Run = next(run for run in cell.results() if run.seed == 0)
-    number = f"{psnr(run.held[-1]):.1f} dB" if kind_of(target) == "image" else f"{run.held[-1]:.2g}"
-    return f"{cell.arm}\n{number}"
+    """The arm, and the error of the run whose picture is shown, if it is among the results."""
+    image = kind_of(target) == "image"
+    errors = [run.held[-1] for run in cell.results() if run.seed == SHOWN_SEED]
+    shown = [f"{psnr(error):.1f} dB" if image else f"{error:.2g}" for error in errors]
+    return "\n".join([cell.arm, *shown])
 
 
 def _show(place: "Axes", values: Pixels, span: tuple[float, float], what: str) -> None:

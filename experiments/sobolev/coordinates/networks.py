@@ -174,8 +174,19 @@ class Sl2a:
 
 
 def chebyshev(x: Float[Array, "P d"], degree: int) -> Float[Array, "P d K"]:
-    """T_0 ... T_degree at points inside (-1, 1): cos(k arccos x)."""
-    return jnp.cos(jnp.arccos(x)[..., None] * jnp.arange(degree + 1, dtype=x.dtype)[None, None])
+    """T_0 ... T_degree by T_k = 2 x T_(k-1) - T_(k-2): polynomials have derivatives at -1 and 1.
+
+    Of cos(k arccos x), which is the same inside, the derivative is infinite times 0 there, and tanh
+    rounds to 1.
+    """
+
+    def further(before: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+        older, last = before
+        return (last, 2 * x * last - older), last
+
+    ones = jnp.ones_like(x)
+    _, rows = jax.lax.scan(further, (x, ones), length=degree + 1)
+    return jnp.moveaxis(rows, 0, -1)
 
 
 @dataclass(frozen=True)

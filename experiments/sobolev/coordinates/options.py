@@ -39,7 +39,8 @@ class CoordinatesOptions(Options):
             target's.
         learning_rates: peak rates that each search begins with: ascending, at least three. The best
             is chosen by the error on pixels held out.
-        search_seeds: runs at each of these rates; their seeds are not used for the results.
+        search_seeds: runs at each of these rates, at least; all that were tried have as many. Their
+            seeds are not used for the results.
         seeds: runs of each arm on each target, at least 2.
     """
 

@@ -39,7 +39,7 @@ def _results(cells: Sequence[Cell], target: str) -> Section:
             (
                 cell.arm,
                 f"{cell.parameters:,}",
-                f"{cell.searched.best:g}",
+                f"{cell.rate:g}",
                 *(shown(mean_of(runs, each), each) for each in names.values()),
                 f"{len(runs)}",
                 f"{sum(run.failed for run in runs)}",

@@ -46,17 +46,41 @@ class Cell:
         return f"{self.target}-{self.arm}"
 
     @property
-    def searched(self) -> Search:
-        """The rates that were tried, and the best, from the runs alone."""
-        scores: dict[float, list[float]] = {}
+    def tried(self) -> dict[float, dict[int, float]]:
+        """Rate -> seed of the search -> error."""
+        found: dict[float, dict[int, float]] = {}
         for run in self.runs:
             if run.seed >= FIRST_SEED:
-                scores.setdefault(run.rate, []).append(run.score)
-        return found({rate: float(np.mean(own)) for rate, own in scores.items()})
+                found.setdefault(run.rate, {})[run.seed] = run.score
+        return found
+
+    @property
+    def search_seeds(self) -> set[int]:
+        """Those with which all rates were tried: rates are compared by these alone."""
+        return set[int].intersection(*map(set, self.tried.values())) if self.tried else set()
+
+    @property
+    def searched(self) -> Search:
+        """The rates that were tried, and the best, from the runs alone."""
+        seeds = self.search_seeds
+        return found(
+            {
+                rate: float(np.mean([score for seed, score in own.items() if seed in seeds]))
+                for rate, own in self.tried.items()
+            }
+        )
+
+    @property
+    def rate(self) -> float:
+        """The best of those that there are results at; where there are none yet, of all."""
+        search = self.searched
+        scores = dict(zip(search.rates, search.losses, strict=True))
+        there = {run.rate for run in self.runs if run.target == self.target} & scores.keys()
+        return found({rate: scores[rate] for rate in there or scores}).best
 
     def results(self) -> list[Run]:
-        """The runs at the best rate on the target itself, seed by seed."""
-        best = self.searched.best
+        """The runs at that rate on the target itself, seed by seed."""
+        best = self.rate
         own = [run for run in self.runs if run.target == self.target and run.rate == best]
         return sorted(own, key=lambda run: run.seed)
 
@@ -130,7 +154,8 @@ class Study:
     def _fill(self, target: str, arm: str, tell: Callable[[float, str], None]) -> Cell:
         """Chooses the rate and trains all seeds; what the cell has is not trained again."""
         options, cell = self.options, self._cell(target, arm)
-        total = len(options.learning_rates) * options.search_seeds + options.seeds
+        seeds = range(max(options.search_seeds, len(cell.search_seeds)))
+        total = len(options.learning_rates) * len(seeds) + options.seeds
         done = 0
 
         def run(name: str, seed: int, rate: float) -> Run:
@@ -147,10 +172,13 @@ class Study:
 
         def score(rate: float) -> float:
             chosen_on = options.selection(target)
-            runs = [run(chosen_on, FIRST_SEED + i, rate) for i in range(options.search_seeds)]
+            runs = [run(chosen_on, FIRST_SEED + i, rate) for i in seeds]
             return float(np.mean([each.score for each in runs]))
 
-        best = search(options.learning_rates, score).best
+        search(options.learning_rates, score)
+        for rate in cell.tried:  # by an earlier search, too
+            score(rate)
+        best = cell.searched.best
         for seed in range(options.seeds):
             run(target, seed, best)
         return cell
