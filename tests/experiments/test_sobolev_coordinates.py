@@ -182,7 +182,10 @@ def test_distances_have_gradients_of_length_one_that_differences_confirm(name: s
     assert near.mean() > 0.99  # else it lies on a line of kinks
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize(
+    "name",
+    ["shapes", *(pytest.param(n, marks=pytest.mark.slow) for n in DISTANCES if n != "shapes")],
+)
 def test_distances_are_those_to_the_nearest_point_of_the_boundary(name: str):
     """A boundary is where the sign changes: no point within the distance has the other sign."""
     grid = pixel_centres(120).reshape(-1, 2)

@@ -196,6 +196,7 @@ def test_networks_are_built_within_the_memory_that_was_asked_for():
     rates.build(case, memory=2000)
 
 
+@pytest.mark.slow
 def test_depth_costs_cells_but_for_squares_of_relus(tmp_path: Path):
     words = "--sizes 300 --orders 2 --dims 1 --targets spline --rounds 1 4 --squares 100"
     assert main(["depth", *words.split(), "--out", str(tmp_path)]) == 0
