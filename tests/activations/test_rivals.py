@@ -131,7 +131,8 @@ def test_one_outlier_in_a_group_costs_evonorm_no_digit():
     x = 1e-2 * rng.standard_normal(8192)
     x[::256] = 1.0
     ones = np.ones(8192)
-    got = evonorm_s0(*(jnp.asarray(a, jnp.float32) for a in (x, ones, ones, 0 * ones)))
+    single, one, zero = (jnp.asarray(a, jnp.float32) for a in (x, ones, 0 * ones))
+    got = evonorm_s0(single, one, one, zero)
     variance = x.reshape(32, 256).var(axis=-1).repeat(256)
     wanted = x / (1 + np.exp(-x)) / np.sqrt(variance + EVONORM_EPS)
     np.testing.assert_allclose(got, wanted, rtol=2e-6)
