@@ -174,3 +174,12 @@ def test_a_study_writes_goes_on_and_is_reported_without_training(
     assert trained == [2, 2]
     assert main([*words, "--steps", "9"]) == 2
     assert "holds a study with other options" in capsys.readouterr().err
+
+
+def test_an_arm_that_failed_stays_in_holm_s_family():
+    root = Path(__file__).resolve().parents[2] / "experiments/results/sobolev/coordinates/cells"
+    cells = [Cell.of(json.loads(path.read_text()), path.stem) for path in root.glob("shapes-*")]
+    found = [each for each in differences(cells, "siren") if each.measure == "L2"]
+    assert [each.arm for each in found if each.found is None] != []
+    least = min(each.adjusted for each in found if each.found is not None)
+    assert least == pytest.approx(len(found) * 2 / 2**6)

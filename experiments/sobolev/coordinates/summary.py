@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.run.statistics import LEVEL, Paired, holm, mean_interval, paired, smallest_p
+from experiments.run.statistics import LEVEL, Paired, mean_interval, paired, planned, smallest_p
 from experiments.sobolev.coordinates.study import Cell
 from experiments.sobolev.coordinates.targets import Kind, kind_of
 from experiments.sobolev.coordinates.train import Run
@@ -102,7 +102,8 @@ class Difference:
         measure: a name of `MEASURES`.
         found: statistics over the seeds where neither failed; None where these are fewer than two.
         pairs: how many these are.
-        adjusted: p by Holm over all differences of this measure; NaN where there is none.
+        adjusted: p by Holm over all differences of this measure, made or not; NaN where there is
+            none.
     """
 
     target: str
@@ -131,9 +132,8 @@ def differences(cells: Sequence[Cell], reference: str) -> list[Difference]:
     ]
     made = [each for each in made if each is not None]
     for name in MEASURES:
-        own = [k for k, each in enumerate(made) if each.measure == name and each.found]
-        adjusted = holm([made[k].found.p for k in own])  # pyright: ignore[reportOptionalMemberAccess]
-        for k, p in zip(own, adjusted, strict=True):
+        own = [k for k, each in enumerate(made) if each.measure == name]
+        for k, p in zip(own, planned([made[k].found for k in own]), strict=True):
             made[k] = replace(made[k], adjusted=p)
     return made
 
