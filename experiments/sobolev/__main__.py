@@ -72,6 +72,21 @@ class Study:
     program: str
 
 
+@dataclass(frozen=True)
+class Run:
+    """One of the runs whose results are committed.
+
+    Attributes:
+        study: the subcommand.
+        words: its options; {out} is the folder of all runs' folders.
+        full: further options, which --quick leaves as they are.
+    """
+
+    study: str
+    words: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+
+
 STUDIES: Mapping[str, Study] = {
     "rates": Study(
         "Build the networks of Theorem 3 over a range of N: error, size, slopes, theory's slopes.",
@@ -124,6 +139,21 @@ STUDIES: Mapping[str, Study] = {
 }
 
 
+RUNS: Mapping[str, Run] = {
+    "rates": Run("rates"),
+    "train": Run("train"),
+    "h1": Run("train", ("--loss", "h1", "--beside", "{out}/train/train.csv"), ("--sizes", "300")),
+    "samples": Run("samples"),
+    "refine": Run("refine"),
+    "imitate": Run("imitate"),
+    "normed": Run("normed"),
+    "coordinates": Run("coordinates"),
+    "pitch": Run("coordinates", ("--extent", "0.125")),
+    "depth": Run("depth"),
+}
+"""Folder -> what `all` runs in it, in this order."""
+
+
 @program
 def main(argv: Sequence[str]) -> int:
     """Runs one study: CSV, JSON, plots, a Markdown report, and the next command."""
@@ -131,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"usage: {PROG} STUDY [--quick] [--out DIR] [--OPTION ...]\n")
         for name, study in STUDIES.items():
             print(f"  {name:<12}{study.about}")
-        print(f"  {ALL:<12}Run each of these as it stands, in --out/STUDY.")
+        print(f"  {ALL:<12}Run everything whose results are committed: {', '.join(RUNS)}.")
         print(f"  {REPORT:<12}Report on finished runs of coordinates in FOLDER; trains nothing.")
         print(
             f"\n{PROG} STUDY --help lists the options; --list prints studies, targets,"
@@ -165,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Every:
-    """All studies.
+    """All runs.
 
     Attributes:
         out: folder of their folders.
@@ -175,17 +205,19 @@ class Every:
 
 
 def run_all(words: Sequence[str]) -> int:
-    """Every study with its default options, or its quick ones; ends with the first that fails."""
+    """Every run with its options, or its study's quick ones; ends with the first that fails."""
     line = flags.CommandLine(
         f"sobolev {ALL}", "Run every study; --quick takes the options that take under a minute."
     )
-    quick = ["--quick"] if "--quick" in words else []
+    quick = "--quick" in words
     chosen = line(Every(), [word for word in words if word != "--quick"])
     begun, spent = _clock(), list[str]()
-    for k, name in enumerate(STUDIES, start=1):
-        print(f"\n[{k}/{len(STUDIES)}] {name}: {STUDIES[name].about}", flush=True)
+    for k, (name, run) in enumerate(RUNS.items(), start=1):
+        print(f"\n[{k}/{len(RUNS)}] {name}: {STUDIES[run.study].about}", flush=True)
         before = _clock()
-        code = main([name, *quick, "--out", str(Path(chosen.out) / name)])
+        options = [*run.words, *(["--quick"] if quick else run.full)]
+        options = [word.replace("{out}", chosen.out) for word in options]
+        code = main([run.study, *options, "--out", str(Path(chosen.out) / name)])
         if code:
             return code
         spent.append(_since(before, name))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from experiments.sobolev.train import Study
 from polycom_jax._errors import require
 
 
-def test_all_runs_every_study_in_a_folder_of_its_own_and_ends_with_the_first_that_fails(
+def test_all_runs_what_is_committed_in_folders_of_its_own_and_ends_with_the_first_that_fails(
     monkeypatch, tmp_path: Path, capsys
 ):
     ran: list[tuple[Path, bool]] = []
@@ -32,12 +32,40 @@ def test_all_runs_every_study_in_a_folder_of_its_own_and_ends_with_the_first_tha
 
     monkeypatch.setattr("importlib.import_module", lambda name: SimpleNamespace(run=run))
     assert main(["all", "--quick", "--out", str(tmp_path)]) == 2
-    assert ran == [(tmp_path / name, True) for name in ("rates", "train", "samples", "refine")]
+    assert ran == [
+        (tmp_path / name, True) for name in ("rates", "train", "h1", "samples", "refine")
+    ]
     assert main(["all", "--nonsense"]) == 2
-    monkeypatch.setattr(door, "STUDIES", {"rates": door.STUDIES["rates"]})
+    monkeypatch.setattr(door, "RUNS", {"rates": door.RUNS["rates"]})
     capsys.readouterr()
     assert main(["all", "--quick", "--out", str(tmp_path)]) == 0
     assert "total: 0 s, 0 s of processor time" in capsys.readouterr().out  # nothing ran
+
+
+def test_all_takes_the_options_of_the_committed_runs(monkeypatch, tmp_path: Path):
+    ran: dict[str, object] = {}
+    for run in door.RUNS.values():
+        assert run.study in door.STUDIES
+    monkeypatch.setattr(
+        "importlib.import_module",
+        lambda name: SimpleNamespace(
+            run=lambda options, workdir, command, display: ran.update({workdir.name: options})
+        ),
+    )
+    assert main(["all", "--out", str(tmp_path)]) == 0
+    assert list(ran) == list(door.RUNS)
+    for name, options in ran.items():
+        default = door.STUDIES[door.RUNS[name].study].default.sobolev
+        changed = {
+            field.name: getattr(options, field.name)
+            for field in fields(default)
+            if getattr(options, field.name) != getattr(default, field.name)
+        }
+        expected = {
+            "h1": {"loss": "h1", "sizes": (300,), "beside": str(tmp_path / "train/train.csv")},
+            "pitch": {"extent": 0.125},
+        }
+        assert changed == expected.get(name, {})
 
 
 def test_the_loss_of_sobolev_training_is_the_squared_norm_of_h1():
