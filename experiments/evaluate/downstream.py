@@ -110,14 +110,14 @@ def run_tasks(
         include_path=list[str | Path](folders),
         include_defaults=not all(Path(name).expanduser().exists() for name in names),
     )
-    tasks = [task for name in names for task in _expand(name, manager)]
+    tasks = _asked_once([task for name in names for task in _expand(name, manager)], manager)
     # The harness would fork a process that runs JAX's threads.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     display.note(f"tasks: {', '.join(tasks)}")
     try:
         found = lm_eval.simple_evaluate(
             model=lm,
-            tasks=list[Any](dict.fromkeys(tasks)),
+            tasks=list[Any](tasks),
             task_manager=manager,
             num_fewshot=num_fewshot,
             limit=limit,
@@ -130,6 +130,8 @@ def run_tasks(
                 f"A task's data set cannot be had ({' '.join(str(error).split())[:300]}); lm-eval"
                 " downloads them once, from the Hugging Face hub."
             ) from error
+        if isinstance(error, ValueError) and str(error).startswith("Duplicate task"):
+            raise InputError(f"{error}; ask for one of these at a time.") from error
         raise
     display.stop()
     assert found is not None
@@ -198,6 +200,38 @@ def _expand(name: str, manager: Any) -> list[str]:
         f"Unknown task {name!r}.{hint} Sets: {', '.join(TASK_SETS)}; `lm-eval ls tasks` lists all"
         " tasks, and a YAML file or a folder of some goes too."
     )
+
+
+def _asked_once(tasks: Sequence[str], manager: Any) -> list[str]:
+    """Without what a group among them is made of: its numbers come with the group's."""
+    inside = {part for task in tasks for part in _made_of(task, manager.task_index)}
+    return [task for task in dict.fromkeys(tasks) if task not in inside]
+
+
+def _made_of(group: str, index: dict[str, Any]) -> set[str]:
+    """Names of all tasks, tags and groups in a group's list, at any depth; none of a task."""
+    found, todo = set[str](), _listed(index.get(group))
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):  # written out in the list
+            todo += _parts(part)
+            part = part.get("group", part.get("task"))
+        if isinstance(part, str) and part not in found:
+            found.add(part)
+            todo += _listed(index.get(part))
+    return found
+
+
+def _listed(entry: Any) -> list[Any]:
+    """What a group lists, or the tasks of a tag, which has no file."""
+    if entry is None:
+        return []
+    return sorted(entry.tags) if entry.cfg is None else _parts(entry.cfg)
+
+
+def _parts(cfg: dict[str, Any]) -> list[Any]:
+    parts = cfg.get("task")
+    return [*parts] if isinstance(parts, list) else []
 
 
 def _shown(display: Display) -> Any:

@@ -1,7 +1,9 @@
 """`experiments.evaluate --tasks`: what is shown, and the program where lm-eval is installed."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +73,24 @@ def test_one_task_or_group_has_no_mean():
         assert downstream.means({**FOUND, "results": {n: results[n] for n in names}}) == {}
 
 
+def test_what_a_group_is_made_of_is_asked_in_the_group():
+    def entry(cfg, *tags):
+        return SimpleNamespace(cfg=cfg, tags=set(tags))
+
+    index = {
+        "group": entry({"group": "group", "task": ["part", {"task": "inline"}]}),
+        "part": entry({"group": "part", "task": ["marked", "part", {"group": "g", "task": ["a"]}]}),
+        "marked": entry(None, "b"),
+        "a": entry({"task": "a"}),
+        "b": entry({"task": "b"}, "marked"),
+        "other": entry({"task": "other"}, "marked"),
+    }
+    names = ["a", "inline", "b", "other", "file.yaml", "part", "group", "g", "group"]
+    manager = SimpleNamespace(task_index=index)
+    assert downstream._asked_once(names, manager) == ["other", "file.yaml", "group"]
+    assert downstream._asked_once(["a", "b", "a"], manager) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -129,6 +149,16 @@ def test_a_run_is_asked_the_tasks_of_a_folder(whole, colours, tmp_path, capsys):
     assert [*tasks["group_subtasks"]] == ["shades"]
     assert tasks["results"].keys() > {"shades"}
     assert downstream.means(tasks) == {}
+    # Beside the task that it names.
+    (tmp_path / "groups" / "shades.yaml").write_text(GROUP.replace("TASK", "colours"))
+    shutil.copy(colours / "colours.yaml", tmp_path / "groups")
+    assert evaluate.main([str(whole), "--tasks", str(tmp_path / "groups"), *words[-2:]]) == 0
+    assert [*json.loads(out.read_text())["tasks"]["group_subtasks"]] == ["shades"]
+    other = GROUP.replace("TASK", "colours").replace("shades", "tints")
+    (tmp_path / "groups" / "tints.yaml").write_text(other)
+    capsys.readouterr()
+    assert evaluate.main([str(whole), "--tasks", str(tmp_path / "groups")]) == 2
+    assert "ask for one of these at a time" in capsys.readouterr().err
 
 
 @pytest.mark.slow
