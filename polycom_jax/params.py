@@ -78,6 +78,11 @@ class ParamSpec:
         lead, rest = self.shape[: self.stacked], self.shape[self.stacked + 1 :]
         return math.prod(lead) * self.rows * math.prod(rest)
 
+    @property
+    def maps_stream(self) -> bool:
+        """Whether it is a matrix from or to the residual stream, and not an activation's own."""
+        return self.role == "matrix" and "embed" in self.axes
+
 
 def is_spec(node: object) -> bool:
     """True for the leaves of a spec tree."""
@@ -107,10 +112,10 @@ def stack(specs: Specs, layers: int, first_layer: int = 0) -> Specs:
 
 
 def widened(specs: Specs, multiple: float) -> Specs:
-    """The same with this `width_multiple` for all matrices."""
+    """The same with this `width_multiple` for all matrices of the residual stream."""
 
     def one(spec: ParamSpec) -> ParamSpec:
-        return replace(spec, width_multiple=multiple) if spec.role == "matrix" else spec
+        return replace(spec, width_multiple=multiple) if spec.maps_stream else spec
 
     return map_specs(one, specs)
 

@@ -12,10 +12,10 @@ from experiments.compare.runs import Run
 from experiments.compare.sensitivity import Sensitivity
 from experiments.run.rate_search import Search
 from experiments.run.statistics import (
-    LEVEL,
     Paired,
     at_tokens,
     crossing,
+    in_words,
     median_error,
     paired,
     planned,
@@ -117,7 +117,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In words."""
-        return verdict(self.result, self.p_holm)
+        return in_words(self.result, self.p_holm)
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,7 @@ class Interaction:
     @property
     def verdict(self) -> str:
         """In words."""
-        return verdict(self.result, self.p_holm)
-
-
-def verdict(result: Paired | None, p_holm: float) -> str:
-    """What an interval and an adjusted p say, in words."""
-    if result is None:
-        return "not comparable"
-    if not result.found:
-        return "no difference found"
-    side = "lower" if result.mean < 0 else "higher"
-    return side if p_holm <= LEVEL else f"{side}, not after Holm"
+        return in_words(self.result, self.p_holm)
 
 
 @dataclass(frozen=True)

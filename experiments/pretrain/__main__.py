@@ -20,7 +20,7 @@ from experiments.run.compiled import cache_compiled
 from experiments.run.config import PretrainConfig, shared
 from experiments.run.corpus import load_corpus
 from experiments.run.devices import check_fits, mesh_of
-from experiments.run.environment import changed, facts
+from experiments.run.environment import facts, warnings
 from experiments.run.folder import Workdir, resumed
 from experiments.run.lock import Hold
 from experiments.run.metrics import Logs, cut_short
@@ -197,8 +197,9 @@ def train(
             state = checkpoints.restore(abstract, specs=specs)
             display.note(f"resumed from the checkpoint of step {int(state.step)}")
             before = checkpoints.environment(int(state.step))
-            if others := changed(before, facts(config.run)):
-                display.note(f"warning: equal from here on only up to rounding: {others}")
+            drops = config.model.moe.capacity_factor is not None
+            for line in warnings(before, facts(config.run), by_device=drops):
+                display.note(line)
         elif source is not None:
             display.note(f"starts from {source.origin}")
             state = state_from(config.model, config.optim, source.params, mesh)

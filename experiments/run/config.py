@@ -23,7 +23,10 @@ from polycom_jax.training.recipes import RECIPES, recipe
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How the devices are arranged; the result does not depend on it. One size may be -1: the rest.
+    """How the devices are arranged. One size may be -1: the rest.
+
+    The result does not depend on it, but for a mixture with moe.capacity_factor, whose devices each
+    drop what they have no room for.
 
     Attributes:
         data: replicas of the model; each has its share of the batch. -1: as many as the devices

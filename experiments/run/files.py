@@ -2,14 +2,21 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.terminal.paths import naming, try_file
 from experiments.terminal.tables import finite
 from polycom_jax import staging, storage
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 STDOUT = "-"
 """What `--json` takes for stdout; people's text is on stderr then."""
@@ -41,6 +48,24 @@ def write_json(
         print(text, end="")
     elif target is not None:
         write_text(Path(target) if isinstance(target, str) else target, text)
+
+
+def from_record(cls: type[Record], record: Mapping[str, Any]) -> Record:
+    """A dataclass from JSON, which has null for what is no number, and lists for tuples.
+
+    Raises:
+        KeyError: a field without a default is missing.
+    """
+
+    def number(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(map(number, value))
+        return math.nan if value is None else value
+
+    needed = [each.name for each in fields(cls) if each.default is MISSING]
+    others = [each.name for each in fields(cls) if each.name not in needed]
+    given = {name: number(record[name]) for name in needed}
+    return cls(**given, **{name: record[name] for name in others if name in record})
 
 
 def hand_over(target: str | None, written: storage.Place) -> None:

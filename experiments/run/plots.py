@@ -13,8 +13,17 @@ SIZE = (5.2, 3.0)
 """Of figures of one panel, in inches."""
 
 
-def plot_loss(path: Place, records: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Training and held-out loss over steps, in nats a token."""
+def plot_loss(
+    path: Place, records: Sequence[Mapping[str, Any]], title: str, *, eval_tokens: int | None = None
+) -> None:
+    """Training and held-out loss over steps, in nats a token.
+
+    Args:
+        path: without a suffix.
+        records: lines of a run's metrics.
+        title: of the figure, behind "Loss".
+        eval_tokens: held-out tokens that are read; None: all.
+    """
     from matplotlib.ticker import MaxNLocator
 
     steps, train = series(records, "loss")
@@ -23,7 +32,8 @@ def plot_loss(path: Place, records: Sequence[Mapping[str, Any]], title: str) -> 
         if train:
             axes.plot(steps, train, color=BLUE, label="training, single batches")
         if heldout:
-            label = f"held-out, all of it (last: {heldout[-1]:.3f})"
+            part = "all of it" if eval_tokens is None else f"at most {eval_tokens:,} tokens"
+            label = f"held-out, {part} (last: {heldout[-1]:.3f})"
             axes.plot(points, heldout, color=ORANGE, marker="o", markersize=4, label=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="step", ylabel="loss (nats a token)")

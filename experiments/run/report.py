@@ -47,7 +47,8 @@ def report(
         return
     title = f"{config.preset}, {config.model.activation_name}"
     records = read_metrics(workdir.metrics)
-    plots.plot_loss(workdir.plots / "loss", records, title)
+    read = config.run.eval_tokens
+    plots.plot_loss(workdir.plots / "loss", records, title, eval_tokens=read)
     if config.model.is_moe:
         plots.plot_load(workdir.plots / "experts", records, title)
     draw_shapes(workdir.plots / "activations", config.model.activation_fn, learned, title)

@@ -89,6 +89,7 @@ ROUNDING = _by_field(
             optim.accumulation_steps
         """,
         "which of a GPU's programs are taken": "run.deterministic",
+        "how a program is compiled": "run.compiler_options",
     }
 )
 """May change; numbers are equal from there on up to rounding."""
@@ -105,7 +106,6 @@ FREE = _by_field(
         "when a run that is lost ends": "run.give_up_after",
         "how a run is asked to end": "run.grace_s",
         "where programs are kept": "run.compile_cache run.compile_cache_dir",
-        "how a program is compiled": "run.compiler_options",
         "the machine": "run.hardware hosts.coordinator hosts.count hosts.index",
         "nothing is run": "run.dry_run",
         "where prepared data are kept": "data.cache_dir",
@@ -135,6 +135,8 @@ def fixed(config: PretrainConfig) -> dict[str, Any]:
     free = MAY_CHANGE
     if config.model.is_moe:
         free -= {"optim.accumulation_steps"}  # routers balance the load of each part by itself
+    if config.model.moe.capacity_factor is not None:
+        free -= {name for name in ROUNDING if name.startswith("mesh.")}  # a device drops its own
     return {
         name: wherever(name, value)
         for name, value in flags.flatten(config).items()

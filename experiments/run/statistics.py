@@ -161,6 +161,18 @@ def planned(results: Sequence[Paired | None]) -> list[float]:
     return [math.nan if one is None else p for one, p in zip(results, adjusted, strict=True)]
 
 
+def in_words(
+    result: Paired | None, adjusted: float, *, lower: str = "lower", higher: str = "higher"
+) -> str:
+    """What an interval and an adjusted p say; None is a comparison that could not be made."""
+    if result is None:
+        return "not comparable"
+    if not result.found:
+        return "no difference found"
+    side = lower if result.mean < 0 else higher
+    return side if adjusted <= LEVEL else f"{side}, not after Holm"
+
+
 def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) -> tuple[float, bool]:
     """Tokens at which the loss first comes down to `target`, linear in log(tokens) between points.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.run.files import write_json
+from experiments.run.files import from_record, write_json
 from experiments.run.provenance import commit
 from experiments.run.rate_search import FIRST_SEED, Search, found, search
 from experiments.terminal.tables import finite
@@ -95,7 +95,7 @@ class Cell:
         """
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**{**record, "runs": [Run.read(each) for each in record["runs"]]})
+            found = cls(**{**record, "runs": [from_record(Run, each) for each in record["runs"]]})
             _ = MODELS[found.model]
             return found
         except (ValueError, TypeError, KeyError) as error:

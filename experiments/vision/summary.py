@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.run.statistics import LEVEL, Paired, mean_interval, paired, planned, smallest_p
+from experiments.run.statistics import (
+    LEVEL,
+    Paired,
+    in_words,
+    mean_interval,
+    paired,
+    planned,
+    smallest_p,
+)
 from experiments.vision.study import Cell
 from experiments.vision.train import Run
 
@@ -63,12 +71,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.found is None:
-            return "not comparable"
-        if not self.found.found:
-            return "no difference found"
-        side = "lower" if self.found.mean < 0 else "higher"
-        return side if self.adjusted <= LEVEL else f"{side}, not after Holm"
+        return in_words(self.found, self.adjusted)
 
 
 def differences(cells: Sequence[Cell], reference: str, measure: str) -> list[Difference]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -102,19 +102,6 @@ class Run:
     def score(self) -> float:
         """What rates are chosen by: the last loss on the validation part, infinite if failed."""
         return math.inf if self.failed else self.validation_loss[-1]
-
-    @classmethod
-    def read(cls, record: dict[str, Any]) -> "Run":
-        """Of JSON, which has null for what is no number."""
-
-        def number(value: Any) -> Any:
-            if isinstance(value, list):
-                return tuple(map(number, value))
-            return math.nan if value is None else value
-
-        names = [each.name for each in fields(cls) if each.name != "commit"]
-        found = {name: number(record[name]) for name in names}
-        return cls(**found, commit=record.get("commit"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -106,6 +107,25 @@ class TfdsSplits:
         place = self.place_field
         name = f"Document {index + 1}" if place is None else record[place].decode()
         return name, record[self.text_field]
+
+
+def shared(splits: Mapping[str, Any], one: str, other: str) -> str:
+    """Records that both splits have, as TFDS writes them; "" where there are none.
+
+    Also where one of the two names no split: what reads it says so.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        parts = [tfds.core.ReadInstruction.from_spec(s).to_absolute(splits) for s in (one, other)]
+    except (KeyError, ValueError):
+        return ""
+    for a, b in itertools.product(*parts):
+        first = max(a.from_ or 0, b.from_ or 0)
+        last = min(splits[a.splitname].num_examples if e.to is None else e.to for e in (a, b))
+        if a.splitname == b.splitname and first < last:
+            return f"{a.splitname}[{first}:{last}]"
+    return ""
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from polycom_jax.data.files import KINDS, PACKED
 from polycom_jax.data.heldout import HELDOUT_SHARE
 from polycom_jax.data.hf_folder import HELDOUT_SPLITS
 from polycom_jax.data.reader import Source
-from polycom_jax.data.records import TfdsSplits, one_line, own_features
+from polycom_jax.data.records import TfdsSplits, one_line, own_features, shared
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -70,7 +70,14 @@ def _from_tfds(cfg: DataConfig, cache: Path, report: Report) -> Source:
         " Name the one with the text by data.text_field.",
     )
     splits = builder.info.splits
-    heldout = cfg.heldout or next((s for s in HELDOUT_SPLITS if s in splits), None)
+    apart = (s for s in HELDOUT_SPLITS if s in splits and not shared(splits, s, cfg.train_split))
+    heldout = cfg.heldout or next(apart, None)
+    both = shared(splits, heldout, cfg.train_split) if heldout else ""
+    require(
+        not both,
+        f"data.heldout={heldout!r} and data.train_split={cfg.train_split!r} share {both}, which"
+        " would be trained on and evaluated on; take it out of one of the two.",
+    )
     about = [
         (split, info.num_examples, info.num_bytes, info.shard_lengths)
         for split, info in sorted(splits.items())

@@ -71,10 +71,10 @@ def _adafactor(moments: Moments, specs: Specs) -> optax.GradientTransformation:
 
 
 def _matrices(rule: Rule) -> Rule:
-    """The rule for matrices, Adam for all other roles."""
+    """The rule for matrices of the residual stream, Adam for all else."""
 
     def parted(moments: Moments, specs: Specs) -> optax.GradientTransformation:
-        labels = pm.map_specs(lambda spec: "matrix" if spec.role == "matrix" else "rest", specs)
+        labels = pm.map_specs(lambda spec: "matrix" if spec.maps_stream else "rest", specs)
         rules: dict[Any, Any] = {"matrix": rule(moments, specs), "rest": _adam(moments, specs)}
         return optax.partition(rules, labels)
 

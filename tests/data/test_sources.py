@@ -108,6 +108,28 @@ def test_splits_can_be_named_and_sliced(tmp_path: Path):
     assert train + heldout == [f"train sentence number {i}" for i in range(40)]
 
 
+@pytest.mark.parametrize("train", ["validation", "train+validation", "validation[:1]", "all"])
+def test_what_is_trained_on_is_never_held_out_by_default(tmp_path: Path, train: str):
+    name = "polycom_test_text/with_validation"
+    origins = open_source(tmp_path, name, train_split=train).open().origins
+    assert [(origin.name, origin.side) for origin in origins] == [(train, "by hash")]
+
+
+@pytest.mark.parametrize(
+    ("train", "heldout", "both"),
+    [
+        ("train", "train", "train[0:40]"),
+        ("train[:90%]", "train[80%:]", "train[32:36]"),
+        ("train+validation", "validation[-3:]", "validation[7:10]"),
+    ],
+)
+def test_a_split_that_is_trained_on_is_not_held_out(tmp_path: Path, train, heldout, both):
+    name = "polycom_test_text/with_validation"
+    with pytest.raises(InputError) as caught:
+        open_source(tmp_path, name, train_split=train, heldout=heldout)
+    assert f"share {both}, which" in str(caught.value)
+
+
 def test_without_a_validation_split_a_share_is_held_out_by_content(tmp_path: Path):
     train, heldout = texts(open_source(tmp_path, "polycom_test_text/train_only"))
     everything = {f"train sentence number {i}" for i in range(2_000)}
@@ -139,7 +161,7 @@ def test_the_fingerprint_follows_the_splits_and_the_field(tmp_path: Path):
     sources = [
         open_source(tmp_path, name),
         open_source(tmp_path, name, train_split="train[:50%]"),
-        open_source(tmp_path, name, heldout="train"),
+        open_source(tmp_path, name, train_split="train[:50%]", heldout="train[50%:]"),
         open_source(tmp_path, "polycom_test_text/train_only"),
     ]
     assert len({source.fingerprint for source in sources}) == 4

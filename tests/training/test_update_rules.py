@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from polycom_jax import InputError, models
+from polycom_jax import InputError, Parameter, activation, models
 from polycom_jax import params as pm
 from polycom_jax.training import (
     Checkpoints,
@@ -80,6 +80,21 @@ def test_muon_turns_matrices_into_orthogonal_ones_and_leaves_the_rest_to_adam(mo
 def test_a_matrix_has_the_residual_stream_on_one_side(axes, sides):
     spec = pm.ParamSpec((4,) * len(axes), axes, jax.nn.initializers.ones, "matrix")
     assert tuple(sides_of(pm.stack(spec, 2))) == sides
+
+
+@pytest.mark.parametrize("name", sorted(FOR_MATRICES))
+def test_an_activation_s_own_numbers_are_no_matrix_whatever_decays_them(model, name):
+    slope = {"slope": Parameter(0.5, role="matrix")}
+    own = activation(lambda x, slope: slope * jnp.tanh(x), params=slope, name="own")
+    specs = models.specs(model(activation=own))
+    _, adam = first_update(specs, "adamw")
+    _, found = first_update(specs, name)
+    others = [(a, b) for spec, a, b in by_role(specs, adam, found) if spec.axes == ("layers",)]
+    assert others
+    for by_adam, update in others:
+        np.testing.assert_array_equal(update, by_adam)
+    wide = pm.widened(specs, 4.0)
+    assert {s.width_multiple for s, _ in by_role(wide, adam) if s.axes == ("layers",)} == {1.0}
 
 
 def test_lion_goes_by_signs(model):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.compare.across.cells import Cell
-from experiments.compare.findings import TokensNeeded, tokens_needed, verdict
+from experiments.compare.findings import TokensNeeded, tokens_needed
 from experiments.compare.studies import REFERENCE
-from experiments.run.statistics import Paired, paired, planned
+from experiments.run.statistics import Paired, in_words, paired, planned
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def differences(cells: Sequence[Cell]) -> list[Difference]:
             found.append(
                 Difference(
                     cell.name, arm, cell.parameters, cell.tokens[at], full, seeds, result, p,
-                    verdict(result, p) + (f": {lost}" if lost else ""),
+                    in_words(result, p) + (f": {lost}" if lost else ""),
                 )
             )  # fmt: skip
     return found

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.run.statistics import LEVEL, Paired, mean_interval, paired, planned, smallest_p
+from experiments.run.statistics import (
+    LEVEL,
+    Paired,
+    in_words,
+    mean_interval,
+    paired,
+    planned,
+    smallest_p,
+)
 from experiments.sobolev.coordinates.study import Cell
 from experiments.sobolev.coordinates.targets import Kind, kind_of
 from experiments.sobolev.coordinates.train import Run
@@ -117,12 +125,10 @@ class Difference:
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.found is None:
-            return "not comparable"
-        if not self.found.found:
-            return "no difference found"
-        side = "better" if (self.found.mean > 0) == MEASURES[self.measure].decibels else "worse"
-        return side if self.adjusted <= LEVEL else f"{side}, not after Holm"
+        low, high = "worse", "better"
+        if not MEASURES[self.measure].decibels:
+            low, high = high, low
+        return in_words(self.found, self.adjusted, lower=low, higher=high)
 
 
 def differences(cells: Sequence[Cell], reference: str) -> list[Difference]:

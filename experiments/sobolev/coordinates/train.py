@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from experiments.run.files import from_record
 from experiments.sobolev.coordinates.networks import Network
 from experiments.sobolev.coordinates.targets import Samples, Target, pixel_centres
 from experiments.sobolev.fit import ADAM, share_of_peak
@@ -99,17 +100,9 @@ class Run:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> "Run":
-        """Of JSON, which has null for what is no number."""
-
-        def number(value: Any) -> Any:
-            if isinstance(value, list):
-                return tuple(map(number, value))
-            return math.nan if value is None else value
-
-        names = [each.name for each in fields(cls) if each.name != "commit"]
-        found = {name: number(record[name]) for name in names}
-        score = found["score"] if math.isfinite(found["score"]) else math.inf
-        return cls(**{**found, "score": score}, commit=record.get("commit"))
+        """From JSON, where a score that was infinite is no number."""
+        run = from_record(cls, record)
+        return run if math.isfinite(run.score) else replace(run, score=math.inf)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,24 @@ def test_a_difference_is_named_and_what_was_not_recorded_is_none():
 def test_the_facts_are_those_that_bits_depend_on():
     found = environment.facts(RunConfig())
     names = {"jax", "jaxlib", "processor", "cores", "NPROC", "devices", "hosts", "XLA_FLAGS"}
-    assert set(found) == names | {"deterministic options"}
+    assert set(found) == names | {"deterministic options", *environment.DECIDING}
     assert found["devices"] == f"{jax.device_count()} x cpu"
     assert found["deterministic options"] == ""
+
+
+def test_what_may_change_more_than_rounding_is_said_apart():
+    now = environment.facts(RunConfig())
+    assert environment.warnings(now, now) == []
+    assert environment.warnings({}, now) == []  # of an earlier version, which kept none
+    before = now | {"grain": "0.1", "cores": "99"}
+    more, less = environment.warnings(before, now)
+    assert more.startswith("warning: another run from here on")
+    assert "grain '0.1' before" in more
+    assert less.startswith("warning: equal from here on only up to rounding: cores '99' before")
+    before = now | {"devices": "3 x cpu"}
+    for by_device, start in ((False, "warning: equal"), (True, "warning: another run")):
+        (line,) = environment.warnings(before, now, by_device=by_device)
+        assert line.startswith(start)
 
 
 def test_another_number_of_threads_is_named(monkeypatch: pytest.MonkeyPatch):

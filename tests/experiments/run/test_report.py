@@ -1,10 +1,12 @@
 """Figures, tables and hints at the end of a run."""
 
+import contextlib
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from rich.console import Console
@@ -85,6 +87,24 @@ def test_figures_are_written_for_the_screen_and_for_print(tmp_path: Path, depth:
     for name in ("deep/shapes", "loss", "experts"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "label"), [(None, "all of it (last: 2.500)"), (4096, "at most 4,096 tokens (last:")]
+)
+def test_the_figure_says_how_much_was_held_out(tmp_path, monkeypatch, tokens, label):
+    labels = []
+
+    @contextlib.contextmanager
+    def kept(*args, **options):
+        figure, axes = plt.subplots()
+        yield (axes,)
+        labels.extend(axes.get_legend_handles_labels()[1])
+        plt.close(figure)
+
+    monkeypatch.setattr(plots, "panels", kept)
+    plots.plot_loss(tmp_path / "loss", [{"step": 2, "heldout_loss": 2.5}], "t", eval_tokens=tokens)
+    assert labels[0].startswith(f"held-out, {label}")
 
 
 def test_an_empty_log_gives_an_empty_figure(tmp_path: Path):

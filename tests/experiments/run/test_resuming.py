@@ -54,6 +54,7 @@ def test_every_field_stands_in_one_table_with_a_reason():
         *({"model__remat": "full"}, {"model__loss_chunk": 64}, {"model__unroll": 1}),
         *({"optim__accumulation_steps": 2}, {"mesh__fsdp": 2}, {"model__attention": "xla"}),
         *({"model__activation_options__implementation": "xla"}, {"run__deterministic": True}),
+        {"run__compiler_options": ("xla_tpu_option=1",)},
     ],
 )
 def test_what_is_equal_up_to_rounding_may_change_and_is_told(values: dict[str, Any]):
@@ -107,6 +108,14 @@ def test_a_mixture_s_routers_balance_each_part_so_its_accumulation_stays():
     now = changed(mixture, optim__accumulation_steps=2)
     assert differences(now, mixture) == {"optim.accumulation_steps": (1, 2)}
     assert not differences(changed(mixture, model__remat="full"), mixture)
+
+
+def test_devices_that_drop_tokens_are_arranged_as_they_were():
+    mixture = default_config("moe-tiny")
+    assert not differences(changed(mixture, mesh__expert=4), mixture)
+    dropping = changed(mixture, model__moe__capacity_factor=1.0)
+    found = differences(changed(dropping, mesh__expert=4), dropping)
+    assert found == {"mesh.expert": (1, 4)}
 
 
 @pytest.mark.parametrize(
