@@ -17,7 +17,7 @@ from experiments.compare.findings import (
     TokensNeeded,
 )
 from experiments.run.files import write_json, write_text
-from experiments.run.statistics import LEVEL, POWER, Paired, smallest_p
+from experiments.run.statistics import LEVEL, POWER, Paired, p_text, smallest_p
 from experiments.terminal.tables import Section, page
 from polycom_jax.storage import Place
 
@@ -173,7 +173,7 @@ def _comparison_row(c: Comparison, columns: Sequence[str]) -> tuple[str, ...]:
     if r is None:
         return (c.arm, c.reference, "-", *("-" for _ in columns), c.verdict)
     cells = {
-        "p (Holm)": f"{c.p_holm:.3f}",
+        "p (Holm)": p_text(c.p_holm),
         "correlation": f"{r.correlation:+.2f}",
         "speeds": f"{c.speed_error:.4f}",
         "detectable": f"{r.detectable:.4f}",
@@ -191,7 +191,7 @@ def _interactions(found: Findings) -> Section:
     for i in found.interactions:
         r = i.result
         cells = ("-", "-", "-") if r is None else (
-            _interval(r), f"{i.p_holm:.3f}", f"{r.detectable:.4f}"
+            _interval(r), p_text(i.p_holm), f"{r.detectable:.4f}"
         )  # fmt: skip
         rows.append((" - ".join(i.pair), " - ".join(i.other), *cells, i.verdict))
     return Section(

@@ -161,6 +161,11 @@ def planned(results: Sequence[Paired | None]) -> list[float]:
     return [math.nan if one is None else p for one, p in zip(results, adjusted, strict=True)]
 
 
+def p_text(p: float) -> str:
+    """Three digits behind the point, or the first that is not zero."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"
+
+
 def in_words(
     result: Paired | None, adjusted: float, *, lower: str = "lower", higher: str = "higher"
 ) -> str:

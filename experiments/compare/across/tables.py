@@ -12,7 +12,7 @@ from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
 from experiments.compare.report import ABOVE, BOUNDS
 from experiments.compare.studies import REFERENCE
-from experiments.run.statistics import LEVEL, smallest_p
+from experiments.run.statistics import LEVEL, p_text, smallest_p
 from experiments.terminal.tables import Section
 
 SURE = f"{1 - LEVEL:.0%}"
@@ -121,8 +121,8 @@ def compared(found: Sequence[Difference], *, full: bool) -> Section:
             f"{d.result.mean:+.4f} [{d.result.low:+.4f}, {d.result.high:+.4f}]"
             if d.result
             else "-",
-            f"{d.result.p:.3f}" if d.result else "-",
-            f"{d.p_holm:.3f}" if d.result else "-",
+            p_text(d.result.p) if d.result else "-",
+            p_text(d.p_holm) if d.result else "-",
             f"{d.result.detectable:.4f}" if d.result else "-",
             d.verdict,
         )

@@ -161,3 +161,8 @@ def test_the_interval_of_a_mean_is_student_s():
     assert (mean, low, high) == pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-9)
     with pytest.raises(InputError, match="two or more"):
         mean_interval([1.0])
+
+
+def test_a_small_p_is_not_printed_as_zero():
+    texts = ["nan", "0.0003", "1e-05", "0.001", "0.050", "1.000"]
+    assert [statistics.p_text(p) for p in (math.nan, 0.000336, 1e-5, 0.001, 0.05, 1.0)] == texts
