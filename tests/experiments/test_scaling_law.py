@@ -10,7 +10,7 @@ from scipy import stats
 from experiments.compare.across import resampled, tables
 from experiments.compare.across.cells import Cell, read_cells
 from experiments.compare.across.extrapolation import PAPER, extrapolated
-from experiments.compare.across.law import FORMS, Law, Points, PowerLaw, difference, fit, meeting
+from experiments.compare.across.law import FORMS, Law, Points, PowerLaw, difference, fit, meetings
 from experiments.compare.across.resampled import band, fitted, points_of, shared
 from polycom_jax._errors import InputError
 
@@ -75,8 +75,19 @@ def test_laws_meet_where_they_are_equal():
     early = PowerLaw(E=1.0, A=0.0, a=0.3, B=10.0, b=0.3)
     late = PowerLaw(E=1.0, A=0.0, a=0.3, B=1000.0, b=0.6)
     wanted = 100 ** (1 / 0.3)
-    assert meeting(early, late, 1e6, 1e3, 1e12) == pytest.approx(wanted)
-    assert meeting(early, late, 1e6, 1e8, 1e12) is None
+    assert meetings(early, late, 1e6, 1e3, 1e12) == pytest.approx((wanted,))
+    assert meetings(early, late, 1e6, 1e8, 1e12) == ()
+
+
+def test_laws_that_meet_twice_are_equal_at_both():
+    # B / D^b - B' / D^b' = 6 / y - 6 / y^2 with y = D^0.3 is 4 / 3 at y = 1.5 and at y = 3.
+    one = PowerLaw(E=1.0, A=0.0, a=0.3, B=6.0, b=0.3)
+    other = PowerLaw(E=7 / 3, A=0.0, a=0.3, B=6.0, b=0.6)
+    wanted = (1.5 ** (1 / 0.3), 3 ** (1 / 0.3))
+    assert meetings(one, other, 1e6, 1.0, 1e6) == pytest.approx(wanted)
+    assert meetings(one, other, 1e6, 1.0, 5.0) == pytest.approx(wanted[:1])
+    assert meetings(one, other, 1e6, 5.0, 30.0) == ()
+    assert meetings(one, one, 1e6, 1.0, 1e6) == ()
 
 
 def test_a_band_reaches_infinity_where_resamples_do():
@@ -130,7 +141,7 @@ def test_without_noise_the_difference_is_exact_and_so_is_the_paper_s_point(tmp_p
     assert not one.difference.has_zero
     assert one.ratio.value < 1
     assert {c.arm for c in found.crossings} == {"poly_norm"}
-    assert all(c.tokens is None for c in found.crossings)
+    assert all(c.tokens == () for c in found.crossings)
 
 
 def test_a_known_difference_lies_in_its_band(tmp_path: Path):

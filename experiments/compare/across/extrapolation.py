@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.compare.across.cells import Cell, Unit, unit_of
-from experiments.compare.across.law import FORMS, Form, difference, meeting, ratio, residuals
+from experiments.compare.across.law import FORMS, Form, difference, meetings, ratio, residuals
 from experiments.compare.across.resampled import (
     Band,
     Fitted,
@@ -92,13 +92,13 @@ class Crossing:
     Attributes:
         arm: which.
         parameters: of the size.
-        tokens: None: nowhere between the fewest a parameter that were measured and the paper's.
+        tokens: between the fewest a parameter that were measured and the paper's, ascending.
         share: of resampled fits that cross there.
     """
 
     arm: str
     parameters: float
-    tokens: float | None
+    tokens: tuple[float, ...]
     share: float
 
 
@@ -225,6 +225,6 @@ def _law(fit: Fitted, arm: str) -> ArmLaw:
 def _crossing(fit: Fitted, arm: str, parameters: float, least: float) -> Crossing:
     most = max(PAPER.each * parameters, 2 * least)
     pairs = fit.pairs(arm)
-    crossed = [meeting(one, other, parameters, least, most) is not None for one, other in pairs]
-    tokens = meeting(fit.laws[arm], fit.laws[REFERENCE], parameters, least, most)
+    crossed = [bool(meetings(one, other, parameters, least, most)) for one, other in pairs]
+    tokens = meetings(fit.laws[arm], fit.laws[REFERENCE], parameters, least, most)
     return Crossing(arm, parameters, tokens, sum(crossed) / max(1, len(crossed)))

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -266,16 +267,25 @@ def ratio(law: Law, reference: Law, parameters: float, tokens: float) -> float:
     return law.tokens(parameters, float(reference.loss(parameters, tokens))) / tokens
 
 
-def meeting(law: Law, reference: Law, parameters: float, low: float, high: float) -> float | None:
-    """Tokens between two numbers at which the laws are equal; None where they are not."""
+def meetings(
+    law: Law, reference: Law, parameters: float, low: float, high: float
+) -> tuple[float, ...]:
+    """All numbers of tokens between two, ascending, at which the laws are equal: two at most.
+
+    Their difference B D^-b - B' D^-b' + const rises and falls once: it turns where
+    D^(b - b') = B b / (B' b').
+    """
 
     def at(log: float) -> float:
         return difference(law, reference, parameters, math.exp(log))
 
-    ends = math.log(low), math.log(high)
-    if at(ends[0]) * at(ends[1]) >= 0:
-        return None
-    return math.exp(root_scalar(at, bracket=ends).root)
+    ends = [math.log(low), math.log(high)]
+    if min(law.B, reference.B) > 0 and law.b != reference.b:
+        slopes = law.B * law.b / (reference.B * reference.b)
+        turn = math.log(slopes) / (law.b - reference.b)
+        ends[1:1] = [turn] if ends[0] < turn < ends[1] else []
+    parts = [part for part in pairwise(ends) if at(part[0]) * at(part[1]) < 0]
+    return tuple(math.exp(root_scalar(at, bracket=part).root) for part in parts)
 
 
 def residuals(law: Law, points: Points) -> Float[np.ndarray, " P"]:

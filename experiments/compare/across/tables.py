@@ -277,7 +277,7 @@ def _crossings(found: Extrapolated) -> Section:
         (
             one.arm,
             f"{one.parameters:,.0f}",
-            "nowhere" if one.tokens is None else f"{one.tokens / one.parameters:.3g}",
+            " and ".join(f"{at / one.parameters:.3g}" for at in one.tokens) or "nowhere",
             f"{one.share:.0%}",
         )
         for one in found.crossings
