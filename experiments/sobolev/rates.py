@@ -144,9 +144,9 @@ def rates(todo: Sequence[Case], tell: Tell, *, memory: int = DENSE_LIMIT) -> lis
 
     Returns:
         Rows with "n", "d", "network", "target", "N", "size", "depth", "sup" (measured on a grid
-        with N cells), "guarantee" (for the unit ball), "largest weight", "w1" and "w2" with
-        guarantees where the networks and the target have such derivatives, and "slope" against the
-        row before.
+        with N cells), "guarantee" (for the unit ball, where the target is in it), "largest weight",
+        "w1" and "w2" with guarantees where the networks and the target have such derivatives, and
+        "slope" against the row before.
     """
     rows: list[Row] = []
     weights = np.cumsum([case.cells**case.d + 200.0 for case in todo])
@@ -185,14 +185,16 @@ def measure(case: Case, memory: int) -> Row:
         "size": net.size,
         "depth": net.depth,
         "largest weight": net.largest_weight,
-        "guarantee": guarantee,
         "sup": upto[0],
     }
+    in_ball = case.target.order >= case.n  # else nothing is guaranteed of it
+    if in_ball:
+        row["guarantee"] = guarantee
     if case.network == "poly_relu":
         row["formula"] = pa.size_formula(case.n, case.d, cells)
     for k in range(1, order + 1):
         row[f"w{k}"] = upto[k]
-        if k <= case.n:
+        if k <= case.n and in_ball:
             upon = [pa.derivative_bound(case.n, case.d, cells, j, kind) for j in range(1, k + 1)]
             row[f"w{k} guarantee"] = max(guarantee, *upon)
     return row

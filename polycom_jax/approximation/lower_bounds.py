@@ -70,12 +70,13 @@ def bump_height(n: int) -> float:
 
 
 def fewest_weights(n: int, eps: float, depth: int, order: int) -> int:
-    """So many numbers a PolyReLU network of `depth` hidden layers needs, however it is chosen.
+    """So many numbers a PolyReLU network of `depth` hidden layers needs, however they are chosen.
 
-    Nothing is asked of how they depend on the target. For W numbers, m points and degree D of the
-    values in the numbers, a layer multiplies the regions by at most 2 (2 e m k D / W)^W for its k
-    units (Warren), with D_1 = 1, D_(i+1) = order D_i + 2; k <= W / 3, as a unit has two weights and
-    a coefficient. 2^m may not exceed the product over the layers and the output, at m = the bumps
+    Its wiring is one for all targets; nothing is asked of how the numbers depend on the target. For
+    W numbers, m points and degree D of the values in the numbers, a layer multiplies the regions by
+    at most 2 (2 e m k D / W)^W for its k units (Warren), with D_1 = 1, D_(i+1) = order D_i + 2; k
+    <= W / 3, as a unit has two weights and a coefficient. 2^m may not exceed the product over the
+    layers and the output, at m = the bumps
     that are higher than eps.
 
     Raises:

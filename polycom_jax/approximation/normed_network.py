@@ -176,8 +176,10 @@ def least_factor(mean_fourth: float, eps: float) -> float:
         eps: PolyNorm's.
 
     Raises:
-        InputError: eps over 1 / (4 m), where rows may fade away from layer to layer.
+        InputError: eps not above 0, or over 1 / (4 m), where rows may fade away from layer to
+            layer.
     """
+    require(eps > 0, f"eps={eps} must be above 0.")
     require(
         4 * mean_fourth * eps <= 1,
         f"eps={eps} must be at most {1 / (4 * mean_fourth):.3g} for this network: rows would fade"

@@ -118,6 +118,8 @@ def test_narrower_dtypes_give_the_same_function(dtype):
         ({"coeffs": (0.0, 0.0, 1.0, 0.0, 1.0)}, "c_3"),
         ({"peak": 1.0}, "peak=1.0"),
         ({"eps": 0.1}, "eps=0.1 must be at most"),
+        ({"eps": 0.0}, "eps=0.0 must be above 0"),
+        ({"eps": -1.0}, "eps=-1.0 must be above 0"),
         ({"degree": 0}, "N=0"),
     ],
 )

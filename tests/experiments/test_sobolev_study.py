@@ -187,6 +187,13 @@ def test_rates_are_the_theorys(tmp_path: Path):
     assert "are the integer formula" in (tmp_path / "rates.md").read_text()
 
 
+def test_nothing_is_guaranteed_of_a_target_outside_of_the_ball():
+    options = RatesOptions(orders=(2, 3), dims=(1,), cells_1d=(4, 8))
+    inside, _, outside, _ = rates.rates(rates.saturation_cases(options), lambda share, what: None)
+    assert {"guarantee", "w1 guarantee"} <= inside.keys()  # n = 2, and the target's is 2
+    assert not {"guarantee", "w1 guarantee"} & outside.keys()
+
+
 def test_networks_are_built_within_the_memory_that_was_asked_for():
     # A limit above the library's own was refused in the middle of the study.
     options = RatesOptions(orders=(1,), dims=(1,), memory=2000)
