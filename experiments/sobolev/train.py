@@ -128,6 +128,8 @@ class Study:
                 begin, end = shares[index : index + 2]
                 cell = self._cell(each, lambda s, w, a=begin, b=end: self.tell(a + s * (b - a), w))
                 self.store.keep_cell(each.name, cell)
+                # No other cell has its programs, and each takes memory maps, which Linux counts.
+                jax.clear_caches()
             cells.append(cell)
             done(cell, index + 1, len(contestants))
         return cells

@@ -17,7 +17,7 @@ from experiments.sobolev.__main__ import main
 from experiments.sobolev.mlp import mlp_of_size
 from experiments.sobolev.options import QUICK_TRAIN
 from experiments.sobolev.store import Store, findings
-from experiments.sobolev.train import Study
+from experiments.sobolev.train import Study, perceptrons
 from polycom_jax._errors import require
 
 
@@ -97,6 +97,21 @@ def test_more_points_bring_smaller_errors(tmp_path: Path):
     rows = json.loads((tmp_path / "samples.json").read_text())["summary"]
     few, many = (next(row["l2"] for row in rows if row["size"] == size) for size in (4, 256))
     assert many < few
+
+
+def test_programs_of_a_network_are_gone_behind_its_cell(monkeypatch, tmp_path: Path):
+    # A process had no memory maps left for further programs after some eighty networks.
+    program = jax.jit(lambda x: x + 1)
+
+    def cell(self, each, tell) -> dict[str, object]:
+        program(1.0)
+        assert program._cache_size() == 1
+        return {}
+
+    monkeypatch.setattr(Study, "_cell", cell)
+    study = Study(QUICK_TRAIN, Store(tmp_path, "t"), StopRequest(1.0), print)
+    study.run(perceptrons(QUICK_TRAIN)[:2], lambda *told: None)
+    assert program._cache_size() == 0
 
 
 def test_a_learning_rate_at_which_fits_fail_is_not_taken():
