@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ports import free_port
 
 from polycom_jax import storage
 from polycom_jax.training import Checkpoints, checkpoint
 from polycom_jax.training.checkpoint import SaveError
 
+ROOT = Path(__file__).resolve().parents[2]
 TREE: Any = {"params": {"w": jnp.arange(64.0).reshape(8, 8), "b": jnp.float32(3)}}
 ABSTRACT: Any = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), TREE
@@ -144,3 +148,53 @@ def test_one_of_the_earlier_format_gets_a_score_too(tmp_path: Path):
     assert (checkpoints.best_step(), checkpoints.all_steps()) == (2, [2])
     assert score_file(tmp_path / "c", 2).read_text() == '{"score": -5.0}'
     jax.tree.map(np.testing.assert_array_equal, found, TREE)
+
+
+# The first process alone is given the score, and both take it.
+PROCESS = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from polycom_jax.hosts import HostsConfig, joined
+from polycom_jax.training import Checkpoints
+
+folder, port, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
+config = HostsConfig(f"localhost:{port}", 2, index)
+with joined(config, report_error=lambda error: print(error, file=sys.stderr) or 3):
+    split = NamedSharding(Mesh(np.array(jax.devices()), ("x",)), PartitionSpec("x"))
+    values = np.arange(8, dtype=np.float32)
+    tree = {"w": jax.make_array_from_callback((8,), split, values.__getitem__)}
+    with Checkpoints(folder, keep_last=1) as checkpoints:
+        checkpoints.save(1, tree, score=1.0)
+        checkpoints.save(2, tree)
+    with Checkpoints(folder, keep_last=1) as checkpoints:
+        checkpoints.restore({"w": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=split)})
+        checkpoints.save(2, tree, score=None if index else 0.5)
+        print(checkpoints.best_step(), checkpoints.all_steps())
+        checkpoints.save(3, tree, score=2.0)
+        checkpoints.wait()
+        print(checkpoints.best_step(), checkpoints.all_steps())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_a_score_that_comes_later(tmp_path: Path):
+    port = str(free_port())
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(tmp_path / "c"), port, index],
+            env={"PYTHONPATH": str(ROOT), "PATH": "", "JAX_PLATFORMS": "cpu"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for index in "01"
+    ]
+    try:
+        for process in started:
+            said, error = process.communicate(timeout=240)
+            assert process.returncode == 0, error
+            assert said.splitlines()[-2:] == ["2 [2]", "2 [2, 3]"]
+    finally:
+        for process in started:
+            process.kill()
