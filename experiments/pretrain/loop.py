@@ -49,7 +49,7 @@ def run_steps(
     display.start(first, run.steps)
     if pending:
         display.doing("evaluate")
-        logs.amend(dict(pending) | state_numbers(heldout_numbers, state))
+        make_up(pending, state_numbers(heldout_numbers, state), state, checkpoints, hold, logs)
     if first >= run.steps:
         return state
     shape = batch_shape(config, mesh)
@@ -106,6 +106,23 @@ def run_steps(
         checkpoints.wait()
     display.stop()
     return state
+
+
+def make_up(
+    line: Mapping[str, Any],
+    numbers: Mapping[str, float],
+    state: TrainState,
+    checkpoints: Checkpoints,
+    hold: Hold,
+    logs: Logs,
+) -> None:
+    """Adds the numbers of an evaluation that was cut short to its step's checkpoint and `line`.
+
+    The line comes last: as long as it has none, whoever resumes makes the evaluation again.
+    """
+    hold.confirm()
+    checkpoints.save(line["step"], state, score=numbers.get("heldout_loss"))
+    logs.amend(dict(line) | dict(numbers))
 
 
 def heldout_line(line: Mapping[str, Any], data: Mixture) -> str:

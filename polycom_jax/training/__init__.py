@@ -2,8 +2,9 @@
 
 What is minimised: `loss`. How: `optimizer`, `schedules`, `recipes`. What is carried: `state`,
 `batches`, `loss_stats`, `loss_scale`. What comes out: `evaluate`. Checkpoints: `checkpoint` saves
-and restores by `writer` and `restore`; `metadata` and `checksums` say what is in one; `quarantine`,
-`in_bucket` and `orbax_errors` deal with damaged ones, buckets and failures.
+and restores by `writer` and `restore`; `metadata` and `checksums` say what is in one, `scores` how
+good it is; `quarantine`, `in_bucket` and `orbax_errors` deal with damaged ones, buckets and
+failures.
 """
 
 from typing import Any

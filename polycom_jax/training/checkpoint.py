@@ -10,22 +10,18 @@ Orbax is imported on first use.
 """
 
 import contextlib
-import math
-import operator
 import os
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
-import numpy as np
-
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.hosts import meet
+from polycom_jax.hosts import gather, meet
 from polycom_jax.params import Params, Specs
-from polycom_jax.training import metadata, restore
+from polycom_jax.training import metadata, restore, scores
 from polycom_jax.training.checksums import checksums, leaf_names
-from polycom_jax.training.metadata import STATE, CheckpointMetadata, Leaf
+from polycom_jax.training.metadata import STATE, CheckpointMetadata, Leaf, whole
 from polycom_jax.training.orbax_errors import Silence, collect_quietly, quietly
 from polycom_jax.training.quarantine import ReadError as ReadError
 from polycom_jax.training.quarantine import agreed_steps, path_of
@@ -34,7 +30,14 @@ from polycom_jax.training.quarantine import latest_step as latest_step
 from polycom_jax.training.restore import CheckpointWarning as CheckpointWarning
 from polycom_jax.training.restore import DamagedCheckpoint, Found
 from polycom_jax.training.state import TrainState
-from polycom_jax.training.writer import Keep, announce, clear_way, open_writer
+from polycom_jax.training.writer import (
+    Keep,
+    announce,
+    clear_way,
+    delete_rest,
+    open_writer,
+    write_score,
+)
 from polycom_jax.training.writer import SaveError as SaveError
 
 
@@ -73,13 +76,14 @@ class Checkpoints:
     ) -> None:
         self.folder = storage.absolute(storage.named(folder))
         self._keep = Keep(
-            last=_whole("keep_last", keep_last, least=1),
-            best=_whole("keep_best", keep_best),
-            every=None if keep_every is None else _whole("keep_every", keep_every, least=1),
+            last=whole("keep_last", keep_last, least=1),
+            best=whole("keep_best", keep_best),
+            every=None if keep_every is None else whole("keep_every", keep_every, least=1),
         )
         self._run_metadata = metadata.plain("run_metadata", run_metadata or {})
         self._writer: Any = None
         self._current: int | None = None  # the step that the run has saved or restored last
+        self._metrics: Mapping[str, float] = {}  # what it has itself stored of that step's score
         self._known: set[int] = set()  # steps that it has saved, or found when it restored
         self._torn: Mapping[int, DamagedCheckpoint] = {}  # steps found damaged when it restored
         self._saving: int | None = None
@@ -99,13 +103,14 @@ class Checkpoints:
 
         A failure shows at the next call of `check` after it, or of `save`, `restore`, `wait` or
         `close`. A step that has just been saved or restored is not saved again, so the last one of
-        a run may be saved whether or not its period falls there.
+        a run may be saved whether or not its period falls there; a score that comes with it is put
+        in its checkpoint before this returns, and which stay is decided anew.
 
         Args:
             step: number of updates done.
             state: of all processes; each calls this.
             score: the held-out loss, lower is better; None, NaN or infinity: it competes for no
-                best place.
+                best place. That of the first process counts.
             environment: what the bits depend on besides the run's settings, by name; values as in
                 `run_metadata`.
 
@@ -115,12 +120,14 @@ class Checkpoints:
             ReadError: the folder cannot be listed.
             SaveError: this save, or the one before, failed.
         """
-        number, metrics = _whole("step", step), _metrics(score)
+        number, own = whole("step", step), scores.as_metrics(score)
         facts = metadata.plain("environment", environment or {})
-        meet(f"save the checkpoint of step {number}")
+        metrics = gather(f"save the checkpoint of step {number}", own)[0]
         self._finish()
         if number != self._current:
             self._save(number, state, metrics, facts)
+        elif metrics and metrics != self._metrics:
+            self._add_score(number, metrics)
 
     def restore(
         self,
@@ -154,6 +161,7 @@ class Checkpoints:
         if found.step != self._current:
             self.close()  # The next save opens the writer again, once what is later is moved away.
         self._current, self._known, self._torn = found.step, set(found.steps), found.torn
+        self._metrics = {}
         return found.tree
 
     def restore_params(
@@ -185,12 +193,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the lowest score, the newest of equals; None: no scores."""
-        scores = {}
-        for step in self.all_steps():
-            with contextlib.suppress(ValueError):
-                scores[step] = restore.score(path_of(self.folder, step))
-        scored = [(value, -step) for step, value in scores.items() if value is not None]
-        return -min(scored)[1] if scored else None
+        return scores.best({step: path_of(self.folder, step) for step in self.all_steps()})
 
     def raise_if_save_failed(self) -> None:
         """Raises if a save has failed meanwhile, and waits for none: a loop's call at each step.
@@ -262,8 +265,21 @@ class Checkpoints:
         args = ocp.args.Composite(**{STATE: item})
         self._saving, self._pending = step, True
         self._call(lambda writer: writer.save(step, args=args, metrics=metrics, force=True))
-        self._current = step
+        self._current, self._metrics = step, metrics
         self._known.add(step)
+
+    def _add_score(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Stores the score of a checkpoint that is there, and keeps what a save with it would."""
+        steps = agreed_steps(self.folder)
+        self._check_own(steps, step)
+        if step not in steps:
+            raise SaveError(f"The checkpoint of step {step} is no longer in {self.folder}.")
+        self.close()  # The writer knows the scores that there were when it was opened.
+        write_score(self.folder, step, metrics)
+        self._open_writer(steps)
+        self._saving = step
+        self._call(lambda writer: delete_rest(writer, self.folder, self._keep))
+        self._metrics = metrics
 
     def _check_own(self, steps: list[int], step: int) -> None:
         """Raises `InputError` unless `step` may follow those that are in the folder."""
@@ -276,7 +292,7 @@ class Checkpoints:
         if current is None:
             return
         require(
-            step > current,
+            step >= current,
             f"step={step} is behind step {current}, which was saved or restored last; restore an"
             " older checkpoint to go on from there.",
         )
@@ -290,7 +306,7 @@ class Checkpoints:
     def _read(
         self, target: Any, step: SupportsIndex | None, specs: Specs | None, *, partial: bool
     ) -> Found:
-        number = None if step is None else _whole("step", step)
+        number = None if step is None else whole("step", step)
         self.wait()
         return restore.read_newest(
             self.folder, number, target, specs, partial=partial, run_metadata=self._run_metadata
@@ -316,7 +332,7 @@ class Checkpoints:
             self._known &= set(self.all_steps())
         except ReadError:
             self._known -= {self._saving}
-        self._current = max(self._known, default=None)
+        self._current, self._metrics = max(self._known, default=None), {}
 
     def _open_writer(self, steps: list[int]) -> None:
         """Opens it once the folder holds nothing but what this run goes on from."""
@@ -328,23 +344,3 @@ class Checkpoints:
         except BaseException:
             self._hush.close()
             raise
-
-
-def _whole(name: str, value: Any, least: int = 0) -> int:
-    """The integer that Python or NumPy has for `value`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    require(number >= least, f"{name}={value!r} must be a whole number of at least {least}.")
-    return number
-
-
-def _metrics(score: Any) -> dict[str, float]:
-    """What is stored of a score."""
-    try:
-        require(np.ndim(score) == 0 and not isinstance(score, str | bytes), "")
-        value = math.nan if score is None else float(score)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"score={score!r:.80} must be a number, or none.") from error
-    return {"score": value} if math.isfinite(value) else {}

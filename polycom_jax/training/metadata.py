@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polycom_jax import storage
-from polycom_jax._errors import InputError
+from polycom_jax._errors import InputError, require
 from polycom_jax._files import retried
 from polycom_jax.storage import Place
 
@@ -119,6 +120,20 @@ def _json(folder: Place, file: str) -> Any:
 
 def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """The integer that Python or NumPy has for `value`.
+
+    Raises:
+        InputError: it is none, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    require(number >= least, f"{name}={value!r} must be a whole number of at least {least}.")
+    return number
 
 
 def plain(name: str, value: Any) -> Any:

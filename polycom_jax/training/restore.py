@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,6 @@ from polycom_jax.training.quarantine import ReadError, agreed_steps, fingerprint
 from polycom_jax.training.state import map_mirrored
 
 T = TypeVar("T")
-
-METRICS = "metrics"
-"""The item of a checkpoint that holds its score; Orbax calls it so itself."""
 
 CHECK_S = 3600.0
 """How long processes wait for each other to have read their part of a checkpoint."""
@@ -309,28 +305,6 @@ def _is_repadded(have: tuple[int, ...], want: tuple[int, ...], spec: ParamSpec |
     row = spec.stacked
     others_agree = have[:row] + have[row + 1 :] == want[:row] + want[row + 1 :]
     return others_agree and min(have[row], want[row]) >= spec.rows
-
-
-def score(folder: Place) -> float | None:
-    """The held-out loss saved with a checkpoint, if one was.
-
-    Raises:
-        ValueError: damaged.
-        ReadError: it cannot be read.
-    """
-    path = folder / METRICS / METRICS
-    try:
-        metrics = json.loads(retried(lambda: storage.read(path)))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (IsADirectoryError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} holds no score: {error}.") from error
-    except OSError as error:
-        raise ReadError(f"{path} cannot be read: {error.strerror or error}.") from error
-    value = metrics.get("score") if isinstance(metrics, dict) else metrics
-    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-        raise ValueError(f"{path} holds no score: {value!r:.80}.")
-    return value
 
 
 def environment(folder: Place) -> Mapping[str, Any]:

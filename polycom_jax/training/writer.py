@@ -1,17 +1,17 @@
 """Orbax's manager of the checkpoints of one run: which it keeps, and what is in its way."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 
 from polycom_jax import storage
 from polycom_jax._files import retried
-from polycom_jax.hosts import meet
+from polycom_jax.hosts import gather, meet
 from polycom_jax.storage import Place
-from polycom_jax.training import in_bucket, restore
+from polycom_jax.training import in_bucket, scores
 from polycom_jax.training.orbax_errors import quietly
 from polycom_jax.training.quarantine import is_step, path_of, quarantine
 from polycom_jax.training.restore import DamagedCheckpoint
@@ -47,21 +47,14 @@ def open_writer(folder: Place, keep: Keep) -> Any:
         SaveError: the folder cannot be written, or its scores cannot be read.
     """
     import orbax.checkpoint as ocp
-    from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-    policies: list[policy.PreservationPolicy] = [
-        policy.LatestN(keep.last),
-        policy.BestN(n=keep.best, get_metric_fn=_score_or_worst, reverse=True),
-    ]
-    if keep.every is not None:
-        policies.append(policy.EveryNSteps(keep.every))
     remote = storage.is_remote(folder)
     if remote:
         in_bucket.bound_retries()
     options = ocp.CheckpointManagerOptions(
-        best_fn=_score_or_worst,
+        best_fn=scores.or_worst,
         best_mode="min",
-        preservation_policy=policy.AnyPreservationPolicy(policies),
+        preservation_policy=_policy(keep),
         cleanup_tmp_directories=True,
         save_root_metadata=False,
         step_name_format=in_bucket.StepNames(folder) if remote else StepNames(),
@@ -72,6 +65,41 @@ def open_writer(folder: Place, keep: Keep) -> Any:
     if failure is not None:
         raise SaveError(f"No checkpoint can be saved in {folder}: {failure}.")
     return manager
+
+
+def delete_rest(writer: Any, folder: Place, keep: Keep) -> None:
+    """Deletes what `keep` has no place for, as a save does: scores have come since the last one.
+
+    Of several processes the first one reads the scores, so that all delete the same.
+    """
+    rest = _rest(writer, folder, keep) if jax.process_index() == 0 else []
+    for step in gather("choose the checkpoints that stay", rest)[0]:
+        writer.delete(step)
+
+
+def _rest(writer: Any, folder: Place, keep: Keep) -> list[int]:
+    from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+    steps = list(writer.all_steps())
+    found = [
+        SimpleNamespace(step=step, metrics=scores.as_metrics(scores.read(path_of(folder, step))))
+        for step in steps
+    ]
+    kept: Any = _policy(keep).should_preserve(found, context=policy.PreservationContext())
+    return [step for step, stays in zip(steps, kept, strict=True) if not stays]
+
+
+def _policy(keep: Keep) -> Any:
+    """Orbax's word for it."""
+    from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+    policies: list[policy.PreservationPolicy] = [
+        policy.LatestN(keep.last),
+        policy.BestN(n=keep.best, get_metric_fn=scores.or_worst, reverse=True),
+    ]
+    if keep.every is not None:
+        policies.append(policy.EveryNSteps(keep.every))
+    return policy.AnyPreservationPolicy(policies)
 
 
 class StepNames:
@@ -102,6 +130,21 @@ def announce(folder: Place, step: int) -> None:
             raise SaveError(_not_in(folder, error)) from error
 
 
+def write_score(folder: Place, step: int, metrics: Mapping[str, float]) -> None:
+    """Gives the checkpoint of `step` this score; of several processes the first one writes it.
+
+    Raises:
+        SaveError: the folder cannot be written.
+    """
+    if jax.process_index() == 0:
+        try:
+            scores.write(path_of(folder, step), metrics)
+        except OSError as error:
+            text = f"The score of step {step} could not be saved in {folder}"
+            raise SaveError(f"{text}: {_reason(folder, error)}.") from error
+    meet(f"give the checkpoint of step {step} its score")
+
+
 def clear_way(
     folder: Place, steps: Sequence[int], current: int | None, torn: Mapping[int, DamagedCheckpoint]
 ) -> None:
@@ -118,7 +161,7 @@ def clear_way(
     """
     if jax.process_index() == 0:
         try:
-            proofs = {step: _bad_score(path_of(folder, step)) for step in steps}
+            proofs = {step: scores.flaw(path_of(folder, step)) for step in steps}
             proofs = {step: proof for step, proof in proofs.items() if proof}
             for step in (step for step in steps if current is not None and step > current):
                 proven = step in torn and torn[step].still_there(path_of(folder, step))
@@ -130,19 +173,8 @@ def clear_way(
 
 
 def _not_in(folder: Place, error: OSError) -> str:
-    reason = f"{error.strerror or error} ({error.filename or folder})"
-    return f"No checkpoint can be saved in {folder}: {reason}."
+    return f"No checkpoint can be saved in {folder}: {_reason(folder, error)}."
 
 
-def _bad_score(checkpoint: Place) -> str:
-    """What is wrong with its score; "" where nothing is, or where it has none."""
-    try:
-        restore.score(checkpoint)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _score_or_worst(metrics: Mapping[str, float] | None) -> float:
-    """What ranks a checkpoint; without a score it is the first to go."""
-    return (metrics or {}).get("score", math.inf)
+def _reason(folder: Place, error: OSError) -> str:
+    return f"{error.strerror or error} ({error.filename or folder})"

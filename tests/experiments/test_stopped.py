@@ -19,7 +19,7 @@ from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.signals import StopRequest
 from polycom_jax.data import prepare, train_batches
-from polycom_jax.training import latest_step, model_step
+from polycom_jax.training import Checkpoints, latest_step, model_step
 
 pytestmark = pytest.mark.slow  # runs, stopped and continued
 
@@ -76,6 +76,9 @@ def test_a_signal_cuts_an_evaluation_short_and_the_next_start_makes_it_up(
     assert "heldout_loss" not in last
     assert run(tmp_path) == 0
     assert differences(whole, tmp_path) == []
+    cut, undisturbed = (Checkpoints(place / "checkpoints") for place in (tmp_path, whole))
+    assert (cut.best_step(), cut.all_steps()) == (6, [4, 6])
+    assert (undisturbed.best_step(), undisturbed.all_steps()) == (6, [4, 6])
 
 
 def nan_at(bad_steps: set[int], honest: Any) -> Any:

@@ -108,6 +108,20 @@ def test_what_is_saved_is_restored_bit_for_bit_and_the_last_and_best_stay(folder
         jax.tree.map(np.testing.assert_array_equal, found, at(step))
 
 
+def test_a_score_that_comes_later_ranks_its_checkpoint(folder: epath.Path):
+    with Checkpoints(folder, keep_last=1) as checkpoints:
+        for step, score in {1: 1.0, 2: None}.items():
+            checkpoints.save(step, at(step), score=score)
+    with Checkpoints(folder, keep_last=1) as checkpoints:
+        checkpoints.restore(ABSTRACT)
+        checkpoints.save(2, at(2), score=0.5)
+        assert (checkpoints.best_step(), checkpoints.all_steps()) == (2, [2])
+        checkpoints.save(3, at(3), score=2.0)
+    assert (checkpoints.best_step(), checkpoints.all_steps()) == (2, [2, 3])
+    found: Any = Checkpoints(folder).restore(ABSTRACT, step=2)
+    jax.tree.map(np.testing.assert_array_equal, found, at(2))
+
+
 def test_a_run_that_goes_back_marks_what_is_in_its_way(folder: epath.Path):
     with Checkpoints(folder, keep_last=3) as checkpoints:
         for step in (1, 2, 3):
