@@ -64,6 +64,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of what all workers compile."""
+    of_worker = tmp_path_factory.getbasetemp()
+    of_run = of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_worker
+    return str(of_run / "programs")
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_compiled_once(programs: str) -> None:
+    """Most of what a test compiles, others have compiled, in this worker or in another one.
+
+    Said before each test: a program of ours that ran in this process has set its own folder.
+    """
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session")
 def server() -> Iterator[buckets.Server]:
     """An emulator of Google Cloud Storage, which all tests of a session share.
 

@@ -151,7 +151,7 @@ def test_a_full_cache_is_refused_and_while_traced_gives_no_number(params):
 
 
 def test_an_id_outside_the_vocabulary_does_not_go_on(params):
-    _, cache = prefill(CFG, params, jnp.array([[1, 2]]), room=8)
+    _, cache = filled(CFG, params, jnp.array([[1]]), room=8)
     with pytest.raises(InputError, match="token: 40"):
         advance(CFG, params, jnp.array([40]), cache)
     logits, _ = jax.jit(lambda *given: advance(CFG, params, *given))(jnp.array([NO_TOKEN]), cache)
