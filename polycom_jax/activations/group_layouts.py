@@ -3,6 +3,7 @@
 Both layouts offer the same methods, so that a formula over groups is written once.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from polycom_jax.activations.polynomial import scale_row
+
+MATRIX_UNIT = 128
+"""Rows and columns that a TPU multiplies at once; smaller matrices are filled up with zeros."""
 
 
 class InRows:
@@ -105,9 +109,9 @@ class InColumns:
 
     def weighted_sums(self, x: Array, weights: Float[Array, "E *P F"]) -> Array:
         """sum_j weights[j, i] x_j at each feature i, j running over i's group."""
-        groups, size = self.grouped
-        weights = weights.reshape(size, groups, size).swapaxes(0, 1)
-        return jnp.sum(weights[..., None] * x[:, :, None], axis=1)
+        blocks = _diagonal_blocks(weights, *self.grouped)
+        parts = x.reshape(*blocks.shape[:2], x.shape[-1])
+        return jnp.einsum("bji,bjn->bin", blocks, parts, precision="highest").reshape(x.shape)
 
     def restored(self, y: Array) -> Float[Array, "*S F"]:
         """An array of this layout as the hidden array came."""
@@ -115,6 +119,16 @@ class InColumns:
 
 
 Layout = type[InRows] | type[InColumns]
+
+
+def _diagonal_blocks(
+    weights: Float[Array, "E *P F"], groups: int, size: int
+) -> Float[Array, "B K K"]:
+    """Weights of as many groups as fill a matrix unit, in matrices that are 0 between groups."""
+    whole = math.gcd(groups, max(MATRIX_UNIT // size, 1))
+    each = weights.reshape(size, -1, whole, size).swapaxes(0, 1)
+    same = jnp.eye(whole, dtype=weights.dtype)[None, :, None, :, None]
+    return (each[:, None] * same).reshape(-1, whole * size, whole * size)
 
 
 @jax.custom_jvp

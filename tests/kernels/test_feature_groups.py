@@ -24,7 +24,7 @@ each_name = pytest.mark.parametrize("name", OPERATIONS)
 
 
 def arguments(name: str, *shape: int):
-    """(x of very different sizes a token, parameters off their start), as the function reads them."""
+    """(x of another size at each token, parameters off their start), as the function reads them."""
     rng, act = np.random.default_rng(5), get_activation(name)
     sizes = 10.0 ** rng.integers(-30, 30, (*shape, 1))
     x = jnp.asarray(rng.standard_normal((*shape, WIDTH)) * sizes, jnp.float32)
@@ -36,12 +36,16 @@ def arguments(name: str, *shape: int):
 
 
 @each_name
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 3), (0,)], ids=str)
 def test_both_layouts_give_one_result_with_one_derivative(name, shape):
-    found = []
-    for version in ("xla", "tpu"):
-        y, pull = jax.vjp(OPERATIONS[name].versions[version].run, *arguments(name, *shape))
-        found.append((y, *pull(jnp.cos(y))))
+    def both(run, *arrays):
+        y, pull = jax.vjp(run, *arrays)
+        return y, *pull(jnp.cos(y))
+
+    found = [
+        jax.jit(partial(both, OPERATIONS[name].versions[version].run))(*arguments(name, *shape))
+        for version in ("xla", "tpu")
+    ]
     for rows, columns in zip(*found, strict=True):
         assert rows.shape == columns.shape
         scale = float(jnp.max(jnp.abs(rows), initial=0))
@@ -84,7 +88,7 @@ def test_on_a_tpu_no_group_lies_along_the_last_axis(name):
 def of_tpu(name: str) -> Activation:
     """The row with the version that is chosen on a TPU."""
     params = RIVALS[name].params
-    run = partial(OPERATIONS[name].versions["tpu"].run)
+    run = OPERATIONS[name].versions["tpu"].run
     return Activation(name, row=row_reading_row(run, dict(params), formula=RIVALS[name].formula))
 
 
