@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from polycom_jax.activations import trainable
-from polycom_jax.activations.grouped import EVONORM_GROUPS, GDN_SIZE, evonorm_s0, gdn
+from polycom_jax.activations.grouped import EVONORM_GROUPS, GDN_SIZE
 from polycom_jax.activations.rational import Form, rational
 from polycom_jax.custom import elementwise_row, row_reading_row
+from polycom_jax.kernels.feature_groups import evonorm_s0, gdn
 from polycom_jax.row import Parameter, Row
 
 _CHANNEL: Any = {"per": "channel"}

@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from polycom_jax._errors import require
-from polycom_jax.activations.polynomial import scale_row
+from polycom_jax.activations.group_layouts import InRows, Layout
 from polycom_jax.sharding import MeshAxes
 
 X = Float[Array, "*S F"]
@@ -27,10 +26,13 @@ GDN_SIZE = 8
 GDN_FLOOR = 1e-6
 
 
-def evonorm_s0(x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None) -> X:
+def evonorm_s0(
+    x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None, *, layout: Layout = InRows
+) -> X:
     """gamma x sigma(v x) / sqrt(var + eps) + beta, var over each of 32 groups of features.
 
-    Groups are whole on a shard, so `axis_name` tells how many there are.
+    Groups are whole on a shard, so `axis_name` tells how many there are. The result does not depend
+    on `layout`.
 
     Raises:
         InputError: rows in more parts than groups, or in a number that does not divide these.
@@ -41,78 +43,35 @@ def evonorm_s0(x: X, v: P, gamma: P, beta: P, axis_name: MeshAxes = None) -> X:
         f"evonorm_s0: the {parts} parts of a row must divide its {EVONORM_GROUPS} groups; choose"
         " mesh.tensor so.",
     )
-    groups = EVONORM_GROUPS // parts
-    grouped = x.reshape(*x.shape[:-1], groups, -1)
-    scale, mean = _scale_and_mean(grouped)
-    z = x * _repeated(scale, x)
-    variance = _variance(z.reshape(grouped.shape) - mean * scale)
+    lay = layout(x, EVONORM_GROUPS // parts)
+    x, v, gamma, beta = lay.hidden(x), *map(lay.channels, (v, gamma, beta))
+    scale, mean = lay.scale_and_mean(x)
+    z = x * lay.repeated(scale)
+    variance = _variance(lay, z - lay.repeated(mean * scale))
     inv_std = jax.lax.rsqrt(variance + _at_least(EVONORM_EPS * scale * scale))
-    return gamma * (z * _repeated(inv_std, x) * jax.nn.sigmoid(v * x)) + beta
+    return lay.restored(gamma * (z * lay.repeated(inv_std) * jax.nn.sigmoid(v * x)) + beta)
 
 
-def _variance(z: Float[Array, "*S G E"]) -> Float[Array, "*S G 1"]:
-    """Over the last axis, in one pass: of numbers whose mean is nearly 0, so nothing cancels."""
-    size = z.shape[-1]
-    total, squares = _two_sums(z, z * z)
-    return squares / size - jnp.square(total / size)
+def _variance(lay: Any, z: Array) -> Array:
+    """Of each group, in one pass: of numbers whose mean is nearly 0, so nothing cancels."""
+    total, squares = lay.two_sums(z, z * z)
+    return squares / lay.size - jnp.square(total / lay.size)
 
 
-@jax.custom_jvp
-def _two_sums(a: Array, b: Array) -> list[Array]:
-    """Over the last axis, at once: XLA's CPU backend is slow at single sums of short rows."""
-    zero = np.zeros((), a.dtype)
-    return _reduced((a, b), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]))
-
-
-@_two_sums.defjvp
-def _two_sums_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[list[Array], list[Array]]:
-    return _two_sums(*primals), [jnp.sum(t, axis=-1, keepdims=True) for t in tangents]
-
-
-def _scale_and_mean(grouped: Array) -> tuple[Array, Array]:
-    """What each group is scaled by (see `scale_row`), and its mean, up to rounding."""
-    x = jax.lax.stop_gradient(grouped)
-    zero = np.zeros((), x.dtype)
-    largest, mean = _reduced(
-        (jnp.abs(x), x / x.shape[-1]),
-        (zero, zero),
-        lambda a, b: (jnp.maximum(a[0], b[0]), a[1] + b[1]),
-    )
-    return scale_row(largest)[1], mean
-
-
-def _reduced(terms: Any, start: Any, unite: Any) -> list[Array]:
-    found = jax.lax.reduce(terms, start, unite, (terms[0].ndim - 1,))
-    return [each[..., None] for each in found]
-
-
-def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None) -> X:
+def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None, *, layout: Layout = InRows) -> X:
     """x_i / sqrt(beta_i^2 + 1e-6 + sum_j gamma_ji^2 x_j^2), j in i's group of eight.
 
     gamma is [8, ..., F]: of channel i, what each of its group weighs. `axis_name` is not needed:
-    groups are whole on a shard.
+    groups are whole on a shard. The result does not depend on `layout`.
     """
     del axis_name
-    groups = x.shape[-1] // GDN_SIZE
-    grouped = (*x.shape[:-1], groups, GDN_SIZE)
-    scale, _ = _scale_and_mean(x.reshape(grouped))
-    z = x * _repeated(scale, x)
-    squares = (z * z).reshape(grouped)
-    weights = (gamma * gamma).reshape(GDN_SIZE, groups, GDN_SIZE)
-    total = jnp.einsum("...gj,jgi->...gi", squares, weights, precision="highest")
-    floor = _at_least((beta * beta + GDN_FLOOR) * _repeated(scale * scale, x))
-    return z * jax.lax.rsqrt(total.reshape(x.shape) + floor)
-
-
-def _repeated(each: Float[Array, "*S G 1"], x: X) -> X:
-    """The number of each group at all of its features.
-
-    What is computed for single features is left in rows: loops over a short last axis are slow.
-    """
-    grouped = (*each.shape[:-1], x.shape[-1] // each.shape[-2])
-    return jnp.broadcast_to(each, grouped).reshape(x.shape)
+    lay = layout(x, x.shape[-1] // GDN_SIZE)
+    x, beta = lay.hidden(x), lay.channels(beta)
+    scale, _ = lay.scale_and_mean(x)
+    z = x * lay.repeated(scale)
+    total = lay.weighted_sums(z * z, gamma * gamma)
+    floor = _at_least((beta * beta + GDN_FLOOR) * lay.repeated(scale * scale))
+    return lay.restored(z * jax.lax.rsqrt(total + floor))
 
 
 def _at_least(x: Array) -> Array:
