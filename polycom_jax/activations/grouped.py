@@ -53,9 +53,12 @@ def evonorm_s0(
 
 
 def _variance(lay: Any, z: Array) -> Array:
-    """Of each group, in one pass: of numbers whose mean is nearly 0, so nothing cancels."""
+    """Of each group, in one pass: of numbers whose mean is nearly 0, so nothing cancels.
+
+    Of equal numbers rounding could leave less than 0.
+    """
     total, squares = lay.two_sums(z, z * z)
-    return squares / lay.size - jnp.square(total / lay.size)
+    return jnp.maximum(squares / lay.size - jnp.square(total / lay.size), 0)
 
 
 def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None, *, layout: Layout = InRows) -> X:

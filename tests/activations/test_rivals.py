@@ -138,6 +138,21 @@ def test_one_outlier_in_a_group_costs_evonorm_no_digit():
     np.testing.assert_allclose(got, wanted, rtol=2e-6)
 
 
+@pytest.mark.parametrize("width", [448, 960])
+def test_equal_numbers_in_a_group_are_no_nan_to_evonorm(width: int):
+    # 14 and 30 in a group: their mean is rounded, and what is left varies by less than nothing.
+    row = get_activation("evonorm_s0")
+    params = row.init(jax.random.key(0), width)
+
+    def rows(values):
+        x = jnp.broadcast_to(values[:, None], (values.size, width))
+        return jax.value_and_grad(lambda x: row.apply(params, x).sum())(x)
+
+    total, slopes = jax.jit(rows)(jnp.asarray(np.geomspace(1e7, 1e9, 500), jnp.float32))
+    assert jnp.isfinite(total)
+    assert jnp.isfinite(slopes).all()
+
+
 def test_gdn_s_constant_counts_beside_large_inputs_that_weigh_nothing():
     x, zeros = np.full(8, 1e18, np.float32), np.zeros((8, 8), np.float32)
     got = gdn(jnp.asarray(x), jnp.ones(8), jnp.asarray(zeros))
