@@ -65,7 +65,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of what all workers compile."""
+    """The folder of what all workers compile; POLYCOM_TEST_PROGRAMS names one for several runs."""
+    if given := os.environ.get("POLYCOM_TEST_PROGRAMS"):
+        return given
     of_worker = tmp_path_factory.getbasetemp()
     of_run = of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_worker
     return str(of_run / "programs")
