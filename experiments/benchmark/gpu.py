@@ -138,11 +138,14 @@ def _steps(options: Options, card: str, xla: Mapping[str, Any], tell: Tell) -> R
 
 
 def _config(options: Options, activation: str) -> PretrainConfig:
-    """A run on one device with the settings that were asked for."""
+    """A run on one device with the settings that were asked for; float16 scales its losses."""
     config = default_config(shapes.name(options))
     model = replace(shapes.model(options, activation), document_mask=config.model.document_mask)
     data = replace(config.data, batch_size=shapes.batch_size(options))
-    return replace(config, model=model, data=data)
+    optim = config.optim
+    if model.dtype == "float16":
+        optim = replace(optim, loss_scaling="dynamic")
+    return replace(config, model=model, data=data, optim=optim)
 
 
 def _step_numbers(options: Options, prediction: aot.Prediction) -> dict[str, float]:

@@ -9,6 +9,7 @@ from experiments.benchmark import gpu
 from experiments.benchmark.options import Options
 from polycom_jax import InputError
 from polycom_jax import compile_ahead as aot
+from polycom_jax.training.loss_scale import check_loss_scaling
 
 
 def predicted(**sizes: Any) -> aot.Prediction:
@@ -54,6 +55,21 @@ def test_a_step_is_that_of_the_model_s_own_recipe_on_one_card():
     assert (config.model.activation, config.data.batch_size) == ("swiglu", 2)
     assert config.model.document_mask
     assert config.optim.peak_learning_rate == 6e-4
+
+
+def test_a_step_in_float16_scales_its_losses():
+    config = gpu._config(Options(model="dense-110m", dtype="float16"), "swiglu")
+    assert (config.model.dtype, config.optim.loss_scaling) == ("float16", "dynamic")
+    check_loss_scaling(config.model.dtype, config.optim.loss_scaling)
+
+
+def test_products_can_be_computed_in_one_way_alone():
+    options = Options(suites=("gpu",), gpus=("t4",), parts=("ffn",), products=("cuBLAS",))
+    assert [case.name for case in gpu.cases(options)] == [
+        f"ffn {which} on t4, products by cuBLAS" for which in ("forward", "backward", "both")
+    ]
+    with pytest.raises(InputError, match="Unknown products 'cublas'"):
+        Options(products=("cublas",))
 
 
 @pytest.mark.gpu_backend
