@@ -17,16 +17,17 @@ from pathlib import Path
 
 from experiments import KEEPS_FREED_MEMORY
 from experiments.benchmark.arg_specs import ARG_SPECS
-from experiments.benchmark.options import CARDS, CHIPS, MODELS, PARTS, SUITES, Options
+from experiments.benchmark.options import CARDS, CHIPS, MODELS, PARTS, PRODUCTS, SUITES, Options
 from experiments.benchmark.peers import PEERS
 from experiments.benchmark.report import Report, tables
-from experiments.benchmark.results import Case, Result
+from experiments.benchmark.results import Case, Result, Tell
+from experiments.benchmark.side_by_side import side_by_side
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.program import program
-from experiments.terminal.progress import Display
-from experiments.terminal.tables import print_table, room
+from experiments.terminal.progress import PLAIN_EVERY_S, Display
+from experiments.terminal.tables import print_section, print_table, room
 from polycom_jax.table import ACTIVATIONS
 
 LINE = CommandLine(
@@ -42,6 +43,7 @@ LINE = CommandLine(
         "chips": CHIPS,
         "gpus": CARDS,
         "parts": PARTS,
+        "products": PRODUCTS,
     },
 )
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
@@ -91,7 +93,7 @@ def run(cases: Sequence[Case], report: Report, display: Display) -> list[str]:
     display.start(0, len(cases))
     for index, case in enumerate(cases):
         title = f"{case.suite}: {case.name}"
-        result = case.result(lambda doing, title=title: display.doing(f"{title}: {doing}"))
+        result = case.result(_telling(display, title))
         results.append(result)
         report.write(results)
         report.draw(result)
@@ -108,7 +110,23 @@ def run(cases: Sequence[Case], report: Report, display: Display) -> list[str]:
         display.note(f"[{index + 1}/{len(cases)}] {elapsed:.0f} s, about {left:.0f} s left")
         display.step(index + 1)
     display.stop()
+    for section in side_by_side(results):
+        print_section(display.console, section)
     return [f"{result.case}: {failure}" for result in results for failure in result.failures]
+
+
+def _telling(display: Display, title: str) -> Tell:
+    """Tells a bar what is being done; without one, in a line now and then."""
+    told = time.monotonic()
+
+    def tell(doing: str) -> None:
+        nonlocal told
+        display.doing(f"{title}: {doing}")
+        if not display.live and time.monotonic() - told >= PLAIN_EVERY_S:
+            told = time.monotonic()
+            display.note(f"  {title}: {doing}")
+
+    return tell
 
 
 def next_command(options: Options) -> str:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import jax
+
 from experiments.benchmark import shapes
 from experiments.benchmark.arg_specs import ARG_SPECS, ArgSpec
 from experiments.benchmark.options import Options
@@ -22,13 +24,13 @@ from experiments.benchmark.predicted import (
     compiled_for,
     notes,
     operations,
+    predict_each,
     rows,
 )
 from experiments.benchmark.results import Case, Result, Tell
 from experiments.run.config import PretrainConfig, default_config
 from experiments.run.planned import find_slice, training_step
 from polycom_jax import compile_ahead as aot
-from polycom_jax._errors import InputError
 from polycom_jax.models import mfu
 from polycom_jax.table import ACTIVATIONS
 
@@ -71,21 +73,25 @@ def cases(options: Options) -> list[Case]:
         "ffn": lambda card: [
             _case(
                 f"ffn {which} on {card}, products by {products}",
-                *(compiled_for, SUITE, options, blocks, card, which, xla),
+                *(compiled_for, SUITE, options, blocks, card, which, _xla(products)),
             )
             for which in options.passes
-            for products, xla in aot.PRODUCT_BACKENDS.items()
+            for products in options.products
         ],
         "step": lambda card: [
             _case(
                 f"step of {model} on {card}, products by {products}",
-                *(_steps, replace(options, model=model), card, xla),
+                *(_steps, replace(options, model=model), card, _xla(products)),
             )
             for model in models
-            for products, xla in aot.PRODUCT_BACKENDS.items()
+            for products in options.products
         ],
     }
     return [case for card in options.gpus for part in options.parts for case in by_part[part](card)]
+
+
+def _xla(products: str) -> Mapping[str, Any]:
+    return aot.PRODUCT_BACKENDS[products]
 
 
 def _case(name: str, f: Callable[..., Result], *words: Any) -> Case:
@@ -112,34 +118,34 @@ def _passes(spec: ArgSpec, options: Options, prediction: aot.Prediction) -> dict
 def _steps(options: Options, card: str, xla: Mapping[str, Any], tell: Tell) -> Result:
     """Whole training steps on one card, of the model's own recipe."""
     where = find_slice(f"gpu:{card}")
-    predictions: dict[str, aot.Prediction] = {}
-    left_out: dict[str, str] = {}
-    for name in dict.fromkeys((*(options.activations or STEP_ACTIVATIONS), *REFERENCES)):
-        tell(f"compiling {name}")
-        config = _config(options, name)
-        try:
-            step = training_step(config, where)
-            predictions[name] = aot.predict(step.compile((), xla))
-        except InputError as error:  # it does not fit
-            left_out[name] = str(error)
+    names = dict.fromkeys((*(options.activations or STEP_ACTIVATIONS), *REFERENCES))
+
+    def lowered(name: str) -> jax.stages.Lowered:
+        return training_step(_config(options, name), where).lowered
+
+    lower = {name: partial(lowered, name) for name in names}
+    found = predict_each(lower, options, card, xla, tell)
     cfg = shapes.model(options, REFERENCES[0])
-    found = rows(predictions, partial(_step_numbers, options))
     return Result(
         SUITE.name,
         f"a step of {shapes.describe(options, cfg)}, one {card}",
-        found,
-        left_out,
-        (*notes(predictions), *(f"compiled with {k}={v}" for k, v in xla.items())),
+        rows(found.predictions, partial(_step_numbers, options)),
+        found.left_out,
+        (*notes(found.predictions), *(f"compiled with {k}={v}" for k, v in xla.items())),
         kind="predicted",
+        failures=found.failures,
     )
 
 
 def _config(options: Options, activation: str) -> PretrainConfig:
-    """A run on one device with the settings that were asked for."""
+    """A run on one device with the settings that were asked for; float16 scales its losses."""
     config = default_config(shapes.name(options))
     model = replace(shapes.model(options, activation), document_mask=config.model.document_mask)
     data = replace(config.data, batch_size=shapes.batch_size(options))
-    return replace(config, model=model, data=data)
+    optim = config.optim
+    if model.dtype == "float16":
+        optim = replace(optim, loss_scaling="dynamic")
+    return replace(config, model=model, data=data, optim=optim)
 
 
 def _step_numbers(options: Options, prediction: aot.Prediction) -> dict[str, float]:

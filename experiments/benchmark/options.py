@@ -13,6 +13,7 @@ from experiments.benchmark.peers import PEERS
 from experiments.terminal.checks import at_least
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, check_fields
+from polycom_jax.compile_ahead import PRODUCT_BACKENDS
 from polycom_jax.models import PRESETS, preset
 from polycom_jax.models.config import Remat
 from polycom_jax.reference import is_reference
@@ -47,6 +48,10 @@ BEST = "best"
 
 PARTS: tuple[str, ...] = ("ops", "ffn", "step")
 """What the suites tpu and gpu compile: activations alone, in the feed-forward block; gpu: steps."""
+
+
+PRODUCTS: tuple[str, ...] = tuple(PRODUCT_BACKENDS)
+"""What computes matrix products in the suite gpu."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class Options:
         chips: TPU generations in the suite tpu.
         gpus: cards in the suite gpu: t4, l4, a100, h100, h200, b200. Default: all but b200.
         parts: parts of the suites tpu and gpu: ops, ffn; and in gpu step.
+        products: in the suite gpu, what computes the matrix products of blocks and steps: Triton,
+            cuBLAS; each is a case.
         quick: in the suite card, all of it with small arrays, models and runs: to try it anywhere.
         out: folder for results.json, results.md and plots.
         json: also write results.json to this file, or to stdout (-).
@@ -113,6 +120,7 @@ class Options:
     chips: tuple[str, ...] = CHIPS
     gpus: tuple[str, ...] = CARDS[:-1]
     parts: tuple[str, ...] = PARTS
+    products: tuple[str, ...] = PRODUCTS
     quick: bool = False
     out: PathText = "runs/benchmark"
     json: PathText | None = None
@@ -129,6 +137,7 @@ class Options:
             "chips": ("chip", CHIPS),
             "gpus": ("GPU", CARDS),
             "parts": ("part", PARTS),
+            "products": ("products", PRODUCTS),
         }
         for name, (kind, values) in known.items():
             for value in getattr(self, name):
@@ -136,7 +145,7 @@ class Options:
                     get_activation(value)
                 elif value not in values:
                     raise unknown(kind, value, values)
-        for name in ("suites", "passes", "chips", "gpus", "parts"):
+        for name in ("suites", "passes", "chips", "gpus", "parts", "products"):
             require(bool(getattr(self, name)), f"{name} is empty; leave it out for the default.")
         if self.model is not None and self.model not in MODELS:
             raise unknown("model", self.model, MODELS)

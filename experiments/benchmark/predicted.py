@@ -4,8 +4,11 @@ Nothing runs: each contestant is compiled for one chip, and `compile_ahead.predi
 rests on.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +17,8 @@ import jax.numpy as jnp
 from experiments.benchmark import shapes
 from experiments.benchmark.arg_specs import ArgSpec
 from experiments.benchmark.options import BEST, Options
-from experiments.benchmark.results import Result, Row, Spread, Tell
+from experiments.benchmark.readings import Readings
+from experiments.benchmark.results import Result, Row, Spread, Tell, failure
 from polycom_jax import compile_ahead as aot
 from polycom_jax import get_activation
 from polycom_jax import params as pm
@@ -28,6 +32,9 @@ REFERENCES = ("relu2", "swiglu")
 SHAPE = "dense_1b"
 MODEL = "dense-1b"
 TOKENS = 8192
+READINGS = "readings.jsonl"
+"""File of predictions in the folder of results."""
+
 MIB = 2**20
 
 Numbers = Callable[[aot.Prediction], Mapping[str, float]]
@@ -93,27 +100,70 @@ def compiled_for(
     """The pass `which` of every contestant, predicted for one chip with these options of XLA."""
     case, contestants = find(suite, options)
     device, capability = aot.devices(chip)[0], aot.CHIPS[chip].compute_capability
-    predictions: dict[str, aot.Prediction] = {}
-    left_out: dict[str, str] = {}
-    for name, contestant in contestants.items():
-        tell(f"compiling {name}")
-        try:
-            with compiling_for(suite.name, capability), unsharded_features(True):
-                program, arguments = contestant.program(which)
-                placed = aot.place(arguments, device)
-                compiled = aot.compile(program, *placed, compiler_options=xla)
-        except InputError as error:  # it does not fit, or this version cannot take the arguments
-            left_out[name] = str(error)
-        else:
-            predictions[name] = aot.predict(compiled)
+
+    def lowered(contestant: Contestant) -> jax.stages.Lowered:
+        with compiling_for(suite.name, capability), unsharded_features(True):
+            program, arguments = contestant.program(which)
+            return jax.jit(program).lower(*aot.place(arguments, device))
+
+    lower = {name: partial(lowered, contestant) for name, contestant in contestants.items()}
+    found = predict_each(lower, options, chip, xla, tell)
     return Result(
         suite.name,
         f"{case}, {which}, one {chip}",
-        rows(predictions, suite.numbers, (*options.activations[:1], *REFERENCES)),
-        left_out,
-        (*notes(predictions), *(f"compiled with {k}={v}" for k, v in xla.items())),
+        rows(found.predictions, suite.numbers, (*options.activations[:1], *REFERENCES)),
+        found.left_out,
+        (*notes(found.predictions), *(f"compiled with {k}={v}" for k, v in xla.items())),
         kind="predicted",
+        failures=found.failures,
+        chip=chip,
+        work=", ".join((case, *(f"{k}={v}" for k, v in xla.items()))),
+        which=which,
     )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of the contestants of a case.
+
+    Attributes:
+        predictions: by contestant.
+        left_out: contestant -> why there is none, where that is no failure.
+        failures: a line each.
+    """
+
+    predictions: Mapping[str, aot.Prediction]
+    left_out: Mapping[str, str]
+    failures: tuple[str, ...]
+
+
+def predict_each(
+    lower: Mapping[str, Callable[[], jax.stages.Lowered]],
+    options: Options,
+    chip: str,
+    xla: Mapping[str, Any],
+    tell: Tell,
+) -> Predicted:
+    """Predicts each program that `lower` makes; one that fails does not end the others.
+
+    What the folder of results holds of an earlier run is not compiled again.
+    """
+    readings = Readings(Path(options.out) / READINGS)
+    predictions: dict[str, aot.Prediction] = {}
+    left_out: dict[str, str] = {}
+    failures: list[str] = []
+    began = time.monotonic()
+    for index, (name, lowered) in enumerate(lower.items()):
+        left = (time.monotonic() - began) / max(index, 1) * (len(lower) - index)
+        more = f", about {left:.0f} s left of this case" if index else ""
+        tell(f"compiling {name} ({index + 1} of {len(lower)}{more})")
+        try:
+            predictions[name] = readings.predict(lowered(), chip, xla)
+        except InputError as error:  # it does not fit, or this version cannot take the arguments
+            left_out[name] = str(error)
+        except Exception as error:
+            failures.append(f"{name}: {failure(error)}")
+    return Predicted(predictions, left_out, tuple(failures))
 
 
 def rows(

@@ -10,10 +10,11 @@ from rich import box
 from rich.table import Table
 
 from experiments.benchmark.results import Result, Row, Spread
+from experiments.benchmark.side_by_side import side_by_side
 from experiments.run import plots
 from experiments.run.files import write_json, write_text
 from experiments.run.provenance import circumstances, versions
-from experiments.terminal.tables import markdown_table, opening, table_of
+from experiments.terminal.tables import as_markdown, markdown_table, opening, table_of
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def markdown(about: Mapping[str, Any], results: Sequence[Result]) -> str:
     lines = opening("Benchmark", about)
     lines += ["", "Times are medians over rounds, with quartiles. `/ x` is the time as a multiple"]
     lines += ["of x's: the median of the rounds' own ratios, below 1 where it is faster than x."]
+    for section in side_by_side(results):
+        lines += as_markdown(section)
     for result in results:
         headings = _headings(result)
         lines += ["", f"## {result.suite}: {result.case} ({result.kind})", ""]

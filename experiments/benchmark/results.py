@@ -68,6 +68,9 @@ class Result:
         notes: what a reader of the numbers must know.
         kind: "measured" on this machine, or "predicted" for another.
         failures: what did not go as it should, a line each; the program then ends with 1.
+        chip: that a prediction is for; nothing where work is not to be set side by side by chip.
+        work: what was predicted, whatever the chip and the pass.
+        which: pass of it.
     """
 
     suite: str
@@ -77,6 +80,9 @@ class Result:
     notes: tuple[str, ...] = ()
     kind: Literal["measured", "predicted"] = "measured"
     failures: tuple[str, ...] = ()
+    chip: str = ""
+    work: str = ""
+    which: str = ""
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -114,8 +120,12 @@ class Case:
         try:
             return self.run(tell)
         except Exception as error:
-            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return Result(self.suite, self.name, (), failures=(line[:500],))
+            return Result(self.suite, self.name, (), failures=(failure(error),))
+
+
+def failure(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def rows_from_seconds(

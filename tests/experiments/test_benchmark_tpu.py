@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +111,10 @@ def test_notes_say_what_a_prediction_rests_on():
 
 
 @pytest.mark.tpu_backend
-def test_an_operation_is_predicted_and_what_cannot_run_is_left_out():
-    options = Options(suites=("tpu",), chips=("v5e",), passes=("forward",), shapes=("f16",))
+def test_an_operation_is_predicted_and_what_cannot_run_is_left_out(tmp_path: Path):
+    options = Options(
+        suites=("tpu",), chips=("v5e",), passes=("forward",), shapes=("f16",), out=str(tmp_path)
+    )
     (operation, _) = tpu.cases(options)
     result = operation.run(lambda text: None)
     names = [row.name for row in result.rows]
