@@ -28,14 +28,27 @@ def leaky_relu2(x: X) -> X:
     return jnp.where(x > 0, x * x, 0.25 * (x * x))
 
 
+@jax.custom_jvp
 def tanh_softplus(x: X) -> X:
     """tanh(log(1 + e^x)): with e = e^-|x|, (1 + 2 e) / (1 + 2 e + 2 e^2), or of negative x
-    (e^2 + 2 e) / (e^2 + 2 e + 2). Nothing cancels, and derivatives divide by small powers alone."""
+    (e^2 + 2 e) / (e^2 + 2 e + 2). Nothing cancels or overflows, in derivatives either."""
+    _, _, above, below = _softplus_terms(x)
+    return above / below
+
+
+@tanh_softplus.defjvp
+def _tanh_softplus_jvp(primals: tuple[X], tangents: tuple[X]) -> tuple[X, X]:
+    positive, e, _, below = _softplus_terms(primals[0])
+    slope = jnp.where(positive, e * e, e) * (4 + 4 * e) / (below * below)
+    return tanh_softplus(*primals), slope * tangents[0]
+
+
+def _softplus_terms(x: X) -> tuple[Array, X, X, X]:
+    """x > 0, e^-|x|, and the quotient's two parts."""
     positive = x > 0
     e = jnp.exp(jnp.where(positive, -x, x))
-    first, last = jnp.where(positive, 1, e * e), jnp.where(positive, e * e, 1)
-    n = first + 2 * e
-    return n / (n + 2 * last)
+    above = jnp.where(positive, 1, e * e) + 2 * e
+    return positive, e, above, above + jnp.where(positive, 2 * (e * e), 2)
 
 
 def mish(x: X) -> X:

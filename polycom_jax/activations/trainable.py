@@ -86,11 +86,13 @@ def xgelu(x: X, alpha: P) -> X:
 def xatlu(x: X, alpha: P) -> X:
     """x ((1/2 + atan(x) / pi) (1 + 2 alpha) - alpha).
 
-    1/2 + atan(x) / pi = atan2(1, -x) / pi, which does not cancel. Its product with x is -1 / pi in
-    float64, too, where x is clipped lest 1 / x be flushed to zero.
+    Below -1 the gate is -atan(1 / x) / pi, which does not cancel. Where x is clipped, lest 1 / x be
+    flushed to zero, its product with x is -1 / pi in float64, too.
     """
-    near = jnp.maximum(x, -(2.0**60))
-    return near * (jnp.arctan2(1.0, -near) * ((1 + 2 * alpha) / math.pi)) - alpha * x
+    low, near = x < -1, jnp.where(x > -(2.0**30), x, -(2.0**30))
+    angle = jnp.arctan(jnp.where(low, 1 / jnp.where(low, near, -1), x))
+    gate = jnp.where(low, -angle, angle + math.pi / 2) * ((1 + 2 * alpha) / math.pi)
+    return near * gate - alpha * x
 
 
 def asqu(x: X, beta: P) -> X:
@@ -118,7 +120,8 @@ def combination(x: X, c: Vector) -> X:
 def series(x: X, a: Vector, b: Vector) -> X:
     """sum_i silu(a_i x + b_i)."""
     # Below, silu is 0 in float64, too; a product that overflows would be -inf * 0.
-    inner = [jnp.maximum(a[i] * x + b[i], -1000) for i in range(len(a))]
+    inner = [a[i] * x + b[i] for i in range(len(a))]
+    inner = [jnp.where(u > -1000, u, -1000) for u in inner]
     return sum((u * jax.nn.sigmoid(u) for u in inner[1:]), inner[0] * jax.nn.sigmoid(inner[0]))
 
 
