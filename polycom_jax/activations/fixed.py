@@ -47,8 +47,9 @@ def _softplus_terms(x: X) -> tuple[Array, X, X, X]:
     """x > 0, e^-|x|, and the quotient's two parts."""
     positive = x > 0
     e = jnp.exp(jnp.where(positive, -x, x))
-    above = jnp.where(positive, 1, e * e) + 2 * e
-    return positive, e, above, above + jnp.where(positive, 2 * (e * e), 2)
+    square = e * e
+    above = jnp.where(positive, 1, square) + 2 * e
+    return positive, e, above, above + jnp.where(positive, 2 * square, 2)
 
 
 def mish(x: X) -> X:

@@ -6,6 +6,8 @@ finite input.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -86,13 +88,21 @@ def xgelu(x: X, alpha: P) -> X:
 def xatlu(x: X, alpha: P) -> X:
     """x ((1/2 + atan(x) / pi) (1 + 2 alpha) - alpha).
 
-    Below -1 the gate is -atan(1 / x) / pi, which does not cancel. Where x is clipped, lest 1 / x be
-    flushed to zero, its product with x is -1 / pi in float64, too.
+    Where x is clipped, lest the gate be flushed to zero, their product is -1 / pi in float64, too.
     """
-    low, near = x < -1, jnp.where(x > -(2.0**30), x, -(2.0**30))
-    angle = jnp.arctan(jnp.where(low, 1 / jnp.where(low, near, -1), x))
-    gate = jnp.where(low, -angle, angle + math.pi / 2) * ((1 + 2 * alpha) / math.pi)
-    return near * gate - alpha * x
+    near = jnp.where(x > -(2.0**30), x, -(2.0**30))
+    return near * (_angle(near) * ((1 + 2 * alpha) / math.pi)) - alpha * x
+
+
+@jax.custom_jvp
+def _angle(x: X) -> X:
+    """pi / 2 + atan(x), which is -atan(1 / x) of negative x, where the sum would cancel."""
+    low = x < -1
+    angle = jnp.arctan(jnp.where(low, 1 / x, x))
+    return jnp.where(low, -angle, angle + math.pi / 2)
+
+
+_angle.defjvps(lambda t, _y, x: t / (1 + x * x))
 
 
 def asqu(x: X, beta: P) -> X:
@@ -119,10 +129,21 @@ def combination(x: X, c: Vector) -> X:
 
 def series(x: X, a: Vector, b: Vector) -> X:
     """sum_i silu(a_i x + b_i)."""
-    # Below, silu is 0 in float64, too; a product that overflows would be -inf * 0.
-    inner = [a[i] * x + b[i] for i in range(len(a))]
-    inner = [jnp.where(u > -1000, u, -1000) for u in inner]
-    return sum((u * jax.nn.sigmoid(u) for u in inner[1:]), inner[0] * jax.nn.sigmoid(inner[0]))
+    return reduce(add, [_silu(a[i] * x + b[i]) for i in range(len(a))])
+
+
+@jax.custom_jvp
+def _silu(x: X) -> X:
+    """x sigma(x) of numbers that may have overflowed: below, it is 0 in float64, too."""
+    near = jnp.maximum(x, -1000)
+    return near * jax.nn.sigmoid(near)
+
+
+@_silu.defjvp
+def _silu_jvp(primals: tuple[X], tangents: tuple[X]) -> tuple[X, X]:
+    near = jnp.maximum(primals[0], -1000)
+    gate = jax.nn.sigmoid(near)
+    return _silu(*primals), gate * (1 + near * (1 - gate)) * tangents[0]
 
 
 @jax.custom_jvp
