@@ -49,9 +49,8 @@ def linear_map(
         like: the result's shape and dtype, and of an array the explicit axes of a mesh that split
             it; None: those of `operands[0]`.
     """
-    like = jax.typeof(operands[0] if like is None else like)
-    spec = like.sharding.spec
-    static = _Map(forward, backward, len(fixed), tuple(like.shape), like.dtype, spec)
+    out: Any = jax.typeof(operands[0] if like is None else like)
+    static = _Map(forward, backward, len(fixed), tuple(out.shape), out.dtype, out.sharding.spec)
     return _linear.bind(*match_varying(*fixed, *operands), static=static)
 
 
