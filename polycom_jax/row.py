@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from polycom_jax._errors import require, unknown
+from polycom_jax._errors import InputError, require, unknown
 from polycom_jax._fields import check_fields, check_range
 from polycom_jax.activations.inputs import EPS, check_eps, check_order
 from polycom_jax.activations.stability import stored_coeffs
@@ -171,10 +171,9 @@ class Parameter:
         trailing = len(shape) - numbers.ndim
         return jnp.broadcast_to(numbers.reshape(*numbers.shape, *[1] * trailing), tuple(shape))
 
-    def fits(self, shape: tuple[int, ...], width: int) -> bool:
-        """Whether an array of this shape can be it, for (a part of) a hidden array of this width.
-
-        Where an axis of a mesh splits the width, it splits channels and groups alike.
+    def fits(self, shape: tuple[int, ...], width: int, parts: int) -> bool:
+        """Whether an array of this shape can be it, for one of `parts` of a hidden array, of this
+        width. Where an axis of a mesh splits the width, it splits channels and groups alike.
         """
         if not self.by_channel:
             return shape == self.shape
@@ -182,20 +181,49 @@ class Parameter:
             return False
         last = shape[-1]
         if self.per == "channel":
-            return last == width
+            return last == width and width * parts % self.groups == 0
         return 0 < last <= self.groups and self.groups % last == 0 and width % last == 0
 
     def expanded(self, value: Array, hidden: Array) -> Array:
         """The array that the function reads, beside a hidden one."""
         if not self.by_channel:
             return value
-        width = hidden.shape[-1]
-        value = jnp.repeat(value, width // value.shape[-1], axis=-1)
-        return value.reshape(*self.shape, *[1] * (hidden.ndim - 1), width)
+        width, count = hidden.shape[-1], value.shape[-1]
+        ones = (*self.shape, *[1] * (hidden.ndim - 1))
+        if count == width:
+            return value.reshape(*ones, width)
+        # Unlike jnp.repeat, it keeps what axes of a mesh split, explicit ones, too.
+        each = value.reshape(*ones, count, 1)
+        return jnp.broadcast_to(each, (*ones, count, width // count)).reshape(*ones, width)
 
 
 def _nested(numbers: Any) -> Any:
     return tuple(map(_nested, numbers)) if isinstance(numbers, list) else numbers
+
+
+def check_parameters(
+    name: str,
+    declared: Mapping[str, Parameter],
+    params: Mapping[str, Any],
+    hidden: tuple[int, ...],
+    parts: int,
+) -> None:
+    """Raises `InputError` unless the activation `name` can read these beside one of `parts` of a
+    hidden array, of this shape."""
+    channels = [key for key, each in declared.items() if each.by_channel]
+    require(
+        bool(hidden) or not channels,
+        f"{name}: an array of shape () has no channels, for which {', '.join(channels)} has"
+        " numbers; its last axis must be that of channels.",
+    )
+    width = hidden[-1] if hidden else 1
+    came = {key: np.shape(value) for key, value in params.items()}
+    if came.keys() != declared.keys() or not all(
+        each.fits(came[key], width, parts) for key, each in declared.items()
+    ):
+        wanted = {key: each.spec(width * parts).shape for key, each in declared.items()}
+        whole = f" for all {parts} parts" if parts > 1 else ""
+        raise InputError(f"{name}: expected parameters of shapes {wanted}{whole}, came {came}.")
 
 
 Declared = Parameter | Callable[[ActivationOptions], Parameter]

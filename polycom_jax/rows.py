@@ -95,7 +95,7 @@ BASELINES: Mapping[str, Row] = {
         "x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2",
         "Hendrycks and Gimpel, arXiv 1606.08415",
         (0, 10),
-        slopes=(-0.12942, 1.12942),
+        slopes=(-0.12899, 1.12899),
     ),
     "silu": Row(
         classic.silu,

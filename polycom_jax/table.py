@@ -21,9 +21,10 @@ from polycom_jax._operations import operations, traced
 from polycom_jax.activations.stability import effective_coeffs
 from polycom_jax.custom import Function, row_of
 from polycom_jax.kernels.few_bit import few_bit
+from polycom_jax.kernels.sharded import axis_size
 from polycom_jax.params import Initializer, Params, ParamSpec
 from polycom_jax.reference import Reference, is_reference
-from polycom_jax.row import ActivationOptions, Numbers, Parameter, Row
+from polycom_jax.row import ActivationOptions, Numbers, Parameter, Row, check_parameters
 from polycom_jax.rows import ROWS
 from polycom_jax.sharding import MeshAxes
 
@@ -166,24 +167,23 @@ class Activation:
             " function take axis_name (and jax.lax.pmean over it), or do not split experts' widths"
             " (mesh.tensor=1).",
         )
-        return self._function(*hidden, *self.arguments(params, hidden[0]), **keywords)
+        parts = 1 if axis_name is None else axis_size(axis_name)
+        return self._function(*hidden, *self.arguments(params, hidden[0], parts), **keywords)
 
     @property
     def _function(self) -> Callable[..., Array]:
         bits, function = self.options.bits, self.row.function
         return function if bits is None else few_bit(function, bits, self.name)
 
-    def arguments(self, params: Params, hidden: Float[Array, "*S F"]) -> list[Array]:
-        """What its function takes behind the hidden arrays; coefficients are clipped, as options
-        say. Raises `InputError` for parameters other than `specs` says."""
-        declared, shape = self.parameters, jnp.shape(hidden)
-        width = shape[-1] if shape else 1
-        came = {name: jnp.shape(value) for name, value in params.items()}
-        if came.keys() != declared.keys() or not all(
-            each.fits(came[name], width) for name, each in declared.items()
-        ):
-            wanted = {name: each.spec(width).shape for name, each in declared.items()}
-            raise InputError(f"{self.name}: expected parameters of shapes {wanted}, came {came}.")
+    def arguments(
+        self, params: Params, hidden: Float[Array, "*S F"], parts: int = 1
+    ) -> list[Array]:
+        """What its function takes behind hidden arrays, one of so many `parts` of rows.
+
+        Coefficients are clipped, as options say. Raises `InputError` for parameters other than
+        `specs` says."""
+        declared = self.parameters
+        check_parameters(self.name, declared, params, jnp.shape(hidden), parts)
         if self.is_polynomial:
             stability = {name: getattr(self.options, name) for name in _STABILITY}
             params = {**params, "coeffs": effective_coeffs(params["coeffs"], **stability)}

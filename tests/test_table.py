@@ -117,6 +117,25 @@ def test_a_row_says_what_it_is_and_where_it_is_from(name):
     assert (row.slopes is None) == row.over_rows
 
 
+@pytest.mark.parametrize(
+    ("name", "slopes"), [(n, s) for n in ACTIVATIONS if (s := get_activation(n).row.slopes)]
+)
+def test_stated_slopes_are_right_to_the_last_digit(name, slopes):
+    row = get_activation(name)
+    params = {
+        key: np.asarray(value, np.float64) for key, value in row.init(jax.random.key(0), 8).items()
+    }
+    beside = [-2e-6, 2e-6]  # of kinks at 0
+    x = np.concatenate([np.linspace(-40, 40, 40_001), np.linspace(-1e3, 1e3, 2_001), beside])
+    x, step = np.repeat(x[:, None], 8, axis=1), 1e-6
+    up = [np.ones_like(x)] * row.gated
+    with np.errstate(over="ignore"):
+        high, low = (oracles.ACTIVATIONS[name](params, x + s * step, *up) for s in (1, -1))
+    slope = (high - low) / (2 * step)
+    for stated, found in zip(slopes, (slope.min(), slope.max()), strict=True):
+        assert np.isinf(stated) or found == pytest.approx(stated, abs=6e-6)
+
+
 @each_row
 def test_width_gives_equal_weights(name):
     row, d = get_activation(name), 2048

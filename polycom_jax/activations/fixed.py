@@ -28,11 +28,28 @@ def leaky_relu2(x: X) -> X:
     return jnp.where(x > 0, x * x, 0.25 * (x * x))
 
 
+@jax.custom_jvp
 def tanh_softplus(x: X) -> X:
-    """tanh(log(1 + e^x)) = n / (n + 2) with n = e^x (e^x + 2): no cancellation on either side."""
-    e = jnp.exp(jnp.minimum(x, 20))  # beyond, the quotient is 1 in float64, too
-    n = e * (e + 2)
-    return n / (n + 2)
+    """tanh(log(1 + e^x)): with e = e^-|x|, (1 + 2 e) / (1 + 2 e + 2 e^2), or of negative x
+    (e^2 + 2 e) / (e^2 + 2 e + 2). Nothing cancels or overflows, in derivatives either."""
+    _, _, above, below = _softplus_terms(x)
+    return above / below
+
+
+@tanh_softplus.defjvp
+def _tanh_softplus_jvp(primals: tuple[X], tangents: tuple[X]) -> tuple[X, X]:
+    positive, e, _, below = _softplus_terms(primals[0])
+    slope = jnp.where(positive, e * e, e) * (4 + 4 * e) / (below * below)
+    return tanh_softplus(*primals), slope * tangents[0]
+
+
+def _softplus_terms(x: X) -> tuple[Array, X, X, X]:
+    """x > 0, e^-|x|, and the quotient's two parts."""
+    positive = x > 0
+    e = jnp.exp(jnp.where(positive, -x, x))
+    square = e * e
+    above = jnp.where(positive, 1, square) + 2 * e
+    return positive, e, above, above + jnp.where(positive, 2 * square, 2)
 
 
 def mish(x: X) -> X:
@@ -63,13 +80,13 @@ def bilinear(gate: X, up: X) -> X:
 def relu2_glu(gate: X, up: X) -> X:
     """relu(gate)^2 up."""
     positive = jnp.maximum(gate, 0)
-    return positive * positive * up
+    return positive * (positive * up)  # a square alone may overflow
 
 
 def silu2_glu(gate: X, up: X) -> X:
     """silu(gate)^2 up."""
     y = gate * jax.nn.sigmoid(gate)
-    return y * y * up
+    return y * (y * up)  # a square alone may overflow
 
 
 def swiglu_oai(gate: X, up: X) -> X:

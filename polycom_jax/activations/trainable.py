@@ -6,6 +6,8 @@ finite input.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,9 @@ Vector = Array | Sequence[Array]
 
 XIELU_BETA = 0.5
 
+LEAST_REACH = 12
+"""Log of the least magnitude at which an x under powers may be clipped, to base 2."""
+
 
 def inverse_softplus(y: float) -> float:
     """What softplus makes y of."""
@@ -29,13 +34,13 @@ def inverse_softplus(y: float) -> float:
 def xielu(x: X, alpha_p: P, alpha_n: P) -> X:
     """p x^2 + b x, or n (e^x - 1 - x) + b x of negative x; p and n - b by softplus, b = 1/2."""
     p, n = jax.nn.softplus(alpha_p), XIELU_BETA + jax.nn.softplus(alpha_n)
-    return jnp.where(x > 0, p * (x * x), n * expm1_less_x(negative(x))) + XIELU_BETA * x
+    return jnp.where(x > 0, (p * x) * x, n * expm1_less_x(negative(x))) + XIELU_BETA * x
 
 
 def xiep(x: X, alpha_p: P, alpha_n: P, alpha_3: P) -> X:
     """xIELU, and a cube of positive x: p x^2 + q x^3 + b x; q by softplus."""
     p, n = jax.nn.softplus(alpha_p), XIELU_BETA + jax.nn.softplus(alpha_n)
-    positive = (p + jax.nn.softplus(alpha_3) * x) * (x * x)
+    positive = (p + jax.nn.softplus(alpha_3) * x) * x * x
     return jnp.where(x > 0, positive, n * expm1_less_x(negative(x))) + XIELU_BETA * x
 
 
@@ -51,7 +56,7 @@ def expm1_less_x(x: X) -> X:
 def xiprelu(x: X, alpha_p: P, alpha_n: P) -> X:
     """p x^2 + b x, or n x^2 + b x of negative x; p and n by softplus, b = 1/2."""
     alpha = jnp.where(x > 0, jax.nn.softplus(alpha_p), jax.nn.softplus(alpha_n))
-    return alpha * (x * x) + XIELU_BETA * x
+    return (alpha * x) * x + XIELU_BETA * x
 
 
 def prelu(x: X, slope: P) -> X:
@@ -81,13 +86,28 @@ def xgelu(x: X, alpha: P) -> X:
 
 
 def xatlu(x: X, alpha: P) -> X:
-    """x ((1/2 + atan(x) / pi) (1 + 2 alpha) - alpha)."""
-    return x * (jnp.arctan(x) * ((1 + 2 * alpha) / math.pi) + 0.5)
+    """x ((1/2 + atan(x) / pi) (1 + 2 alpha) - alpha).
+
+    Where x is clipped, lest the gate be flushed to zero, their product is -1 / pi in float64, too.
+    """
+    near = jnp.where(x > -(2.0**30), x, -(2.0**30))
+    return near * (_angle(near) * ((1 + 2 * alpha) / math.pi)) - alpha * x
+
+
+@jax.custom_jvp
+def _angle(x: X) -> X:
+    """pi / 2 + atan(x), which is -atan(1 / x) of negative x, where the sum would cancel."""
+    low = x < -1
+    angle = jnp.arctan(jnp.where(low, 1 / x, x))
+    return jnp.where(low, -angle, angle + math.pi / 2)
+
+
+_angle.defjvps(lambda t, _y, x: t / (1 + x * x))
 
 
 def asqu(x: X, beta: P) -> X:
     """x^2, or beta x^2 of negative x."""
-    return jnp.where(x > 0, x * x, beta * (x * x))
+    return x * jnp.where(x > 0, x, beta * x)
 
 
 def crrelu(x: X, epsilon: P) -> X:
@@ -109,8 +129,21 @@ def combination(x: X, c: Vector) -> X:
 
 def series(x: X, a: Vector, b: Vector) -> X:
     """sum_i silu(a_i x + b_i)."""
-    inner = [a[i] * x + b[i] for i in range(len(a))]
-    return sum((u * jax.nn.sigmoid(u) for u in inner[1:]), inner[0] * jax.nn.sigmoid(inner[0]))
+    return reduce(add, [_silu(a[i] * x + b[i]) for i in range(len(a))])
+
+
+@jax.custom_jvp
+def _silu(x: X) -> X:
+    """x sigma(x) of numbers that may have overflowed: below, it is 0 in float64, too."""
+    near = jnp.maximum(x, -1000)
+    return near * jax.nn.sigmoid(near)
+
+
+@_silu.defjvp
+def _silu_jvp(primals: tuple[X], tangents: tuple[X]) -> tuple[X, X]:
+    near = jnp.maximum(primals[0], -1000)
+    gate = jax.nn.sigmoid(near)
+    return _silu(*primals), gate * (1 + near * (1 - gate)) * tangents[0]
 
 
 @jax.custom_jvp
@@ -162,12 +195,15 @@ def poly_erf(x: X, coeffs: Vector, alpha: Vector, shift: Vector) -> X:
 
 
 def _of_powers(x: X, coeffs: Vector, rho: Callable[[X, int], X]) -> X:
-    """a_0 + sum_i a_i rho(x^i, i - 1), rho flat where x is clipped lest its powers overflow."""
-    order = len(coeffs) - 1
-    largest = 2.0 ** (0.75 * jnp.finfo(x.dtype).maxexp / order)
-    z = jnp.clip(x, -largest, largest)
+    """a_0 + sum_i a_i rho(x^i, i - 1), rho flat where x is clipped lest its powers overflow, or a
+    power of high order is, which would leave little of x."""
+    order, bits = len(coeffs) - 1, 0.75 * jnp.finfo(x.dtype).maxexp
+    reach = max(bits / order, LEAST_REACH)
+    z = jnp.clip(x, -(2.0**reach), 2.0**reach)
     y, power = coeffs[0] + coeffs[1] * rho(z, 0), z
     for i in range(2, order + 1):
         power = power * z
+        if i * LEAST_REACH > bits:
+            power = jnp.clip(power, -(2.0**bits), 2.0**bits)
         y = y + coeffs[i] * rho(power, i - 1)
     return y

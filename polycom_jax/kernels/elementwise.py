@@ -40,9 +40,6 @@ def elementwise(
         of every order exist in every mode.
     """
 
-    def tangent(primals: Sequence[Array], tangents: Sequence[Array]) -> Array:
-        return jax.jvp(f, tuple(primals), tuple(tangents))[1]
-
     def gradient(primals: Sequence[Array], cotangent: Array) -> list[Array]:
         def along(index: int, direction: Array) -> Array:
             def of_one(value: Array) -> Array:
@@ -68,7 +65,7 @@ def elementwise(
         ]
         return [*inputs, *_totals(learned, terms)]
 
-    return recomputed(f, tangent, gradient)
+    return recomputed(f, None, gradient)
 
 
 def _by_entries(f: Callable[..., Array], primals: Sequence[Array], at: int) -> list[Array]:

@@ -46,10 +46,11 @@ def linear_map(
         backward: its transpose.
         fixed: arrays, of integers too, that the map depends on.
         operands: arrays that it is linear in.
-        like: the result's shape and dtype; None: those of `operands[0]`.
+        like: the result's shape and dtype, and of an array the explicit axes of a mesh that split
+            it; None: those of `operands[0]`.
     """
-    like = operands[0] if like is None else like
-    static = _Map(forward, backward, len(fixed), tuple(like.shape), like.dtype)
+    out: Any = jax.typeof(operands[0] if like is None else like)
+    static = _Map(forward, backward, len(fixed), tuple(out.shape), out.dtype, out.sharding.spec)
     return _linear.bind(*match_varying(*fixed, *operands), static=static)
 
 
@@ -60,6 +61,7 @@ class _Map:
     num_fixed: int
     shape: tuple[int, ...]
     dtype: Any
+    spec: PartitionSpec
 
     def divided(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         return args[: self.num_fixed], args[self.num_fixed :]
@@ -115,11 +117,9 @@ def _run(*args: Array, static: _Map) -> Array:
 
 
 def _abstract(*args: Any, static: _Map) -> Any:
-    like, shape = args[static.num_fixed], static.shape
-    if like.shape == shape:
-        return like.update(dtype=static.dtype)
-    whole = like.sharding.update(spec=PartitionSpec(*[None] * len(shape)))
-    return like.update(shape=shape, dtype=static.dtype, sharding=whole)
+    like = args[static.num_fixed]
+    sharding = like.sharding.update(spec=static.spec)
+    return like.update(shape=static.shape, dtype=static.dtype, sharding=sharding)
 
 
 def _jvp(args: Sequence[Array], tangents: Sequence[Any], *, static: _Map) -> tuple[Array, Array]:
@@ -128,15 +128,16 @@ def _jvp(args: Sequence[Array], tangents: Sequence[Any], *, static: _Map) -> tup
     out = _linear.bind(*args, static=static)
     change = jnp.zeros_like(out)
     if _any_nonzero(along_operands):
-        like = jax.ShapeDtypeStruct(static.shape, static.dtype)
-        along = _instantiate(along_operands)
-        change += linear_map(static.forward, static.backward, fixed, along, like)
+        along = [instantiate_zeros(t) for t in along_operands]
+        change += linear_map(static.forward, static.backward, fixed, along, out)
     if _any_nonzero(along_fixed):
+        moves = [not isinstance(t, Zero) for t in along_fixed]
 
-        def at(*fixed: Array) -> Array:
-            return static.forward(fixed, operands)
+        def at(*moved: Array) -> Array:
+            return static.forward(merged(moves, moved, fixed), operands)
 
-        change += jax.jvp(at, tuple(fixed), tuple(_instantiate(along_fixed)))[1]
+        moved = [t for t in along_fixed if not isinstance(t, Zero)]
+        change += jax.jvp(at, chosen(moves, fixed), moved)[1]
     return out, change
 
 
@@ -144,8 +145,15 @@ def _any_nonzero(tangents: Sequence[Any]) -> bool:
     return any(not isinstance(t, Zero) for t in tangents)
 
 
-def _instantiate(tangents: Sequence[Any]) -> list[Array]:
-    return [instantiate_zeros(t) for t in tangents]
+def chosen(moves: Sequence[bool], arrays: Sequence[Array]) -> list[Array]:
+    """Those arrays that move."""
+    return [array for move, array in zip(moves, arrays, strict=True) if move]
+
+
+def merged(moves: Sequence[bool], moved: Sequence[Array], still: Sequence[Array]) -> list[Array]:
+    """`moved`, at their places among all: the others are those of `still`."""
+    own = iter(moved)
+    return [next(own) if move else array for move, array in zip(moves, still, strict=True)]
 
 
 def _transpose(cotangent: Any, *args: Any, static: _Map) -> list[Array | None]:
@@ -178,8 +186,11 @@ def _batch(args: Sequence[Array], axes: Sequence[Any], *, static: _Map) -> tuple
     def backward_all(fixed: Sequence[Array], cotangent: Array) -> Sequence[Array]:
         return jax.vmap(static.backward, (where, 0))(tuple(fixed), cotangent)
 
-    like = jax.ShapeDtypeStruct((size, *static.shape), static.dtype)
-    return linear_map(forward_all, backward_all, batched[:split], batched[split:], like), 0
+    first = next(i for i, axis in enumerate(axes) if axis is not None)
+    along = jax.typeof(batched[first]).sharding.spec[0]
+    spec, shape = PartitionSpec(along, *static.spec), (size, *static.shape)
+    mapped = _Map(forward_all, backward_all, split, shape, static.dtype, spec)
+    return _linear.bind(*match_varying(*batched), static=mapped), 0
 
 
 _linear: Primitive = new_primitive(

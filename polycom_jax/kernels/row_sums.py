@@ -1,6 +1,7 @@
 """Sums over rows of several arrays, in forms that XLA's CPU and TPU backends run in one pass."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -118,9 +119,10 @@ def column_sums(terms: Sequence[Float[Array, "*S F"]]) -> list[Float[Array, " F"
 
 
 def _added_rows(terms: Sequence[Float[Array, "*S F"]], rows: int) -> list[Float[Array, " F"]]:
-    width = terms[0].shape[-1]
-    terms = [t.reshape(-1, width) for t in terms]
-    runs, rest = divmod(terms[0].shape[0], rows)
+    *leading, width = terms[0].shape
+    count = math.prod(leading)
+    terms = [t.reshape(count, width) for t in terms]
+    runs, rest = divmod(count, rows)
     whole = runs * rows
     added = sums_at_once((1,), [t[:whole].reshape(runs, rows, width) for t in terms])
     sums = [jnp.sum(a, axis=0) for a in added]

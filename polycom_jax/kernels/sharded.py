@@ -152,8 +152,17 @@ def larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:
 
 def check_axis(axis_name: str | tuple[str, ...]) -> None:
     """Raises `InputError` unless a surrounding `jax.shard_map` (or vmap) has that axis."""
+    axis_size(axis_name)
+
+
+def axis_size(axis_name: str | tuple[str, ...]) -> int:
+    """Into how many parts it splits what a surrounding `jax.shard_map` (or vmap) is applied to.
+
+    Raises:
+        InputError: there is no such axis.
+    """
     try:
-        jax.lax.axis_size(axis_name)
+        return jax.lax.axis_size(axis_name)
     except NameError as error:
         raise InputError(
             f"axis_name={axis_name!r} is no axis here: it names a mesh axis of the surrounding"

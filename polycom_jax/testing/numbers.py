@@ -27,7 +27,7 @@ SIZES = (0.0, 1e-40, 1e-20, 1e-5, 6.4, 60.0, 1e3, 6e4, 1e6, 1e12, 1e19, 1e30, 1e
 what a product with a parameter, or a sum over a row, takes."""
 
 GATED = 1e17
-"""Largest gate and up: their product, times one of them, is finite."""
+"""Largest gate and up of one size: their product, times one of them, is finite."""
 
 HEADROOM = 100
 """A result that is as near to the largest number as this may overflow on the way."""
@@ -114,17 +114,13 @@ def _check_rounding(
 
 def always_finite(example: Example) -> None:
     """No NaN or infinity in value or gradients where float64 has a number that the dtype holds."""
-    params, rows = example.params(), 2 * len(SIZES)
-    # Rows of one size, and rows of few large elements among small ones.
-    few = np.where(np.arange(example.width) % 5 == 0, 1, 1e-6)
-    mixed = np.where(np.arange(rows)[:, None] % 2 == 0, 1, few[None])
-    spread = mixed * np.repeat(SIZES, 2)[:, None]
+    params, spreads = example.params(), _spreads(example)
+    rows = len(spreads[0])
     for dtype in (jnp.float32, *HALF):
-        top = min(
-            float(jnp.finfo(dtype).max), example.largest, GATED if example.act.gated else np.inf
-        )
+        top = min(float(jnp.finfo(dtype).max), example.largest)
         base = (float64(h) for h in example.hidden(rows=rows))
-        hidden = [jnp.asarray(np.clip(h * spread, -top, top), dtype) for h in base]
+        sized = (h * spread for h, spread in zip(base, spreads, strict=True))
+        hidden = [jnp.asarray(np.clip(h, -top, top), dtype) for h in sized]
         dy = example.cotangent(dtype, rows)
         got = compiled(example.act, params, hidden, dy)
         with jax.enable_x64(True):
@@ -135,6 +131,20 @@ def always_finite(example: Example) -> None:
             names(example.act), jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True
         ):
             _check_finite(example, label, a, float64(b), hidden)
+
+
+def _spreads(example: Example) -> list[np.ndarray]:
+    """Of each input, magnitudes of its elements [rows, width]; of gate and up, equal and unequal.
+
+    Rows of one size, and rows of few large elements among small ones.
+    """
+    few = np.where(np.arange(example.width) % 5 == 0, 1, 1e-6)
+    mixed = np.where(np.arange(2 * len(SIZES))[:, None] % 2 == 0, 1, few[None])
+    spread = mixed * np.repeat(SIZES, 2)[:, None]
+    if not example.act.gated:
+        return [spread]
+    equal = np.minimum(spread, GATED / 10)  # standard-normal numbers are below ten
+    return [np.concatenate([equal, other]) for other in (spread, spread[::-1])]
 
 
 def _check_finite(example: Example, label: str, got: Any, wanted: np.ndarray, hidden: Any) -> None:

@@ -199,3 +199,9 @@ def test_rows_split_over_a_mesh_axis_are_those_of_whole_rows(name):
     for got, exact in zip(jax.tree.leaves(vjp(dy)), jax.tree.leaves(whole_vjp(dy)), strict=True):
         largest = float(jnp.max(jnp.abs(exact)))
         np.testing.assert_allclose(got, exact, rtol=1e-5, atol=5e-6 * max(largest, 1e-3))
+
+
+def test_an_eps_that_a_width_makes_too_small_is_told():
+    act = get_activation("poly_norm_l2", eps=1e-30)
+    with pytest.raises(InputError, match="eps=1e-30 must be at least 8e-30 beside rows of width 8"):
+        act.apply({"coeffs": jnp.ones(4)}, jnp.ones(8))

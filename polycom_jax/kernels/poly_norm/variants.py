@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from polycom_jax._errors import require
 from polycom_jax.activations.bases import Basis, to_powers
-from polycom_jax.activations.inputs import EPS, check_coeffs, check_row
+from polycom_jax.activations.inputs import EPS, EPS_RANGE, check_coeffs, check_row
 from polycom_jax.kernels.poly_norm.api import poly_norm, poly_norm_glu
 from polycom_jax.kernels.poly_norm.moments import full_width
 from polycom_jax.sharding import MeshAxes
@@ -52,7 +53,12 @@ def poly_norm_l2(
     That is PolyNorm with a_i / sqrt(F) and eps / F, F the width of whole rows.
     """
     x, coeffs = check_row("x", x, eps), check_coeffs(coeffs)
-    width = full_width(x.shape[-1], axis_name)
+    width, least = full_width(x.shape[-1], axis_name), EPS_RANGE[0]
+    require(
+        eps / width >= least,
+        f"eps={eps!r} must be at least {least * width:.3g} beside rows of width {width}: eps /"
+        f" width stands beside means, where less than {least} is lost in float32.",
+    )
     factors = jnp.full_like(coeffs, width**-0.5).at[0].set(1)
     return poly_norm(x, coeffs * factors, eps=eps / width, axis_name=axis_name, **options)
 
