@@ -89,10 +89,12 @@ def _run(options: Options, spec: ArgSpec, activation: str, which: str, tell: Tel
 def _bandwidth(
     size: int, activation: str, which: str, readings: Mapping[str, Sequence[float]]
 ) -> Callable[[str, float], Mapping[str, float]]:
-    """GB/s over the bytes that must move, and that as a share of the copy's."""
+    """GB/s over what a program takes and gives, each read or written once, and that as a share of
+    the copy's. A program that reads its inputs twice moves more."""
     hidden = 2 if _gated(activation) else 1
-    # Forward: the inputs and the result; backward: the inputs, dy, and the inputs' gradients.
-    arrays = {"forward": hidden + 1, "backward": 2 * hidden + 1, "both": 3 * hidden + 2}[which]
+    # Forward: the inputs and the result; backward: the inputs, dy, and the inputs' gradients; both:
+    # one program, to which the inputs come once.
+    arrays = {"forward": hidden + 1, "backward": 2 * hidden + 1, "both": 2 * hidden + 2}[which]
 
     def numbers(name: str, seconds: float) -> dict[str, float]:
         moved = 2 if name == COPY else arrays
