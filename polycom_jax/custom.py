@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from polycom_jax._errors import InputError, require
 from polycom_jax._dependence import has_reverse_only, reads_of_results
+from polycom_jax._errors import InputError, require
 from polycom_jax._operations import traced
 from polycom_jax._reads import Place, Reach, Reads, joined, of_axes
 from polycom_jax.activations.inputs import check_floating, check_gate, recomputed

@@ -168,12 +168,6 @@ def _spreads(example: Example) -> list[np.ndarray]:
 
 def _check_finite(example: Example, label: str, got: Any, wanted: np.ndarray, hidden: Any) -> None:
     limit = float(jnp.finfo(got.dtype).max) / HEADROOM
-    if np.isnan(wanted).any():
-        at = tuple(int(i) for i in np.argwhere(np.isnan(wanted))[0])
-        raise example.fail(
-            f"finite: {label} is NaN in float64, too{place(hidden, at)}: the activation must have a"
-            " number for every finite input; bound what a root, a logarithm or a power is taken of."
-        )
     bad = ~np.isfinite(float64(got)) & (np.abs(wanted) < limit)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -182,15 +176,32 @@ def _check_finite(example: Example, label: str, got: Any, wanted: np.ndarray, hi
             f" {wanted[at]:.6g}{place(hidden, at)}; keep exponents and powers of what is not"
             " selected in range, as in jnp.where(x > 0, f(x), g(jnp.minimum(x, 0)))."
         )
+    if np.isnan(wanted).any():
+        at = tuple(int(i) for i in np.argwhere(np.isnan(wanted))[0])
+        raise example.fail(
+            f"finite: {label} is NaN in float64, too{place(hidden, at)}; the activation must have a"
+            " number for every finite input: bound what a root, a logarithm or a power is taken of."
+        )
 
 
 def second_derivatives(example: Example) -> None:
     """Hessian-vector products in float32 against differences of float64 gradients; of what is
     element-wise far out, too, where the terms of a derivative may cancel."""
     product = jax.jit(partial(_second, example.act))
-    far = [] if example.act.over_rows else _far_out(example)
-    for hidden in (example.hidden(), *far):
-        _check_second(example, product, hidden)
+    _compare_second(example, [_both_second(example, product, example.hidden())])
+    if not example.act.over_rows:
+        far = [_both_second(example, product, hidden) for hidden in _far_out(example)]
+        _compare_second(example, far)
+
+
+def _compare_second(example: Example, tried: Sequence[tuple[Any, Any, Any]]) -> None:
+    """Relative to the largest of all."""
+    labels = [label.replace("gradient", "second derivative") for label in names(example.act)[1:]]
+    every = [jax.tree.leaves(wanted) for _, _, wanted in tried]
+    sizes = [float(np.max(np.abs(leaves))) for leaves in zip(*every, strict=True)]
+    for hidden, got, wanted in tried:
+        check = "second derivatives against float64"
+        compare(example, check, got, wanted, 1e-4, hidden, labels=labels, sizes=sizes)
 
 
 def _far_out(example: Example) -> list[list[jax.Array]]:
@@ -209,7 +220,10 @@ def _second(act: Activation, at: Any, along: Any, dy: Any) -> Any:
     return jax.jvp(gradient, at, along)[1]
 
 
-def _check_second(example: Example, product: Callable[..., Any], hidden: Sequence[Any]) -> None:
+def _both_second(
+    example: Example, product: Callable[..., Any], hidden: Sequence[Any]
+) -> tuple[Any, Any, Any]:
+    """Inputs, Hessian-vector products, and what they should be."""
     dy, at = example.cotangent(), (example.params(), *hidden)
     along = jax.tree.map(lambda a: jnp.sin(3 * a), at)
     got = product(at, along, dy)
@@ -226,8 +240,7 @@ def _check_second(example: Example, product: Callable[..., Any], hidden: Sequenc
             return compiled(example.act, moved[0], moved[1:], own)[1]
 
         wanted = jax.tree.map(lambda a, b: (a - b) / (2 * step), shifted(1), shifted(-1))
-    labels = [label.replace("gradient", "second derivative") for label in names(example.act)[1:]]
-    compare(example, "second derivatives against float64", got, wanted, 1e-4, hidden, labels=labels)
+        return hidden, got, float64(wanted)
 
 
 def stated_slopes(example: Example) -> None:
