@@ -1,7 +1,7 @@
 """What a function does to a hidden array, read off its traced program."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,14 @@ REVERSE_ONLY = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr", "pallas_ca
 def traced(f: Callable[..., Any], *arguments: Any) -> Any:
     """The program of f, nothing computed."""
     return jax.make_jaxpr(f)(*arguments).jaxpr
+
+
+def counted(name: str, f: Callable[..., Any], arguments: Sequence[Any], size: int) -> int:
+    """How many operations f does on an array of `size` elements; `name` is for what is raised."""
+    try:
+        return len(operations(traced(f, *arguments), size))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def operations(jaxpr: Any, size: int) -> list[str]:

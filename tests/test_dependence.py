@@ -25,7 +25,7 @@ MIXED_CHANNELS: dict[str, Any] = {
     "in a scan": lambda x, w: jax.lax.scan(lambda y, c: (y * c.mean() + x, None), x, w)[0],
     "in a branch": lambda x, w: jax.lax.cond(w.sum() > 0, lambda: x * w[0], lambda: x),
     "of groups of one": lambda x, w: (
-        x * w[0].reshape(1, 5, -1).mean(-1).repeat(x.shape[-1] // 5, axis=-1)
+        x * w[0].reshape(*w.shape[1:-1], 5, -1).mean(-1).repeat(x.shape[-1] // 5, axis=-1)
     ),
 }
 
@@ -120,7 +120,7 @@ MIXED_ROWS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", MIXED_ROWS)
 def test_what_mixes_rows_is_refused_in_one_line(name: str):
-    with pytest.raises(pc.InputError, match="own' mixes rows: .* axis=-1") as told:
+    with pytest.raises(pc.InputError, match=r"own' mixes rows: .* axis=-1") as told:
         pc.activation(MIXED_ROWS[name], name="own")
     assert "\n" not in str(told.value)
 

@@ -186,19 +186,25 @@ def _check_finite(example: Example, label: str, got: Any, wanted: np.ndarray, hi
 
 def second_derivatives(example: Example) -> None:
     """Hessian-vector products in float32 against differences of float64 gradients; of what is
-    element-wise far out, too, where the terms of a derivative may cancel."""
+    element-wise those of its inputs far out, too, where the terms of a derivative may cancel."""
     product = jax.jit(partial(_second, example.act))
-    _compare_second(example, [_both_second(example, product, example.hidden())])
+    near = example.hidden()
+    _compare_second(example, [(near, *_both_second(example, product, near, of_params=True))])
     if not example.act.over_rows:
-        far = [_both_second(example, product, hidden) for hidden in _far_out(example)]
+        far = []
+        for hidden in _far_out(example):
+            # Along a parameter, and of its gradient, powers of x stand beside what has vanished.
+            got, wanted = _both_second(example, product, hidden, of_params=False)
+            far.append((hidden, got[1:], wanted[1:]))
         _compare_second(example, far)
 
 
 def _compare_second(example: Example, tried: Sequence[tuple[Any, Any, Any]]) -> None:
     """Relative to the largest of all."""
-    labels = [label.replace("gradient", "second derivative") for label in names(example.act)[1:]]
     every = [jax.tree.leaves(wanted) for _, _, wanted in tried]
     sizes = [float(np.max(np.abs(leaves))) for leaves in zip(*every, strict=True)]
+    labels = [label.replace("gradient", "second derivative") for label in names(example.act)[1:]]
+    labels = labels[len(labels) - len(sizes) :]
     for hidden, got, wanted in tried:
         check = "second derivatives against float64"
         compare(example, check, got, wanted, 1e-4, hidden, labels=labels, sizes=sizes)
@@ -221,11 +227,12 @@ def _second(act: Activation, at: Any, along: Any, dy: Any) -> Any:
 
 
 def _both_second(
-    example: Example, product: Callable[..., Any], hidden: Sequence[Any]
-) -> tuple[Any, Any, Any]:
-    """Inputs, Hessian-vector products, and what they should be."""
+    example: Example, product: Callable[..., Any], hidden: Sequence[Any], *, of_params: bool
+) -> tuple[Any, Any]:
+    """Hessian-vector products, along parameters, too, or inputs alone; and what they should be."""
     dy, at = example.cotangent(), (example.params(), *hidden)
-    along = jax.tree.map(lambda a: jnp.sin(3 * a), at)
+    own, *along = jax.tree.map(lambda a: jnp.sin(3 * a), at)
+    along = (own if of_params else jax.tree.map(jnp.zeros_like, own), *along)
     got = product(at, along, dy)
     with jax.enable_x64(True):
         wide, direction = (
@@ -240,7 +247,7 @@ def _both_second(
             return compiled(example.act, moved[0], moved[1:], own)[1]
 
         wanted = jax.tree.map(lambda a, b: (a - b) / (2 * step), shifted(1), shifted(-1))
-        return hidden, got, float64(wanted)
+        return got, float64(wanted)
 
 
 def stated_slopes(example: Example) -> None:
