@@ -83,6 +83,10 @@ def _run(options: Options, spec: ArgSpec, activation: str, which: str, tell: Tel
         references=(ours(activation), ours("swiglu" if _gated(activation) else "relu2")),
         left_out=left_out,
         numbers=partial(_bandwidth, spec.bytes, activation, which),
+        notes=(
+            f"GB/s, and the share of the copy's: of {_arrays(activation, which)} arrays as large as"
+            " x, which the program takes and gives, each read or written once.",
+        ),
     )
 
 
@@ -91,10 +95,7 @@ def _bandwidth(
 ) -> Callable[[str, float], Mapping[str, float]]:
     """GB/s over what a program takes and gives, each read or written once, and that as a share of
     the copy's. A program that reads its inputs twice moves more."""
-    hidden = 2 if _gated(activation) else 1
-    # Forward: the inputs and the result; backward: the inputs, dy, and the inputs' gradients; both:
-    # one program, to which the inputs come once.
-    arrays = {"forward": hidden + 1, "backward": 2 * hidden + 1, "both": 2 * hidden + 2}[which]
+    arrays = _arrays(activation, which)
 
     def numbers(name: str, seconds: float) -> dict[str, float]:
         moved = 2 if name == COPY else arrays
@@ -105,6 +106,13 @@ def _bandwidth(
         return found
 
     return numbers
+
+
+def _arrays(activation: str, which: str) -> int:
+    hidden = 2 if _gated(activation) else 1
+    # Forward: the inputs and the result; backward: the inputs, dy, and the inputs' gradients; both:
+    # one program, to which the inputs come once.
+    return {"forward": hidden + 1, "backward": 2 * hidden + 1, "both": 2 * hidden + 2}[which]
 
 
 def _gated(activation: str) -> bool:
