@@ -1,10 +1,12 @@
 """What a function does to a hidden array, read off its traced program."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+
+from polycom_jax._errors import InputError
 
 FREE = frozenset(
     {"broadcast_in_dim", "reshape", "convert_element_type", "slice", "squeeze", "split", "unstack"}
@@ -18,7 +20,9 @@ ELEMENTWISE = frozenset(
     | {"eq", "erf", "erfc", "erf_inv", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow"}
     | {"is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne"}
     | {"neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n", "sign", "sin"}
-    | {"sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor"}
+    | {"sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor", "add_any"}
+    | {"bessel_i0e", "bessel_i1e", "igamma", "igammac", "polygamma", "zeta"}
+    | {"reduce_precision", "polynomial"}
 )
 """Primitives whose result at an element depends on that element alone."""
 
@@ -31,13 +35,28 @@ def traced(f: Callable[..., Any], *arguments: Any) -> Any:
     return jax.make_jaxpr(f)(*arguments).jaxpr
 
 
+def counted(name: str, f: Callable[..., Any], arguments: Sequence[Any], size: int) -> int:
+    """How many operations f does on an array of `size` elements; `name` is for what is raised."""
+    try:
+        return len(operations(traced(f, *arguments), size))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
 def operations(jaxpr: Any, size: int) -> list[str]:
-    """The primitives, sub-programs included, that touch an array of `size` elements."""
+    """The primitives, sub-programs included, that touch an array of `size` elements.
+
+    A scan counts as often as it runs, or once where it runs along the array; of branches the larger
+    one counts.
+
+    Raises:
+        InputError: a loop over the array ends when the program finds that it may.
+    """
     found: list[str] = []
     for eqn in jaxpr.eqns:
-        inner = _inner(eqn)
-        for program in inner:
-            found += operations(program, size)
+        inner = inner_programs(eqn)
+        several = _SEVERAL.get(eqn.primitive.name, _all_once)
+        found += several(eqn, inner, size)
         touched = any(v.aval.size == size for v in (*eqn.invars, *eqn.outvars))
         name = eqn.primitive.name
         if touched and (not inner or name == "reduce") and name not in FREE:
@@ -45,57 +64,80 @@ def operations(jaxpr: Any, size: int) -> list[str]:
     return found
 
 
+def _all_once(eqn: Any, inner: list[Any], size: int) -> list[str]:
+    del eqn
+    return [name for program in inner for name in operations(program, size)]
+
+
+def _the_larger(eqn: Any, inner: list[Any], size: int) -> list[str]:
+    del eqn
+    return max((operations(branch, size) for branch in inner), key=len)
+
+
+def _as_often_as_it_runs(eqn: Any, inner: list[Any], size: int) -> list[str]:
+    length, (consts, carried) = eqn.params["length"], scan_parts(eqn)
+    slices = (*eqn.invars[consts + carried :], *eqn.outvars[carried:])
+    found = operations(inner[0], size) * length
+    if length > 1 and any(v.aval.size == size for v in slices):
+        found += operations(inner[0], size // length)
+    return found
+
+
+def _never_known(eqn: Any, inner: list[Any], size: int) -> list[str]:
+    del eqn
+    if any(operations(program, size) for program in inner):
+        raise InputError(
+            "operations cannot be counted: a while loop over the hidden array runs as often as its"
+            " program finds; state flops=, the forward operations on each element."
+        )
+    return []
+
+
+_SEVERAL: Mapping[str, Callable[[Any, list[Any], int], list[str]]] = {
+    "cond": _the_larger,
+    "scan": _as_often_as_it_runs,
+    "while": _never_known,
+}
+"""How the operations of sub-programs add up, where it is not each once."""
+
+
 def _operations_an_element(eqn: Any) -> int:
     """A reduction counts one for each array that it reduces; a matrix product two for each pair of
-    elements that it multiplies and adds."""
+    elements that it multiplies and adds, a polynomial two for each step of Horner's scheme."""
     if eqn.primitive.name == "reduce":
         return len(eqn.outvars)
+    if eqn.primitive.name == "polynomial":
+        return 2 * (len(eqn.invars) - 2)
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return 2 * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
     return 1
 
 
-def is_elementwise(jaxpr: Any, shape: Sequence[int]) -> bool:
-    """Whether each element of the result surely depends on the same element of the inputs alone.
-
-    It is false, too, where an operation on arrays of that shape is not known to be so.
-    """
-    wanted = tuple(shape)
-    reached = {v for v in jaxpr.invars if v.aval.shape == wanted}
-    return _stays(jaxpr, reached, wanted) and all(
-        v.aval.shape == wanted for v in jaxpr.outvars if not _is_constant(v)
-    )
-
-
-def _stays(jaxpr: Any, reached: set[Any], shape: tuple[int, ...]) -> bool:
-    """Whether what depends on the inputs (`reached`, which grows) keeps their elements apart."""
-    for eqn in jaxpr.eqns:
-        places = [i for i, v in enumerate(eqn.invars) if not _is_constant(v) and v in reached]
-        if not places:
-            continue
-        inner = _inner(eqn)
-        if eqn.primitive.name in REVERSE_ONLY or len(inner) > 1:
-            return False
-        if inner:
-            program = inner[0]
-            if len(program.invars) != len(eqn.invars):
-                return False
-            if not _stays(program, {program.invars[i] for i in places}, shape):
-                return False
-        elif eqn.primitive.name not in ELEMENTWISE:
-            return False
-        if any(v.aval.shape != shape for v in eqn.outvars):
-            return False
-        reached |= set(eqn.outvars)
-    return True
-
-
-def _is_constant(v: Any) -> bool:
-    """Whether it is a number in the program itself, which has its value and no hash."""
-    return hasattr(v, "val")
-
-
-def _inner(eqn: Any) -> list[Any]:
-    parts = [getattr(p, "jaxpr", p) for p in eqn.params.values()]
+def inner_programs(eqn: Any) -> list[Any]:
+    """The sub-programs of an operation, each branch of several."""
+    parts = [
+        as_program(part)
+        for value in eqn.params.values()
+        for part in (value if isinstance(value, tuple | list) else (value,))
+    ]
     return [part for part in parts if hasattr(part, "eqns")]
+
+
+def as_program(part: Any) -> Any:
+    """The program itself of one that is kept with its constants."""
+    return getattr(part, "jaxpr", part)
+
+
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many operands of a scan all its steps read, and how many they carry on.
+
+    Slices have one axis less inside, in every release of JAX.
+    """
+    (body,) = inner_programs(eqn)
+
+    def of_slices(outer: Any, inner: Any) -> int:
+        return sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True))
+
+    carried = len(eqn.outvars) - of_slices(eqn.outvars, body.outvars)
+    return len(eqn.invars) - of_slices(eqn.invars, body.invars) - carried, carried

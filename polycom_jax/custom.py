@@ -1,6 +1,7 @@
 """Rows made of one function: what it reads and what its derivative needs is seen in its program."""
 
 import inspect
+import keyword
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from polycom_jax._dependence import has_reverse_only, reads_of_results
 from polycom_jax._errors import InputError, require
-from polycom_jax._operations import is_elementwise, traced
+from polycom_jax._operations import traced
+from polycom_jax._reads import Place, Reach, Reads, joined, of_axes
 from polycom_jax.activations.inputs import check_floating, check_gate, recomputed
 from polycom_jax.kernels.elementwise import elementwise
 from polycom_jax.row import Declared, Parameter, Row
@@ -20,8 +23,13 @@ from polycom_jax.row import Declared, Parameter, Row
 Function = Callable[..., Array]
 """f(x, **parameters), or f(gate, up, **parameters): plain JAX, of float32 arrays or wider."""
 
-ROWS = 3
-"""Rows of the array that a function is traced with; its width is another number."""
+SHAPES = ((3, 5), (2, 3, 10))
+"""What a function is traced with, the last axis times what groups ask for. No two axes of one are
+as long, and no group of channels is one channel in both."""
+
+TAKEN = ("axis_name", "function")
+"""Names that a parameter may not have: the function is told the mesh axis under one, and modules
+keep the function under the other."""
 
 
 def elementwise_row(
@@ -46,20 +54,81 @@ def elementwise_row(
 def row_of(
     f: Function, name: str, params: Mapping[str, Parameter], *, gated: bool, **about: Any
 ) -> Row:
-    """The row of any function, traced once to see whether it is element-wise.
+    """The row of any function, traced to see what an element of its result reads.
+
+    It is element-wise where that is the same element of the hidden array, and of parameters those
+    of its own channel alone: only then is the gradient of a channel's number a sum over its own.
 
     Raises:
-        InputError: it cannot be called so, or returns something else than one array like its input.
+        InputError: it cannot be called so, returns something else than one array like its input,
+            reads other rows than its own, or a parameter has a name that it cannot have.
     """
+    for each in params:
+        _check_name(each, name)
     takes_axis = "axis_name" in inspect.signature(f).parameters
     core = _positional(f, params, 1 + gated)
-    hidden = _abstract(params)
-    learned = [_as_read(each, hidden) for each in params.values()]
-    arguments = [*[hidden] * (1 + gated), *learned]
-    program = _program(core, name, arguments, hidden)
-    if not takes_axis and is_elementwise(program, hidden.shape):
+    apart = not takes_axis
+    for shape in SHAPES:
+        hidden = _abstract(params, shape)
+        learned = [_as_read(each, hidden) for each in params.values()]
+        arguments = [*[hidden] * (1 + gated), *learned]
+        program = _program(core, name, arguments, hidden)
+        _check_rows(program, name, hidden, 1 + gated)
+        channels = [each.by_channel for each in params.values()]
+        apart = apart and _is_elementwise(program, hidden, 1 + gated, channels)
+    if apart:
         return elementwise_row(f, params, gated=gated, **about)
     return row_reading_row(f, params, gated=gated, takes_axis=takes_axis, **about)
+
+
+def _check_name(parameter: str, name: str) -> None:
+    require(
+        parameter.isidentifier() and not keyword.iskeyword(parameter),
+        f"activation {name!r}: a parameter is called {parameter!r}; the function is given it as a"
+        " keyword argument, so it must be a name as Python has them, for instance beta.",
+    )
+    require(
+        parameter not in TAKEN,
+        f"activation {name!r}: a parameter may not be called {parameter!r}, which stands for"
+        " something else here; take another name, for instance beta.",
+    )
+
+
+def _check_rows(program: Any, name: str, hidden: jax.ShapeDtypeStruct, inputs: int) -> None:
+    """Raises `InputError` where the program surely mixes rows; where it cannot be seen, the
+    contract of `polycom_jax.testing` tries it."""
+    found = _hidden_reads(program, hidden, inputs)
+    mixed = [axis for axis in range(len(hidden.shape) - 1) if found.get(axis) is Reach.MIXED]
+    require(
+        not mixed,
+        f"activation {name!r} mixes rows: of float32{list(hidden.shape)} its result reads other"
+        f" elements along axis {', '.join(map(str, mixed))}, where other tokens and examples lie;"
+        " let it reduce over the last axis alone, axis=-1.",
+    )
+
+
+def _is_elementwise(
+    program: Any, hidden: jax.ShapeDtypeStruct, inputs: int, by_channel: Sequence[bool]
+) -> bool:
+    last = len(hidden.shape) - 1
+    own: Reads = of_axes(hidden.shape, range(last, last + 1))
+    learned = [
+        {last: Place(v.aval.ndim - 1, 1, hidden.shape[-1])} if channels else {}
+        for v, channels in zip(program.invars[inputs:], by_channel, strict=True)
+    ]
+    read_of_learned = joined(*reads_of_results(program, [*[{}] * inputs, *learned]))
+    return (
+        not has_reverse_only(program)
+        and _hidden_reads(program, hidden, inputs).items()
+        <= of_axes(hidden.shape, range(last + 1)).items()
+        and read_of_learned.items() <= own.items()
+    )
+
+
+def _hidden_reads(program: Any, hidden: jax.ShapeDtypeStruct, inputs: int) -> Reads:
+    every = of_axes(hidden.shape, range(len(hidden.shape)))
+    rest = [{} for _ in program.invars[inputs:]]
+    return joined(*reads_of_results(program, [*[every] * inputs, *rest]))
 
 
 def row_reading_row(
@@ -104,13 +173,15 @@ def _checked(run: Callable[..., Array], inputs: int, *arrays: Any, **keywords: A
     return run(*hidden, *arrays[inputs:], **keywords)
 
 
-def _abstract(params: Mapping[str, Parameter]) -> jax.ShapeDtypeStruct:
-    width = 5 * math.lcm(*(each.groups for each in params.values()), 1)
-    return jax.ShapeDtypeStruct((ROWS, width), jnp.float32)
+def _abstract(params: Mapping[str, Parameter], shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    *leading, width = shape
+    width *= math.lcm(*(each.groups for each in params.values()), 1)
+    return jax.ShapeDtypeStruct((*leading, width), jnp.float32)
 
 
 def _as_read(parameter: Parameter, hidden: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    channels = (1, hidden.shape[-1]) if parameter.by_channel else ()
+    ones = [1] * (len(hidden.shape) - 1)
+    channels = (*ones, hidden.shape[-1]) if parameter.by_channel else ()
     return jax.ShapeDtypeStruct((*parameter.shape, *channels), jnp.float32)
 
 
@@ -121,7 +192,7 @@ def _program(
         shaped = jax.eval_shape(core, *arguments)
     except InputError:
         raise
-    except Exception as error:  # whatever the function of a user raises
+    except (Exception, SystemExit) as error:  # whatever the function of a user raises
         text = " ".join(str(error).split())[:300]
         raise InputError(
             f"activation {name!r} cannot be called with float32{list(hidden.shape)} and its"

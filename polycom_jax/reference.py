@@ -6,13 +6,16 @@ names is to import that file, once its bytes are those of the hash; other bytes 
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import re
 import sys
 import traceback
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from polycom_jax._errors import InputError, require
 _FORM = re.compile(
     r"(?P<place>[^#]+):(?P<name>[^\W\d]\w*)(?:#sha256=(?P<sha256>[0-9a-f]{64}))?", re.UNICODE
 )
+
+OF_A_FILE = (Exception, SystemExit)
+"""Whatever a file of a user's raises while it is imported; a script may end itself."""
 
 SHOWN = 12
 """Digits of a hash that messages show."""
@@ -97,26 +103,37 @@ class Reference:
 
     def _object(self, pinned: "Reference") -> Any:
         module = self._module(pinned)
-        if not hasattr(module, self.name):
-            public = [name for name in vars(module) if not name.startswith("_")]
-            raise InputError(
-                f"activation={self}: {self.file()} has no {self.name!r} (it has"
-                f" {', '.join(sorted(public)) or 'no names'})."
-            )
-        return getattr(module, self.name)
+        try:
+            if hasattr(module, self.name):
+                return getattr(module, self.name)
+        except OF_A_FILE as error:  # a module may have a function that makes its names
+            raise self._fails(error) from error
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise InputError(
+            f"activation={self}: {self.file()} has no {self.name!r} (it has"
+            f" {', '.join(sorted(public)) or 'no names'})."
+        )
 
     def _module(self, pinned: "Reference") -> Any:
+        assert pinned.sha256 is not None
         try:
             if self.is_file:
-                assert pinned.sha256 is not None
-                return _imported(str(self.file()), pinned.sha256, self.read())
-            return importlib.import_module(self.place)
+                return _imported(str(self.file()), pinned.sha256, pinned.read())
+            module = importlib.import_module(self.place)
         except InputError:
             raise
-        except Exception as error:
-            raise InputError(
-                f"activation={self}: {self.file()} cannot be imported: {_in_a_line(error)}."
-            ) from error
+        except OF_A_FILE as error:
+            raise self._fails(error) from error
+        require(
+            _runs(module, self.place, pinned),
+            f"activation={self._short()}: {self.file()} has changed since this process imported"
+            f" {self.place!r}, which would run as it was; restart, or name the file:"
+            f" {self.file()}:{self.name}.",
+        )
+        return module
+
+    def _fails(self, error: BaseException) -> InputError:
+        return InputError(f"activation={self}: {self.place} cannot be imported: {_told(error)}.")
 
     def read(self) -> bytes:
         """What stands in the file.
@@ -155,15 +172,12 @@ class Reference:
         """The file that it names.
 
         Raises:
-            InputError: no such module, or one that is no file of Python's text.
+            InputError: no such module, one that is no file of Python's text, or a package around it
+                that cannot be imported.
         """
         if self.is_file:
             return Path(os.path.expanduser(self.place))
-        try:
-            spec = importlib.util.find_spec(self.place)
-        except (ImportError, ValueError, AttributeError):
-            spec = None
-        origin = None if spec is None else spec.origin
+        origin = self._origin()
         if origin is None or not origin.endswith(".py"):
             raise InputError(
                 f"activation={self}: Python finds no module {self.place!r} with a file; of a file"
@@ -171,8 +185,64 @@ class Reference:
             )
         return Path(origin)
 
+    def _origin(self) -> str | None:
+        """What Python would import, which runs the packages around it; None: nothing."""
+        try:
+            spec = importlib.util.find_spec(self.place)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if f"{self.place}.".startswith(f"{missing}."):
+                return None
+            raise self._fails(error) from error
+        except OF_A_FILE as error:
+            if sys.modules.get(self.place) is not None:  # what runs has no spec, as __main__
+                return None
+            raise self._fails(error) from error
+        return None if spec is None else spec.origin
+
 
 _LOADED: dict[Reference, Any] = {}
+
+_RUNNING: dict[str, tuple[Any, str | None]] = {}
+"""Module -> its spec, which is new where it is reloaded, and the hash that it was imported at."""
+
+
+def _runs(module: types.ModuleType, place: str, pinned: Reference) -> bool:
+    """Whether a module runs what stands in its file, as far as can be told.
+
+    What another imported before is known by its functions alone.
+    """
+    spec, sha256 = _RUNNING.get(place, (None, None))
+    if spec is None or spec is not module.__spec__:
+        if not _has_the_functions_of(module, pinned.read()):
+            return False
+        sha256 = pinned.sha256
+        _RUNNING[place] = module.__spec__, sha256
+    return sha256 == pinned.sha256
+
+
+def _has_the_functions_of(module: types.ModuleType, text: bytes) -> bool:
+    """Whether the functions of a module are those of this text.
+
+    What an import hook rewrites is taken as it is.
+    """
+    spec = module.__spec__
+    if spec is None or type(spec.loader) is not SourceFileLoader:
+        return True
+    try:
+        written = set(_codes(compile(text, str(spec.origin), "exec", dont_inherit=True)))
+    except SyntaxError:
+        return False
+    own = [each for each in vars(module).values() if isinstance(each, types.FunctionType)]
+    return all(each.__code__ in written for each in own if each.__code__.co_filename == spec.origin)
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """It, and those of the functions in it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _codes(inner)
 
 
 @functools.cache
@@ -189,7 +259,7 @@ def _imported(file: str, sha256: str, text: bytes) -> types.ModuleType:
     return module
 
 
-def _in_a_line(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What went wrong, and in which line of which file."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} in line {error.lineno}"

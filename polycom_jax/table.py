@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax._operations import operations, traced
+from polycom_jax._operations import counted
 from polycom_jax.activations.stability import effective_coeffs
 from polycom_jax.custom import Function, row_of
 from polycom_jax.kernels.few_bit import few_bit
@@ -214,7 +214,7 @@ def _counted(act: Activation) -> int:
     groups = math.lcm(*(each.groups for each in act.parameters.values()), 1)
     hidden = jax.ShapeDtypeStruct((3, 5 * groups), jnp.float32)
     params = pm.abstract(act.specs_at(hidden.shape[-1]))
-    return len(operations(traced(act.apply, params, *[hidden] * (1 + act.gated)), hidden.size))
+    return counted(act.name, act.apply, (params, *[hidden] * (1 + act.gated)), hidden.size)
 
 
 def activation(
@@ -239,7 +239,7 @@ def activation(
     Args:
         f: takes the hidden array (or gate and up), and its parameters by name. If it has an
             argument `axis_name`, it is told the mesh axis that splits rows inside `jax.shard_map`,
-            None outside.
+            None outside. It may read the last axis alone: elsewhere are other tokens.
         params: name -> start, a number or a sequence of them (one set a layer), or a `Parameter`.
         gated: f takes gate and up, from two projections.
         flops: forward operations on each element; None: counted in the traced program.
@@ -252,8 +252,8 @@ def activation(
         The activation, as from `get_activation`. Two calls give two different ones.
 
     Raises:
-        InputError: f cannot be called so, does not return one array like its input, or a parameter
-            has no usable start.
+        InputError: f cannot be called so, does not return one array like its input, mixes rows, or
+            a parameter has no usable start or name.
 
         >>> import jax, jax.numpy as jnp, polycom_jax as pc
         >>> act = pc.activation(lambda x, beta: x * jax.nn.sigmoid(beta * x), {"beta": 1.0})

@@ -157,6 +157,44 @@ def test_flops_are_counted_or_stated():
     assert pc.activation(lambda x: jnp.tanh(x), name="f", flops=7).flops == 7
 
 
+def test_operations_of_loops_and_branches_are_counted():
+    def counted(f: Any) -> int:
+        return pc.activation(f, name="f").flops
+
+    twice = lambda x: jnp.sin(x) * x  # noqa: E731
+    assert counted(lambda x: jax.lax.fori_loop(0, 10, lambda i, y: twice(y), x)) == 20
+    assert counted(lambda x: jax.lax.map(twice, x)) == 2
+    branches = lambda x, w: jax.lax.cond(w > 0, jnp.tanh, twice, x)  # noqa: E731
+    assert pc.activation(branches, {"w": 1.0}, name="f").flops == 2
+    assert pc.activation(lambda x, w: jnp.polyval(w, x), {"w": (1.0,) * 4}, name="f").flops == 6
+
+
+def until_small(x):
+    return jax.lax.while_loop(lambda y: jnp.abs(y).sum() > 1, lambda y: y / 2, x)
+
+
+def test_a_loop_whose_end_is_not_known_asks_for_its_operations():
+    with pytest.raises(pc.InputError, match=r"f: operations .* state flops=") as told:
+        _ = pc.activation(until_small, name="f").flops
+    assert "\n" not in str(told.value)
+    act = pc.activation(until_small, name="f", flops=12)
+    assert act.flops == 12
+    pc.testing.check_activation(act, checks=["flops_are_counted"])
+
+
+@pytest.mark.parametrize("name", ["activation", "param", "init"])
+def test_a_parameter_that_a_linen_module_cannot_have_is_told(name: str):
+    act = pc.activation(lambda x, **learned: x * learned[name], {name: 1.0}, name="f")
+    with pytest.raises(pc.InputError, match=f"a Linen module has '{name}' already"):
+        linen.Activation(act).init(jax.random.key(0), jnp.ones((2, 4)))
+
+
+def test_a_parameter_that_an_nnx_module_cannot_have_is_told():
+    act = pc.activation(lambda x, train: x * train, {"train": 1.0}, name="f")
+    with pytest.raises(pc.InputError, match="an NNX module has 'train' already"):
+        modules.Activation(act, rngs=nnx.Rngs(0))
+
+
 def test_gated_ones_have_three_matrices():
     act = pc.activation(lambda gate, up: jax.nn.silu(gate) * up, gated=True, name="own_glu")
     cfg = models.preset("tiny", **SMALL, activation=act)
@@ -185,6 +223,9 @@ def test_gated_ones_have_three_matrices():
         (lambda: pc.Parameter(0.0, per="chanel"), "Did you mean 'channel'"),  # pyright: ignore
         (lambda: pc.Parameter(0.0, role="coeff"), "Unknown role of a parameter"),  # pyright: ignore
         (lambda: pc.Parameter(0.0, per="group", groups=0), "groups=0 must be"),
+        (lambda: pc.activation(lambda x, axis_name: x, {"axis_name": 1.0}, name="f"), "axis_name"),
+        (lambda: pc.activation(lambda x, function: x, {"function": 1.0}, name="f"), "'function'"),
+        (lambda: pc.activation(lambda x, **p: x, {"a b": 1.0}, name="f"), "a name as Python"),
         (lambda: ACT.apply({}, jnp.ones((2, 8))), "expected parameters of shapes"),
     ],
 )

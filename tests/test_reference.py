@@ -1,5 +1,7 @@
 """Activations in files: what a reference names, when its file is imported, and what is refused."""
 
+import importlib
+import sys
 import textwrap
 from pathlib import Path
 
@@ -61,6 +63,61 @@ def test_a_module_is_named_by_its_dotted_name(file: Path, monkeypatch: pytest.Mo
     assert Reference.parse("of_this_test:act").pinned().sha256 is not None
 
 
+def test_a_module_that_changed_since_it_was_imported_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(file.parent)
+    module = file.parent / "edited_in_between.py"
+    module.write_text(TEXT)
+    act = get_activation("edited_in_between:act")
+    module.write_text(TEXT.replace("1.5", "2.5"))
+    with pytest.raises(InputError, match=r"edited_in_between\.py has changed since") as told:
+        get_activation("edited_in_between:act")
+    assert "\n" not in str(told.value)
+    importlib.reload(sys.modules["edited_in_between"])
+    again = get_activation("edited_in_between:act")
+    assert again.init(jax.random.key(0))["beta"] == 2.5
+    assert act.init(jax.random.key(0))["beta"] == 1.5
+
+
+def test_a_module_that_another_imported_is_known_by_its_functions(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(file.parent)
+    module = file.parent / "imported_before_by_another.py"
+    module.write_text(TEXT)
+    importlib.import_module("imported_before_by_another")
+    module.write_text(TEXT.replace("beta * x", "beta - x"))
+    with pytest.raises(InputError, match="has changed since this process imported"):
+        get_activation("imported_before_by_another:act")
+    module.write_text(TEXT)
+    assert get_activation("imported_before_by_another:act").name == "own_swish"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence .__init__.py, line 1"),
+        ("import no_such_module", "No module named 'no_such_module' .__init__.py, line 1"),
+        ("import sys; sys.exit(3)", "SystemExit: 3 .__init__.py, line 1"),
+        ("raise ValueError('two')", "ValueError: two .__init__.py, line 1"),
+    ],
+)
+def test_what_a_package_raises_is_told_in_one_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+):
+    monkeypatch.syspath_prepend(file.parent)
+    package = file.parent / "package_of_this_test"
+    package.mkdir()
+    (package / "__init__.py").write_text(text)
+    (package / "own.py").write_text(TEXT)
+    with pytest.raises(InputError, match=f"cannot be imported: .*{message}") as told:
+        get_activation("package_of_this_test.own:act")
+    assert "\n" not in str(told.value)
+    with pytest.raises(InputError, match="finds no module"):
+        get_activation("no_such_package_of_this_test.own:act")
+
+
 def test_what_was_imported_stays_while_the_file_changes(file: Path):
     cfg = models.preset("tiny", activation="mine.py:act")
     file.write_text("changed")
@@ -101,6 +158,8 @@ def test_a_file_that_differs_is_not_imported(file: Path):
         ("mine.py:act", "act = 1", "it is a int, and an activation is wanted"),
         ("mine.py:act", "def act(x): return x", "make one of a function by polycom_jax.activation"),
         ("mine.py:act", "a = 1\nb = = 2", "cannot be imported: invalid syntax in line"),
+        ("mine.py:act", "import sys\nsys.exit(3)", "SystemExit: 3 .*mine.py, line"),
+        ("mine.py:act", "def __getattr__(name): 1 / 0", "ZeroDivisionError: division by zero"),
         ("mine.py:act", "\n1 / 0", "ZeroDivisionError: division by zero .mine.py, line"),
     ],
 )

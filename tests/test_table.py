@@ -30,7 +30,7 @@ LARGEST = {"relu2_norm": 1e18, "swiglu_norm": 1e12}
 SAMPLED = ("poly_relu", "poly_norm", "poly_norm_glu", "swiglu", "gelu_norm", "xielu", "asqu")
 """Rows that go through all checks in a quick run: one or two of each kind."""
 
-OF_THE_RULE = ("always_finite", "one_rounding")
+OF_THE_RULE = ("always_finite", "one_rounding", "rows_stand_alone")
 """What rows of a kind have in common, as the sampled ones show."""
 
 NEWEST = {**VARIANTS, **RIVALS}

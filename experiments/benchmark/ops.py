@@ -83,16 +83,19 @@ def _run(options: Options, spec: ArgSpec, activation: str, which: str, tell: Tel
         references=(ours(activation), ours("swiglu" if _gated(activation) else "relu2")),
         left_out=left_out,
         numbers=partial(_bandwidth, spec.bytes, activation, which),
+        notes=(
+            f"GB/s, and the share of the copy's: of {_arrays(activation, which)} arrays as large as"
+            " x, which the program takes and gives, each read or written once.",
+        ),
     )
 
 
 def _bandwidth(
     size: int, activation: str, which: str, readings: Mapping[str, Sequence[float]]
 ) -> Callable[[str, float], Mapping[str, float]]:
-    """GB/s over the bytes that must move, and that as a share of the copy's."""
-    hidden = 2 if _gated(activation) else 1
-    # Forward: the inputs and the result; backward: the inputs, dy, and the inputs' gradients.
-    arrays = {"forward": hidden + 1, "backward": 2 * hidden + 1, "both": 3 * hidden + 2}[which]
+    """GB/s over what a program takes and gives, each read or written once, and that as a share of
+    the copy's. A program that reads its inputs twice moves more."""
+    arrays = _arrays(activation, which)
 
     def numbers(name: str, seconds: float) -> dict[str, float]:
         moved = 2 if name == COPY else arrays
@@ -103,6 +106,13 @@ def _bandwidth(
         return found
 
     return numbers
+
+
+def _arrays(activation: str, which: str) -> int:
+    hidden = 2 if _gated(activation) else 1
+    # Forward: the inputs and the result; backward: the inputs, dy, and the inputs' gradients; both:
+    # one program, to which the inputs come once.
+    return {"forward": hidden + 1, "backward": 2 * hidden + 1, "both": 2 * hidden + 2}[which]
 
 
 def _gated(activation: str) -> bool:

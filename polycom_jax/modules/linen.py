@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from polycom_jax._errors import require
 from polycom_jax.activations.inputs import EPS
 from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.params import Initializer
@@ -140,6 +141,12 @@ def _apply(
     """The activation with parameters that the module owns."""
     act = get_activation(name, None if options == ActivationOptions() else options)
     specs = act.specs_at(hidden[0].shape[-1] if hidden[0].ndim else None)
+    for each in specs:
+        require(
+            not hasattr(module, each),
+            f"activation {act.name!r}: a Linen module has {each!r} already; give the parameter"
+            " another name.",
+        )
     params = {n: module.param(n, s.init, s.shape, param_dtype) for n, s in specs.items()}
     return act.apply(params, *hidden)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from polycom_jax._errors import require
 from polycom_jax.activations.inputs import EPS
 from polycom_jax.kernels.implementations import Implementation
 from polycom_jax.params import Initializer, name_key
@@ -45,6 +46,11 @@ class Activation(nnx.Module):
         self.function = get_activation(activation, options)
         key = rngs.params()
         for name, spec in self.function.specs_at(features).items():
+            require(
+                not hasattr(self, name),
+                f"activation {self.function.name!r}: an NNX module has {name!r} already; give the"
+                " parameter another name.",
+            )
             setattr(self, name, nnx.Param(spec.init(name_key(key, name), spec.shape, param_dtype)))
 
     def __call__(self, *hidden: Float[Array, "*S F"]) -> Float[Array, "*S F"]:

@@ -13,7 +13,8 @@ CHECKS: Mapping[str, Callable[[Example], None]] = {**TRANSFORMATIONS, **NUMBERS}
 """Name -> check, the cheap ones first."""
 
 QUICK_CHECKS: tuple[str, ...] = (
-    *("shapes_and_roles", "elements_stand_alone", "flops_are_counted", "saves_its_arguments"),
+    *("shapes_and_roles", "elements_stand_alone", "rows_stand_alone"),
+    *("flops_are_counted", "saves_its_arguments"),
     *("values_and_gradients", "one_rounding", "always_finite", "stated_slopes"),
 )
 """Those that find most of what goes wrong, in a second or two."""
@@ -33,10 +34,11 @@ def check_activation(
     - Result and gradients have the dtype of the input, and are those of float32 rounded once.
     - They are those of float64, and of its numeric derivatives, second ones too.
     - They are finite for every finite float16, bfloat16 and float32 input, wherever float64 has a
-      number that the dtype holds.
+      number that the dtype holds, and it has one; gate and up may be of very different sizes.
     - `jit`, `vmap` (over parameters, too), a scan over stacked layers, `checkpoint`, forward mode
       and a mesh of all devices, which splits rows and width, change nothing.
     - The backward pass keeps the arguments alone.
+    - A row of the result reads no other row, where other tokens are.
     - What it states of itself is so: shapes, FLOPs, bounds of the derivative, whether it is
       element-wise.
 

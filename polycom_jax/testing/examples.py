@@ -137,11 +137,16 @@ def compare(
             raise example.fail(f"{check}: {label} has shape {a.shape}, expected {b.shape}.")
         if not a.size:
             continue
+        if np.isnan(b).any():
+            at = tuple(int(i) for i in np.argwhere(np.isnan(b))[0])
+            raise example.fail(
+                f"{check}: {label} is {a[at]:.9g} where NaN is expected: the activation has no"
+                f" number{place(hidden, at) or ' there'}."
+            )
         finite = b[np.isfinite(b)]
         scale = max(1e-3, size, float(np.max(np.abs(finite), initial=0)))
-        equal = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore"):
-            off = np.where(equal, 0, np.abs(a - b))
+            off = np.where(a == b, 0, np.abs(a - b))
         off = np.where(np.isnan(off), np.inf, off)
         if np.max(off) > tolerance * scale:
             at = tuple(int(i) for i in np.unravel_index(np.argmax(off), off.shape))

@@ -1,12 +1,14 @@
 """Checks of values and derivatives: against float64, in every dtype, at every magnitude."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polycom_jax.table import Activation
 from polycom_jax.testing.examples import (
     F32,
     Example,
@@ -28,6 +30,19 @@ what a product with a parameter, or a sum over a row, takes."""
 
 GATED = 1e17
 """Largest gate and up of one size: their product, times one of them, is finite."""
+
+APART = (
+    *((1e20, 0.0), (0.0, 1e20), (1e20, 1e-10), (1e-10, 1e20), (1e20, 1e-20), (1e-20, 1e20)),
+    *((1e15, 1e-15), (1e-15, 1e15), (1e19, 1.0), (1.0, 1e19), (1e4, 1e-4), (1e-4, 1e4)),
+)
+"""Sizes of gate and up whose products are small while powers of the larger one overflow."""
+
+FAR, FAR_PARTS = 40.0, 4
+"""How far out second derivatives are tried, and in how many arrays."""
+
+SLOPE = 2e-5
+"""What a grid leaves open of the largest derivative, beside the digits that bounds are stated in,
+relative to the larger of one and the bound."""
 
 HEADROOM = 100
 """A result that is as near to the largest number as this may overflow on the way."""
@@ -114,13 +129,16 @@ def _check_rounding(
 
 def always_finite(example: Example) -> None:
     """No NaN or infinity in value or gradients where float64 has a number that the dtype holds."""
-    params, spreads = example.params(), _spreads(example)
+    params = example.params()
+    spreads = _spreads(example)
     rows = len(spreads[0])
     for dtype in (jnp.float32, *HALF):
         top = min(float(jnp.finfo(dtype).max), example.largest)
         base = (float64(h) for h in example.hidden(rows=rows))
-        sized = (h * spread for h, spread in zip(base, spreads, strict=True))
-        hidden = [jnp.asarray(np.clip(h, -top, top), dtype) for h in sized]
+        hidden = [
+            jnp.asarray(np.clip(h * spread, -top, top), dtype)
+            for h, spread in zip(base, spreads, strict=True)
+        ]
         dy = example.cotangent(dtype, rows)
         got = compiled(example.act, params, hidden, dy)
         with jax.enable_x64(True):
@@ -134,17 +152,18 @@ def always_finite(example: Example) -> None:
 
 
 def _spreads(example: Example) -> list[np.ndarray]:
-    """Of each input, magnitudes of its elements [rows, width]; of gate and up, equal and unequal.
-
-    Rows of one size, and rows of few large elements among small ones.
-    """
+    """Of each input, the size of each element: rows of one size, rows of few large elements among
+    small ones, and, of two inputs, rows whose sizes are far apart."""
     few = np.where(np.arange(example.width) % 5 == 0, 1, 1e-6)
     mixed = np.where(np.arange(2 * len(SIZES))[:, None] % 2 == 0, 1, few[None])
-    spread = mixed * np.repeat(SIZES, 2)[:, None]
+    alike = mixed * np.repeat(SIZES, 2)[:, None]
     if not example.act.gated:
-        return [spread]
-    equal = np.minimum(spread, GATED / 10)  # standard-normal numbers are below ten
-    return [np.concatenate([equal, other]) for other in (spread, spread[::-1])]
+        return [alike]
+    alike = np.minimum(alike, GATED)
+    return [
+        np.concatenate([alike, np.broadcast_to(np.array(sizes)[:, None], (len(APART), few.size))])
+        for sizes in zip(*APART, strict=True)
+    ]
 
 
 def _check_finite(example: Example, label: str, got: Any, wanted: np.ndarray, hidden: Any) -> None:
@@ -157,21 +176,64 @@ def _check_finite(example: Example, label: str, got: Any, wanted: np.ndarray, hi
             f" {wanted[at]:.6g}{place(hidden, at)}; keep exponents and powers of what is not"
             " selected in range, as in jnp.where(x > 0, f(x), g(jnp.minimum(x, 0)))."
         )
+    if np.isnan(wanted).any():
+        at = tuple(int(i) for i in np.argwhere(np.isnan(wanted))[0])
+        raise example.fail(
+            f"finite: {label} is NaN in float64, too{place(hidden, at)}; the activation must have a"
+            " number for every finite input: bound what a root, a logarithm or a power is taken of."
+        )
 
 
 def second_derivatives(example: Example) -> None:
-    """Hessian-vector products in float32 against differences of float64 gradients."""
-    params, hidden, dy = example.params(), example.hidden(), example.cotangent()
-    at = (params, *hidden)
-    along = jax.tree.map(lambda a: jnp.sin(3 * a), at)
+    """Hessian-vector products in float32 against differences of float64 gradients; of what is
+    element-wise those of its inputs far out, too, where the terms of a derivative may cancel."""
+    product = jax.jit(partial(_second, example.act))
+    near = example.hidden()
+    _compare_second(example, [(near, *_both_second(example, product, near, of_params=True))])
+    if not example.act.over_rows:
+        far = []
+        for hidden in _far_out(example):
+            # Along a parameter, and of its gradient, powers of x stand beside what has vanished.
+            got, wanted = _both_second(example, product, hidden, of_params=False)
+            far.append((hidden, got[1:], wanted[1:]))
+        _compare_second(example, far)
 
-    def product(at: Any, along: Any) -> Any:
-        def gradient(*at: Any) -> Any:
-            return gradients(example.act, at[0], at[1:], dy.astype(at[1].dtype))[1]
 
-        return jax.jvp(gradient, at, along)[1]
+def _compare_second(example: Example, tried: Sequence[tuple[Any, Any, Any]]) -> None:
+    """Relative to the largest of all."""
+    every = [jax.tree.leaves(wanted) for _, _, wanted in tried]
+    sizes = [float(np.max(np.abs(leaves))) for leaves in zip(*every, strict=True)]
+    labels = [label.replace("gradient", "second derivative") for label in names(example.act)[1:]]
+    labels = labels[len(labels) - len(sizes) :]
+    for hidden, got, wanted in tried:
+        check = "second derivatives against float64"
+        compare(example, check, got, wanted, 1e-4, hidden, labels=labels, sizes=sizes)
 
-    got = jax.jit(product)(at, along)
+
+def _far_out(example: Example) -> list[list[jax.Array]]:
+    """A grid of the first input from -FAR to FAR, in arrays of the shape of `hidden`."""
+    first, *others = example.hidden()
+    # Shifted, as no kink should lie on it.
+    grid = FAR * (2 * (np.arange(FAR_PARTS * first.size) + 0.37) / (FAR_PARTS * first.size) - 1)
+    parts = grid.reshape(-1, FAR_PARTS).T.reshape(FAR_PARTS, *first.shape)
+    return [[jnp.asarray(part, jnp.float32), *others] for part in parts]
+
+
+def _second(act: Activation, at: Any, along: Any, dy: Any) -> Any:
+    def gradient(*at: Any) -> Any:
+        return gradients(act, at[0], at[1:], dy.astype(at[1].dtype))[1]
+
+    return jax.jvp(gradient, at, along)[1]
+
+
+def _both_second(
+    example: Example, product: Callable[..., Any], hidden: Sequence[Any], *, of_params: bool
+) -> tuple[Any, Any]:
+    """Hessian-vector products, along parameters, too, or inputs alone; and what they should be."""
+    dy, at = example.cotangent(), (example.params(), *hidden)
+    own, *along = jax.tree.map(lambda a: jnp.sin(3 * a), at)
+    along = (own if of_params else jax.tree.map(jnp.zeros_like, own), *along)
+    got = product(at, along, dy)
     with jax.enable_x64(True):
         wide, direction = (
             jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), tree)
@@ -185,27 +247,22 @@ def second_derivatives(example: Example) -> None:
             return compiled(example.act, moved[0], moved[1:], own)[1]
 
         wanted = jax.tree.map(lambda a, b: (a - b) / (2 * step), shifted(1), shifted(-1))
-    labels = [label.replace("gradient", "second derivative") for label in names(example.act)[1:]]
-    compare(example, "second derivatives against float64", got, wanted, 1e-4, hidden, labels=labels)
+        return got, float64(wanted)
 
 
 def stated_slopes(example: Example) -> None:
-    """The stated bounds of the derivative hold, and are reached."""
+    """The stated bounds of the derivative hold, and are reached, as far as a fine grid tells."""
     bounds = example.act.row.slopes
     if bounds is None:
         return
-    act, params = example.act, example.act.init(jax.random.key(0), example.width)
-    grid = np.concatenate([np.linspace(-12, 12, 4801), [-1e4, -1e3, -100, -30, 30, 100, 1e3, 1e4]])
-    x = np.repeat(grid.astype(np.float32)[:, None], example.width, axis=1)
-    hidden = [jnp.asarray(x), jnp.ones(x.shape, jnp.float32)][: 1 + act.gated]
-    slope = float64(compiled(act, params, hidden, jnp.ones(x.shape, jnp.float32))[1][1])
-    at, low, high = np.argmax(slope, axis=0)[0], float(np.min(slope)), float(np.max(slope))
-    room = [0.01 * max(1.0, abs(b)) for b in bounds]
+    x, slope = _slopes(example)
+    at, low, high = np.argmax(slope), float(np.min(slope)), float(np.max(slope))
+    room = [SLOPE * max(1.0, abs(b)) for b in bounds]
     held = bounds[0] - room[0] <= low and high <= bounds[1] + room[1]
     if not held:
         raise example.fail(
             f"slopes: the derivative goes from {low:.6g} to {high:.6g} (the latter at x ="
-            f" {x[at, 0]:.6g}), stated are {bounds[0]:.6g} to {bounds[1]:.6g}."
+            f" {x[at]:.6g}), stated are {bounds[0]:.6g} to {bounds[1]:.6g}."
         )
     far = [
         np.isfinite(bound) and abs(bound - found) > r
@@ -216,6 +273,19 @@ def stated_slopes(example: Example) -> None:
             f"slopes: stated are {bounds[0]:.6g} to {bounds[1]:.6g}, and the derivative goes only"
             f" from {low:.6g} to {high:.6g}."
         )
+
+
+def _slopes(example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, and the least and largest derivative of a channel there, in float64."""
+    act, start = example.act, example.act.init(jax.random.key(0), example.width)
+    far = 10.0 ** np.arange(1.25, 4.5, 0.25)
+    grid = np.concatenate([-far[::-1], np.linspace(-12, 12, 12001), far])
+    x = np.repeat(grid[:, None], example.width, axis=1)
+    with jax.enable_x64(True):
+        hidden = [jnp.asarray(x), jnp.ones(x.shape)][: 1 + act.gated]
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), start)
+        slope = float64(compiled(act, wide, hidden, jnp.ones(x.shape))[1][1])
+    return x.ravel(), slope.ravel()
 
 
 NUMBERS: Mapping[str, Callable[[Example], None]] = {

@@ -60,6 +60,10 @@ def test_a_run_writes_numbers_tables_and_plots(tmp_path: Path, capsys: pytest.Ca
         assert min(row["rounds"]) > 0
         assert row["ratios"].keys() == {"poly_norm", "relu2"}
         assert row["numbers"].keys() == {"GB/s", "of copy"}
+    # x and dy, y and dx, of 5 x 123 numbers of four bytes.
+    first = result["rows"][0]
+    moved = first["numbers"]["GB/s"] * 1e9 * first["seconds"]["median"]
+    assert moved == pytest.approx(4 * 5 * 123 * 4)
     assert result["rows"][0]["ratios"]["poly_norm"]["median"] == 1
     text = (tmp_path / "out" / "results.md").read_text()
     assert "| poly_norm [xla] |" in text

@@ -29,6 +29,11 @@ def rows(x):
     return x - jnp.mean(x, axis=-1, keepdims=True)
 
 
+def past(x):
+    """Reads the row before, in a way that cannot be seen in its program."""
+    return jax.lax.fori_loop(1, x.shape[0], lambda i, y: y.at[i].set(x[i] + x[i - 1]), x)
+
+
 @pytest.mark.parametrize("name", ["a sound one", "one over rows"])
 def test_a_sound_activation_passes_every_check(name: str):
     def leaky(x, beta, slope):
@@ -50,6 +55,27 @@ def test_a_sound_activation_passes_every_check(name: str):
         ),
         (wrong_slope, {}, "values_and_gradients", "the gradient of x is .* expected .* at x = "),
         (reverse_only, {}, "forward_equals_reverse", "it has no forward derivative"),
+        (
+            lambda x: x * jnp.sqrt(100 - x * x),
+            {},
+            "always_finite",
+            "the value is NaN in float64, too at x = .* must have a number for every finite",
+        ),
+        (jnp.sqrt, {}, "values_and_gradients", "where NaN is expected: .* no number at x = -"),
+        (
+            lambda x: x * ((1 + jnp.exp(x)) ** 2 - 1) / ((1 + jnp.exp(x)) ** 2 + 1),
+            {},
+            "second_derivatives",
+            "second derivative of x is .* at x = [0-9.]+ ",
+        ),
+        (
+            lambda gate, up: gate * gate * up,
+            {"gated": True},
+            "always_finite",
+            "the value is nan and should be -?0 at gate, up = ",
+        ),
+        (past, {}, "rows_stand_alone", r"a change of row \[0, 0\] .* changes the result at \[1, 0"),
+        (jax.nn.sigmoid, {"slopes": (0, 0.2502)}, "stated_slopes", "goes only from .* to 0.25"),
         (jnp.tanh, {"flops": 3}, "flops_are_counted", "stated are 3 operations.*its program has 1"),
         (jnp.tanh, {"slopes": (0, 0.5)}, "stated_slopes", "the derivative goes from .* to 1 "),
         (jnp.tanh, {"slopes": (-1, 1)}, "stated_slopes", "stated are -1 to 1, and the derivative"),
