@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -101,7 +102,7 @@ def test_more_points_bring_smaller_errors(tmp_path: Path):
 
 def test_programs_of_a_network_are_gone_behind_its_cell(monkeypatch, tmp_path: Path):
     # A process had no memory maps left for further programs after some eighty networks.
-    program = jax.jit(lambda x: x + 1)
+    program: Any = jax.jit(lambda x: x + 1)
 
     def cell(self, each, tell) -> dict[str, object]:
         program(1.0)

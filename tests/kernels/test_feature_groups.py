@@ -1,6 +1,7 @@
 """Activations over groups of features, in both layouts: one result, and the backend's choice."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,8 @@ def test_on_a_tpu_no_group_lies_along_the_last_axis(name):
     def lasts(platform: str) -> set[int]:
         with compiling_for(platform):
             program = jax.make_jaxpr(lambda *a: OPERATIONS[name](*a, axis_name=None))(x, *learned)
-        hidden = [
-            v.aval for eqn in program.jaxpr.eqns for v in eqn.outvars if v.aval.size == x.size
-        ]
-        return {aval.shape[-1] for aval in hidden if aval.ndim > 1}
+        made: list[Any] = [v.aval for eqn in program.jaxpr.eqns for v in eqn.outvars]
+        return {aval.shape[-1] for aval in made if aval.size == x.size and aval.ndim > 1}
 
     assert size in lasts("cpu")
     assert size not in lasts("tpu")
@@ -87,9 +86,9 @@ def test_on_a_tpu_no_group_lies_along_the_last_axis(name):
 
 def of_tpu(name: str) -> Activation:
     """The row with the version that is chosen on a TPU."""
-    params = RIVALS[name].params
+    params: Any = dict(RIVALS[name].params)
     run = OPERATIONS[name].versions["tpu"].run
-    return Activation(name, row=row_reading_row(run, dict(params), formula=RIVALS[name].formula))
+    return Activation(name, row=row_reading_row(run, params, formula=RIVALS[name].formula))
 
 
 @pytest.mark.exhaustive
