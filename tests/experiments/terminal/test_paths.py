@@ -53,7 +53,7 @@ NO_PATHS = frozenset(
         ),
         *("activation", "text_field", "train_split", "hardware", "compiler_options"),
         *("steps", "coordinator", "target", "targets", "selection", "passes", "end_of_text"),
-        *("profile_steps", "recipe"),
+        *("profile_steps", "recipe", "products"),
     }
 )
 """Names of the fields of text that take no path."""
