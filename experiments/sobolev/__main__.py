@@ -149,6 +149,7 @@ RUNS: Mapping[str, Run] = {
     "normed": Run("normed"),
     "coordinates": Run("coordinates"),
     "pitch": Run("coordinates", ("--extent", "0.125")),
+    "gradients": Run("coordinates", ("--extent", "0.125", "--loss", "h1")),
     "depth": Run("depth"),
 }
 """Folder -> what `all` runs in it, in this order."""

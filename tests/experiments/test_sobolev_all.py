@@ -65,6 +65,7 @@ def test_all_takes_the_options_of_the_committed_runs(monkeypatch, tmp_path: Path
         expected = {
             "h1": {"loss": "h1", "sizes": (300,), "beside": str(tmp_path / "train/train.csv")},
             "pitch": {"extent": 0.125},
+            "gradients": {"extent": 0.125, "loss": "h1"},
         }
         assert changed == expected.get(name, {})
 
