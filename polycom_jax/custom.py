@@ -83,7 +83,9 @@ def row_of(
 
 def _check_name(parameter: str, name: str) -> None:
     require(
-        parameter.isidentifier() and not keyword.iskeyword(parameter),
+        isinstance(parameter, str)
+        and parameter.isidentifier()
+        and not keyword.iskeyword(parameter),
         f"activation {name!r}: a parameter is called {parameter!r}; the function is given it as a"
         " keyword argument, so it must be a name as Python has them, for instance beta.",
     )
@@ -95,15 +97,15 @@ def _check_name(parameter: str, name: str) -> None:
 
 
 def _check_rows(program: Any, name: str, hidden: jax.ShapeDtypeStruct, inputs: int) -> None:
-    """Raises `InputError` where the program surely mixes rows; where it cannot be seen, the
-    contract of `polycom_jax.testing` tries it."""
+    """Raises `InputError` where the program mixes rows, or cuts, joins or turns their axes; where
+    that cannot be seen, the contract of `polycom_jax.testing` tries it."""
     found = _hidden_reads(program, hidden, inputs)
     mixed = [axis for axis in range(len(hidden.shape) - 1) if found.get(axis) is Reach.MIXED]
     require(
         not mixed,
         f"activation {name!r} mixes rows: of float32{list(hidden.shape)} its result reads other"
-        f" elements along axis {', '.join(map(str, mixed))}, where other tokens and examples lie;"
-        " let it reduce over the last axis alone, axis=-1.",
+        f" elements along axis {', '.join(map(str, mixed))}, where other tokens and examples lie,"
+        " or cuts or joins that axis; let it work along the last axis alone, axis=-1.",
     )
 
 

@@ -77,7 +77,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _programs_are_compiled_once(programs: str) -> None:
     """Most of what a test compiles, others have compiled, in this worker or in another one.
 
-    Said before each test: a program of ours that ran in this process has set its own folder.
+    JAX keeps to the first folder that it has compiled for; said before each test, since a program
+    of ours that ran in this process may have turned the cache off.
     """
     jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

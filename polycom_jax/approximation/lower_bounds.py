@@ -76,8 +76,7 @@ def fewest_weights(n: int, eps: float, depth: int, order: int) -> int:
     W numbers, m points and degree D of the values in the numbers, a layer multiplies the regions by
     at most 2 (2 e m k D / W)^W for its k units (Warren), with D_1 = 1, D_(i+1) = order D_i + 2; k
     <= W / 3, as a unit has two weights and a coefficient. 2^m may not exceed the product over the
-    layers and the output, at m = the bumps
-    that are higher than eps.
+    layers and the output, at m = the bumps that are higher than eps.
 
     Raises:
         InputError: n, depth or order below 1, or eps outside (0, 1).

@@ -276,7 +276,7 @@ def stated_slopes(example: Example) -> None:
 
 
 def _slopes(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs, and the least and largest derivative of a channel there, in float64."""
+    """Inputs, and the derivative of each channel there, in float64."""
     act, start = example.act, example.act.init(jax.random.key(0), example.width)
     far = 10.0 ** np.arange(1.25, 4.5, 0.25)
     grid = np.concatenate([-far[::-1], np.linspace(-12, 12, 12001), far])
