@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.sobolev.construction_options import (
     QUICK_DEPTH,
@@ -221,6 +223,7 @@ def run_all(words: Sequence[str]) -> int:
         code = main([run.study, *options, "--out", str(Path(chosen.out) / name)])
         if code:
             return code
+        jax.clear_caches()  # each program takes memory maps, of which a process has so many
         spent.append(_since(before, name))
     print("\n" + "\n".join([*spent, _since(begun, "total")]))
     return 0

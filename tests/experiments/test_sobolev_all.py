@@ -31,11 +31,14 @@ def test_all_runs_what_is_committed_in_folders_of_its_own_and_ends_with_the_firs
         ran.append((workdir, "--quick" in command))
         require(workdir.name != "refine", "no.")
 
+    program: Any = jax.jit(lambda x: x + 1)
+    program(1.0)
     monkeypatch.setattr("importlib.import_module", lambda name: SimpleNamespace(run=run))
     assert main(["all", "--quick", "--out", str(tmp_path)]) == 2
     assert ran == [
         (tmp_path / name, True) for name in ("rates", "train", "h1", "samples", "refine")
     ]
+    assert program._cache_size() == 0  # what one study has compiled, the next does not keep
     assert main(["all", "--nonsense"]) == 2
     monkeypatch.setattr(door, "RUNS", {"rates": door.RUNS["rates"]})
     capsys.readouterr()
