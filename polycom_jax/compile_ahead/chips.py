@@ -74,8 +74,8 @@ class Gpu(Chip):
 
     Attributes:
         peaks: dense products a second by the type that they multiply, in XLA's names; "f32" by
-            TF32 where the card has it, "highest" without. Types that are not listed are multiplied
-            as float32.
+            TF32 where the card has it, "highest" without; "f8" and "s8" for all of 8 bits. Where
+            "f8" is not listed, XLA multiplies as float16; other types as float32.
         link: what `link_bandwidth` is of.
         unverified: what no public source confirms, in words; empty if all is.
     """
@@ -94,6 +94,9 @@ class Gpu(Chip):
 
     def peak(self, dtype: str) -> float:
         """Dense products a second of numbers of that type."""
+        if dtype.startswith("f8"):
+            return self.peaks.get("f8", self.peaks["f16"])
+        dtype = {"u8": "s8"}.get(dtype, dtype)
         return self.peaks.get(dtype, self.peaks["f32"])
 
 
@@ -203,6 +206,11 @@ _TPUS = (
 # B200, and H200's bandwidth: XLA's descriptions (xla/backends/gpu/target_config/specs). H200's
 # memory: what CUDA reports in public logs; XLA's description has the 141 GiB of its name. L4: a
 # public report of CUDA's deviceQuery. T4: the same, and the memory of Colab's under newer drivers.
+_HOPPER: Mapping[str, float] = {
+    **{"bf16": 989e12, "f16": 989e12, "f32": 494e12, "highest": 67e12},
+    **{"f8": 1979e12, "s8": 1979e12},
+}
+
 _GPUS = (
     Gpu(
         name="a100",
@@ -210,7 +218,7 @@ _GPUS = (
         compute_capability="8.0",
         chips_per_host=8,
         peak_flops=312e12,
-        peaks={"bf16": 312e12, "f16": 312e12, "f32": 156e12, "highest": 19.5e12},
+        peaks={"bf16": 312e12, "f16": 312e12, "f32": 156e12, "highest": 19.5e12, "s8": 624e12},
         hbm_bytes=85_100_068_864,
         hbm_bandwidth=2.039e12,
         link_bandwidth=300e9,
@@ -223,7 +231,7 @@ _GPUS = (
         compute_capability="9.0",
         chips_per_host=8,
         peak_flops=989e12,
-        peaks={"bf16": 989e12, "f16": 989e12, "f32": 494e12, "highest": 67e12},
+        peaks=_HOPPER,
         hbm_bytes=84_942_979_072,
         hbm_bandwidth=3.352e12,
         link_bandwidth=450e9,
@@ -236,7 +244,7 @@ _GPUS = (
         compute_capability="9.0",
         chips_per_host=8,
         peak_flops=989e12,
-        peaks={"bf16": 989e12, "f16": 989e12, "f32": 494e12, "highest": 67e12},
+        peaks=_HOPPER,
         hbm_bytes=round(139.8 * GIB),
         hbm_bandwidth=4.8e12,
         link_bandwidth=450e9,
@@ -249,7 +257,10 @@ _GPUS = (
         compute_capability="10.0",
         chips_per_host=8,
         peak_flops=2250e12,
-        peaks={"bf16": 2250e12, "f16": 2250e12, "f32": 1100e12, "highest": 75e12},
+        peaks={
+            **{"bf16": 2250e12, "f16": 2250e12, "f32": 1100e12, "highest": 75e12},
+            **{"f8": 4500e12, "s8": 4500e12},
+        },
         hbm_bytes=191_514_411_008,
         hbm_bandwidth=7.672e12,
         link_bandwidth=900e9,
@@ -263,7 +274,10 @@ _GPUS = (
         compute_capability="8.9",
         chips_per_host=8,
         peak_flops=121e12,
-        peaks={"bf16": 121e12, "f16": 121e12, "f32": 60e12, "highest": 30.3e12},
+        peaks={
+            **{"bf16": 121e12, "f16": 121e12, "f32": 60e12, "highest": 30.3e12},
+            **{"f8": 242e12, "s8": 242e12},
+        },
         hbm_bytes=23_612_293_120,
         hbm_bandwidth=300e9,
         link_bandwidth=32e9,
@@ -277,7 +291,7 @@ _GPUS = (
         chips_per_host=4,
         peak_flops=65e12,
         # Neither bfloat16 nor TF32: XLA multiplies both as float32, without tensor cores.
-        peaks={"f16": 65e12, "f32": 8.1e12, "highest": 8.1e12},
+        peaks={"f16": 65e12, "f32": 8.1e12, "highest": 8.1e12, "s8": 130e12},
         hbm_bytes=15_637_086_208,
         hbm_bandwidth=320e9,
         link_bandwidth=16e9,

@@ -7,12 +7,14 @@ TPUs its `estimated_cycles` know it.
 import re
 from typing import NamedTuple
 
-from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, in_hbm, size
+from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, arrays, in_hbm, size
 
 _PARTS = ("dynamic-slice", "slice", "gather")
+_UPDATES = ("dynamic-update-slice", "scatter")
 _FUSIONS = ("fusion", "fusion-start")
 # Workspace of a call of cuBLAS or cuDNN: the last of its results, bytes without a form.
 _WORKSPACE = re.compile(r", [su]8\[\d+\]\{0\}\)$")
+_NOTHING_MOVES = 'custom_call_target="AllocateBuffer"'
 
 
 class Traffic(NamedTuple):
@@ -20,6 +22,22 @@ class Traffic(NamedTuple):
 
     read: int
     written: int
+
+
+class Updated(NamedTuple):
+    """A result that is a parameter of its computation with parts of it written over, in place.
+
+    Attributes:
+        parameter: its name.
+        written: bytes of the parts.
+        read: bytes of them that are read before, as by a scatter that adds.
+        by: names of the instructions that do it, or that it goes through.
+    """
+
+    parameter: str
+    written: int
+    read: int
+    by: frozenset[str]
 
 
 def hbm_traffic(module: Module, where: Computation, instruction: Instruction) -> int:
@@ -33,67 +51,161 @@ def read_and_written(module: Module, where: Computation, instruction: Instructio
     sources = [where.instructions[name] for name in instruction.operands]
     whole = sum(in_hbm(source.type) for source in sources)
     inner = module.computations.get(instruction.calls[0]) if instruction.calls else None
+    if _NOTHING_MOVES in instruction.attributes:
+        return Traffic(0, 0)
     if opcode in _FUSIONS and inner is not None:
-        read = sum(_read(inner, index, source) for index, source in enumerate(sources))
-        return Traffic(read, _written(inner, result if opcode == "fusion" else result - whole))
+        read = sum(_read(module, inner, index, source) for index, source in enumerate(sources))
+        most = result if opcode == "fusion" else result - whole
+        return Traffic(read, _written(module, inner, instruction, most))
+    synchronous = opcode.removesuffix("-start")
+    if synchronous in _PARTS:
+        # (operands, result, context) of what is asynchronous: what is taken may stay on the chip.
+        started = synchronous != opcode
+        taken = size(instruction.type) - started * sum(size(source.type) for source in sources)
+        rest = sum(in_hbm(source.type) for source in sources[1:])
+        read = min(taken, in_hbm(sources[0].type)) + rest
+        return Traffic(read, max(result - started * whole, 0))
+    if synchronous in _UPDATES:
+        parts, (base, *others) = _part_bytes(where, instruction), sources
+        touched = bool(in_hbm(base.type))
+        read = sum(in_hbm(source.type) for source in others)
+        return Traffic(read + touched * _read_before(instruction, parts), touched * parts)
     if opcode.endswith("-start"):
         # (operand, result, context): the type lists what is read and what is written.
         return Traffic(min(whole, result), max(result - whole, 0))
-    if opcode in _PARTS:
-        return Traffic(result, result)
-    if opcode == "dynamic-update-slice":
-        return Traffic(*2 * (in_hbm(sources[1].type),))
     return Traffic(whole, result)
 
 
-def _read(fused: Computation, index: int, source: Instruction) -> int:
+def _read(module: Module, fused: Computation, index: int, source: Instruction) -> int:
     """What a fusion reads of an operand: the parts alone, where it only takes parts of it."""
     parameter = fused.parameter(index)
     whole = in_hbm(source.type)
     if parameter is None or not whole:
         return whole
-    parts = _parts_read(fused, parameter.name)
+    parts = _parts_read(module, fused, parameter.name)
     return whole if parts is None else min(whole, parts)
 
 
-def _parts_read(fused: Computation, name: str) -> int | None:
-    """Bytes of the parts that are taken of an array, or None where all of it is."""
+def _parts_read(
+    module: Module, fused: Computation, name: str, *, inner: bool = False
+) -> int | None:
+    """Bytes of the parts that are taken of an array, or None where all of it is.
+
+    `inner` says that this is a fusion inside another one, which has no results of its own.
+    """
     parts = 0
+    updated = [] if inner else _updated_results(module, fused)
+    written_over = [u for u in updated if u is not None]
     for user in fused.instructions.values():
         if name not in user.operands:
             continue
-        if user.opcode in _PARTS:
-            parts += _bytes(user)
+        own = next((u for u in written_over if user.name in u.by), None)
+        if own is not None and user.operands.index(name) == _base_index(module, user):
+            # What is not written over is not touched.
+            found = own.read if name == own.parameter else 0
+        elif user.opcode in _PARTS and user.operands[0] == name:
+            found = _bytes(user)
         elif user.opcode == "bitcast" and not user.root:
-            inner = _parts_read(fused, user.name)
-            if inner is None:
-                return None
-            parts += inner
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-            parts += 0  # overwritten in place: what is not written is not touched
+            found = _parts_read(module, fused, user.name, inner=inner)
+        elif user.opcode == "fusion" and not user.root:
+            found = _parts_of_inner(module, fused, user, name, inner=inner)
         else:
             return None
+        if found is None:
+            return None
+        parts += found
     return parts
 
 
-def _written(fused: Computation, result: int) -> int:
+def _parts_of_inner(
+    module: Module, fused: Computation, user: Instruction, name: str, *, inner: bool
+) -> int | None:
+    """The same of what a fusion inside a fusion takes, whose result may be all of it in turn."""
+    own = module.computations[user.calls[0]]
+    parameters = [own.parameter(i) for i, operand in enumerate(user.operands) if operand == name]
+    result = own.root
+    while result is not None and result.opcode == "bitcast":
+        result = own.instructions[result.operands[0]]
+    if result in parameters:
+        return _parts_read(module, fused, user.name, inner=inner)
+    parts = [
+        None if each is None else _parts_read(module, own, each.name, inner=True)
+        for each in parameters
+    ]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _written(module: Module, fused: Computation, fusion: Instruction, most: int) -> int:
+    """Bytes that a fusion writes, `most` where none of its results is updated in place."""
+    updated = _updated_results(module, fused)
+    results = _results(fused)
+    if not any(updated):
+        return most
+    there = list(arrays(fusion.type))
+    if len(there) != len(results):
+        there = [(_bytes(result), True) for result in results]
+    sizes = zip(there, updated, strict=True)
+    return min(most, sum(n if u is None else u.written for (n, hbm), u in sizes if hbm))
+
+
+def _results(fused: Computation) -> list[Instruction]:
     root = fused.root
-    if root is None or not result:
-        return result
-    whole = _result_bytes(fused, root)
-    return min(result, whole) if whole is not None else result
+    if root is None:
+        return []
+    return [fused.instructions[n] for n in root.operands] if root.opcode == "tuple" else [root]
 
 
-def _result_bytes(fused: Computation, root: Instruction) -> int | None:
-    """Bytes that a fusion writes where some of its results are updated in place; None: all."""
-    if root.opcode == "tuple":
-        results = [fused.instructions[name] for name in root.operands]
-        return sum(_result_bytes(fused, r) or _bytes(r) for r in results)
-    if root.opcode == "bitcast":
-        return _result_bytes(fused, fused.instructions[root.operands[0]])
-    if root.opcode == "dynamic-update-slice":
-        return _bytes(fused.instructions[root.operands[1]])
-    return None
+def _updated_results(module: Module, fused: Computation) -> list[Updated | None]:
+    """Of each result, what is updated in place; None: it is written whole."""
+    found = (_updated(module, fused, result) for result in _results(fused))
+    return [each if each is not None and each.by else None for each in found]
+
+
+def _updated(module: Module, fused: Computation, result: Instruction) -> Updated | None:
+    """What `result` makes of a parameter, if nothing but parts of that change."""
+    written = read = 0
+    by: set[str] = set()
+    while result.opcode != "parameter":
+        if sum(result.name in user.operands for user in fused.instructions.values()) > 1:
+            return None  # somebody else reads it, with what was not written over
+        if result.opcode in _UPDATES:
+            parts = _part_bytes(fused, result)
+            written, read = written + parts, read + _read_before(result, parts)
+            by.add(result.name)
+        elif result.opcode == "fusion" and (inside := _updated_inside(module, result)) is not None:
+            written, read = written + inside.written, read + inside.read
+            by.add(result.name)
+        elif result.opcode != "bitcast":
+            return None
+        result = fused.instructions[result.operands[_base_index(module, result)]]
+    return Updated(result.name, written, read, frozenset(by))
+
+
+def _updated_inside(module: Module, fusion: Instruction) -> Updated | None:
+    inner = module.computations[fusion.calls[0]]
+    return None if inner.root is None else _updated(module, inner, inner.root)
+
+
+def _base_index(module: Module, user: Instruction) -> int:
+    """Which operand of what updates an array in place that array is."""
+    if user.opcode != "fusion":
+        return 0
+    inside, inner = _updated_inside(module, user), module.computations[user.calls[0]]
+    return 0 if inside is None else int(inner.instructions[inside.parameter].operands[0])
+
+
+def _part_bytes(where: Computation, update: Instruction) -> int:
+    """Bytes that an update writes; of a scatter of several arrays, of all of them."""
+    operands = [where.instructions[name] for name in update.operands]
+    if update.opcode.startswith("dynamic-update-slice"):
+        return _bytes(operands[1])
+    return sum(map(_bytes, operands[len(operands) // 2 + 1 :]))
+
+
+def _read_before(update: Instruction, parts: int) -> int:
+    """Bytes that are read of an array before they are written over: a scatter combines both."""
+    return parts if update.opcode.startswith("scatter") else 0
 
 
 def _without_workspace(module: Module, instruction: Instruction) -> str:
