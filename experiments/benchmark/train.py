@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from experiments.benchmark import peers, shapes
-from experiments.benchmark.contest import hold
+from experiments.benchmark.contest import CLOCKS, hold
 from experiments.benchmark.fresh import measure_fresh
 from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
@@ -40,7 +40,7 @@ def _run(options: Options, tell: Tell) -> Result:
         tell(f"{name} in a process of its own")
         fresh[name] = measure_fresh(options, name)
     cfg = shapes.model(options, activations[0])
-    peak, about_peak = peak_flops(cfg.dtype)
+    peak, about_peak = peak_flops(cfg.dtype, CLOCKS[options.clock])
     tell("making states")
     return hold(
         "train",
