@@ -14,6 +14,9 @@ FREE = frozenset(
 )
 """What counts as no operation on the hidden array: moving, casting and wrapping."""
 
+MOVES = frozenset({"concatenate", "dynamic_slice", "gather", "pad", "rev", "stack", "transpose"})
+"""What counts once, however large an array it makes."""
+
 ELEMENTWISE = frozenset(
     {"abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt"}
     | {"ceil", "clamp", "copy", "copy_p", "convert_element_type", "cos", "cosh", "digamma", "div"}
@@ -28,6 +31,10 @@ ELEMENTWISE = frozenset(
 
 REVERSE_ONLY = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr", "pallas_call"})
 """Sub-programs that have no forward derivative."""
+
+
+COUNTED_ROWS = 211
+"""Of the arrays that operations are counted on: a prime, that no learned array is as large."""
 
 
 def traced(f: Callable[..., Any], *arguments: Any) -> Any:
@@ -46,8 +53,9 @@ def counted(name: str, f: Callable[..., Any], arguments: Sequence[Any], size: in
 def operations(jaxpr: Any, size: int) -> list[str]:
     """The primitives, sub-programs included, that touch an array of `size` elements.
 
-    A scan counts as often as it runs, or once where it runs along the array; of branches the larger
-    one counts.
+    One of an array k times as large, as of k functions of each element, counts k times. A scan
+    counts as often as it runs, or once where it runs along the array; of branches the larger one
+    counts.
 
     Raises:
         InputError: a loop over the array ends when the program finds that it may.
@@ -57,10 +65,9 @@ def operations(jaxpr: Any, size: int) -> list[str]:
         inner = inner_programs(eqn)
         several = _SEVERAL.get(eqn.primitive.name, _all_once)
         found += several(eqn, inner, size)
-        touched = any(v.aval.size == size for v in (*eqn.invars, *eqn.outvars))
         name = eqn.primitive.name
-        if touched and (not inner or name == "reduce") and name not in FREE:
-            found += [name] * _operations_an_element(eqn)
+        if (not inner or name == "reduce") and name not in FREE:
+            found += [name] * _operations_an_element(eqn, size)
     return found
 
 
@@ -101,17 +108,26 @@ _SEVERAL: Mapping[str, Callable[[Any, list[Any], int], list[str]]] = {
 """How the operations of sub-programs add up, where it is not each once."""
 
 
-def _operations_an_element(eqn: Any) -> int:
+def _operations_an_element(eqn: Any, size: int) -> int:
     """A reduction counts one for each array that it reduces; a matrix product two for each pair of
     elements that it multiplies and adds, a polynomial two for each step of Horner's scheme."""
+    times = max(_times(v, size) for v in (*eqn.invars, *eqn.outvars))
+    if not times or eqn.primitive.name in MOVES:
+        return min(times, 1)
     if eqn.primitive.name == "reduce":
-        return len(eqn.outvars)
+        return len(eqn.outvars) * times
     if eqn.primitive.name == "polynomial":
-        return 2 * (len(eqn.invars) - 2)
+        return 2 * (len(eqn.invars) - 2) * times
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        return 2 * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-    return 1
+        products = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+        return math.ceil(2 * products * eqn.outvars[0].aval.size / size)
+    return times
+
+
+def _times(v: Any, size: int) -> int:
+    """How many arrays of that size make up a value; 0 where it is none of them."""
+    return v.aval.size // size if size and v.aval.size % size == 0 else 0
 
 
 def inner_programs(eqn: Any) -> list[Any]:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jaxtyping import Array, Float, Key
 
 from polycom_jax._errors import InputError, require, unknown
@@ -182,7 +184,8 @@ class Parameter:
         last = shape[-1]
         if self.per == "channel":
             return last == width and width * parts % self.groups == 0
-        return 0 < last <= self.groups and self.groups % last == 0 and width % last == 0
+        divides = 0 < last <= self.groups and self.groups % last == 0 and width % last == 0
+        return divides and (last * parts == self.groups or _is_a_shard())
 
     def expanded(self, value: Array, hidden: Array) -> Array:
         """The array that the function reads, beside a hidden one."""
@@ -195,6 +198,11 @@ class Parameter:
         # Unlike jnp.repeat, it keeps what axes of a mesh split, explicit ones, too.
         each = value.reshape(*ones, count, 1)
         return jnp.broadcast_to(each, (*ones, count, width // count)).reshape(*ones, width)
+
+
+def _is_a_shard() -> bool:
+    """Whether arrays are parts of larger ones, inside `jax.shard_map`."""
+    return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
 def _nested(numbers: Any) -> Any:

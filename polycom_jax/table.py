@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError, require, unknown
-from polycom_jax._operations import counted
+from polycom_jax._operations import COUNTED_ROWS, counted
 from polycom_jax.activations.stability import effective_coeffs
 from polycom_jax.custom import Function, row_of
 from polycom_jax.kernels.few_bit import few_bit
@@ -212,7 +212,7 @@ class Activation:
 @cache
 def _counted(act: Activation) -> int:
     groups = math.lcm(*(each.groups for each in act.parameters.values()), 1)
-    hidden = jax.ShapeDtypeStruct((3, 5 * groups), jnp.float32)
+    hidden = jax.ShapeDtypeStruct((COUNTED_ROWS, 5 * groups), jnp.float32)
     params = pm.abstract(act.specs_at(hidden.shape[-1]))
     return counted(act.name, act.apply, (params, *[hidden] * (1 + act.gated)), hidden.size)
 

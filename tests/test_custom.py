@@ -169,6 +169,22 @@ def test_operations_of_loops_and_branches_are_counted():
     assert pc.activation(lambda x, w: jnp.polyval(w, x), {"w": (1.0,) * 4}, name="f").flops == 6
 
 
+def test_functions_of_an_element_count_each():
+    """As of a sum of eight bumps: sub, square, neg, exp, mul and add of each."""
+
+    def bumps(x, c):
+        c, middles = (a.reshape(*[1] * x.ndim, 8) for a in (c, jnp.linspace(-2, 2, 8)))
+        return jnp.sum(c * jnp.exp(-((x[..., None] - middles) ** 2)), axis=-1)
+
+    assert pc.activation(bumps, {"c": (0.1,) * 8}, name="f").flops == 8 * 6
+
+    def low_rank(x, a, b):
+        return jnp.repeat(x.reshape(*x.shape[:-1], -1, 5) @ a @ b, 1, axis=-1).reshape(x.shape)
+
+    learned = {"a": pc.Parameter(((0.1,),) * 5), "b": pc.Parameter(((0.1,) * 5,))}
+    assert pc.activation(low_rank, learned, name="f").flops == 2 + 2
+
+
 def until_small(x):
     return jax.lax.while_loop(lambda y: jnp.abs(y).sum() > 1, lambda y: y / 2, x)
 

@@ -83,6 +83,18 @@ def test_a_width_that_groups_do_not_divide_is_told(name, width, message):
         act.apply(own, jnp.ones((2, width)))
 
 
+def test_numbers_of_fewer_groups_are_those_of_another_activation():
+    learned = {"a": Parameter(1.0, per="group", groups=8)}
+    act = activation(lambda x, a: a * x, learned, name="scaled")
+    x = jnp.ones((2, 16))
+    with pytest.raises(InputError, match=r"scaled: expected .*\(8,\).*came .*\(4,\)"):
+        act.apply({"a": jnp.ones(4)}, x)
+    mesh = jax.make_mesh((2,), ("tensor",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    own, rows = {"a": jnp.arange(8.0)}, P(None, "tensor")
+    split = jax.shard_map(act.apply, mesh=mesh, in_specs=({"a": P("tensor")}, rows), out_specs=rows)
+    np.testing.assert_array_equal(split(own, x), act.apply(own, x))
+
+
 @pytest.mark.parametrize("name", ["asqu", "dyt"])
 def test_a_number_has_no_channels(name):
     act = get_activation(name)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from polycom_jax._errors import require, unknown
 from polycom_jax.table import Activation, get_activation
 from polycom_jax.testing.examples import Exact, Example
+from polycom_jax.testing.far_out import FAR_OUT
 from polycom_jax.testing.numbers import NUMBERS
 from polycom_jax.testing.transformations import TRANSFORMATIONS
 
-CHECKS: Mapping[str, Callable[[Example], None]] = {**TRANSFORMATIONS, **NUMBERS}
+CHECKS: Mapping[str, Callable[[Example], None]] = {**TRANSFORMATIONS, **NUMBERS, **FAR_OUT}
 """Name -> check, the cheap ones first."""
 
 QUICK_CHECKS: tuple[str, ...] = (
@@ -32,11 +33,13 @@ def check_activation(
     """Raises `ContractError` unless the activation keeps the contract of the table's rows.
 
     - Result and gradients have the dtype of the input, and are those of float32 rounded once.
-    - They are those of float64, and of its numeric derivatives, second ones too.
+    - They are those of float64, and of its numeric derivatives, second ones too, also for inputs up
+      to 40, and of `exact` where it is given.
     - They are finite for every finite float16, bfloat16 and float32 input, wherever float64 has a
       number that the dtype holds, and it has one; gate and up may be of very different sizes.
     - `jit`, `vmap` (over parameters, too), a scan over stacked layers, `checkpoint`, forward mode
-      and a mesh of all devices, which splits rows and width, change nothing.
+      and a mesh of all devices, which splits rows and width, change nothing. Nor do parts of the
+      channels by themselves, as where experts' widths are split.
     - The backward pass keeps the arguments alone.
     - A row of the result reads no other row, where other tokens are.
     - What it states of itself is so: shapes, FLOPs, bounds of the derivative, whether it is

@@ -38,7 +38,7 @@ APART = (
 """Sizes of gate and up whose products are small while powers of the larger one overflow."""
 
 FAR, FAR_PARTS = 40.0, 4
-"""How far out second derivatives are tried, and in how many arrays."""
+"""How far out values and derivatives are tried, and in how many arrays."""
 
 SLOPE = 2e-5
 """What a grid leaves open of the largest derivative, beside the digits that bounds are stated in,
@@ -192,7 +192,7 @@ def second_derivatives(example: Example) -> None:
     _compare_second(example, [(near, *_both_second(example, product, near, of_params=True))])
     if not example.act.over_rows:
         far = []
-        for hidden in _far_out(example):
+        for hidden in far_out(example):
             # Along a parameter, and of its gradient, powers of x stand beside what has vanished.
             got, wanted = _both_second(example, product, hidden, of_params=False)
             far.append((hidden, got[1:], wanted[1:]))
@@ -210,13 +210,16 @@ def _compare_second(example: Example, tried: Sequence[tuple[Any, Any, Any]]) -> 
         compare(example, check, got, wanted, 1e-4, hidden, labels=labels, sizes=sizes)
 
 
-def _far_out(example: Example) -> list[list[jax.Array]]:
-    """A grid of the first input from -FAR to FAR, in arrays of the shape of `hidden`."""
-    first, *others = example.hidden()
+def far_out(example: Example, which: int = 0) -> list[list[jax.Array]]:
+    """A grid of that input from -FAR to FAR, in arrays of the shape of `hidden`."""
+    hidden = example.hidden()
+    far, count = min(FAR, example.largest), FAR_PARTS * hidden[which].size
     # Shifted, as no kink should lie on it.
-    grid = FAR * (2 * (np.arange(FAR_PARTS * first.size) + 0.37) / (FAR_PARTS * first.size) - 1)
-    parts = grid.reshape(-1, FAR_PARTS).T.reshape(FAR_PARTS, *first.shape)
-    return [[jnp.asarray(part, jnp.float32), *others] for part in parts]
+    grid = far * (2 * (np.arange(count) + 0.37) / count - 1)
+    parts = grid.reshape(-1, FAR_PARTS).T.reshape(FAR_PARTS, *hidden[which].shape)
+    return [
+        [*hidden[:which], jnp.asarray(part, jnp.float32), *hidden[which + 1 :]] for part in parts
+    ]
 
 
 def _second(act: Activation, at: Any, along: Any, dy: Any) -> Any:

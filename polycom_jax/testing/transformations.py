@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from polycom_jax import params as pm
 from polycom_jax._errors import InputError
-from polycom_jax._operations import operations, traced
+from polycom_jax._operations import COUNTED_ROWS, operations, traced
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.testing.examples import F32, SAME, Example, compare, compiled, gradients
 
@@ -154,6 +154,32 @@ def elements_stand_alone(example: Example) -> None:
         )
 
 
+def parts_make_the_whole(example: Example) -> None:
+    """Parts of rows, each with its own channels' parameters, give the parts of the result, as where
+    experts' widths are split; what reads rows is told the axis that splits them."""
+    act, example = example.act, example.wider(2)
+    declared = act.parameters
+    odd = any(p.per == "group" and p.groups % 2 for p in declared.values())
+    if odd or (act.over_rows and not act.row.takes_axis):
+        return
+    params, hidden = example.params(), example.hidden()
+
+    def halves(array: jax.Array) -> jax.Array:
+        return jnp.stack(jnp.split(array, 2, axis=-1))
+
+    own = {name: halves(p) if declared[name].by_channel else p for name, p in params.items()}
+    axes = {name: 0 if declared[name].by_channel else None for name in params}
+    split = jax.vmap(
+        lambda params, *parts: act.apply(params, *parts, axis_name="parts"),
+        in_axes=(axes, *[0] * len(hidden)),
+        axis_name="parts",
+    )
+    got = jnp.concatenate(list(split(own, *map(halves, hidden))), axis=-1)
+    check = "two parts of the channels, each by itself"
+    # A mean over parts adds up in another order.
+    compare(example, check, got, act.apply(params, *hidden), MESH_TOLERANCE, hidden)
+
+
 def rows_stand_alone(example: Example) -> None:
     """A row of the result reads its own row alone: others are other tokens, later ones, too."""
     act, params = example.act, example.params()
@@ -218,7 +244,7 @@ def flops_are_counted(example: Example) -> None:
     act = example.act
     if "implementation" in act.reads:  # other versions have the same arithmetic, in other words
         act = replace(act, options=replace(act.options, implementation="xla"))
-    x = jax.ShapeDtypeStruct((3, example.width), jnp.float32)
+    x = jax.ShapeDtypeStruct((COUNTED_ROWS, example.width), jnp.float32)
     traced_program = traced(
         act.apply, pm.abstract(act.specs_at(example.width)), *[x] * (1 + act.gated)
     )
@@ -239,6 +265,7 @@ def flops_are_counted(example: Example) -> None:
 TRANSFORMATIONS: Mapping[str, Callable[[Example], None]] = {
     "shapes_and_roles": shapes_and_roles,
     "elements_stand_alone": elements_stand_alone,
+    "parts_make_the_whole": parts_make_the_whole,
     "rows_stand_alone": rows_stand_alone,
     "flops_are_counted": flops_are_counted,
     "jit_equals_eager": jit_equals_eager,

@@ -1,5 +1,6 @@
 """What the real compiler says; it needs the libtpu wheel, and no TPU."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from polycom_jax import compile_ahead as aot
 from polycom_jax.compile_ahead.platforms import ENVIRONMENT
@@ -88,6 +91,28 @@ def test_a_scan_takes_as_long_as_its_steps():
     once, often = (predicted("v5e", partial(steps, n), (1024, 1024), (1024, 1024)) for n in (2, 50))
     assert often.not_estimated == once.not_estimated
     assert 0.8 < often.seconds / once.seconds / 25 < 1.25
+
+
+def test_a_scan_over_matrices_reads_each_once():
+    def layers(x, w):
+        return jax.lax.scan(lambda x, own: (jnp.tanh(x @ own), None), x, w)[0]
+
+    stack = (8, 1024, 1024)
+    prediction = predicted("v5e", layers, (256, 1024), stack)
+    assert 1 <= prediction.bytes_read / (2 * math.prod(stack)) < 1.1
+
+
+def test_gradients_of_split_matrices_are_scattered():
+    devices = np.array(aot.devices("v5e"))
+    split = NamedSharding(Mesh(devices, ("x",)), PartitionSpec("x"))
+    shapes = (4096, 1024), (8192, 4096)
+    w, x = (jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split) for shape in shapes)
+    slope = jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2)), out_shardings=split)
+    found = {each.opcode: each for each in aot.predict(aot.compile(slope, w, x)).collectives}
+    assert "all-reduce" not in found
+    # Each chip sends three quarters of the whole gradient, which libtpu pads.
+    sent = 4 * math.prod(shapes[0]) * 3 / 4
+    assert 1 <= found["reduce-scatter"].bytes / sent < 1.1
 
 
 def test_a_kernel_counts_by_its_bytes():

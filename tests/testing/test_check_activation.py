@@ -25,6 +25,29 @@ def wrong_slope(x):
 wrong_slope.defjvps(lambda t, y, x: t * (1 - y))
 
 
+@jax.custom_jvp
+def clipped_slope(x):
+    return x * x
+
+
+clipped_slope.defjvps(lambda t, y, x: t * jnp.clip(2 * x, -10, 10))
+
+
+def by_place(x):
+    """Its slopes are those of a whole row, not of a part of one."""
+    return x * jnp.broadcast_to(jnp.linspace(0.1, 1, x.shape[-1]), x.shape)
+
+
+def own_mean(x, axis_name=None):
+    del axis_name
+    return x - jnp.mean(x, axis=-1, keepdims=True)
+
+
+def whole_mean(x, axis_name=None):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    return x - (mean if axis_name is None else jax.lax.pmean(mean, axis_name))
+
+
 def rows(x):
     return x - jnp.mean(x, axis=-1, keepdims=True)
 
@@ -34,13 +57,14 @@ def past(x):
     return jax.lax.fori_loop(1, x.shape[0], lambda i, y: y.at[i].set(x[i] + x[i - 1]), x)
 
 
-@pytest.mark.parametrize("name", ["a sound one", "one over rows"])
+@pytest.mark.parametrize("name", ["a sound one", "one over rows", "one told of parts"])
 def test_a_sound_activation_passes_every_check(name: str):
     def leaky(x, beta, slope):
         return jnp.where(x > 0, x * jax.nn.sigmoid(beta * x), slope * x)
 
     learned = {"beta": 1.0, "slope": pc.Parameter(0.25, per="channel")}
-    act = pc.activation(leaky, learned) if name == "a sound one" else pc.activation(rows)
+    found = {"one over rows": rows, "one told of parts": whole_mean}
+    act = pc.activation(found[name]) if name in found else pc.activation(leaky, learned)
     check_activation(act)
 
 
@@ -55,6 +79,21 @@ def test_a_sound_activation_passes_every_check(name: str):
         ),
         (wrong_slope, {}, "values_and_gradients", "the gradient of x is .* expected .* at x = "),
         (reverse_only, {}, "forward_equals_reverse", "it has no forward derivative"),
+        (clipped_slope, {}, "values_far_out", "the gradient of x is .* expected .* at x = "),
+        (
+            lambda x: clipped_slope(x) - jnp.mean(x, -1, keepdims=True),
+            {},
+            "values_far_out",
+            "values and gradients far out against float64: the gradient of x is .* expected",
+        ),
+        (
+            lambda gate, up: gate * clipped_slope(up),
+            {"gated": True},
+            "values_far_out",
+            "the gradient of up is .* expected .* at gate, up = ",
+        ),
+        (by_place, {}, "parts_make_the_whole", "two parts of the channels.* the value is .* at x"),
+        (own_mean, {}, "parts_make_the_whole", "two parts of the channels.* the value is "),
         (
             lambda x: x * jnp.sqrt(100 - x * x),
             {},
@@ -98,6 +137,18 @@ def test_an_own_float64_formula_finds_a_wrong_one():
     act = pc.activation(lambda x: 2 * jnp.tanh(x), name="twice")
     with pytest.raises(ContractError, match="twice: values and gradients, eager, against float64"):
         check_activation(act, checks=QUICK_CHECKS, exact=lambda params, x: np.tanh(x))
+
+
+def test_an_own_float64_formula_finds_what_is_wrong_far_out():
+    act = pc.activation(lambda x: x * jax.nn.sigmoid(jnp.clip(x, -4, 4)), name="capped")
+
+    def silu(params, x):
+        return x / (1 + np.exp(-x))
+
+    check_activation(act, checks=["values_and_gradients"], exact=silu)
+    with pytest.raises(ContractError, match="capped: values and gradients far out"):
+        check_activation(act, checks=["values_far_out"], exact=silu)
+    check_activation(act, checks=["values_far_out"], exact=silu, largest=4)
 
 
 def test_a_check_that_there_is_not_is_told():
