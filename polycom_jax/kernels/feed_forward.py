@@ -13,6 +13,7 @@ from polycom_jax.kernels.implementations import FeedForwardImplementation, Kerne
 from polycom_jax.kernels.poly_norm.api import FORMS
 from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.row_kernel import unsupported_on_gpu
+from polycom_jax.kernels.poly_norm.variants import RECASTS
 from polycom_jax.kernels.projection import as_operand
 from polycom_jax.kernels.sharded import (
     features_are_sharded,
@@ -69,7 +70,8 @@ def feed_forward(
         implementation: None for the backend's best, or
             "reference": the formula, differentiated by JAX;
             "xla": the same products, with names for what is saved;
-            "gpu": PolyNorm's kernels; that of the backward pass forms the hidden layer, too;
+            "gpu": PolyNorm's kernels, for its variants too; that of the backward pass forms the
+                hidden layer, too;
             "tpu": PolyNorm's gradient formed in each of the two products that read it.
 
     Returns:
@@ -116,15 +118,22 @@ def _through_kernel(
 
     del remat
     hidden = pre_activations(activation, params, x, rules=rules)
-    (coeffs,) = activation.arguments(params["activation"], hidden[0])
-    form = Form(coeffs.size - 1, activation.options.eps, **FORMS[activation.row.function])
+    form, coeffs = _as_form(activation, params["activation"], hidden[0])
     return activated_product(form, rules, params["w_down"], coeffs, *hidden).reshape(x.shape)
+
+
+def _as_form(activation: Activation, own: Any, hidden: Array) -> tuple[Form, Array]:
+    """The operation of PolyNorm's kernels that the activation is, and its coefficients."""
+    recast = RECASTS[activation.row.function]
+    parameters = activation.arguments(own, hidden)
+    coeffs, eps = recast.numbers(parameters, activation.options.eps, hidden.shape[-1])
+    return Form(coeffs.size - 1, eps, **FORMS[recast.operation]), coeffs
 
 
 def _why_not_through_kernel(
     x: Array, params: Params, *, activation: Activation, rules: Rules | None, remat: Remat
 ) -> str | None:
-    if activation.row.function not in FORMS:
+    if activation.row.function not in RECASTS:
         return "the activation is none of PolyNorm's kernels"
     if activation.options.implementation not in (None, "pallas_gpu"):
         return f"the activation's implementation is {activation.options.implementation!r}"
@@ -134,7 +143,7 @@ def _why_not_through_kernel(
     hidden: Any = jax.ShapeDtypeStruct(shape, x.dtype)
     if not (on_one_device() or rows_are_local(rules, hidden)):
         return "the mesh splits rows of the hidden layer, or gives some to several devices"
-    (coeffs,) = activation.arguments(params["activation"], hidden)
+    coeffs: Any = jax.eval_shape(lambda: _as_form(activation, params["activation"], hidden)[1])
     with unsharded_features(True):
         return unsupported_on_gpu(hidden, coeffs)
 

@@ -1,18 +1,22 @@
 """The feed-forward block in each backend's form is the formula: values and derivatives."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from polycom_jax import InputError, get_activation
+from polycom_jax import ACTIVATIONS, InputError, get_activation
 from polycom_jax.kernels.feed_forward import feed_forward
 from polycom_jax.kernels.implementations import compiling_for
+from polycom_jax.kernels.poly_norm import gpu_product
+from polycom_jax.kernels.poly_norm.variants import RECASTS
 from polycom_jax.kernels.projection import project
 
 BACKENDS = ("cpu", "gpu", "tpu")
+ON_ROWS = [name for name in ACTIVATIONS if get_activation(name).row.function in RECASTS]
+QUICK = ("poly_norm_l2", "motif3_glu")
 
 
 def drawn(name: str, activation: str) -> tuple[Any, Any]:
@@ -74,6 +78,27 @@ def test_every_backend_s_block_is_the_formula(activation: str, remat: Any, backe
     with compiling_for(backend):
         got = derivatives(activation, None, remat)
     assert_near(got, of_the_formula(activation))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ON_ROWS],
+)
+def test_through_interpreted_kernels_it_is_the_formula(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+):
+    interpreted = partial(gpu_product.activated_product, interpret=True)
+    monkeypatch.setattr(gpu_product, "activated_product", interpreted)
+    with compiling_for("gpu", "9.0"):
+        got = derivatives(activation, "gpu", "none")
+    assert_near(got, of_the_formula(activation))
+
+
+def test_a_variant_s_eps_is_refused_as_the_activation_itself_refuses_it():
+    x, params = drawn("primal", "poly_norm_l2")
+    act = get_activation("poly_norm_l2", eps=1e-30)
+    with compiling_for("gpu", "9.0"), pytest.raises(InputError, match=r"eps=1e-30 .*width 10"):
+        jax.eval_shape(lambda: feed_forward(act, params, x))
 
 
 def test_the_reference_is_written_out_here_once_more():

@@ -21,6 +21,10 @@ from polycom_jax.kernels.poly_norm.gpu_product import activated_product
 from polycom_jax.sharding import Rules, make_mesh
 
 EPS = 1e-6
+ON_ROWS = [
+    *("poly_norm", "poly_relu_norm", "poly_norm_glu", "pnglu", "motif3_glu", "poly_norm_l2"),
+    *("poly_norm_chebyshev", "poly_norm_hermite", "poly_norm_bernstein"),
+]
 Arrays = tuple[jax.Array, ...]
 
 
@@ -124,7 +128,7 @@ def kernels(activation: str) -> int:
         return str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, x)).count(" gpu_kernel[")
 
 
-@pytest.mark.parametrize("name", ["poly_norm", "poly_relu_norm", "poly_norm_glu"])
+@pytest.mark.parametrize("name", ON_ROWS)
 def test_a_block_needs_one_kernel_forward_and_one_backward(name: str):
     assert kernels(name) == 2
 
