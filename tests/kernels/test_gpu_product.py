@@ -154,7 +154,8 @@ def test_what_it_cannot_take_is_refused(
 
 @pytest.mark.gpu_backend
 @pytest.mark.parametrize("products", aot.PRODUCT_BACKENDS)
-def test_a_block_s_passes_move_the_bytes_of_squared_relu(products: str):
+@pytest.mark.parametrize("name", ["poly_norm", "poly_norm_l2"])
+def test_a_block_s_passes_move_the_bytes_of_squared_relu(name: str, products: str):
     device, capability = aot.devices("h100")[0], aot.GPUS["h100"].compute_capability
 
     def moved(activation: str) -> list[float]:
@@ -174,5 +175,5 @@ def test_a_block_s_passes_move_the_bytes_of_squared_relu(products: str):
                 for g, given in programs
             ]
 
-    for own, least in zip(moved("poly_norm"), moved("relu2"), strict=True):
+    for own, least in zip(moved(name), moved("relu2"), strict=True):
         assert own < 1.01 * least
