@@ -22,8 +22,8 @@ from experiments.terminal.tables import Section, page
 from polycom_jax.storage import Place
 
 MIB = 2**20
-ABOVE = "Where the loss falls ever more slowly, the line between two lengths lies above the curve."
-"""What is read between lengths has that bias."""
+BETWEEN = "Between decayed lengths: a monotone cubic in log(tokens)."
+"""How a loss is read there."""
 BOUNDS = "Bounds: seeds whose ratio lies beyond the shortest length, given as that bound."
 
 
@@ -88,7 +88,7 @@ def _rates(arms: Sequence[ArmFinding]) -> Section:
         ("arm", *(f"{rate:.3g}" for rate in tried), "best is"),
         tuple(rows),
         (
-            "Held-out loss at the full length, mean of seeds that no other table uses; * the best,"
+            "Held-out loss at the full length, mean of seeds that no result uses; * the best,"
             " which the results are made with.",
         ),
     )
@@ -100,6 +100,7 @@ def _mark(loss: float, best: bool) -> str:
 
 def _losses(arms: Sequence[ArmFinding]) -> Section:
     lengths = [tokens for tokens, _ in next((arm.curve for arm in arms if arm.curve), ())]
+    survivors = ", but for runs that diverged" if any(arm.diverged for arm in arms) else ""
     rows = []
     for arm in arms:
         good = [loss for loss in arm.losses if not math.isnan(loss)]
@@ -119,13 +120,10 @@ def _losses(arms: Sequence[ArmFinding]) -> Section:
         ("arm", *(f"{n:,} tokens" for n in lengths), "sd", "equal seconds", "diverged"),
         tuple(rows),
         (
-            f"Means over {len(arms[0].losses)} seeds. Each length has its own decay to zero over"
-            f" its last {DECAYS_OVER:.0%}, from one trunk at constant rate. sd: over seeds, at the"
-            " full length. Equal seconds: the time that the fastest arm of those compared with each"
-            " other takes for the full length, interpolated between lengths in log(tokens)."
-            f" {ABOVE} A slower arm's loss at equal seconds is read too high by about s (1 - s) / 2"
-            " of the second difference of its losses at equal steps, s the share of the last step"
-            " that it does not reach.",
+            f"Means over {len(arms[0].losses)} seeds{survivors}. Each length has its own decay to"
+            f" zero over its last {DECAYS_OVER:.0%}, from one trunk at constant rate. sd: over"
+            " seeds, at the full length. Equal seconds: the time that the fastest arm of those"
+            f" compared with each other takes for the full length. {BETWEEN}",
         ),
     )
 
@@ -217,8 +215,7 @@ def _tokens(needed: Sequence[TokensNeeded]) -> Section:
         tuple(rows),
         (
             "Below 1: the arm comes to the reference's final loss with fewer tokens; above 1: the"
-            " reference came to the arm's. Decayed points alone, linear in log(tokens)."
-            f" {ABOVE} Ratios are nearer to 1 than they should be. {BOUNDS}",
+            f" reference came to the arm's. {BETWEEN} {BOUNDS}",
         ),
     )
 

@@ -186,5 +186,7 @@ def test_a_run_that_diverged_is_told_and_not_averaged_away():
     arms = [finding(name, own, 1.0) for name, own in runs.items()]
     found = findings("activations", TWO, arms, runs)
     assert arms[1].diverged == 1
+    table = next(s for s in report.sections(found) if s.title.startswith("Held-out loss"))
+    assert "Means over 2 seeds, but for runs that diverged." in table.notes[0]
     assert [c.verdict for c in found.comparisons] == ["not comparable"] * 2
     assert found.tokens_needed == ()

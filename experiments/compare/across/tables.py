@@ -10,7 +10,7 @@ from experiments.compare.across.cells import Cell, Unit, unit_of
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
-from experiments.compare.report import ABOVE, BOUNDS
+from experiments.compare.report import BETWEEN, BOUNDS
 from experiments.compare.studies import REFERENCE
 from experiments.run.statistics import LEVEL, p_text, smallest_p
 from experiments.terminal.tables import Section
@@ -66,7 +66,7 @@ def rates(cells: Sequence[Cell]) -> Section:
         "Learning rates",
         ("folder", "arm", "tried, and held-out loss", "taken", "best is"),
         tuple(rows),
-        ("On seeds that no other table uses; * the one that the results have.",),
+        ("On seeds that no result uses; * the one that the results have.",),
     )
 
 
@@ -165,8 +165,7 @@ def frugal(found: Sequence[Frugality]) -> Section:
         ("folder", "arm", "median", "over seeds", "bounds"),
         tuple(rows),
         (
-            "At full length, between decayed points, linear in log(tokens)."
-            f" {ABOVE} Ratios are nearer to 1 than they should be. {BOUNDS} The paper's curves give"
+            f"At full length. {BETWEEN} {BOUNDS} The paper's curves give"
             f" {PAPER.ratio} for {PAPER.arm} at {PAPER.parameters / 1e9:.1f}B parameters and"
             f" {PAPER.tokens / 1e9:.0f}B tokens.",
         ),

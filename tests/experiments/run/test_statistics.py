@@ -1,5 +1,6 @@
 """Statistics of paired runs against hand-computed cases, and the search for a rate."""
 
+import itertools
 import math
 
 import numpy as np
@@ -57,13 +58,17 @@ def test_the_error_of_a_median():
     assert median_error(values.tolist()) == pytest.approx(expected, rel=0.2)
 
 
-def test_a_slope_is_that_of_the_line_which_is_read():
+def test_a_slope_is_that_of_the_curve_which_is_read():
+    line = (10.0, 20.0, 40.0), (4.0, 3.0, 2.0)
+    for wanted in (10.0, 15.0, 20.0, 40.0):
+        assert slope_at(*line, wanted) == pytest.approx(-1 / math.log(2))
     tokens, losses = (10.0, 20.0, 40.0), (4.0, 3.0, 2.5)
-    assert slope_at(tokens, losses, 15.0) == pytest.approx(-1 / math.log(2))
-    assert slope_at(tokens, losses, 20.0) == pytest.approx(-1 / math.log(2))
-    assert slope_at(tokens, losses, 30.0) == pytest.approx(-0.5 / math.log(2))
-    assert slope_at(tokens, losses, 40.0) == pytest.approx(-0.5 / math.log(2))
-    assert slope_at(tokens, losses, 10.0) == pytest.approx(-1 / math.log(2))
+    step = 1e-4
+    for wanted in (12.0, 30.0, 39.0):
+        apart = at_tokens(tokens, losses, wanted * (1 + step)) - at_tokens(tokens, losses, wanted)
+        assert slope_at(tokens, losses, wanted) == pytest.approx(apart / step, rel=10 * step)
+    # The line between the last two falls faster than a curve that flattens does at its end.
+    assert -0.5 / math.log(2) < slope_at(tokens, losses, 40.0) < 0
 
 
 def test_the_sign_flip_test_counts_patterns():
@@ -72,6 +77,11 @@ def test_the_sign_flip_test_counts_patterns():
     assert sign_flip(np.array([-1.0, 2.0, 3.0])) == 4 / 8
     assert sign_flip(np.array([1.0, 2.0, -3.0])) == 1
     assert sign_flip(np.full(8, 0.1)) == smallest_p(8) == 2 / 256
+
+
+def test_no_p_is_below_the_smallest_where_patterns_are_drawn():
+    # Of 2^22 patterns 2^20 are drawn, and the one that was seen counts.
+    assert sign_flip(np.full(22, 0.1)) >= smallest_p(22) == 2 / (statistics.PATTERNS + 1)
 
 
 @pytest.mark.slow
@@ -92,13 +102,27 @@ def test_holm_steps_down_and_never_falls():
     assert holm([]) == []
 
 
-def test_a_line_between_lengths_lies_above_a_curve_that_flattens():
-    tokens, losses = [100.0, 200.0, 400.0], [3.0, 2.0, 1.5]  # the parabola with step log(2)
-    share = 0.3
-    parabola = 1.5 + share * 0.5 + 0.5 * 0.5 * share * (share - 1)
-    wanted = 400 / 2**share
-    assert at_tokens(tokens, losses, wanted) == pytest.approx(parabola + share * (1 - share) / 4)
-    assert crossing(tokens, losses, parabola)[0] > wanted
+@pytest.mark.parametrize("b", [0.2, 0.5, 0.8])
+def test_a_loss_between_lengths_is_nearer_to_the_curve_than_a_line_is(b: float):
+    def loss(tokens: float) -> float:
+        return 1 + 3 * (tokens / 100) ** -b
+
+    tokens = [100.0, 200.0, 400.0]
+    losses = list(map(loss, tokens))
+    for wanted in np.geomspace(101, 399, 50).tolist():
+        line = float(np.interp(math.log(wanted), np.log(tokens), losses))
+        read = at_tokens(tokens, losses, wanted)
+        assert abs(read - loss(wanted)) < 0.5 * (line - loss(wanted))
+        assert crossing(tokens, losses, read) == (pytest.approx(wanted), True)
+
+
+def test_a_loss_between_lengths_lies_between_their_losses():
+    tokens = [100.0, 200.0, 400.0]
+    for losses in ([3.0, 1.0, 0.99], [3.0, 2.99, 1.0], [3.0, 2.0, 2.1]):
+        read = [at_tokens(tokens, losses, x) for x in np.geomspace(100, 400, 41).tolist()]
+        for at, (one, other) in enumerate(itertools.pairwise(losses)):
+            own = read[20 * at : 20 * at + 21]
+            assert min(one, other) - 1e-12 <= min(own) <= max(own) <= max(one, other) + 1e-12
 
 
 def test_a_comparison_that_could_not_be_made_stays_in_its_family():
@@ -119,11 +143,15 @@ def test_runs_that_do_not_pair_are_refused():
 
 def test_a_crossing_is_interpolated_in_log_tokens_and_never_extrapolated():
     tokens, losses = [100.0, 400.0, 1600.0], [3.0, 2.0, 1.5]
-    assert crossing(tokens, losses, 2.5) == (pytest.approx(200), True)
-    assert crossing(tokens, losses, 1.5) == (pytest.approx(1600), True)
+    assert crossing(tokens, losses, 2.0) == (400, True)
+    assert crossing(tokens, losses, 1.5) == (1600, True)
     assert crossing(tokens, losses, 3.5) == (100, False)
     assert crossing(tokens, losses, 1.0) == (1600, False)
-    assert at_tokens(tokens, losses, 200) == pytest.approx(2.5)
+    assert crossing(tokens[:2], losses[:2], 2.5) == (pytest.approx(200), True)
+    assert at_tokens(tokens[:2], losses[:2], 200) == pytest.approx(2.5)
+    line = [3.0, 2.0, 1.0]
+    assert crossing(tokens, line, 2.5) == (pytest.approx(200), True)
+    assert at_tokens(tokens, line, 800) == pytest.approx(1.5)
     assert math.isnan(at_tokens(tokens, losses, 99))
 
 
