@@ -64,13 +64,29 @@ class Cell:
         return f"{self.model}, {self.activation}"
 
     @property
-    def searched(self) -> Search:
-        """The rates that were tried, and the best, from the runs alone."""
-        losses: dict[float, list[float]] = {}
+    def tried(self) -> dict[float, dict[int, float]]:
+        """Rate -> seed of the search -> score."""
+        scores: dict[float, dict[int, float]] = {}
         for run in self.runs:
             if run.seed >= FIRST_SEED:
-                losses.setdefault(run.rate, []).append(run.score)
-        return found({rate: float(np.mean(own)) for rate, own in losses.items()})
+                scores.setdefault(run.rate, {})[run.seed] = run.score
+        return scores
+
+    @property
+    def search_seeds(self) -> set[int]:
+        """Those with which all rates were tried: rates are compared by these alone."""
+        return set[int].intersection(*map(set, self.tried.values())) if self.tried else set()
+
+    @property
+    def searched(self) -> Search:
+        """The rates that were tried, and the best, from the runs alone."""
+        seeds = self.search_seeds
+        return found(
+            {
+                rate: float(np.mean([score for seed, score in own.items() if seed in seeds]))
+                for rate, own in self.tried.items()
+            }
+        )
 
     def results(self) -> list[Run]:
         """The runs at the best rate whose seeds had no part in choosing it, seed by seed."""
@@ -166,6 +182,8 @@ class Plan:
         `tell` takes the share that is done, and what goes on.
         """
         done = 0
+        count = max(self.search_seeds, len(cell.search_seeds))
+        seeds = range(FIRST_SEED, FIRST_SEED + count)
 
         def run(seed: int, rate: float) -> Run:
             nonlocal done
@@ -184,10 +202,14 @@ class Plan:
             return known
 
         def score(rate: float) -> float:
-            scores = [run(FIRST_SEED + i, rate).score for i in range(self.search_seeds)]
+            scores = [run(seed, rate).score for seed in seeds]
             return float(np.mean(scores)) if all(map(math.isfinite, scores)) else math.inf
 
-        best = search(self.rates, score).best
+        search(self.rates, score)
+        for rate, own in cell.tried.items():  # by an earlier search, too
+            if not own.keys() >= {*seeds}:
+                score(rate)
+        best = cell.searched.best  # the one that is reported
         for seed in range(self.seeds):
             run(seed, best)
 

@@ -12,8 +12,17 @@ from experiments.run.rate_search import FIRST_SEED
 from experiments.sobolev.__main__ import main
 from experiments.sobolev.coordinates.figures import _caption
 from experiments.sobolev.coordinates.options import CoordinatesOptions
+from experiments.sobolev.coordinates.report import _difference
 from experiments.sobolev.coordinates.study import Cell, Study
-from experiments.sobolev.coordinates.summary import MEASURES, differences, mean_of, psnr, remarks
+from experiments.sobolev.coordinates.summary import (
+    MEASURES,
+    Difference,
+    differences,
+    mean_of,
+    psnr,
+    ranked,
+    remarks,
+)
 from experiments.sobolev.coordinates.train import Run, Trainer
 from experiments.sobolev.store import Store
 from polycom_jax import InputError
@@ -31,9 +40,10 @@ def a_run(seed: int, held: float, *, rate: float = 0.1, failed: bool = False, **
     return Run(target, seed, rate, (1, 2), (1.0, train), (1.0, held), **{**numbers, **other})
 
 
-def a_cell(arm: str, *helds: float, failed: int = -1) -> Cell:
+def a_cell(arm: str, *helds: float, failed: int | tuple[int, ...] = ()) -> Cell:
+    failed = (failed,) if isinstance(failed, int) else failed
     found = [a_run(FIRST_SEED, 0.2, rate=rate, score=abs(rate - 0.1)) for rate in (0.03, 0.1, 0.3)]
-    found += [a_run(seed, held, failed=seed == failed) for seed, held in enumerate(helds)]
+    found += [a_run(seed, held, failed=seed in failed) for seed, held in enumerate(helds)]
     return Cell("shapes", arm, 100, found)
 
 
@@ -49,12 +59,72 @@ def test_errors_are_compared_by_ratios_and_failed_runs_stand_apart():
     assert found["L2"].pairs == 5
     assert found["L2"].found is not None
     assert found["L2"].found.mean == pytest.approx(0.71, abs=0.02)  # log 2
-    assert found["L2"].verdict == "worse, not after Holm"  # 5 pairs give no p below 1/16
+    assert found["L2"].p == 2 / 2**6  # the run that failed is behind its pair, too
+    assert found["L2"].verdict == "worse"
     assert mean_of(cells[0].results(), MEASURES["L2"]).mean == pytest.approx(0.0152, abs=2e-4)
     text = "\n".join(remarks(cells, [*found.values()], "siren"))
     assert "gauss on shapes (1 of 6)" in text
     assert "at the edge" not in text
     assert psnr(0.02) == pytest.approx(40)
+
+
+SIX = (0.01, 0.02, 0.015, 0.011, 0.03, 0.012)
+"""Errors of a reference."""
+
+
+def l2_beside_siren(*cells: Cell, failed: tuple[int, ...] = ()) -> list[Difference]:
+    found = differences([a_cell("siren", *SIX, failed=failed), *cells], "siren")
+    return [each for each in found if each.measure == "L2"]
+
+
+def test_an_arm_that_failed_with_half_of_the_seeds_is_not_ahead_by_the_others():
+    halves = [held / 2 for held in SIX]
+    (found,) = l2_beside_siren(a_cell("gauss", *halves, failed=(0, 2, 4)))
+    assert found.found is not None
+    assert found.found.high < 0
+    assert found.verdict == "no difference found"
+    assert found.p > 0.05
+    text = _difference(found)
+    assert text.startswith("0.5 [0.5, 0.5] of 3, p ")
+
+
+def test_an_arm_that_failed_with_every_seed_is_worse():
+    gauss, wire = l2_beside_siren(
+        a_cell("gauss", *SIX, failed=tuple(range(6))), a_cell("wire", *SIX, failed=(0, 1))
+    )
+    assert gauss.found is None
+    assert gauss.p == 2 / 2**6
+    assert gauss.verdict == "worse, not after Holm"  # one of two
+    assert _difference(gauss) == "none, p 0.062"
+    assert wire.verdict == "no difference found"  # four are level
+    (both,) = l2_beside_siren(a_cell("gauss", *SIX, failed=tuple(range(6))), failed=tuple(range(6)))
+    assert both.verdict == "not comparable"
+    assert math.isnan(both.adjusted)
+
+
+def test_a_failed_reference_counts_for_the_arm():
+    (found,) = l2_beside_siren(a_cell("gauss", *[held / 2 for held in SIX]), failed=(1, 3))
+    assert (found.pairs, found.seeds, found.side, found.p) == (4, 6, -1, 2 / 2**6)
+    assert found.verdict == "better"
+    line = next(line for line in remarks([a_cell("siren", *SIX)], [], "siren"))
+    assert "failed" not in line
+
+
+def test_where_no_run_failed_p_is_that_of_the_values():
+    (found,) = l2_beside_siren(a_cell("gauss", *(1.1 * held for held in reversed(SIX))))
+    assert found.found is not None
+    assert found.p == found.found.p
+    assert _difference(found).count("of") == 0
+
+
+def test_an_arm_that_mostly_failed_comes_last():
+    cells = [
+        a_cell("gauss", *(held / 9 for held in SIX), failed=(0, 1, 2, 3)),
+        a_cell("siren", *SIX),
+        a_cell("wire", *(held / 2 for held in SIX), failed=(0,)),
+    ]
+    assert [cell.arm for cell, _ in ranked(cells, "shapes")] == ["wire", "siren", "gauss"]
+    assert "gauss 0.0021 (4 of 6 failed)" in remarks(cells, [], "siren")[0]
 
 
 def test_a_run_that_diverged_is_not_chosen_after_it_was_stored():

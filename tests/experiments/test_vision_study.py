@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -154,6 +155,33 @@ def test_runs_that_are_finished_are_not_trained_again(
     assert len(fake.asked) == 7
     assert Cell.read(path).runs[:5] == first.runs
     assert [each.commit for each in Cell.read(path).runs] == ["earlier"] * 5 + ["later"] * 2
+
+
+def test_the_rate_that_is_trained_is_the_one_that_is_reported(tmp_path: Path):
+    """With more seeds of the search than before, and rates of an earlier search."""
+    errors = {0.0001: (9.0, 9.0), 0.001: (1.0, 9.0), 0.003: (2.0, 2.0), 0.01: (3.0, 3.0)}
+
+    class Told(Fake):
+        def run(self, seed: int, rate: float, tell: object) -> Run:
+            self.asked.append((seed, rate))
+            at = errors.get(rate, (9.0, 9.0))[seed % FIRST_SEED] if seed >= FIRST_SEED else 0.5
+            return run(seed, rate, 0.1, at)
+
+    def fill(rates: tuple[float, ...], search_seeds: int) -> None:
+        own = replace(plan("relu"), rates=rates, search_seeds=search_seeds)
+        own.fill(found, Told(), tmp_path / "cell.json", lambda share, doing: None)  # pyright: ignore
+
+    found = Cell("vit", "relu", 5)
+    fill((0.001, 0.003, 0.01), 1)
+    assert found.searched.best == 0.001
+    fill((0.003, 0.01, 0.03), 2)
+    assert found.searched.best == 0.003
+    assert found.search_seeds == {FIRST_SEED, FIRST_SEED + 1}
+    assert [each.seed for each in found.results()] == [0, 1]
+    fill((0.0001, 0.01, 0.03), 1)
+    assert found.search_seeds == {FIRST_SEED, FIRST_SEED + 1}
+    assert found.searched.best == 0.003
+    assert [each.rate for each in found.results()] == [0.003, 0.003]
 
 
 def test_differences_are_of_equal_seeds_at_the_chosen_rates():

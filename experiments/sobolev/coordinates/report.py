@@ -42,7 +42,7 @@ def _results(cells: Sequence[Cell], target: str) -> Section:
                 f"{cell.rate:g}",
                 *(shown(mean_of(runs, each), each) for each in names.values()),
                 f"{len(runs)}",
-                f"{sum(run.failed for run in runs)}",
+                f"{cell.failed}",
             )
         )
     return Section(
@@ -78,21 +78,26 @@ def _differences(found: Sequence[Difference], target: str) -> Section:
         tuple(rows),
         (
             "PSNR: difference in dB, above 0 is better. Errors: ratio, below 1 is better. Seeds are"
-            " paired; 95 % intervals; p of the sign-flip test, by Holm over all rows of a measure.",
+            " paired; 95 % intervals; p of the sign-flip test, by Holm over all rows of a measure."
+            " Where runs failed, mean and interval are of the pairs in which neither did, and say"
+            " how many these are; p is of all pairs, by ranks, a run that failed being behind every"
+            " one that did not, and the verdict goes by p alone.",
         ),
     )
 
 
 def _difference(each: Difference) -> str:
+    p = "" if math.isnan(each.p) else f", p {each.adjusted:.2g}"
+    of = f" of {each.pairs}" if each.pairs < each.seeds else ""
     if each.found is None:
-        return "none"
+        return f"none{p}"
     measure = MEASURES[each.measure]
     ends = (each.found.mean, each.found.low, each.found.high)
     if not measure.decibels:
         ends = tuple(math.exp(min(end, 700.0)) for end in ends)
     form = "+.2f" if measure.decibels else ".3g"
     mean, low, high = (f"{end:{form}}" for end in ends)
-    return f"{mean} [{low}, {high}], p {each.adjusted:.2g}"
+    return f"{mean} [{low}, {high}]{of}{p}"
 
 
 def _rates(cells: Sequence[Cell]) -> Section:

@@ -84,6 +84,11 @@ class Cell:
         own = [run for run in self.runs if run.target == self.target and run.rate == best]
         return sorted(own, key=lambda run: run.seed)
 
+    @property
+    def failed(self) -> int:
+        """Of the results."""
+        return sum(run.failed for run in self.results())
+
     def find(self, target: str, seed: int, rate: float) -> Run | None:
         """That run, if it is finished."""
         wanted = (target, seed, rate)

@@ -1,19 +1,22 @@
 """What a study comes to: means over seeds, and differences to the reference, seeds paired."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from experiments.run.statistics import (
     LEVEL,
     Paired,
+    holm,
     in_words,
     mean_interval,
     paired,
-    planned,
+    sign_flip,
     smallest_p,
 )
 from experiments.sobolev.coordinates.study import Cell
@@ -110,8 +113,10 @@ class Difference:
         measure: a name of `MEASURES`.
         found: statistics over the seeds where neither failed; None where these are fewer than two.
         pairs: how many these are.
-        adjusted: p by Holm over all differences of this measure, made or not; NaN where there is
-            none.
+        seeds: that both have run.
+        side: of all of these: -1 where the arm has the lower number, 1 where the higher, 0 neither.
+        p: of all of these, see `p_of`; NaN where there are fewer than two, or both failed in all.
+        adjusted: p by Holm over all differences of this measure, made or not; NaN where p is.
     """
 
     target: str
@@ -120,15 +125,26 @@ class Difference:
     measure: str
     found: Paired | None
     pairs: int
+    seeds: int
+    side: int
+    p: float
     adjusted: float = float("nan")
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """In words: by the interval and p; by p alone where a run failed, since the interval is of
+        seeds that went well."""
         low, high = "worse", "better"
         if not MEASURES[self.measure].decibels:
             low, high = high, low
-        return in_words(self.found, self.adjusted, lower=low, higher=high)
+        if self.pairs == self.seeds:
+            return in_words(self.found, self.adjusted, lower=low, higher=high)
+        if math.isnan(self.p):
+            return "not comparable"
+        if self.p > LEVEL:
+            return "no difference found"
+        side = low if self.side < 0 else high
+        return side if self.adjusted <= LEVEL else f"{side}, not after Holm"
 
 
 def differences(cells: Sequence[Cell], reference: str) -> list[Difference]:
@@ -139,8 +155,9 @@ def differences(cells: Sequence[Cell], reference: str) -> list[Difference]:
     made = [each for each in made if each is not None]
     for name in MEASURES:
         own = [k for k, each in enumerate(made) if each.measure == name]
-        for k, p in zip(own, planned([made[k].found for k in own]), strict=True):
-            made[k] = replace(made[k], adjusted=p)
+        adjusted = holm([1.0 if math.isnan(made[k].p) else made[k].p for k in own])
+        for k, p in zip(own, adjusted, strict=True):
+            made[k] = replace(made[k], adjusted=math.nan if math.isnan(made[k].p) else p)
     return made
 
 
@@ -148,21 +165,52 @@ def _paired(cell: Cell, cells: Sequence[Cell], reference: str, name: str) -> Dif
     other = next((c for c in cells if (c.target, c.arm) == (cell.target, reference)), None)
     if other is None or cell.arm == reference:
         return None
+    measure = MEASURES[name]
     runs, others = ({run.seed: run for run in each.results()} for each in (cell, other))
     seeds = sorted(runs.keys() & others.keys())
-    a, b = (values([own[seed] for seed in seeds], MEASURES[name]) for own in (runs, others))
+    a, b = (values([own[seed] for seed in seeds], measure) for own in (runs, others))
     both = np.isfinite(a) & np.isfinite(b)
     pairs = int(both.sum())
     result = paired(a[both].tolist(), b[both].tolist()) if pairs > 1 else None
-    return Difference(cell.target, cell.arm, reference, name, result, pairs)
+    d = apart(a, b, worst=-math.inf if measure.decibels else math.inf)
+    known = len(seeds) > 1 and bool(d.any() or pairs)
+    p = p_of(d) if known else math.nan
+    side = int(np.sign(scores(d).sum()))
+    return Difference(cell.target, cell.arm, reference, name, result, pairs, len(seeds), side, p)
+
+
+def apart(
+    a: Float[np.ndarray, " S"], b: Float[np.ndarray, " S"], *, worst: float
+) -> Float[np.ndarray, " S"]:
+    """a - b, seed by seed: a run that failed (NaN) is infinitely far on the worse side of one that
+    did not, and two that failed are level."""
+    lost, other = np.isnan(a), np.isnan(b)
+    return np.select([lost & other, lost, other], [0.0, worst, -worst], a - b)
+
+
+def scores(d: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
+    """d itself; where one is infinite, ranks of all by size, with their signs."""
+    return d if np.isfinite(d).all() else np.sign(d) * rankdata(np.abs(d))
+
+
+def p_of(d: Float[np.ndarray, " S"]) -> float:
+    """Of the sign-flip test on `scores`: to leave out seeds that failed would choose those that
+    went well."""
+    return sign_flip(scores(d))
 
 
 def ranked(cells: Sequence[Cell], target: str) -> list[tuple[Cell, Mean]]:
-    """Cells of a target by the mean of its main measure, the best first; those without last."""
+    """Cells of a target by the mean of its main measure, the best first; those of which more than
+    half of the runs failed last, since that mean is of the others."""
     measure = MEASURES[MAIN[kind_of(target)]]
     own = [(cell, mean_of(cell.results(), measure)) for cell in cells if cell.target == target]
     sign = -1 if measure.decibels else 1
-    return sorted(own, key=lambda pair: (np.isnan(pair[1].mean), sign * pair[1].mean))
+
+    def place(pair: tuple[Cell, Mean]) -> tuple[bool, bool, float]:
+        cell, mean = pair
+        return 2 * cell.failed > len(cell.results()), math.isnan(mean.mean), sign * mean.mean
+
+    return sorted(own, key=place)
 
 
 def remarks(cells: Sequence[Cell], found: Sequence[Difference], reference: str) -> list[str]:
@@ -176,9 +224,9 @@ def remarks(cells: Sequence[Cell], found: Sequence[Difference], reference: str) 
             f" of up to {count} by their number: not every difference can be significant after it."
         )
     failed = [
-        f"{cell.arm} on {cell.target} ({count} of {len(cell.results())})"
+        f"{cell.arm} on {cell.target} ({cell.failed} of {len(cell.results())})"
         for cell in cells
-        if (count := sum(run.failed for run in cell.results()))
+        if cell.failed
     ]
     lines.append(
         "Runs that failed, by diverging or by ending no nearer to the points trained on than their"
@@ -192,8 +240,11 @@ def remarks(cells: Sequence[Cell], found: Sequence[Difference], reference: str) 
 
 def _order(cells: Sequence[Cell], target: str, found: Sequence[Difference]) -> str:
     name = MAIN[kind_of(target)]
+    digits = 2 if MEASURES[name].decibels else 4
     shown = ", ".join(
-        f"{cell.arm} {mean.mean:.{2 if MEASURES[name].decibels else 4}f}"
+        cell.arm
+        + ("" if math.isnan(mean.mean) else f" {mean.mean:.{digits}f}")
+        + (f" ({cell.failed} of {len(cell.results())} failed)" if cell.failed else "")
         for cell, mean in ranked(cells, target)
     )
     sides: dict[str, list[str]] = {"better": [], "worse": [], "no difference found": []}
@@ -214,7 +265,7 @@ def record(cells: Sequence[Cell], found: Sequence[Difference]) -> dict[str, Any]
                 "arm": cell.arm,
                 "parameters": cell.parameters,
                 "search": vars(cell.searched),
-                "failed": sum(run.failed for run in cell.results()),
+                "failed": cell.failed,
                 **{
                     name: {
                         **vars(mean_of(cell.results(), each)),
