@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from polycom_jax._errors import require
 
@@ -211,7 +211,7 @@ def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) ->
     # Where the loss is met at a length, rounding may leave it a little above.
     if losses[after] == target or left(x[after]) >= 0:
         return float(tokens[after]), True
-    return math.exp(brentq(left, x[after - 1], x[after])), True
+    return math.exp(root_scalar(left, bracket=(x[after - 1], x[after])).root), True
 
 
 def at_tokens(tokens: Sequence[float], losses: Sequence[float], wanted: float) -> float:

@@ -28,6 +28,20 @@ def test_rows_are_ordered_by_loss(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "Figures" not in text
 
 
+def test_rows_of_different_seeds_are_said_to_be(tmp_path: Path):
+    arms = {name: lambda d, loss=loss: loss for name, loss in LOSSES.items()}
+    root = study(tmp_path / "a", "bytes-0.3m", 7040, arms, sd=0.001)
+    assert compare.main(["leaderboard", str(root)]) == 0
+    assert "different seeds" not in (root / "leaderboard.md").read_text()
+    # One seed that goes badly, which the row behind has not run: by its mean it is ahead.
+    write_run(root, "poly_norm", 5, (2.0, 2.0, 2.0), (1760, 3520, 7040))
+    assert compare.main(["leaderboard", str(root)]) == 0
+    text = (root / "leaderboard.md").read_text()
+    assert "| 3 | poly_norm |" in text
+    assert "| -0.0" in text
+    assert "Rows have different seeds" in text
+
+
 def test_rows_of_which_a_run_diverged_come_last_and_are_not_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

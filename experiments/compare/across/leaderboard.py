@@ -37,6 +37,10 @@ TIMES = "timing.json"
 TEXT, NUMBERS = "leaderboard.md", "leaderboard.json"
 TITLE = "Leaderboard: which activation is best at equal parameters and tokens?"
 SIZE = "bytes-0.3m"
+UNEQUAL = (
+    "Rows have different seeds: a place is by the mean over the row's own, a difference by those in"
+    " common, so the two may disagree."
+)
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,7 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
             " that went well. FLOPs of training, the"
             " activation's own included. Time: in units of the fastest row's, median over rounds"
             " in strict alternation on one machine.",
+            *([UNEQUAL] if len({tuple(cell.seeds(one.arm)) for one in found}) > 1 else []),
             f"Not finished: {', '.join(cell.waiting) or 'none'}. Commits of the runs:"
             f" {', '.join(cell.commits)}.",
         ),
