@@ -18,7 +18,8 @@ _BLOCK_CHARACTERS = 1 << 18
 COUNTS = ("documents", "bytes", "tokens", "empty", "damaged", "undecodable", "replaced", "lost")
 """What is counted of a shard: documents, bytes of their text, tokens; documents that were empty,
 damaged, or not in UTF-8; and of the bytes, those replaced (U+FFFD in the place of what is not
-UTF-8) and those lost (of characters that the tokenizer cannot give back, see `lost_bytes`)."""
+UTF-8) and those lost (of other characters that the tokenizer cannot give back, see `lost_bytes`).
+"""
 
 
 class Cleaner:
@@ -115,9 +116,11 @@ class ShardBuilder:
             InputError: it is not UTF-8, and that is an error; or the tokenizer has no id for a
                 character.
         """
+        undecodable = self._cleaner.counts["undecodable"]
         text = self._cleaner.text(where, raw)
+        replaced = self._cleaner.counts["undecodable"] > undecodable
         for block in _blocks(text or ""):
-            self._held.append(block)
+            self._held.append(block._replace(replaced=replaced))
             self._held_size += len(block.text)
             if self._held_size >= _BATCH_BYTES:
                 self._encode()
@@ -136,7 +139,10 @@ class ShardBuilder:
         encoded = tokenizer.encode_batch(given)
         for block, lead, text, ids in zip(blocks, leads, given, encoded, strict=True):
             if not tokenizer.exact:
-                self._shard.counts["lost"] += lost_bytes(text, tokenizer.decode(ids.tolist()))
+                again = tokenizer.decode(ids.tolist())
+                # What stands for bytes that are not UTF-8 is counted as replaced, and but once.
+                text = text.replace("\ufffd", "") if block.replaced else text
+                self._shard.counts["lost"] += lost_bytes(text, again)
             self._append(block, ids[len(tokenizer.encode(lead)) :] if lead else ids)
         self._held, self._held_size = [], 0
 
@@ -164,6 +170,7 @@ class _Block(NamedTuple):
 
     text: str
     first: bool
+    replaced: bool = False
 
 
 def _blocks(text: str) -> Iterator[_Block]:

@@ -139,6 +139,21 @@ def test_what_was_dropped_is_lost():
     assert lost_bytes("日本", "<unk>") == 6
 
 
+def test_a_byte_that_is_no_utf8_is_missing_once(tmp_path: Path):
+    """Its U+FFFD is replaced text, and is not lost on top of that to a tokenizer without an id."""
+    model = characters(unk_token="<unk>")
+    model.decoder = decoders.Fuse()
+    given = saved(model, tmp_path / "t.json")
+    for raw, replaced, lost in (
+        (b"the\xff\xffriver", 6, 0),
+        (b"the\xffriver\xc3\xa9", 3, 2),
+        ("the\ufffdriver".encode(), 0, 3),  # no byte was replaced: the text itself has it
+    ):
+        held, counts = store_of([raw], given)
+        assert (counts["replaced"], counts["lost"]) == (replaced, lost)
+        assert held.num_bytes == len("theriver")
+
+
 @pytest.mark.parametrize("unknown", [None, "<unk>"])
 def test_what_a_tokenizer_cannot_give_back_is_counted_and_told(tmp_path: Path, unknown: str | None):
     model = characters() if unknown is None else characters(unk_token=unknown)
