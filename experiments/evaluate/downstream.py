@@ -140,7 +140,10 @@ def run_tasks(
 
 
 def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
-    """As `transformers` reads it: what a Hugging Face folder holds, or what one of ours becomes."""
+    """As `transformers` reads it: what a Hugging Face folder holds, or what one of ours becomes.
+
+    What was named goes before what the folder says: a tokenizer, or the end of text.
+    """
     try:
         from transformers import (  # pyright: ignore[reportMissingImports]
             AutoTokenizer,
@@ -150,7 +153,8 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         raise InputError(
             f"transformers cannot be imported ({error}); pip install 'polycom-jax[eval]'."
         ) from error
-    if model.step is None and storage.is_file(model.folder / "tokenizer_config.json"):
+    given = tokenizer is not None or model.step is not None
+    if not given and storage.is_file(model.folder / "tokenizer_config.json"):
         folder = staging.fetched_to(folder, model.folder, without=".safetensors")
     else:
         own = model.tokenizer or tokenizer
@@ -163,7 +167,9 @@ def _tokenizer(model: Model, tokenizer: Tokenizer | None, folder: Path) -> Any:
         save_tokenizer(folder, own, context_length=length, as_trained=model.trained_here)
     # A folder's own code is not needed here; without this config, transformers asks at the
     # keyboard for leave to run it, as soon as it looks for the model's class in our config.json.
-    other = {"config": PretrainedConfig()} if _brings_code(folder) else {}
+    other: dict[str, Any] = {"config": PretrainedConfig()} if _brings_code(folder) else {}
+    if model.end_of_text is not None:
+        other["eos_token"] = model.end_of_text
     try:
         return AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **other

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,9 @@ import pytest
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
 from experiments.evaluate import downstream
+from experiments.run.model_loading import Model
+from polycom_jax import models
+from polycom_jax.data import ByteTokenizer, DataConfig
 
 FOUND = {
     "results": {
@@ -105,6 +109,38 @@ def test_bad_settings_end_in_one_line(words, message, capsys):
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "end", "expected"),
+    [
+        (("tokenizer.json",), False, None, ("theirs", {})),
+        (("tokenizer.json",), False, "<end>", ("theirs", {"eos_token": "<end>"})),
+        ((), True, None, ("ours", {})),
+    ],
+)
+def test_what_is_named_goes_before_what_a_folder_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files, named, end, expected
+):
+    def read(folder, **options):
+        del options["local_files_only"], options["trust_remote_code"]
+        text = (Path(folder) / "tokenizer_config.json").read_text()
+        return "theirs" if text == "{}" else "ours", options
+
+    library = SimpleNamespace(
+        AutoTokenizer=SimpleNamespace(from_pretrained=read), PretrainedConfig=dict
+    )
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    there, working = tmp_path / "there", tmp_path / "working"
+    for folder in (there, working):
+        folder.mkdir()
+    for file in (*files, "tokenizer_config.json"):
+        (there / file).write_text("{}")
+    own = None if named else ByteTokenizer()
+    cfg = models.preset("tiny", num_layers=1)
+    model = Model(cfg, {}, own, DataConfig(), there, None, end_of_text=end)
+    found = downstream._tokenizer(model, ByteTokenizer() if named else None, working)
+    assert found == expected
 
 
 @pytest.fixture
