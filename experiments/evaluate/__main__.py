@@ -68,7 +68,8 @@ class EvaluateConfig:
         num_fewshot: solved examples before each question. Default: what the task says.
         limit: documents of each task, for a quick look. Default: all.
         split: "heldout": only documents that training on this text leaves out (for the text of the
-            run itself, those that it left out); "all": every document.
+            run itself, those that it left out); "all": every document (of a TFDS name, of the split
+            to train on and the held-out one).
         windows: "packed": windows one after another; "sliding": overlapping windows in which each
             token counts once, and sees at least the seq_len - stride tokens before it, if its
             document has so many.

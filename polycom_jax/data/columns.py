@@ -105,6 +105,11 @@ def _check_column(path: Path, schema: Any, reading: Reading) -> None:
             f"{path} has no column {name!r}; its columns: {', '.join(schema.names)}. Name the one"
             " with the text by data.text_field."
         )
+    if schema.names.count(name) > 1:
+        raise InputError(
+            f"{path} has {schema.names.count(name)} columns {name!r}, and which is meant is not"
+            " known; rename all but one."
+        )
     kind = schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -113,14 +118,24 @@ def _check_column(path: Path, schema: Any, reading: Reading) -> None:
         raise InputError(f"{path}: column {name!r} holds {kind}, not text.")
 
 
-def _numbered(batches: Any, begin: int) -> Iterator[tuple[int, str | None]]:
+def _numbered(batches: Any, begin: int) -> Iterator[tuple[int, str | bytes | None]]:
     for batch in batches:
-        yield from enumerate(batch.column(0).to_pylist(), start=begin)
+        yield from enumerate(_values(batch.column(0)), start=begin)
         begin += batch.num_rows
 
 
+def _values(column: Any) -> list[str | bytes | None]:
+    """The texts; as bytes where one is not UTF-8, which Arrow calls text all the same."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast(pa.large_binary()).to_pylist()
+
+
 def _within(
-    found: Iterator[tuple[int, str | None]],
+    found: Iterator[tuple[int, str | bytes | None]],
     path: Path,
     reading: Reading,
     first: int,
@@ -137,4 +152,5 @@ def _within(
             error = InputError(f"{where}: column {reading.text_field!r} is null; expected text.")
             yield damaged_row(where, error, reading)
         else:
-            yield f"{name}, row {row + 1}", text.encode()
+            raw = text.encode() if isinstance(text, str) else text
+            yield f"{name}, row {row + 1}", raw

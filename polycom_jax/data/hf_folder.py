@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require, unknown
@@ -11,7 +12,13 @@ from polycom_jax.data.files import Place
 HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
 """Splits to evaluate on, the first that there is."""
 
-_SPLIT = re.compile(r"(?:^|[/._-])(train|validation|valid|dev|heldout|test)(?:[/._-]|$)")
+_ALSO = {"training": "train", "val": "validation"} | dict.fromkeys(
+    ("testing", "eval", "evaluation"), "test"
+)
+"""Words for splits that Hugging Face reads, too: what they mean there."""
+
+_WORDS = "|".join(("train", "dev", *HELDOUT_SPLITS, *_ALSO))
+_SPLIT = re.compile(rf"(?:^|[/._-])({_WORDS})(?:[/._-]|$)")
 
 
 def splits(folder: Place) -> Mapping[str, list[Place]]:
@@ -26,14 +33,16 @@ def splits(folder: Place) -> Mapping[str, list[Place]]:
         return {}
     names = set(storage.entries(folder))
     if "dataset_dict.json" in names:
-        listed = _json(folder / "dataset_dict.json")["splits"]
+        place = folder / "dataset_dict.json"
+        listed = _names(place, _json(place).get("splits"), "splits")
         return {split: _saved(folder, f"{split}/", names) for split in listed}
     if "state.json" in names:
         return {"train": _saved(folder, "", names)}
     found: dict[str, list[Place]] = {}
     for name in sorted(name for name in names if name.lower().endswith(".parquet")):
         match = _SPLIT.search(name)
-        found.setdefault(match[1] if match else "train", []).append(folder / name)
+        split = match[1] if match else "train"
+        found.setdefault(_ALSO.get(split, split), []).append(folder / name)
     return found
 
 
@@ -51,8 +60,11 @@ def split_files(folder: Place, split: str) -> list[Place]:
 
 def _saved(folder: Place, prefix: str, names: set[str]) -> list[Place]:
     """The Arrow files of a split that `save_to_disk` wrote, in order."""
-    state = _json(folder / f"{prefix}state.json")
-    files = [f"{prefix}{file['filename']}" for file in state["_data_files"]]
+    place = folder / f"{prefix}state.json"
+    listed = _json(place).get("_data_files")
+    if isinstance(listed, list):
+        listed = [one.get("filename") if isinstance(one, dict) else None for one in listed]
+    files = [f"{prefix}{name}" for name in _names(place, listed, "_data_files")]
     for file in files:
         require(file in names, f"{folder}: {file} is missing, and state.json names it.")
     return [folder / file for file in files]
@@ -60,6 +72,17 @@ def _saved(folder: Place, prefix: str, names: set[str]) -> list[Place]:
 
 def _json(place: Place) -> dict:
     try:
-        return json.loads(storage.read(place))
+        tree = json.loads(storage.read(place))
     except (OSError, ValueError) as error:
         raise InputError(f"{place} cannot be read: {error}.") from error
+    require(isinstance(tree, dict), f"{place} must hold an object, not {type(tree).__name__}.")
+    return tree
+
+
+def _names(place: Place, found: Any, field: str) -> list[str]:
+    """What a file lists; `InputError` where that is no list of names."""
+    require(
+        isinstance(found, list) and all(isinstance(one, str) for one in found),
+        f"{place} has no {field} as save_to_disk writes them; save the dataset again.",
+    )
+    return found

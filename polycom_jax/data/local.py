@@ -234,10 +234,13 @@ def heldout_files(cfg: DataConfig) -> tuple[files.Place, ...]:
     own = hf_folder.splits(_folder(cfg.text))
     if cfg.heldout in own:
         return tuple(own[str(cfg.heldout)])
+    if own and cfg.heldout == cfg.text:  # all of the text is all of its splits
+        return files.one_each(path for split in own.values() for path in split)
     if cfg.heldout:
         found = source_files(cfg.heldout, cfg.train_split, "data.heldout")
         return files.one_each(found)
-    return tuple(next((own[split] for split in hf_folder.HELDOUT_SPLITS if split in own), ()))
+    apart = (split for split in hf_folder.HELDOUT_SPLITS if split in own)
+    return tuple(next((own[split] for split in apart if split != cfg.train_split), ()))
 
 
 def _folder(pattern: str) -> files.Place:

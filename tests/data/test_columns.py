@@ -73,6 +73,29 @@ def test_a_damaged_table_is_refused_in_a_line(tmp_path: Path, name: str, damage:
     assert read(path, skip_damaged=True)[-1][1] is None
 
 
+@pytest.mark.parametrize("name", WRITE)
+def test_text_that_is_no_utf8_is_for_the_cleaner(tmp_path: Path, name: str):
+    """Arrow calls any bytes text; what becomes of them is `data.undecodable`'s to say."""
+    raws = [b"caf\xe9", None, "caf\u00e9".encode()]
+    column = pa.array(raws, pa.binary())
+    texts_of_it = pa.Array.from_buffers(pa.string(), 3, column.buffers())
+    path = WRITE[name](tmp_path / name, texts_of_it)
+    assert [raw for _, raw in read(path, skip_damaged=True)] == raws
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, twice.schema) as out,
+    ):
+        out.write_table(twice)
+    pq.write_table(twice, tmp_path / "a.parquet")
+    for name in WRITE:
+        with pytest.raises(InputError, match=r"2 columns 'text'.* rename all but one"):
+            read(tmp_path / name)
+
+
 def made(tmp_path: Path, source: Any, **changes: Any) -> Corpus:
     cfg = DataConfig(str(source), "bytes", cache_dir=str(tmp_path / "cache"), **changes)
     return prepare(cfg, vocab_size=300)
@@ -95,6 +118,23 @@ def test_a_folder_of_parquet_files_has_its_splits(tmp_path: Path):
     assert split_texts(made(tmp_path, folder, train_split="test"))[0] == texts(4, "test")
     with pytest.raises(InputError, match=r"Unknown split of .*'dev'.*test, train, validation"):
         made(tmp_path, folder, train_split="dev")
+    # What is trained on is not held out, and all of the text is all of its splits.
+    held = split_texts(made(tmp_path, folder, train_split="validation"))
+    assert held == (texts(5, "valid"), texts(4, "test"))
+    every = [*train, *texts(4, "test"), *texts(5, "valid")]
+    assert sorted(split_texts(made(tmp_path, folder, heldout=str(folder)))[1]) == sorted(every)
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [
+        *(("val", "validation"), ("eval", "test"), ("evaluation", "test"), ("testing", "test")),
+        *(("training", "train"), ("valid", "valid"), ("value", "train")),
+    ],
+)
+def test_splits_go_by_hugging_face_s_words(tmp_path: Path, word: str, split: str):
+    parquet(tmp_path / f"{word}-00000-of-00001.parquet", ["a"])
+    assert [*hf_folder.splits(tmp_path)] == [split]
 
 
 def test_a_folder_of_one_split_holds_a_share_out(tmp_path: Path):
@@ -126,6 +166,20 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path):
     (tmp_path / "one" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(InputError, match=r"data-00001-of-00002\.arrow is missing"):
         hf_folder.splits(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        *(("state.json", "{}"), ("state.json", "[]"), ("state.json", '{"_data_files": [{}]}')),
+        *(("state.json", '{"_data_files": 5}'), ("dataset_dict.json", "{}")),
+        *(("dataset_dict.json", "[]"), ("dataset_dict.json", '{"splits": [5]}')),
+    ],
+)
+def test_a_damaged_list_of_files_is_refused_in_a_line(tmp_path: Path, file: str, text: str):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=rf"{file} (has no .* save the dataset again|must hold)"):
+        hf_folder.splits(tmp_path)
 
 
 def test_a_folder_that_holds_no_dataset_is_none(tmp_path: Path):
