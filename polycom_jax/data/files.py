@@ -92,15 +92,20 @@ def _in_bucket(pattern: str) -> tuple[Place, ...]:
 
 
 def _glob_rule(pattern: str) -> Callable[[str], bool]:
-    """Whether a name within a folder matches: a star does not go past a slash."""
+    """Whether a name within a folder matches, as on a disk.
+
+    A star does not go past a slash, nor mean a name that begins with a dot.
+    """
     parts = pattern.split("/")
 
     def matches(names: list[str], parts: list[str]) -> bool:
         if not parts or not names:
-            return not parts and not names
+            return not names and all(part == "**" for part in parts)
+        hidden = names[0].startswith(".") and not parts[0].startswith(".")
         if parts[0] == "**":
-            return matches(names, parts[1:]) or matches(names[1:], parts)
-        return fnmatch.fnmatchcase(names[0], parts[0]) and matches(names[1:], parts[1:])
+            return matches(names, parts[1:]) or (not hidden and matches(names[1:], parts))
+        fits = not hidden and fnmatch.fnmatchcase(names[0], parts[0])
+        return fits and matches(names[1:], parts[1:])
 
     return lambda name: matches(name.split("/"), parts)
 

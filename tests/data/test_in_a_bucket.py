@@ -1,5 +1,6 @@
 """Text and prepared data in a bucket: the same tokens, the same batches, and only ranges read."""
 
+import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def test_tokens_in_a_bucket_give_the_batches_of_those_on_a_disk(tmp_path: Path, 
     for one, other in pairs:
         assert_equal(one, other)
     assert not list((tmp_path / "c").rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.txt", "**/*.txt", "**", "x/*", "x/**", "*/*.txt", "**/y/*", ".*/*.txt", "**/.*"]
+)
+def test_a_glob_means_in_a_bucket_what_it_means_on_a_disk(tmp_path: Path, pattern: str):
+    names = ["a.txt", "._a.txt", ".y/d.txt", "x/.c.txt", "x/.z/f.txt", "x/b.txt", "x/y/e.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = glob.glob(pattern, root_dir=tmp_path, recursive=True)
+    rule = files._glob_rule(pattern)
+    assert {name for name in names if rule(name)} == {name for name in found if name in names}
 
 
 def test_text_in_a_bucket_gives_the_tokens_of_that_on_a_disk(tmp_path: Path, bucket: str):
