@@ -62,12 +62,45 @@ def _muon(moments: Moments, specs: Specs) -> optax.GradientTransformation:
 
 def _adafactor(moments: Moments, specs: Specs) -> optax.GradientTransformation:
     def clipped(update: Any, spec: ParamSpec) -> Any:
-        axes = tuple(range(spec.stacked, update.ndim))
+        axes = tuple(range(_matrices_in(spec), update.ndim))
         mean = jnp.mean(jnp.square(update), axis=axes, keepdims=True)
         return update / jnp.maximum(1.0, jnp.sqrt(mean) / ADAFACTOR_RMS)
 
     clip = optax.stateless(lambda updates, params: by_spec(clipped, updates, specs))
-    return optax.chain(optax.scale_by_factored_rms(), clip)
+    return optax.chain(_each_matrix(optax.scale_by_factored_rms(), specs), clip)
+
+
+def _matrices_in(spec: ParamSpec) -> int:
+    """How many leading axes number matrices: layers, and experts."""
+    return spec.stacked + ("expert" in spec.axes)
+
+
+def _each_matrix(rule: optax.GradientTransformation, specs: Specs) -> optax.GradientTransformation:
+    """`scale_by_factored_rms` of each layer's and expert's matrix by itself: of a whole array it
+    factors the two longest axes, and layers or experts may be one of them."""
+    own, sums = optax.FactoredState(None, 0, 0, 0), optax.FactoredState(0, 0, 0, 0)
+
+    def lifted(f: Callable[..., Any], spec: ParamSpec, in_axes: Any, out_axes: Any) -> Any:
+        for _ in range(_matrices_in(spec)):
+            f = jax.vmap(f, in_axes, out_axes)
+        return f
+
+    def init(params: Params) -> optax.FactoredState:
+        each = by_spec(lambda p, spec: lifted(rule.init, spec, 0, own)(p), params, specs)
+        state = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure(sums), each)
+        return state._replace(count=jnp.zeros((), jnp.int32))
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        def one(grad: Any, spec: ParamSpec, *before: Any) -> Any:
+            step = lifted(rule.update, spec, (0, own, 0), (0, own))
+            return step(grad, optax.FactoredState(state.count, *before), grad)
+
+        each = by_spec(one, updates, specs, *state[1:])
+        pair = jax.tree.structure((0, sums))
+        updates, after = jax.tree.transpose(jax.tree.structure(updates), pair, each)
+        return updates, after._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
 
 
 def _matrices(rule: Rule) -> Rule:
@@ -118,12 +151,12 @@ def _sides(spec: ParamSpec) -> tuple[Sequence[int], Sequence[int]]:
     return stream, inner
 
 
-def by_spec(f: Callable[[Any, ParamSpec], Any], updates: Params, specs: Specs) -> Any:
+def by_spec(f: Callable[..., Any], updates: Params, specs: Specs, *rest: Any) -> Any:
     """Maps over the updates that are there; optax has `MaskedNode` for those of other rules."""
 
-    def one(update: Any, spec: ParamSpec) -> Any:
-        return update if isinstance(update, optax.MaskedNode) else f(update, spec)
+    def one(update: Any, spec: ParamSpec, *more: Any) -> Any:
+        return update if isinstance(update, optax.MaskedNode) else f(update, spec, *more)
 
     return jax.tree.map(
-        one, updates, specs, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+        one, updates, specs, *rest, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
     )

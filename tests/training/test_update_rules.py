@@ -1,5 +1,6 @@
 """Every optimiser of the table: what its update is, how its state lies, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from polycom_jax import InputError, Parameter, activation, models
 from polycom_jax import params as pm
+from polycom_jax.models import MoEConfig
 from polycom_jax.training import (
     Checkpoints,
     Multipliers,
@@ -112,7 +114,7 @@ def test_adafactor_keeps_sums_over_rows_and_columns_of_matrices(model):
     rows, full = (optax.tree.get(state, name)["layers"][0] for name in ("v_row", "v"))
     w_up = shapes["layers"][0]["ffn"]["w_up"]
     assert rows["ffn"]["w_up"].shape in (w_up.shape[:2], (1, w_up.shape[2]))
-    assert full["ffn"]["w_up"].shape == (1,)
+    assert full["ffn"]["w_up"].size == 1
     _, adam = first_update(specs, "adamw")
     _, factored = first_update(specs, "adafactor")
     for spec, by_adam, update in by_role(specs, adam, factored):
@@ -120,6 +122,35 @@ def test_adafactor_keeps_sums_over_rows_and_columns_of_matrices(model):
             assert float(jnp.sqrt(jnp.mean(update**2))) <= 1 + 1e-5
         else:
             np.testing.assert_array_equal(update, by_adam)
+
+
+@pytest.mark.parametrize(
+    ("many", "number"),
+    [(0, {"num_layers": 192}), (1, {"moe": MoEConfig(num_experts=192, top_k=1)})],
+    ids=["layers", "experts"],
+)
+def test_adafactor_factors_a_matrix_and_neither_layers_nor_experts(model, many, number):
+    def updated(spec, *grads):
+        optimizer = make_optimizer(OptimConfig(optimizer="adafactor", **USUAL), {"w": spec}, 10)
+        params = {"w": jnp.zeros(spec.shape)}
+        update, state = None, optimizer.init(params)
+        for grad in grads:
+            update, state = optimizer.update({"w": jnp.asarray(grad)}, state, params)
+        assert update is not None
+        return update["w"]
+
+    layer = models.specs(model(embed_dim=128, gated_width=96, **number))["layers"][0]
+    spec = layer["moe" if many else "ffn"]["w_up"]
+    assert spec.shape[many] == 192
+    grads = np.random.default_rng(0).normal(size=(2, *spec.shape)).astype(np.float32)
+    # Of one matrix there was hardly a gradient before: its update alone is clipped.
+    one = (slice(None),) * many + (3,)
+    grads[0][one] *= 1e-3
+    shape, axes = list(spec.shape), list(spec.axes)
+    del shape[many], axes[many]
+    alone = replace(spec, shape=tuple(shape), axes=tuple(axes), stacked=many)
+    expected = updated(alone, *(grad[one] for grad in grads))
+    np.testing.assert_allclose(updated(spec, *grads)[one], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
