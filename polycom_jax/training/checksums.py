@@ -26,8 +26,7 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def _checksum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    word = jnp.uint32 if x.dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    words = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+    words = _words(x)
     # The index is built along the dimensions that are there: a flattened array would be gathered.
     index = jnp.zeros((1,) * words.ndim, jnp.uint32)
     stride = 1
@@ -38,6 +37,18 @@ def _checksum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
         index = index + along * jnp.uint32(stride % 2**32)
         stride *= words.shape[axis]
     return jnp.sum(words * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _words(x: Shaped[Array, "..."]) -> UInt32[Array, "..."]:
+    """The bits of x, with a last axis where a value has several words."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        x = jnp.stack([x.real, x.imag], axis=-1)
+    word = jnp.uint32 if x.dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
 
 
 _jitted = jax.jit(lambda leaves: [_checksum(leaf) for leaf in leaves])

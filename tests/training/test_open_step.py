@@ -25,6 +25,7 @@ from polycom_jax.training import (
     make_train_step,
     start_state,
 )
+from polycom_jax.training.checksums import checksums
 
 RNG = np.random.default_rng(0)
 BATCH = {"x": RNG.normal(size=(16, 8)).astype(np.float32)}
@@ -120,6 +121,24 @@ def test_another_model_is_saved_and_goes_on_bit_for_bit(make: Any, tmp_path: Any
         checkpoints.save(5, again)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+@pytest.mark.parametrize("value", [True, 1 + 2j, jax.random.key(0)], ids=["bool", "complex", "key"])
+def test_what_any_optimizer_keeps_is_saved_and_its_bits_are_compared(value: Any, tmp_path: Any):
+    def keeping(value: Any) -> optax.GradientTransformation:
+        kept = {"kept": jnp.stack([value, value])}
+        return optax.GradientTransformation(lambda params: kept, lambda g, s, params=None: (g, s))
+
+    params, optimizer = {"w": jnp.ones(3)}, optax.apply_if_finite(keeping(value), 3)
+    state, abstract = start_state(params, optimizer), abstract_state(params, optimizer)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        again: Any = checkpoints.restore(abstract)
+    assert checksums(again) == checksums(state)
+    other = {bool: False, complex: 2 + 1j}.get(type(value), jax.random.key(1))
+    swapped = start_state(params, optax.apply_if_finite(keeping(other), 3))
+    different = [n for n, s in checksums(swapped).items() if s != checksums(state)[n]]
+    assert different == ["opt_state.inner_state.kept"]
 
 
 def test_the_abstract_state_of_another_model_lies_as_its_parameters():
