@@ -49,7 +49,8 @@ class LossStats:
             loss: of the step, finite if `good`.
             good: whether the step's update was made.
         """
-        gap = jnp.where(good, loss, self.mean) - self.mean
+        # A loss of 64 bits would make others of the state's dtypes.
+        gap = jnp.where(good, jnp.asarray(loss, jnp.float32), self.mean) - self.mean
         limit = SPIKE_DEVIATIONS * jnp.sqrt(self.variance)
         spike = good & (self.seen >= SETTLED) & (gap > limit)
         # A plain mean at first, one that forgets from `HORIZON` on.

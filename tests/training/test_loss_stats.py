@@ -51,6 +51,13 @@ def test_losses_that_are_no_numbers_are_counted_and_leave_the_mean_alone():
     assert not any(spikes)
 
 
+def test_a_loss_of_64_bits_leaves_the_state_s_dtypes_as_they_are():
+    start = LossStats.start()
+    with jax.enable_x64(True):
+        after, _ = LossStats.after(start, jnp.float64(3.0), jnp.asarray(True))
+    assert [leaf.dtype for leaf in vars(after).values()] == [x.dtype for x in vars(start).values()]
+
+
 @pytest.mark.parametrize("what", [pytest.param("loss", marks=pytest.mark.exhaustive), "gradient"])
 def test_a_step_without_a_finite_loss_or_gradient_changes_nothing(
     monkeypatch, model, meshes, make_batch, what
