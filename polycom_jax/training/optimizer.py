@@ -281,5 +281,11 @@ def _without_frozen(
     frozen = frozen_roles(optim)
     if not frozen:
         return trained
+    there = {spec.role for spec in jax.tree.leaves(specs, is_leaf=pm.is_spec)}
+    require(
+        not there <= frozen,
+        f"multipliers of {', '.join(sorted(there))} are 0, and the model has no other parameters:"
+        " nothing is trained. Give one of them a factor, or take an activation that learns.",
+    )
     labels = pm.map_specs(lambda spec: "frozen" if spec.role in frozen else "trained", specs)
     return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, labels)

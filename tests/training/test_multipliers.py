@@ -137,6 +137,13 @@ def test_multipliers_out_of_range_are_refused_by_name(factors, message):
         Multipliers(**factors)
 
 
+def test_a_model_without_what_is_trained_is_refused(model):
+    specs = models.specs(model(activation="gelu"))
+    with pytest.raises(InputError, match=r"embedding, matrix, norm are 0, .* nothing is trained"):
+        make_optimizer(OptimConfig(multipliers=Multipliers(0, 0, 0)), specs, 10)
+    make_optimizer(OptimConfig(multipliers=Multipliers(0, 0, 0)), models.specs(model()), 10)
+
+
 def test_a_state_is_the_tree_that_earlier_versions_have_saved(model):
     specs = models.specs(model())
     ones = pm.map_specs(lambda spec: np.ones(spec.shape, np.float32), specs)
