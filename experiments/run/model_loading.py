@@ -79,7 +79,8 @@ def load_trained(
         weights: which.
 
     Raises:
-        InputError: no run there, no such checkpoint, no average, or not the run's own tokenizer.
+        InputError: no run there, no such checkpoint, none that was evaluated for "best", no
+            average, or not the run's own tokenizer.
     """
     config = workdir.read_config()
     averaged = weights == "ema"
@@ -342,8 +343,13 @@ def _step(checkpoints: Checkpoints, name: str) -> int | None:
     if name == "latest":
         return None
     if name == "best":
-        best = checkpoints.best_step()
-        return checkpoints.latest_step() if best is None else best
+        best, steps = checkpoints.best_step(), checkpoints.all_steps()
+        require(
+            best is not None or not steps,
+            f"checkpoint='best': no checkpoint in {checkpoints.folder} has a held-out loss; take"
+            f" 'latest', or one of the steps {', '.join(map(str, steps))}.",
+        )
+        return best
     if not (name.isdecimal() and len(name) < 20):
         raise InputError(f"checkpoint={name!r} must be 'latest', 'best' or a step.")
     return int(name)
