@@ -132,7 +132,8 @@ def goes_on(given: frozenset[str]) -> bool:
 
 def fixed(config: PretrainConfig) -> dict[str, Any]:
     """Field -> value, for all that must not change when a run is resumed."""
-    free = MAY_CHANGE
+    # Its value has gone into multipliers.coefficient; checkpoints of 0.1.0 hold what was given.
+    free = MAY_CHANGE | {"optim.coefficient_multiplier"}
     if config.model.is_moe:
         free -= {"optim.accumulation_steps"}  # routers balance the load of each part by itself
     if config.model.moe.capacity_factor is not None:

@@ -103,6 +103,14 @@ def test_what_makes_another_run_is_refused_with_both_values(values: dict[str, An
     assert not allowed(now, CONFIG)
 
 
+@pytest.mark.filterwarnings("ignore:optim.coefficient_multiplier:DeprecationWarning")
+def test_a_run_of_0_1_0_goes_on_with_its_multiplier_of_coefficients():
+    now = changed(CONFIG, optim__coefficient_multiplier=0.5)
+    # Its checkpoints hold 0.5 under the former name, and are refused where another stands there.
+    assert resuming.fixed(now).get("optim.coefficient_multiplier", 0.5) == 0.5
+    assert differences(now, CONFIG) == {"optim.multipliers.coefficient": (1.0, 0.5)}
+
+
 def test_a_mixture_s_routers_balance_each_part_so_its_accumulation_stays():
     mixture = default_config("moe-tiny")
     now = changed(mixture, optim__accumulation_steps=2)
