@@ -78,7 +78,8 @@ def _matrices_in(spec: ParamSpec) -> int:
 def _each_matrix(rule: optax.GradientTransformation, specs: Specs) -> optax.GradientTransformation:
     """`scale_by_factored_rms` of each layer's and expert's matrix by itself: of a whole array it
     factors the two longest axes, and layers or experts may be one of them."""
-    own, sums = optax.FactoredState(None, 0, 0, 0), optax.FactoredState(0, 0, 0, 0)
+    common: Any = None  # the count
+    own, sums = optax.FactoredState(common, 0, 0, 0), optax.FactoredState(0, 0, 0, 0)
 
     def lifted(f: Callable[..., Any], spec: ParamSpec, in_axes: Any, out_axes: Any) -> Any:
         for _ in range(_matrices_in(spec)):
