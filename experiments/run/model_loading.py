@@ -79,8 +79,7 @@ def load_trained(
         weights: which.
 
     Raises:
-        InputError: no run there, no such checkpoint, none that was evaluated for "best", no
-            average, or not the run's own tokenizer.
+        InputError: no run there, no such checkpoint, no average, or not the run's own tokenizer.
     """
     config = workdir.read_config()
     averaged = weights == "ema"
@@ -339,16 +338,12 @@ def _check_left_out(source: str, noted: Mapping[str, Any], now: Mapping[str, Any
     )
 
 
-def _step(checkpoints: Checkpoints, name: str) -> int | None:
+def _step(saved: Checkpoints, name: str) -> int | None:
     if name == "latest":
         return None
     if name == "best":
-        best, steps = checkpoints.best_step(), checkpoints.all_steps()
-        require(
-            best is not None or not steps,
-            f"checkpoint='best': no checkpoint in {checkpoints.folder} has a held-out loss; take"
-            f" 'latest', or one of the steps {', '.join(map(str, steps))}.",
-        )
+        text = f"checkpoint='best': none in {saved.folder} has a held-out loss; take 'latest'."
+        require((best := saved.best_step()) is not None or not saved.all_steps(), text)
         return best
     if not (name.isdecimal() and len(name) < 20):
         raise InputError(f"checkpoint={name!r} must be 'latest', 'best' or a step.")

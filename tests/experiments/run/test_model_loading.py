@@ -18,7 +18,7 @@ def test_the_best_of_checkpoints_without_a_score_is_refused_and_not_the_latest(t
         checkpoints.save(1, state)
         checkpoints.save(2, state)
         checkpoints.wait()
-        with pytest.raises(InputError, match=r"has a held-out loss; take 'latest', .* steps 1, 2"):
+        with pytest.raises(InputError, match="has a held-out loss; take 'latest'"):
             chosen(checkpoints, "best")
         checkpoints.save(3, state, score=2.5)
         checkpoints.save(4, state)
