@@ -38,15 +38,19 @@ def elementwise_row(
     *,
     gated: bool = False,
     listed: bool = False,
+    prepared: Mapping[str, Callable[[Array], Array]] | None = None,
     **about: Any,
 ) -> Row:
     """The row of a function that is known to be element-wise; `about` are fields of `Row`.
 
-    What is made of the options is one a layer; `listed` as in `kernels.elementwise`.
+    What is made of the options is one a layer; `listed` as in `kernels.elementwise`. `prepared`:
+    parameter -> what `f` takes in its place, formed and differentiated once for all elements.
     """
     declared = dict(params or {})
     by_channel = tuple(isinstance(p, Parameter) and p.by_channel for p in declared.values())
     core = elementwise(_positional(f, declared, 1 + gated), 1 + gated, by_channel, listed)
+    if prepared:
+        core = partial(_with_prepared, core, [prepared.get(name) for name in declared])
     function = partial(_checked, core, 1 + gated)
     return Row(function, gated=gated, params=tuple(declared.items()), **about)
 
@@ -162,6 +166,14 @@ def _positional(f: Function, params: Mapping[str, Any], inputs: int) -> Callable
         return f(*arrays[:inputs], **learned, **keywords)
 
     return core
+
+
+def _with_prepared(
+    core: Callable[..., Array], each: Sequence[Callable[[Array], Array] | None], *arrays: Array
+) -> Array:
+    inputs = len(arrays) - len(each)
+    learned = [f(p) if f else p for f, p in zip(each, arrays[inputs:], strict=True)]
+    return core(*arrays[:inputs], *learned)
 
 
 def _recomputed(core: Callable[..., Array], x: Array, *others: Array, **keywords: Any) -> Array:

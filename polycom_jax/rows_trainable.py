@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 
 from polycom_jax.activations import trainable
 from polycom_jax.activations.grouped import EVONORM_GROUPS, GDN_SIZE
-from polycom_jax.activations.rational import Form, rational
+from polycom_jax.activations.rational import Form, magnitude, rational
 from polycom_jax.custom import elementwise_row, row_reading_row
 from polycom_jax.kernels.feature_groups import evonorm_s0, gdn
 from polycom_jax.row import Parameter, Row
@@ -49,6 +49,7 @@ def _rational(form: Form, degrees: str, groups: int) -> Row:
         partial(rational, form=form),
         {"numerator": Parameter(top), "denominator": Parameter(below, **own)},
         listed=True,
+        prepared={"denominator": magnitude} if form == "a" else None,
         formula=f"sum_i a_i x^i / (1 + {_SUM[form]}), degrees {degrees.replace('_', ', ')}{each}",
         source=source,
         slopes=slopes,

@@ -20,8 +20,7 @@ def rational(x: X, numerator: Coefficients, denominator: Coefficients, *, form: 
     """sum_i a_i x^i over the denominator of that form.
 
     The numerator's degree is one more than the denominator's. Where |x| > 1 both are polynomials in
-    1/x, so no power of x overflows. A coefficient b_i of form a that is 0 has the slope of b_i > 0:
-    with none it would stay there.
+    1/x, so no power of x overflows. Form a takes the `magnitude` of its coefficients.
     """
     large = jnp.abs(x) > 1
     z = jnp.where(large, reciprocal(jnp.where(large, x, 1)), x)
@@ -29,11 +28,16 @@ def rational(x: X, numerator: Coefficients, denominator: Coefficients, *, form: 
     degree = len(denominator)
     if form == "a":
         one, *others = _monomials(jnp.abs(z), large, degree)
-        below = one + _dot([jnp.where(b < 0, -b, b) for b in denominator], others)
+        below = one + _dot(denominator, others)
     else:
         one, *others = _monomials(z, large, degree)
         below = jnp.abs(one) + jnp.abs(_dot(denominator, others))
     return jnp.where(large, x, 1) * (top * reciprocal(below))
+
+
+def magnitude(b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """|b|; a coefficient that is 0 has the slope of b > 0: with none it would stay there."""
+    return jnp.where(b < 0, -b, b)
 
 
 @jax.custom_jvp
