@@ -47,18 +47,31 @@ def count_targets(batch: Batch) -> Float[Array, ""]:
     return jnp.sum(counted(batch), dtype=jnp.float32)
 
 
-@jax.custom_jvp
 def cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     """-log softmax(logits)[target], in float32 whatever the logits' dtype.
 
     Confident tokens keep their small loss and slope, both with float32's relative error: the
     probability of all other tokens is summed as such, and is not what 1 - p leaves. A target that
     is none of the V tokens gives NaN, in the slope too.
+
+    Raises:
+        InputError: targets that are not one for each row of logits.
     """
+    wanted, found = jnp.shape(logits)[:-1], jnp.shape(targets)
+    require(
+        jnp.ndim(logits) >= 1 and found == wanted,
+        f"targets of shape {found} must be one for each row of logits {jnp.shape(logits)}: of shape"
+        f" {wanted}.",
+    )
+    return _cross_entropy(logits, targets)
+
+
+@jax.custom_jvp
+def _cross_entropy(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Array:
     return _nats_and_slope(logits, targets)[0]
 
 
-@cross_entropy.defjvp
+@_cross_entropy.defjvp
 def _cross_entropy_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
     nats, _, slope = _nats_and_slope(*primals)
     return nats, jnp.sum(slope * tangents[0].astype(jnp.float32), axis=-1)

@@ -244,6 +244,13 @@ def test_cross_entropy_of_what_is_no_token_are_no_number():
     np.testing.assert_array_equal(np.isnan(slope).any(1), [True, True, False, False])
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1), (1, 3), (4, 3, 1), (4, 4)])
+def test_targets_that_are_not_one_for_each_row_are_refused(shape):
+    logits, targets = jnp.zeros((4, 3, 5)), jnp.zeros(shape, jnp.int32)
+    with pytest.raises(InputError, match=r"one for each row of logits \(4, 3, 5\): of shape"):
+        cross_entropy(logits, targets)
+
+
 def test_without_a_mask_ignored_targets_are_those_of_pytorch(model, make_batch, initial):
     cfg, batch = model(), make_batch()
     params = initial("one device").params
