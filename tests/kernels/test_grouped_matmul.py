@@ -82,6 +82,26 @@ def test_bfloat16_is_summed_in_float32(version):
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16, jnp.uint32])
+@pytest.mark.parametrize("version", ["loop", "xla"])
+def test_sizes_of_any_integer_dtype_are_those_numbers(version, dtype):
+    x, w, dy, sizes = problem([100, 3, 53, 100])
+    got = ours(version, x, w, dy, sizes.astype(dtype))
+    jax.tree.map(np.testing.assert_array_equal, got, ours(version, x, w, dy, sizes))
+
+
+@pytest.mark.parametrize("version", ["loop", "xla"])
+def test_float64_is_summed_in_float64(version):
+    with jax.enable_x64(True):
+        x, w, dy, sizes = problem(SIZES["uneven"], jnp.float64)
+        got = ours(version, x, w, dy, sizes)
+        assert [a.dtype for a in got] == [jnp.float64] * 3
+        for group, end in enumerate(np.cumsum(sizes)):
+            at = slice(end - int(sizes[group]), end)
+            np.testing.assert_allclose(got[0][at], x[at] @ w[group], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(got[2][group], x[at].T @ dy[at], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("version", ["loop", "megablox", "triton"])
 def test_what_stands_behind_the_last_group_reaches_nothing(version):
     x, w, dy, sizes = problem(SIZES["room behind"])
@@ -159,6 +179,8 @@ def test_misfits_are_told():
     x, w, _, sizes = problem(SIZES["uneven"])
     with pytest.raises(InputError, match=r"came \(256, 5\), \(4, 5, 7\) and \(3,\)"):
         grouped_matmul(x, w, sizes[:3])
+    with pytest.raises(InputError, match="of a group or more, came"):
+        grouped_matmul(x, w[:0], sizes[:0])
     with pytest.raises(InputError, match="came bfloat16, float32"):
         grouped_matmul(x.astype(jnp.bfloat16), w, sizes)
     with pytest.raises(InputError, match="implementation of grouped_matmul"):

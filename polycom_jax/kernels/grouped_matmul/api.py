@@ -30,7 +30,8 @@ def grouped_matmul(
     Args:
         x: rows, sorted by group.
         w: one matrix a group, of the dtype of `x`.
-        sizes: rows of each group, int32; their sum is at most R, which nothing can check.
+        sizes: rows of each group, of any integer dtype; their sum is at most R, which nothing can
+            check.
         implementation: None for the backend's best, or
             "xla": `jax.lax.ragged_dot`, which is one kernel on TPUs, and on CPUs and GPUs
             multiplies all rows with every matrix;
@@ -41,22 +42,27 @@ def grouped_matmul(
             and float32 by TF32 unless `jax.default_matmul_precision` asks for more.
 
     Returns:
-        [R, M] in the dtype of `x`, float32 inside. Rows behind the last group, in it and in the
-        gradient of `x`, may hold anything; the gradient of `w` does not feel them. All versions
-        have derivatives of every order in every mode.
+        [R, M] in the dtype of `x`, float32 inside (float64 for float64). Rows behind the last
+        group, in it and in the gradient of `x`, may hold anything; the gradient of `w` does not
+        feel them. All versions have derivatives of every order in every mode.
 
     Raises:
         InputError: shapes or dtypes that do not go together, or an implementation that is unknown
             or cannot run here.
     """
     require(
-        x.ndim == 2 and w.ndim == 3 and x.shape[1] == w.shape[1] and sizes.shape == w.shape[:1],
-        f"grouped_matmul: expected x [R, K], w [E, K, M] and sizes [E], came {x.shape}, {w.shape}"
-        f" and {sizes.shape}.",
+        x.ndim == 2
+        and w.ndim == 3
+        and x.shape[1] == w.shape[1]
+        and sizes.shape == w.shape[:1]
+        and sizes.size > 0,
+        f"grouped_matmul: expected x [R, K], w [E, K, M] and sizes [E] of a group or more, came"
+        f" {x.shape}, {w.shape} and {sizes.shape}.",
     )
     require(
         x.dtype == w.dtype and jnp.issubdtype(sizes.dtype, jnp.integer),
         f"grouped_matmul: expected x and w of one dtype and integer sizes, came {x.dtype},"
         f" {w.dtype} and {sizes.dtype}.",
     )
-    return GROUPED_MATMUL(x, w, sizes, implementation=implementation)
+    # Narrow integers do not hold the sums of sizes, and unsigned ones no negative numbers.
+    return GROUPED_MATMUL(x, w, sizes.astype(jnp.int32), implementation=implementation)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from polycom_jax.activations.inputs import work_dtype
 from polycom_jax.kernels.grouped_matmul.derivatives import differentiable
 from polycom_jax.kernels.grouped_matmul.row_blocks import RowBlocks, row_blocks
 
@@ -37,14 +38,14 @@ def _rows(
 ) -> Float[Array, "R M"]:
     """Each row times its group's matrix, whose dimension `contract` goes with the row's."""
     rows, block = x.shape[0], block_rows(x.shape[0], w.shape[0])
-    padded = jnp.pad(x, ((0, block), (0, 0)))
+    padded, wide = jnp.pad(x, ((0, block), (0, 0))), work_dtype(x.dtype)
     index = jnp.arange(block)
 
     def one(out: Array, at: RowBlocks) -> tuple[Array, None]:
         part = _block(padded, at.first, index < at.filled)
         matrix = jax.lax.dynamic_index_in_dim(w, at.group, keepdims=False)
         y = jax.lax.dot_general(
-            part, matrix, (((1,), (contract - 1,)), ((), ())), preferred_element_type=jnp.float32
+            part, matrix, (((1,), (contract - 1,)), ((), ())), preferred_element_type=wide
         )
         # What it writes too much, the next block overwrites.
         return jax.lax.dynamic_update_slice_in_dim(out, y.astype(x.dtype), at.first, 0), None
@@ -56,8 +57,8 @@ def _rows(
 def _matrices(
     x: Float[Array, "R K"], dy: Float[Array, "R M"], sizes: Int[Array, " E"]
 ) -> Float[Array, "E K M"]:
-    """The sum over each group's rows of x^T dy, summed in float32."""
-    block = block_rows(x.shape[0], sizes.shape[0])
+    """The sum over each group's rows of x^T dy, summed in the work dtype."""
+    block, wide = block_rows(x.shape[0], sizes.shape[0]), work_dtype(x.dtype)
     x, dy = (jnp.pad(a, ((0, block), (0, 0))) for a in (x, dy))
     index = jnp.arange(block)
 
@@ -67,12 +68,12 @@ def _matrices(
             _block(x, at.first, real),
             _block(dy, at.first, real),
             (((0,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
+            preferred_element_type=wide,
         )
         before = jax.lax.dynamic_index_in_dim(sums, at.group, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(sums, before + product, at.group, 0), None
 
-    sums = jnp.zeros((sizes.shape[0], x.shape[1], dy.shape[1]), jnp.float32)
+    sums = jnp.zeros((sizes.shape[0], x.shape[1], dy.shape[1]), wide)
     sums = jax.lax.scan(one, sums, row_blocks(sizes, x.shape[0] - block, block))[0]
     return sums.astype(x.dtype)
 
