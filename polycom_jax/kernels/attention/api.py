@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from polycom_jax._errors import require
@@ -54,13 +55,14 @@ def attention(
         The shape and dtype of `q`; scores and softmax are float32.
 
     Raises:
-        InputError: heads that do not divide, more keys than queries without a cache, both `start`
-            and `segment_ids`, a window without a key, or an implementation that is unknown or
-            cannot run here.
+        InputError: shapes that do not go together, heads that do not divide, more keys than
+            queries without a cache, both `start` and `segment_ids`, a window without a key, or an
+            implementation that is unknown or cannot run here.
     """
+    _check_shapes(q, k, v, start, segment_ids)
     heads, kv_heads = q.shape[2], k.shape[2]
     require(
-        heads % kv_heads == 0,
+        kv_heads > 0 and heads % kv_heads == 0,
         f"{heads} query heads are no multiple of {kv_heads} key and value heads.",
     )
     require(
@@ -77,3 +79,16 @@ def attention(
         window = None  # it hides nothing
     masks: Any = {"start": start, "segment_ids": segment_ids, "window": window}
     return ATTENTION(q, k, v, **masks, rules=rules, implementation=implementation)
+
+
+def _check_shapes(q: Array, k: Array, v: Array, start: Any, segment_ids: Any) -> None:
+    """Raises `InputError` for what plain operations would repeat until it fits."""
+    require(
+        q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3],
+        "attention: expected q [B, T, H, C], and k and v [B, S, K, C], came"
+        f" {q.shape}, {k.shape} and {v.shape}.",
+    )
+    for name, given, axes in (("start", start, 1), ("segment_ids", segment_ids, 2)):
+        wanted = q.shape[:axes]
+        found = wanted if given is None else jnp.shape(given)
+        require(found == wanted, f"{name} of shape {found} must be {wanted}, as q is {q.shape}.")

@@ -153,7 +153,7 @@ def _backward_tile(
     d_out: Float[Array, "b T k G C"],
     segment_ids: Int[Array, "b T"] | None,
 ) -> tuple[Array, Array, Array]:
-    shape, dtype = q.shape, q.dtype
+    shape, dtypes = q.shape, (q.dtype, k.dtype, v.dtype)
     q, out, log_sum, d_out = map(_heads_first, (q, out, log_sum, d_out))
     q, kv_shape = _scaled(q), k.shape
     k, v = _heads_first(k)[:, 0], _heads_first(v)[:, 0]
@@ -176,7 +176,7 @@ def _backward_tile(
         dq = dq.at[:, :, seers].add(d_rows)
     dk, dv = (jnp.concatenate(parts, axis=1)[:, None] for parts in (dk, dv))
     grads = (_heads_last(_scaled(dq), shape), *(_heads_last(d, kv_shape) for d in (dk, dv)))
-    dq, dk, dv = (d.astype(dtype) for d in grads)
+    dq, dk, dv = (d.astype(dtype) for d, dtype in zip(grads, dtypes, strict=True))
     return dq, dk, dv
 
 

@@ -49,6 +49,8 @@ def per_shard(
     ) -> str | None:
         if start is not None or q.shape[1] != k.shape[1]:
             return "it takes whole sequences, no cache"
+        if q.size == 0:
+            return "there are no queries"
         return unsupported_reason(q) or _why_not_split(q, k, rules)
 
     return Kernel(run, reason)
