@@ -83,6 +83,16 @@ def test_what_is_clipped_has_no_gradient():
     np.testing.assert_array_equal(gradient == 0, [False, False, True, True])
 
 
+def test_what_starts_at_the_bound_has_its_whole_gradient():
+    x = jnp.linspace(-1, 2, 8, dtype=jnp.float32)
+
+    def gradient(**options):
+        row = get_activation("poly_norm", order=2, **options)
+        return jax.grad(lambda p: jnp.sum(row.apply(p, x)))(row.init(jax.random.key(0)))
+
+    jax.tree.map(np.testing.assert_array_equal, gradient(bound=0.5), gradient())
+
+
 def test_options_reach_the_function():
     x = jnp.float32([[1e-3, -2e-3]])
     for eps in (1e-6, 1e-2):

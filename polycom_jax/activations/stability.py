@@ -28,7 +28,8 @@ def effective_coeffs(
     if sigmoid:
         coeffs = jnp.concatenate([coeffs[:1], jax.nn.sigmoid(coeffs[1:])])
     if bound is not None:
-        coeffs = jnp.clip(coeffs, -bound, bound)
+        # jnp.clip would halve the gradient of what is at the bound, where coefficients may start.
+        coeffs = jnp.where(jnp.abs(coeffs) > bound, jnp.sign(coeffs) * bound, coeffs)
     return coeffs * jnp.asarray(output_scale, coeffs.dtype) if output_scale != 1.0 else coeffs
 
 
