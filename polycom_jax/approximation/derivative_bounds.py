@@ -45,17 +45,19 @@ def derivative_bound(
         kind: the partition of unity.
 
     Raises:
-        InputError: an order that the networks do not have, or that is above n; n, d, N below 1.
+        InputError: an order that the networks do not have, or that is above n; n, d, N below 1; an
+            unknown partition.
     """
     check_order(n, d)
     check_cells(cells)
+    radius = partition(kind).radius
     slopes = _SLOPES[kind].sums
     require(
         1 <= order < len(slopes) and order <= n,
         f"order={order} must be from 1 to {min(n, len(slopes) - 1)}: n={n}, and networks of"
         f" {kind}s have no more derivatives.",
     )
-    reach = d * partition(kind).radius / cells
+    reach = d * radius / cells
     rest = [reach ** (n - j) / math.factorial(n - j) for j in range(order + 1)]
     if order == 1:
         return slopes[1] * cells * rest[0] + rest[1]

@@ -19,12 +19,17 @@ from polycom_jax.approximation.bounds import least
 from polycom_jax.approximation.combine import flatten
 from polycom_jax.approximation.network import Network, Vector
 
+NEAR = 2.0**-44
+"""What units that change their sign at one point may differ in by rounding: between two such points
+a slope would be rounding alone, and count as a piece."""
+
 
 def breakpoints(net: Network, low: float, high: float) -> np.ndarray:
     """Where the slope of a ReLU network of one variable changes inside (low, high), ascending.
 
     Layer by layer: between the kinks so far, every unit's input is linear, so each change of its
-    sign is found by linear interpolation. Changes of slope below 1e-9 of the largest are rounding.
+    sign is found by linear interpolation. Changes of slope below 1e-9 of the largest are rounding,
+    and kinks nearer to each other than `NEAR` of the interval's ends are one.
 
     Raises:
         InputError: more than one variable, an empty interval, or a unit that is not a multiple of a
@@ -102,5 +107,8 @@ def _split(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cell, unit = np.nonzero(left * right < 0)
     share = left[cell, unit] / (left[cell, unit] - right[cell, unit])
     crossing = x[cell] + share * (x[cell + 1] - x[cell])
-    joint = np.unique(np.concatenate([x, crossing]))
+    near = NEAR * np.abs(x).max()
+    apart = np.minimum(crossing - x[cell], x[cell + 1] - crossing) > near
+    new = np.sort(crossing[apart])
+    joint = np.sort(np.concatenate([x, new[np.diff(new, prepend=-np.inf) > near]]))
     return joint, np.stack([np.interp(joint, x, column) for column in z.T], axis=1)

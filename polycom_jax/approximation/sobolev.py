@@ -189,20 +189,23 @@ def derivative_norms(
     f = _callable(f)
     with jax.enable_x64(True):
         _check_values(f, grid.dim)
-        sums = np.zeros(len(indices))
+        largest, sums = np.zeros(len(indices)), np.zeros(len(indices))
         for points, weights in grid.chunks():
             sizes = np.abs(np.asarray(derivatives_at(f, jnp.asarray(points), indices)))
-            if math.isinf(p):
-                sums = np.maximum(sums, sizes.max(axis=1))
-            else:
+            if not math.isinf(p):
+                sizes, weights = sizes[:, weights > 0], weights[weights > 0]
+            before, largest = largest, np.maximum(largest, sizes.max(axis=1, initial=0))
+            if not math.isinf(p):
+                # Of quotients by the largest: powers of the numbers themselves overflow, or are 0.
+                scale = _scale(largest)
                 with np.errstate(over="ignore", invalid="ignore"):  # the norm is not finite either
-                    sums += sizes**p @ weights
+                    sums = sums * (before / scale) ** p + (sizes / scale[:, None]) ** p @ weights
         if math.isinf(p):
             # Derivatives are dropped here, where there may be none: one program serves all points.
             for points in grid.fraction_chunks():
                 values = np.abs(np.asarray(derivatives_at(f, jnp.asarray(points), indices)[0]))
-                sums[0] = np.maximum(sums[0], values.max())
-    norms = sums if math.isinf(p) else sums ** (1 / p)
+                largest[0] = np.maximum(largest[0], values.max())
+    norms = largest if math.isinf(p) else _scale(largest) * sums ** (1 / p)
     return dict(zip(indices, map(float, norms), strict=True))
 
 
@@ -228,7 +231,10 @@ def sobolev_norm(
     norms = np.array(
         list(derivative_norms(f, grid, order=order, p=p, smoothness=smoothness).values())
     )
-    return float(norms.max() if math.isinf(p) else np.sum(norms**p) ** (1 / p))
+    if math.isinf(p):
+        return float(norms.max())
+    scale = _scale(norms.max())
+    return float(scale * np.sum((norms / scale) ** p) ** (1 / p))
 
 
 def sobolev_error(
@@ -251,6 +257,11 @@ def sobolev_error(
 def difference(f: Function | Network, g: Function | Network) -> Function:
     """x -> f(x) - g(x), still a `Partial` of both functions' parameters."""
     return Partial(_difference, _callable(f), _callable(g))
+
+
+def _scale(largest: Float[np.ndarray, "*M"]) -> Float[np.ndarray, "*M"]:
+    """What numbers up to this are divided by before powers are taken."""
+    return np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
 
 
 def _callable(f: Function | Network) -> Partial:

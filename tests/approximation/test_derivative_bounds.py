@@ -1,5 +1,7 @@
 """Errors of derivatives, measured and bounded."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,3 +75,11 @@ def test_derivatives_that_networks_do_not_have_are_refused(order, kind, n):
         pa.derivative_bound(n, 1, 4, order, kind)
     with pytest.raises(InputError, match="between 0 and 1"):
         pa.hoelder_bound(2, 1, 4, 1.0)
+
+
+def test_a_partition_that_is_none_is_refused():
+    kind: Any = "splines"
+    with pytest.raises(InputError, match="Unknown partition of unity 'splines'"):
+        pa.derivative_bound(2, 1, 4, kind=kind)
+    with pytest.raises(InputError, match="Unknown partition of unity 'splines'"):
+        pa.hoelder_bound(2, 1, 4, 0.5, kind)

@@ -21,6 +21,14 @@ def test_kinks_that_cancel_or_are_never_seen_do_not_count():
     assert pa.count_pieces(hidden) == 1
 
 
+@pytest.mark.parametrize("size", [0.1, 0.3, 0.7, 7.0])
+def test_a_kink_of_several_units_is_one_whatever_its_place_is_rounded_to(size):
+    weights = [[3.0], [3 * size], [-3 * size]]
+    net = pa.relu_network([weights, [[1.0, -2.0, 0.5]]], [[-1.0, -size, size], None])
+    np.testing.assert_allclose(breakpoints(net, 0, 1), [1 / 3], rtol=1e-15)
+    assert pa.count_pieces(net) == 2
+
+
 def test_a_random_network_is_linear_between_its_kinks():
     net = random_network(5, 1, 6, 6, 1, order=1)
     kinks = breakpoints(net, -3, 3)

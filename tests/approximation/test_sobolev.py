@@ -73,6 +73,23 @@ def test_norms_of_a_product_wave_are_the_closed_forms():
     assert w**2 * 0.999 < sup <= w**2
 
 
+@pytest.mark.parametrize("size", [1e-170, 1e-3, 10.0, 1e200])
+@pytest.mark.parametrize("p", [2, 120, 400])
+def test_powers_of_large_and_small_numbers_are_never_formed(size: float, p: float):
+    def line(x):
+        return size * (1 + x[:, 0])
+
+    grid = Grid(1, 64, gauss=5)
+    # The integral of (1 + x)^p is (2^(p+1) - 1) / (p + 1).
+    share = math.exp(((p + 1) * math.log(2) + math.log1p(-(2.0 ** -(p + 1)))) / p)
+    share /= (p + 1) ** (1 / p)
+    norms = derivative_norms(line, grid, order=1, p=p, smoothness=SMOOTH)
+    assert norms[(0,)] == pytest.approx(share * size, rel=1e-6, abs=0)
+    assert norms[(1,)] == pytest.approx(size, rel=1e-12, abs=0)
+    whole = sobolev_norm(line, grid, order=1, p=p, smoothness=SMOOTH)
+    assert whole == pytest.approx(size * (1 + share**p) ** (1 / p), rel=1e-6, abs=0)
+
+
 def test_derivatives_agree_with_a_polynomials_own():
     p = np.polynomial.Polynomial([0.3, -1.0, 2.0, 0.5, -0.25])
     grid = Grid(1, 2)
