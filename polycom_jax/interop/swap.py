@@ -25,7 +25,7 @@ from polycom_jax.models import ModelConfig, layers
 from polycom_jax.models.ids import lookup
 from polycom_jax.params import Params, cast
 from polycom_jax.table import Activation, ActivationOptions, get_activation
-from polycom_jax.training.loss import Batch, documents
+from polycom_jax.training.loss import Batch, count_targets, counted, documents
 
 _GATED: Mapping[str, str] = {"poly_norm": "poly_norm_glu"}
 """Asked for in a gated block: the activation that applies it to the gate."""
@@ -86,19 +86,22 @@ def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], new: Activa
     Args:
         cfg: a dense model.
         params: its parameters.
-        batches: as for training; a few thousand tokens will do for four coefficients.
+        batches: as for training; a few thousand tokens will do for four coefficients. Without a
+            mask, those with a target count.
         new: from `replacement`.
 
     Raises:
-        InputError: no batches, or activations that are not finite.
+        InputError: no batches, none with an unmasked token, or activations that are not finite.
     """
     fresh = new.init(jax.random.key(0))
     totals: Any = None
+    tokens = 0.0
     for batch in batches:
+        tokens += float(count_targets(batch))
         sums = jax.device_get(_layer_sums(cfg, new, params, fresh, batch))
         sums = jax.tree.map(partial(np.asarray, dtype=np.float64), sums)
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
-    require(totals is not None, "There is no text to fit the coefficients on.")
+    require(tokens > 0, "There is no text to fit the coefficients on: no token, or all are masked.")
     groups, explained = [], []
     for group, (gram, cross, power) in zip(params["layers"], totals, strict=True):
         require(
@@ -109,7 +112,8 @@ def swap(cfg: ModelConfig, params: Params, batches: Iterable[Batch], new: Activa
         coeffs = np.stack([solve(*layer) for layer in zip(gram, cross, strict=True)])
         residual = power - 2 * np.einsum("li,li->l", coeffs, cross)
         residual += np.einsum("li,lij,lj->l", coeffs, gram, coeffs)
-        explained.append(1 - residual / power)
+        # Of a layer that gives zeros nothing is left.
+        explained.append(1 - np.divide(residual, power, out=np.zeros_like(power), where=power > 0))
         depth = len(coeffs)
         own = {name: jnp.tile(value, (depth, *[1] * value.ndim)) for name, value in fresh.items()}
         own["coeffs"] = jnp.asarray(coeffs, jnp.float32)
@@ -149,7 +153,7 @@ def _layer_sums(
 ) -> list[tuple[Array, Array, Array]]:
     """For each group of layers: sums of phi_i phi_j, of old phi_i and of old^2, a layer each."""
     cfg = replace(cfg, attention="xla")  # the one that needs to know of no mesh
-    tokens, mask = batch["tokens"], batch["mask"].reshape(-1)
+    tokens, mask = batch["tokens"], counted(batch).reshape(-1)
     positions, segments = documents(cfg, batch)
     around = layers.rotary(cfg, positions)
     units = jnp.eye(new.options.order + 1, dtype=jnp.float32)

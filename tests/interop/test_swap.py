@@ -13,6 +13,7 @@ from shapes import TINY
 from polycom_jax import ActivationOptions, InputError, models
 from polycom_jax.interop.swap import replacement, solve, swap
 from polycom_jax.models import MoEConfig, layers
+from polycom_jax.training.loss import IGNORED
 
 CFG = replace(TINY, vocab_size=24, num_layers=2, gated_width=8, activation="swiglu")
 PLAIN = ActivationOptions()
@@ -127,5 +128,26 @@ def test_what_cannot_be_fitted_is_refused(cfg, name, options, message):
 
 def test_no_text_is_refused():
     cfg, params = make("gelu")
-    with pytest.raises(InputError, match="no text"):
-        swap(cfg, params, [], replacement(cfg, "poly_norm", PLAIN))
+    masked = [{**batch, "mask": np.zeros((4, 12), bool)} for batch in batches(1)]
+    for text in ([], masked):
+        with pytest.raises(InputError, match="no text"):
+            swap(cfg, params, text, replacement(cfg, "poly_norm", PLAIN))
+
+
+def test_without_a_mask_tokens_with_a_target_count():
+    cfg, params = make("gelu")
+    new = replacement(cfg, "poly_norm", PLAIN)
+    with_mask = list(batches(1))
+    mask = with_mask[0].pop("mask")
+    unmasked = [{**with_mask[0], "targets": np.where(mask, 1, IGNORED)}]
+    found = [swap(cfg, params, text, new) for text in ([{**with_mask[0], "mask": mask}], unmasked)]
+    np.testing.assert_array_equal(found[0].explained, found[1].explained)
+
+
+def test_a_layer_that_gives_zeros_is_met_by_zeros():
+    cfg, params = make("relu")
+    ffn = params["layers"][0]["ffn"]
+    ffn["w_up"] = ffn["w_up"].at[0].set(0)
+    found = swap(cfg, params, batches(1), replacement(cfg, "poly_relu", PLAIN))
+    assert found.explained[0] == 1
+    assert not found.params["layers"][0]["ffn"]["activation"]["coeffs"][0].any()
