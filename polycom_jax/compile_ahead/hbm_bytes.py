@@ -101,8 +101,8 @@ def _parts_read(
             continue
         own = next((u for u in written_over if user.name in u.by), None)
         if own is not None and user.operands.index(name) == _base_index(module, user):
-            # What is not written over is not touched.
-            found = own.read if name == own.parameter else 0
+            # What is not written over is not touched; `name` is the parameter, or a bitcast of it.
+            found = own.read
         elif user.opcode in _PARTS and user.operands[0] == name:
             found = _bytes(user)
         elif user.opcode == "bitcast" and not user.root:

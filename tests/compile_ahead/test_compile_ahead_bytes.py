@@ -88,6 +88,12 @@ def test_a_scatter_touches_the_rows_that_it_adds_to():
     assert moved(alone.replace(fusion, scatter)) == (2 * PART + INDEX, PART)
 
 
+def test_a_scatter_into_an_array_of_another_form_reads_the_rows_too():
+    body = """  %flat = f32[4096,1024] bitcast(%x)
+  ROOT %y = f32[4096,1024] scatter(%flat, %i, %u), to_apply=%add"""
+    assert moved(fused(body, more=ADD)) == (2 * PART + INDEX, PART)
+
+
 LAYERS = """
 %take (w: bf16[8,1024,1024], i: s32[]) -> bf16[1024,1024] {
   %w = bf16[8,1024,1024] parameter(0)
