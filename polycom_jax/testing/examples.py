@@ -150,9 +150,11 @@ def compare(
         off = np.where(np.isnan(off), np.inf, off)
         if np.max(off) > tolerance * scale:
             at = tuple(int(i) for i in np.unravel_index(np.argmax(off), off.shape))
+            too_large = not np.isfinite(a[at]) and abs(b[at]) > np.finfo(np.float32).max
+            hint = " float32 does not hold that; largest= says how far out inputs go."
             raise example.fail(
                 f"{check}: {label} is {a[at]:.9g}, expected {b[at]:.9g}"
-                f" (within {tolerance * scale:.2g}){place(hidden, at)}."
+                f" (within {tolerance * scale:.2g}){place(hidden, at)}.{hint if too_large else ''}"
             )
 
 

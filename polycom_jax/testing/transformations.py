@@ -256,6 +256,12 @@ def flops_are_counted(example: Example) -> None:
         return  # stated, as they cannot be counted
     if act.flops != len(found):
         shown = ", ".join(name if n == 1 else f"{n} {name}" for name, n in Counter(found).items())
+        if act.row.flops is None:
+            raise example.fail(
+                f"flops: counted are {act.flops} operations an element, and {len(found)} at width"
+                f" {example.width}: {shown}. Where they grow with the width, state flops= of the"
+                " width that is used, and leave this check out."
+            )
         raise example.fail(
             f"flops: stated are {act.flops} operations an element, its program has {len(found)}:"
             f" {shown}."

@@ -116,6 +116,18 @@ def test_a_sound_activation_passes_every_check(name: str):
         (past, {}, "rows_stand_alone", r"a change of row \[0, 0\] .* changes the result at \[1, 0"),
         (jax.nn.sigmoid, {"slopes": (0, 0.2502)}, "stated_slopes", "goes only from .* to 0.25"),
         (jnp.tanh, {"flops": 3}, "flops_are_counted", "stated are 3 operations.*its program has 1"),
+        (
+            lambda x: jnp.mean(jnp.tanh(x[..., :, None] - x[..., None, :]), axis=-1),
+            {},
+            "flops_are_counted",
+            "counted are 16 operations .*, and 49 at width 16: .* grow with the width, state flops",
+        ),
+        (
+            lambda x: jnp.exp(x * x),
+            {},
+            "values_far_out",
+            "the value is inf, expected 4.2.*e.296 .* at x = .* float32 does not hold .* largest=",
+        ),
         (jnp.tanh, {"slopes": (0, 0.5)}, "stated_slopes", "the derivative goes from .* to 1 "),
         (jnp.tanh, {"slopes": (-1, 1)}, "stated_slopes", "stated are -1 to 1, and the derivative"),
         (
