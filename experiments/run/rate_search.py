@@ -1,7 +1,8 @@
 """The learning rate of each arm: the best of a grid that grows until its best is not at an edge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -52,6 +53,51 @@ def found(scores: Mapping[float, float]) -> Search:
     losses = tuple(scores[rate] for rate in rates)
     at = int(np.argmin(losses))
     return Search(rates, losses, rates[at], at in (0, len(rates) - 1))
+
+
+class Scored(Protocol):
+    """A finished run, as far as a search reads it; a lower score is better."""
+
+    @property
+    def seed(self) -> int:
+        """From `FIRST_SEED` on: of a search."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Its learning rate."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Lower is better."""
+        ...
+
+
+Scores = Mapping[float, Mapping[int, float]]
+"""Rate -> seed of the search -> score."""
+
+
+def tried(runs: Iterable[Scored]) -> Scores:
+    """Of those runs that belong to a search, by their seeds."""
+    scores: dict[float, dict[int, float]] = {}
+    for run in runs:
+        if run.seed >= FIRST_SEED:
+            scores.setdefault(run.rate, {})[run.seed] = run.score
+    return scores
+
+
+def shared_seeds(scores: Scores) -> set[int]:
+    """Those with which all rates were tried: rates are compared by these alone."""
+    return set[int].intersection(*map(set, scores.values())) if scores else set()
+
+
+def compared(scores: Scores) -> Search:
+    """The rates that were tried, by their means over shared seeds."""
+    seeds = shared_seeds(scores)
+    return found(
+        {r: float(np.mean([own[s] for s in own if s in seeds])) for r, own in scores.items()}
+    )
 
 
 def checked(rate: float, score: Callable[[float], float]) -> Search:

@@ -11,7 +11,15 @@ import numpy as np
 
 from experiments.run.files import from_record, write_json
 from experiments.run.provenance import commit
-from experiments.run.rate_search import FIRST_SEED, Search, found, search
+from experiments.run.rate_search import (
+    FIRST_SEED,
+    Scores,
+    Search,
+    compared,
+    search,
+    shared_seeds,
+    tried,
+)
 from experiments.terminal.tables import finite
 from experiments.vision.images import ImageSet
 from experiments.vision.resnet import ResNet, ResNetConfig
@@ -64,29 +72,19 @@ class Cell:
         return f"{self.model}, {self.activation}"
 
     @property
-    def tried(self) -> dict[float, dict[int, float]]:
+    def tried(self) -> Scores:
         """Rate -> seed of the search -> score."""
-        scores: dict[float, dict[int, float]] = {}
-        for run in self.runs:
-            if run.seed >= FIRST_SEED:
-                scores.setdefault(run.rate, {})[run.seed] = run.score
-        return scores
+        return tried(self.runs)
 
     @property
     def search_seeds(self) -> set[int]:
-        """Those with which all rates were tried: rates are compared by these alone."""
-        return set[int].intersection(*map(set, self.tried.values())) if self.tried else set()
+        """Those that rates are compared by."""
+        return shared_seeds(self.tried)
 
     @property
     def searched(self) -> Search:
         """The rates that were tried, and the best, from the runs alone."""
-        seeds = self.search_seeds
-        return found(
-            {
-                rate: float(np.mean([score for seed, score in own.items() if seed in seeds]))
-                for rate, own in self.tried.items()
-            }
-        )
+        return compared(self.tried)
 
     def results(self) -> list[Run]:
         """The runs at the best rate whose seeds had no part in choosing it, seed by seed."""

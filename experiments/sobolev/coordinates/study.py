@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.run.provenance import commit
-from experiments.run.rate_search import FIRST_SEED, Search, found, search
+from experiments.run.rate_search import (
+    FIRST_SEED,
+    Scores,
+    Search,
+    compared,
+    found,
+    search,
+    shared_seeds,
+    tried,
+)
 from experiments.sobolev.coordinates.options import CoordinatesOptions
 from experiments.sobolev.coordinates.targets import Target, load
 from experiments.sobolev.coordinates.train import Run, Trainer
@@ -46,29 +55,19 @@ class Cell:
         return f"{self.target}-{self.arm}"
 
     @property
-    def tried(self) -> dict[float, dict[int, float]]:
+    def tried(self) -> Scores:
         """Rate -> seed of the search -> error."""
-        found: dict[float, dict[int, float]] = {}
-        for run in self.runs:
-            if run.seed >= FIRST_SEED:
-                found.setdefault(run.rate, {})[run.seed] = run.score
-        return found
+        return tried(self.runs)
 
     @property
     def search_seeds(self) -> set[int]:
-        """Those with which all rates were tried: rates are compared by these alone."""
-        return set[int].intersection(*map(set, self.tried.values())) if self.tried else set()
+        """Those that rates are compared by."""
+        return shared_seeds(self.tried)
 
     @property
     def searched(self) -> Search:
         """The rates that were tried, and the best, from the runs alone."""
-        seeds = self.search_seeds
-        return found(
-            {
-                rate: float(np.mean([score for seed, score in own.items() if seed in seeds]))
-                for rate, own in self.tried.items()
-            }
-        )
+        return compared(self.tried)
 
     @property
     def rate(self) -> float:
