@@ -92,6 +92,22 @@ def test_no_coefficient_of_a_rational_function_stands_still(name):
     assert all(bool(jnp.all(slope != 0)) for slope in slopes.values())
 
 
+@pytest.mark.parametrize("name", ["rational_a_3_2", "rational_a_5_4_groups"])
+def test_form_a_takes_magnitudes_of_its_denominator(name):
+    act, params = start(name)
+    params["denominator"] = params["denominator"] + 0.25
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((4, 64)), jnp.float32)
+
+    def both(params):
+        return act.apply(params, x), jax.grad(lambda p: jnp.sum(act.apply(p, x) ** 2))(params)
+
+    value, slopes = both(params)
+    mirrored, mirrored_slopes = both({**params, "denominator": -params["denominator"]})
+    np.testing.assert_array_equal(mirrored, value)
+    np.testing.assert_array_equal(mirrored_slopes["denominator"], -slopes["denominator"])
+    np.testing.assert_array_equal(mirrored_slopes["numerator"], slopes["numerator"])
+
+
 def test_entries_in_a_list_have_the_derivatives_of_a_vector():
     x, dy = np.random.default_rng(2).standard_normal((2, 3, 8)).astype(np.float32)
     c = jnp.array([0.1, 0.2, -0.3, 0.4])
