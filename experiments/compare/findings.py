@@ -20,7 +20,6 @@ from experiments.run.statistics import (
     paired,
     planned,
     slope_at,
-    widened,
 )
 from polycom_jax import models
 from polycom_jax.models import ModelConfig
@@ -287,7 +286,7 @@ def _compared(
     if not np.isfinite([*own, *others]).all():
         return None, 0.0
     error = 0.0 if budget == "tokens" else speed_error(arm, reference)
-    return widened(paired(own, others), error), error
+    return paired(own, others, further=error), error
 
 
 def speed_error(arm: ArmFinding, reference: ArmFinding) -> float:

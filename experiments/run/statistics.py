@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,8 @@ PATTERNS = 1 << 20
 """Sign patterns of the test: all 2^n if they are no more than this, else this many random ones."""
 RESAMPLED = 2000
 """Bootstrap samples of a median's error."""
+NODES = 256
+"""Of Gauss's rule over the distribution of a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,16 @@ class Paired:
 
     Attributes:
         mean: of d.
-        low: lower end of its interval, mean - t s / sqrt(n), s the standard deviation of d and t
-            the 1 - LEVEL / 2 quantile of Student's distribution with n - 1 degrees.
+        low: lower end of its interval, mean - sqrt((t s)^2 / n + (z e)^2), s the standard deviation
+            of d, t the 1 - LEVEL / 2 quantile of Student's distribution with n - 1 degrees, z the
+            normal one, and e a further error of the mean, 0 as a rule.
         high: upper end.
         sd: s.
         p: two-sided, of the sign-flip test.
         correlation: of arm and reference over seeds; NaN where one of them does not vary. Pairing
             pays where it is above 0.
         detectable: a true difference of this size would be found (interval without zero) with
-            chance POWER: (t_{1 - LEVEL / 2} + t_POWER) s / sqrt(n).
+            chance POWER, see `detectable`.
     """
 
     mean: float
@@ -53,8 +57,21 @@ class Paired:
         return not self.low <= 0.0 <= self.high
 
 
-def paired(arm: Sequence[float], reference: Sequence[float]) -> Paired:
+def paired(
+    arm: Sequence[float],
+    reference: Sequence[float],
+    *,
+    further: float = 0.0,
+    rounding: float = 0.0,
+) -> Paired:
     """Statistics of arm - reference, entries of equal index having equal seeds.
+
+    Args:
+        arm: a number a seed.
+        reference: likewise.
+        further: standard error of a further error of the mean, normal and independent of the seeds;
+            p, of the seeds alone, knows nothing of it.
+        rounding: see `sign_flip`.
 
     Raises:
         InputError: fewer than two pairs, or numbers that are not finite.
@@ -70,17 +87,59 @@ def paired(arm: Sequence[float], reference: Sequence[float]) -> Paired:
     )
     d = a - b
     mean, error, sd = float(d.mean()), float(stats.sem(d)), float(d.std(ddof=1))
-    wide, strong = (float(stats.t.ppf(q, d.size - 1)) for q in (1 - LEVEL / 2, POWER))
+    half = float(half_interval(error, d.size, further))
     varies = a.std() > 0 and b.std() > 0
     return Paired(
         mean=mean,
-        low=mean - wide * error,
-        high=mean + wide * error,
+        low=mean - half,
+        high=mean + half,
         sd=sd,
-        p=sign_flip(d),
+        p=sign_flip(d, rounding),
         correlation=float(np.corrcoef(a, b)[0, 1]) if varies else math.nan,
-        detectable=(wide + strong) * error,
+        detectable=detectable(error, d.size, further),
     )
+
+
+def half_interval(
+    error: float | Float[np.ndarray, " N"], count: int, further: float = 0.0
+) -> Float[np.ndarray, "..."]:
+    """sqrt((t error)^2 + (z further)^2), t Student's quantile with count - 1 degrees, z the normal.
+
+    Args:
+        error: standard error of a mean, from the deviation of `count` numbers.
+        count: of these.
+        further: standard error of what else moves the mean, known without them.
+    """
+    wide, normal = stats.t.ppf(1 - LEVEL / 2, count - 1), stats.norm.ppf(1 - LEVEL / 2)
+    return np.hypot(wide * np.asarray(error), normal * further)
+
+
+def detectable(error: float, count: int, further: float = 0.0) -> float:
+    """The true mean whose interval leaves zero out with chance POWER.
+
+    Arguments are those of `half_interval`, taken for the true ones. The interval is as wide as the
+    deviation that a study happens to have, so this is a mean over its chi distribution: without
+    `further` the power of the noncentral t.
+    """
+    scale = math.hypot(error, further)
+    if scale == 0:
+        return 0.0
+    deviations, weights = _deviations(count - 1)
+    half = half_interval(error * deviations, count, further) / scale
+
+    def missing(size: float) -> float:
+        found = stats.norm.sf(half - size) + stats.norm.sf(half + size)
+        return float(weights @ found) - POWER
+
+    most = 4 + 2 * float(stats.t.ppf(1 - LEVEL / 2, count - 1))
+    return scale * root_scalar(missing, bracket=(0.0, most)).root
+
+
+@cache
+def _deviations(degrees: int) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Standard deviations of degrees + 1 standard normal numbers, and their weights in a mean."""
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, degrees) / degrees), weights / 2
 
 
 def mean_interval(x: Sequence[float] | Float[np.ndarray, " N"]) -> tuple[float, float, float]:
@@ -95,38 +154,28 @@ def mean_interval(x: Sequence[float] | Float[np.ndarray, " N"]) -> tuple[float, 
     return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
 
-def widened(result: Paired, error: float) -> Paired:
-    """The same with a further error of the mean, normal and independent of the seeds.
-
-    Half the interval becomes sqrt(half^2 + (z error)^2), z the normal quantile; the detectable
-    difference grows likewise. p is of the seeds alone and stays.
-    """
-    wide, strong = (float(stats.norm.ppf(q)) for q in (1 - LEVEL / 2, POWER))
-    half = math.hypot(result.high - result.mean, wide * error)
-    return replace(
-        result,
-        low=result.mean - half,
-        high=result.mean + half,
-        detectable=math.hypot(result.detectable, (wide + strong) * error),
-    )
-
-
 def median_error(x: Sequence[float]) -> float:
     """Standard error of the median of x, by the bootstrap; a fixed seed draws."""
     options = {"n_resamples": RESAMPLED, "method": "percentile", "rng": np.random.default_rng(0)}
     return float(stats.bootstrap((np.asarray(x, np.float64),), np.median, **options).standard_error)
 
 
-def sign_flip(d: Float[np.ndarray, " N"]) -> float:
+def sign_flip(d: Float[np.ndarray, " N"], rounding: float = 0.0) -> float:
     """p of "d is as likely as -d", two-sided: twice the share of sign patterns s whose mean(s d)
     lies as far out as mean(d), at most 1.
+
+    Where entries may be off by `rounding`, means within twice that are equal: patterns that count
+    as far out by what was measured are not lost to the last digit.
 
     Of patterns that are drawn, by a fixed seed, (1 + hits) / (1 + PATTERNS) is that share (Phipson
     and Smyth 2010, on p-values that are never zero).
     """
 
+    observed = np.mean(d)
+
     def mean(x: np.ndarray, axis: int) -> np.ndarray:
-        return np.mean(x, axis=axis)
+        means = np.mean(x, axis=axis)
+        return np.where(np.abs(means - observed) <= 2 * rounding, observed, means)
 
     found = stats.permutation_test(
         (d,),

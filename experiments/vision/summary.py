@@ -24,6 +24,8 @@ MEASURES: Mapping[str, str] = {
     "loss": "cross-entropy on the test part, nats an image",
 }
 """What runs are judged by -> what it is; lower is better."""
+ROUNDING = {"error": 100 * float(np.finfo(np.float32).eps), "loss": 0.0}
+"""By what a difference of two runs may be off: errors are counts, from accuracies in float32."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ def _paired(cell: Cell, reference: Cell, measure: str) -> Paired | None:
     runs, others = ({run.seed: run for run in each.results()} for each in (cell, reference))
     seeds = sorted(runs.keys() & others.keys())
     a, b = (values([own[seed] for seed in seeds], measure) for own in (runs, others))
-    return paired(a.tolist(), b.tolist()) if len(seeds) > 1 and np.isfinite(a + b).all() else None
+    if len(seeds) < 2 or not np.isfinite(a + b).all():
+        return None
+    return paired(a.tolist(), b.tolist(), rounding=ROUNDING[measure])
 
 
 def remarks(cells: Sequence[Cell], found: Sequence[Difference], reference: str) -> list[str]:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.run import statistics
 from experiments.run.rate_search import MOST_EXTENSIONS, search
@@ -19,7 +20,6 @@ from experiments.run.statistics import (
     sign_flip,
     slope_at,
     smallest_p,
-    widened,
 )
 from polycom_jax._errors import InputError
 
@@ -31,23 +31,42 @@ def test_the_interval_is_students():
     assert found.mean == pytest.approx(2)
     assert found.sd == pytest.approx(1)
     assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
-    # t_{0.8, 2} = 1.060660 = 0.75 sqrt(2): P(T < t) = (1 + t / sqrt(2 + t^2)) / 2.
-    assert found.detectable == pytest.approx((4.302653 + 1.060660) / math.sqrt(3), rel=1e-6)
     assert found.correlation == pytest.approx(1)
     assert not found.found  # zero lies inside: -0.48 to 4.48
     assert paired([2.0, 3.0, 4.0001], [1.0, 2.0, 3.0]).found
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 8, 16])
+def test_what_is_detectable_is_found_with_its_chance(count: int):
+    arm = np.random.default_rng(count).normal(size=count).tolist()
+    found = paired(arm, [0.0] * count)
+    away = found.detectable * math.sqrt(count) / found.sd
+    wide = stats.t.ppf(0.975, count - 1)
+    power = stats.nct.sf(wide, count - 1, away) + stats.nct.cdf(-wide, count - 1, away)
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+@pytest.mark.parametrize(("count", "further"), [(2, 0.0), (3, 0.5), (5, 2.0)])
+def test_a_drawn_study_finds_what_is_detectable(count: int, further: float):
+    size = statistics.detectable(1 / math.sqrt(count), count, further)
+    rng, studies = np.random.default_rng(0), 200_000
+    drawn = rng.normal(size, 1, (studies, count))
+    means = drawn.mean(1) + further * rng.normal(size=studies)
+    half = statistics.half_interval(drawn.std(1, ddof=1) / math.sqrt(count), count, further)
+    four_errors = 4 * math.sqrt(0.8 * 0.2 / studies)
+    assert (np.abs(means) > half).mean() == pytest.approx(0.8, abs=four_errors)
+
+
 def test_a_further_error_adds_in_quadrature():
-    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    assert widened(found, 0.0) == found
-    wide = widened(found, 0.7)
+    arm, reference = [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]
+    found, wide = paired(arm, reference), paired(arm, reference, further=0.7)
     half = math.hypot(found.high - found.mean, 1.959964 * 0.7)
     assert (wide.low, wide.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
-    assert wide.detectable == pytest.approx(
-        math.hypot(found.detectable, (1.959964 + 0.841621) * 0.7)
-    )
     assert (wide.mean, wide.p, wide.sd) == (found.mean, found.p, found.sd)
+    # Without the seeds' own error only the normal one is left.
+    same = paired([2.0, 3.0, 4.0], [1.0, 2.0, 3.0], further=0.7)
+    assert same.detectable == pytest.approx((1.959964 + 0.841621) * 0.7, rel=1e-5)
+    assert paired([2.0, 3.0], [1.0, 2.0]).detectable == 0
 
 
 def test_the_error_of_a_median():
@@ -77,6 +96,14 @@ def test_the_sign_flip_test_counts_patterns():
     assert sign_flip(np.array([-1.0, 2.0, 3.0])) == 4 / 8
     assert sign_flip(np.array([1.0, 2.0, -3.0])) == 1
     assert sign_flip(np.full(8, 0.1)) == smallest_p(8) == 2 / 256
+
+
+def test_patterns_that_are_level_by_what_was_measured_count():
+    # Of the sums of +-0.1, +-0.1 and +-0.2, one is 0.4 and two are 0.2, as the one that was seen.
+    d = np.array([0.1, -0.1, 0.2])
+    off = d + 1e-6 * np.array([1.0, 1.0, 0.0])
+    assert sign_flip(d) == sign_flip(off, rounding=1e-6) == 2 * 3 / 8
+    assert sign_flip(off) == 2 * 2 / 8
 
 
 def test_no_p_is_below_the_smallest_where_patterns_are_drawn():
