@@ -141,8 +141,8 @@ def _comparisons(found: Findings, budget: str) -> Section:
     if budget == "seconds":
         note += (
             " Speeds: standard error that the measured speeds add, from the spread of the pair's"
-            " ratio over rounds; it is in the interval and in what is detectable, p is of the seeds"
-            " alone."
+            " ratio over the rounds of one measurement (another may differ by more); it is in the"
+            " interval and in what is detectable, p is of the seeds alone."
         )
     speeds = ("speeds",) if budget == "seconds" else ()
     columns = ("p (Holm)", "correlation", *speeds, "detectable")

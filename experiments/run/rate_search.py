@@ -21,7 +21,7 @@ class Search:
     Attributes:
         rates: that were tried, ascending.
         losses: mean held-out loss of each over the search's seeds; infinite where one diverged.
-        best: the rate of the lowest.
+        best: the rate of the lowest; of a folder whose results are at another one, that.
         at_edge: whether that is the first or last one.
     """
 
@@ -29,6 +29,14 @@ class Search:
     losses: tuple[float, ...]
     best: float
     at_edge: bool
+
+    @property
+    def better(self) -> float | None:
+        """A rate that was tried and has a lower loss than `best`; None: there is none."""
+        known = dict(zip(self.rates, self.losses, strict=True))
+        least = min(known, key=known.__getitem__, default=None)
+        beaten = least is not None and known[least] < known.get(self.best, -np.inf)
+        return least if beaten else None
 
 
 def search(grid: Sequence[float], score: Callable[[float], float]) -> Search:

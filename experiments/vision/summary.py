@@ -106,7 +106,7 @@ def _paired(cell: Cell, reference: Cell, measure: str) -> Paired | None:
 def remarks(cells: Sequence[Cell], found: Sequence[Difference], reference: str) -> list[str]:
     """What there is to know before reading."""
     lines = [_verdicts([each for each in found if each.measure == "error"], reference)]
-    seeds = min(len(cell.results()) for cell in cells)
+    seeds = max(len(cell.results()) for cell in cells)  # what no difference has more of
     count = max(sum(each.measure == name for each in found) for name in MEASURES)
     if seeds > 1 and count * smallest_p(seeds) > LEVEL:
         lines.append(
@@ -134,7 +134,9 @@ def _verdicts(found: Sequence[Difference], reference: str) -> str:
         names = [f"{e.activation} ({e.model})" for e in found if e.found and holds(e.found)]
         if names:
             said.append(f"{word} errors than {reference}, by an interval: {', '.join(names)}")
-    text = "; ".join(said) or f"no difference to {reference} was found"
+    level = any(each.found for each in found)
+    none_found = f"no difference to {reference} was found" if level else "nothing could be compared"
+    text = "; ".join(said) or none_found
     none = [each for each in found if each.found and not each.found.found]
     rest = f" No difference found: {len(none)} of {len(found)}." if said and none else ""
     return f"**{text[0].upper()}{text[1:]}.**{rest}"

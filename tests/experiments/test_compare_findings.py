@@ -138,6 +138,8 @@ def test_a_comparison_that_a_run_has_spoiled_counts_in_the_family():
     assert kept.p_holm == pytest.approx(2 * 2 / 8)
     table = next(s for s in report.sections(found) if s.title == "Differences at equal tokens")
     assert "With 3 seeds and 2 comparisons, no p can be below 0.5" in table.notes[1]
+    table = next(s for s in report.sections(found) if s.title == "Differences at equal seconds")
+    assert "rounds of one measurement (another may differ by more)" in table.notes[0]
 
 
 def test_differences_are_compared_seed_by_seed():

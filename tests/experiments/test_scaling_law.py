@@ -55,6 +55,12 @@ def test_a_law_comes_back_from_its_own_losses(law: PowerLaw):
     assert not found.at_bounds
 
 
+def test_an_exponent_whose_factor_is_zero_is_not_determined():
+    assert PowerLaw(E=1.0, A=0.0, a=0.3, B=400.0, b=0.45).at_bounds
+    assert PowerLaw(E=1.0, A=60.0, a=0.3, B=0.0, b=0.45).at_bounds
+    assert not LAW.at_bounds
+
+
 def test_seeds_weigh():
     points = grid(LAW)
     loss = points.loss.copy()

@@ -12,6 +12,7 @@ from experiments.compare.across import tables
 from experiments.compare.across.cells import continued, read_cell, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.across.extrapolation import PAPER, extrapolated
+from experiments.compare.across.leaderboard import section, standings
 from experiments.run.rate_search import FIRST_SEED
 
 LENGTHS = (560, 1120, 2240)
@@ -121,6 +122,20 @@ def test_results_are_those_of_the_best_rate_that_has_any(folder: Path):
     # A rate that one search seed alone has tried is judged by the seeds that all have.
     write_run(root, "swiglu", FIRST_SEED + 1, (0.1,), LENGTHS[-1:], rate=0.003)
     assert read_cell(root).arms["swiglu"].search.best == 0.006
+
+
+def test_a_better_rate_without_results_is_told(folder: Path):
+    root = folder / "bytes-0.3m-20"
+    write_run(root, "swiglu", FIRST_SEED, (0.1,), (7040,), rate=0.003)
+    cells = read_cells(folder)
+    search = cells[1].arms["swiglu"].search
+    assert (search.best, search.better) == (0.006, 0.003)
+    told = {row[:2]: row[-1] for row in tables.rates(cells).rows}
+    assert told.pop((root.name, "swiglu")) == "0.003, without results"
+    assert {*told.values()} == {"inside"}
+    limits = {row[0]: row[1] for row in tables.limits(cells, extrapolated(cells)).rows}
+    assert "without results: swiglu in bytes-0.3m-20." in limits["better rates"]
+    assert "0.006, 0.003 is better" in str(section(cells[1], standings(cells[1])).rows)
 
 
 def test_a_study_that_goes_on_has_at_least_the_seeds_of_its_folder(folder: Path):

@@ -220,6 +220,20 @@ def test_holm_s_family_is_what_was_planned():
     assert silu.adjusted == pytest.approx(2 * 0.25)
 
 
+def test_what_no_p_can_reach_is_said_by_the_most_seeds():
+    errors = {"relu": [0.1 + 0.01 * n for n in range(9)], "silu": [0.01 * n for n in range(9)]}
+    cells = [cell("vit", name, own) for name, own in errors.items()]
+    cells.append(cell("vit", "gelu", [0.1, 0.2, 0.3]))
+    said = " ".join(remarks(cells, differences(cells, "relu", "error"), "relu"))
+    assert "can be significant" not in said
+
+
+def test_where_nothing_could_be_compared_no_difference_is_said_to_be_missing():
+    cells = [cell("vit", "relu", [0.1, 0.2]), cell("vit", "relu2", [math.nan, math.nan])]
+    first, *_ = remarks(cells, differences(cells, "relu", "error"), "relu")
+    assert first == "**Nothing could be compared.**"
+
+
 def test_a_failed_run_is_counted_and_not_compared():
     cells = [cell("vit", "relu", [0.1, 0.2]), cell("vit", "relu2", [0.1, math.nan])]
     (found,) = differences(cells, "relu", "loss")

@@ -43,7 +43,11 @@ class Law(ABC):
     @property
     def exponents(self) -> tuple[float, ...]:
         """Those of its numbers that are searched for."""
-        return tuple(value for name, value in self.numbers.items() if name in ("a", "b"))
+        return tuple(self.numbers[name] for name in self._searched)
+
+    @property
+    def _searched(self) -> list[str]:
+        return [name for name in self.numbers if name in ("a", "b")]
 
     def loss(self, parameters: float, tokens: float | np.ndarray) -> float | np.ndarray:
         """At so many parameters and tokens."""
@@ -56,9 +60,10 @@ class Law(ABC):
 
     @property
     def at_bounds(self) -> bool:
-        """Whether an exponent is at the end of what is searched, so that it is not determined."""
+        """Whether an exponent is not determined: at an end of what is searched, or its factor 0."""
         low, high = EXPONENTS
-        return any(not 1.01 * low < exponent < 0.99 * high for exponent in self.exponents)
+        inside = all(1.01 * low < exponent < 0.99 * high for exponent in self.exponents)
+        return not (inside and all(self.numbers[name.upper()] for name in self._searched))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from experiments.compare.timing import stored
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.run.folder import Workdir
+from experiments.run.rate_search import Search
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import Section, page, print_section
@@ -199,6 +200,12 @@ def standings(cell: Cell) -> list[Standing]:
     return sorted(found, key=lambda one: (one.diverged > 0, not one.seeds, one.loss))
 
 
+def _beside(search: Search) -> str:
+    if search.better is not None:
+        return f", {search.better:.3g} is better"
+    return ", at the edge" if search.at_edge else ""
+
+
 def section(cell: Cell, found: Sequence[Standing]) -> Section:
     """The leaderboard as a table."""
     rows = []
@@ -219,7 +226,7 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
                 f"{one.flops:,.0f}",
                 "-" if one.seconds is None else f"{1e3 * one.seconds:.1f}",
                 "-" if one.relative is None else f"{one.relative:.3f}",
-                f"{one.rate:.3g}{', at the edge' if one.at_edge else ''}",
+                f"{one.rate:.3g}{_beside(cell.arms[one.arm].search)}",
             )
         )
     return Section(

@@ -12,6 +12,7 @@ from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
 from experiments.compare.report import BETWEEN, BOUNDS
 from experiments.compare.studies import REFERENCE
+from experiments.run.rate_search import Search
 from experiments.run.statistics import LEVEL, p_text, smallest_p
 from experiments.terminal.tables import Section
 
@@ -61,7 +62,7 @@ def rates(cells: Sequence[Cell]) -> Section:
                 for rate, loss in zip(found.rates, found.losses, strict=True)
             ]
             rows.append((cell.name, name, ", ".join(tried) or "none", f"{found.best:.3g}",
-                         _edge(len(found.rates), found.at_edge)))  # fmt: skip
+                         _edge(found)))  # fmt: skip
     return Section(
         "Learning rates",
         ("folder", "arm", "tried, and held-out loss", "taken", "best is"),
@@ -77,12 +78,13 @@ def sensitive(cells: Sequence[Cell]) -> Section:
     return Section(sensitivity.TITLE, columns, tuple(rows), (sensitivity.DEFINED,))
 
 
-def _edge(tried: int, at_edge: bool) -> str:
-    if not tried:
+def _edge(found: Search) -> str:
+    if not found.rates:
         return "not searched"
-    return ("the better of two, carried up" if tried == 2 else "at the edge") if at_edge else (
-        "inside"
-    )  # fmt: skip
+    if found.better is not None:
+        return f"{found.better:.3g}, without results"
+    edge = "the better of two, carried up" if len(found.rates) == 2 else "at the edge"
+    return edge if found.at_edge else "inside"
 
 
 def losses(cells: Sequence[Cell]) -> Section:
@@ -320,7 +322,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
         f"{name} in {cell.name}"
         for cell in cells
         for name, arm in cell.arms.items()
-        if arm.search.at_edge and len(arm.search.rates) != 2
+        if _edge(arm.search).startswith("at the edge") or arm.search.better is not None
     ]
     sizes = sorted({cell.parameters for cell in cells})
     data = sorted({str(cell.config.data.source).rpartition("/")[2] for cell in cells})
@@ -339,7 +341,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
         ),
         (
             "better rates",
-            f"The best rate is at the edge of what was tried: {', '.join(edges)}."
+            f"The best is at the edge of what was tried, or without results: {', '.join(edges)}."
             if edges
             else "Each arm has one rate for all lengths of a folder, the best at full length.",
         ),
