@@ -53,6 +53,7 @@ STAYS = _by_field(
         "where documents begin, and which are held out": "data.document_bytes",
         "which token parts documents": "data.end_of_text",
         "what a BPE is trained on": "data.bpe_train_bytes",
+        "which held-out text the best checkpoint is chosen by": "run.eval_tokens",
         "order of the data, and what the parameters began from": "run.seed",
         "what the parameters began from, and another update": """
             model.parametrization model.mup_base_width
@@ -98,8 +99,7 @@ FREE = _by_field(
     {
         "length": "run.steps",
         "what is reported and when": """
-            run.log_every run.eval_every run.eval_tokens run.profile_steps
-            run.trackers
+            run.log_every run.eval_every run.profile_steps run.trackers
         """,
         "what is kept and when": "run.checkpoint_every run.keep_last",
         "what the finished model writes": "run.sample_prompt run.sample_tokens",

@@ -90,9 +90,9 @@ def test_nothing_is_told_where_nothing_changed_or_the_folder_was_named():
 @pytest.mark.parametrize(
     "values",
     [
-        *({"model__dtype": "bfloat16"}, {"optim__b1": 0.5}, {"data__batch_size": 4}),
-        *({"model__context_length": 8}, {"data__undecodable": "skip"}, {"run__seed": 1}),
-        *({"model__moe__capacity_factor": 2.0}, {"model__activation_options__eps": 1e-3}),
+        *({"model__activation_options__eps": 1e-3}, {"model__dtype": "bfloat16"}, {"run__seed": 1}),
+        *({"model__moe__capacity_factor": 2.0}, {"model__context_length": 8}, {"optim__b1": 0.5}),
+        *({"data__undecodable": "skip"}, {"data__batch_size": 4}, {"run__eval_tokens": 9}),
     ],
 )
 def test_what_makes_another_run_is_refused_with_both_values(values: dict[str, Any]):
