@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from polycom_jax._errors import require
 from polycom_jax.data.builders import quiet
 from polycom_jax.data.cache import local_cache_folder
+from polycom_jax.data.heldout import TEST_SPLITS, VALIDATION_SPLITS
 from polycom_jax.data.records import open_split
 from polycom_jax.data.sources import find_builder, prepare_builder
 
@@ -24,7 +25,7 @@ SPLIT_SEED = 0
 LOCK_TIMEOUT_S = 3600.0
 READ_AT_ONCE = 1024
 
-PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
+PARTS = {"train": ("train",), "validation": VALIDATION_SPLITS, "test": TEST_SPLITS}
 """Part -> names of the split that is it."""
 
 

@@ -33,9 +33,9 @@ class DataConfig:
             it writes them ("train[:1%]").
         heldout: text to evaluate on. For files: a path or glob of other files, or `source`
             itself where no model is trained on it. For TFDS and Hugging Face datasets: a split.
-            Default: of these the first of validation, valid, heldout, test that exists and that
-            nothing of is trained on; else a share of the documents, chosen by a hash of their
-            content. Not of several texts.
+            Default: of these the first of validation, valid, val, dev, heldout, test, testing,
+            eval, evaluation that exists and that nothing of is trained on; else a share of the
+            documents, chosen by a hash of their content. Not of several texts.
         undecodable: what happens to a document that is not UTF-8: "replace" puts U+FFFD in the
             place of bad bytes, "skip" leaves the document out, "error" ends the program. The first
             two are counted and reported.

@@ -8,6 +8,11 @@ from polycom_jax._errors import InputError, require
 HELDOUT_SHARE = 0.03
 """Share of the documents that is held out, by hash of their content: copies stay on one side."""
 
+VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "heldout")
+TEST_SPLITS = ("test", "testing", "eval", "evaluation")
+HELDOUT_SPLITS = VALIDATION_SPLITS + TEST_SPLITS
+"""What splits to evaluate on are called; where none is named, the first that there is is taken."""
+
 BOUND = int(HELDOUT_SHARE * 2**64)
 """The bound of any corpus that has documents on both sides of it, as all but tiny ones have."""
 

@@ -8,16 +8,14 @@ from typing import Any
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.data.files import Place
-
-HELDOUT_SPLITS = ("validation", "valid", "heldout", "test")
-"""Splits to evaluate on, the first that there is."""
+from polycom_jax.data.heldout import HELDOUT_SPLITS
 
 _ALSO = {"training": "train", "val": "validation"} | dict.fromkeys(
     ("testing", "eval", "evaluation"), "test"
 )
 """Words for splits that Hugging Face reads, too: what they mean there."""
 
-_WORDS = "|".join(("train", "dev", *HELDOUT_SPLITS, *_ALSO))
+_WORDS = "|".join({"train", *HELDOUT_SPLITS, *_ALSO})
 _SPLIT = re.compile(rf"(?:^|[/._-])({_WORDS})(?:[/._-]|$)")
 
 
@@ -46,6 +44,12 @@ def splits(folder: Place) -> Mapping[str, list[Place]]:
     return found
 
 
+def own_name(found: Mapping[str, list[Place]], split: str) -> str:
+    """What a split that is asked for is called among those that were `found`: `val` for instance
+    is `validation`, as its files are."""
+    return split if split in found else _ALSO.get(split, split)
+
+
 def split_files(folder: Place, split: str) -> list[Place]:
     """The files of a split.
 
@@ -53,9 +57,10 @@ def split_files(folder: Place, split: str) -> list[Place]:
         InputError: there is no such split.
     """
     found = splits(folder)
-    if split not in found:
+    name = own_name(found, split)
+    if name not in found:
         raise unknown(f"split of {folder}", split, found)
-    return found[split]
+    return found[name]
 
 
 def _saved(folder: Place, prefix: str, names: set[str]) -> list[Place]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polycom_jax import storage
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax.data import digests, documents, files, heldout, hf_folder
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
@@ -232,15 +232,30 @@ def source_files(
 def heldout_files(cfg: DataConfig) -> tuple[files.Place, ...]:
     """The files to evaluate on; none: a share of the documents is."""
     own = hf_folder.splits(_folder(cfg.text))
-    if cfg.heldout in own:
-        return tuple(own[str(cfg.heldout)])
+    named = hf_folder.own_name(own, cfg.heldout or "")
+    if named in own:
+        return tuple(own[named])
     if own and cfg.heldout == cfg.text:  # all of the text is all of its splits
         return files.one_each(path for split in own.values() for path in split)
     if cfg.heldout:
-        found = source_files(cfg.heldout, cfg.train_split, "data.heldout")
-        return files.one_each(found)
-    apart = (split for split in hf_folder.HELDOUT_SPLITS if split in own)
-    return tuple(next((own[split] for split in apart if split != cfg.train_split), ()))
+        return files.one_each(_other_files(cfg, cfg.heldout, own))
+    trained = hf_folder.own_name(own, cfg.train_split)
+    apart = (split for split in heldout.HELDOUT_SPLITS if split in own)
+    return tuple(next((own[split] for split in apart if split != trained), ()))
+
+
+def _other_files(
+    cfg: DataConfig, pattern: str, splits: Mapping[str, list[files.Place]]
+) -> tuple[files.Place, ...]:
+    """The files to evaluate on, where the source has no split of that name."""
+    try:
+        return source_files(pattern, cfg.train_split, "data.heldout")
+    except InputError as error:
+        if not splits:
+            raise
+        raise InputError(
+            f"{error} Nor is it a split of {cfg.text}, which has: {', '.join(sorted(splits))}."
+        ) from error
 
 
 def _folder(pattern: str) -> files.Place:

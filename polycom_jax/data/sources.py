@@ -11,8 +11,7 @@ from polycom_jax.data import downloads, local
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.files import KINDS, PACKED
-from polycom_jax.data.heldout import HELDOUT_SHARE
-from polycom_jax.data.hf_folder import HELDOUT_SPLITS
+from polycom_jax.data.heldout import HELDOUT_SHARE, HELDOUT_SPLITS
 from polycom_jax.data.reader import Source
 from polycom_jax.data.records import TfdsSplits, one_line, own_features, shared
 

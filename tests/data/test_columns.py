@@ -12,6 +12,7 @@ from stores import documents as documents_of
 
 from polycom_jax import InputError
 from polycom_jax.data import Corpus, DataConfig, documents, hf_folder, prepare
+from polycom_jax.data.heldout import HELDOUT_SPLITS
 from polycom_jax.data.rows import Reading
 
 
@@ -135,6 +136,29 @@ def test_a_folder_of_parquet_files_has_its_splits(tmp_path: Path):
 def test_splits_go_by_hugging_face_s_words(tmp_path: Path, word: str, split: str):
     parquet(tmp_path / f"{word}-00000-of-00001.parquet", ["a"])
     assert [*hf_folder.splits(tmp_path)] == [split]
+
+
+@pytest.mark.parametrize("word", ["val", "dev", "valid", "eval"])
+def test_a_split_by_any_of_its_names_is_held_out_by_default_and_by_that_name(
+    tmp_path: Path, word: str
+):
+    folder = tmp_path / "set"
+    parquet(folder / "train-00000-of-00001.parquet", texts(9, "train"))
+    parquet(folder / f"{word}-00000-of-00001.parquet", texts(4, word))
+    for heldout in (None, word):
+        assert split_texts(made(tmp_path, folder, heldout=heldout))[1] == texts(4, word)
+    trained = split_texts(made(tmp_path, folder, train_split=word))
+    assert sorted([*trained[0], *trained[1]]) == texts(4, word)
+    with pytest.raises(InputError, match=r"'other': no such file.* Nor is it a split .* train"):
+        made(tmp_path, folder, heldout="other")
+
+
+@pytest.mark.parametrize("word", HELDOUT_SPLITS)
+def test_a_saved_dataset_holds_out_what_is_called_so(tmp_path: Path, word: str):
+    saved(tmp_path / "dict" / "train", texts(9, "train"))
+    saved(tmp_path / "dict" / word, texts(4, word))
+    (tmp_path / "dict" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", word]}))
+    assert split_texts(made(tmp_path, tmp_path / "dict"))[1] == texts(4, word)
 
 
 def test_a_folder_of_one_split_holds_a_share_out(tmp_path: Path):

@@ -21,6 +21,7 @@ from polycom_jax.data.sources import resolve
 SPLITS = {
     "with_validation": {"train": 40, "validation": 10},
     "train_only": {"train": 2_000},
+    "with_dev": {"train": 40, "dev": 10},
     "broken": {},
     "downloaded": {},
     "needs_a_package": {},
@@ -97,6 +98,14 @@ def test_a_tfds_name_gives_its_train_and_validation_splits(tmp_path: Path):
     train, heldout = texts(open_source(tmp_path, "polycom_test_text/with_validation"))
     assert train == [f"train sentence number {i}" for i in range(40)]
     assert heldout == [f"validation sentence number {i}" for i in range(10)]
+
+
+def test_a_split_called_dev_is_held_out_and_a_name_that_is_no_split_is_refused(tmp_path: Path):
+    train, heldout = texts(open_source(tmp_path, "polycom_test_text/with_dev"))
+    assert (len(train), heldout) == (40, [f"dev sentence number {i}" for i in range(10)])
+    name = "polycom_test_text/with_validation"
+    with pytest.raises(InputError, match=r"Unknown TFDS split 'val'.*Known: train, validation"):
+        open_source(tmp_path, name, heldout="val").open()
 
 
 def test_splits_can_be_named_and_sliced(tmp_path: Path):
