@@ -1,11 +1,11 @@
 """Dynamic loss scaling: gradients that float16 would round to zero are computed larger.
 
 The loss is multiplied by a power of two before it is differentiated, and the gradient divided by it
-in float32, so neither changes a digit of a number in float16's range. The scale falls when a
-gradient overflows, whose update is left out, and rises after many that did not (Micikevicius et al.
-2018, arXiv 1710.03740, section 3.2). Flax's `DynamicScale` does the same for one call of
-`jax.grad`; here an update's gradient is the sum of those of micro-batches, and the scale may change
-between updates alone.
+in float32, so neither changes a digit of a number in float16's range. The scale falls when the
+gradient of a finite loss overflows, whose update is left out, and rises after many that did not
+(Micikevicius et al. 2018, arXiv 1710.03740, section 3.2). Flax's `DynamicScale` does the same for
+one call of `jax.grad`; here an update's gradient is the sum of those of micro-batches, and the
+scale may change between updates alone.
 """
 
 from collections.abc import Mapping
@@ -60,11 +60,14 @@ class ScaledLossStats(LossStats):
     def after(self, loss: Float[Array, ""], good: Bool[Array, ""]) -> tuple[Self, Bool[Array, ""]]:
         """As `LossStats.after`, with the scale of the next step."""
         stats, spike = super().after(loss, good)
-        count = self.since_change + 1
+        # The loss itself is not scaled: where it is no number, as without targets, it is not the
+        # scale that was too large.
+        overflow = ~good & jnp.isfinite(loss)
+        count = self.since_change + good.astype(jnp.int32)
         grows = good & (count >= GROWTH_INTERVAL)
-        factor = jnp.where(good, jnp.where(grows, 2.0, 1.0), 0.5)
+        factor = jnp.where(overflow, 0.5, jnp.where(grows, 2.0, 1.0))
         scale = jnp.clip(self.loss_scale * factor, LEAST, MOST)
-        count = jnp.where(good & ~grows, count, 0)
+        count = jnp.where(overflow | grows, 0, count)
         return replace(stats, loss_scale=scale, since_change=count), spike
 
     def metrics(self) -> dict[str, Array]:

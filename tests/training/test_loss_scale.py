@@ -31,7 +31,7 @@ def follow(watch: ScaledLossStats, goods: list[bool]) -> list[float]:
     """The scale after each of these steps."""
     after, scales = jax.jit(ScaledLossStats.after), []
     for good in goods:
-        watch, _ = after(watch, jnp.float32(3.0 if good else jnp.nan), jnp.asarray(good))
+        watch, _ = after(watch, jnp.float32(3.0), jnp.asarray(good))  # the gradient overflows
         scales.append(float(watch.loss_scale))
     return scales
 
@@ -48,6 +48,24 @@ def test_the_scale_is_halved_at_each_overflow_and_doubles_after_many_good_update
     # An overflow begins the count anew.
     watch = replace(watch, since_change=jnp.int32(GROWTH_INTERVAL - 1))
     assert follow(watch, [False, True]) == [FIRST / 2, FIRST / 2]
+
+
+def test_a_loss_that_is_no_number_is_not_the_scale_s_fault():
+    watch = replace(ScaledLossStats.start(), since_change=jnp.int32(GROWTH_INTERVAL - 1))
+    for loss in (jnp.nan, jnp.inf):
+        after, _ = watch.after(jnp.float32(loss), jnp.asarray(False))
+        assert (float(after.loss_scale), int(after.skipped)) == (FIRST, 1)
+        assert int(after.since_change) == GROWTH_INTERVAL - 1
+
+
+def test_a_batch_without_targets_leaves_the_scale_as_it_is(model, meshes, make_batch):
+    mesh, cfg = meshes["one device"], model(dtype="float16")
+    step = make_model_step(cfg, OPTIM, 4, mesh)
+    state, batch = make_state(cfg, OPTIM, jax.random.key(1), mesh), make_batch()
+    empty = put_batch(batch | {"mask": np.zeros_like(batch["mask"])}, mesh)
+    for _ in range(2):
+        state, metrics = step(state, empty)
+        assert (float(metrics["skipped"]), float(scale_of(state))) == (1, FIRST)
 
 
 def test_the_scale_stays_between_its_bounds():
