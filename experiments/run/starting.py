@@ -1,5 +1,6 @@
 """Weights that a new run takes from another run or a Hugging Face folder, with what they fit."""
 
+import re
 from dataclasses import replace
 
 from jax.sharding import Mesh
@@ -8,13 +9,16 @@ from experiments.run.config import PretrainConfig
 from experiments.run.model_loading import Model, check_finite, load_model
 from experiments.terminal import flags
 from polycom_jax import storage
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
+from polycom_jax.training.recipes import RECIPES
 
 ADJUSTABLE = frozenset(
     {"context_length", "document_mask", "init", "attention", "dtype", "remat", "unroll"}
     | {"loss_chunk"}
 )
 """Fields of a model that may be others than its source's: they are not its shape."""
+
+_HUB_NAME = re.compile(r"[\w.-]*\w[\w.-]*/[\w.-]+")
 
 
 def load_start(config: PretrainConfig, mesh: Mesh) -> Model:
@@ -24,9 +28,33 @@ def load_start(config: PretrainConfig, mesh: Mesh) -> Model:
         InputError: nothing of that kind lies there, or it holds numbers that are not finite.
     """
     source = storage.named(str(config.run.init_from))
+    _check_there(str(config.run.init_from), source)
     model = load_model(source, mesh=mesh, end_of_text=config.data.end_of_text)
     check_finite(model.origin, model.params)
     return model
+
+
+def _check_there(name: str, source: storage.Place) -> None:
+    """Raises `InputError`, with what was probably meant, where no run and no model lies."""
+    storage.require_reachable(source)
+    if any(storage.is_file(source / file) for file in ("config.yaml", "config.json")):
+        return
+    runs = [folder for folder in (*source.parents,)[:2] if storage.is_file(folder / "config.yaml")]
+    if name in RECIPES:
+        hint = f"that is a preset, which has no weights: leave it out, and give --model {name}"
+    elif runs:
+        hint = f"give the folder of its run, {runs[0]}, whose last checkpoint is taken"
+    elif _HUB_NAME.fullmatch(name) and not storage.is_folder(source):
+        hint = (
+            "no such folder is here; a model of the Hugging Face Hub is brought by"
+            f" `hf download {name} --local-dir FOLDER`, and FOLDER given"
+        )
+    else:
+        hint = "give the folder of one" if storage.is_folder(source) else "no such folder is here"
+    raise InputError(
+        f"run.init_from={name!r} holds neither a run (config.yaml) nor a Hugging Face model"
+        f" (config.json): {hint}."
+    )
 
 
 def adopted(config: PretrainConfig, given: frozenset[str], model: Model) -> PretrainConfig:

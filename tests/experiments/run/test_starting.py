@@ -65,7 +65,10 @@ def test_a_hugging_face_folder_is_begun_from_with_its_own_shape(
         (["--activation", "gelu"], "activation='poly_norm'"),
         (["--model.embed-dim", "16"], "embed_dim=32"),
         (["--data.tokenizer", "bpe"], "has its own"),
-        (["--run.init-from", "nowhere"], "nowhere"),
+        (["--run.init-from", "nowhere"], "'nowhere' holds neither a run"),
+        (["--run.init-from", "tiny"], "that is a preset, which has no weights: leave it out"),
+        (["--run.init-from", "org/name"], "`hf download org/name --local-dir FOLDER`"),
+        (["--run.init-from", "WHOLE/checkpoints/6"], "give the folder of its run, WHOLE,"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
@@ -79,12 +82,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     workdir = tmp_path / "run"
     assert (
         pretrain.main(
-            ["--workdir", str(workdir), "--run.init-from", str(whole), "--data", "stdlib", *words]
+            ["--workdir", str(workdir), "--run.init-from", str(whole), "--data", "stdlib"]
+            + [word.replace("WHOLE", str(whole)) for word in words]
         )
         == 2
     )
     said = capsys.readouterr().err
-    assert message in said
+    assert message.replace("WHOLE", str(whole)) in said
     assert said.count("\n") == 1
     assert not (workdir / "config.yaml").exists()
 
