@@ -33,6 +33,7 @@ from polycom_jax.training.state import TrainState
 from polycom_jax.training.writer import (
     Keep,
     announce,
+    check_storable,
     clear_way,
     delete_rest,
     open_writer,
@@ -250,6 +251,7 @@ class Checkpoints:
     ) -> None:
         import orbax.checkpoint as ocp
 
+        check_storable(state)
         steps = agreed_steps(self.folder)
         self._check_own(steps, step)
         if self._writer is None:

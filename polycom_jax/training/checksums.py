@@ -47,7 +47,9 @@ def _words(x: Shaped[Array, "..."]) -> UInt32[Array, "..."]:
         return x.astype(jnp.uint32)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         x = jnp.stack([x.real, x.imag], axis=-1)
-    word = jnp.uint32 if x.dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    # An item takes a whole byte also where its bits are fewer, as of int4.
+    about = jnp.iinfo if jnp.issubdtype(x.dtype, jnp.integer) else jnp.finfo
+    word = jnp.dtype(f"uint{min(about(x.dtype).bits, 32)}")
     return jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
 
 

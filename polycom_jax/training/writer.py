@@ -1,5 +1,6 @@
 """Orbax's manager of the checkpoints of one run: which it keeps, and what is in its way."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -8,13 +9,18 @@ from typing import Any
 import jax
 
 from polycom_jax import storage
+from polycom_jax._errors import require
 from polycom_jax._files import retried
 from polycom_jax.hosts import gather, meet
 from polycom_jax.storage import Place
 from polycom_jax.training import in_bucket, scores
+from polycom_jax.training.checksums import leaf_names
 from polycom_jax.training.orbax_errors import quietly
 from polycom_jax.training.quarantine import is_step, path_of, quarantine
 from polycom_jax.training.restore import DamagedCheckpoint
+
+UNSTORED = re.compile(r"u?int1|uint[24]|float6_.*|float8_e4m3")
+"""Dtypes that TensorStore, which Orbax writes with, has not."""
 
 
 class SaveError(RuntimeError):
@@ -34,6 +40,16 @@ class Keep:
     last: int
     best: int
     every: int | None
+
+
+def check_storable(state: Any) -> None:
+    """Raises `InputError` where an array is of a dtype that no checkpoint can hold."""
+    for name, leaf in leaf_names(state).items():
+        require(
+            UNSTORED.fullmatch(leaf.dtype.name) is None,
+            f"{name} is {leaf.dtype.name}, which Orbax's TensorStore cannot store; keep it as int4,"
+            " as float8_e4m3fn, or in the bits of uint8.",
+        )
 
 
 def open_writer(folder: Place, keep: Keep) -> Any:

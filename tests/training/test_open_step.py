@@ -142,6 +142,42 @@ def test_what_any_optimizer_keeps_is_saved_and_its_bits_are_compared(value: Any,
     assert different == ["opt_state.inner_state.kept"]
 
 
+@pytest.mark.parametrize("dtype", ["int4", "int2", "float4_e2m1fn", "float8_e4m3fn", "float8_e5m2"])
+def test_numbers_of_few_bits_are_saved_bit_for_bit_and_one_that_differs_is_seen(
+    dtype: str, tmp_path: Any
+):
+    params, optimizer = {"w": jnp.ones(3)}, optax.identity()
+    few = jnp.arange(-8, 7).reshape(3, 5).astype(dtype)
+    state = start_state(params, optimizer).replace(opt_state={"few": few})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        again: Any = checkpoints.restore(
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+            )
+        )
+    assert again.opt_state["few"].dtype == dtype
+    np.testing.assert_array_equal(
+        *(np.asarray(x).view(np.uint8) for x in (few, again.opt_state["few"]))
+    )
+    sums = [checksums({"few": x})["few"] for x in (few, few.at[2, 4].set(few[0, 0]))]
+    assert sums[0] != sums[1]
+
+
+@pytest.mark.parametrize("dtype", ["uint4", "uint2", "float8_e4m3"])
+def test_numbers_that_no_checkpoint_can_hold_are_refused_before_anything_is_written(
+    dtype: str, tmp_path: Any
+):
+    state: Any = start_state({"w": jnp.ones(3)}, optax.identity())
+    state = state.replace(opt_state={"few": jnp.ones(3, dtype)})
+    with (
+        Checkpoints(tmp_path / "run") as checkpoints,
+        pytest.raises(InputError, match=rf"opt_state\.few is {dtype}, which Orbax"),
+    ):
+        checkpoints.save(1, state)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_abstract_state_of_another_model_lies_as_its_parameters():
     mesh = make_mesh(fsdp=8)
     split = NamedSharding(mesh, P("fsdp"))
