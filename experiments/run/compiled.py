@@ -1,5 +1,6 @@
 """The compiled programs of a run: the training step, the evaluation, and where they are kept."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from experiments.run.config import PretrainConfig
 from experiments.run.environment import deterministic
 from experiments.terminal.progress import Display
 from polycom_jax import storage
+from polycom_jax.compile_ahead.compiler import refused_option
 from polycom_jax.data import Corpus, Mixture, eval_batches
 from polycom_jax.data.cache import local_cache_folder
 from polycom_jax.hosts import meet
@@ -65,23 +67,43 @@ def drop_torn(folder: Path) -> None:
     JAX writes an entry in place. A torn one it would try to read at every start, warn of, and
     compile instead; and it never replaces an entry.
     """
-    entries = sorted(folder.glob("*-cache"), key=lambda path: path.stat().st_mtime_ns)
-    for entry in entries[-NEWEST:]:
+    for entry in sorted(folder.glob("*-cache"), key=_changed_ns)[-NEWEST:]:
         try:
             decompress_executable(entry.read_bytes())
+        except OSError:  # another process has deleted it, or it is somebody else's
+            continue
         except Exception:  # whatever the compression that JAX has found here calls it
-            entry.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
+def _changed_ns(path: Path) -> int:
+    """When a file was changed last; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def compile_step(
     config: PretrainConfig, mesh: Mesh, state: TrainState, batch: Batch, display: Display
 ) -> jax.stages.Compiled:
-    """Compiles the training step ahead of the first one, so that its time is seen."""
+    """Compiles the training step ahead of the first one, so that its time is seen.
+
+    Raises:
+        InputError: an option that XLA does not take.
+    """
     clock = time.perf_counter()
     display.doing("compile")
     step = make_model_step(config.model, config.optim, config.run.steps, mesh)
     options = compiler_options(config, display)
-    compiled = step.lower(state, batch).compile(compiler_options=options)
+    try:
+        compiled = step.lower(state, batch).compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        refusal = refused_option(str(error))
+        if refusal is None:
+            raise
+        raise refusal from error
     # Where devices of several processes meet first, collectives wait half a minute alone.
     meet("compile the training step", timeout_s=COMPILE_S)
     display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
@@ -89,10 +111,10 @@ def compile_step(
 
 
 def compiler_options(config: PretrainConfig, display: Display) -> dict[str, Any]:
-    """XLA's options for the training step, by name; those of `run.compiler_options` are a TPU's."""
+    """XLA's options for the training step, by name; `run.compiler_options` are of accelerators."""
     options, backend = config.run.compiler_options, jax.default_backend()
-    if options and backend != "tpu":
-        display.note(f"run.compiler_options are for TPUs and left out on this {backend}")
+    if options and backend == "cpu":
+        display.note("run.compiler_options are for TPUs and GPUs, and left out on this cpu")
         options = ()
     return dict(option.split("=", 1) for option in options) | deterministic(config.run)
 

@@ -11,6 +11,8 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from polycom_jax._errors import InputError, require
 from polycom_jax.compile_ahead.chips import GPUS
 
+_REFUSED_OPTION = re.compile(r"No such compile option: .*|While setting option .*")
+
 
 class DoesNotFit(InputError):
     """A program needs more memory than the chip has.
@@ -57,7 +59,7 @@ def compile(
     Raises:
         DoesNotFit: it needs more HBM or VMEM than there is. TPUs' compiler says so itself, and its
             message is the cause; for GPUs the peak is compared with the card's memory.
-        InputError: arguments beside a lowered program.
+        InputError: arguments beside a lowered program, or an option that XLA does not take.
     """
     if isinstance(function, jax.stages.Lowered):
         require(not args, "compile: expected no arguments beside a lowered program.")
@@ -69,12 +71,23 @@ def compile(
         with _nothing_kept():
             compiled = lowered.compile(compiler_options=dict(compiler_options or {}))
     except jax.errors.JaxRuntimeError as error:
-        refusal = does_not_fit(str(error))
+        refusal = does_not_fit(str(error)) or refused_option(str(error))
         if refusal is None:
             raise
         raise refusal from error
     _check_gpu_memory(compiled)
     return compiled
+
+
+def refused_option(message: str) -> InputError | None:
+    """What to say where XLA knows no option of a name, or no such value of it; else None."""
+    found = _REFUSED_OPTION.search(message)
+    if found is None:
+        return None
+    return InputError(
+        f"compiler_options: {found[0].rstrip('.')}. They are those of this platform's XLA, as"
+        " NAME=VALUE; a truth value is True or False."
+    )
 
 
 def device_kind(compiled: jax.stages.Compiled) -> str | None:

@@ -312,12 +312,16 @@ def test_the_length_of_a_run_is_told_in_a_unit_that_it_has(days, text):
     assert f", {text} for the run" in report.text(replace(FOUND, days=days))
 
 
-def test_options_of_a_tpu_are_left_out_elsewhere_with_a_word():
+def test_options_of_accelerators_are_left_out_elsewhere_with_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+):
     told = []
     words = ["--run.compiler-options", "xla_tpu_x=1"]
     config, _ = run_config(words)
     display: Any = SimpleNamespace(note=told.append)
     assert compiled.compiler_options(config, display) == {}
     assert "left out on this cpu" in told[0]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a plan for GPUs takes them, too
+    assert compiled.compiler_options(config, display) == {"xla_tpu_x": "1"}
     with pytest.raises(InputError, match="must be NAME=VALUE"):
         run_config(["--run.compiler-options", "xla_tpu_x"])

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -14,11 +14,13 @@ from jax._src.compilation_cache import compress_executable, reset_cache
 
 from experiments.faults.compare import differences
 from experiments.pretrain import __main__ as pretrain
+from experiments.run import compiled as programs
 from experiments.run.compiled import cache_compiled, drop_torn
 from polycom_jax import storage
 
 CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 ROOT = Path(__file__).resolve().parents[3]
+Run = Callable[..., int]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 OURS = {"step", "eval_step", "_generate"}
 """Names of the jitted functions of training, evaluation and sampling."""
@@ -57,6 +59,24 @@ def test_a_program_whose_writing_was_cut_short_is_not_kept(tmp_path: Path):
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == ["jit_step-0-cache", "jit_step-4-cache"]
     drop_torn(tmp_path / "not there")
+
+
+def test_programs_that_others_delete_meanwhile_or_keep_to_themselves_are_left_alone(tmp_path: Path):
+    (tmp_path / "jit_gone-cache").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "jit_folder-cache").mkdir()
+    drop_torn(tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_an_option_that_xla_does_not_take_is_told_in_a_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    options = {"xla_no_such_option": "1"}
+    monkeypatch.setattr(programs, "compiler_options", lambda config, display: options)
+    assert run(tmp_path / "run", "--steps", "1") == 2
+    said = capsys.readouterr().err
+    assert "compiler_options: No such compile option: 'xla_no_such_option'. They are those" in said
+    assert said.count("\n") == 1
 
 
 def test_programs_may_be_kept_in_a_bucket_and_are_read_there(bucket: str, compiled: list[str]):
