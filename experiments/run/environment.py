@@ -34,7 +34,9 @@ def facts(run: RunConfig) -> dict[str, str]:
         "NPROC": os.environ.get("NPROC", ""),  # XLA takes it before the cores for its threads
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "hosts": str(jax.process_count()),
+        "platform": " ".join(str(jax.devices()[0].client.platform_version).split()),
         "XLA_FLAGS": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
+        "LIBTPU_INIT_ARGS": " ".join(sorted(os.environ.get("LIBTPU_INIT_ARGS", "").split())),
         "deterministic options": " ".join(f"{k}={v}" for k, v in deterministic(run).items()),
     }
 

@@ -20,8 +20,10 @@ def test_a_difference_is_named_and_what_was_not_recorded_is_none():
 def test_the_facts_are_those_that_bits_depend_on():
     found = environment.facts(RunConfig())
     names = {"jax", "jaxlib", "processor", "cores", "NPROC", "devices", "hosts", "XLA_FLAGS"}
+    names |= {"platform", "LIBTPU_INIT_ARGS"}  # libtpu's build, or CUDA's version
     assert set(found) == names | {"deterministic options", *environment.DECIDING}
     assert found["devices"] == f"{jax.device_count()} x cpu"
+    assert found["platform"] == "cpu"
     assert found["deterministic options"] == ""
 
 
