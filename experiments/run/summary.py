@@ -1,12 +1,14 @@
 """What a run says before it begins: its size in a line, and what is odd about its text."""
 
 import math
+from dataclasses import replace
 
 import jax
 
 from experiments.run.config import PretrainConfig
 from polycom_jax import models
 from polycom_jax.data import Corpus, Mixture
+from polycom_jax.data.local import heldout_files
 from polycom_jax.data.sources import names_files
 from polycom_jax.data.weights import parts
 from polycom_jax.data.windows import count_windows
@@ -109,7 +111,11 @@ def held_out_too_much(config: PretrainConfig, data: Mixture) -> str:
         for part, corpus in each
         if config.data.heldout is None and names_files(part.source)
     ]
-    found = [_held_out_too_much(source, corpus, data.is_single) for source, corpus in by_hash]
+    found = [
+        _held_out_too_much(source, corpus, data.is_single)
+        for source, corpus in by_hash
+        if not heldout_files(replace(config.data, source=source))
+    ]
     return "; ".join(filter(None, found))
 
 

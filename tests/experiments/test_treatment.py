@@ -1,6 +1,7 @@
 """What a run says of its text before it begins."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,6 +93,16 @@ def test_text_that_is_mostly_held_out_is_warned_of(
     said = held_out_too_much(changed, alone(corpus(70_000 - apart, apart)))
     assert said.startswith(f"warning: {share:.0%} of the text is held out") == warns
     assert bool(said) == warns
+
+
+def test_a_split_that_is_held_out_whole_is_no_text_to_miss(tmp_path: Path):
+    for name in ("train-0.parquet", "validation-0.parquet"):
+        (tmp_path / name).touch()
+    data = replace(config().data, source=str(tmp_path))
+    changed, held_out = replace(config(), data=data), alone(corpus(50_000, 20_000))
+    assert held_out_too_much(changed, held_out) == ""
+    (tmp_path / "validation-0.parquet").unlink()
+    assert held_out_too_much(changed, held_out).startswith("warning: 29% of the text")
 
 
 def test_of_several_texts_each_is_told_of():

@@ -130,7 +130,7 @@ def test_steps_are_traced_where_asked(run: Run, tmp_path: Path, capsys: pytest.C
     assert "xprof --logdir" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("steps", ["5", "5:2", "0:3", "a:b"])
+@pytest.mark.parametrize("steps", ["5", "5:2", "0:3", "a:b", "900:910"])
 def test_steps_to_trace_that_are_none_are_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: str
 ):
