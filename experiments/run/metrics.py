@@ -53,7 +53,8 @@ def _lines(path: Place) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            int(record["step"])
+            if type(record["step"]) is not int:
+                raise TypeError("a step is a whole number")
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 return

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from experiments.run.config import PretrainConfig
 from experiments.run.folder import Workdir
+from experiments.run.resuming import function_of
 from experiments.run.summary import own_activation
 from polycom_jax import params as pm
 from polycom_jax import staging, storage
@@ -79,7 +80,7 @@ def load_trained(
         weights: which.
 
     Raises:
-        InputError: no run there, no such checkpoint, no average, or not the run's own tokenizer.
+        InputError: no run there, no such checkpoint, no average; another's config or tokenizer.
     """
     config = workdir.read_config()
     averaged = weights == "ema"
@@ -91,7 +92,7 @@ def load_trained(
         print(imported, file=sys.stderr)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     specs = model_specs(config.model, mesh)
-    with Checkpoints(workdir.checkpoints) as saved:
+    with Checkpoints(workdir.checkpoints, run_metadata=function_of(config)) as saved:
         step, shapes = _step(saved, checkpoint), pm.abstract(specs, mesh)
         found, params = saved.restore_params(shapes, step=step, specs=specs, averaged=averaged)
     return Trained(config, found, params, workdir.read_tokenizer(), workdir.read_generation())
@@ -196,14 +197,13 @@ def load_model(
     )
     require(weights == "last", f"--weights {weights}: {folder} is no run's folder; leave it out.")
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    file = folder / TOKENIZER
-    has_tokenizer = storage.is_file(file)
-    tokenizer = load_tokenizer(file, end_of_text=end_of_text) if has_tokenizer else None
+    file, tokenizer = folder / TOKENIZER, None
+    if storage.is_file(file):
+        tokenizer = load_tokenizer(file, end_of_text=end_of_text)
     with staging.fetched(folder) as local:
         generation = huggingface.read_generation(local)
         cfg, params = huggingface.load(local, mesh=mesh)
-    about = (cfg, params, tokenizer, DataConfig(), folder, None)
-    return Model(*about, generation=generation, end_of_text=end_of_text)
+    return Model(cfg, params, tokenizer, DataConfig(), folder, None, generation, end_of_text)
 
 
 def check_tokenizer(model: Model, named: str | None) -> None:

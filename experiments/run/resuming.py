@@ -21,6 +21,8 @@ def _by_field(fields: Mapping[str, str]) -> Mapping[str, str]:
     return {name: why for why, names in fields.items() for name in names.split()}
 
 
+_FUNCTION = "another function of the parameters"
+
 STAYS = _by_field(
     {
         "shape of parameters": """
@@ -29,7 +31,7 @@ STAYS = _by_field(
             model.tie_embeddings model.qk_norm model.moe.num_experts
             model.moe.coefficients model.activation_options.order
         """,
-        "another function of the parameters": """
+        _FUNCTION: """
             model.activation model.activation_options.eps
             model.activation_options.sigmoid model.activation_options.bound
             model.activation_options.output_scale model.rope_theta model.norm_eps
@@ -142,6 +144,16 @@ def fixed(config: PretrainConfig) -> dict[str, Any]:
         name: wherever(name, value)
         for name, value in flags.flatten(config).items()
         if name not in free
+    }
+
+
+def function_of(config: PretrainConfig) -> dict[str, Any]:
+    """Field -> value, for all that says which function of its parameters a model is."""
+    scales = {"model.parametrization", "model.mup_base_width"}  # muP's, of the logits for one
+    return {
+        name: value
+        for name, value in fixed(config).items()
+        if STAYS.get(name) == _FUNCTION or name in scales
     }
 
 

@@ -157,6 +157,21 @@ def test_checkpoints_of_another_run_are_refused_with_the_differences(
     assert bytes_of(copy) == before
 
 
+def test_a_config_of_another_function_is_refused_where_it_would_only_be_read(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = copy / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("activation: poly_norm", "activation: poly_norm_l2"))
+    assert generate.main([str(copy)]) == 2
+    error = capsys.readouterr().err
+    assert "model.activation: 'poly_norm' there, 'poly_norm_l2' now" in error
+    assert error.count("\n") == 1
+    # What changes no number may be edited.
+    config.write_text(text.replace("context_length: 32", "context_length: 64"))
+    assert generate.main([str(copy), "--max-new-tokens", "2"]) == 0
+
+
 def test_another_text_is_refused_with_what_changed(
     run: Run, copy: Path, settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

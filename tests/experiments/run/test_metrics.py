@@ -101,9 +101,10 @@ def test_an_evaluation_that_comes_later_joins_the_line_of_its_step(tmp_path: Pat
     assert cut_short(path, 5) is None
 
 
-def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path):
+@pytest.mark.parametrize("line", ["broken", '{"step": "2"}', '{"step": null}'])
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path, line: str):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nbroken\n{"step": 3}\n')
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
     with pytest.raises(InputError, match="line 2 is not a JSON object with a step"):
         read_metrics(path)
 
