@@ -47,6 +47,7 @@ SHOWN = (
     Shown("massive activations, sum", "states", "count", np.sum, _COUNT),
     Shown("largest by median, max", "states", "largest_by_median", np.max, _LOG),
     Shown("attention's largest logit, max", "attention", "largest_logit", np.max),
+    Shown("attention to the token before, max", "attention", "token_before", np.max, _SHARE),
     Shown("norm of the residual stream, last", "states", "mean_norm", last, _LOG),
 )
 

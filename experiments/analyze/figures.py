@@ -156,6 +156,7 @@ _ACTIVITY = (
     ("states", "rankme_of_eigenvalues", "residual stream", "RankMe of eigenvalues"),
     ("states", "alpha_req", "residual stream", "alpha-ReQ"),
     ("attention", "largest_logit", "attention", "largest logit"),
+    ("attention", "token_before", "attention to the token before", "share"),
 )
 """(where it is, number, title, unit); panels of one unit have one scale."""
 

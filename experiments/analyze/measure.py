@@ -125,8 +125,9 @@ def places_of(
     Returns:
         `states`: on the residual stream before each layer and after the last; `inputs` and
         `hidden`: on the activation's first input and its output, a layer each; `attention`:
-        `largest_logit` of each layer. Tokens that are padding are left out of states and logits;
-        experts and activations see them as any other.
+        `largest_logit` of each layer, and `token_before`, the largest share of its attention that a
+        head gives to it. Tokens that are padding are left out of states and attention; experts and
+        activations see them as any other.
     """
     mask = np.asarray(batch["mask"])
     _, segments = documents(cfg, batch)
@@ -144,14 +145,12 @@ def places_of(
         hidden = _host(layer.hidden)
         found["inputs"].append(analysis.distribution(_host(layer.inputs[0])))
         found["hidden"].append({**analysis.distribution(hidden), **analysis.lazy_neurons(hidden)})
-        logits = analysis.largest_logits(
-            layer.queries,
-            layer.keys,
-            segment_ids=segments,
-            mask=batch["mask"],
-            window=cfg.attention_window,
+        seen: Any = {"segment_ids": segments, "mask": batch["mask"], "window": cfg.attention_window}
+        logits = analysis.largest_logits(layer.queries, layer.keys, **seen)
+        before = analysis.share_before(layer.queries, layer.keys, 1, **seen)
+        found["attention"].append(
+            {"largest_logit": float(logits.max()), "token_before": float(before.max())}
         )
-        found["attention"].append({"largest_logit": float(logits.max())})
         last = layer.after
     assert last is not None, "a model has a layer"
     add_state(last)

@@ -116,7 +116,8 @@ DEFINITIONS = (
     " centred, as Garrido et al. 2023 have it. alpha-ReQ: l_i ~ i^-a. Features: the residual stream"
     " at every token, where the former takes the last token of 15,000 texts.",
     "Largest logit: of attention, before the softmax, over all heads and pairs of tokens that see"
-    " each other. Mean norm: over tokens, of the residual stream.",
+    " each other. Token before: the share of its attention that a head gives to it, mean over"
+    " tokens, of the head that gives most. Mean norm: over tokens, of the residual stream.",
 )
 """What the numbers are that are followed along a training, too."""
 
@@ -138,6 +139,7 @@ _NUMBERS: Sequence[tuple[str, str, str, Callable[..., Any]]] = (
     ("residual stream", "states", "rankme_of_singular_values", last),
     ("residual stream", "states", "alpha_req", last),
     ("attention", "attention", "largest_logit", np.max),
+    ("attention", "attention", "token_before", np.max),
 )
 """(what, where it is, number, over layers)."""
 

@@ -117,17 +117,17 @@ def train(
     )  # fmt: skip
     state, trunk = (
         programs.init(jax.random.key(key.seed)),
-        _Curves(max(1, max(key.lengths) // POINTS)),
+        Curves(max(1, max(key.lengths) // POINTS)),
     )
     initial = heldout_loss(programs, state.params, heldout)
     scores, at, batches = [], 0, open_batches()
     branch = trunk
     for length in key.lengths:
         leave = decay_start(length)
-        state = _advance(programs, state, batches, key, at, leave, None, trunk)
+        state = advance(programs, state, batches, key, at, leave, None, trunk)
         branch, at = trunk.copy(), leave
         # The trunk's own batches go on where it stands; the branch reads the same ones.
-        tail = _advance(
+        tail = advance(
             programs, jax.tree.map(jnp.copy, state), open_batches(start_step=at), key, at, length,
             length, branch,
         )  # fmt: skip
@@ -145,7 +145,7 @@ def evaluated(state: TrainState) -> Params:
     return state.params if average is None else average
 
 
-class _Curves:
+class Curves:
     """Curves of a run while it goes on: windows of steps, each read off the device at its end."""
 
     def __init__(self, every: int) -> None:
@@ -154,8 +154,9 @@ class _Curves:
         self.open: list[dict[str, Array]] = []
         self.diverged = False
 
-    def copy(self) -> "_Curves":
-        other = _Curves(self.every)
+    def copy(self) -> "Curves":
+        """One that goes on by itself."""
+        other = Curves(self.every)
         other.points, other.open = list(self.points), list(self.open)
         other.diverged = self.diverged
         return other
@@ -163,6 +164,7 @@ class _Curves:
     def add(
         self, step: int, metrics: dict[str, Array], cfg: ModelConfig, state: TrainState
     ) -> None:
+        """Takes in an update; its numbers are read at the end of the window."""
         self.open.append(metrics)
         if step % self.every:
             return
@@ -177,6 +179,7 @@ class _Curves:
         self.points.append((step, loss, norm, numbers))
 
     def run(self, key: RunKey, scores: Sequence[float], seconds: float) -> Run:
+        """The finished run."""
         steps, loss, norm, numbers = zip(*self.points, strict=True) if self.points else [()] * 4
         return Run(
             key, self.diverged, () if self.diverged else tuple(scores), steps, loss, norm, numbers,
@@ -184,7 +187,7 @@ class _Curves:
         )  # fmt: skip
 
 
-def _advance(
+def advance(
     programs: Programs,
     state: TrainState,
     batches: Iterator[Any],
@@ -192,7 +195,7 @@ def _advance(
     start: int,
     end: int,
     length: int | None,
-    curves: _Curves,
+    curves: Curves,
 ) -> TrainState:
     """Updates start + 1 ... end; stops early where the loss is no number any more."""
     for update in range(start + 1, end + 1):

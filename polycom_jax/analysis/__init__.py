@@ -7,6 +7,7 @@ from polycom_jax.analysis.activity import distribution as distribution
 from polycom_jax.analysis.activity import lazy_neurons as lazy_neurons
 from polycom_jax.analysis.activity import massive as massive
 from polycom_jax.analysis.attention import largest_logits as largest_logits
+from polycom_jax.analysis.attention import share_before as share_before
 from polycom_jax.analysis.curves import Curve as Curve
 from polycom_jax.analysis.curves import response as response
 from polycom_jax.analysis.decoding import LinearClassifier as LinearClassifier

@@ -43,8 +43,8 @@ def numbers(layers: int, nonzero_share: float, low: float) -> dict[str, Any]:
     spectrum = [np.linspace(1, 0.1, 8).tolist()] * layers
     x = np.linspace(-low, low, 9)
     curve = {"x": x, "mean": x**2, "low": x**2 - 0.1, "high": x**2 + 0.1}
-    same = ("kurtosis", "rms", "largest_by_median", "mean_norm", "rankme_of_eigenvalues",
-            "alpha_req", "largest_logit", "active_share", "near_zero_share")  # fmt: skip
+    same = ("kurtosis", "rms", "largest_by_median", "near_zero_share", "rankme_of_eigenvalues",
+            "alpha_req", "mean_norm", "largest_logit", "token_before", "active_share")  # fmt: skip
     places = [
         {**dict.fromkeys(same, value), "nonzero_share": nonzero_share}
         for value in line(layers + 1, low)

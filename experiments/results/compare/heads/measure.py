@@ -1,0 +1,240 @@
+"""Where runs of `compare` have their heads after a few updates, and whether that tells their end.
+
+    python -m experiments.results.compare.heads.measure
+
+trains the first updates of finished runs once more, in a folder where the texts of their studies
+lie, writes heads.json, and prints the tables of README.md; what is measured is not trained again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats
+
+from experiments.compare.config import SCALES, CompareConfig
+from experiments.compare.runs import Run, RunFolder
+from experiments.compare.studies import STUDIES
+from experiments.compare.train import (
+    Curves,
+    Programs,
+    advance,
+    compile_programs,
+    heldout_batches,
+    heldout_loss,
+)
+from experiments.run.rate_search import FIRST_SEED
+from polycom_jax import analysis
+from polycom_jax.data import TokenStore, prepare, train_batches
+from polycom_jax.training.loss import Batch, documents
+
+HERE = Path(__file__).resolve().parent
+STUDIED = ("scaling/bytes-0.1m-200", "scaling/bytes-0.1m-20", "ablation")
+ARMS = ("swiglu", "poly_norm")
+UPDATES = 560
+OFFSETS = (0, 1, 2, 3)
+WINDOWS = 64
+SEEN = tuple(("scaling/bytes-0.1m-200", "poly_norm", seed) for seed in range(4))
+"""Runs that the expectation comes from; they take no part in its test."""
+FLIPS = 100_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run after its first updates, and what became of it.
+
+    Attributes:
+        study: folder of its study.
+        arm: of that study.
+        seed: of the run.
+        repeats: whether its training loss so far is that of the first time, digit by digit.
+        heldout: nats a byte now.
+        shares: layer -> head -> share of attention to the token `OFFSETS` places back.
+        final: held-out nats a byte of the finished run.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    repeats: bool
+    heldout: float
+    shares: tuple[tuple[tuple[float, ...], ...], ...]
+    final: float
+
+    @property
+    def early(self) -> float:
+        """Most attention that a head of the first layer gives to the token before."""
+        return max(head[OFFSETS.index(1)] for head in self.shares[0])
+
+    @property
+    def seen(self) -> bool:
+        """Whether the expectation comes from it."""
+        return (self.study, self.arm, self.seed) in SEEN
+
+
+def measured() -> list[Point]:
+    """Every run's point: read from heads.json, or trained and added there."""
+    kept = HERE / "heads.json"
+    points = [Point(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    done = {(point.study, point.arm, point.seed) for point in points}
+    for study in STUDIED:
+        todo = [run for run in results(study) if (study, run.key.arm, run.key.seed) not in done]
+        for point in again(study, todo):
+            points.append(point)
+            kept.write_text(json.dumps([asdict(one) for one in points], indent=0) + "\n")
+            print(f"{study} {point.arm} seed {point.seed}: {point.early:.3f} {point.final:.4f}")
+    return points
+
+
+def results(study: str) -> list[Run]:
+    """The finished runs of a study's results, not of its search."""
+    folders = [RunFolder(HERE.parent / study / "runs" / arm) for arm in ARMS]
+    runs = [run for folder in folders for run in folder.all() if run.key.seed < FIRST_SEED]
+    return sorted(runs, key=lambda run: (run.key.arm, run.key.seed))
+
+
+def again(study: str, runs: Sequence[Run]) -> Iterator[Point]:
+    """The first updates of these runs, as they were made."""
+    if not runs:
+        return
+    config = config_of(study)
+    base = config.common.model
+    corpus = prepare(config.data, vocab_size=base.vocab_size)
+    base = replace(base, vocab_size=corpus.tokenizer.vocab_size)
+    shape = {"batch_size": config.data.batch_size, "seq_len": base.context_length}
+    heldout = heldout_batches(corpus.heldout, **shape, tokens=config.heldout_tokens)
+    text = {**shape, "batch_size": WINDOWS}
+    windows = heldout_batches(corpus.heldout, **text, tokens=WINDOWS * base.context_length)[0]
+    some = jax.device_put(next(train_batches(corpus.train, **shape, seed=0)))
+    arms = {arm.name: arm for arm in STUDIES[config.study].arms}
+    programs: dict[str, Programs] = {}
+    for run in runs:
+        name = run.key.arm
+        if name not in programs:
+            optim = arms[name].optimizer(config.common.optim)
+            programs[name] = compile_programs(arms[name].model(base), optim, some)
+        yield point_of(study, run, programs[name], corpus.train, shape, heldout, windows)
+
+
+def config_of(study: str) -> CompareConfig:
+    """The study's, from its settings."""
+    kept = json.loads((HERE.parent / study / "settings.json").read_text())
+    start = SCALES["cpu"]
+    data = {name: kept[f"data.{name}"] for name in ("source", "heldout", "tokenizer", "batch_size")}
+    names = ("study", "model", "steps", "seq_len", "heldout_tokens")
+    return replace(start, data=replace(start.data, **data), **{name: kept[name] for name in names})
+
+
+def point_of(
+    study: str,
+    run: Run,
+    programs: Programs,
+    store: TokenStore,
+    shape: dict[str, int],
+    heldout: Sequence[Batch],
+    windows: Batch,
+) -> Point:
+    """Trains the trunk as `compare` does, and looks."""
+    key, cfg = run.key, programs.cfg
+    curves = Curves(run.steps[0])
+    batches = train_batches(store, **shape, seed=key.seed)
+    state = programs.init(jax.random.key(key.seed))
+    state = advance(programs, state, batches, key, 0, UPDATES, None, curves)
+    # A branch leaves the trunk before its length; up to there the longest run is on the trunk.
+    losses = {step: loss for step, loss, *_ in curves.points}
+    first = dict(zip(run.steps, run.loss, strict=True))
+    assert losses, "the updates reach a point of the curves"
+    _, segments = documents(cfg, windows)
+    seen: Any = {"segment_ids": segments, "mask": windows["mask"]}
+    shares = tuple(
+        tuple(zip(*(shares_of(layer, offset, seen) for offset in OFFSETS), strict=True))
+        for layer in analysis.walk(cfg, state.params, windows)
+    )
+    return Point(
+        study, key.arm, key.seed, losses == {step: first[step] for step in losses},
+        heldout_loss(programs, state.params, heldout), shares, run.final,
+    )  # fmt: skip
+
+
+def shares_of(layer: analysis.LayerView, offset: int, seen: Any) -> list[float]:
+    """Of each head."""
+    return analysis.share_before(layer.queries, layer.keys, offset, **seen).tolist()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints it in Markdown."""
+    for row in (head, ["---"] * len(head), *rows):
+        print("|", " | ".join(map(str, row)), "|")
+    print()
+
+
+def told(points: Sequence[Point]) -> None:
+    """The test: within runs of one arm of one study, does the share tell the end?"""
+    rows = []
+    groups = grouped([point for point in points if not point.seen])
+    for (study, arm), own in groups.items():
+        rho = stats.spearmanr(*np.transpose([(p.early, p.final) for p in own])).statistic
+        rows.append((study, arm, len(own), f"{rho:.2f}"))
+    table(("study", "arm", "runs", "rank correlation"), rows)
+    slope, explained, p = within(groups.values())
+    print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}\n")
+
+
+def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
+    """By study and arm; a group of one says nothing of what is within."""
+    groups: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.study, point.arm), []).append(point)
+    return {name: own for name, own in groups.items() if len(own) > 1}
+
+
+def within(groups: Sequence[Sequence[Point]]) -> tuple[float, float, float]:
+    """Slope of the end over the share within groups, share of variance, p by permutation."""
+    centred = [np.array([(p.early, p.final) for p in own]) for own in groups]
+    centred = [own - own.mean(axis=0) for own in centred]
+    x, y = np.concatenate(centred).T
+    rng = np.random.default_rng(0)
+    found = abs(x @ y)
+    drawn = sum(
+        own[:, 0] @ rng.permuted(np.tile(own[:, 1], (FLIPS, 1)), axis=1).T for own in centred
+    )
+    p = (1 + np.sum(np.abs(drawn) >= found * (1 - 1e-12))) / (FLIPS + 1)
+    return float(x @ y / (x @ x)), float((x @ y) ** 2 / ((x @ x) * (y @ y))), float(p)
+
+
+def differences(points: Sequence[Point]) -> None:
+    """PolyNorm - SwiGLU, seed by seed: of the share, of the end, and of the end at one share."""
+    rows = []
+    for study in STUDIED:
+        own = {(p.arm, p.seed): p for p in points if p.study == study}
+        seeds = sorted({seed for arm, seed in own if arm == "poly_norm"})
+        pairs = [(own["poly_norm", seed], own["swiglu", seed]) for seed in seeds]
+        share = np.array([a.early - b.early for a, b in pairs])
+        end = np.array([a.final - b.final for a, b in pairs])
+        fit = np.linalg.lstsq(np.stack([np.ones_like(share), share], 1), end, rcond=None)[0]
+        left = end - fit[1] * share
+        spread = np.std(left, ddof=2) / np.sqrt(len(left))
+        spread *= np.sqrt(1 + share.mean() ** 2 / share.var())
+        half = spread * stats.t.ppf(0.975, len(left) - 2)
+        rows.append(
+            (study, len(seeds), interval(share), interval(end),
+             f"{fit[0]:+.4f} [{fit[0] - half:.4f}, {fit[0] + half:.4f}]")
+        )  # fmt: skip
+    table(("study", "seeds", "share", "end", "end at one share"), rows)
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean and 95 % by Student's t."""
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{values.mean():+.4f} [{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
+
+
+if __name__ == "__main__":
+    every = measured()
+    print(f"{sum(point.repeats for point in every)} of {len(every)} runs repeat digit by digit\n")
+    told(every)
+    differences(every)
