@@ -3,7 +3,8 @@
     python -m experiments.results.compare.heads.measure
 
 trains the first updates of finished runs once more, in a folder where the texts of their studies
-lie, writes heads.json, and prints the tables of README.md; what is measured is not trained again.
+lie, writes heads.json, prints the tables of README.md and draws heads.png; what is measured is not
+trained again, so without the texts it prints and draws what is here.
 """
 
 import json
@@ -28,6 +29,7 @@ from experiments.compare.train import (
     heldout_loss,
 )
 from experiments.run.rate_search import FIRST_SEED
+from experiments.terminal.figures import BLUE, ORANGE, panels
 from polycom_jax import analysis
 from polycom_jax.data import TokenStore, prepare, train_batches
 from polycom_jax.training.loss import Batch, documents
@@ -85,7 +87,8 @@ def measured() -> list[Point]:
         todo = [run for run in results(study) if (study, run.key.arm, run.key.seed) not in done]
         for point in again(study, todo):
             points.append(point)
-            kept.write_text(json.dumps([asdict(one) for one in points], indent=0) + "\n")
+            lines = ",\n".join(json.dumps(asdict(one)) for one in points)
+            kept.write_text(f"[\n{lines}\n]\n")
             print(f"{study} {point.arm} seed {point.seed}: {point.early:.3f} {point.final:.4f}")
     return points
 
@@ -173,13 +176,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def told(points: Sequence[Point]) -> None:
-    """The test: within runs of one arm of one study, does the share tell the end?"""
+    """Rank correlations, and the test: within one arm of one study, does the share tell the end?"""
     rows = []
     groups = grouped([point for point in points if not point.seen])
     for (study, arm), own in groups.items():
-        rho = stats.spearmanr(*np.transpose([(p.early, p.final) for p in own])).statistic
-        rows.append((study, arm, len(own), f"{rho:.2f}"))
-    table(("study", "arm", "runs", "rank correlation"), rows)
+        final = [p.final for p in own]
+        early = ([p.early for p in own], [p.heldout for p in own])
+        cells = [f"{stats.spearmanr(of, final).statistic:.2f}" for of in early]
+        rows.append((study, arm, len(own), *cells))
+    table(("study", "arm", "runs", "share and end", "loss then and end"), rows)
     slope, explained, p = within(groups.values())
     print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}\n")
 
@@ -227,6 +232,29 @@ def differences(points: Sequence[Point]) -> None:
     table(("study", "seeds", "share", "end", "end at one share"), rows)
 
 
+def draw(points: Sequence[Point]) -> None:
+    """A panel for each study: the end of each run over its share."""
+    title = "Where the head that looks at the token before forms, and how the run ends"
+    note = (
+        f"Across: most attention that a head of the first layer gives to the token before, after"
+        f" {UPDATES} updates. Empty: runs that the expectation comes from. Lines: least squares."
+    )
+    look = {"title": title, "note": note, "size": (3.2, 2.6)}
+    with panels(HERE / "heads", len(STUDIED), **look) as axes:
+        for axis, study in zip(axes, STUDIED, strict=True):
+            for arm, colour in zip(ARMS, (BLUE, ORANGE), strict=True):
+                own = [p for p in points if (p.study, p.arm) == (study, arm)]
+                for seen in (False, True):
+                    some = [(p.early, p.final) for p in own if p.seen == seen]
+                    face = {"mfc": "none"} if seen else {"label": arm}
+                    axis.plot(*np.reshape(some, (-1, 2)).T, "o", ms=4, color=colour, **face)
+                x, y = np.transpose([(p.early, p.final) for p in own])
+                ends = np.array([x.min(), x.max()])
+                axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=colour, lw=0.8)
+            axis.set(title=study, xlabel="share", ylabel="held-out nats a byte")
+    (HERE / "heads.pdf").unlink()  # the page shows the PNG alone
+
+
 def interval(values: np.ndarray) -> str:
     """Mean and 95 % by Student's t."""
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
@@ -238,3 +266,4 @@ if __name__ == "__main__":
     print(f"{sum(point.repeats for point in every)} of {len(every)} runs repeat digit by digit\n")
     told(every)
     differences(every)
+    draw(every)
