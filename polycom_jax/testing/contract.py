@@ -36,7 +36,8 @@ def check_activation(
     - They are those of float64, and of its numeric derivatives, second ones too, also for inputs up
       to 40, and of `exact` where it is given.
     - They are finite for every finite float16, bfloat16 and float32 input, wherever float64 has a
-      number that the dtype holds, and it has one; gate and up may be of very different sizes.
+      number that the dtype holds, and it has one, along cotangents of about 1; gate and up may be
+      of very different sizes.
     - `jit`, `vmap` (over parameters, too), a scan over stacked layers, `checkpoint`, forward mode
       and a mesh of all devices, which splits rows and width, change nothing. Nor do parts of the
       channels by themselves, as where experts' widths are split.

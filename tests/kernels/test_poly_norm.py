@@ -1,5 +1,7 @@
 """PolyNorm and its relatives against float64 NumPy: accuracy, edges, derivatives, meshes."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -88,6 +90,39 @@ def test_every_edge_of_the_dtype_is_accurate(dtype, sizes, implementation):
     x = jnp.concatenate([edge_rows(dtype, size) for size in sizes])
     dy = jnp.asarray(np.random.default_rng(5).standard_normal(x.shape), jnp.float32).astype(dtype)
     assert_value_and_gradients(x, jnp.asarray([0.2, 0.5, -0.3, 0.4]), dy, implementation)
+
+
+# The largest that is promised, beside rows that need no scale for a sum of their own, and others.
+LARGE_COTANGENT = 1e24
+BESIDE_IT = (1e-3, 10.0, 1e3, 9e3, 1e5, 1e30)
+
+
+@each_implementation
+def test_gradients_along_large_cotangents_are_accurate(implementation):
+    x = jnp.concatenate([edge_rows(jnp.float32, size) for size in BESIDE_IT])
+    dy = LARGE_COTANGENT * jax.random.normal(jax.random.key(4), x.shape)
+    assert_value_and_gradients(x, jnp.asarray([0.2, 0.5, -0.3, 0.4]), dy, implementation)
+
+
+@each_implementation
+@pytest.mark.parametrize("size", [1.0, LARGE_COTANGENT])
+def test_gradients_of_the_gated_relative_are_those_of_float64(size, implementation):
+    gate = jnp.concatenate([edge_rows(jnp.float32, size) for size in BESIDE_IT])
+    up, dy = (jax.random.normal(jax.random.key(i), gate.shape) for i in (4, 5))
+    up, coeffs = size * up, jnp.asarray([0.2, 0.5, -0.3, 0.4])
+
+    @jax.jit
+    def gradients(*inputs):
+        glu = partial(poly_norm_glu, implementation=implementation)
+        return jax.vjp(glu, *inputs)[1](dy)
+
+    value, value_terms = oracles.poly_norm(gate, coeffs)
+    g = np.prod(oracles.float64(dy, up), axis=0)
+    (dgate, dcoeffs), terms = oracles.poly_norm_gradients(gate, coeffs, g)
+    (own_dy,) = oracles.float64(dy)
+    wanted = (dgate, own_dy * value, dcoeffs), (terms[0], np.abs(own_dy) * value_terms, terms[1])
+    for got, exact, size_of_terms in zip(gradients(gate, up, coeffs), *wanted, strict=True):
+        assert_accurate(got, exact, size_of_terms, floor=FLOOR * gate.size)
 
 
 @each_implementation

@@ -96,9 +96,9 @@ def poly_norm(
         The shape and dtype of `x`: computed in float32 (float64 for float64) on rows scaled by an
         exact power of two, and rounded once. float32 values and gradients are within 2e-6 of exact
         ones, relative to the terms before they cancel, and finite for every finite input (orders up
-        to 24, rows up to 65,536 wide). Inputs and powers under 1.2e-38 may count as 0: an absolute
-        error of up to 1.2e-38 |a_i| / sqrt(eps). Saved for the backward pass: `x` and `coeffs`,
-        and order + 1 statistics of each row.
+        to 24, rows up to 65,536 wide) along cotangents up to 1e24. Inputs and powers under 1.2e-38
+        may count as 0: an absolute error of up to 1.2e-38 |a_i| / sqrt(eps). Saved for the backward
+        pass: `x` and `coeffs`, and order + 1 statistics of each row.
 
     Raises:
         InputError: no floating array, no last axis or an empty one, coefficients that are no vector
@@ -160,7 +160,8 @@ def poly_norm_glu(
         implementation: as in `poly_norm`.
 
     Returns:
-        The shape and dtype of `gate`. Saved for the backward pass: `gate`, `up` and `coeffs`.
+        The shape and dtype of `gate`; finite as in `poly_norm`, whose cotangent is that of y times
+        `up`. Saved for the backward pass: `gate`, `up` and `coeffs`.
 
     Raises:
         InputError: as `poly_norm`, and where `gate` and `up` differ in shape or dtype.

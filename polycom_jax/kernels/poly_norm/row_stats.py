@@ -11,7 +11,7 @@ from polycom_jax.kernels.poly_norm import moments
 
 LARGEST = 2.0**80
 """Row sums of x^(2r) up to this are taken as they are: then |x^r| <= 2^40 (|x| <= 10,321 at order
-3), and no sum overflows unless the cotangent is beyond 1e26."""
+3), and no sum of F products with a cotangent overflows that is under 3e26 / sqrt(F)."""
 
 RowStats = list[Float[Array, "*S 1"]]
 
