@@ -108,7 +108,7 @@ def again(study: str, runs: Sequence[Run]) -> Iterator[Point]:
     base = config.common.model
     corpus = prepare(config.data, vocab_size=base.vocab_size)
     base = replace(base, vocab_size=corpus.tokenizer.vocab_size)
-    shape = {"batch_size": config.data.batch_size, "seq_len": base.context_length}
+    shape: Any = {"batch_size": config.data.batch_size, "seq_len": base.context_length}
     heldout = heldout_batches(corpus.heldout, **shape, tokens=config.heldout_tokens)
     text = {**shape, "batch_size": WINDOWS}
     windows = heldout_batches(corpus.heldout, **text, tokens=WINDOWS * base.context_length)[0]
@@ -137,7 +137,7 @@ def point_of(
     run: Run,
     programs: Programs,
     store: TokenStore,
-    shape: dict[str, int],
+    shape: Any,
     heldout: Sequence[Batch],
     windows: Batch,
 ) -> Point:
@@ -182,10 +182,10 @@ def told(points: Sequence[Point]) -> None:
     for (study, arm), own in groups.items():
         final = [p.final for p in own]
         early = ([p.early for p in own], [p.heldout for p in own])
-        cells = [f"{stats.spearmanr(of, final).statistic:.2f}" for of in early]
+        cells = [f"{stats.spearmanr(of, final)[0]:.2f}" for of in early]
         rows.append((study, arm, len(own), *cells))
     table(("study", "arm", "runs", "share and end", "loss then and end"), rows)
-    slope, explained, p = within(groups.values())
+    slope, explained, p = within(list(groups.values()))
     print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}\n")
 
 
@@ -239,15 +239,15 @@ def draw(points: Sequence[Point]) -> None:
         f"Across: most attention that a head of the first layer gives to the token before, after"
         f" {UPDATES} updates. Empty: runs that the expectation comes from. Lines: least squares."
     )
-    look = {"title": title, "note": note, "size": (3.2, 2.6)}
-    with panels(HERE / "heads", len(STUDIED), **look) as axes:
+    with panels(HERE / "heads", len(STUDIED), title=title, note=note, size=(3.2, 2.6)) as axes:
         for axis, study in zip(axes, STUDIED, strict=True):
             for arm, colour in zip(ARMS, (BLUE, ORANGE), strict=True):
                 own = [p for p in points if (p.study, p.arm) == (study, arm)]
                 for seen in (False, True):
                     some = [(p.early, p.final) for p in own if p.seen == seen]
-                    face = {"mfc": "none"} if seen else {"label": arm}
-                    axis.plot(*np.reshape(some, (-1, 2)).T, "o", ms=4, color=colour, **face)
+                    face: Any = {"mfc": "none"} if seen else {"label": arm}
+                    x, y = np.reshape(some, (-1, 2)).T
+                    axis.plot(x, y, "o", ms=4, color=colour, **face)
                 x, y = np.transpose([(p.early, p.final) for p in own])
                 ends = np.array([x.min(), x.max()])
                 axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=colour, lw=0.8)
