@@ -8,38 +8,33 @@ trained again, so without the texts it prints and draws what is here.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from scipy import stats
 
-from experiments.compare.config import SCALES, CompareConfig
-from experiments.compare.runs import Run, RunFolder
-from experiments.compare.studies import STUDIES
-from experiments.compare.train import (
-    Curves,
-    Programs,
-    advance,
-    compile_programs,
-    heldout_batches,
-    heldout_loss,
+from experiments.compare.runs import Run
+from experiments.compare.train import Curves, advance, heldout_loss
+from experiments.results.compare.heads.again import (
+    HERE,
+    Setting,
+    repeats,
+    results,
+    setting_of,
+    table,
 )
-from experiments.run.rate_search import FIRST_SEED
 from experiments.terminal.figures import BLUE, ORANGE, panels
 from polycom_jax import analysis
-from polycom_jax.data import TokenStore, prepare, train_batches
-from polycom_jax.training.loss import Batch, documents
+from polycom_jax.data import train_batches
+from polycom_jax.training.loss import documents
 
-HERE = Path(__file__).resolve().parent
 STUDIED = ("scaling/bytes-0.1m-200", "scaling/bytes-0.1m-20", "ablation")
 ARMS = ("swiglu", "poly_norm")
 UPDATES = 560
 OFFSETS = (0, 1, 2, 3)
-WINDOWS = 64
 SEEN = tuple(("scaling/bytes-0.1m-200", "poly_norm", seed) for seed in range(4))
 """Runs that the expectation comes from; they take no part in its test."""
 FLIPS = 100_000
@@ -84,8 +79,10 @@ def measured() -> list[Point]:
     points = [Point(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
     done = {(point.study, point.arm, point.seed) for point in points}
     for study in STUDIED:
-        todo = [run for run in results(study) if (study, run.key.arm, run.key.seed) not in done]
-        for point in again(study, todo):
+        runs = results(study, ARMS)
+        todo = [run for run in runs if (study, run.key.arm, run.key.seed) not in done]
+        for run in todo:
+            point = point_of(study, setting_of(study), run)
             points.append(point)
             lines = ",\n".join(json.dumps(asdict(one)) for one in points)
             kept.write_text(f"[\n{lines}\n]\n")
@@ -93,86 +90,27 @@ def measured() -> list[Point]:
     return points
 
 
-def results(study: str) -> list[Run]:
-    """The finished runs of a study's results, not of its search."""
-    folders = [RunFolder(HERE.parent / study / "runs" / arm) for arm in ARMS]
-    runs = [run for folder in folders for run in folder.all() if run.key.seed < FIRST_SEED]
-    return sorted(runs, key=lambda run: (run.key.arm, run.key.seed))
-
-
-def again(study: str, runs: Sequence[Run]) -> Iterator[Point]:
-    """The first updates of these runs, as they were made."""
-    if not runs:
-        return
-    config = config_of(study)
-    base = config.common.model
-    corpus = prepare(config.data, vocab_size=base.vocab_size)
-    base = replace(base, vocab_size=corpus.tokenizer.vocab_size)
-    shape: Any = {"batch_size": config.data.batch_size, "seq_len": base.context_length}
-    heldout = heldout_batches(corpus.heldout, **shape, tokens=config.heldout_tokens)
-    text = {**shape, "batch_size": WINDOWS}
-    windows = heldout_batches(corpus.heldout, **text, tokens=WINDOWS * base.context_length)[0]
-    some = jax.device_put(next(train_batches(corpus.train, **shape, seed=0)))
-    arms = {arm.name: arm for arm in STUDIES[config.study].arms}
-    programs: dict[str, Programs] = {}
-    for run in runs:
-        name = run.key.arm
-        if name not in programs:
-            optim = arms[name].optimizer(config.common.optim)
-            programs[name] = compile_programs(arms[name].model(base), optim, some)
-        yield point_of(study, run, programs[name], corpus.train, shape, heldout, windows)
-
-
-def config_of(study: str) -> CompareConfig:
-    """The study's, from its settings."""
-    kept = json.loads((HERE.parent / study / "settings.json").read_text())
-    start = SCALES["cpu"]
-    data = {name: kept[f"data.{name}"] for name in ("source", "heldout", "tokenizer", "batch_size")}
-    names = ("study", "model", "steps", "seq_len", "heldout_tokens")
-    return replace(start, data=replace(start.data, **data), **{name: kept[name] for name in names})
-
-
-def point_of(
-    study: str,
-    run: Run,
-    programs: Programs,
-    store: TokenStore,
-    shape: Any,
-    heldout: Sequence[Batch],
-    windows: Batch,
-) -> Point:
+def point_of(study: str, setting: Setting, run: Run) -> Point:
     """Trains the trunk as `compare` does, and looks."""
-    key, cfg = run.key, programs.cfg
+    key, programs = run.key, setting.programs(run.key.arm)
+    # A branch leaves the trunk before its length; up to there the longest run is on the trunk.
     curves = Curves(run.steps[0])
-    batches = train_batches(store, **shape, seed=key.seed)
+    batches = train_batches(setting.store, **setting.shape, seed=key.seed)
     state = programs.init(jax.random.key(key.seed))
     state = advance(programs, state, batches, key, 0, UPDATES, None, curves)
-    # A branch leaves the trunk before its length; up to there the longest run is on the trunk.
-    losses = {step: loss for step, loss, *_ in curves.points}
-    first = dict(zip(run.steps, run.loss, strict=True))
-    assert losses, "the updates reach a point of the curves"
-    _, segments = documents(cfg, windows)
-    seen: Any = {"segment_ids": segments, "mask": windows["mask"]}
+    _, segments = documents(programs.cfg, setting.windows)
+    seen: Any = {"segment_ids": segments, "mask": setting.windows["mask"]}
     shares = tuple(
         tuple(zip(*(shares_of(layer, offset, seen) for offset in OFFSETS), strict=True))
-        for layer in analysis.walk(cfg, state.params, windows)
+        for layer in analysis.walk(programs.cfg, state.params, setting.windows)
     )
-    return Point(
-        study, key.arm, key.seed, losses == {step: first[step] for step in losses},
-        heldout_loss(programs, state.params, heldout), shares, run.final,
-    )  # fmt: skip
+    loss = heldout_loss(programs, state.params, setting.heldout)
+    return Point(study, key.arm, key.seed, repeats(run, curves), loss, shares, run.final)
 
 
 def shares_of(layer: analysis.LayerView, offset: int, seen: Any) -> list[float]:
     """Of each head."""
     return analysis.share_before(layer.queries, layer.keys, offset, **seen).tolist()
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints it in Markdown."""
-    for row in (head, ["---"] * len(head), *rows):
-        print("|", " | ".join(map(str, row)), "|")
-    print()
 
 
 def told(points: Sequence[Point]) -> None:

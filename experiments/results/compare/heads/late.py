@@ -1,0 +1,125 @@
+"""Whether a run under Muon learns to copy, and when: an induction head that forms on the way.
+
+    python -m experiments.results.compare.heads.late [SEED ...]
+
+trains runs of SwiGLU under Muon once more (default: none), in a folder where the texts of their
+study lie, adds them to late.json, and prints the table of README.md.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.compare.branching import decay_start
+from experiments.compare.runs import Run
+from experiments.compare.train import Curves, Programs, advance, heldout_loss
+from experiments.results.compare.heads.again import (
+    HERE,
+    WINDOWS,
+    Setting,
+    repeats,
+    results,
+    setting_of,
+    table,
+)
+from polycom_jax import analysis, models
+from polycom_jax.data import train_batches
+from polycom_jax.training import TrainState
+from polycom_jax.training.loss import Batch, cross_entropy
+
+STUDY, ARM = "optimizers-0.3m", "swiglu_muon"
+LETTERS = (97, 123)
+PERIOD = 50
+LOOKS = 10
+"""Looks at a run, evenly spread."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run on the way.
+
+    Attributes:
+        seed: of the run.
+        update: how far it is.
+        repeats: whether its training loss so far is that of the first time, digit by digit.
+        heldout: nats a byte.
+        copying: most attention that a head gives, in random letters that come twice, to what came
+            after the same letter before.
+        once: nats a letter where they come for the first time.
+        twice: for the second.
+    """
+
+    seed: int
+    update: int
+    repeats: bool
+    heldout: float
+    copying: float
+    once: float
+    twice: float
+
+
+def looks(setting: Setting, run: Run) -> Iterator[Look]:
+    """Trains a run to its end, and looks."""
+    key, programs = run.key, setting.programs(run.key.arm)
+    length, curves = key.lengths[-1], Curves(run.steps[0])
+    batches = train_batches(setting.store, **setting.shape, seed=key.seed)
+    state, at = programs.init(jax.random.key(key.seed)), 0
+    leave = decay_start(length)
+    for update in sorted({leave, *(length * i // LOOKS for i in range(1, LOOKS + 1))}):
+        decays = length if update > leave else None
+        state = advance(programs, state, batches, key, at, update, decays, curves)
+        at = update
+        yield look(setting, programs, state, run, update, curves)
+
+
+def look(
+    setting: Setting, programs: Programs, state: TrainState, run: Run, update: int, curves: Curves
+) -> Look:
+    """Random letters, the same for all."""
+    cfg, params = programs.cfg, state.params
+    half = np.random.default_rng(0).integers(*LETTERS, (WINDOWS, PERIOD))
+    tokens = jnp.asarray(np.tile(half, 2), jnp.int32)
+    place = jnp.broadcast_to(jnp.arange(2 * PERIOD, dtype=jnp.int32), tokens.shape)
+    batch: Batch = {
+        "tokens": tokens, "positions": place, "segment_ids": jnp.ones_like(tokens),
+    }  # fmt: skip
+    shares = [
+        analysis.share_before(layer.queries, layer.keys, PERIOD - 1, mask=place >= PERIOD).max()
+        for layer in analysis.walk(cfg, params, batch)
+    ]
+    nats = cross_entropy(models.forward(cfg, params, tokens[:, :-1]), tokens[:, 1:])
+    nats = np.asarray(nats, np.float64).reshape(WINDOWS, -1).mean(axis=0)
+    loss = heldout_loss(programs, params, setting.heldout)
+    # The first letters of either copy have too little before them to tell anything.
+    once, twice = nats[PERIOD // 10 : PERIOD - 1].mean(), nats[PERIOD + PERIOD // 10 :].mean()
+    same = repeats(run, curves)
+    numbers: Any = (loss, max(shares), once, twice)
+    return Look(run.key.seed, update, same, *map(float, numbers))
+
+
+def main(seeds: list[int]) -> None:
+    """Trains what is asked for and not there, and prints all."""
+    kept = HERE / "late.json"
+    found = [Look(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    todo = set(seeds) - {one.seed for one in found}
+    for run in results(STUDY, [ARM]):
+        if run.key.seed in todo:
+            found.extend(looks(setting_of(STUDY), run))
+            lines = ",\n".join(json.dumps(asdict(one)) for one in found)
+            kept.write_text(f"[\n{lines}\n]\n")
+    head = ("seed", "update", "held-out", "copying", "once", "twice", "repeats")
+    rows = [
+        (one.seed, one.update, f"{one.heldout:.4f}", f"{one.copying:.3f}", f"{one.once:.2f}",
+         f"{one.twice:.2f}", one.repeats) for one in found
+    ]  # fmt: skip
+    table(head, rows)
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]])
