@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.compare.arms import Arm
 from experiments.compare.config import SCALES, CompareConfig
@@ -21,6 +22,7 @@ from polycom_jax.training.loss import Batch
 
 HERE = Path(__file__).resolve().parent
 WINDOWS = 64
+DRAWS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,3 +98,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for row in (head, ["---"] * len(head), *rows):
         print("|", " | ".join(map(str, row)), "|")
     print()
+
+
+def within(groups: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float, float]:
+    """Slope of y over x within groups of (x, y), share of y's variance, p by permutation."""
+    centred = [np.array(own) - np.mean(own, axis=0) for own in groups]
+    x, y = np.concatenate(centred).T
+    rng = np.random.default_rng(0)
+    drawn = sum(
+        own[:, 0] @ rng.permuted(np.tile(own[:, 1], (DRAWS, 1)), axis=1).T for own in centred
+    )
+    p = (1 + np.sum(np.abs(drawn) >= abs(x @ y) * (1 - 1e-12))) / (DRAWS + 1)
+    return float(x @ y / (x @ x)), float((x @ y) ** 2 / ((x @ x) * (y @ y))), float(p)

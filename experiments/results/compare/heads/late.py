@@ -1,9 +1,9 @@
 """Whether a run under Muon learns to copy, and when: an induction head that forms on the way.
 
-    python -m experiments.results.compare.heads.late [SEED ...]
+    python -m experiments.results.compare.heads.late [ARM/SEED ...]
 
-trains runs of SwiGLU under Muon once more (default: none), in a folder where the texts of their
-study lie, adds them to late.json, and prints the table of README.md.
+trains runs under Muon once more (default: none), in a folder where the texts of their study lie,
+adds them to late.json, and prints the tables of README.md.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from experiments.compare.branching import decay_start
 from experiments.compare.runs import Run
@@ -27,13 +28,17 @@ from experiments.results.compare.heads.again import (
     results,
     setting_of,
     table,
+    within,
 )
 from polycom_jax import analysis, models
 from polycom_jax.data import train_batches
 from polycom_jax.training import TrainState
 from polycom_jax.training.loss import Batch, cross_entropy
 
-STUDY, ARM = "optimizers-0.3m", "swiglu_muon"
+STUDY = "optimizers-0.3m"
+ARMS = ("swiglu_muon", "poly_norm_muon")
+SEEN = (("swiglu_muon", 0), ("swiglu_muon", 2))
+"""Runs that the expectation comes from; they take no part in its test."""
 LETTERS = (97, 123)
 PERIOD = 50
 LOOKS = 10
@@ -45,6 +50,7 @@ class Look:
     """A run on the way.
 
     Attributes:
+        arm: of the run.
         seed: of the run.
         update: how far it is.
         repeats: whether its training loss so far is that of the first time, digit by digit.
@@ -55,6 +61,7 @@ class Look:
         twice: for the second.
     """
 
+    arm: str
     seed: int
     update: int
     repeats: bool
@@ -100,26 +107,43 @@ def look(
     once, twice = nats[PERIOD // 10 : PERIOD - 1].mean(), nats[PERIOD + PERIOD // 10 :].mean()
     same = repeats(run, curves)
     numbers: Any = (loss, max(shares), once, twice)
-    return Look(run.key.seed, update, same, *map(float, numbers))
+    return Look(run.key.arm, run.key.seed, update, same, *map(float, numbers))
 
 
-def main(seeds: list[int]) -> None:
+def main(asked: list[str]) -> None:
     """Trains what is asked for and not there, and prints all."""
     kept = HERE / "late.json"
     found = [Look(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
-    todo = set(seeds) - {one.seed for one in found}
-    for run in results(STUDY, [ARM]):
-        if run.key.seed in todo:
+    todo = set(asked) - {f"{one.arm}/{one.seed}" for one in found}
+    for run in results(STUDY, ARMS):
+        if f"{run.key.arm}/{run.key.seed}" in todo:
             found.extend(looks(setting_of(STUDY), run))
+            found.sort(key=lambda one: (ARMS.index(one.arm), one.seed, one.update))
             lines = ",\n".join(json.dumps(asdict(one)) for one in found)
             kept.write_text(f"[\n{lines}\n]\n")
-    head = ("seed", "update", "held-out", "copying", "once", "twice", "repeats")
+    head = ("arm", "seed", "update", "held-out", "copying", "once", "twice", "repeats")
     rows = [
-        (one.seed, one.update, f"{one.heldout:.4f}", f"{one.copying:.3f}", f"{one.once:.2f}",
-         f"{one.twice:.2f}", one.repeats) for one in found
+        (one.arm, one.seed, one.update, f"{one.heldout:.4f}", f"{one.copying:.3f}",
+         f"{one.once:.2f}", f"{one.twice:.2f}", one.repeats) for one in found
     ]  # fmt: skip
     table(head, rows)
+    told([one for one in found if one.update == max(one.update for one in found)])
+
+
+def told(ends: list[Look]) -> None:
+    """The test: within one arm, does copying at the end go with the loss there?"""
+    new = [one for one in ends if (one.arm, one.seed) not in SEEN]
+    groups = [[(one.copying, one.heldout) for one in new if one.arm == arm] for arm in ARMS]
+    groups = [own for own in groups if len(own) > 1]
+    if not groups:
+        return
+    for own in groups:
+        print(
+            f"rank correlation over {len(own)} runs: {stats.spearmanr(*np.transpose(own))[0]:.2f}"
+        )
+    slope, explained, p = within(groups)
+    print(f"slope {slope:.3f} nats a unit, share of variance {explained:.2f}, p {p:.2g}")
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]])
+    main(sys.argv[1:])

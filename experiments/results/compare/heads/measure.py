@@ -25,6 +25,7 @@ from experiments.results.compare.heads.again import (
     results,
     setting_of,
     table,
+    within,
 )
 from experiments.terminal.figures import BLUE, ORANGE, panels
 from polycom_jax import analysis
@@ -37,7 +38,6 @@ UPDATES = 560
 OFFSETS = (0, 1, 2, 3)
 SEEN = tuple(("scaling/bytes-0.1m-200", "poly_norm", seed) for seed in range(4))
 """Runs that the expectation comes from; they take no part in its test."""
-FLIPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def told(points: Sequence[Point]) -> None:
         cells = [f"{stats.spearmanr(of, final)[0]:.2f}" for of in early]
         rows.append((study, arm, len(own), *cells))
     table(("study", "arm", "runs", "share and end", "loss then and end"), rows)
-    slope, explained, p = within(list(groups.values()))
+    slope, explained, p = within([[(p.early, p.final) for p in own] for own in groups.values()])
     print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}\n")
 
 
@@ -133,20 +133,6 @@ def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
     for point in points:
         groups.setdefault((point.study, point.arm), []).append(point)
     return {name: own for name, own in groups.items() if len(own) > 1}
-
-
-def within(groups: Sequence[Sequence[Point]]) -> tuple[float, float, float]:
-    """Slope of the end over the share within groups, share of variance, p by permutation."""
-    centred = [np.array([(p.early, p.final) for p in own]) for own in groups]
-    centred = [own - own.mean(axis=0) for own in centred]
-    x, y = np.concatenate(centred).T
-    rng = np.random.default_rng(0)
-    found = abs(x @ y)
-    drawn = sum(
-        own[:, 0] @ rng.permuted(np.tile(own[:, 1], (FLIPS, 1)), axis=1).T for own in centred
-    )
-    p = (1 + np.sum(np.abs(drawn) >= found * (1 - 1e-12))) / (FLIPS + 1)
-    return float(x @ y / (x @ x)), float((x @ y) ** 2 / ((x @ x) * (y @ y))), float(p)
 
 
 def differences(points: Sequence[Point]) -> None:
