@@ -25,6 +25,7 @@ from experiments.run.folder import Workdir, resumed
 from experiments.run.lock import Hold
 from experiments.run.metrics import Logs, cut_short
 from experiments.run.model_loading import load_trained
+from experiments.run.profile import check_traced
 from experiments.run.report import report
 from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.run.shared_disk import check_shared
@@ -165,6 +166,8 @@ def train(
     enabled, place = config.run.compile_cache, config.run.compile_cache_dir
     cache_compiled(config.data.cache_dir, enabled=enabled, place=place)
     mesh = mesh_of(config)
+    if not resuming:
+        check_traced(config.run)
     source = None
     if config.run.init_from is not None and not resuming:
         display.busy(f"reading {config.run.init_from}")

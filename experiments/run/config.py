@@ -146,11 +146,6 @@ class RunConfig:
                 f"run.profile_steps={self.profile_steps!r}: steps count from 1, and the last is not"
                 " before the first.",
             )
-            require(
-                first <= self.steps,
-                f"run.profile_steps={self.profile_steps!r} begins behind the run's last step,"
-                f" {self.steps}: nothing would be traced.",
-            )
         # A seed travels as uint32 through threefry, NumPy and Grain alike.
         require(0 <= self.seed < 2**32, f"run.seed={self.seed} must be in [0, 2**32).")
 

@@ -6,8 +6,22 @@ from typing import Any
 
 import jax
 
-from experiments.run.config import step_range
+from experiments.run.config import RunConfig, step_range
 from polycom_jax import staging, storage
+from polycom_jax._errors import require
+
+
+def check_traced(run: RunConfig) -> None:
+    """Raises `InputError` where a run that begins would end before the steps to trace.
+
+    A config does not check it, as one that was written must stay readable.
+    """
+    first = step_range(run.profile_steps)[0] if run.profile_steps else 1
+    require(
+        first <= run.steps,
+        f"run.profile_steps={run.profile_steps!r} begins behind the run's last step, {run.steps}:"
+        " nothing would be traced.",
+    )
 
 
 class Profile:

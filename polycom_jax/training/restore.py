@@ -264,8 +264,8 @@ def _check_run(folder: Place, saved: Mapping[str, Any], wanted: Mapping[str, Any
     ]
     if other:
         raise InputError(
-            f"The checkpoint {folder} is of another run ({'; '.join(other)}). Resume with what it"
-            " was made with, or begin in another folder."
+            f"The checkpoint {folder} is of another run ({'; '.join(other)}). Take what it was made"
+            " with (was its config edited?), or begin in another folder."
         )
 
 

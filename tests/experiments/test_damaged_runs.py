@@ -166,10 +166,20 @@ def test_a_config_of_another_function_is_refused_where_it_would_only_be_read(
     assert generate.main([str(copy)]) == 2
     error = capsys.readouterr().err
     assert "model.activation: 'poly_norm' there, 'poly_norm_l2' now" in error
+    assert "was its config edited?" in error
     assert error.count("\n") == 1
     # What changes no number may be edited.
     config.write_text(text.replace("context_length: 32", "context_length: 64"))
     assert generate.main([str(copy), "--max-new-tokens", "2"]) == 0
+
+
+def test_a_config_that_an_earlier_version_took_stays_readable(copy: Path):
+    config = copy / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("profile_steps: null", "profile_steps: '900:910'"))
+    assert config.read_text() != text
+    assert generate.main([str(copy), "--max-new-tokens", "2"]) == 0
+    assert pretrain.main([str(copy), "--steps", "8"]) == 0
 
 
 def test_another_text_is_refused_with_what_changed(
