@@ -8,7 +8,7 @@ trained again, so without the texts it prints and draws what is here.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from scipy import stats
 from experiments.compare.runs import Run
 from experiments.compare.train import Curves, advance, heldout_loss
 from experiments.results.compare.heads.again import (
+    DRAWS,
     HERE,
     Setting,
     repeats,
@@ -124,7 +125,8 @@ def told(points: Sequence[Point]) -> None:
         rows.append((study, arm, len(own), *cells))
     table(("study", "arm", "runs", "share and end", "loss then and end"), rows)
     slope, explained, p = within([[(p.early, p.final) for p in own] for own in groups.values()])
-    print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}\n")
+    print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}")
+    print(f"p where seeds are permuted, both arms of a study at once: {p_of_seeds(groups):.2g}\n")
 
 
 def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
@@ -133,6 +135,26 @@ def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
     for point in points:
         groups.setdefault((point.study, point.arm), []).append(point)
     return {name: own for name, own in groups.items() if len(own) > 1}
+
+
+def p_of_seeds(groups: Mapping[tuple[str, str], Sequence[Point]]) -> float:
+    """As of `within`, by permutations of seeds: runs of one seed share values and batches."""
+    rng, found, drawn = np.random.default_rng(0), 0.0, np.zeros(DRAWS)
+    for study in STUDIED:
+        own = [sorted(group, key=lambda p: p.seed) for name, group in groups.items()
+               if name[0] == study]  # fmt: skip
+        seeds = [[point.seed for point in arm] for arm in own]
+        assert all(each == seeds[0] for each in seeds), "arms of a study have equal seeds"
+        order = rng.permuted(np.tile(np.arange(len(seeds[0])), (DRAWS, 1)), axis=1)
+        for x, y in (centre(arm).T for arm in own):
+            found, drawn = found + x @ y, drawn + y[order] @ x
+    return float((1 + np.sum(np.abs(drawn) >= abs(found) * (1 - 1e-12))) / (DRAWS + 1))
+
+
+def centre(own: Sequence[Point]) -> np.ndarray:
+    """Share and end of each run, less their means."""
+    both = np.array([(p.early, p.final) for p in own])
+    return both - both.mean(axis=0)
 
 
 def differences(points: Sequence[Point]) -> None:
