@@ -1,6 +1,7 @@
 """Fits of L(N, D): known laws come back, known differences lie in their bands."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,9 +196,9 @@ def test_points_are_means_over_the_seeds_that_bands_are_drawn_from(tmp_path: Pat
         with_seeds(cell, "poly_norm", range(2, 7), BETTER, above=0.01)
     found = read_cells(tmp_path)
     fit = fitted(found, ["swiglu", "poly_norm"], FORMS[1], resamples=2)
-    own = fit.points["poly_norm"]
+    own = fit.fits["poly_norm"].points
     np.testing.assert_array_equal(own.weight, 3)
-    apart = own.loss - fit.points["swiglu"].loss
+    apart = own.loss - fit.fits["swiglu"].points.loss
     wanted = [BETTER.loss(114_048, d) - LAW.loss(114_048, d) for d in own.tokens]
     np.testing.assert_allclose(apart, np.array(wanted, np.float64), atol=1e-12)
 
@@ -212,7 +213,7 @@ def test_a_folder_without_two_common_seeds_is_left_out_and_told(
     why = found.left_out[f"poly_norm in {first.name}"]
     assert why == f"It has {number} in common with swiglu, and a band needs 2."
     assert found.fit is not None
-    assert len(found.fit.points["poly_norm"]) == len(found.fit.points["swiglu"]) - 3
+    assert len(found.fit.fits["poly_norm"].points) == len(found.fit.fits["swiglu"].points) - 3
     told = tables.fits(found)[0].notes
     assert any(line.startswith(f"poly_norm in {first.name} is left out.") for line in told)
     with_seeds(second, "poly_norm", seeds, BETTER)
@@ -230,14 +231,35 @@ def test_an_arm_with_few_seeds_takes_none_from_the_others(tmp_path: Path):
         write_run(root, "relu2", 1, (2.0, 1.9, 1.8), cell.config.lengths)
     found = extrapolated(read_cells(tmp_path))
     assert found.fit is not None
-    assert list(found.fit.laws) == ["swiglu", "poly_norm"]
-    np.testing.assert_array_equal(found.fit.points["poly_norm"].weight, 5)
+    assert list(found.fit.fits) == ["swiglu", "poly_norm"]
+    np.testing.assert_array_equal(found.fit.fits["poly_norm"].points.weight, 5)
     assert "there are 0" in found.left_out["gelu"]
     assert found.left_out["relu2 in bytes-0.1m-2240"] == "1 of 2 runs diverged."
+
+
+def test_an_arm_stands_beside_the_reference_where_both_have_runs(tmp_path: Path):
+    """Long runs of the reference alone, off its law, say nothing of the difference."""
+    for cell in cells(tmp_path, sd=0.0, sizes=2):
+        with_seeds(cell, "gelu", range(5), BETTER)
+    both = extrapolated(read_cells(tmp_path))
+    long = tmp_path / "bytes-0.1m-224000"
+    alike = {"swiglu": lambda d: 0.1 + float(LAW.loss(SIZES["bytes-0.1m"], d))}
+    alike["poly_norm"] = alike["swiglu"]
+    study(long, "bytes-0.1m", 224_000, alike, seeds=5, sd=0.0)
+    found = extrapolated(read_cells(tmp_path))
+
+    def of(arm: str, said: Any) -> list[Any]:
+        return [one for one in (*said.predicted, *said.crossings) if one.arm == arm]
+
+    assert of("gelu", found) == of("gelu", both)
+    assert of("poly_norm", found) != of("poly_norm", both)
+    assert found.fit is not None
+    assert len(found.fit.fits["swiglu"].points) == len(found.fit.fits["gelu"].points) + 3
 
 
 @pytest.mark.slow
 def test_a_report_comes_out_the_same_twice(tmp_path: Path):
     found = cells(tmp_path, sd=0.005)
     twice = [fitted(found, ["swiglu", "poly_norm"], FORMS[0], resamples=20) for _ in range(2)]
-    assert twice[0].resampled == twice[1].resampled
+    one, other = ({arm: own.resampled for arm, own in fit.fits.items()} for fit in twice)
+    assert one == other

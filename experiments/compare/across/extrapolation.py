@@ -10,10 +10,12 @@ from experiments.compare.across.cells import Cell, Unit, unit_of
 from experiments.compare.across.law import FORMS, Form, difference, meetings, ratio, residuals
 from experiments.compare.across.resampled import (
     Band,
+    Fit,
     Fitted,
     Shared,
     band,
     fitted,
+    having,
     points_of,
     shared,
 )
@@ -155,13 +157,13 @@ def fittable(
 ) -> tuple[list[str], dict[str, str]]:
     """The arms that have the runs for a form on the seeds that they share, and why others have not.
 
-    An arm that has not enough on the seeds that it shares with the reference is out at once, so
-    that it takes no seeds away from others.
+    What counts is what the reference has, too. An arm that has not enough on the seeds that it
+    shares with the reference is out at once, so that it takes no seeds away from others.
     """
     lacks: dict[str, str] = {}
 
     def enough(arm: str, common: Shared) -> bool:
-        why = form.lacks(points_of(cells, arm, common))
+        why = form.lacks(points_of(having(cells, common, arm, REFERENCE), arm, common))
         lacks.update({arm: why} if why else {})
         return not why
 
@@ -188,9 +190,9 @@ def _said(
     left_out: dict[str, str],
 ) -> Extrapolated:
     predicted, crossings = [], []
-    for name in fit.others:
-        sizes = [float(n) for n in {*fit.points[name].sizes} & {*fit.points[REFERENCE].sizes}]
-        reached = [*sorted(sizes), *([PAPER.parameters] if fit.form.across_sizes else [])]
+    for name, (both, _) in fit.beside.items():
+        sizes = both.points.sizes
+        reached = [*sizes, *([PAPER.parameters] if fit.form.across_sizes else [])]
         for n in reached:
             d = PAPER.each * n
             own = [cell for cell in cells if cell.parameters == n] or cells
@@ -198,7 +200,7 @@ def _said(
             apart, frugal = fit.band(name, difference, n, d), fit.band(name, ratio, n, d)
             predicted.append(Predicted(name, n, d, apart, frugal))
             crossings.append(_crossing(fit, name, n, least))
-    laws = tuple(_law(fit, name) for name in fit.laws)
+    laws = tuple(_law(name, own) for name, own in fit.fits.items())
     return Extrapolated(
         fit.form.text,
         refused,
@@ -212,19 +214,16 @@ def _said(
     )
 
 
-def _law(fit: Fitted, arm: str) -> ArmLaw:
-    law, rest = fit.laws[arm], fit.resampled[arm]
+def _law(arm: str, own: Fit) -> ArmLaw:
     numbers = {
-        name: band(value, [one.numbers[name] for one in rest])
-        for name, value in law.numbers.items()
+        name: band(value, [one.numbers[name] for one in own.resampled])
+        for name, value in own.law.numbers.items()
     }
-    error = float(np.sqrt((residuals(law, fit.points[arm]) ** 2).mean()))
-    return ArmLaw(arm, numbers, error, law.at_bounds)
+    error = float(np.sqrt((residuals(own.law, own.points) ** 2).mean()))
+    return ArmLaw(arm, numbers, error, own.law.at_bounds)
 
 
 def _crossing(fit: Fitted, arm: str, parameters: float, least: float) -> Crossing:
     most = max(PAPER.each * parameters, 2 * least)
-    pairs = fit.pairs(arm)
-    crossed = [bool(meetings(one, other, parameters, least, most)) for one, other in pairs]
-    tokens = meetings(fit.laws[arm], fit.laws[REFERENCE], parameters, least, most)
-    return Crossing(arm, parameters, tokens, sum(crossed) / max(1, len(crossed)))
+    tokens, *rest = (meetings(*pair, parameters, least, most) for pair in fit.pairs(arm))
+    return Crossing(arm, parameters, tokens, sum(map(bool, rest)) / max(1, len(rest)))

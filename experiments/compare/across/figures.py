@@ -60,7 +60,7 @@ def _sizes(cells: Sequence[Cell]) -> list[int]:
 
 def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
     """Sizes that an arm's law was fitted to; none without a law."""
-    return fit.points[arm].sizes if fit is not None and arm in fit.laws else []
+    return fit.fits[arm].points.sizes if fit is not None and arm in fit.fits else []
 
 
 def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
@@ -80,7 +80,7 @@ def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted |
             for name in (name for name in looks if size in _sizes_of(fit, name)):
                 assert fit is not None
                 x = np.geomspace(own[0].tokens[0], max(c.tokens[-1] for c in own), CURVE)
-                y = fit.laws[name].loss(size, x)
+                y = fit.fits[name].law.loss(size, x)
                 axis.plot(x, y, linestyle="--", linewidth=0.8, **looks[name])
             log_along(axis)
             axis.set(title=f"{size:,} parameters", xlabel="tokens", ylabel="loss (nats a token)")
@@ -115,7 +115,7 @@ def _draw_differences(
             own = [d for d in found if d.parameters == size and d.result]
             for i, name in enumerate(dict.fromkeys(d.arm for d in own)):
                 _bars(axis, [d for d in own if d.arm == name], 1.03**i, looks[name])
-                if fit is not None and size in _sizes_of(fit, name):
+                if fit is not None and name in fit.beside:
                     _law_band(axis, fit, name, size, [d.tokens for d in own], looks[name])
             axis.axhline(0, color="0.45", linewidth=0.8)
             log_along(axis)
@@ -137,6 +137,8 @@ def _bars(axis: Any, own: Sequence[Difference], aside: float, look: Any) -> None
 def _law_band(
     axis: Any, fit: Fitted, arm: str, size: float, tokens: Sequence[int], look: Any
 ) -> None:
+    if size not in fit.beside[arm][0].points.sizes:
+        return
     x = np.geomspace(min(tokens), max(tokens), CURVE // 3)
     bands = [fit.band(arm, difference, size, float(each)) for each in x]
     axis.plot(x, [b.value for b in bands], linewidth=0.8, **look)
@@ -150,10 +152,10 @@ def _draw_residuals(path: Place, fit: Fitted, looks: Looks) -> Place:
     note = "Means over seeds less L(N, D)."
     with panels(path, 2, title=title, note=note, size=SIZE, shared="y") as axes:
         for axis, what in zip(axes, ("tokens", "parameters"), strict=True):
-            for name, points in fit.points.items():
-                left = residuals(fit.laws[name], points)
-                axis.plot(getattr(points, what), left, linestyle="none", marker="o", markersize=3,
-                          label=name, **looks[name])  # fmt: skip
+            for name, own in fit.fits.items():
+                x, left = getattr(own.points, what), residuals(own.law, own.points)
+                axis.plot(x, left, linestyle="none", marker="o", markersize=3, label=name,
+                          **looks[name])  # fmt: skip
             axis.axhline(0, color="0.45", linewidth=0.8)
             log_along(axis)
             axis.set(xlabel=what, ylabel="residual (nats a token)")

@@ -41,37 +41,47 @@ class Band:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """A law and its resamples.
+
+    Attributes:
+        law: the fit.
+        points: what it was fitted to.
+        resampled: the fits of resampled seeds; those of several laws are of the same resamples,
+            index by index.
+    """
+
+    law: Law
+    points: Points
+    resampled: list[Law]
+
+
+@dataclass(frozen=True)
 class Fitted:
     """Laws of one form, and those of resampled seeds.
 
     Attributes:
         form: of all of them.
-        laws: arm -> the fit.
-        points: arm -> what it was fitted to.
-        resampled: arm -> the fits of the same resamples, index by index.
+        fits: arm -> its fit to all that it has.
+        beside: arm -> its fit and the reference's, both to the folders that both have. A law of
+            long runs beside one of short ones would say what the length does, not the arm.
     """
 
     form: Form
-    laws: Mapping[str, Law]
-    points: Mapping[str, Points]
-    resampled: Mapping[str, Sequence[Law]]
-
-    @property
-    def others(self) -> list[str]:
-        """Arms but the reference."""
-        return [name for name in self.laws if name != REFERENCE]
+    fits: Mapping[str, Fit]
+    beside: Mapping[str, tuple[Fit, Fit]]
 
     def pairs(self, arm: str) -> list[tuple[Law, Law]]:
-        """Resampled laws of an arm and of the reference."""
-        return list(zip(self.resampled[arm], self.resampled[REFERENCE], strict=True))
+        """Laws of an arm and of the reference: the fit, then those of each resample."""
+        own, reference = self.beside[arm]
+        rest = zip(own.resampled, reference.resampled, strict=True)
+        return [(own.law, reference.law), *rest]
 
     def band(self, arm: str, number: Callable[[Law, Law, float, float], float],
              parameters: float, tokens: float) -> Band:  # fmt: skip
         """A number of an arm beside the reference at one size and length."""
-        return band(
-            number(self.laws[arm], self.laws[REFERENCE], parameters, tokens),
-            [number(one, other, parameters, tokens) for one, other in self.pairs(arm)],
-        )
+        value, *rest = (number(*pair, parameters, tokens) for pair in self.pairs(arm))
+        return band(value, rest)
 
 
 def band(value: float, resampled: Sequence[float]) -> Band:
@@ -145,7 +155,7 @@ def points_of(cells: Sequence[Cell], arm: str, common: Shared) -> Points:
     """Means over the common seeds of every length of the cells that have the arm; N is the
     reference's."""
     parameters, tokens, losses, weights = [], [], [], []
-    for cell in _having(cells, arm, common):
+    for cell in having(cells, common, arm):
         seeds = common.seeds[cell.name]
         parameters += [cell.parameters] * len(cell.tokens)
         tokens += cell.tokens
@@ -157,31 +167,50 @@ def points_of(cells: Sequence[Cell], arm: str, common: Shared) -> Points:
 def fitted(
     cells: Sequence[Cell], arms: Sequence[str], form: Form, resamples: int = RESAMPLES
 ) -> Fitted:
-    """Fits each arm to the cells that have it (`shared`), and again to resampled seeds.
+    """Fits each arm to the cells that have it (`shared`), each pair of an arm and the reference to
+    those that have both, and all again to resampled seeds.
 
     Seeds are drawn anew in each folder, for all arms alike, so that pairs stay pairs and lengths of
     one trunk stay together. What a mean of n seeds departs by is stretched (`_stretch`), so that
     bands are not too narrow where seeds are few.
     """
     common = shared(cells, arms)
-    points = {arm: points_of(cells, arm, common) for arm in arms}
-    laws = {arm: fit(points[arm], form) for arm in arms}
+    # An arm and the folders, by index, that it is fitted to: equal ones are fitted once.
+    alone = {arm: (arm, *_places(cells, common, arm)) for arm in arms}
+    pairs = {
+        arm: tuple((one, *_places(cells, common, arm, REFERENCE)) for one in (arm, REFERENCE))
+        for arm in arms
+        if arm != REFERENCE
+    }
+    tasks = dict.fromkeys((*alone.values(), *(task for pair in pairs.values() for task in pair)))
+    parts = {task: [cells[place] for place in task[1:]] for task in tasks}
+    points = {task: points_of(parts[task], task[0], common) for task in tasks}
+    fits = {task: Fit(fit(points[task], form), points[task], []) for task in tasks}
     rng = np.random.default_rng(SEED)
-    resampled: dict[str, list[Law]] = {arm: [] for arm in arms}
     for _ in range(resamples):
         drawn = {name: rng.choice(seeds, len(seeds)) for name, seeds in common.seeds.items()}
-        for arm in arms:
+        for task, found in fits.items():
             shifts = [
-                _shift(cell, arm, common.seeds[cell.name], drawn[cell.name])
-                for cell in _having(cells, arm, common)
+                _shift(cell, task[0], common.seeds[cell.name], drawn[cell.name])
+                for cell in parts[task]
             ]
-            moved = replace(points[arm], loss=points[arm].loss + np.concatenate(shifts))
-            resampled[arm].append(fit(moved, form, laws[arm]))
-    return Fitted(form, laws, points, resampled)
+            moved = replace(found.points, loss=found.points.loss + np.concatenate(shifts))
+            found.resampled.append(fit(moved, form, found.law))
+    return Fitted(
+        form,
+        {arm: fits[task] for arm, task in alone.items()},
+        {arm: (fits[own], fits[reference]) for arm, (own, reference) in pairs.items()},
+    )
 
 
-def _having(cells: Sequence[Cell], arm: str, common: Shared) -> list[Cell]:
-    return [cell for cell in cells if arm in common.arms.get(cell.name, ())]
+def _places(cells: Sequence[Cell], common: Shared, *arms: str) -> list[int]:
+    """Indices of the cells in which all of these arms are fitted."""
+    return [i for i, cell in enumerate(cells) if {*arms} <= {*common.arms.get(cell.name, ())}]
+
+
+def having(cells: Sequence[Cell], common: Shared, *arms: str) -> list[Cell]:
+    """The cells in which all of these arms are fitted."""
+    return [cells[place] for place in _places(cells, common, *arms)]
 
 
 def _shift(cell: Cell, arm: str, seeds: Sequence[int], drawn: np.ndarray) -> np.ndarray:

@@ -266,8 +266,8 @@ def _predicted(found: Extrapolated) -> Section:
         ),
         tuple(rows),
         (
-            f"{beyond} {THERE[found.unit]} Compare the ratio of tokens at equal loss, not the"
-            " differences. inf: the arm's law never comes down to that loss. The paper's curves, at"
+            f"{beyond} Laws are fitted to what both have. {THERE[found.unit]} Compare ratios of"
+            " tokens, not differences. inf: its law never has that loss. The paper's curves, at"
             f" {PAPER.parameters / 1e9:.3f}B parameters: a ratio of {PAPER.ratio} for {PAPER.arm}.",
         ),
     )  # fmt: skip
