@@ -1,11 +1,11 @@
 """Trains finished runs of `compare` once more, to look at them on the way."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from experiments.run.rate_search import FIRST_SEED
 from polycom_jax.data import TokenStore, prepare, train_batches
 from polycom_jax.models import ModelConfig
 from polycom_jax.training.loss import Batch
+
+T = TypeVar("T")
 
 HERE = Path(__file__).resolve().parent
 WINDOWS = 64
@@ -91,6 +93,17 @@ def repeats(run: Run, curves: Curves) -> bool:
     assert curves.points, "the updates reach a point of the curves"
     first = dict(zip(run.steps, run.loss, strict=True))
     return all(first[step] == loss for step, loss, *_ in curves.points)
+
+
+def kept(path: Path, kind: Callable[..., T]) -> list[T]:
+    """What `keep` wrote; nothing where no file is."""
+    return [kind(**one) for one in json.loads(path.read_text())] if path.exists() else []
+
+
+def keep(path: Path, found: Sequence[Any]) -> None:
+    """Writes dataclasses, a line each."""
+    lines = ",\n".join(json.dumps(asdict(one)) for one in found)
+    path.write_text(f"[\n{lines}\n]\n")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

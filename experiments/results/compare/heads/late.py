@@ -6,10 +6,9 @@ trains runs under Muon once more (default: none), in a folder where the texts of
 adds them to late.json, and prints the tables of README.md.
 """
 
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,6 +23,8 @@ from experiments.results.compare.heads.again import (
     HERE,
     WINDOWS,
     Setting,
+    keep,
+    kept,
     repeats,
     results,
     setting_of,
@@ -112,15 +113,13 @@ def look(
 
 def main(asked: list[str]) -> None:
     """Trains what is asked for and not there, and prints all."""
-    kept = HERE / "late.json"
-    found = [Look(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    found = kept(HERE / "late.json", Look)
     todo = set(asked) - {f"{one.arm}/{one.seed}" for one in found}
     for run in results(STUDY, ARMS):
         if f"{run.key.arm}/{run.key.seed}" in todo:
             found.extend(looks(setting_of(STUDY), run))
             found.sort(key=lambda one: (ARMS.index(one.arm), one.seed, one.update))
-            lines = ",\n".join(json.dumps(asdict(one)) for one in found)
-            kept.write_text(f"[\n{lines}\n]\n")
+            keep(HERE / "late.json", found)
     head = ("arm", "seed", "update", "held-out", "copying", "once", "twice", "repeats")
     rows = [
         (one.arm, one.seed, one.update, f"{one.heldout:.4f}", f"{one.copying:.3f}",

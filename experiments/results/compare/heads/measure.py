@@ -7,9 +7,8 @@ lie, writes heads.json, prints the tables of README.md and draws heads.png; what
 trained again, so without the texts it prints and draws what is here.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,6 +21,8 @@ from experiments.results.compare.heads.again import (
     DRAWS,
     HERE,
     Setting,
+    keep,
+    kept,
     repeats,
     results,
     setting_of,
@@ -76,8 +77,7 @@ class Point:
 
 def measured() -> list[Point]:
     """Every run's point: read from heads.json, or trained and added there."""
-    kept = HERE / "heads.json"
-    points = [Point(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    points = kept(HERE / "heads.json", Point)
     done = {(point.study, point.arm, point.seed) for point in points}
     for study in STUDIED:
         runs = results(study, ARMS)
@@ -85,8 +85,7 @@ def measured() -> list[Point]:
         for run in todo:
             point = point_of(study, setting_of(study), run)
             points.append(point)
-            lines = ",\n".join(json.dumps(asdict(one)) for one in points)
-            kept.write_text(f"[\n{lines}\n]\n")
+            keep(HERE / "heads.json", points)
             print(f"{study} {point.arm} seed {point.seed}: {point.early:.3f} {point.final:.4f}")
     return points
 
