@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from scipy import stats
 
-from experiments.compare.runs import Run
-from experiments.compare.train import Curves, advance, heldout_loss
+from experiments.compare.runs import Run, RunKey
+from experiments.compare.train import Curves, Programs, advance, heldout_loss
 from experiments.results.compare.heads.again import (
     DRAWS,
     HERE,
@@ -36,6 +36,9 @@ from polycom_jax.training.loss import documents
 
 STUDIED = ("scaling/bytes-0.1m-200", "scaling/bytes-0.1m-20", "ablation")
 ARMS = ("swiglu", "poly_norm")
+Shares = tuple[tuple[tuple[float, ...], ...], ...]
+"""Layer -> head -> share of attention to the token `OFFSETS` places back."""
+
 UPDATES = 560
 OFFSETS = (0, 1, 2, 3)
 SEEN = tuple(("scaling/bytes-0.1m-200", "poly_norm", seed) for seed in range(4))
@@ -61,7 +64,7 @@ class Point:
     seed: int
     repeats: bool
     heldout: float
-    shares: tuple[tuple[tuple[float, ...], ...], ...]
+    shares: Shares
     final: float
 
     @property
@@ -92,20 +95,27 @@ def measured() -> list[Point]:
 
 def point_of(study: str, setting: Setting, run: Run) -> Point:
     """Trains the trunk as `compare` does, and looks."""
-    key, programs = run.key, setting.programs(run.key.arm)
+    key = run.key
     # A branch leaves the trunk before its length; up to there the longest run is on the trunk.
-    curves = Curves(run.steps[0])
+    curves, loss, shares = look(setting, setting.programs(key.arm), key, UPDATES, run.steps[0])
+    return Point(study, key.arm, key.seed, repeats(run, curves), loss, shares, run.final)
+
+
+def look(
+    setting: Setting, programs: Programs, key: RunKey, updates: int, every: int
+) -> tuple[Curves, float, Shares]:
+    """A run after so many updates: its curves, its held-out loss and where its heads look."""
+    curves = Curves(every)
     batches = train_batches(setting.store, **setting.shape, seed=key.seed)
     state = programs.init(jax.random.key(key.seed))
-    state = advance(programs, state, batches, key, 0, UPDATES, None, curves)
+    state = advance(programs, state, batches, key, 0, updates, None, curves)
     _, segments = documents(programs.cfg, setting.windows)
     seen: Any = {"segment_ids": segments, "mask": setting.windows["mask"]}
     shares = tuple(
         tuple(zip(*(shares_of(layer, offset, seen) for offset in OFFSETS), strict=True))
         for layer in analysis.walk(programs.cfg, state.params, setting.windows)
     )
-    loss = heldout_loss(programs, state.params, setting.heldout)
-    return Point(study, key.arm, key.seed, repeats(run, curves), loss, shares, run.final)
+    return curves, heldout_loss(programs, state.params, setting.heldout), shares
 
 
 def shares_of(layer: analysis.LayerView, offset: int, seen: Any) -> list[float]:
