@@ -40,7 +40,7 @@ COMMON = 0.25
 LOGIT = 15.0
 """Of the token that the head looks at; that of its neighbours is lower by a quarter."""
 PLANES = 3
-"""The fastest of RoPE that the logit comes from: with fewer it comes back after dozens of tokens."""
+"""The fastest of RoPE; a logit from fewer comes back after dozens of tokens."""
 
 
 @dataclass(frozen=True)
