@@ -69,6 +69,7 @@ def test_a_report_of_three_sizes_has_fits(folder: Path, capsys: pytest.CaptureFi
     text = (folder / "o" / "scaling.md").read_text()
     assert "By these laws, at 186 bytes a parameter" in text
     assert "| -0.019 | 0.72 |" in text
+    assert "over means of seeds, weighted by their number;" in text
     assert "powers of ten" in text
     assert (folder / "o" / "plots" / "scaling-residuals.png").is_file()
 

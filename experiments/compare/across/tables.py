@@ -216,10 +216,10 @@ def _laws(found: Extrapolated) -> Section:
         ("arm", "numbers", "residual", "exponents are"),
         tuple(rows),
         (
-            f"Least squares over means of seeds; {SURE} bands from {RESAMPLES} resamples of the"
-            " seeds, stretched as far as Student's t is from the normal distribution. Residual:"
-            " root mean square, nats a token. Bands are of chance between seeds; that the law"
-            " itself holds is assumed.",
+            f"Least squares over means of seeds, weighted by their number; {SURE} bands from"
+            f" {RESAMPLES} resamples of the seeds, stretched as far as Student's t is from the"
+            " normal distribution. Residual: root mean square, nats a token. Bands are of chance"
+            " between seeds; that the law itself holds is assumed.",
             *found.refused,
             *(f"{name} is left out. {why}" for name, why in found.left_out.items()),
         ),
