@@ -30,7 +30,9 @@ from experiments.run.devices import mesh_of
 from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import generation_of, save_tokenizer
 from experiments.run.model_loading import TOKENIZER, Model, Weights, check_finite, load_model
+from experiments.run.profile import check_traced
 from experiments.run.report import activation_parameters, coefficient_table
+from experiments.run.resuming import function_of
 from experiments.run.starting import ADJUSTABLE, own_tokenizer
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine, flatten
@@ -139,6 +141,17 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
         command.source != "",
         "RUN_OR_FOLDER is missing: the folder of a run, or a Hugging Face one.",
     )
+    run = command.pretrain.run
+    require(
+        run.init_from is None,
+        f"run.init_from={run.init_from!r}: the weights are those of {command.source}; leave it"
+        " out.",
+    )
+    require(
+        not run.dry_run,
+        "run.dry_run: convert writes what it is asked for; leave it out, and give it to"
+        " `python -m experiments.pretrain RUN` once the run is there.",
+    )
     workdir = Workdir(str(command.pretrain.workdir)) if "workdir" in given else None
     require(
         command.out is not None or workdir is not None,
@@ -157,6 +170,7 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
         )
         try_folder("--out", target)
     if workdir is not None:
+        check_traced(run)
         try_folder("--workdir", workdir.root)
         require(
             latest_step(workdir.checkpoints) is None and not storage.is_file(workdir.config),
@@ -281,8 +295,10 @@ def begin_run(
         given |= {"model.vocab_size"}
         config, data, record = load_corpus(config, given, workdir, display, resuming=False)
         workdir.write_tokenizer(data.tokenizer)
-        workdir.write_config(config, record)
-        with Checkpoints(workdir.checkpoints, keep_last=config.run.keep_last) as checkpoints:
+        workdir.write_config(config, record | {"weights_from": model.origin})
+        # Of the weights alone: their function does not say how they will be trained.
+        about, keep = function_of(config), config.run.keep_last
+        with Checkpoints(workdir.checkpoints, keep_last=keep, run_metadata=about) as checkpoints:
             checkpoints.save(0, state_from(config.model, config.optim, params, mesh))
     root = shlex.quote(str(workdir.root))
     display.note(

@@ -141,7 +141,7 @@ def run(config: PretrainConfig, given: frozenset[str], stop: StopRequest) -> Non
                 if not storage.is_file(workdir.sample):
                     report_again(config, workdir, display)
                 return
-            if changes := allowed(config, workdir.read_config()):
+            if changes := allowed(config, workdir.read_config(), begun=done > 0):
                 display.note(f"changed: {changes}")
         train(config, given, workdir, hold, display, stop, resuming=done is not None)
 

@@ -250,7 +250,8 @@ def resolve(config: PretrainConfig, given: frozenset[str], *, vocab_size: int) -
         require(
             config.model.vocab_size >= vocab_size,
             f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's"
-            f" {vocab_size}; leave it out, or give at least {vocab_size}.",
+            f" {vocab_size}; leave it out, or give at least {vocab_size}. Weights that are brought"
+            " in have the size of their own model's tokenizer: give that one.",
         )
         vocab_size = config.model.vocab_size
     horizon = config.optim.decay_steps

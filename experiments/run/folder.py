@@ -28,7 +28,7 @@ from polycom_jax.data.weights import parts
 from polycom_jax.interop.huggingface.files import read_json
 from polycom_jax.interop.huggingface.generation import Generation, from_json
 from polycom_jax.reference import Reference, is_reference
-from polycom_jax.training.checkpoint import all_steps
+from polycom_jax.training.checkpoint import all_steps, latest_step
 
 KNOWN_AS = "data_known_as"
 """In a run's record, the fingerprint of its data now, where the run began under another one."""
@@ -138,6 +138,10 @@ class Workdir:
             raise InputError(
                 f"{self.root}: {error} What the run began with is kept as {self.activation}."
             ) from error
+
+    def begun(self) -> bool:
+        """Whether its last checkpoint is of a training, and not of weights brought in at step 0."""
+        return latest_step(self.checkpoints) != 0
 
     def with_own_tokenizer(self, data: DataConfig) -> DataConfig:
         """The folder's tokenizer.json for one that lies no more where it was: a folder may move."""
@@ -304,7 +308,7 @@ def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> 
     if config.run.init_from is not None:
         config = as_stored(config, given, stored)
     config = replace(config, data=workdir.with_own_tokenizer(config.data))
-    changed = differences(config, stored)
+    changed = differences(config, stored, begun=workdir.begun())
     if changed:
         raise InputError(
             f"{workdir.root} holds a run with other settings ({listed(changed)}). Resume it with"

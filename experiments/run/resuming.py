@@ -118,6 +118,9 @@ FREE = _by_field(
 )
 """May change, and change no number of a step."""
 
+UNTIL_EVALUATED = frozenset({"run.eval_tokens"})
+"""Of `STAYS`, what may change while the only checkpoint is of weights that were brought in."""
+
 MAY_CHANGE = frozenset({*BY_FINGERPRINT, *ROUNDING, *FREE})
 
 GIVEN = frozenset({"workdir", "preset", *(name for name in FREE if name.startswith("hosts."))})
@@ -163,13 +166,17 @@ def wherever(name: str, value: Any) -> Any:
     return Reference.parse(value).identity if of_file else value
 
 
-def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tuple[Any, Any]]:
+def differences(
+    config: PretrainConfig, stored: PretrainConfig, *, begun: bool = True
+) -> dict[str, tuple[Any, Any]]:
     """Field -> (stored, now), where what must not change when a run is resumed has changed.
 
     Data in another place are compared by their fingerprint, once they are prepared. What is no
-    place on this machine, such as a name of TFDS, is compared by name.
+    place on this machine, such as a name of TFDS, is compared by name. A run that has not `begun`
+    stands before its first step.
     """
-    kept, other = fixed(stored), _changes(config, stored)
+    kept = fixed(stored).keys() - (frozenset() if begun else UNTIL_EVALUATED)
+    other = _changes(config, stored)
     return {
         name: (old, new)
         for name, (old, new) in other.items()
@@ -177,12 +184,13 @@ def differences(config: PretrainConfig, stored: PretrainConfig) -> dict[str, tup
     }
 
 
-def allowed(config: PretrainConfig, stored: PretrainConfig) -> str:
+def allowed(config: PretrainConfig, stored: PretrainConfig, *, begun: bool = True) -> str:
     """What has changed and may, as one line; "" where nothing has."""
-    refused = differences(config, stored)
+    refused = differences(config, stored, begun=begun)
     parts = []
     for names, note in (
         (FREE, ""),
+        (UNTIL_EVALUATED, " (nothing is evaluated yet)"),
         (BY_FINGERPRINT, " (if the bytes are the same)"),
         (ROUNDING, " (equal from here on up to rounding)"),
     ):

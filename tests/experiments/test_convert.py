@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +165,47 @@ def test_a_swapped_model_is_a_run_that_goes_on(run, settings, capsys):
     assert found["bits_per_byte"] == pytest.approx(last["bits_per_byte"], rel=1e-6)
 
 
+def test_a_run_of_weights_brought_in_may_be_given_other_eval_tokens_until_it_trains(
+    run, settings, tmp_path, capsys
+):
+    workdir = str(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock")))
+    assert pretrain.main([workdir, "--run.eval-tokens", "64"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "changed: run.eval_tokens None -> 64 (nothing is evaluated yet)" in told
+    assert Workdir(workdir).read_config().run.eval_tokens == 64
+    assert pretrain.main([workdir, "--steps", "7", "--run.eval-tokens", "32"]) == 2
+    assert "run.eval_tokens: 64 there, 32 now" in capsys.readouterr().err
+
+
+def test_a_run_of_weights_brought_in_knows_whose_they_are_and_of_which_function(
+    folder, run, tmp_path, capsys
+):
+    assert Workdir(run).record()["weights_from"] == str(folder)
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("activation: swiglu", "activation: geglu"))
+    assert generate.main([str(copy), "--greedy", "--max-new-tokens", "5"]) == 2
+    said = capsys.readouterr().err
+    assert "model.activation: 'swiglu' there, 'geglu' now" in said
+    assert said.count("\n") == 1
+
+
+def test_a_tokenizer_of_more_ids_than_the_weights_have_is_refused_with_what_to_do(
+    folder, settings, tmp_path, capsys
+):
+    import tokenizers
+
+    model, target = shutil.copytree(folder, tmp_path / "model"), str(tmp_path / "run")
+    tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.add_special_tokens([f"<{n}>" for n in range(9)])
+    tokenizer.save(str(model / "tokenizer.json"))
+    words = ["--config", str(settings_without_model(settings)), "--workdir", target]
+    assert convert.main([str(model), *words]) == 2
+    assert (
+        "in have the size of their own model's tokenizer: give that one." in capsys.readouterr().err
+    )
+
+
 def test_the_swap_shows_the_loss_before_and_after(folder, settings, tmp_path, capsys):
     target = tmp_path / "poly"
     words = [str(folder), "--config", str(settings_without_model(settings)), "--fit-batches", "2"]
@@ -201,6 +243,9 @@ def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys
         ),
         (["RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --out"),
         (["RUN", "--workdir", "RUN"], "holds a run already"),
+        (["RUN", "--workdir", "NEW", "--run.init-from", "RUN"], "the weights are those of"),
+        (["RUN", "--workdir", "NEW", "--run.dry-run"], "convert writes what it is asked for"),
+        (["RUN", "--workdir", "NEW", "--run.profile-steps", "90001:90002"], "begins behind"),
         (["RUN", "--out", "RUN"], "holds config.yaml and tokenizer.json already"),
         (["RUN", "--out", "NEW", "--fit-batches", "0"], "fit_batches=0"),
         (

@@ -1,6 +1,7 @@
 """Runs that begin from weights of others (`run.init_from`), and runs that are only looked at."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,11 +10,23 @@ import pytest
 
 from experiments.convert import __main__ as convert
 from experiments.pretrain import __main__ as pretrain
+from experiments.run.config import default_config, resolve
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.model_loading import load_trained
+from experiments.run.resuming import allowed, differences
 
 Run = Callable[..., int]
+
+
+def test_what_is_evaluated_may_change_until_something_is():
+    stored = resolve(default_config("tiny"), frozenset(), vocab_size=300)
+    now = replace(stored, run=replace(stored.run, eval_tokens=9))
+    assert not differences(now, stored, begun=False)
+    told = "run.eval_tokens None -> 9 (nothing is evaluated yet)"
+    assert allowed(now, stored, begun=False) == told
+    other = replace(now, run=replace(now.run, seed=1))
+    assert differences(other, stored, begun=False) == {"run.seed": (0, 1)}
 
 
 def params_of(root: Path, checkpoint: str = "latest"):
