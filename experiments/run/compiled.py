@@ -15,6 +15,7 @@ from experiments.run.config import PretrainConfig
 from experiments.run.environment import deterministic
 from experiments.terminal.progress import Display
 from polycom_jax import storage
+from polycom_jax._errors import InputError
 from polycom_jax.compile_ahead.compiler import refused_option
 from polycom_jax.data import Corpus, Mixture, eval_batches
 from polycom_jax.data.cache import local_cache_folder
@@ -40,6 +41,9 @@ must make."""
 
 NEWEST = 4
 """Entries of the cache that a start looks into: a killed process leaves one that is torn."""
+
+OWN_OPTIONS = {"tpu": ("xla_tpu_", "xla_jf_", "xla_sc_"), "gpu": ("xla_gpu_",)}
+"""How names of XLA's options begin that one backend alone has."""
 
 Item = TypeVar("Item")
 
@@ -103,7 +107,8 @@ def compile_step(
         refusal = refused_option(str(error))
         if refusal is None:
             raise
-        raise refusal from error
+        leave_out = "--run.compiler-options with nothing behind it leaves all of them out."
+        raise InputError(f"{refusal} {leave_out}") from error
     # Where devices of several processes meet first, collectives wait half a minute alone.
     meet("compile the training step", timeout_s=COMPILE_S)
     display.note(f"compiled in {time.perf_counter() - clock:.1f} s")
@@ -111,12 +116,20 @@ def compile_step(
 
 
 def compiler_options(config: PretrainConfig, display: Display) -> dict[str, Any]:
-    """XLA's options for the training step, by name; `run.compiler_options` are of accelerators."""
+    """XLA's options for the training step, by name; `run.compiler_options` are of accelerators.
+
+    Those whose names say that they are another backend's are left out, with a word: a run may move.
+    """
     options, backend = config.run.compiler_options, jax.default_backend()
     if options and backend == "cpu":
         display.note("run.compiler_options are for TPUs and GPUs, and left out on this cpu")
         options = ()
-    return dict(option.split("=", 1) for option in options) | deterministic(config.run)
+    others = tuple(word for own, names in OWN_OPTIONS.items() if own != backend for word in names)
+    left_out = [option for option in options if option.startswith(others)]
+    if left_out:
+        display.note(f"run.compiler_options: left out on this {backend}: {', '.join(left_out)}")
+    kept = (option for option in options if option not in left_out)
+    return dict(option.split("=", 1) for option in kept) | deterministic(config.run)
 
 
 class Cut(Exception):

@@ -322,6 +322,12 @@ def test_options_of_accelerators_are_left_out_elsewhere_with_a_word(
     assert compiled.compiler_options(config, display) == {}
     assert "left out on this cpu" in told[0]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a plan for GPUs takes them, too
-    assert compiled.compiler_options(config, display) == {"xla_tpu_x": "1"}
+    assert compiled.compiler_options(config, display) == {}  # the run was one of TPUs
+    assert told[1:] == ["run.compiler_options: left out on this gpu: xla_tpu_x=1"]
+    words = ["--run.compiler-options", "xla_gpu_x=1", "xla_x=xla_tpu_"]
+    config, _ = run_config(words)
+    assert compiled.compiler_options(config, display) == {"xla_gpu_x": "1", "xla_x": "xla_tpu_"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert compiled.compiler_options(config, display) == {"xla_x": "xla_tpu_"}
     with pytest.raises(InputError, match="must be NAME=VALUE"):
         run_config(["--run.compiler-options", "xla_tpu_x"])

@@ -76,6 +76,7 @@ def test_an_option_that_xla_does_not_take_is_told_in_a_line(
     assert run(tmp_path / "run", "--steps", "1") == 2
     said = capsys.readouterr().err
     assert "compiler_options: No such compile option: 'xla_no_such_option'. They are those" in said
+    assert "--run.compiler-options with nothing behind it leaves all of them out" in said
     assert said.count("\n") == 1
 
 
