@@ -18,7 +18,8 @@ class DataConfig:
             .parquet, .arrow); or the folder of a Hugging Face dataset, or one that TFDS prepared;
             or a TFDS name ("c4/en", "lm1b", "huggingface:..."). Several texts are mixed by weights:
             each is TEXT=WEIGHT, and of any run of training windows each has its share, WEIGHT out
-            of the sum of all. Each is split, held out and measured by itself.
+            of the sum of all. Each is split, held out and measured by itself; a file may be in
+            several that hold the same of it out.
         tokenizer: of all texts: "bytes" (256 values and an end-of-text token); "bpe", a byte-level
             BPE trained on the train split, of several texts on each by its weight; or the path of a
             Hugging Face `tokenizer.json`.

@@ -12,7 +12,7 @@ from polycom_jax._errors import InputError, require
 from polycom_jax.data import digests, documents, files, heldout, hf_folder
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
-from polycom_jax.data.reader import ChangedError, Origin, Reader, Side, Source
+from polycom_jax.data.reader import ChangedError, Origin, Reader, Side, Source, Taken
 from polycom_jax.data.records import TfdsSplits
 from polycom_jax.data.rows import Reading, Row
 from polycom_jax.data.stdlib import stdlib_documents, stdlib_name
@@ -146,6 +146,7 @@ def text(cfg: DataConfig, cache: Path) -> Source:
         own if few else {},
         other if few else {},
         found.treated(len(names)),
+        found.taken(sums),
         cfg.heldout or "",
         lambda: found.fingerprint(found.sums(entries, "sha256")),
     )
@@ -194,16 +195,29 @@ class _Files:
 
     def reader(self, entries: Sequence[storage.Entry], sums: Sequence[str]) -> TextFiles:
         """What reads the files as they were looked at, with these checksums."""
-        own: Side = "train" if self.apart else "by hash"
-        other: Side = "heldout"
         return TextFiles(
             tuple(os.fspath(p if storage.is_remote(p) else p.absolute()) for p in self.every),
             tuple((entry.size, entry.generation) for entry in entries),
-            (*(own for _ in self.paths), *(other for _ in self.apart)),
+            self._sides,
             tuple(digest(self._options, content) for content in self._contents(sums)),
             self.reading,
             self.cfg.text,
         )
+
+    @property
+    def _sides(self) -> tuple[Side, ...]:
+        own: Side = "train" if self.apart else "by hash"
+        other: Side = "heldout"
+        return (*(own for _ in self.paths), *(other for _ in self.apart))
+
+    def taken(self, sums: Sequence[str]) -> dict[str, Taken]:
+        """How each is, by its checksum; those without content not."""
+        each, size = zip(self.every, sums, self._sides, strict=True), self.reading.document_bytes
+        return {
+            one: Taken(files.printable(path), side, size * (files.text_kind(path) == ".txt"))
+            for path, one, side in each
+            if digests.shown(one) not in digests.EMPTY
+        }
 
     def treated(self, names: int) -> dict[str, object]:
         """How they are read, for a run's record; they have so many names."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from polycom_jax import storage
@@ -9,7 +10,8 @@ from polycom_jax._errors import require
 from polycom_jax.data.cache import Report, digest
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.corpus import ALONE, Corpus, open_prepared
-from polycom_jax.data.pieces import TOKENIZER, Place
+from polycom_jax.data.pieces import PLAN, TOKENIZER, Place
+from polycom_jax.data.plan import from_json
 from polycom_jax.data.preparing import Team, alone_in, bound_of, make, read_bpe, trained_bpe
 from polycom_jax.data.request import FORMAT, Request, bpe_recipe, request, with_tokenizer
 from polycom_jax.data.rows import Row
@@ -98,13 +100,15 @@ def prepare_mixture(
         team: see `prepare`.
 
     Raises:
-        InputError: see `prepare`; or two names are of the same text.
+        InputError: see `prepare`; or two names are of the same text, or have a file in common of
+            which one would train on what the other holds out.
     """
     report: Report = progress or (lambda message: None)
     every = requests(cfg, vocab_size, report, team)
     for asked in every:
         if not asked.done:
             make(asked, report, team)
+    _check_bounds(every)
     found = parts(cfg.source)
     names = short_names([part.source for part in found])
     weights = tuple(part.weight for part in found)
@@ -124,6 +128,7 @@ def requests(
     if len(every) == 1:
         return tuple(every)
     _check_differ(every)
+    _check_shared(every)
     if cfg.tokenizer != "bpe":
         return tuple(every)
     tokenizer = _common_bpe(every, [part.weight for part in found], report, team)
@@ -139,6 +144,44 @@ def _check_differ(every: Sequence[Request]) -> None:
             f"data.source: {other} and {asked.source.name} hold the same text; give one of them,"
             " with the sum of the weights.",
         )
+
+
+def _check_shared(every: Sequence[Request]) -> None:
+    """Raises `InputError` where one text would train on what another holds out of the same file."""
+    for one, other, checksum in _shared(every):
+        first, second = one.source.taken[checksum], other.source.taken[checksum]
+        sizes = [taken.document_bytes for taken in (first, second) if taken.side == "by hash"]
+        cut = f"cut both alike with data.document_bytes={min(sizes, default=0)}, or "
+        require(
+            first.agrees(second),
+            f"data.source: {first.name} is in {one.source.name} ({first}) and in"
+            f" {other.source.name} ({second}), so one would train on what the other holds out;"
+            f" {cut if len(sizes) == 2 and all(sizes) else ''}take it out of one of them.",
+        )
+
+
+def _check_bounds(every: Sequence[Request]) -> None:
+    """The same of texts so small that others of their documents are held out than of large ones."""
+    for one, other, checksum in _shared(every):
+        taken = one.source.taken[checksum]
+        require(
+            taken.side != "by hash" or _bound(one) == _bound(other),
+            f"data.source: {taken.name} is in {one.source.name} and in {other.source.name}, and one"
+            " of them has so few documents that it holds out others, which the other would train"
+            " on; take it out of one of them.",
+        )
+
+
+def _shared(every: Sequence[Request]) -> Iterator[tuple[Request, Request, str]]:
+    """Two texts with a file in common, and its checksum."""
+    for one, other in combinations(every, 2):
+        for checksum in one.source.taken:
+            if checksum in other.source.taken:
+                yield one, other, checksum
+
+
+def _bound(asked: Request) -> int:
+    return from_json(storage.read(asked.folder / PLAN)).bound
 
 
 def _common_bpe(

@@ -67,6 +67,32 @@ class Reader(Protocol):
         ...
 
 
+class Taken(NamedTuple):
+    """How a file is taken.
+
+    Attributes:
+        name: for people.
+        side: where its documents go.
+        document_bytes: the size that it is cut at; 0: it says itself where documents end.
+    """
+
+    name: str
+    side: Side
+    document_bytes: int = 0
+
+    def agrees(self, other: "Taken") -> bool:
+        """Whether, of one file taken twice, neither trains on what the other holds out."""
+        cut = (self.side, self.side == "by hash" and self.document_bytes)
+        return cut == (other.side, other.side == "by hash" and other.document_bytes)
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.side != "by hash":
+            return "all of it held out" if self.side == "heldout" else "all of it trained on"
+        cut = f"documents of {self.document_bytes} bytes" if self.document_bytes else "documents"
+        return f"{cut} held out by hash"
+
+
 @dataclass(frozen=True)
 class Source:
     """Where documents come from.
@@ -81,6 +107,7 @@ class Source:
             find what has changed. Of more than `LISTED_FILES`, none.
         heldout_files: the same of files that are held out by name.
         treated: how they are read, for a run's record.
+        taken: the same of each, by its checksum, whatever their number.
         heldout_name: what messages call the text that is held out by name.
         earlier: the fingerprint that earlier versions gave the same text, where that was another;
             it may take a while.
@@ -93,6 +120,7 @@ class Source:
     files: Mapping[str, str] = field(default_factory=dict)
     heldout_files: Mapping[str, str] = field(default_factory=dict)
     treated: Mapping[str, Any] = field(default_factory=dict)
+    taken: Mapping[str, Taken] = field(default_factory=dict)
     heldout_name: str = ""
     earlier: Callable[[], str] = lambda: ""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from corpora import json_lines, texts
+from corpora import json_lines, table, texts
 
 from polycom_jax import InputError
 from polycom_jax.data import (
@@ -186,6 +187,55 @@ def test_a_team_trains_one_bpe_and_shares_the_pieces(folder: Path, monkeypatch: 
     assert found[0].fingerprint == found[1].fingerprint
     alone = replace(cfg, cache_dir=str(folder / "d"))
     assert prepare_mixture(alone, vocab_size=300).fingerprint == found[0].fingerprint
+
+
+def lines(count: int) -> str:
+    return "".join(f"The {n}th fox jumps over {n % 7} lazy dogs.\n" for n in range(count))
+
+
+def test_a_file_that_two_texts_cut_otherwise_is_refused_and_cut_alike_it_may_be_in_both(tmp_path):
+    (tmp_path / "a.txt").write_text(lines(2_000))
+    (tmp_path / "b.txt").write_text(lines(8_000)[90_000:])
+    source = (f"{tmp_path}/a.txt=1", f"{tmp_path}/*.txt=1")
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"))
+    message = (
+        r"a\.txt is in .*a\.txt \(documents of 1024 bytes held out by hash\) and in .*\*\.txt"
+        r" \(documents of \d{4,} bytes .*one would train on what the other holds out; cut both"
+        r" alike with data\.document_bytes=1024, or take it out of one"
+    )
+    with pytest.raises(InputError, match=message):
+        prepare_mixture(cfg, vocab_size=257)
+    alike = prepare_mixture(replace(cfg, document_bytes=1024), vocab_size=257)
+    assert alike.corpora[0].heldout.num_documents > 0
+
+
+def test_a_file_that_one_text_holds_out_is_not_what_another_trains_on(tmp_path: Path):
+    for name in ("train", "validation"):
+        rows: Any = texts(200, name)
+        (tmp_path / "set").mkdir(exist_ok=True)
+        pq.write_table(table(rows), tmp_path / "set" / f"{name}.parquet")
+    source = (f"{tmp_path}/set=1", f"{tmp_path}/set/validation.parquet=1")
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"))
+    with pytest.raises(
+        InputError, match=r"validation\.parquet is in .*\(all of it held out\) and in"
+    ):
+        prepare_mixture(cfg, vocab_size=257)
+
+
+def test_a_file_that_a_small_text_holds_other_documents_out_of_is_refused(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(texts(3, "few")))
+    (tmp_path / "b.jsonl").write_bytes(json_lines(texts(300, "many")))
+    source = (f"{tmp_path}/a.jsonl=1", f"{tmp_path}/*.jsonl=1")
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"))
+    with pytest.raises(InputError, match=r"so few documents that it holds out others"):
+        prepare_mixture(cfg, vocab_size=257)
+
+
+def test_a_file_may_be_in_two_texts_that_hold_the_same_of_it_out(folder: Path):
+    source = (f"{folder}/a.jsonl=1", f"{folder}/*.jsonl=1")
+    cfg = DataConfig(source, "bytes", cache_dir=str(folder / "c"))
+    one, both = prepare_mixture(cfg, vocab_size=257).corpora
+    assert one.heldout.num_documents < both.heldout.num_documents
 
 
 def test_the_same_text_under_two_names_is_refused(folder: Path):
