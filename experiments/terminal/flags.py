@@ -286,7 +286,10 @@ def _refuse(event: _errors.ParseErrorEvent) -> None:
             expected = f" (expected {argument.lowered.metavar})" if argument else ""
             raise InputError(f"{flag}: {message}{expected}" if flag else message)
         case _errors.InvalidChoice(value=value, choices=choices):
-            choices = sorted(choices, key=lambda choice: choice == "None")
+            # Of a union, tyro gives them in an order of its own each time.
+            order = re.findall(r"[\w.-]+", argument.lowered.metavar or "") if argument else []
+            rank = {choice: index for index, choice in enumerate(order)}
+            choices = sorted(choices, key=lambda one: (one == "None", rank.get(one, len(rank))))
             near = difflib.get_close_matches(value, choices, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{flag}: got {value!r}, expected one of {', '.join(choices)}.{hint}")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -117,6 +117,14 @@ def test_an_empty_file_sets_nothing(tmp_path: Path):
 def test_a_bad_flag_is_an_error_that_names_it(words: list[str], message: str):
     with pytest.raises(InputError, match=message):
         parse(words)
+
+
+def test_choices_are_told_in_their_order_also_where_none_is_one():
+    kinds = Literal["q", "c", "z", "a", "x", "b", "y"] | None
+    line = flags.CommandLine("prog", "about")
+    kind = make_dataclass("Kind", [("kind", kinds, None)])
+    with pytest.raises(InputError, match="expected one of q, c, z, a, x, b, y, None"):
+        line(kind(), ["--kind", "other"])
 
 
 def test_what_a_config_refuses_comes_through_whole():
