@@ -38,7 +38,9 @@ def motif3_glu(
 ) -> Float[Array, "*S F"]:
     """(clip(bias, -1/2, 1/2) + sum_i sigma(w_i) N(gate^i)) up / 2; options as of `poly_norm_glu`.
 
-    Motif-3 clamps gate and up to 1e6 before, which this arithmetic does not need.
+    A bias has half its gradient at a bound and none beyond, from where only decay brings it back.
+    Motif-3 bounds biases of routed experts only, and clamps gate and up to 1e6 before, which this
+    arithmetic does not need.
     """
     return poly_norm_glu(gate, up, _squashed(weights, bias), **options)
 
