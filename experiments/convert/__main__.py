@@ -170,6 +170,11 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
         )
         try_folder("--out", target)
     if workdir is not None:
+        require(
+            command.out is None or storage.place(command.out) != storage.place(workdir.root),
+            f"--out and --workdir are both {workdir.root}; a Hugging Face folder and a run take one"
+            " each.",
+        )
         check_traced(run)
         try_folder("--workdir", workdir.root)
         require(
@@ -190,10 +195,12 @@ def plan(
     asked = config.model
     fields = {name.removeprefix("model.") for name in given if name.startswith("model.")}
     fields = {name.partition(".")[0] for name in fields}
-    activation = None
-    if "activation" in fields and asked.activation != model.cfg.activation:
+    activation, options = None, "activation_options" in fields
+    same = asked.activation == model.cfg.activation
+    same &= not options or asked.activation_options == model.cfg.activation_options
+    if "activation" in fields and not same:
         activation = replacement(model.cfg, str(asked.activation), asked.activation_options)
-    elif "activation_options" in fields:
+    elif options and "activation" not in fields:
         raise InputError("model.activation_options are of a new activation; give --activation.")
     changed = {name: getattr(asked, name) for name in fields & ADJUSTABLE}
     require(

@@ -15,12 +15,13 @@ from experiments import generate
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
 from experiments.pretrain import __main__ as pretrain
+from experiments.run.command import from_command
 from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import byte_level, byte_signs, save_tokenizer
 from experiments.run.metrics import read_metrics
-from experiments.run.model_loading import load_model
+from experiments.run.model_loading import Model, load_model
 from polycom_jax import models
-from polycom_jax.data import ByteTokenizer, FileTokenizer
+from polycom_jax.data import ByteTokenizer, DataConfig, FileTokenizer
 from polycom_jax.data.tokenizers import train_bpe
 from polycom_jax.interop import huggingface
 
@@ -244,6 +245,7 @@ def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys
         (["RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --out"),
         (["RUN", "--workdir", "RUN"], "holds a run already"),
         (["RUN", "--workdir", "NEW", "--run.init-from", "RUN"], "the weights are those of"),
+        (["RUN", "--workdir", "NEW", "--out", "NEW"], "--out and --workdir are both"),
         (["RUN", "--workdir", "NEW", "--run.dry-run"], "convert writes what it is asked for"),
         (["RUN", "--workdir", "NEW", "--run.profile-steps", "90001:90002"], "begins behind"),
         (["RUN", "--out", "RUN"], "holds config.yaml and tokenizer.json already"),
@@ -277,6 +279,22 @@ def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_p
 def test_bad_evaluations_end_in_one_line(words, message, run, capsys):
     assert evaluate.main([str(run), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        (["--activation", "poly_norm", "--model.activation-options.order", "2"], 2),
+        (["--activation", "poly_norm", "--model.activation-options.order", "3"], None),
+        (["--activation", "poly_norm"], None),
+    ],
+)
+def test_the_same_activation_of_another_order_is_another_one(words, order, tmp_path):
+    cfg = replace(SMALL, vocab_size=257, activation="poly_norm")
+    source = Model(cfg, {}, ByteTokenizer(), DataConfig(), tmp_path, 0)
+    command, given = from_command(convert.LINE, convert.ConvertCommand(), ["RUN", *words])
+    _, activation = convert.plan(command.pretrain, given, source)
+    assert (activation and activation.options.order) == order
 
 
 def test_each_byte_has_its_own_sign():
