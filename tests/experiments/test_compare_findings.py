@@ -1,15 +1,23 @@
 """From runs to findings: differences at equal tokens and seconds, and families of comparisons."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments.compare import report
 from experiments.compare.arms import Arm, Study
-from experiments.compare.findings import Comparison, findings, relative_times
+from experiments.compare.findings import (
+    Comparison,
+    cost_of,
+    findings,
+    relative_times,
+    speed_error,
+)
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.studies import STUDIES
-from experiments.run.statistics import paired
+from experiments.run.statistics import at_tokens, paired
 from polycom_jax import models
 
 SMALL = models.ModelConfig(
@@ -89,6 +97,40 @@ def test_an_interval_at_equal_seconds_holds_the_error_of_the_speeds():
     assert shaky.result.mean == steady.result.mean
     assert shaky.result.low < steady.result.low
     assert shaky.verdict == "no difference found"
+
+
+def test_the_error_of_the_speeds_is_that_of_the_losses_which_are_read_by_them():
+    losses = {"swiglu": (4.0, 3.0, 2.0), "poly_norm": (3.5, 2.0, 1.9)}
+    runs = {name: [run(name, 0, own)] for name, own in losses.items()}
+    spread, count = 0.1, 1001
+    times = np.exp(spread * np.random.default_rng(0).normal(size=count))
+    reference = finding("swiglu", runs["swiglu"], 1.0, (1.0,) * count)
+    arm = finding("poly_norm", runs["poly_norm"], 3.0, tuple(times.tolist()))
+    # A little less time: what it changes in each loss, where that arm's time ends.
+    tokens, step = (250.0, 500.0, 1000.0), 1e-5
+    changes = [
+        (at_tokens(tokens, losses[name], at * (1 - step)) - at_tokens(tokens, losses[name], at))
+        / step
+        for name, at in (("swiglu", 1000.0), ("poly_norm", 1000 / 3))
+    ]
+    # Of the median of many: sqrt(pi / 2) sd / sqrt(n), as in the test of `median_error`.
+    median = math.sqrt(math.pi / 2) * spread / math.sqrt(count)
+    wanted = math.sqrt((changes[0] ** 2 + changes[1] ** 2) / 2) * median
+    assert speed_error(arm, reference) == pytest.approx(wanted, rel=0.2)
+
+
+def test_a_cost_is_of_a_model_and_of_the_middle_round():
+    cfg, seconds = replace(SMALL, activation="poly_norm"), [0.5, 0.25, 9.0]
+    found = cost_of(cfg, batch_size=3, seconds=seconds, relative=1.0, memory=5)
+    assert found.step_seconds == 0.5
+    assert found.tokens_per_second == 3 * 16 / 0.5
+    own = 3 * cfg.activation_fn.flops * cfg.hidden_width  # forward, and twice as much backward
+    assert found.activation_share * found.flops == pytest.approx(own, rel=1e-12)
+
+
+def test_a_stall_in_one_round_is_no_arm_s_speed():
+    found = relative_times({"a": [1.0] * 5, "b": [2.0] * 4 + [50.0]})
+    assert found == pytest.approx({"a": 1, "b": 2})
 
 
 def test_times_are_ratios_within_a_round():

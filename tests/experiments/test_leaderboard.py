@@ -1,6 +1,7 @@
 """The leaderboard: from whatever runs are there, and with a row that one command adds."""
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
 from experiments.compare import comparing, config, timing
+from experiments.compare.across.cells import read_cell
 from experiments.compare.across.leaderboard import LeaderboardConfig, study_of
 
 LOSSES = {"swiglu": 1.6, "poly_norm": 1.58, "relu2": 1.62}
@@ -22,6 +24,10 @@ def test_rows_are_ordered_by_loss(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [row["arm"] for row in rows] == ["poly_norm", "swiglu", "relu2"]
     assert rows[0]["difference"]["result"]["mean"] == pytest.approx(-0.02, abs=0.003)
     assert rows[1]["difference"] is rows[0]["seconds"] is None
+    for row in rows:
+        finals = [run.final for run in read_cell(root).arms[row["arm"]].runs.values()]
+        assert row["loss"] == pytest.approx(statistics.mean(finals))
+        assert row["sd"] == pytest.approx(statistics.stdev(finals))
     assert rows[0]["flops"] > rows[1]["flops"] > 1e6
     text = (root / "leaderboard.md").read_text()
     assert f"{7040 * STEP_TOKENS:,} tokens (20 a parameter)" in text

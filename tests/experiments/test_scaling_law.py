@@ -8,11 +8,20 @@ import pytest
 from scaling_folders import STEP_TOKENS, study, write_run
 from scipy import stats
 
-from experiments.compare.across import resampled, tables
+from experiments.compare.across import extrapolation, resampled, tables
 from experiments.compare.across.cells import Cell, read_cells
 from experiments.compare.across.extrapolation import PAPER, extrapolated
-from experiments.compare.across.law import FORMS, Law, Points, PowerLaw, difference, fit, meetings
-from experiments.compare.across.resampled import band, fitted, points_of, shared
+from experiments.compare.across.law import (
+    FORMS,
+    Law,
+    Points,
+    PowerLaw,
+    difference,
+    fit,
+    meetings,
+    ratio,
+)
+from experiments.compare.across.resampled import Fit, Fitted, band, fitted, points_of, shared
 from polycom_jax._errors import InputError
 
 LAW = PowerLaw(E=0.9, A=60.0, a=0.4, B=400.0, b=0.45)
@@ -72,6 +81,22 @@ def test_seeds_weigh():
     assert fit(heavy).b != pytest.approx(LAW.b, rel=1e-2)
 
 
+def test_a_point_of_three_seeds_counts_as_three_of_one():
+    rng, points = np.random.default_rng(0), grid(LAW)
+    loss = points.loss + 0.01 * rng.normal(size=len(points))
+    weight = np.where(np.arange(12) % 3 == 0, 3, 1)
+    once = fit(Points(points.parameters, points.tokens, loss, weight.astype(np.float64)))
+    rows = (np.repeat(x, weight) for x in (points.parameters, points.tokens, loss))
+    each = fit(Points(*rows, np.ones(weight.sum())))
+    at = [float(law.loss(1e6, d)) for law in (once, each) for d in (1e6, 1e8)]
+    assert at[:2] == pytest.approx(at[2:], abs=1e-5)
+
+
+def test_a_ratio_of_tokens_brings_an_arm_to_the_reference_s_loss():
+    share = ratio(BETTER, LAW, 1e6, 5e7)
+    assert float(BETTER.loss(1e6, share * 5e7)) == pytest.approx(float(LAW.loss(1e6, 5e7)))
+
+
 def test_tokens_for_a_loss_are_the_inverse():
     assert LAW.tokens(1e6, float(LAW.loss(1e6, 5e7))) == pytest.approx(5e7)
     assert LAW.tokens(1e6, LAW.E) == np.inf
@@ -95,6 +120,28 @@ def test_laws_that_meet_twice_are_equal_at_both():
     assert meetings(one, other, 1e6, 1.0, 5.0) == pytest.approx(wanted[:1])
     assert meetings(one, other, 1e6, 5.0, 30.0) == ()
     assert meetings(one, one, 1e6, 1.0, 1e6) == ()
+
+
+def test_a_crossing_has_the_share_of_resampled_fits_that_cross():
+    one = PowerLaw(E=1.0, A=0.0, a=0.3, B=6.0, b=0.3)
+    twice = PowerLaw(E=7 / 3, A=0.0, a=0.3, B=6.0, b=0.6)
+    own, reference = Fit(one, grid(one), [one] * 4), Fit(twice, grid(one), [twice] + [one] * 3)
+    fits = Fitted(FORMS[0], {}, {"arm": (own, reference)})
+    found = extrapolation._crossing(fits, "arm", 1e6, 1.0)
+    assert found.tokens == pytest.approx((1.5 ** (1 / 0.3), 3 ** (1 / 0.3)))
+    assert found.share == 1 / 4
+
+
+def test_crossings_are_looked_for_from_the_shortest_length_on(tmp_path: Path):
+    size, meet = SIZES["bytes-0.1m"], 2e6
+    late = {"swiglu": lambda d: 2 + 400 / d**0.45}
+    late["poly_norm"] = lambda d: late["swiglu"](d) + 0.1 * ((meet / d) ** 0.45 - 1)
+    for steps in (2240, 22400):
+        study(tmp_path / str(steps), "bytes-0.1m", steps, late, seeds=2)
+    found = read_cells(tmp_path)
+    (one,) = extrapolated(found).crossings
+    assert min(cell.tokens[0] for cell in found) < meet < max(cell.tokens[0] for cell in found)
+    assert (one.parameters, one.tokens) == (size, (pytest.approx(meet, rel=1e-3),))
 
 
 def test_a_band_reaches_infinity_where_resamples_do():
@@ -162,6 +209,17 @@ def test_a_known_difference_lies_in_its_band(tmp_path: Path):
         hits += own.low <= truth <= own.high
         assert own.high - own.low < 0.02
     assert hits >= 4
+
+
+def test_what_a_seed_does_to_both_arms_is_no_doubt_about_their_difference(tmp_path: Path):
+    for cell in cells(tmp_path, sd=0.0, sizes=1):
+        for arm, law in (("swiglu", LAW), ("poly_norm", BETTER)):
+            with_seeds(cell, arm, range(5), law, above=0.01)
+    fit = fitted(read_cells(tmp_path), ["swiglu", "poly_norm"], FORMS[1], resamples=20)
+    apart = fit.band("poly_norm", difference, 114_048, 7e6)
+    own = band(0.0, [float(law.loss(114_048, 7e6)) for law in fit.fits["swiglu"].resampled])
+    assert own.high - own.low > 0.01
+    assert apart.high - apart.low < 1e-3 * (own.high - own.low)
 
 
 def test_the_band_of_a_mean_is_student_s_interval(tmp_path: Path):

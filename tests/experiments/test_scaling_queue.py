@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scaling_folders import COMMITTED, study
+from scaling_folders import COMMITTED, STEP_TOKENS, study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
@@ -124,6 +124,13 @@ def test_a_dry_run_tells_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (costs[0]["folder"], costs[0]["runs"]) == ("bytes-0.1m-20", 4)
     assert costs[1]["runs"] == 2 * (4 + 5)
     assert costs[1]["seconds"] > costs[0]["seconds"] > 0
+    # A search is of the full length, results have branches of 20 % of the shorter ones, too.
+    search, results = 2240, 1792 + (112 + 224 + 448)
+    each = [arm.flops for arm in read_cell(tmp_path / "bytes-0.1m-20").arms.values()]
+    assert costs[0]["flops"] == STEP_TOKENS * sum(each) * (search + results)
+    # A finished run took two seconds, and most of them are results; arms differ a little in FLOPs.
+    wanted = 2 * 2.0 * (search + results) / results
+    assert costs[0]["seconds"] == pytest.approx(wanted, rel=0.05)
     assert {*tmp_path.iterdir()} == {tmp_path / "bytes-0.1m-20"}
 
 

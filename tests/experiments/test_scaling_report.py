@@ -1,8 +1,10 @@
 """Reports from stored run files: what is read, compared, said and refused."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scaling_folders import COMMITTED, STEP_TOKENS, study, write_run
 
@@ -86,6 +88,15 @@ def test_differences_are_paired_and_turn_where_their_sign_does(folder: Path):
     (turn,) = [t for t in turns(cells) if t.cell == "bytes-0.1m-20"]
     assert turn.ahead
     assert turn.before == 1120 * STEP_TOKENS < turn.tokens < turn.after
+    ends = [found[turn.cell, tokens].result for tokens in (turn.before, turn.after)]
+    means = [end.mean for end in ends if end is not None]
+    at = np.interp(math.log(turn.tokens), np.log([turn.before, turn.after]), means)
+    assert at == pytest.approx(0, abs=1e-12)
+    # 0.03 - 0.02 at the first length, and a root of two more of it at the second.
+    for tokens, wanted in ((560, 0.01), (1120, 0.03 - 0.02 * 2**0.5)):
+        result = found[turn.cell, tokens * STEP_TOKENS].result
+        assert result is not None
+        assert result.mean == pytest.approx(wanted, abs=0.004)
     assert {f.cell: f.needed.median < 1 for f in frugality(cells)}["bytes-0.1m-20"]
 
 

@@ -1,0 +1,127 @@
+"""What a run of a study reads, at which rates, and how it is scored and timed, without a model."""
+
+from collections.abc import Callable
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.compare import timing, train
+from experiments.compare.runs import Run, RunKey
+from experiments.compare.train import Programs, heldout_batches, heldout_loss
+from polycom_jax.data import TokenStore, train_batches
+from polycom_jax.data.store import in_memory
+from polycom_jax.training import TrainState
+from polycom_jax.training.loss_stats import LossStats
+
+EOT, T, ROWS = 999, 4, 2
+LENGTHS, PEAK, SEED = (20, 40), 0.5, 7
+
+
+def store(count: int) -> TokenStore:
+    return in_memory(np.arange(count, dtype=np.int64), EOT, num_documents=1, num_bytes=count)
+
+
+def started(key: Any) -> TrainState:
+    return TrainState(jnp.int32(0), jax.random.normal(key, ()), (), LossStats.start())
+
+
+def programs(step: Callable[..., Any], nats: Callable[..., Any]) -> Programs:
+    cfg: Any = SimpleNamespace(context_length=T)
+    return Programs(cfg, started, step, nats, 0)
+
+
+def counted(params: Any, batch: Any) -> tuple[Any, Any]:
+    return params * batch["mask"].sum(), batch["mask"].sum()
+
+
+def ran(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose only parameter adds up rate x mean token, and is its own loss."""
+
+    def step(state: TrainState, batch: Any, rate: Any) -> tuple[TrainState, dict[str, Any]]:
+        change = float(rate) * float(batch["tokens"].mean())
+        metrics = {"loss": jnp.float32(change), "grad_norm": jnp.float32(rate)}
+        return state.replace(params=state.params + change), metrics  # pyright: ignore
+
+    monkeypatch.setattr(train, "activation_parameters", lambda cfg, params: [{}])
+    monkeypatch.setattr(train, "POINTS", 5)
+    text = store(400)
+    heldout = heldout_batches(text, batch_size=ROWS, seq_len=T, tokens=None)
+    key = RunKey("arm", PEAK, SEED, LENGTHS)
+    return train.train(programs(step, counted), key, text, heldout, batch_size=ROWS)
+
+
+def changes(length: int) -> list[float]:
+    """By hand: of each update up to a length, after two of warm-up, with a fall over 20 %."""
+    fall = length // 5
+    rates = [1 / 2] + [1.0] * (length - fall - 1) + [left / fall for left in range(fall, 0, -1)]
+    batches = train_batches(store(400), batch_size=ROWS, seq_len=T, seed=SEED)
+    pairs = zip(rates, islice(batches, length), strict=True)
+    return [PEAK * rate * float(batch["tokens"].mean()) for rate, batch in pairs]
+
+
+def test_every_length_ends_where_a_run_of_its_own_would(monkeypatch: pytest.MonkeyPatch):
+    run, start = ran(monkeypatch), float(jax.random.normal(jax.random.key(SEED), ()))
+    assert run.initial == pytest.approx(start, rel=1e-6)
+    wanted = [start + sum(changes(length)) for length in LENGTHS]
+    assert run.heldout == pytest.approx(wanted, rel=40 * 2**-24)
+
+
+def test_the_curve_of_a_run_is_that_of_its_longest_branch(monkeypatch: pytest.MonkeyPatch):
+    run = ran(monkeypatch)
+    assert run.steps == (8, 16, 24, 32, 40)
+    means = np.reshape(changes(40), (5, 8)).mean(1)
+    np.testing.assert_allclose(run.loss, means, rtol=1e-6)
+    rates = [7.5 / 8, 1, 1, 1, 4.5 / 8]
+    np.testing.assert_allclose(run.grad_norm, PEAK * np.array(rates), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [None, 20, 36])
+def test_held_out_windows_are_read_once_and_lie_evenly_over_the_text(tokens: int | None):
+    batches = heldout_batches(store(82), batch_size=8, seq_len=T, tokens=tokens)  # 21 windows
+    seen = [int(t) for b in batches for t in np.asarray(b["targets"])[np.asarray(b["mask"])]]
+    assert len(seen) == len(set(seen))
+    if tokens is None:
+        assert sorted(seen) == [*range(1, 82), EOT]
+        return
+    firsts = sorted(seen)[::T]
+    assert len(seen) == T * len(firsts) == tokens
+    gaps = np.diff([*firsts, firsts[0] + 21 * T])
+    assert gaps.max() - gaps.min() <= T
+
+
+def test_a_held_out_loss_is_a_mean_over_tokens_and_not_over_batches():
+    sums = {"few": (6.0, 2.0), "many": (1.0, 10.0)}
+    made = programs(lambda *args: None, lambda params, batch: sums[batch])
+    batches: Any = ["few", "many"]
+    assert heldout_loss(made, None, batches) == pytest.approx(7 / 12)
+
+
+def test_step_seconds_are_of_one_step_that_is_warm(monkeypatch: pytest.MonkeyPatch):
+    clock, cold = [0.0], [True]
+
+    def step(seconds: float) -> Callable[..., Any]:
+        def run(state: Any, batch: Any, rate: Any) -> tuple[Any, dict[str, Any]]:
+            clock[0] += 100 * seconds if cold[0] else seconds
+            cold[0] = False
+            return state, {}
+
+        return run
+
+    def init(key: Any) -> None:
+        cold[0] = True
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    arms: Any = {
+        name: SimpleNamespace(init=init, step=step(seconds))
+        for name, seconds in (("slow", 0.5), ("fast", 0.25))
+    }
+    batch: Any = {}
+    found = timing.step_seconds(arms, batch, lambda text: None)
+    assert {len(rounds) for rounds in found.values()} == {timing.LEAST_ROUNDS}
+    assert found["slow"] == pytest.approx([0.5] * timing.LEAST_ROUNDS)
+    assert found["fast"] == pytest.approx([0.25] * timing.LEAST_ROUNDS)
