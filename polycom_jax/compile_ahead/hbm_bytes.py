@@ -66,8 +66,10 @@ def read_and_written(module: Module, where: Computation, instruction: Instructio
         read = min(taken, in_hbm(sources[0].type)) + rest
         return Traffic(read, max(result - started * whole, 0))
     if synchronous in _UPDATES:
-        parts, (base, *others) = _part_bytes(where, instruction), sources
-        touched = bool(in_hbm(base.type))
+        # A scatter of n arrays has them first, then where to, and n arrays of parts.
+        count = len(sources) // 2 if synchronous == "scatter" else 1
+        parts, bases, others = _part_bytes(where, instruction), sources[:count], sources[count:]
+        touched = any(in_hbm(base.type) for base in bases)
         read = sum(in_hbm(source.type) for source in others)
         return Traffic(read + touched * _read_before(instruction, parts), touched * parts)
     if opcode.endswith("-start"):

@@ -77,6 +77,10 @@ def test_distributions():
     assert found["near_zero_share"] == pytest.approx(3 / 6)
     assert found["positive_share"] == pytest.approx(3 / 6)
     assert found["largest_magnitude"] == 3
+    # Of a root mean square of 1.66, and a median magnitude of 1.
+    assert analysis.distribution(np.array([0.015, 0.017, 1.0, -1.0, 1.0, 3.6]))[
+        "near_zero_share"
+    ] == pytest.approx(1 / 6)
     centred = x - x.mean()
     assert found["kurtosis"] == pytest.approx(np.mean(centred**4) / np.mean(centred**2) ** 2)
     assert np.isnan(analysis.distribution(np.ones(4))["kurtosis"])
@@ -123,6 +127,12 @@ def test_the_curve_of_poly_norm_is_a_band_over_rows():
     middle = np.abs(curve.x - 1).argmin()
     # x / rms for rows of rms 0.5 to 2: at 1, anything from 0.5 to 2.
     assert curve.high[middle] - curve.low[middle] > 0.4
+    y, wide = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)), curve.x[1] - curve.x[0]
+    inside = y[np.abs(x - curve.x[middle]) < wide / 2]
+    # To within two of the bin's numbers, for what float32 rounds.
+    for end, share in ((curve.low, 0.1), (curve.high, 0.9)):
+        assert np.mean(inside < end[middle]) == pytest.approx(share, abs=2 / inside.size)
+    assert curve.density[middle] == pytest.approx(inside.size / x.size, abs=2 / x.size)
     gated = analysis.response(get_activation("swiglu"), {}, jnp.asarray(x, jnp.float32))
     silu = curve.x / (1 + np.exp(-curve.x))
     np.testing.assert_allclose(gated.mean, silu, atol=0.06)

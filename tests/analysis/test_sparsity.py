@@ -89,6 +89,19 @@ def test_idle_neurons_cost_what_numpy_says_and_no_more_than_allowed(batch):
     assert shares[1] < shares[0] < 1
 
 
+def test_tokens_without_a_target_change_nothing(batch):
+    cfg, params = model("relu")
+    tokens = np.where(batch["mask"], batch["tokens"], 39)
+    params["embed"] = params["embed"].at[39].multiply(1e3)
+    assert not np.any(batch["tokens"][batch["mask"]] == 39)
+    one, other = (
+        analysis.perplexity_sparsity(cfg, params, {**batch, "tokens": own})
+        for own in (batch["tokens"], tokens)
+    )
+    np.testing.assert_allclose(other.thresholds, one.thresholds, rtol=1e-5)
+    np.testing.assert_allclose(other.active_share, one.active_share, rtol=1e-5)
+
+
 def test_errors_are_those_of_numpy():
     rng = np.random.default_rng(1)
     hidden, down = rng.standard_normal((5, 7)), rng.standard_normal((7, 3))

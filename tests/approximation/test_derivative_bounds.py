@@ -56,6 +56,18 @@ def test_the_known_formula_and_its_rate():
     assert few / many == pytest.approx(10 ** (n - 0.25))
 
 
+def test_bounds_are_the_numbers_that_the_formulas_give_by_hand():
+    # r = 0.2: 4.5^2 x 10^2 x 0.2^3 / 6, then 2 x 4.5 x 10 x 0.2^2 / 2, then 0.2.
+    assert pa.derivative_bound(3, 2, 10, 2, "spline") == pytest.approx(2.7 + 1.8 + 0.2)
+    # r = 0.1, and 18 in place of 4.5^2.
+    assert pa.derivative_bound(3, 1, 10, 2, "spline") == pytest.approx(0.3 + 0.45 + 0.1)
+    # r = 1/3: twice the error, 2 x 1/18, and sqrt(2) times its slope, 24 / 18 + 1/3.
+    assert pa.hoelder_bound(2, 2, 4, 0.5) == pytest.approx((1 / 9 * 2**0.5 * 5 / 3) ** 0.5)
+    assert pa.hoelder_bound(2, 2, 4, 0.25) == pytest.approx(
+        (1 / 9) ** 0.75 * (2**0.5 * 5 / 3) ** 0.25
+    )
+
+
 def test_hoelder_quotients_stay_below_their_bound():
     target, cells = pa.get_target("waves", order=2, dim=1), 8
     net = pa.taylor_network(target, 2, 1, cells)

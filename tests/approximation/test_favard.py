@@ -72,6 +72,14 @@ def test_errors_are_within_the_bound_for_the_unit_ball(n: int, name: str):
         assert error(f, table) <= pa.favard_bound(n, 1, degree)
 
 
+def test_the_second_variable_adds_its_error_times_the_norm_of_the_means():
+    one = pa.favard_constant(3) * favard.chain_constant(3) * 4.0**-3
+    # What sampling adds is no millionth of it.
+    assert pa.favard_bound(3, 1, 4) == pytest.approx(one, rel=1e-5)
+    both = one * (1 + favard.operator_norm(3, 4))
+    assert pa.favard_bound(3, 2, 4) == pytest.approx(both, rel=1e-4)
+
+
 def test_the_norm_of_the_means_is_bounded_from_above_and_closely():
     for n in (1, 2, 5):
         for degree in (1, 6, 30):

@@ -89,6 +89,25 @@ def test_any_choice_needs_fewer_than_a_continuous_one_and_more_for_a_smaller_err
     assert pa.fewest_weights(n, 1e-10, 3, 4) <= counts[-1]  # so do higher powers
 
 
+@pytest.mark.parametrize("points", [250, 440, 620, 810, 1000])
+def test_fewest_weights_are_the_first_whose_regions_are_as_many_as_the_targets(points: int):
+    """Warren's count, multiplied out, for so many bumps."""
+    degrees = (1, 4, 10, 22)  # of layers, each of order 2, and the output
+
+    def regions(weights: int) -> float:
+        found = 1.0
+        for units, degree in zip((weights / 3,) * 3 + (1,), degrees, strict=True):
+            polynomials = points * max(units, 1)
+            few = 2**polynomials if polynomials <= weights else math.inf
+            warren = 2 * (2 * math.e * polynomials * degree / weights) ** weights
+            found *= min(few, warren)
+        return found
+
+    wanted = next(weights for weights in range(1, 100) if regions(weights) >= 2.0**points)
+    assert wanted > 3
+    assert pa.fewest_weights(1, 0.5 / (points + 0.5), 3, 2) == wanted
+
+
 def test_numbers_out_of_range_are_refused():
     with pytest.raises(InputError, match="parameters=0"):
         pa.least_error(2, 0)

@@ -36,6 +36,7 @@ ENTRY %main (x: {x}, u: f32[16,1024], i: s32[]) -> f32[4096,1024] {{
 """
 
 
+ROWS = "f32[4096,1024]"
 UPDATE = "f32[4096,1024] dynamic-update-slice(%{}, %u, %i, %i)"
 
 
@@ -86,6 +87,20 @@ def test_a_scatter_touches_the_rows_that_it_adds_to():
     alone = fused("  ROOT %y = f32[4096,1024] negate(%x)", more=ADD)
     fusion = "f32[4096,1024] fusion(%x, %u, %i), kind=kLoop, calls=%fused"
     assert moved(alone.replace(fusion, scatter)) == (2 * PART + INDEX, PART)
+
+
+def test_a_scatter_of_two_arrays_touches_rows_of_both():
+    text = f"""{ADD}
+ENTRY %main (x: {ROWS}, u: f32[16,1024], i: s32[]) -> ({ROWS}, {ROWS}) {{
+  %x = {ROWS} parameter(0)
+  %w = {ROWS} parameter(1)
+  %u = f32[16,1024] parameter(2)
+  %v = f32[16,1024] parameter(3)
+  %i = s32[] parameter(4)
+  ROOT %y = ({ROWS}, {ROWS}) scatter(%x, %w, %i, %u, %v), to_apply=%add
+}}
+"""
+    assert moved(text) == (2 * 2 * PART + INDEX, 2 * PART)
 
 
 def test_a_scatter_into_an_array_of_another_form_reads_the_rows_too():
@@ -160,7 +175,6 @@ def test_an_asynchronous_slice_reads_a_part():
     assert (read, written) == (pytest.approx(PART, abs=INDEX), 0)
 
 
-ROWS = "f32[4096,1024]"
 SCATTERED = f"""HloModule m
 
 %fused (x: {ROWS}) -> f32[1024,1024] {{
@@ -203,6 +217,65 @@ ENTRY %main (x: {ROWS}, room: {ROWS}, n: s32[4]) -> {ROWS} {{
 """
     (found,) = aot.predict_text(text, V5E).collectives
     assert found.bytes == pytest.approx(X * 3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "result", "share"),
+    [
+        ("all-to-all", ROWS, 3 / 4),
+        ("reduce-scatter", "f32[1024,1024]", 3 / 4),
+        ("collective-permute", ROWS, 1),
+    ],
+)
+def test_a_chip_keeps_its_own_share_of_what_is_exchanged(opcode: str, result: str, share: float):
+    text = f"""HloModule m
+
+ENTRY %main (x: {ROWS}) -> {result} {{
+  %x = {ROWS} parameter(0)
+  ROOT %y = {result} {opcode}(%x), replica_groups={{{{0,1,2,3}}}}
+}}
+"""
+    (found,) = aot.predict_text(text, V5E).collectives
+    assert (found.opcode, found.bytes) == (opcode, pytest.approx(X * share))
+
+
+@pytest.mark.parametrize(("precision", "peak"), [("default", "f32"), ("highest", "highest")])
+def test_products_of_full_float32_are_slower_than_those_of_fewer_digits(precision: str, peak: str):
+    n = 8192
+    text = f"""HloModule m
+
+ENTRY %main (a: f32[{n},{n}], b: f32[{n},{n}]) -> f32[{n},{n}] {{
+  %a = f32[{n},{n}] parameter(0)
+  %b = f32[{n},{n}] parameter(1)
+  ROOT %y = f32[{n},{n}] dot(%a, %b), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}, \
+operand_precision={{{precision},{precision}}}
+}}
+"""
+    assert H100.peaks["f32"] > H100.peaks["highest"]
+    wanted = 2 * n**3 / H100.peaks[peak]
+    assert aot.predict_text(text, H100).seconds == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("n", [256, 16384])
+def test_an_exchange_is_hidden_by_a_product_that_takes_longer(n: int):
+    text = f"""HloModule m
+
+ENTRY %main (x: {ROWS}, a: bf16[{n},{n}]) -> bf16[{n},{n}] {{
+  %x = {ROWS} parameter(0)
+  %a = bf16[{n},{n}] parameter(1)
+  %sum = {ROWS} all-reduce-start(%x), replica_groups={{{{0,1,2,3}}}}, to_apply=%add
+  %y = bf16[{n},{n}] dot(%a, %a), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  %done = {ROWS} all-reduce-done(%sum)
+  ROOT %z = (bf16[{n},{n}], {ROWS}) tuple(%y, %done)
+}}
+"""
+    found = aot.predict_text(text, H100)
+    product = max(2 * n**3 / H100.peaks["bf16"], 3 * 2 * n**2 / H100.hbm_bandwidth)
+    hidden = product > found.asynchronous_seconds + found.collective_seconds > 0
+    assert hidden == (n == 16384)
+    assert found.collectives[0].asynchronous == hidden
+    seconds = product + (0 if hidden else found.collective_seconds)
+    assert found.seconds == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ x + tanh(x up) down, bfloat16 [256, 512] times [512, 1024], the width of 1024 sp
 Its tables of source files are left out.
 """
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from polycom_jax._errors import InputError
 from polycom_jax.compile_ahead.chips import CHIPS, TPUS, chip_of_kind
 from polycom_jax.compile_ahead.hbm_bytes import hbm_traffic
 from polycom_jax.compile_ahead.hlo import parse
+from polycom_jax.compile_ahead.loop_trip_counts import _count
 from polycom_jax.compile_ahead.predict import predict_text
 
 V5E = CHIPS["v5e"]
@@ -85,6 +87,15 @@ def test_every_direction_of_the_condition_is_read(compare: str, trips: int | Non
     prediction = predict_text(text, V5E)
     assert prediction.cycles == pytest.approx(1000 * (1 if trips is None else trips))
     assert len(prediction.not_estimated) == (trips is None)
+
+
+@pytest.mark.parametrize(("direction", "beyond"), [("LT", 0), ("GT", 0), ("LE", 1), ("GE", -1)])
+def test_trips_are_those_of_a_range_of_python(direction: str, beyond: int):
+    sign = 1 if direction[0] == "L" else -1
+    for step, distance in itertools.product(range(1, 9), range(30)):
+        end = 5 + sign * distance
+        expected = len(range(5, end + beyond, sign * step))
+        assert _count(5, end, sign * step, direction) == expected, (step, distance)
 
 
 def test_a_trip_count_that_the_compiler_wrote_down_is_taken():
@@ -190,6 +201,15 @@ def test_a_kernels_notes_over_several_lines_do_not_end_its_computation():
     # Causal attention of 2 x 16 heads: two products of 4096^2 x 128, half of it, at half the peak.
     flops = 2 * 2 * 2 * 16 * 4096**2 * 128 / 2
     assert prediction.kernel_seconds == pytest.approx(24 * flops / (0.5 * V5E.peak_flops))
+
+
+# Forward q k^T and p v; backward q k^T and dp once more, then dk and dv, or dq.
+@pytest.mark.parametrize(("kernel", "products"), [("fwd", 2), ("dkv", 4), ("dq", 3)])
+def test_each_kernel_of_attention_makes_its_own_products(kernel: str, products: int):
+    text = program("kernel_notes").replace("splash_mha_fwd_residuals", f"splash_mha_{kernel}")
+    flops = products * 2 * 2 * 16 * 4096**2 * 128 / 2
+    expected = 24 * flops / (0.5 * V5E.peak_flops)
+    assert predict_text(text, V5E).kernel_seconds == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

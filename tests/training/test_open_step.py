@@ -219,6 +219,7 @@ def test_a_step_is_optax_by_hand():
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-6)
     assert float(metrics["error"]) == pytest.approx(float(aux["error"]), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(float(jnp.linalg.norm(grads)), rel=1e-6)
+    assert float(metrics["param_norm"]) == pytest.approx(float(jnp.linalg.norm(PARAMS)), rel=1e-6)
     assert set(metrics) == {"loss", "error", "grad_norm", "param_norm", "skipped", "spike"}
 
 

@@ -46,12 +46,15 @@ def test_a_given_horizon_does_not_move_with_the_length_of_the_run():
     assert not np.array_equal(rates(OPTIM, 20, 20), rates(OPTIM, 40, 20))
 
 
-def test_decay_reaches_matrices_and_embeddings_but_neither_norms_nor_coefficients(specs):
+@pytest.mark.parametrize("experts", [0, 4])
+def test_decay_reaches_matrices_and_embeddings_but_neither_norms_nor_coefficients(model, experts):
+    specs = models.specs(model(moe=models.MoEConfig(num_experts=experts, top_k=1)))
     params = pm.map_specs(lambda spec: jnp.ones(spec.shape), specs)
     optimizer = make_optimizer(OptimConfig(peak_learning_rate=1e-2, weight_decay=0.5), specs, 10**6)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
     by_role = {"matrix": -5e-3, "embedding": -5e-3, "norm": 0.0, "coefficient": 0.0}
+    by_role |= {"router": -5e-3} if experts else {}
     seen = set()
     for spec, update in zip(
         jax.tree.leaves(specs, is_leaf=pm.is_spec), jax.tree.leaves(updates), strict=True

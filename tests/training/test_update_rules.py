@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib import scale_by_muon
 
 from polycom_jax import InputError, Parameter, activation, models
 from polycom_jax import params as pm
@@ -97,6 +98,42 @@ def test_an_activation_s_own_numbers_are_no_matrix_whatever_decays_them(model, n
         np.testing.assert_array_equal(update, by_adam)
     wide = pm.widened(specs, 4.0)
     assert {s.width_multiple for s, _ in by_role(wide, adam) if s.axes == ("layers",)} == {1.0}
+
+
+def updates(specs, name, count, **more):
+    """Gradients and updates, one a step, of random gradients."""
+    optimizer = make_optimizer(OptimConfig(optimizer=name, **(USUAL | more)), specs, 10**6)
+    params = pm.map_specs(lambda spec: jnp.zeros(spec.shape), specs)
+    state, update, found = optimizer.init(params), jax.jit(optimizer.update), []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        grads = pm.map_specs(
+            lambda spec, rng=rng: jnp.asarray(rng.normal(size=spec.shape), jnp.float32), specs
+        )
+        moved, state = update(grads, state, params)
+        found.append((grads, jax.tree.map(jnp.negative, moved)))
+    return found
+
+
+def test_muon_is_optax_s_of_each_matrix_by_itself_at_adamw_s_size(model):
+    spec = models.specs(model(embed_dim=16, gated_width=32))["layers"][0]["ffn"]["w_up"]
+    alone, state = scale_by_muon(beta=0.95), None
+    for grads, update in updates({"w": spec}, "muon", 4):
+        one = grads["w"][0]
+        state = state or alone.init(one)
+        wanted, state = alone.update(one, state)
+        size = 0.2 * max(one.shape) ** 0.5
+        # Five products of matrices of some dozen rows.
+        np.testing.assert_allclose(update["w"][0], size * wanted, atol=size * 2**-16)
+
+
+def test_lion_is_the_sign_of_one_mean_and_keeps_another():
+    spec = pm.ParamSpec((64,), ("embed",), jax.nn.initializers.ones, "norm")
+    mean = np.zeros(64)
+    for grads, update in updates({"w": spec}, "lion", 5, b1=0.9, b2=0.6):
+        g = np.asarray(grads["w"], np.float64)
+        np.testing.assert_array_equal(update["w"], np.sign(0.9 * mean + 0.1 * g))
+        mean = 0.6 * mean + 0.4 * g
 
 
 def test_lion_goes_by_signs(model):

@@ -54,6 +54,26 @@ def test_it_and_its_gradient_are_those_of_the_formula(model, make_batch, chunk):
     assert float(hidden_nats(cfg, {"unembed": table}, x, batch)) == pytest.approx(float(nats))
 
 
+@pytest.mark.parametrize("weight", [0.0, WEIGHT])
+def test_gradients_in_float16_are_those_of_the_formula(model, make_batch, weight):
+    """Slopes are multiplied by a power of two on the way, and what they make is divided by it."""
+    x, table, batch = drawn(make_batch)
+    x, table = x.astype(jnp.float16), table.astype(jnp.float16).astype(jnp.float32)
+    cfg = model(tie_embeddings=False, loss_chunk=43, dtype="float16")
+
+    def total(table: Any, x: Any) -> Any:
+        return _hidden_sums(cfg, {"unembed": table}, x, batch, None, weight)[0]
+
+    def formula(table: Any, x: Any) -> Any:
+        nats, z = plain(table, x, batch)
+        return nats + weight / WEIGHT * z
+
+    got = jax.jit(jax.grad(total, (0, 1)))(table, x)
+    wanted = jax.grad(formula, (0, 1))(table, x.astype(jnp.float32))
+    for mine, want in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(mine, want, atol=4 * 2**-11 * float(jnp.abs(want).max()))
+
+
 def test_chunks_have_its_second_derivatives(model, make_batch):
     x, table, batch = drawn(make_batch)
     cfg = model(tie_embeddings=False, loss_chunk=43)
