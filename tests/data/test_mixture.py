@@ -56,6 +56,8 @@ def test_a_store_is_read_by_epochs_each_in_another_order():
     small = firsts[firsts // 1_000 == 1].reshape(-1, 5)  # five windows an epoch
     assert all(sorted(epoch) == sorted(small[0]) for epoch in small)
     assert len({tuple(epoch) for epoch in small}) > 1
+    alone = train_batches(STORES[1], batch_size=small.size, seq_len=T, seed=7 + 1)
+    np.testing.assert_array_equal(small.ravel(), next(alone)["tokens"][:, 0])
 
 
 def test_a_batch_is_a_function_of_seed_and_step_and_its_rows_of_the_batch():

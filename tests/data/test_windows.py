@@ -110,15 +110,16 @@ def test_evaluation_sees_every_target_once_and_in_order(seq_len: int, shares: li
 
 
 @pytest.mark.parametrize("shares", [[None], [range(2), range(2, 4)]])
+@pytest.mark.parametrize("stride", [5, 2])
 @pytest.mark.parametrize("tokens", [1, 15, 30, 56, 10**9])
 def test_evaluation_on_some_tokens_reads_whole_windows_spread_over_the_store(
-    tokens: int, shares: list
+    tokens: int, stride: int, shares: list
 ):
-    options: dict[str, Any] = {"batch_size": 4, "seq_len": 5}
+    options: dict[str, Any] = {"batch_size": 4, "seq_len": 5, "stride": stride}
     hosts = [eval_batches(STORE, **options, rows=rows, tokens=tokens) for rows in shares]
     rows = [row for parts in zip(*hosts, strict=True) for part in parts for row in _rows(part)]
     every = [row for batch in eval_batches(STORE, **options) for row in _rows(batch)]
-    count = min(len(every), -(-tokens // 5))
+    count = min(len(every), -(-tokens // stride))
     assert rows == [every[i * len(every) // count] for i in range(count)]
     assert len(hosts[0]) == -(-count // 4)
     assert hosts[0].share == sum(map(len, rows)) / STORE.num_targets

@@ -22,6 +22,7 @@ from polycom_jax.models import (
     preset,
     specs,
 )
+from polycom_jax.models import moe as moe_module
 from polycom_jax.models.moe import moe_specs, route, summary
 
 TOKENS, WIDTH = 40, 6
@@ -125,6 +126,17 @@ def test_the_summary_weighs_means_over_layers():
     assert (aux["expert_load_min"], aux["expert_load_max"]) == (0, 2)
     np.testing.assert_allclose(aux["router_entropy"], 0.6, rtol=1e-6)
     np.testing.assert_allclose(aux["dropped_share"], 0.25)
+
+
+def test_the_dropped_share_is_of_the_choices_that_count(monkeypatch: pytest.MonkeyPatch):
+    cfg = config()
+    params = pm.init(moe_specs(cfg), jax.random.key(0))
+    x, mask = jnp.ones((2, 6, WIDTH)), jnp.arange(12).reshape(2, 6) < 5
+    dropped = lambda cfg, params, y, *rest, **more: (y, jnp.int32(6))  # noqa: E731
+    monkeypatch.setattr(moe_module, "run_experts", dropped)
+    # Six of two choices each of five tokens, or of all twelve.
+    assert float(moe_module.moe(cfg, params, x, None, mask)[1]["dropped"]) == pytest.approx(6 / 10)
+    assert float(moe_module.moe(cfg, params, x, None)[1]["dropped"]) == pytest.approx(6 / 24)
 
 
 def test_the_paper_model_has_its_total_and_active_parameters():

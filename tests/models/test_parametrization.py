@@ -132,6 +132,23 @@ def test_every_optimiser_has_its_own_power_of_the_width(optimizer: str):
     assert all(0.5 < ratio < 2.0 for ratio in found.values()), found
 
 
+@pytest.mark.parametrize("optimizer", WIDTH_POWERS)
+def test_what_an_update_does_to_its_own_input_does_not_grow_with_the_width(optimizer: str):
+    def change(width: int) -> float:
+        """Root mean square of x U, x of entries of order one and U the first update of x y^T."""
+        spec = models.specs(model(width))["layers"][0]["ffn"]["w_up"]
+        optim: Any = {"optimizer": optimizer, "peak_learning_rate": 1.0, "schedule": "constant"}
+        rule = make_optimizer(OptimConfig(**optim, weight_decay=0.0), {"w": spec}, 10)
+        x, y = (jax.random.normal(jax.random.key(i), (n,)) for i, n in enumerate(spec.shape[1:]))
+        grads = {"w": jnp.outer(x, y)[None] / width}
+        params = jax.tree.map(jnp.zeros_like, grads)
+        update, _ = rule.update(grads, rule.init(params), params)
+        return float(jnp.sqrt(jnp.mean(jnp.square(x @ update["w"][0]))))
+
+    # Means over 512 and 4,096 normal numbers.
+    assert change(64 * BASE) / change(8 * BASE) == pytest.approx(1, rel=0.1)
+
+
 def test_at_the_base_width_it_is_the_standard_parametrization():
     moe = MoEConfig(num_experts=4, top_k=2)
     for cfg in (model(BASE), model(BASE, init="olmo", moe=moe, tie_embeddings=True)):
