@@ -86,8 +86,8 @@ def test_a_point_of_three_seeds_counts_as_three_of_one():
     loss = points.loss + 0.01 * rng.normal(size=len(points))
     weight = np.where(np.arange(12) % 3 == 0, 3, 1)
     once = fit(Points(points.parameters, points.tokens, loss, weight.astype(np.float64)))
-    rows = (np.repeat(x, weight) for x in (points.parameters, points.tokens, loss))
-    each = fit(Points(*rows, np.ones(weight.sum())))
+    n, d, repeated = (np.repeat(x, weight) for x in (points.parameters, points.tokens, loss))
+    each = fit(Points(n, d, repeated, np.ones(weight.sum())))
     at = [float(law.loss(1e6, d)) for law in (once, each) for d in (1e6, 1e8)]
     assert at[:2] == pytest.approx(at[2:], abs=1e-5)
 
@@ -125,8 +125,10 @@ def test_laws_that_meet_twice_are_equal_at_both():
 def test_a_crossing_has_the_share_of_resampled_fits_that_cross():
     one = PowerLaw(E=1.0, A=0.0, a=0.3, B=6.0, b=0.3)
     twice = PowerLaw(E=7 / 3, A=0.0, a=0.3, B=6.0, b=0.6)
-    own, reference = Fit(one, grid(one), [one] * 4), Fit(twice, grid(one), [twice] + [one] * 3)
-    fits = Fitted(FORMS[0], {}, {"arm": (own, reference)})
+    own: list[Law] = [one] * 4
+    others: list[Law] = [twice, one, one, one]
+    pair = Fit(one, grid(one), own), Fit(twice, grid(one), others)
+    fits = Fitted(FORMS[0], {}, {"arm": pair})
     found = extrapolation._crossing(fits, "arm", 1e6, 1.0)
     assert found.tokens == pytest.approx((1.5 ** (1 / 0.3), 3 ** (1 / 0.3)))
     assert found.share == 1 / 4

@@ -142,7 +142,7 @@ def test_what_an_update_does_to_its_own_input_does_not_grow_with_the_width(optim
         x, y = (jax.random.normal(jax.random.key(i), (n,)) for i, n in enumerate(spec.shape[1:]))
         grads = {"w": jnp.outer(x, y)[None] / width}
         params = jax.tree.map(jnp.zeros_like, grads)
-        update, _ = rule.update(grads, rule.init(params), params)
+        update: Any = rule.update(grads, rule.init(params), params)[0]
         return float(jnp.sqrt(jnp.mean(jnp.square(x @ update["w"][0]))))
 
     # Means over 512 and 4,096 normal numbers.
