@@ -1,13 +1,15 @@
 """What becomes of a run whose first layer starts with a head that looks at the token before.
 
-    python -m experiments.results.compare.heads.given
+    python -m experiments.results.compare.heads.given [STUDY ...]
 
-trains the runs of the plan in README.md, in a folder where the texts of the ablation lie, adds them
-to given.json, and prints the tables of README.md and draws given.png once all are there.
+trains runs of the plan in README.md that are not in given.json (default: none), in a folder where
+the texts of their studies lie, adds them there, prints the tables of README.md and draws given.png.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ from experiments.results.compare.heads.again import (
     Setting,
     keep,
     kept,
+    repeats,
     results,
     setting_of,
     table,
@@ -32,9 +35,12 @@ from polycom_jax.kernels.rope import rope
 from polycom_jax.models import ModelConfig, layers
 from polycom_jax.params import Params
 
-STUDY = "ablation"
-STARTS = {"previous": 1, "itself": 0}
+STARTS = {"itself": 0, "previous": 1}
 """Which token the head looks at, and how many places back that is."""
+DRAWN = "as drawn"
+SHORT, LONG = "ablation", "scaling/bytes-0.1m-200"
+STUDIED: Mapping[str, tuple[str, ...]] = {SHORT: (DRAWN, *STARTS), LONG: (DRAWN, "previous")}
+"""Study -> the starts that its runs have; runs as drawn were trained for it."""
 COMMON = 0.25
 """Share of the first layer's squared input that all tokens have in common."""
 LOGIT = 15.0
@@ -48,7 +54,8 @@ class Outcome:
     """A run.
 
     Attributes:
-        start: one of `STARTS`, or "as drawn".
+        study: folder of its study.
+        start: one of `STARTS`, or `DRAWN`.
         arm: of the study.
         seed: of the run.
         at_start: layer -> head -> share of attention to the token `OFFSETS` places back.
@@ -56,10 +63,11 @@ class Outcome:
         heldout: nats a byte of the runs decayed at each length.
     """
 
+    study: str
     start: str
     arm: str
     seed: int
-    at_start: Shares | None
+    at_start: Shares
     after: Shares
     heldout: tuple[float, ...]
 
@@ -109,47 +117,58 @@ def programs_of(setting: Setting, arm: str, start: str) -> Programs:
     return replace(programs, init=init)
 
 
-def outcomes() -> list[Outcome]:
-    """All: read from given.json, or trained and added there."""
-    found = kept(HERE / "given.json", Outcome)
-    done = {(one.start, one.arm, one.seed) for one in found}
-    runs = sorted(results(STUDY, ARMS), key=lambda run: (run.key.seed, ARMS.index(run.key.arm)))
-    for run in runs:
-        for start in ("as drawn", *STARTS):
-            if (start, run.key.arm, run.key.seed) not in done:
-                found.append(outcome(setting_of(STUDY), run, start))
-                keep(HERE / "given.json", found)
-                print(f"{start} {run.key.arm} seed {run.key.seed}", flush=True)
-    return found
+def missing(study: str, found: Sequence[Outcome]) -> list[tuple[Run, str]]:
+    """Runs of the study's results and starts that are not there yet, in the order of the seeds."""
+    done = {(one.study, one.start, one.arm, one.seed) for one in found}
+    runs = sorted(results(study, ARMS), key=lambda run: (run.key.seed, run.key.arm == ARMS[1]))
+    return [
+        (run, start)
+        for run in runs
+        for start in STUDIED[study]
+        if (study, start, run.key.arm, run.key.seed) not in done
+    ]
 
 
-def outcome(setting: Setting, run: Run, start: str) -> Outcome:
+def train_missing(study: str, found: list[Outcome]) -> None:
+    """Trains them, and adds each to given.json."""
+    todo = missing(study, found)
+    for at, (run, start) in enumerate(todo, 1):
+        found.append(outcome(study, run, start))
+        keep(HERE / "given.json", found)
+        print(f"[{at}/{len(todo)}] {study}: {start}, {run.key.arm}, seed {run.key.seed}")
+
+
+def outcome(study: str, run: Run, start: str) -> Outcome:
     """Trains a run from its other start; one that starts as drawn was trained for the study."""
-    programs, key = programs_of(setting, run.key.arm, start), run.key
+    setting, key = setting_of(study), run.key
+    programs = programs_of(setting, key.arm, start)
     at_start = look(setting, programs, key, 0, 1)[2]
-    after = look(setting, programs, key, UPDATES, run.steps[0])[2]
+    curves, _, after = look(setting, programs, key, UPDATES, run.steps[0])
     if start in STARTS:
         batch = setting.config.data.batch_size
         run = train(programs, key, setting.store, setting.heldout, batch_size=batch)
-    return Outcome(start, key.arm, key.seed, at_start, after, run.heldout)
+    assert repeats(run, curves), "to train again repeats every digit"
+    return Outcome(study, start, key.arm, key.seed, at_start, after, run.heldout)
 
 
 Found = dict[tuple[str, str], list[Outcome]]
 
 
-def by_start(found: Sequence[Outcome]) -> Found:
-    """(start, arm) -> outcomes in the order of their seeds."""
-    groups: Found = {}
-    for one in sorted(found, key=lambda one: one.seed):
-        groups.setdefault((one.start, one.arm), []).append(one)
-    return groups
+def by_start(found: Sequence[Outcome], study: str) -> Found:
+    """(start, arm) -> outcomes of a study in the order of their seeds."""
+    seeds = sorted({run.key.seed for run in results(study, ARMS)})
+    own = {(one.start, one.arm, one.seed): one for one in found if one.study == study}
+    return {
+        (start, arm): [own[start, arm, seed] for seed in seeds]
+        for start, arm in product(STUDIED[study], ARMS)
+    }
 
 
-def ends(groups: Found, start: str, arm: str | None = None, at: int = -1) -> np.ndarray:
+def ends(groups: Found, start: str, arm: str | None = None, at: int = -1) -> list[float]:
     """Of each seed; without an arm the mean of both."""
     arms = ARMS if arm is None else (arm,)
     each = [[one.heldout[at] for one in groups[start, arm]] for arm in arms]
-    return np.mean(each, axis=0)
+    return np.mean(each, axis=0).tolist()
 
 
 def shares(groups: Found) -> None:
@@ -161,30 +180,34 @@ def shares(groups: Found) -> None:
         heads = [f"{head[0]:.2f} {head[1]:.2f}" for head in (*first, *later)]
         early, end = [one.early for one in own], ends(groups, start, arm)
         rows.append((start, arm, *heads, f"{np.mean(early):.3f}", f"{np.std(early, ddof=1):.3f}",
-                     f"{end.mean():.4f}", f"{end.std(ddof=1):.4f}"))  # fmt: skip
+                     f"{np.mean(end):.4f}", f"{np.std(end, ddof=1):.4f}"))  # fmt: skip
     head = ("start", "arm", "head 0: itself, before", "head 1", "head 0, later", "head 1, later",
             "largest", "deviation", "end", "deviation")  # fmt: skip
     table(head, rows)
 
 
 def compared(groups: Found) -> None:
-    """Differences between starts, and between arms from each start."""
-    pairs = (("previous", "itself"), ("previous", "as drawn"))
-    tested = [paired(ends(groups, a), ends(groups, b)) for a, b in pairs]
-    p = holm([one.p for one in tested])
-    table(("both arms", "end", "p (Holm)"),
-          [(f"{a} - {b}", said(one), f"{by:.2g}")
-           for (a, b), one, by in zip(pairs, tested, p, strict=True)])  # fmt: skip
+    """Differences between starts, and between arms from each start, at each length."""
     lengths = range(len(next(iter(groups.values()))[0].heldout))
+    starts = list(dict.fromkeys(start for start, _ in groups))
     rows = []
-    for a, b in (*pairs, ("itself", "as drawn")):
+    for b, a in combinations(starts, 2):
         for arm in (None, *ARMS):
             each = [paired(ends(groups, a, arm, at), ends(groups, b, arm, at)) for at in lengths]
-            rows.append((f"{a} - {b}", arm or "both", *map(said, each)))
-    for start in ("as drawn", *STARTS):
-        each = [paired(*(ends(groups, start, arm, at) for arm in reversed(ARMS))) for at in lengths]
-        rows.append(("poly_norm - swiglu", start, *map(said, each)))
-    table(("", "", *(f"length {at + 1}" for at in lengths)), rows)
+            rows.append((f"{a} - {b}", arm or "both", *map(said, each), f"{each[-1].p:.2g}"))
+    for start in starts:
+        pairs = [[ends(groups, start, arm, at) for arm in reversed(ARMS)] for at in lengths]
+        each = [paired(arm, reference) for arm, reference in pairs]
+        rows.append(("poly_norm - swiglu", start, *map(said, each), f"{each[-1].p:.2g}"))
+    table(("", "", *(f"length {at + 1}" for at in lengths), "p"), rows)
+
+
+def tested(groups: Found) -> None:
+    """The question of the plan."""
+    each = [paired(ends(groups, "previous"), ends(groups, start)) for start in ("itself", DRAWN)]
+    for start, p in zip(("itself", DRAWN), holm([one.p for one in each]), strict=True):
+        print(f"previous - {start}: p {p:.2g} (Holm)")
+    print()
 
 
 def said(one: Paired) -> str:
@@ -199,7 +222,7 @@ def draw(groups: Found) -> None:
         "Across: most attention that a head of the first layer gives to the token before, after"
         f" {UPDATES} updates. Large: means."
     )
-    colours = {"as drawn": REFERENCE["color"], "itself": ORANGE, "previous": BLUE}
+    colours = {DRAWN: REFERENCE["color"], "itself": ORANGE, "previous": BLUE}
     with panels(HERE / "given", len(ARMS), title=title, note=note, shared="y") as axes:
         for axis, arm in zip(axes, ARMS, strict=True):
             for start, colour in colours.items():
@@ -211,7 +234,17 @@ def draw(groups: Found) -> None:
 
 
 if __name__ == "__main__":
-    grouped = by_start(outcomes())
-    shares(grouped)
-    compared(grouped)
-    draw(grouped)
+    every = kept(HERE / "given.json", Outcome)
+    for name in sys.argv[1:]:
+        train_missing(name, every)
+    for name in STUDIED:
+        print(f"## {name}\n")
+        if todo := missing(name, every):
+            print(f"{len(todo)} runs are missing.\n")
+            continue
+        grouped = by_start(every, name)
+        shares(grouped)
+        compared(grouped)
+        if name == SHORT:
+            tested(grouped)
+            draw(grouped)
