@@ -5,6 +5,7 @@ TPUs its `estimated_cycles` know it.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from polycom_jax.compile_ahead.hlo import Computation, Instruction, Module, arrays, in_hbm, size
@@ -66,8 +67,7 @@ def read_and_written(module: Module, where: Computation, instruction: Instructio
         read = min(taken, in_hbm(sources[0].type)) + rest
         return Traffic(read, max(result - started * whole, 0))
     if synchronous in _UPDATES:
-        # A scatter of n arrays has them first, then where to, and n arrays of parts.
-        count = len(sources) // 2 if synchronous == "scatter" else 1
+        count = len(_bases(instruction))
         parts, bases, others = _part_bytes(where, instruction), sources[:count], sources[count:]
         touched = any(in_hbm(base.type) for base in bases)
         read = sum(in_hbm(source.type) for source in others)
@@ -105,6 +105,8 @@ def _parts_read(
         if own is not None and user.operands.index(name) == _base_index(module, user):
             # What is not written over is not touched; `name` is the parameter, or a bitcast of it.
             found = own.read
+        elif own is not None and name in _bases(user):
+            found = 0  # another array of a scatter: with the first one its parts are counted
         elif user.opcode in _PARTS and user.operands[0] == name:
             found = _bytes(user)
         elif user.opcode == "bitcast" and not user.root:
@@ -195,6 +197,13 @@ def _base_index(module: Module, user: Instruction) -> int:
         return 0
     inside, inner = _updated_inside(module, user), module.computations[user.calls[0]]
     return 0 if inside is None else int(inner.instructions[inside.parameter].operands[0])
+
+
+def _bases(update: Instruction) -> Sequence[str]:
+    """The arrays that are updated: a scatter of n has them first, then where to, and n of parts."""
+    if update.opcode.startswith("scatter"):
+        return update.operands[: len(update.operands) // 2]
+    return update.operands[:1] if update.opcode.startswith(_UPDATES) else ()
 
 
 def _part_bytes(where: Computation, update: Instruction) -> int:

@@ -101,6 +101,10 @@ ENTRY %main (x: {ROWS}, u: f32[16,1024], i: s32[]) -> ({ROWS}, {ROWS}) {{
 }}
 """
     assert moved(text) == (2 * 2 * PART + INDEX, 2 * PART)
+    inner = text[len(ADD) :].replace("ENTRY %main", "%fused")
+    fusion = "fusion(%x, %w, %i, %u, %v), kind=kCustom, calls=%fused"
+    start = text.index("scatter(")
+    assert moved(ADD + inner + text[len(ADD) : start] + fusion + "\n}\n") == moved(text)
 
 
 def test_a_scatter_into_an_array_of_another_form_reads_the_rows_too():
