@@ -145,7 +145,7 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
     require(
         run.init_from is None,
         f"run.init_from={run.init_from!r}: the weights are those of {command.source}; leave it"
-        " out.",
+        " out, or, where the file of --config has it, give --run.init-from None.",
     )
     require(
         not run.dry_run,

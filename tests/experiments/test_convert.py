@@ -244,7 +244,7 @@ def test_a_text_of_one_document_is_evaluated_as_a_whole(folder, tmp_path, capsys
         ),
         (["RUN", "--workdir", "NEW", "--dtype", "float16"], "--dtype is of --out"),
         (["RUN", "--workdir", "RUN"], "holds a run already"),
-        (["RUN", "--workdir", "NEW", "--run.init-from", "RUN"], "the weights are those of"),
+        (["RUN", "--workdir", "NEW", "--run.init-from", "RUN"], "give --run.init-from None"),
         (["RUN", "--workdir", "NEW", "--out", "NEW"], "--out and --workdir are both"),
         (["RUN", "--workdir", "NEW", "--run.dry-run"], "convert writes what it is asked for"),
         (["RUN", "--workdir", "NEW", "--run.profile-steps", "90001:90002"], "begins behind"),
