@@ -145,8 +145,8 @@ def test_what_an_update_does_to_its_own_input_does_not_grow_with_the_width(optim
         update: Any = rule.update(grads, rule.init(params), params)[0]
         return float(jnp.sqrt(jnp.mean(jnp.square(x @ update["w"][0]))))
 
-    # Means over 512 and 4,096 normal numbers.
-    assert change(64 * BASE) / change(8 * BASE) == pytest.approx(1, rel=0.1)
+    # Means over 256 to 2,048 normal numbers.
+    assert change(32 * BASE) / change(8 * BASE) == pytest.approx(1, rel=0.1)
 
 
 def test_at_the_base_width_it_is_the_standard_parametrization():
