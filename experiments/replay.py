@@ -79,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     with Display(aside=asked.json == STDOUT) as display:
         trained = load_trained(workdir, asked.checkpoint, mesh=mesh)
         vocab_size = workdir.record().get("vocab_size_asked", config.model.vocab_size)
-        data = prepare_mixture(config.data, vocab_size=vocab_size, progress=display.busy)
+        data = prepare_mixture(
+            config.data, vocab_size=vocab_size, progress=display.busy, warn=display.note
+        )
         workdir.check_data(data_record(data), data.earlier)
         batches = data.train_batches(
             **batch_shape(config, mesh),

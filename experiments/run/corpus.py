@@ -37,7 +37,8 @@ def load_corpus(
     if resuming:
         workdir.check_data_there(config.data)
     team = data_team(config.data)
-    data = prepare_mixture(config.data, vocab_size=asked, progress=display.busy, team=team)
+    tell: dict[str, Any] = {"progress": display.busy, "warn": display.note if resuming else None}
+    data = prepare_mixture(config.data, vocab_size=asked, team=team, **tell)
     display.note(f"prepared data in {time.perf_counter() - clock:.1f} s")
     found = {"fingerprint": data.fingerprint, "tokenizer": data.tokenizer.fingerprint}
     meet("the data", found, timeout_s=config.data.lock_timeout_s)

@@ -146,7 +146,7 @@ def text(cfg: DataConfig, cache: Path) -> Source:
         own if few else {},
         other if few else {},
         found.treated(len(names)),
-        found.taken(sums),
+        found.taken(entries, sums),
         cfg.heldout or "",
         lambda: found.fingerprint(found.sums(entries, "sha256")),
     )
@@ -210,14 +210,20 @@ class _Files:
         other: Side = "heldout"
         return (*(own for _ in self.paths), *(other for _ in self.apart))
 
-    def taken(self, sums: Sequence[str]) -> dict[str, Taken]:
+    def taken(self, entries: Sequence[storage.Entry], sums: Sequence[str]) -> dict[str, Taken]:
         """How each is, by its checksum; those without content not."""
-        each, size = zip(self.every, sums, self._sides, strict=True), self.reading.document_bytes
+        each = zip(self.every, self._sides, entries, sums, strict=True)
         return {
-            one: Taken(files.printable(path), side, size * (files.text_kind(path) == ".txt"))
-            for path, one, side in each
+            one: Taken(files.printable(path), side, *self._cut(path, entry.size))
+            for path, side, entry, one in each
             if digests.shown(one) not in digests.EMPTY
         }
+
+    def _cut(self, path: files.Place, size: int) -> tuple[int, int]:
+        """The last two fields of `Taken`."""
+        packed = path.suffix.lower() in files.PACKED
+        plain = files.text_kind(path) == ".txt"
+        return (self.reading.document_bytes * plain, 0 if packed else size)
 
     def treated(self, names: int) -> dict[str, object]:
         """How they are read, for a run's record; they have so many names."""

@@ -6,13 +6,14 @@ from itertools import combinations
 from typing import Any
 
 from polycom_jax import storage
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax.data.cache import Report, digest
 from polycom_jax.data.config import DataConfig
 from polycom_jax.data.corpus import ALONE, Corpus, open_prepared
 from polycom_jax.data.pieces import PLAN, TOKENIZER, Place
 from polycom_jax.data.plan import from_json
 from polycom_jax.data.preparing import Team, alone_in, bound_of, make, read_bpe, trained_bpe
+from polycom_jax.data.reader import Taken
 from polycom_jax.data.request import FORMAT, Request, bpe_recipe, request, with_tokenizer
 from polycom_jax.data.rows import Row
 from polycom_jax.data.tokenizers import Tokenizer
@@ -85,7 +86,12 @@ class Mixture:
 
 
 def prepare_mixture(
-    cfg: DataConfig, *, vocab_size: int, progress: Report | None = None, team: Team = ALONE
+    cfg: DataConfig,
+    *,
+    vocab_size: int,
+    progress: Report | None = None,
+    team: Team = ALONE,
+    warn: Report | None = None,
 ) -> Mixture:
     """`prepare` for each text of `cfg.source`, one or several.
 
@@ -98,17 +104,19 @@ def prepare_mixture(
         vocab_size: see `prepare`.
         progress: see `prepare`.
         team: see `prepare`.
+        warn: of a run that has begun with these texts, takes what is an error of a new one: a file
+            that two of them have in common, and of which one trains on what the other holds out.
 
     Raises:
-        InputError: see `prepare`; or two names are of the same text, or have a file in common of
-            which one would train on what the other holds out.
+        InputError: see `prepare`; or two names are of the same text, or, without `warn`, have such
+            a file in common.
     """
     report: Report = progress or (lambda message: None)
-    every = requests(cfg, vocab_size, report, team)
+    every = requests(cfg, vocab_size, report, team, warn)
     for asked in every:
         if not asked.done:
             make(asked, report, team)
-    _check_bounds(every)
+    _check_bounds(every, warn)
     found = parts(cfg.source)
     names = short_names([part.source for part in found])
     weights = tuple(part.weight for part in found)
@@ -116,7 +124,11 @@ def prepare_mixture(
 
 
 def requests(
-    cfg: DataConfig, vocab_size: int, report: Report, team: Team = ALONE
+    cfg: DataConfig,
+    vocab_size: int,
+    report: Report,
+    team: Team = ALONE,
+    warn: Report | None = None,
 ) -> tuple[Request, ...]:
     """What is asked for of each text; the BPE of several is trained here, if it is not there.
 
@@ -128,7 +140,7 @@ def requests(
     if len(every) == 1:
         return tuple(every)
     _check_differ(every)
-    _check_shared(every)
+    _check_shared(every, warn)
     if cfg.tokenizer != "bpe":
         return tuple(every)
     tokenizer = _common_bpe(every, [part.weight for part in found], report, team)
@@ -146,38 +158,53 @@ def _check_differ(every: Sequence[Request]) -> None:
         )
 
 
-def _check_shared(every: Sequence[Request]) -> None:
-    """Raises `InputError` where one text would train on what another holds out of the same file."""
-    for one, other, checksum in _shared(every):
-        first, second = one.source.taken[checksum], other.source.taken[checksum]
-        sizes = [taken.document_bytes for taken in (first, second) if taken.side == "by hash"]
-        cut = f"cut both alike with data.document_bytes={min(sizes, default=0)}, or "
-        require(
-            first.agrees(second),
-            f"data.source: {first.name} is in {one.source.name} ({first}) and in"
-            f" {other.source.name} ({second}), so one would train on what the other holds out;"
-            f" {cut if len(sizes) == 2 and all(sizes) else ''}take it out of one of them.",
-        )
-
-
-def _check_bounds(every: Sequence[Request]) -> None:
-    """The same of texts so small that others of their documents are held out than of large ones."""
-    for one, other, checksum in _shared(every):
-        taken = one.source.taken[checksum]
-        require(
-            taken.side != "by hash" or _bound(one) == _bound(other),
-            f"data.source: {taken.name} is in {one.source.name} and in {other.source.name}, and one"
-            " of them has so few documents that it holds out others, which the other would train"
-            " on; take it out of one of them.",
-        )
-
-
-def _shared(every: Sequence[Request]) -> Iterator[tuple[Request, Request, str]]:
-    """Two texts with a file in common, and its checksum."""
+def _check_shared(every: Sequence[Request], warn: Report | None) -> None:
+    """Raises `InputError`, or warns, of a file of which one text would train on what another holds
+    out."""
     for one, other in combinations(every, 2):
-        for checksum in one.source.taken:
-            if checksum in other.source.taken:
-                yield one, other, checksum
+        for first, second in _shared(one, other):
+            if first.agrees(second):
+                continue
+            sizes = [taken.document_bytes for taken in (first, second) if taken.side == "by hash"]
+            alike = f"cut both alike with data.document_bytes={min(sizes, default=0)}, or "
+            advice = f"{alike if len(sizes) == 2 and all(sizes) else ''}take it out of one of them"
+            _refuse(
+                f"{first.name} is in {one.source.name} ({first}) and in {other.source.name}"
+                f" ({second}), so one would train on what the other holds out",
+                advice,
+                warn,
+            )
+            return
+
+
+def _check_bounds(every: Sequence[Request], warn: Report | None) -> None:
+    """The same of texts so small that others of their documents are held out than of large ones."""
+    for one, other in combinations(every, 2):
+        split = (taken for taken, _ in _shared(one, other) if taken.side == "by hash")
+        taken = next(split, None)
+        if taken is None or _bound(one) == _bound(other):
+            continue
+        _refuse(
+            f"{taken.name} is in {one.source.name} and in {other.source.name}, and one of them has"
+            " so few documents that it holds out others, which the other would train on",
+            "take it out of one of them",
+            warn,
+        )
+        return
+
+
+def _refuse(what: str, advice: str, warn: Report | None) -> None:
+    """Raises `InputError`, or warns where a run has begun so."""
+    if warn is None:
+        raise InputError(f"data.source: {what}; {advice}.")
+    warn(f"data.source: {what}. The run began so and goes on; its held-out loss is too low.")
+
+
+def _shared(one: Request, other: Request) -> Iterator[tuple[Taken, Taken]]:
+    """How each of two texts takes the files that they have in common."""
+    for checksum, taken in one.source.taken.items():
+        if checksum in other.source.taken:
+            yield taken, other.source.taken[checksum]
 
 
 def _bound(asked: Request) -> int:

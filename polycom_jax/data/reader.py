@@ -74,16 +74,25 @@ class Taken(NamedTuple):
         name: for people.
         side: where its documents go.
         document_bytes: the size that it is cut at; 0: it says itself where documents end.
+        size: bytes of its text; 0: nobody knows before it is unpacked.
     """
 
     name: str
     side: Side
     document_bytes: int = 0
+    size: int = 0
 
     def agrees(self, other: "Taken") -> bool:
         """Whether, of one file taken twice, neither trains on what the other holds out."""
-        cut = (self.side, self.side == "by hash" and self.document_bytes)
-        return cut == (other.side, other.side == "by hash" and other.document_bytes)
+        return self._parted == other._parted
+
+    @property
+    def _parted(self) -> tuple[Side, int]:
+        """Equal where the same of a file is held out."""
+        if self.side != "by hash":
+            return self.side, 0
+        # What is no longer than the size to cut at is one document, whatever that size.
+        return self.side, self.size if 0 < self.size <= self.document_bytes else self.document_bytes
 
     def __str__(self) -> str:
         """In words."""
@@ -107,7 +116,7 @@ class Source:
             find what has changed. Of more than `LISTED_FILES`, none.
         heldout_files: the same of files that are held out by name.
         treated: how they are read, for a run's record.
-        taken: the same of each, by its checksum, whatever their number.
+        taken: how each file is taken, by its checksum, whatever their number.
         heldout_name: what messages call the text that is held out by name.
         earlier: the fingerprint that earlier versions gave the same text, where that was another;
             it may take a while.

@@ -207,8 +207,23 @@ def test_a_file_that_two_texts_cut_otherwise_is_refused_and_cut_alike_it_may_be_
     )
     with pytest.raises(InputError, match=message):
         prepare_mixture(cfg, vocab_size=257)
+    told: list[str] = []
+    assert len(prepare_mixture(cfg, vocab_size=257, warn=told.append).corpora) == 2
+    (line,) = told
+    assert "what the other holds out. The run began so and goes on" in line
     alike = prepare_mixture(replace(cfg, document_bytes=1024), vocab_size=257)
     assert alike.corpora[0].heldout.num_documents > 0
+
+
+def test_a_file_of_one_document_may_be_in_texts_that_are_cut_otherwise(tmp_path: Path):
+    for name, text in (("a", lines(2_000)), ("b", lines(8_000)[90_000:])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(text)
+        (tmp_path / name / "LICENSE.txt").write_text(lines(20))
+    source = (f"{tmp_path}/a/*.txt=1", f"{tmp_path}/b/*.txt=1")
+    cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"))
+    one, other = prepare_mixture(cfg, vocab_size=257).corpora
+    assert one.summary["document_bytes"] < other.summary["document_bytes"]
 
 
 def test_a_file_that_one_text_holds_out_is_not_what_another_trains_on(tmp_path: Path):
@@ -231,6 +246,9 @@ def test_a_file_that_a_small_text_holds_other_documents_out_of_is_refused(tmp_pa
     cfg = DataConfig(source, "bytes", cache_dir=str(tmp_path / "c"))
     with pytest.raises(InputError, match=r"so few documents that it holds out others"):
         prepare_mixture(cfg, vocab_size=257)
+    told: list[str] = []
+    assert len(prepare_mixture(cfg, vocab_size=257, warn=told.append).corpora) == 2
+    assert [line for line in told if "so few documents" in line] == told != []
 
 
 def test_a_file_may_be_in_two_texts_that_hold_the_same_of_it_out(folder: Path):
@@ -238,6 +256,18 @@ def test_a_file_may_be_in_two_texts_that_hold_the_same_of_it_out(folder: Path):
     cfg = DataConfig(source, "bytes", cache_dir=str(folder / "c"))
     one, both = prepare_mixture(cfg, vocab_size=257).corpora
     assert one.heldout.num_documents < both.heldout.num_documents
+
+
+def test_a_plan_is_read_once_however_many_files_two_texts_share(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (folder / "other.jsonl").write_bytes(json_lines(texts(100, "other")))
+    source = (f"{folder}/?.jsonl=1", f"{folder}/*.jsonl=1")
+    read: list[Any] = []
+    monkeypatch.setattr(mixture_module, "_bound", lambda asked: read.append(asked.source.name))
+    cfg = DataConfig(source, "bytes", cache_dir=str(folder / "c"))
+    prepare_mixture(cfg, vocab_size=257)
+    assert read == [f"{folder}/?.jsonl", f"{folder}/*.jsonl"]
 
 
 def test_the_same_text_under_two_names_is_refused(folder: Path):

@@ -1,0 +1,30 @@
+"""The data of a run: what is asked for when it begins, and when it goes on."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from experiments.run import corpus
+from experiments.run.config import default_config
+
+
+@pytest.mark.parametrize("resuming", [False, True])
+def test_what_is_refused_of_new_texts_is_told_of_those_of_a_run_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, resuming: bool
+):
+    told: list[str] = []
+
+    def prepare(data: Any, *, warn: Any, **more: Any) -> None:
+        if warn is None:
+            raise InterruptedError("refused")
+        warn("shared")
+        raise InterruptedError("told")
+
+    monkeypatch.setattr(corpus, "prepare_mixture", prepare)
+    display: Any = SimpleNamespace(doing=str, busy=str, note=told.append)
+    workdir: Any = SimpleNamespace(record=dict, check_data_there=str)
+    config = default_config("tiny")
+    with pytest.raises(InterruptedError, match="told" if resuming else "refused"):
+        corpus.load_corpus(config, frozenset(), workdir, display, resuming=resuming)
+    assert told == ["shared"] * resuming
