@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 
 from experiments.plan import outcome, report, search
 from experiments.run.command import ALIASES, LISTS, Command, from_command
+from experiments.run.compiled import without_others
 from experiments.run.config import PretrainConfig
 from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.planned import VARIANTS, Slice, find_slice, training_step
@@ -69,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
     try_json(command.json)
     where = find_slice(command.hardware or config.run.hardware)
     with Display(aside=command.json == STDOUT) as display:
+        own = without_others(config.run.compiler_options, where.chip.platform, display)
+        config = replace(config, run=replace(config.run, compiler_options=own))
         if command.search:
             trials = best_few(config, where, argv, display)
             record, good = [asdict(trial) for trial in trials], trials[0].good

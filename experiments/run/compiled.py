@@ -124,12 +124,17 @@ def compiler_options(config: PretrainConfig, display: Display) -> dict[str, Any]
     if options and backend == "cpu":
         display.note("run.compiler_options are for TPUs and GPUs, and left out on this cpu")
         options = ()
-    others = tuple(word for own, names in OWN_OPTIONS.items() if own != backend for word in names)
+    kept = without_others(options, backend, display)
+    return dict(option.split("=", 1) for option in kept) | deterministic(config.run)
+
+
+def without_others(options: Sequence[str], platform: str, display: Display) -> tuple[str, ...]:
+    """Those of XLA's options that are not by their names another platform's, which it says."""
+    others = tuple(word for own, names in OWN_OPTIONS.items() if own != platform for word in names)
     left_out = [option for option in options if option.startswith(others)]
     if left_out:
-        display.note(f"run.compiler_options: left out on this {backend}: {', '.join(left_out)}")
-    kept = (option for option in options if option not in left_out)
-    return dict(option.split("=", 1) for option in kept) | deterministic(config.run)
+        display.note(f"run.compiler_options: left out on a {platform}: {', '.join(left_out)}")
+    return tuple(option for option in options if option not in left_out)
 
 
 class Cut(Exception):

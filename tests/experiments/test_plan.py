@@ -228,7 +228,8 @@ def test_what_a_machine_has_to_do_is_its_share():
 
 @pytest.mark.parametrize(("problems", "code"), [((), 0), (("too large",), plan.REFUSED)])
 def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capfd, problems, code):
-    slow: Any = SimpleNamespace(compile=lambda options, variant: None)
+    took = []
+    slow: Any = SimpleNamespace(compile=lambda options, variant: took.append(options))
     where = SimpleNamespace(name="v5e:2x2", chip=aot.CHIPS["v5e"])
     monkeypatch.setattr(plan, "find_slice", lambda name: where)
     monkeypatch.setattr(plan, "training_step", lambda config, where: slow)
@@ -236,7 +237,9 @@ def test_the_exit_code_says_whether_the_plan_is_good(monkeypatch, tmp_path, capf
     monkeypatch.setattr(outcome, "examine", lambda *_: found)
     path = tmp_path / "plan.json"
     words = [str(CONFIGS[0]), "--topology", "v5e:2x2", "--json", str(path)]  # its former name
-    assert plan.main(words) == code
+    options = ["--run.compiler-options", "xla_gpu_x=1", "xla_tpu_x=2"]
+    assert plan.main(words + options) == code
+    assert took == [("xla_tpu_x=2",)]  # as pretrain leaves out what another platform has
     assert '"compiler": "libtpu 0"' in path.read_text()
     assert "MFU" in capfd.readouterr().out
 
@@ -323,7 +326,7 @@ def test_options_of_accelerators_are_left_out_elsewhere_with_a_word(
     assert "left out on this cpu" in told[0]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a plan for GPUs takes them, too
     assert compiled.compiler_options(config, display) == {}  # the run was one of TPUs
-    assert told[1:] == ["run.compiler_options: left out on this gpu: xla_tpu_x=1"]
+    assert told[1:] == ["run.compiler_options: left out on a gpu: xla_tpu_x=1"]
     words = ["--run.compiler-options", "xla_gpu_x=1", "xla_x=xla_tpu_"]
     config, _ = run_config(words)
     assert compiled.compiler_options(config, display) == {"xla_gpu_x": "1", "xla_x": "xla_tpu_"}
