@@ -33,7 +33,7 @@ from experiments.run.model_loading import TOKENIZER, Model, Weights, check_finit
 from experiments.run.profile import check_traced
 from experiments.run.report import activation_parameters, coefficient_table
 from experiments.run.resuming import function_of
-from experiments.run.starting import ADJUSTABLE, own_tokenizer
+from experiments.run.starting import ADJUSTABLE, own_tokenizer, with_rate
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine, flatten
 from experiments.terminal.paths import try_folder
@@ -299,6 +299,7 @@ def begin_run(
             config = replace(config, data=replace(config.data, tokenizer=str(workdir.tokenizer)))
         if model.generation is not None:
             workdir.write_generation(model.generation)
+        config = with_rate(config, given, display)
         given |= {"model.vocab_size"}
         config, data, record = load_corpus(config, given, workdir, display, resuming=False)
         workdir.write_tokenizer(data.tokenizer)

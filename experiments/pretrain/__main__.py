@@ -30,7 +30,7 @@ from experiments.run.report import report
 from experiments.run.resuming import BY_FINGERPRINT, allowed, fixed, goes_on
 from experiments.run.shared_disk import check_shared
 from experiments.run.signals import StopRequest, stop_request
-from experiments.run.starting import adopted, load_start
+from experiments.run.starting import adopted, load_start, with_rate
 from experiments.run.summary import (
     describe,
     held_out_too_much,
@@ -172,7 +172,7 @@ def train(
     if config.run.init_from is not None and not resuming:
         display.busy(f"reading {config.run.init_from}")
         source = load_start(config, mesh)
-        config = adopted(config, given, source)
+        config = with_rate(adopted(config, given, source), given, display)
         given |= {"model.vocab_size"}
     check_fits(config, mesh)
     config, data, record = load_corpus(config, given, workdir, display, resuming=resuming)

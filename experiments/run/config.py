@@ -100,7 +100,8 @@ class RunConfig:
         deterministic: on GPUs, compile programs that give the same bits each time, at some cost in
             speed; CPUs and TPUs always do.
         init_from: run or Hugging Face folder from which a new run takes weights, shape of the model
-            and tokenizer; a resumed run does not need it. Default: random weights.
+            and tokenizer, and the learning rate of the preset nearest in size, unless one is given;
+            a resumed run does not need it. Default: random weights.
         profile_steps: steps that `jax.profiler` traces into `profile/`, both included.
         trackers: where metrics are shown, besides metrics.jsonl.
         dry_run: check settings, data, devices and memory, print what would run, and end; the
@@ -290,15 +291,18 @@ def inherit(
 def as_stored(
     config: PretrainConfig, given: frozenset[str], stored: PretrainConfig
 ) -> PretrainConfig:
-    """A command's config with the model and tokenizer of the run that it resumes, where it names
-    none: they were the source's."""
+    """A command's config with the model, tokenizer and learning rate of the run that it resumes,
+    where it names none: they were the source's, or followed from it."""
     named = {name.split(".")[1] for name in given if name.startswith("model.")}
     kept = [field.name for field in fields(ModelConfig) if field.name not in named]
     model = replace(config.model, **{name: getattr(stored.model, name) for name in kept})
     data = config.data
     if "data.tokenizer" not in given:
         data = replace(data, tokenizer=stored.data.tokenizer)
-    return replace(config, model=model, data=data)
+    optim = config.optim
+    if not given & {"optim.peak_learning_rate", "preset"}:
+        optim = replace(optim, peak_learning_rate=stored.optim.peak_learning_rate)
+    return replace(config, model=model, data=data, optim=optim)
 
 
 def shared(config: PretrainConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Weights that a new run takes from another run or a Hugging Face folder, with what they fit."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -8,9 +9,10 @@ from jax.sharding import Mesh
 from experiments.run.config import PretrainConfig
 from experiments.run.model_loading import Model, check_finite, load_model
 from experiments.terminal import flags
-from polycom_jax import storage
+from experiments.terminal.progress import Display
+from polycom_jax import models, storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.training.recipes import RECIPES
+from polycom_jax.training.recipes import RECIPES, recipe
 
 ADJUSTABLE = frozenset(
     {"context_length", "document_mask", "init", "attention", "dtype", "remat", "unroll"}
@@ -77,6 +79,30 @@ def adopted(config: PretrainConfig, given: frozenset[str], model: Model) -> Pret
     )
     changed = {name: getattr(config.model, name) for name in named & ADJUSTABLE}
     return replace(config, model=replace(model.cfg, **changed), data=data)
+
+
+def with_rate(config: PretrainConfig, given: frozenset[str], display: Display) -> PretrainConfig:
+    """The config of weights that are brought in, with a learning rate for a model of their size.
+
+    It is the peak of the recipe that is nearest in size among those of the kind, dense or a mixture
+    of experts, unless a rate or a preset was given; it says so.
+    """
+    if given & {"optim.peak_learning_rate", "preset"}:
+        return config
+    model = config.model
+    size = math.log(models.count_params(model))
+
+    def distance(name: str) -> tuple[bool, float]:
+        other = recipe(name).model
+        return other.is_moe != model.is_moe, abs(math.log(models.count_params(other)) - size)
+
+    nearest = min(RECIPES, key=distance)
+    rate = recipe(nearest).optim.peak_learning_rate
+    display.note(
+        f"optim.peak_learning_rate={rate}, of {nearest}, the recipe nearest in size, which begins"
+        " with random weights; fine-tuning often takes a tenth of that."
+    )
+    return replace(config, optim=replace(config.optim, peak_learning_rate=rate))
 
 
 def own_tokenizer(config: PretrainConfig, given: frozenset[str], model: Model) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 
 from experiments.convert import __main__ as convert
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.config import default_config, resolve
+from experiments.run.config import as_stored, default_config, resolve
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
 from experiments.run.model_loading import load_trained
 from experiments.run.resuming import allowed, differences
+from experiments.run.starting import with_rate
+from polycom_jax import models
 
 Run = Callable[..., int]
 
@@ -27,6 +31,33 @@ def test_what_is_evaluated_may_change_until_something_is():
     assert allowed(now, stored, begun=False) == told
     other = replace(now, run=replace(now.run, seed=1))
     assert differences(other, stored, begun=False) == {"run.seed": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("model", "rate", "nearest"),
+    [
+        (
+            models.preset("dense-1b", embed_dim=1536, num_heads=12, num_kv_heads=12),
+            3e-4,
+            "dense-1b",
+        ),
+        (models.preset("tiny", num_layers=1), 5e-3, "tiny"),
+        (models.preset("moe-1b-7b", num_layers=8), 4e-4, "moe-1b-7b"),
+    ],
+)
+def test_weights_of_any_size_have_a_rate_of_their_size(model, rate, nearest):
+    told: list[str] = []
+    display: Any = SimpleNamespace(note=told.append)
+    config = replace(default_config("tiny"), model=model)
+    found = with_rate(config, frozenset({"data.source"}), display)
+    assert found.optim == replace(config.optim, peak_learning_rate=rate)
+    assert f"peak_learning_rate={rate}, of {nearest}" in told.pop()
+    for name in ("optim.peak_learning_rate", "preset"):
+        assert with_rate(config, frozenset({name}), display) == config
+        assert not told
+    # The same command resumes it, though its own default is another rate.
+    stored = resolve(found, frozenset(), vocab_size=300)
+    assert as_stored(default_config("tiny"), frozenset(), stored).optim.peak_learning_rate == rate
 
 
 def params_of(root: Path, checkpoint: str = "latest"):
