@@ -37,7 +37,6 @@ FREE = frozenset(
         "arms",
         "activation",
         "seeds",
-        "first_seed",
         "learning_rates",
         "search_seeds",
         "scale",
@@ -45,6 +44,17 @@ FREE = frozenset(
     | {"data.cache_dir", "data.lock_timeout_s", *BY_FINGERPRINT}
 )
 """Settings that may change while a folder's runs stay what they are."""
+
+
+def common_settings(config: CompareConfig) -> dict[str, Any]:
+    """What all runs of a study's folder have in common, by name."""
+    settings = flags.flatten(config)
+    settings["study"] = config.chosen.runs_of or config.study
+    # What it says, not how it was written; None in folders from before there was one. A folder has
+    # one block of seeds: more of them follow those that are there.
+    settings["recipe"] = config.changes or None
+    settings["first_seed"] = config.first_seed or None
+    return {name: value for name, value in settings.items() if name not in FREE}
 
 
 class Comparing:
@@ -67,13 +77,7 @@ class Comparing:
             config.data, vocab_size=base.vocab_size, progress=display.busy
         )
         self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
-        settings = flags.flatten(config)
-        settings["study"] = self.study.runs_of or config.study
-        # What it says, not how it was written; None in folders from before there was one. A folder
-        # has one block of seeds: more of them follow those that are there.
-        settings["recipe"] = config.changes or None
-        settings["first_seed"] = config.first_seed or None
-        common = {name: value for name, value in settings.items() if name not in FREE}
+        settings, common = flags.flatten(config), common_settings(config)
         kept = root / "settings.json"
         data = {
             "data_fingerprint": data_fingerprint(kept, self.corpus),

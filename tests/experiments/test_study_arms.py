@@ -1,10 +1,14 @@
 """Arms that are matched otherwise than by parameters, and the seeds of a study."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from experiments.compare.across.cells import stored_config
 from experiments.compare.arms import within_flops
+from experiments.compare.comparing import common_settings
 from experiments.compare.config import SCALES, SHAPES
 from experiments.compare.studies import STUDIES
 from polycom_jax._errors import InputError
@@ -40,6 +44,13 @@ def test_flops_that_no_width_has_are_refused():
 def test_a_study_may_have_seeds_that_another_has_not_seen():
     config = replace(SCALES["cpu"], seeds=16, first_seed=100)
     assert config.result_seeds == range(100, 116)
+
+
+def test_a_folder_keeps_the_first_of_its_seeds(tmp_path: Path):
+    config = replace(SCALES["cpu"], seeds=16, first_seed=100)
+    (tmp_path / "settings.json").write_text(json.dumps(common_settings(config)))
+    assert stored_config(tmp_path).result_seeds[0] == 100
+    assert common_settings(SCALES["cpu"])["first_seed"] is None
 
 
 def test_seeds_of_results_and_of_the_search_stay_apart():
