@@ -69,7 +69,9 @@ _DAMAGED = re.compile(r"((DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|FAILED_PRECONDITION):
 refuses (another status, or one with its `os_error_code`) says nothing of what is in them."""
 
 
-_WRITING = re.compile(r'([A-Z_]+: )?Error writing ".*" in OCDBT database')
+_WRITING = re.compile(
+    r'([A-Z_]+: )?(Error opening "\w+" driver: )?Error writing ".*" in OCDBT database'
+)
 """How TensorStore reports an array that it could not write, to a future that nobody waits for."""
 
 
