@@ -28,7 +28,7 @@ from experiments.results.compare.heads.again import (
     setting_of,
     table,
 )
-from experiments.results.compare.heads.measure import ARMS, OFFSETS, UPDATES, Shares, look
+from experiments.results.compare.heads.measure import ARMS, UPDATES, Shares, look, most_before
 from experiments.run.statistics import Paired, holm, paired
 from experiments.terminal.figures import BLUE, ORANGE, REFERENCE, panels
 from polycom_jax.kernels.rope import rope
@@ -73,8 +73,8 @@ class Outcome:
 
     @property
     def early(self) -> float:
-        """Most attention that a head of the first layer gives to the token before."""
-        return max(head[OFFSETS.index(1)] for head in self.after[0])
+        """See `most_before`, after `UPDATES`."""
+        return most_before(self.after)
 
 
 def given(cfg: ModelConfig, params: Params, offset: int) -> Params:

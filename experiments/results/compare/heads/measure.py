@@ -45,6 +45,11 @@ SEEN = tuple(("scaling/bytes-0.1m-200", "poly_norm", seed) for seed in range(4))
 """Runs that the expectation comes from; they take no part in its test."""
 
 
+def most_before(shares: Shares) -> float:
+    """Most attention that a head of the first layer gives to the token before."""
+    return max(head[OFFSETS.index(1)] for head in shares[0])
+
+
 @dataclass(frozen=True)
 class Point:
     """A run after its first updates, and what became of it.
@@ -69,8 +74,8 @@ class Point:
 
     @property
     def early(self) -> float:
-        """Most attention that a head of the first layer gives to the token before."""
-        return max(head[OFFSETS.index(1)] for head in self.shares[0])
+        """See `most_before`."""
+        return most_before(self.shares)
 
     @property
     def seen(self) -> bool:
