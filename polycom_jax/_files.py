@@ -72,6 +72,22 @@ def retried(
     return call()
 
 
+def status_of(path: os.PathLike[str]) -> os.stat_result | None:
+    """What the system says of a file that was listed; None where it is gone since.
+
+    Another process may rename or delete a file between the two.
+
+    Raises:
+        OSError: the system does not say; so with a link to what is not there.
+    """
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise
+        return None
+
+
 def file_names(folder: Path, without: Iterable[str] = ()) -> list[str]:
     """The paths of all files under `folder`, sorted.
 

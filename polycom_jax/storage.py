@@ -21,7 +21,7 @@ from polycom_jax import _buckets
 from polycom_jax._buckets import EMULATOR as EMULATOR
 from polycom_jax._buckets import Entry as Entry
 from polycom_jax._errors import require
-from polycom_jax._files import file_names
+from polycom_jax._files import file_names, status_of
 from polycom_jax._lease import LOST_S as LOST_S
 from polycom_jax._lease import Held as Held
 from polycom_jax._lease import Lease as Lease
@@ -204,6 +204,8 @@ def read_with_generation(place: os.PathLike[str]) -> tuple[bytes, int]:
 def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
     """Every file below a folder, by its path within it; none where there is no folder.
 
+    A file that another process takes away meanwhile is left out.
+
     Raises:
         OSError: it cannot be listed.
     """
@@ -211,7 +213,8 @@ def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
         return _buckets.listed(os.fspath(folder))
     if not os.path.lexists(folder):
         return {}
-    return {name: _local_entry(Path(folder, name)) for name in file_names(Path(folder))}
+    found = ((name, status_of(Path(folder, name))) for name in file_names(Path(folder)))
+    return {name: _local_entry(status) for name, status in found if status is not None}
 
 
 def folders(folder: os.PathLike[str]) -> list[str]:
@@ -272,8 +275,7 @@ def remove_tree(folder: os.PathLike[str]) -> None:
         shutil.rmtree(folder)
 
 
-def _local_entry(path: Path) -> Entry:
-    status = path.stat()
+def _local_entry(status: os.stat_result) -> Entry:
     return Entry(status.st_size, None, status.st_mtime_ns)
 
 

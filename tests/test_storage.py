@@ -80,6 +80,18 @@ def test_what_is_removed_is_gone_and_need_not_have_been(folder: epath.Path):
     assert sorted(storage.entries(folder)) == ["ab"]
 
 
+def test_a_file_that_is_renamed_while_a_folder_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "stays").write_bytes(b"123")
+    names = [".9f.tmp", "stays"]  # another process has renamed the first of them meanwhile
+    monkeypatch.setattr(storage, "file_names", lambda folder: names)
+    assert {name: one.size for name, one in storage.entries(tmp_path).items()} == {"stays": 3}
+    (tmp_path / ".9f.tmp").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"9f\.tmp"):  # it has not gone, it leads nowhere
+        storage.entries(tmp_path)
+
+
 def test_a_file_is_copied_and_later_writes_to_one_are_not_to_the_other(folder: epath.Path):
     first, second = folder / "first", folder / "deep" / "second"
     storage.write(first, b"0123")

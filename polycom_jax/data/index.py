@@ -9,7 +9,7 @@ import numpy as np
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError
-from polycom_jax._files import Digests, first_damage, retried
+from polycom_jax._files import Digests, first_damage, retried, status_of
 from polycom_jax.data.files import Place
 from polycom_jax.data.pieces import INDEX, sha256, shard_name
 from polycom_jax.data.reader import SPLITS, Split
@@ -112,7 +112,8 @@ def _sizes(folder: Place, name: str) -> dict[str, int]:
     if not inner.is_dir():
         return {}
     with os.scandir(inner) as found:
-        return {one.name: one.stat().st_size for one in found}
+        listed = ((one.name, status_of(one)) for one in found)
+        return {name: status.st_size for name, status in listed if status is not None}
 
 
 def _damaged(folder: Place, damage: str) -> InputError:

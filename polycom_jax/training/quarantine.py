@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax._files import retried
+from polycom_jax._files import retried, status_of
 from polycom_jax.hosts import gather
 from polycom_jax.storage import Place
 from polycom_jax.training import in_bucket
@@ -109,8 +109,8 @@ def fingerprint(checkpoint: Place) -> list[tuple[str, int, int]]:
         inside = storage.entries(checkpoint).items()
         return sorted((name, entry.size, entry.generation) for name, entry in inside)
     folder = Path(checkpoint)
-    found = ((str(p.relative_to(folder)), p.stat()) for p in folder.rglob("*"))
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+    found = ((str(p.relative_to(folder)), status_of(p)) for p in folder.rglob("*"))
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found if stat)
 
 
 def quarantine(folder: Place, proofs: Mapping[int, str]) -> None:
