@@ -25,6 +25,8 @@ import pytest
 # Traces are millions of objects that live on, and to look through all of them over and over takes
 # an eighth of the time.
 gc.set_threshold(200_000, 50, 100)
+# It guards against a loss of power, which no test can see, and a disk takes its time to answer.
+os.fsync = lambda fd: None
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
