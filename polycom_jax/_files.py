@@ -4,6 +4,7 @@ checksums tell whether what was written is there still."""
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,10 @@ _PASSING = frozenset(
     if hasattr(errno, name)
 )
 """What the system says of a disk that may answer in a moment."""
+
+
+_OTHERS_S = (0.001, 0.01, 0.1)
+"""Seconds before each further try where another process makes or removes the same folders."""
 
 
 class Exhausted(OSError):
@@ -72,6 +77,44 @@ def retried(
     return call()
 
 
+def in_made(folder: Path, call: Callable[[], T]) -> T:
+    """What `call` returns, for which `folder` is made, and those above it, where it is not there.
+
+    Whoever only tries whether a folder can be written takes new ones away again, and may do so
+    between the two.
+
+    Raises:
+        OSError: it cannot be made, or what `call` raises.
+    """
+
+    def once() -> T:
+        folder.mkdir(parents=True, exist_ok=True)
+        return call()
+
+    return retried(once, passing=_is_others, waits=_OTHERS_S)
+
+
+def remove_folder(folder: os.PathLike[str]) -> None:
+    """Removes a folder and all in it; others may do so at the same time.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+
+    def once() -> None:
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+
+    retried(once, passing=_is_others, waits=_OTHERS_S)
+
+
+def _is_others(error: Exception) -> bool:
+    """Does it come of another process that makes or removes the same folders?"""
+    if isinstance(error, FileNotFoundError | FileExistsError):
+        return True
+    return isinstance(error, OSError) and error.errno == errno.ENOTEMPTY
+
+
 def status_of(path: os.PathLike[str]) -> os.stat_result | None:
     """What the system says of a file that was listed; None where it is gone since.
 
@@ -91,12 +134,16 @@ def status_of(path: os.PathLike[str]) -> os.stat_result | None:
 def file_names(folder: Path, without: Iterable[str] = ()) -> list[str]:
     """The paths of all files under `folder`, sorted.
 
+    Those in a folder that another process takes away meanwhile are left out.
+
     Raises:
         OSError: a folder cannot be listed.
     """
 
     def stop(error: OSError) -> None:
-        raise error
+        gone = isinstance(error, FileNotFoundError) and not os.path.lexists(error.filename)
+        if not gone or Path(error.filename) == folder:
+            raise error
 
     walk = os.walk(folder, onerror=stop)
     found = (Path(top, name).relative_to(folder).as_posix() for top, _, own in walk for name in own)

@@ -21,7 +21,7 @@ from polycom_jax import _buckets
 from polycom_jax._buckets import EMULATOR as EMULATOR
 from polycom_jax._buckets import Entry as Entry
 from polycom_jax._errors import require
-from polycom_jax._files import file_names, status_of
+from polycom_jax._files import file_names, in_made, remove_folder, status_of
 from polycom_jax._lease import LOST_S as LOST_S
 from polycom_jax._lease import Held as Held
 from polycom_jax._lease import Lease as Lease
@@ -176,7 +176,7 @@ def copy(source: os.PathLike[str], place: os.PathLike[str]) -> None:
         return
     path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         try:
             os.link(source, temporary)
@@ -211,9 +211,13 @@ def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
     """
     if is_remote(folder):
         return _buckets.listed(os.fspath(folder))
-    if not os.path.lexists(folder):
+    try:
+        names = file_names(Path(folder))
+    except FileNotFoundError:
+        if os.path.lexists(folder):
+            raise
         return {}
-    found = ((name, status_of(Path(folder, name))) for name in file_names(Path(folder)))
+    found = ((name, status_of(Path(folder, name))) for name in names)
     return {name: _local_entry(status) for name, status in found if status is not None}
 
 
@@ -264,15 +268,15 @@ def remove(place: os.PathLike[str]) -> None:
 
 
 def remove_tree(folder: os.PathLike[str]) -> None:
-    """Removes a folder and all in it; there need be none.
+    """Removes a folder and all in it; there need be none, and others may remove it, too.
 
     Raises:
         OSError: something cannot be removed.
     """
     if is_remote(folder):
         _buckets.remove_all(os.fspath(folder))
-    elif os.path.lexists(folder):
-        shutil.rmtree(folder)
+    else:
+        remove_folder(folder)
 
 
 def _local_entry(status: os.stat_result) -> Entry:
@@ -286,10 +290,9 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
     Opened as any other file is, so that the umask says who may read it.
     """
     path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
-        with open(temporary, "xb") as file:
+        with in_made(path.parent, lambda: open(temporary, "xb")) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -302,7 +305,8 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """A name beside a local file that no other process gives, for what will replace it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 

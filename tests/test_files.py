@@ -3,13 +3,22 @@
 import builtins
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from polycom_jax import _files
-from polycom_jax._files import digests, file_names, first_damage, passes, retried
+from polycom_jax._files import (
+    digests,
+    file_names,
+    first_damage,
+    in_made,
+    passes,
+    remove_folder,
+    retried,
+)
 
 PASSING = ["ESTALE", "EIO", "EAGAIN", "EINTR", "ETIMEDOUT", "EBUSY", "ENETDOWN", "ECONNRESET"]
 LASTING = ["EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ENOSPC", "ELOOP"]
@@ -159,3 +168,49 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(OSError, match="Stale"):
         file_names(folder)
+
+
+def test_files_of_a_folder_that_others_take_away_meanwhile_are_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith("deep"):
+            shutil.rmtree(path, ignore_errors=True)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert file_names(folder) == ["a", "b"]
+    with pytest.raises(FileNotFoundError):
+        file_names(folder / "deep")
+
+
+def test_a_folder_is_made_again_where_others_take_it_away_before_it_is_used(tmp_path: Path):
+    left = [1, 2]
+
+    def call() -> int:
+        if left:
+            (tmp_path / "a" / "b").rmdir()
+            (tmp_path / "a").rmdir()
+            left.pop()
+        return (tmp_path / "a" / "b" / "file").write_text("x")
+
+    assert in_made(tmp_path / "a" / "b", call) == 1
+    with pytest.raises(FileExistsError):
+        in_made(tmp_path / "a" / "b" / "file", call)
+
+
+@pytest.mark.parametrize("name", ["ENOENT", "ENOTEMPTY"])
+def test_a_folder_may_be_removed_by_two(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    real = shutil.rmtree
+
+    def meanwhile(path: Path) -> None:
+        monkeypatch.setattr(shutil, "rmtree", real)
+        real(path / "deep")  # the other has taken some of it away, or has written into it again
+        raise error(name)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    remove_folder(folder)
+    assert not folder.exists()
+    remove_folder(folder)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from polycom_jax import storage
+from polycom_jax._files import in_made
 
 NAME = ".lock"
 
@@ -93,10 +94,9 @@ def locked(
 @contextlib.contextmanager
 def _on_disk(folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     try:
-        handle = _acquire(path, notify)
+        handle = in_made(folder, lambda: _acquire(path, notify))
         try:
             with _beating(handle):
                 yield

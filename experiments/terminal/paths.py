@@ -14,6 +14,7 @@ from typing import Any, get_args
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PATH, PLACE
+from polycom_jax._files import in_made
 
 
 def expanded(flag: str, word: str, *, remote: bool = False) -> str:
@@ -89,8 +90,13 @@ def try_file(flag: str, path: Path) -> None:
 def _try(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, and a folder is wanted")
-    with _made(folder):
-        tempfile.TemporaryFile(dir=folder).close()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        in_made(folder, lambda: tempfile.TemporaryFile(dir=folder).close())
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 @contextlib.contextmanager
@@ -102,19 +108,6 @@ def _refused(flag: str, path: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:  # the latter of NUL in a name
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{flag} {str(path)!r} cannot be written: {why}.") from error
-
-
-@contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """A folder that is there in the block; those made for it go at its end."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 @contextlib.contextmanager

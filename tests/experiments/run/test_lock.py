@@ -173,3 +173,20 @@ def test_what_is_no_beat_keeps_nobody_out_for_longer_than_a_lost_one(
     (tmp_path / lock.NAME).write_bytes(left)
     with lock.locked(tmp_path):
         pass
+
+
+def test_a_folder_that_its_holder_takes_away_at_its_end_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, real = tmp_path / "a" / "b", os.open
+
+    def meanwhile(path: Path, *rest: int) -> int:
+        monkeypatch.setattr(os, "open", real)
+        folder.rmdir()
+        folder.parent.rmdir()
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", meanwhile)
+    with lock.locked(folder):
+        assert (folder / lock.NAME).is_file()
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Paths that programs are given: `~` in every one of them, and outputs tried before the work."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -189,6 +190,21 @@ def test_trying_leaves_no_trace(tmp_path: Path):
     try_file("--json", Path(os.devnull))
     assert [path.name for path in tmp_path.iterdir()] == ["there.json"]
     assert (tmp_path / "there.json").read_text() == "old"
+
+
+def test_two_programs_that_begin_at_once_may_try_the_same_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = tempfile.TemporaryFile
+
+    def meanwhile(*, dir: Path) -> Any:
+        monkeypatch.setattr(tempfile, "TemporaryFile", real)
+        dir.rmdir()  # the other one has made it, and is done
+        return real(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", meanwhile)
+    try_folder("--out", tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
 
 
 NOWHERE = ("FILE/x", "/proc/none/x", "/dev/null/x", "x" * 300, "FOLDER/" + "y" * 300 + "/z")
