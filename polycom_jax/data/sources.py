@@ -107,6 +107,8 @@ def prepare_builder(
 ) -> None:
     """Downloads a data set of TFDS and writes it as ArrayRecord, where that is not done yet.
 
+    Behind it the builder knows the splits, whoever has prepared them.
+
     Raises:
         InputError: TFDS cannot, or another process has been at it for too long.
     """
@@ -115,6 +117,8 @@ def prepare_builder(
         if not builder.is_prepared():
             report(f"Preparing {builder.info.full_name} with TFDS in {builder.data_dir}")
             _download(builder)
+        elif not builder.info.initialized:  # another process has prepared it since it was found
+            builder.info.read_from_directory(builder.data_dir)
 
 
 def find_builder(source: str, field: str = "data.source") -> "tfds.core.DatasetBuilder":

@@ -100,6 +100,19 @@ def test_a_tfds_name_gives_its_train_and_validation_splits(tmp_path: Path):
     assert heldout == [f"validation sentence number {i}" for i in range(10)]
 
 
+def test_who_waits_for_another_that_prepares_holds_the_same_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "polycom_test_text/with_validation"
+    waiting = sources.find_builder(name)  # before there is anything
+    first = open_source(tmp_path, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "find_builder", lambda source: waiting)
+        second = open_source(tmp_path, name)
+    assert second.fingerprint == first.fingerprint
+    assert texts(second) == texts(first)
+
+
 def test_a_split_called_dev_is_held_out_and_a_name_that_is_no_split_is_refused(tmp_path: Path):
     train, heldout = texts(open_source(tmp_path, "polycom_test_text/with_dev"))
     assert (len(train), heldout) == (40, [f"dev sentence number {i}" for i in range(10)])
