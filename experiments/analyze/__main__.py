@@ -15,7 +15,7 @@ from etils import epath
 from tyro.conf import Positional, arg
 
 from experiments.analyze import figures, report
-from experiments.analyze.along import along, chosen_steps, draw, section
+from experiments.analyze.along import ALL, along, chosen_steps, draw, section
 from experiments.analyze.measure import measure
 from experiments.analyze.opened import common_step, open_model, seed_of
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
@@ -127,9 +127,8 @@ def main(argv: Sequence[str]) -> int:
             seed = seed_of(model) if config.untrained else None
             measured[name] = measure(model, batch, tell, seed=seed)
             if name in steps:
-                measured[name]["along"] = along(
-                    model, batch, steps[name], tell, weights=config.weights
-                )
+                how: Any = {"weights": config.weights, "kept": config.steps == (ALL,)}
+                measured[name]["along"] = along(model, batch, steps[name], tell, **how)
             measured[name]["model"]["text"] = config.data or model.data.source
         runs = [folders[name] for name in measured if measured[name]["model"]["step"] is not None]
         notes = report.unlike(measured, common_step(runs))

@@ -13,7 +13,7 @@ from experiments.run.model_loading import Model, Weights, check_finite, load_tra
 from experiments.terminal.figures import COLOURS, panels
 from experiments.terminal.tables import Section
 from polycom_jax import storage
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax.storage import Place
 from polycom_jax.training.checkpoint import all_steps
 from polycom_jax.training.loss import Batch
@@ -84,10 +84,12 @@ def along(
     tell: Callable[[str], None],
     *,
     weights: Weights = "last",
+    kept: bool = False,
 ) -> list[dict[str, Any]]:
     """`step`, and as of `places_of` and `sparsity_of`, of each of these checkpoints of a run.
 
-    All run on the same batch, so that curves show the training alone.
+    All run on the same batch, so that curves show the training alone. Where those are wanted that
+    are `kept`, one that the run has deleted meanwhile is left out, with a word.
 
     Raises:
         InputError: a checkpoint that cannot be read, or holds numbers that are not finite.
@@ -95,10 +97,17 @@ def along(
     found = []
     for step in steps:
         tell(f"step {step}")
-        trained = load_trained(Workdir(model.folder), str(step), weights=weights)
+        try:
+            trained = load_trained(Workdir(model.folder), str(step), weights=weights)
+        except InputError:
+            if not kept or step in all_steps(Workdir(model.folder).checkpoints):
+                raise
+            tell(f"step {step} is left out: the run has deleted its checkpoint meanwhile")
+            continue
         check_finite(f"{model.folder}, checkpoint of step {step}", trained.params)
         parts = (model.cfg, trained.params, batch)
         found.append({"step": step, **places_of(*parts), **sparsity_of(*parts)})
+    require(bool(found), f"{model.folder} has deleted all checkpoints of {steps} meanwhile.")
     return found
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from experiments.run.checkpoint_names import read_named
 from experiments.run.config import PretrainConfig
 from experiments.run.folder import Workdir
 from experiments.run.resuming import function_of
@@ -93,8 +94,8 @@ def load_trained(
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     specs = model_specs(config.model, mesh)
     with Checkpoints(workdir.checkpoints, run_metadata=function_of(config)) as saved:
-        step, shapes = _step(saved, checkpoint), pm.abstract(specs, mesh)
-        found, params = saved.restore_params(shapes, step=step, specs=specs, averaged=averaged)
+        how: Any = {"specs": specs, "averaged": averaged}
+        found, params = read_named(saved, checkpoint, pm.abstract(specs, mesh), **how)
     return Trained(config, found, params, workdir.read_tokenizer(), workdir.read_generation())
 
 
@@ -336,15 +337,3 @@ def _check_left_out(source: str, noted: Mapping[str, Any], now: Mapping[str, Any
         f" and now {after['documents']} of {after['bytes']} would be held out: the files, or how"
         " they are split, have changed. Measure it on other text.",
     )
-
-
-def _step(saved: Checkpoints, name: str) -> int | None:
-    if name == "latest":
-        return None
-    if name == "best":
-        text = f"checkpoint='best': none in {saved.folder} has a held-out loss; take 'latest'."
-        require((best := saved.best_step()) is not None or not saved.all_steps(), text)
-        return best
-    if not (name.isdecimal() and len(name) < 20):
-        raise InputError(f"checkpoint={name!r} must be 'latest', 'best' or a step.")
-    return int(name)

@@ -102,6 +102,8 @@ def agreed_steps(folder: Place) -> list[int]:
 def fingerprint(checkpoint: Place) -> list[tuple[str, int, int]]:
     """Path, size and time (or generation) of every file: equal as long as nobody touches any.
 
+    Of a checkpoint that is being deleted, what is left.
+
     Raises:
         OSError: they cannot be listed.
     """
@@ -109,8 +111,13 @@ def fingerprint(checkpoint: Place) -> list[tuple[str, int, int]]:
         inside = storage.entries(checkpoint).items()
         return sorted((name, entry.size, entry.generation) for name, entry in inside)
     folder = Path(checkpoint)
-    found = ((str(p.relative_to(folder)), status_of(p)) for p in folder.rglob("*"))
+    listed = retried(lambda: list(folder.rglob("*")), passing=_is_gone)
+    found = ((str(p.relative_to(folder)), status_of(p)) for p in listed)
     return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found if stat)
+
+
+def _is_gone(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError)
 
 
 def quarantine(folder: Place, proofs: Mapping[int, str]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 CHECK_S = 3600.0
 """How long processes wait for each other to have read their part of a checkpoint."""
+
+
+UNTOUCHED_S = 0.2
+"""A checkpoint whose files stay as they are for so long is not being deleted."""
 
 
 class CheckpointWarning(UserWarning):
@@ -111,6 +116,8 @@ def read_newest(
             return Found(candidate, tree, steps, torn)
         except (Unreadable, ReadError) as error:
             problem = error
+        if step is not None:  # later ones are there, so that its own run may delete it
+            _let_go(path)
         now = agreed_steps(folder)
         if now != steps:  # A run that saves there deletes older ones while they are read.
             steps, left = now, _wanted(folder, now, step)
@@ -131,6 +138,15 @@ def read_newest(
         f"{damage[:1].upper()}{damage[1:]}, and no older one can be read. To start afresh, "
         "move the folder away or take another one."
     )
+
+
+def _let_go(checkpoint: Place) -> None:
+    """Returns once nobody touches the files of a checkpoint: a run deletes it file by file."""
+    before = None
+    with contextlib.suppress(OSError):
+        while (now := fingerprint(checkpoint)) and now != before:
+            before = now
+            time.sleep(UNTOUCHED_S)
 
 
 def check_way(folder: Place, found: Found) -> None:

@@ -250,6 +250,10 @@ def test_what_a_run_deletes_while_it_is_read_is_not_called_damaged(
     assert restored(folder) == 2
     with pytest.raises(InputError, match="no checkpoint of step 2"):
         restored(folder, step=2)
+    shutil.rmtree(folder / "1" / "state")  # it deletes file by file
+    monkeypatch.setattr(restore.time, "sleep", lambda seconds: shutil.rmtree(folder / "1"))
+    with pytest.raises(InputError, match=r"no checkpoint of step 1 .* there are: 5"):
+        restored(folder, step=1)
 
 
 def test_a_score_that_cannot_be_read_is_no_damage(folder: Path, refuse: Any):
