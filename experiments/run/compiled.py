@@ -42,6 +42,9 @@ must make."""
 NEWEST = 4
 """Entries of the cache that a start looks into: a killed process leaves one that is torn."""
 
+GROWS_S = 0.2
+"""After so long, an entry that another process is writing has more bytes than before."""
+
 OWN_OPTIONS = {"tpu": ("xla_tpu_", "xla_jf_", "xla_sc_"), "gpu": ("xla_gpu_",)}
 """How names of XLA's options begin that one backend alone has."""
 
@@ -72,13 +75,24 @@ def drop_torn(folder: Path) -> None:
     compile instead; and it never replaces an entry.
     """
     for entry in sorted(folder.glob("*-cache"), key=_changed_ns)[-NEWEST:]:
-        try:
-            decompress_executable(entry.read_bytes())
-        except OSError:  # another process has deleted it, or it is somebody else's
-            continue
-        except Exception:  # whatever the compression that JAX has found here calls it
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process deletes it, or keeps it to itself
+            if (torn := _torn_bytes(entry)) is None:
+                continue
+            time.sleep(GROWS_S)
+            if entry.stat().st_size == torn:  # else another process is writing it
                 entry.unlink()
+
+
+def _torn_bytes(entry: Path) -> int | None:
+    """How many bytes there are of a program that is not whole; None: it is."""
+    data = entry.read_bytes()
+    try:
+        decompress_executable(data)
+    except OSError:
+        raise
+    except Exception:  # whatever the compression that JAX has found here calls it
+        return len(data)
+    return None
 
 
 def _changed_ns(path: Path) -> int:

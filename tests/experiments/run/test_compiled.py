@@ -61,6 +61,16 @@ def test_a_program_whose_writing_was_cut_short_is_not_kept(tmp_path: Path):
     drop_torn(tmp_path / "not there")
 
 
+def test_a_program_that_another_process_is_writing_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, entry = compress_executable(bytes(range(256)) * 40), tmp_path / "jit_step-cache"
+    entry.write_bytes(whole[:9])
+    monkeypatch.setattr(programs.time, "sleep", lambda seconds: entry.write_bytes(whole))
+    drop_torn(tmp_path)
+    assert entry.read_bytes() == whole
+
+
 def test_programs_that_others_delete_meanwhile_or_keep_to_themselves_are_left_alone(tmp_path: Path):
     (tmp_path / "jit_gone-cache").symlink_to(tmp_path / "nowhere")
     (tmp_path / "jit_folder-cache").mkdir()
