@@ -43,11 +43,21 @@ def write_json(
         indent: spaces a level; None: all in one line.
         not_finite: what stands for numbers that JSON does not know.
     """
-    text = json.dumps(finite(record, not_finite), indent=indent) + "\n"
+    text = json_text(record, indent=indent, not_finite=not_finite)
     if target == STDOUT:
         print(text, end="")
     elif target is not None:
         write_text(Path(target) if isinstance(target, str) else target, text)
+
+
+def json_text(
+    record: Any,
+    *,
+    indent: int | None = 1,
+    not_finite: Callable[[float], Any] = lambda number: None,
+) -> str:
+    """What `write_json` writes."""
+    return json.dumps(finite(record, not_finite), indent=indent) + "\n"
 
 
 def from_record(cls: type[Record], record: Mapping[str, Any]) -> Record:
@@ -96,8 +106,12 @@ def atomic(path: storage.Place) -> Iterator[Path]:
         with staging.Staged(path.parent) as staged:
             yield staged.local / path.name
         return
-    temporary = Path(path.with_suffix(".tmp"))
-    with naming(path):
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+    temporary = storage.temporary_name(Path(path))  # others may write the same file
+    try:
+        with naming(path):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from experiments.run.files import write_json
+from experiments.run.files import json_text, write_json
 from polycom_jax import storage
 from polycom_jax._errors import require
 
@@ -45,7 +45,9 @@ def check_settings(
         InputError: the results were made with other settings; both values are named.
     """
     now = json.loads(json.dumps(settings))  # tuples as lists
-    before = json.loads(storage.read(path)) if storage.is_file(path) else {}
+    if not storage.is_file(path) and storage.create(path, json_text(now).encode()):
+        return  # of two programs that begin at once, the other finds them
+    before = json.loads(storage.read(path) or b"{}")  # empty for a moment on a disk without links
     if before:
         common = {name: value for name, value in now.items() if name not in free}
         changed = changes(before, common)

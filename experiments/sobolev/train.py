@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from experiments.run.folder import Workdir
 from experiments.run.signals import StopRequest
 from experiments.sobolev import choice
 from experiments.sobolev.fit import Data, Fit, Runs, State, Trainable
@@ -118,7 +119,16 @@ class Study:
             One cell a network: "activation", "size", "parameters", "learning_rate", "selection"
             (one row a rate tried) and "runs" (one row a target and seed with "sup", "l2" and
             "h1").
+
+        Raises:
+            InputError: another program is fitting in the same folder.
         """
+        with Workdir(self.store.root).locked("--out"):  # a state is saved by one program at a time
+            return self._run(contestants, done)
+
+    def _run(
+        self, contestants: Sequence[Contestant], done: Callable[[Row, int, int], None]
+    ) -> list[Row]:
         weights = np.array([each.network.size + 300.0 for each in contestants])  # a constant part
         shares = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
         cells = []

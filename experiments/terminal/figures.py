@@ -4,12 +4,13 @@ Matplotlib is imported on first use.
 """
 
 import contextlib
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polycom_jax.staging import Staged
+from polycom_jax import storage
 from polycom_jax.storage import Place
 
 if TYPE_CHECKING:
@@ -90,11 +91,15 @@ def panels(
         with _any_script():
             _fit_panels(figure, width, height)
             _frame(figure, title, note)
-            with Staged(path.parent) as staged:
-                staged.local.mkdir(parents=True, exist_ok=True)
-                file = staged.local / path.name
-                figure.savefig(file.with_suffix(".png"))
-                figure.savefig(file.with_suffix(".pdf"))
+            save(figure, path)
+
+
+def save(figure: "Figure", path: Place) -> None:
+    """Writes `path`.png and `path`.pdf, each as a whole."""
+    for kind in ("png", "pdf"):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind)
+        storage.write(path.with_suffix(f".{kind}"), drawn.getvalue())
 
 
 @contextlib.contextmanager

@@ -97,7 +97,9 @@ class Cell:
         return next((run for run in self.runs if (run.seed, run.rate) == (seed, rate)), None)
 
     def write(self, path: Path) -> None:
-        """Stores it; numbers in full."""
+        """Stores it, numbers in full, with the runs that another process has stored meanwhile."""
+        others = Cell.read(path).runs if path.exists() else []
+        self.runs += [run for run in others if self.find(run.seed, run.rate) is None]
         write_json(path, finite(asdict(self)), indent=None)
 
     @classmethod

@@ -167,10 +167,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """Figures by name, instead of as files."""
     figures: dict[str, Figure] = {}
 
-    def keep(figure: Figure, path: Path, **options: Any) -> None:
-        figures.setdefault(Path(path).stem, figure)
+    def keep(figure: Figure, path: Path) -> None:
+        figures.setdefault(path.with_suffix(".png").stem, figure)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr("experiments.terminal.figures.save", keep)
     return figures
 
 

@@ -140,13 +140,13 @@ def main(argv: Sequence[str]) -> int:
 
 def train(config: LeaderboardConfig, folder: Place, display: Display) -> None:
     """Rates, seeds and times of the added rows, as the folder's own study does them."""
-    study = study_of(config, folder)
-    cache_compiled(study.data.cache_dir)
     workdir = Workdir(folder)
     command = shlex.join(
         ["python", "-m", "experiments.compare", "leaderboard", config.folder, "--add", *config.add]
     )
-    with workdir.locked("--out"):
+    with workdir.locked("--out"):  # what the folder has, it has once nobody else adds to it
+        study = study_of(config, folder)
+        cache_compiled(study.data.cache_dir)
         Comparing(study, workdir.root, command, display).run()
 
 

@@ -196,6 +196,9 @@ class Study:
         if seed == SHOWN_SEED:
             keep_picture(self.store, cell.name, trainer.picture(params, self.options.side))
         cell.runs.append(run)
+        # Of another process that goes on with the same folder.
+        others = self._cell(cell.target, cell.arm).runs
+        cell.runs += [one for one in others if cell.find(one.target, one.seed, one.rate) is None]
         self.store.keep_cell(cell.name, cell.record())
         return run
 

@@ -1,0 +1,157 @@
+"""Two processes in one folder of results: neither ends by the other, nor loses what it has done."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from scaling_folders import study
+from test_sobolev_coordinates_study import a_run
+from test_vision_study import run
+
+from experiments.analyze import along as following
+from experiments.compare import __main__ as compare
+from experiments.compare.across import leaderboard
+from experiments.run import lock
+from experiments.run.files import atomic
+from experiments.run.settings import check_settings
+from experiments.sobolev import __main__ as sobolev
+from experiments.sobolev import train as fits
+from experiments.sobolev.coordinates import study as coordinates
+from experiments.sobolev.coordinates.options import CoordinatesOptions
+from experiments.sobolev.store import Store
+from experiments.terminal.figures import panels
+from experiments.vision import study as vision
+from polycom_jax import InputError, storage
+
+
+def test_two_may_write_the_same_file_at_once(tmp_path: Path):
+    path = tmp_path / "new" / "report.md"
+    with atomic(path) as one:
+        one.write_text("begun")
+        with atomic(path) as other:
+            other.write_text("the second")
+        assert path.read_text() == "the second"
+        assert one.read_text() == "begun"
+    assert path.read_text() == "begun"
+    assert [found.name for found in path.parent.iterdir()] == ["report.md"]
+
+
+def test_two_that_write_files_of_one_stem_do_not_take_each_other_s(tmp_path: Path):
+    with atomic(tmp_path / "scaling.md") as text, atomic(tmp_path / "scaling.json") as numbers:
+        text.write_text("text")
+        numbers.write_text("{}")
+    assert (tmp_path / "scaling.md").read_text() == "text"
+    assert (tmp_path / "scaling.json").read_text() == "{}"
+
+
+def test_a_write_that_fails_leaves_nothing_beside(tmp_path: Path):
+    with contextlib.suppress(ZeroDivisionError), atomic(tmp_path / "a") as file:
+        file.write_text("half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_that_begin_with_other_settings_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(storage, "is_file", lambda path: False)  # both have looked already
+    words: Any = {"holds": "other runs", "advice": "Go elsewhere."}
+    check_settings(tmp_path / "settings.json", {"steps": 1}, **words)
+    check_settings(tmp_path / "settings.json", {"steps": 1}, **words)
+    with pytest.raises(InputError, match="steps: 1 there, 2 now"):
+        check_settings(tmp_path / "settings.json", {"steps": 2}, **words)
+
+
+def test_runs_of_a_cell_of_images_by_two_are_all_kept(tmp_path: Path):
+    one, other = (vision.Cell("vit", "relu", 5) for _ in range(2))
+    for cell, seeds in ((one, (0, 1)), (other, (1, 2))):
+        for seed in seeds:
+            cell.runs.append(run(seed, 0.1, 0.5, 0.5))
+        cell.write(tmp_path / "cell.json")
+    assert [each.seed for each in vision.Cell.read(tmp_path / "cell.json").runs] == [1, 2, 0]
+    assert [each.seed for each in other.runs] == [1, 2, 0]
+
+
+def test_runs_of_a_cell_of_coordinates_by_two_are_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def trained(target: object, seed: int, rate: float, tell: object) -> tuple[Any, Any]:
+        return replace(a_run(seed, 0.5, rate=rate), target="shapes"), {}
+
+    trainers = {"siren": SimpleNamespace(run=trained)}
+    monkeypatch.setattr(coordinates.Study, "trainers", trainers)
+    monkeypatch.setattr(coordinates.Study, "targets", {"shapes": None})
+    options = CoordinatesOptions(arms=("siren",), targets=("shapes",))
+    store = Store(tmp_path, "coordinates")
+    work = coordinates.Study(options, store, lambda share, doing: None)
+    one, other = (coordinates.Cell("shapes", "siren", 5) for _ in range(2))
+    for cell, seed in ((one, 1), (other, 1), (other, 2), (one, 3)):
+        work._train(cell, "shapes", seed, 0.1, lambda part: None)  # pyright: ignore
+    stored = store.cell("shapes-siren")
+    assert stored is not None
+    assert sorted(each["seed"] for each in stored["runs"]) == [1, 2, 3]
+    assert sorted(each.seed for each in one.runs) == [1, 2, 3]
+
+
+def test_states_of_fits_are_saved_by_one_program_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(fits.Study, "_cell", None)  # a call would fail
+    with lock.locked(tmp_path):
+        assert sobolev.main(["train", "--quick", "--out", str(tmp_path)]) == 2
+    assert "Another run is writing to" in capsys.readouterr().err
+
+
+def test_a_figure_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real, seen = Figure.savefig, list[list[str]]()
+
+    def savefig(figure: Figure, file: Any, **options: Any) -> None:
+        real(figure, file, **options)
+        seen.append([found.name for found in tmp_path.iterdir()])
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with panels(tmp_path / "curve", 1, title="A curve"):
+        pass
+    assert seen == [[], ["curve.png"]]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curve.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_rows_are_added_to_what_the_folder_has_once_nobody_else_adds_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    root = study(tmp_path / "a", "bytes-0.3m", 7040, {"swiglu": lambda d: 1.6}, sd=0.001)
+
+    def look(config: object, folder: Path) -> None:
+        raise InputError(f"held: {(folder / '.lock').is_file()}")
+
+    monkeypatch.setattr(leaderboard, "study_of", look)
+    assert compare.main(["leaderboard", str(root), "--add", "relu2"]) == 2
+    assert "held: True" in capsys.readouterr().err
+
+
+def test_of_all_checkpoints_those_that_the_run_deletes_meanwhile_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
+
+    def load(workdir: object, step: str, **options: object) -> Any:
+        if step == "10":
+            raise InputError("There is no checkpoint of step 10")
+        return SimpleNamespace(params={})
+
+    monkeypatch.setattr(following, "load_trained", load)
+    monkeypatch.setattr(following, "places_of", lambda *parts: {})
+    monkeypatch.setattr(following, "sparsity_of", lambda *parts: {})
+    model, told = SimpleNamespace(folder=tmp_path, cfg=None), list[str]()
+    words: Any = (model, {}, [10, 20], told.append)
+    assert following.along(*words, kept=True) == [{"step": 20}]
+    assert told[1] == "step 10 is left out: the run has deleted its checkpoint meanwhile"
+    with pytest.raises(InputError, match="no checkpoint of step 10"):
+        following.along(*words)
+    with pytest.raises(InputError, match="has deleted all"):
+        following.along(model, {}, [10], told.append, kept=True)  # pyright: ignore
