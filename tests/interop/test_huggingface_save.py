@@ -14,6 +14,7 @@ from tiny_models import DENSE, MOE, OWN, same, values
 import polycom_jax as pc
 from polycom_jax import ActivationOptions, InputError
 from polycom_jax.interop import huggingface
+from polycom_jax.interop.huggingface import files
 from polycom_jax.interop.huggingface.config import GATES, IN_TORCH
 from polycom_jax.rows import BASELINES, POLYCOM
 from polycom_jax.sharding import make_mesh
@@ -199,3 +200,14 @@ def test_bad_arguments_are_refused(tmp_path):
     huggingface.save(tmp_path, DENSE, params)
     with pytest.raises(InputError, match=r"config.json, model.safetensors already"):
         huggingface.save(tmp_path, DENSE, params)
+
+
+def test_what_another_process_puts_beside_does_not_hide_why_a_folder_was_not_written(tmp_path):
+    def write() -> None:
+        with files.all_or_nothing(tmp_path / "new" / "model"):
+            (tmp_path / "new" / "other").mkdir()  # `new` was made for the first of them
+            raise InputError("why")
+
+    with pytest.raises(InputError, match="why"):
+        write()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]

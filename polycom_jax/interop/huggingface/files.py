@@ -168,7 +168,8 @@ def _on_disk(folder: Path) -> Generator[None]:
         for path in set(folder.iterdir()) - before:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in made:
-            path.rmdir()
+            with contextlib.suppress(OSError):  # another process may have put something there
+                path.rmdir()
         raise
 
 
