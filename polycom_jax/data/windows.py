@@ -14,7 +14,8 @@ from polycom_jax.data.store import TokenStore
 Batch = dict[str, np.ndarray]
 """tokens, targets: int32 [B, T], `targets[b, t]` follows `tokens[b, t]`; mask: bool [B, T], False
 where there is no target; segment_ids: int32 [B, T], the document within the window, from 1 (0:
-padding); positions: int32 [B, T], from 0 at the window's start and at each document's."""
+padding); positions: int32 [B, T], from 0 at the window's start and at each document's. An end of
+text is the first token of the document behind it, unless the tokenizer has others for that."""
 
 
 def read_options(store: TokenStore) -> grain.ReadOptions:

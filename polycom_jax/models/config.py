@@ -78,7 +78,7 @@ class ModelConfig:
         embed_dim: width D of the residual stream.
         num_heads: query heads H.
         num_kv_heads: key and value heads K; H is a multiple of it (K = H: multi-head attention).
-        head_dim: width C of a head; even, because RoPE rotates pairs.
+        head_dim: width C of a head; even, because RoPE rotates pairs, channels c and c + C/2.
         gated_width: hidden width F of a gated feed-forward block. A block without a gate gets 3/2
             of it, so that its two matrices have as many parameters as the three of a gated one
             (paper section 4.1: SwiGLU 5504, others 8256).
@@ -98,7 +98,8 @@ class ModelConfig:
         norm_eps: epsilon of every RMSNorm, inside the root.
         logit_softcap: logits are softcap x tanh(logits / softcap); Gemma 2 takes 30. None: they are
             not bounded.
-        document_mask: in training, attention and positions restart at each document.
+        document_mask: in training and in held-out losses, attention and positions restart at each
+            document.
         attention_window: tokens that one attends to at most in each layer, itself and those just
             before it, as in Mistral. Default: all.
         init: "megatron": normal with standard deviation sqrt(2 / 5D), output projections divided by
