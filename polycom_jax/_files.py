@@ -34,6 +34,12 @@ _PASSING = frozenset(
 """What the system says of a disk that may answer in a moment."""
 
 
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+"""What a file system without links says, such as a mounted bucket."""
+
+FILLED_S = 2.0
+"""A new file that is empty for so long is of a process that was killed."""
+
 _OTHERS_S = (0.001, 0.01, 0.1)
 """Seconds before each further try where another process makes or removes the same folders."""
 
@@ -113,6 +119,37 @@ def _is_others(error: Exception) -> bool:
     if isinstance(error, FileNotFoundError | FileExistsError):
         return True
     return isinstance(error, OSError) and error.errno == errno.ENOTEMPTY
+
+
+def give_name(temporary: Path, place: os.PathLike[str]) -> None:
+    """Gives a whole file a name; on a file system without links an empty file has it for a moment.
+
+    Raises:
+        FileExistsError: another file has it.
+        OSError: the name cannot be given.
+    """
+    try:
+        os.link(temporary, place)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _take(place)
+        os.replace(temporary, place)
+
+
+def _take(place: os.PathLike[str]) -> None:
+    """Makes an empty file; raises `FileExistsError` where there is one with something in it."""
+    last = time.monotonic() + FILLED_S
+    while True:
+        try:
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            if (status := status_of(place)) is not None and status.st_size > 0:
+                raise
+            if time.monotonic() < last:
+                time.sleep(_OTHERS_S[-1])
+                continue
+        return
 
 
 def status_of(path: os.PathLike[str]) -> os.stat_result | None:

@@ -21,7 +21,14 @@ from polycom_jax import _buckets
 from polycom_jax._buckets import EMULATOR as EMULATOR
 from polycom_jax._buckets import Entry as Entry
 from polycom_jax._errors import require
-from polycom_jax._files import file_names, in_made, remove_folder, status_of
+from polycom_jax._files import (
+    NO_LINKS,
+    file_names,
+    give_name,
+    in_made,
+    remove_folder,
+    status_of,
+)
 from polycom_jax._lease import LOST_S as LOST_S
 from polycom_jax._lease import Held as Held
 from polycom_jax._lease import Lease as Lease
@@ -34,7 +41,6 @@ REACH_S = 30.0
 """How long `require_reachable` takes at most."""
 
 _reached = set[tuple[str, str | None]]()
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 _SUPPORTED = (
     "a place is a local path or gs://BUCKET/PATH; mount what another store holds (gcsfuse,"
@@ -128,7 +134,7 @@ def create(place: os.PathLike[str], data: bytes) -> bool:
         return _buckets.put(os.fspath(place), data, 0) is not None
     with _beside(place, data) as temporary:
         try:
-            _link(temporary, place)
+            give_name(temporary, place)
         except FileExistsError:
             return False
         _sync(temporary.parent)
@@ -181,7 +187,7 @@ def copy(source: os.PathLike[str], place: os.PathLike[str]) -> None:
         try:
             os.link(source, temporary)
         except OSError as error:
-            if error.errno not in {*_NO_LINKS, errno.EXDEV}:
+            if error.errno not in {*NO_LINKS, errno.EXDEV}:
                 raise
             shutil.copyfile(source, temporary)
             _sync(temporary)
@@ -243,6 +249,15 @@ def is_file(place: os.PathLike[str]) -> bool:
         OSError: a bucket cannot be asked.
     """
     return _buckets.is_object(os.fspath(place)) if is_remote(place) else os.path.isfile(place)
+
+
+def is_made(place: os.PathLike[str]) -> bool:
+    """Whether `create` has put a file there: on a disk without links it may be empty at first.
+
+    Raises:
+        OSError: a bucket cannot be asked.
+    """
+    return is_file(place) and (is_remote(place) or os.path.getsize(place) > 0)
 
 
 def is_folder(place: os.PathLike[str]) -> bool:
@@ -308,18 +323,6 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
 def temporary_name(path: Path) -> Path:
     """A name beside a local file that no other process gives, for what will replace it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _link(temporary: Path, place: os.PathLike[str]) -> None:
-    """Gives a whole file its name; raises `FileExistsError` where that is taken."""
-    try:
-        os.link(temporary, place)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # A file system without links: an empty file takes the name first.
-        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        os.replace(temporary, place)
 
 
 def _sync(path: Path) -> None:

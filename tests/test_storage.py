@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from polycom_jax import InputError, staging, storage
+from polycom_jax import InputError, _files, staging, storage
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -117,6 +117,40 @@ def test_a_copy_needs_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage.copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"abc"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_without_links_a_name_that_a_killed_process_took_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*names: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(_files, "FILLED_S", 0.2)
+    place = tmp_path / "plan"
+    place.touch()  # killed between taking the name and filling the file
+    assert not storage.is_made(place)
+    assert storage.create(place, b"whole")
+    assert storage.is_made(place)
+    assert not storage.create(place, b"other")
+    assert place.read_bytes() == b"whole"
+
+
+def test_without_links_a_name_that_another_process_is_filling_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*names: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(_files, "FILLED_S", 60)
+    place = tmp_path / "plan"
+    place.touch()
+    other = threading.Timer(0.3, lambda: storage.write(place, b"theirs"))
+    other.start()
+    assert not storage.create(place, b"ours")
+    other.join()
+    assert place.read_bytes() == b"theirs"
 
 
 def test_what_is_not_there_is_named(folder: epath.Path):

@@ -45,12 +45,11 @@ def check_settings(
         InputError: the results were made with other settings; both values are named.
     """
     now = json.loads(json.dumps(settings))  # tuples as lists
-    if not storage.is_file(path) and storage.create(path, json_text(now).encode()):
+    if not storage.is_made(path) and storage.create(path, json_text(now).encode()):
         return  # of two programs that begin at once, the other finds them
-    before = json.loads(storage.read(path) or b"{}")  # empty for a moment on a disk without links
-    if before:
-        common = {name: value for name, value in now.items() if name not in free}
-        changed = changes(before, common)
-        other = f"{path.parent} holds {holds} ({listed(changed)})"
-        require(not changed, f"{other}. {advice}")
+    before = json.loads(storage.read(path))
+    common = {name: value for name, value in now.items() if name not in free}
+    changed = changes(before, common)
+    other = f"{path.parent} holds {holds} ({listed(changed)})"
+    require(not changed, f"{other}. {advice}")
     write_json(path, {**before, **now})

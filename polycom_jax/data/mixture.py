@@ -222,7 +222,7 @@ def _common_bpe(
     place = folder / TOKENIZER
     if team.index == 0:
         with alone_in(folder, cfg.lock_timeout_s, report, team.count == 1):
-            if not storage.is_file(place):
+            if not storage.is_made(place):
                 named = ", ".join(asked.source.name for asked in every)
                 report(f"Training a BPE of {vocab_size} tokens on {named}")
                 rows = _rows(every, weights)

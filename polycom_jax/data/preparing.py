@@ -95,7 +95,7 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
     folder, cfg = asked.folder, asked.cfg
     reader = asked.source.open()
     planned = folder / PLAN
-    plan = plans.from_json(storage.read(planned)) if storage.is_file(planned) else None
+    plan = plans.from_json(storage.read(planned)) if storage.is_made(planned) else None
     bound = bound_of(reader, asked.source) if plan is None else plan.bound
     tokenizer = asked.given or _trained(asked, reader, bound, report)
     contents, recipe = reuse.origin_contents(reader), _recipe(asked, tokenizer, bound)

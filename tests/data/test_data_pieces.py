@@ -1,6 +1,8 @@
 """Data prepared in pieces are those prepared in one, whoever does which piece, and when."""
 
+import errno
 import json
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from corpora import contents, write_all
 
-from polycom_jax import InputError, storage
+from polycom_jax import InputError, _files, storage
 from polycom_jax.data import Corpus, DataConfig, pieces
 from polycom_jax.data.corpus import open_prepared, prepare
 from polycom_jax.data.preparing import Team, begin, finish, make
@@ -79,6 +81,22 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, source: str, whole: Corp
     assert [path.stat().st_mtime_ns for path in done] == stamps
     told = [line for line in said if "%" in line]
     assert len(told) == len(job.plan.pieces) - 2
+
+
+def test_on_a_disk_without_links_a_plan_that_a_kill_left_empty_is_made(
+    tmp_path: Path, source: str, whole: Corpus, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*names: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(_files, "FILLED_S", 0.2)
+    found = asked(source, tmp_path)
+    plan = Path(found.folder, pieces.PLAN)
+    plan.parent.mkdir(parents=True)
+    plan.touch()
+    make(found, quietly, Team(), 1_000)
+    assert contents(open_prepared(found)) == contents(whole)
 
 
 def test_pieces_are_shared_by_the_processes_of_a_team(
