@@ -5,11 +5,12 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -107,9 +108,18 @@ def remove_folder(folder: os.PathLike[str]) -> None:
         OSError: something cannot be removed.
     """
 
+    def unless_gone(call: object, path: str, raised: Any) -> None:
+        error = raised[1] if isinstance(raised, tuple) else raised
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
     def once() -> None:
-        if os.path.lexists(folder):
-            shutil.rmtree(folder)
+        if not os.path.lexists(folder):
+            return
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(folder, onexc=unless_gone)
+        else:
+            shutil.rmtree(folder, onerror=unless_gone)
 
     retried(once, passing=_is_others, waits=_OTHERS_S)
 

@@ -219,7 +219,7 @@ def entries(folder: os.PathLike[str]) -> dict[str, Entry]:
         return _buckets.listed(os.fspath(folder))
     try:
         names = file_names(Path(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter where one above it is a file
         if os.path.lexists(folder):
             raise
         return {}
@@ -306,8 +306,9 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
     """
     path = Path(place)
     temporary = temporary_name(path)
+    file = in_made(path.parent, lambda: temporary.open("xb"))
     try:
-        with in_made(path.parent, lambda: open(temporary, "xb")) as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -201,16 +201,34 @@ def test_a_folder_is_made_again_where_others_take_it_away_before_it_is_used(tmp_
         in_made(tmp_path / "a" / "b" / "file", call)
 
 
-@pytest.mark.parametrize("name", ["ENOENT", "ENOTEMPTY"])
-def test_a_folder_may_be_removed_by_two(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str):
-    real = shutil.rmtree
+def test_a_folder_may_be_removed_by_two(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    real = os.rmdir
 
-    def meanwhile(path: Path) -> None:
-        monkeypatch.setattr(shutil, "rmtree", real)
-        real(path / "deep")  # the other has taken some of it away, or has written into it again
-        raise error(name)
+    def meanwhile(path: Path, **options: int) -> None:
+        monkeypatch.setattr(os, "rmdir", real)
+        (folder / "late").touch()  # the other has written into it again
+        raise error("ENOTEMPTY")
 
-    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    monkeypatch.setattr(os, "rmdir", meanwhile)
     remove_folder(folder)
     assert not folder.exists()
     remove_folder(folder)
+    (folder.parent / "file").touch()
+    remove_folder(folder.parent / "file" / "below")
+
+
+def test_a_folder_may_be_removed_by_two_who_meet_at_each_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, every = os.unlink, tmp_path / "every"
+    every.mkdir()
+    for name in range(20):
+        (every / f"{name}").touch()
+
+    def meanwhile(path: str, **options: int) -> None:
+        real(path, **options)  # the other is just before
+        real(path, **options)
+
+    monkeypatch.setattr(os, "unlink", meanwhile)
+    remove_folder(every)
+    assert not every.exists()

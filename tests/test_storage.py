@@ -92,6 +92,13 @@ def test_a_file_that_is_renamed_while_a_folder_is_listed_is_left_out(
         storage.entries(tmp_path)
 
 
+def test_below_a_file_there_is_no_folder_to_list(tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert storage.entries(tmp_path / "file" / "below") == {}
+    with pytest.raises(NotADirectoryError):
+        storage.entries(tmp_path / "file")
+
+
 def test_a_file_is_copied_and_later_writes_to_one_are_not_to_the_other(folder: epath.Path):
     first, second = folder / "first", folder / "deep" / "second"
     storage.write(first, b"0123")
@@ -263,6 +270,14 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match=f"No space left.*{tmp_path / 'a'}"):
         storage.write(tmp_path / "a", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_where_no_folder_can_be_made_its_name_is_told_and_not_a_temporary_one(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("y" * 300)):
+        for put in (storage.write, storage.create):
+            with pytest.raises(OSError, match=rf"'{folder}'$"):
+                put(folder / "a", b"x")
 
 
 def test_a_file_is_made_once_where_the_disk_knows_no_links(
