@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from experiments.terminal.paths import naming, try_file
 from experiments.terminal.tables import finite
 from polycom_jax import staging, storage
+from polycom_jax._files import in_made
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -109,7 +110,7 @@ def atomic(path: storage.Place) -> Iterator[Path]:
     temporary = storage.temporary_name(Path(path))  # others may write the same file
     try:
         with naming(path):
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            in_made(temporary.parent, temporary.touch)
             yield temporary
             os.replace(temporary, path)
     finally:

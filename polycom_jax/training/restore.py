@@ -116,7 +116,7 @@ def read_newest(
             return Found(candidate, tree, steps, torn)
         except (Unreadable, ReadError) as error:
             problem = error
-        if step is not None:  # later ones are there, so that its own run may delete it
+        if step is not None:  # behind later ones, so that the run itself may be deleting it
             _let_go(path)
         now = agreed_steps(folder)
         if now != steps:  # A run that saves there deletes older ones while they are read.

@@ -48,6 +48,22 @@ def test_two_that_write_files_of_one_stem_do_not_take_each_other_s(tmp_path: Pat
     assert (tmp_path / "scaling.json").read_text() == "{}"
 
 
+def test_a_file_is_written_where_another_takes_the_new_folder_away_that_it_has_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = Path.mkdir
+
+    def meanwhile(folder: Path, **options: bool) -> None:
+        monkeypatch.setattr(Path, "mkdir", real)
+        real(folder, **options)
+        folder.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", meanwhile)
+    with atomic(tmp_path / "new" / "report.md") as file:
+        file.write_text("all")
+    assert (tmp_path / "new" / "report.md").read_text() == "all"
+
+
 def test_a_write_that_fails_leaves_nothing_beside(tmp_path: Path):
     with contextlib.suppress(ZeroDivisionError), atomic(tmp_path / "a") as file:
         file.write_text("half")
