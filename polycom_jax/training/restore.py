@@ -33,6 +33,9 @@ CHECK_S = 3600.0
 UNTOUCHED_S = 0.2
 """A checkpoint whose files stay as they are for so long is not being deleted."""
 
+DELETED_S = 30.0
+"""Who touches the files of a checkpoint for longer does something else with them: a copy, say."""
+
 
 class CheckpointWarning(UserWarning):
     """A checkpoint is damaged and an older one is used."""
@@ -141,10 +144,10 @@ def read_newest(
 
 
 def _let_go(checkpoint: Place) -> None:
-    """Returns once nobody touches the files of a checkpoint: a run deletes it file by file."""
-    before = None
+    """Waits until nobody touches the files of a checkpoint: a run deletes it file by file."""
+    before, last = None, time.monotonic() + DELETED_S
     with contextlib.suppress(OSError):
-        while (now := fingerprint(checkpoint)) and now != before:
+        while (now := fingerprint(checkpoint)) and now != before and time.monotonic() < last:
             before = now
             time.sleep(UNTOUCHED_S)
 

@@ -1,5 +1,6 @@
 """What lies in the folder of a run's checkpoints, and what is moved out of the way."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from polycom_jax import InputError
 from polycom_jax.training import quarantine as folders
+from polycom_jax.training import restore
 from polycom_jax.training.quarantine import all_steps, is_step, latest_step, quarantine
 
 
@@ -92,3 +94,16 @@ def test_numbers_go_on_from_those_that_earlier_versions_have_set_aside(tmp_path:
     made(tmp_path, "set-aside/4-2", 4)
     quarantine(tmp_path, {4: "torn"})
     assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["4-3"]
+
+
+def test_a_checkpoint_that_somebody_goes_on_touching_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    touched = iter(range(1_000))
+    monkeypatch.setattr(restore, "fingerprint", lambda checkpoint: [next(touched)])
+    monkeypatch.setattr(restore, "UNTOUCHED_S", 0.001)
+    clock = itertools.count(step=restore.DELETED_S / 3)
+    monkeypatch.setattr(restore.time, "monotonic", lambda: next(clock))
+    with pytest.raises(InputError, match=r"1 is damaged"):
+        restore.read_newest(made(tmp_path, 1), 1, {}, None, partial=True)
+    assert next(touched) < 10
