@@ -1,0 +1,102 @@
+"""PolyNorm - SwiGLU over the length of training, in all studies of AdamW.
+
+    python -m experiments.results.compare.gain
+
+reads what lies beside it, prints a table and draws gain.png.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.compare.across.cells import SETTINGS, read_cell
+from experiments.compare.studies import REFERENCE
+from experiments.run.statistics import Paired, paired
+from experiments.terminal.figures import COLOURS, panels
+
+HERE = Path(__file__).resolve().parent
+ARM = "poly_norm"
+
+STUDIES = {
+    "0.36M parameters, source text of Python's library": ("activations", "longer"),
+    "0.11M, technical documentation": ("scaling/bytes-0.1m-20",),
+    "0.11M, fresh seeds, by a plan": ("ablation",),
+    "0.36M": ("scaling/bytes-0.3m-20",),
+    "0.11M, longer": ("scaling/bytes-0.1m-200",),
+    "0.11M, longer, fresh seeds, by a plan": ("length-200",),
+}
+"""What is drawn as one line -> folders."""
+APART = 0.03
+"""Lines are moved along the logarithmic axis by so much, so that bars of one length are apart."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference of a study at one length.
+
+    Attributes:
+        length: bytes a parameter.
+        seeds: how many.
+        result: of arm and reference.
+    """
+
+    length: float
+    seeds: int
+    result: Paired
+
+
+def gains(folder: str) -> list[Gain]:
+    """Of each length, from the run files; early studies have kept their last length alone."""
+    root = HERE / folder
+    if not (root / SETTINGS).exists():
+        return [published(json.loads((root / "results.json").read_text(encoding="utf-8")))]
+    cell = read_cell(root)
+    seeds = cell.seeds(REFERENCE, ARM)
+    arm, reference = cell.losses(ARM, seeds).T, cell.losses(REFERENCE, seeds).T
+    each = [paired(a.tolist(), b.tolist()) for a, b in zip(arm, reference, strict=True)]
+    lengths = [tokens / cell.parameters for tokens in cell.tokens]
+    return [Gain(n, len(seeds), one) for n, one in zip(lengths, each, strict=True)]
+
+
+def published(results: Any) -> Gain:
+    """Of a study's own report."""
+    reference = next(arm for arm in results["arms"] if arm["name"] == REFERENCE)
+    wanted = {"arm": ARM, "reference": REFERENCE, "budget": "tokens"}
+    found = next(one for one in results["comparisons"] if wanted.items() <= one.items())
+    length = reference["curve"][-1][0] / reference["cost"]["parameters"]
+    return Gain(length, len(reference["losses"]), Paired(**found["result"]))
+
+
+def draw(lines: list[tuple[str, list[Gain]]]) -> None:
+    """One line for each of `STUDIES`."""
+    title = "PolyNorm's held-out loss minus SwiGLU's at equal parameters and tokens"
+    note = (
+        "Below 0 PolyNorm is better. Bars: 95 % intervals over paired seeds, whose number stands in"
+        f" brackets. Bars of one length are drawn apart by {APART:.0%}."
+    )
+    with panels(HERE / "gain", 1, title=title, note=note, size=(6.4, 2.6)) as (axis,):
+        axis.axhline(0, color="0.45", linewidth=0.8)
+        for at, ((label, points), colour) in enumerate(zip(lines, COLOURS, strict=False)):
+            x = [one.length * (1 + APART * (at - len(lines) / 2)) for one in points]
+            y = [one.result.mean for one in points]
+            reach = [one.result.high - one.result.mean for one in points]
+            look: Any = {"fmt": "o-", "ms": 3.5, "lw": 1.0, "capsize": 2, "color": colour}
+            counts = " and ".join(str(n) for n in dict.fromkeys(one.seeds for one in points))
+            axis.errorbar(x, y, reach, label=f"{label} ({counts})", **look)
+        axis.set_xscale("log")
+        ticks = (1, 2, 5, 10, 20, 50, 100, 200)
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel="bytes of training text a parameter", ylabel="difference, nats a byte")
+    (HERE / "gain.pdf").unlink()  # the page shows the PNG alone
+
+
+if __name__ == "__main__":
+    every = [(label, [one for name in of for one in gains(name)]) for label, of in STUDIES.items()]
+    print("| study | seeds | bytes a parameter | PolyNorm - SwiGLU |\n| --- | --- | --- | --- |")
+    for label, points in every:
+        for one in points:
+            said = f"{one.result.mean:+.4f} [{one.result.low:.4f}, {one.result.high:.4f}]"
+            print(f"| {label} | {one.seeds} | {one.length:.3g} | {said} |")
+    draw(every)
