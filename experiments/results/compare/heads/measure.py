@@ -34,7 +34,10 @@ from polycom_jax import analysis
 from polycom_jax.data import train_batches
 from polycom_jax.training.loss import documents
 
-STUDIED = ("scaling/bytes-0.1m-200", "scaling/bytes-0.1m-20", "ablation")
+FIRST = ("scaling/bytes-0.1m-200", "scaling/bytes-0.1m-20", "ablation")
+FRESH = ("length-200",)
+"""Whose plan asks once more what the answer on the first studies was."""
+STUDIED = (*FIRST, *FRESH)
 ARMS = ("swiglu", "poly_norm")
 Shares = tuple[tuple[tuple[float, ...], ...], ...]
 """Layer -> head -> share of attention to the token `OFFSETS` places back."""
@@ -154,7 +157,7 @@ def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
 def p_of_seeds(groups: Mapping[tuple[str, str], Sequence[Point]]) -> float:
     """As of `within`, by permutations of seeds: runs of one seed share values and batches."""
     rng, found, drawn = np.random.default_rng(0), 0.0, np.zeros(DRAWS)
-    for study in STUDIED:
+    for study in dict.fromkeys(study for study, _ in groups):
         own = [sorted(group, key=lambda p: p.seed) for name, group in groups.items()
                if name[0] == study]  # fmt: skip
         seeds = [[point.seed for point in arm] for arm in own]
@@ -171,10 +174,19 @@ def centre(own: Sequence[Point]) -> np.ndarray:
     return both - both.mean(axis=0)
 
 
-def differences(points: Sequence[Point]) -> None:
+def asked(points: Sequence[Point], studies: Sequence[str]) -> None:
+    """All that is asked of some studies' runs together."""
+    own = [point for point in points if point.study in studies]
+    print(f"## {', '.join(studies)}\n")
+    print(f"{sum(point.repeats for point in own)} of {len(own)} runs repeat digit by digit\n")
+    told(own)
+    differences(own, studies)
+
+
+def differences(points: Sequence[Point], studies: Sequence[str]) -> None:
     """PolyNorm - SwiGLU, seed by seed: of the share, of the end, and of the end at one share."""
     rows = []
-    for study in STUDIED:
+    for study in studies:
         own = {(p.arm, p.seed): p for p in points if p.study == study}
         seeds = sorted({seed for arm, seed in own if arm == "poly_norm"})
         pairs = [(own["poly_norm", seed], own["swiglu", seed]) for seed in seeds]
@@ -223,7 +235,6 @@ def interval(values: np.ndarray) -> str:
 
 if __name__ == "__main__":
     every = measured()
-    print(f"{sum(point.repeats for point in every)} of {len(every)} runs repeat digit by digit\n")
-    told(every)
-    differences(every)
+    asked(every, FIRST)
+    asked(every, FRESH)
     draw(every)
