@@ -211,7 +211,8 @@ def draw(points: Sequence[Point]) -> None:
         f"Across: most attention that a head of the first layer gives to the token before, after"
         f" {UPDATES} updates. Empty: runs that the expectation comes from. Lines: least squares."
     )
-    with panels(HERE / "heads", len(STUDIED), title=title, note=note, size=(3.2, 2.6)) as axes:
+    look: Any = {"title": title, "note": note, "columns": 2, "size": (3.6, 2.4)}
+    with panels(HERE / "heads", len(STUDIED), **look) as axes:
         for axis, study in zip(axes, STUDIED, strict=True):
             for arm, colour in zip(ARMS, (BLUE, ORANGE), strict=True):
                 own = [p for p in points if (p.study, p.arm) == (study, arm)]
