@@ -127,6 +127,8 @@ def write(place: os.PathLike[str], data: bytes) -> None:
 def create(place: os.PathLike[str], data: bytes) -> bool:
     """Puts a file there, whole, unless there is one; returns whether this call has made it.
 
+    On a disk without links an empty file that stays so counts as none.
+
     Raises:
         OSError: it cannot be written.
     """

@@ -115,24 +115,28 @@ def test_a_file_is_copied_and_later_writes_to_one_are_not_to_the_other(folder: e
         storage.copy(first, second)
 
 
-def test_a_copy_needs_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that knows none."""
+
     def refused(*names: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refused)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_a_copy_needs_no_links(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"abc")
     storage.copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"abc"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+@pytest.mark.usefixtures("without_links")
 def test_without_links_a_name_that_a_killed_process_took_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refused(*names: object) -> None:
-        raise OSError(errno.EPERM, "no links here")
-
-    monkeypatch.setattr(os, "link", refused)
     monkeypatch.setattr(_files, "FILLED_S", 0.2)
     place = tmp_path / "plan"
     place.touch()  # killed between taking the name and filling the file
@@ -143,13 +147,10 @@ def test_without_links_a_name_that_a_killed_process_took_is_taken_over(
     assert place.read_bytes() == b"whole"
 
 
+@pytest.mark.usefixtures("without_links")
 def test_without_links_a_name_that_another_process_is_filling_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refused(*names: object) -> None:
-        raise OSError(errno.EPERM, "no links here")
-
-    monkeypatch.setattr(os, "link", refused)
     monkeypatch.setattr(_files, "FILLED_S", 60)
     place = tmp_path / "plan"
     place.touch()
