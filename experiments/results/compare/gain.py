@@ -1,4 +1,4 @@
-"""PolyNorm - SwiGLU over the length of training, in all studies of AdamW.
+"""PolyNorm - SwiGLU over the length of training: studies under AdamW from random starts.
 
     python -m experiments.results.compare.gain
 
