@@ -127,8 +127,8 @@ class Reference:
         require(
             _runs(module, self.place, pinned),
             f"activation={self._short()}: {self.file()} has changed since this process imported"
-            f" {self.place!r}, which would run as it was; restart, or name the file:"
-            f" {self.file()}:{self.name}.",
+            f" {self.place!r}, or since Python kept bytecode of it, which would run as it was;"
+            f" `touch` it and restart, or name the file: {self.file()}:{self.name}.",
         )
         return module
 
@@ -222,17 +222,21 @@ def _runs(module: types.ModuleType, place: str, pinned: Reference) -> bool:
 
 
 def _has_the_functions_of(module: types.ModuleType, text: bytes) -> bool:
-    """Whether the functions of a module are those of this text.
+    """Whether the functions of a module are those of this text, and so is the bytecode kept of it.
 
-    What an import hook rewrites is taken as it is.
+    Python takes bytecode for that of any file of the same second and length. What an import hook
+    rewrites is taken as it is.
     """
     spec = module.__spec__
     if spec is None or type(spec.loader) is not SourceFileLoader:
         return True
     try:
-        written = set(_codes(compile(text, str(spec.origin), "exec", dont_inherit=True)))
+        whole = compile(text, str(spec.origin), "exec", dont_inherit=True)
+        if spec.loader.get_code(spec.name) != whole:
+            return False
     except SyntaxError:
         return False
+    written = set(_codes(whole))
     own = [each for each in vars(module).values() if isinstance(each, types.FunctionType)]
     return all(each.__code__ in written for each in own if each.__code__.co_filename == spec.origin)
 

@@ -1,6 +1,7 @@
 """Activations in files: what a reference names, when its file is imported, and what is refused."""
 
 import importlib
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_a_module_that_another_imported_is_known_by_its_functions(
         get_activation("imported_before_by_another:act")
     module.write_text(TEXT)
     assert get_activation("imported_before_by_another:act").name == "own_swish"
+
+
+def test_a_module_is_refused_where_python_runs_bytecode_of_another_text(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(file.parent)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    module = file.parent / "of_the_same_second.py"
+    module.write_text(TEXT)
+    kept = module.stat().st_mtime_ns
+    importlib.import_module("of_the_same_second")
+    module.write_text(TEXT.replace("1.5", "2.5"))
+    os.utime(module, ns=(kept, kept))
+    del sys.modules["of_the_same_second"]
+    with pytest.raises(InputError, match="since Python kept bytecode of it"):
+        get_activation("of_the_same_second:act")
 
 
 @pytest.mark.parametrize(
