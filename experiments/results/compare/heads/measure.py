@@ -7,7 +7,7 @@ lie, writes heads.json, prints the tables of README.md and draws heads.png; what
 trained again, so without the texts it prints and draws what is here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,16 @@ def most_before(shares: Shares) -> float:
     return max(head[OFFSETS.index(1)] for head in shares[0])
 
 
+def near(shares: Shares) -> float:
+    """Attention of the first layer to a token itself and the three before, mean over its heads."""
+    return float(np.mean([sum(head) for head in shares[0]]))
+
+
+Measure = Callable[[Shares], float]
+MEASURES: Mapping[str, Measure] = {"token before, one head": most_before, "near, all heads": near}
+"""What the first layer's attention is told by."""
+
+
 @dataclass(frozen=True)
 class Point:
     """A run after its first updates, and what became of it.
@@ -76,11 +86,6 @@ class Point:
     final: float
 
     @property
-    def early(self) -> float:
-        """See `most_before`."""
-        return most_before(self.shares)
-
-    @property
     def seen(self) -> bool:
         """Whether the expectation comes from it."""
         return (self.study, self.arm, self.seed) in SEEN
@@ -97,7 +102,7 @@ def measured() -> list[Point]:
             point = point_of(study, setting_of(study), run)
             points.append(point)
             keep(HERE / "heads.json", points)
-            print(f"{study} {point.arm} seed {point.seed}: {point.early:.3f} {point.final:.4f}")
+            print(f"{study} {point.arm} seed {point.seed}: {near(point.shares):.3f} {point.final:.4f}")
     return points
 
 
@@ -137,13 +142,17 @@ def told(points: Sequence[Point]) -> None:
     groups = grouped([point for point in points if not point.seen])
     for (study, arm), own in groups.items():
         final = [p.final for p in own]
-        early = ([p.early for p in own], [p.heldout for p in own])
-        cells = [f"{stats.spearmanr(of, final)[0]:.2f}" for of in early]
+        early = [[of(p.shares) for p in own] for of in MEASURES.values()]
+        early.append([p.heldout for p in own])
+        cells = [f"{stats.spearmanr(values, final)[0]:.2f}" for values in early]
         rows.append((study, arm, len(own), *cells))
-    table(("study", "arm", "runs", "share and end", "loss then and end"), rows)
-    slope, explained, p = within([[(p.early, p.final) for p in own] for own in groups.values()])
-    print(f"slope {slope:.4f} nats a unit, share of variance {explained:.2f}, p {p:.2g}")
-    print(f"p where seeds are permuted, both arms of a study at once: {p_of_seeds(groups):.2g}\n")
+    table(("study", "arm", "runs", *MEASURES, "loss then"), rows)
+    for name, of in MEASURES.items():
+        pairs = [[(of(p.shares), p.final) for p in own] for own in groups.values()]
+        slope, part, p = within(pairs)
+        print(f"{name}: slope {slope:.4f} nats a unit, share of variance {part:.2f}, p {p:.2g}")
+        print(f"  seeds permuted, both arms of a study at once: p {p_of_seeds(groups, of):.2g}")
+    print()
 
 
 def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
@@ -154,7 +163,7 @@ def grouped(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
     return {name: own for name, own in groups.items() if len(own) > 1}
 
 
-def p_of_seeds(groups: Mapping[tuple[str, str], Sequence[Point]]) -> float:
+def p_of_seeds(groups: Mapping[tuple[str, str], Sequence[Point]], of: Measure) -> float:
     """As of `within`, by permutations of seeds: runs of one seed share values and batches."""
     rng, found, drawn = np.random.default_rng(0), 0.0, np.zeros(DRAWS)
     for study in dict.fromkeys(study for study, _ in groups):
@@ -163,14 +172,14 @@ def p_of_seeds(groups: Mapping[tuple[str, str], Sequence[Point]]) -> float:
         seeds = [[point.seed for point in arm] for arm in own]
         assert all(each == seeds[0] for each in seeds), "arms of a study have equal seeds"
         order = rng.permuted(np.tile(np.arange(len(seeds[0])), (DRAWS, 1)), axis=1)
-        for x, y in (centre(arm).T for arm in own):
+        for x, y in (centre(arm, of).T for arm in own):
             found, drawn = found + x @ y, drawn + y[order] @ x
     return float((1 + np.sum(np.abs(drawn) >= abs(found) * (1 - 1e-12))) / (DRAWS + 1))
 
 
-def centre(own: Sequence[Point]) -> np.ndarray:
+def centre(own: Sequence[Point], of: Measure) -> np.ndarray:
     """Share and end of each run, less their means."""
-    both = np.array([(p.early, p.final) for p in own])
+    both = np.array([(of(p.shares), p.final) for p in own])
     return both - both.mean(axis=0)
 
 
@@ -184,24 +193,29 @@ def asked(points: Sequence[Point], studies: Sequence[str]) -> None:
 
 
 def differences(points: Sequence[Point], studies: Sequence[str]) -> None:
-    """PolyNorm - SwiGLU, seed by seed: of the share, of the end, and of the end at one share."""
+    """PolyNorm - SwiGLU, seed by seed: of the end, of each share, and of the end at one share."""
     rows = []
     for study in studies:
         own = {(p.arm, p.seed): p for p in points if p.study == study}
         seeds = sorted({seed for arm, seed in own if arm == "poly_norm"})
         pairs = [(own["poly_norm", seed], own["swiglu", seed]) for seed in seeds]
-        share = np.array([a.early - b.early for a, b in pairs])
         end = np.array([a.final - b.final for a, b in pairs])
-        fit = np.linalg.lstsq(np.stack([np.ones_like(share), share], 1), end, rcond=None)[0]
-        left = end - fit[1] * share
-        spread = np.std(left, ddof=2) / np.sqrt(len(left))
-        spread *= np.sqrt(1 + share.mean() ** 2 / share.var())
-        half = spread * stats.t.ppf(0.975, len(left) - 2)
-        rows.append(
-            (study, len(seeds), interval(share), interval(end),
-             f"{fit[0]:+.4f} [{fit[0] - half:.4f}, {fit[0] + half:.4f}]")
-        )  # fmt: skip
-    table(("study", "seeds", "share", "end", "end at one share"), rows)
+        cells = [interval(end)]
+        for of in MEASURES.values():
+            share = np.array([of(a.shares) - of(b.shares) for a, b in pairs])
+            cells += [interval(share), at_one_share(share, end)]
+        rows.append((study, len(seeds), *cells))
+    of_shares = [head for name in MEASURES for head in (name, "end at one share")]
+    table(("study", "seeds", "end", *of_shares), rows)
+
+
+def at_one_share(share: np.ndarray, end: np.ndarray) -> str:
+    """Where a line over the differences of shares has none; 95 % by Student's t."""
+    fit = np.linalg.lstsq(np.stack([np.ones_like(share), share], 1), end, rcond=None)[0]
+    spread = np.std(end - fit[1] * share, ddof=2) / np.sqrt(len(end))
+    spread *= np.sqrt(1 + share.mean() ** 2 / share.var())
+    half = spread * stats.t.ppf(0.975, len(end) - 2)
+    return f"{fit[0]:+.4f} [{fit[0] - half:.4f}, {fit[0] + half:.4f}]"
 
 
 def draw(points: Sequence[Point]) -> None:
@@ -217,11 +231,11 @@ def draw(points: Sequence[Point]) -> None:
             for arm, colour in zip(ARMS, (BLUE, ORANGE), strict=True):
                 own = [p for p in points if (p.study, p.arm) == (study, arm)]
                 for seen in (False, True):
-                    some = [(p.early, p.final) for p in own if p.seen == seen]
+                    some = [(most_before(p.shares), p.final) for p in own if p.seen == seen]
                     face: Any = {"mfc": "none"} if seen else {"label": arm}
                     x, y = np.reshape(some, (-1, 2)).T
                     axis.plot(x, y, "o", ms=4, color=colour, **face)
-                x, y = np.transpose([(p.early, p.final) for p in own])
+                x, y = np.transpose([(most_before(p.shares), p.final) for p in own])
                 ends = np.array([x.min(), x.max()])
                 axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=colour, lw=0.8)
             axis.set(title=study, xlabel="share", ylabel="held-out nats a byte")
