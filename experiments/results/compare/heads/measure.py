@@ -102,7 +102,8 @@ def measured() -> list[Point]:
             point = point_of(study, setting_of(study), run)
             points.append(point)
             keep(HERE / "heads.json", points)
-            print(f"{study} {point.arm} seed {point.seed}: {near(point.shares):.3f} {point.final:.4f}")
+            told_as = f"{near(point.shares):.3f} {point.final:.4f}"
+            print(f"{study} {point.arm} seed {point.seed}: {told_as}")
     return points
 
 
