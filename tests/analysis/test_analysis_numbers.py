@@ -77,6 +77,9 @@ def test_distributions():
     assert found["near_zero_share"] == pytest.approx(3 / 6)
     assert found["positive_share"] == pytest.approx(3 / 6)
     assert found["largest_magnitude"] == 3
+    assert found["mean"] == pytest.approx(3.001 / 6)
+    assert found["rms"] == pytest.approx((11.000001 / 6) ** 0.5)
+    assert found["median_magnitude"] == pytest.approx((0.001 + 1) / 2)
     # Of a root mean square of 1.66, and a median magnitude of 1.
     assert analysis.distribution(np.array([0.015, 0.017, 1.0, -1.0, 1.0, 3.6]))[
         "near_zero_share"

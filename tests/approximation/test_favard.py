@@ -80,6 +80,16 @@ def test_the_second_variable_adds_its_error_times_the_norm_of_the_means():
     assert pa.favard_bound(3, 2, 4) == pytest.approx(both, rel=1e-4)
 
 
+def test_sampling_adds_what_interpolation_at_all_nodes_is_off_by_times_the_norm():
+    # Of 2^20 samples each axis has 1024; with one derivative their error is the larger part.
+    one, norm = pa.favard_constant(1) * favard.chain_constant(1), favard.operator_norm(1, 64)
+    lebesgue = 1 + 2 / math.pi * 10 * math.log(2)
+    sampled = (1 + lebesgue) ** 2 * one / 1024
+    whole = one / 64 * (1 + norm) + norm**2 * sampled
+    assert pa.favard_bound(1, 2, 64) == pytest.approx(whole, rel=1e-9)
+    assert norm**2 * sampled > whole / 2
+
+
 def test_the_norm_of_the_means_is_bounded_from_above_and_closely():
     for n in (1, 2, 5):
         for degree in (1, 6, 30):

@@ -77,6 +77,9 @@ def test_fewest_parameters_are_the_least_that_reach_eps():
             count = pa.fewest_parameters(n, eps)
             assert pa.least_error(n, count) <= eps
             assert count == 1 or pa.least_error(n, count - 1) > eps
+        # Widths are known of splines with 2 m cells, which are for odd numbers of parameters.
+        assert pa.least_error(n, 2) == pa.least_error(n, 3) < pa.least_error(n, 1)
+    assert pa.least_error(1, 1) == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

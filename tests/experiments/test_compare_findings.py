@@ -14,10 +14,12 @@ from experiments.compare.findings import (
     findings,
     relative_times,
     speed_error,
+    tokens_needed,
 )
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.studies import STUDIES
-from experiments.run.statistics import at_tokens, paired
+from experiments.run.rate_search import Search
+from experiments.run.statistics import at_tokens, median_error, paired
 from polycom_jax import models
 
 SMALL = models.ModelConfig(
@@ -117,6 +119,67 @@ def test_the_error_of_the_speeds_is_that_of_the_losses_which_are_read_by_them():
     median = math.sqrt(math.pi / 2) * spread / math.sqrt(count)
     wanted = math.sqrt((changes[0] ** 2 + changes[1] ** 2) / 2) * median
     assert speed_error(arm, reference) == pytest.approx(wanted, rel=0.2)
+    # The same, with the median's error as it was drawn.
+    exact = wanted / median * median_error(np.log(times).tolist())
+    assert speed_error(arm, reference) == pytest.approx(exact, rel=1e-4)
+
+
+def test_tokens_for_the_same_loss_are_asked_of_the_better_arm_and_the_middle_seed_is_told():
+    # The reference's loss falls by 1 with each doubling; the arm ends lower, higher, much higher.
+    others = [run("swiglu", seed, (4.0, 3.0, 2.0)) for seed in range(3)]
+    shifts = (-0.5, 0.5, 1.0)
+    own = [run("poly_norm", s, (4.0 + x, 3.0 + x, 2.0 + x)) for s, x in enumerate(shifts)]
+    found = tokens_needed("poly_norm", "swiglu", own, others)
+    assert found is not None
+    assert (found.low, found.median, found.high) == pytest.approx((2**-0.5, 2**0.5, 2))
+    assert found.bounded == 0
+
+
+def test_a_curve_is_the_mean_of_the_runs_that_did_not_diverge():
+    losses = ((4.0, 3.0, 2.0), (4.0, 3.0, 2.0), (7.0, 3.3, 2.9))
+    runs = [run("swiglu", seed, own) for seed, own in enumerate(losses)]
+    found = finding("swiglu", [*runs, run("swiglu", 3, (), diverged=True)], 1.0)
+    assert [tokens for tokens, _ in found.curve] == [250, 500, 1000]
+    assert [loss for _, loss in found.curve] == pytest.approx([5.0, 3.1, 2.3])
+
+
+def test_tables_have_the_numbers_of_the_arms_under_their_names():
+    runs = {
+        "swiglu": [run("swiglu", s, (5.0, 4.0, x)) for s, x in enumerate((2.0, 2.1, 2.4))],
+        "poly_norm": [run("poly_norm", s, (3.25, 2.5, 2.0 + s)) for s in range(3)],
+    }
+    search = Search((0.01, 0.02, 0.04), (2.5, 2.25, math.inf), 0.02, False)
+    arms = [finding("swiglu", runs["swiglu"], 1.0), finding("poly_norm", runs["poly_norm"], 4.0)]
+    changes = ({"flops": 4.0, "memory": 3 << 20}, {"parameters": 5, "flops": 6.0, "memory": 1})
+    arms = [
+        replace(arm, rate=0.02, search=search, cost=replace(arm.cost, **own))
+        for arm, own in zip(arms, changes, strict=True)
+    ]
+    found = findings("activations", TWO, arms, runs)
+    tables = {section.title: section for section in report.sections(found)}
+    costs = tables["What each arm costs"].rows
+    assert costs[0][1:5] == ("1", "1.0000", "4", "1.0000")
+    assert costs[1][1:5] == ("5 (1 active)", "5.0000", "6", "1.5000")
+    assert [row[-2:] for row in costs] == [("1.000", "3.0"), ("4.000", "0.0")]
+    rates = tables["Learning rate of each arm"].rows
+    assert rates[0][1:] == ("2.5000", "2.2500*", "diverged", "inside")
+    swiglu, poly_norm = tables["Held-out loss, nats a token"].rows
+    assert swiglu[1:] == ("5.0000", "4.0000", "2.1667", "0.2082", "2.1667", "0")
+    # At equal seconds it has a quarter of the tokens.
+    assert poly_norm[1:] == ("3.2500", "2.5000", "3.0000", "1.0000", "3.2500", "0")
+    compared = tables["Differences at equal tokens"]
+    result = paired([2.0, 3.0, 4.0], [2.0, 2.1, 2.4])
+    cells = dict(zip(compared.columns, compared.rows[0], strict=True))
+    assert cells["detectable"] == f"{result.detectable:.4f}" != f"{result.sd:.4f}"
+    assert cells["correlation"] == "+0.96"
+
+
+def test_of_a_mixture_the_parameters_that_a_token_meets_are_told_apart():
+    cfg = models.preset("moe-tiny")
+    found = cost_of(cfg, batch_size=1, seconds=[1.0], relative=1.0, memory=1)
+    expert = (2 + cfg.activation_fn.gated) * cfg.embed_dim * cfg.hidden_width
+    idle = cfg.num_layers * (cfg.moe.num_experts - cfg.moe.top_k) * expert
+    assert found.parameters - found.active == idle > 0
 
 
 def test_a_cost_is_of_a_model_and_of_the_middle_round():
@@ -136,6 +199,10 @@ def test_a_stall_in_one_round_is_no_arm_s_speed():
 def test_times_are_ratios_within_a_round():
     # The machine is ten times slower in the second round; b always takes twice as long as a.
     found = relative_times({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]})
+    assert found == pytest.approx({"a": 1, "b": 2})
+    # It gets slower from round to round, and b takes twice as long but for the second: of the
+    # arms' own medians, 2 and 8, the ratio is 4.
+    found = relative_times({"a": [1.0, 2.0, 4.0], "b": [2.0, 8.0, 8.0]})
     assert found == pytest.approx({"a": 1, "b": 2})
 
 

@@ -12,6 +12,7 @@ from experiments.compare import __main__ as compare
 from experiments.compare import comparing, config, timing
 from experiments.compare.across.cells import read_cell
 from experiments.compare.across.leaderboard import LeaderboardConfig, study_of
+from experiments.run.rate_search import FIRST_SEED
 
 LOSSES = {"swiglu": 1.6, "poly_norm": 1.58, "relu2": 1.62}
 
@@ -32,6 +33,24 @@ def test_rows_are_ordered_by_loss(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = (root / "leaderboard.md").read_text()
     assert f"{7040 * STEP_TOKENS:,} tokens (20 a parameter)" in text
     assert "Figures" not in text
+
+
+def test_times_are_of_the_middle_round_and_relative_to_the_fastest_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arms = {name: lambda d, loss=loss: loss for name, loss in LOSSES.items()}
+    root = study(tmp_path / "a", "bytes-0.3m", 7040, arms, sd=0.001)
+    write_run(root, "gelu", FIRST_SEED, (1.5,), (7040,))  # searched, without results
+    rounds = {"gelu": 0.001, "swiglu": 0.002, "poly_norm": 0.004}
+    seconds = {name: [each, each, 11 * each] for name, each in rounds.items()}
+    (root / "timing.json").write_text(json.dumps({"seconds": seconds, "memory": {}}))
+    assert compare.main(["leaderboard", str(root), "--json=-"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    times = {row["arm"]: (row["seconds"], row["relative"]) for row in rows}
+    assert times == {"swiglu": (0.002, 1), "poly_norm": (0.004, 2), "relu2": (None, None)}
+    text = (root / "leaderboard.md").read_text()
+    assert "| 2.0 | 1.000 |" in text
+    assert "| 4.0 | 2.000 |" in text
 
 
 def test_rows_of_different_seeds_are_said_to_be(tmp_path: Path):

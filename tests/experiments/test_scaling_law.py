@@ -1,6 +1,8 @@
 """Fits of L(N, D): known laws come back, known differences lie in their bands."""
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from experiments.compare.across.law import (
     fit,
     meetings,
     ratio,
+    residuals,
 )
 from experiments.compare.across.resampled import Fit, Fitted, band, fitted, points_of, shared
 from polycom_jax._errors import InputError
@@ -102,6 +105,25 @@ def test_tokens_for_a_loss_are_the_inverse():
     assert LAW.tokens(1e6, LAW.E) == np.inf
 
 
+def test_residuals_are_measured_less_fitted_and_their_root_mean_square_is_told():
+    points = grid(LAW)
+    off = np.where(np.arange(12) % 2, 0.003, -0.001)
+    moved = Points(points.parameters, points.tokens, points.loss + off, points.weight)
+    np.testing.assert_allclose(residuals(LAW, moved), off, atol=1e-12)
+    told = extrapolation._law("arm", Fit(LAW, moved, [LAW]))
+    assert told.error == pytest.approx(((0.003**2 + 0.001**2) / 2) ** 0.5)
+    assert not told.at_bounds
+
+
+def test_of_several_starts_the_best_fit_is_taken(monkeypatch: pytest.MonkeyPatch):
+    costs = itertools.cycle([3.0, 1.0, 2.0])
+    found = [SimpleNamespace(cost=next(costs), x=np.log([0.1 * (1 + k), 0.5])) for k in range(9)]
+    answers = iter(found)
+    search = "experiments.compare.across.law.least_squares"
+    monkeypatch.setattr(search, lambda *args, **options: next(answers))
+    assert fit(grid(LAW)).exponents == pytest.approx((0.2, 0.5))
+
+
 def test_laws_meet_where_they_are_equal():
     # Equal E and A: apart from there on which B / D^b are equal.
     early = PowerLaw(E=1.0, A=0.0, a=0.3, B=10.0, b=0.3)
@@ -141,7 +163,9 @@ def test_crossings_are_looked_for_from_the_shortest_length_on(tmp_path: Path):
     for steps in (2240, 22400):
         study(tmp_path / str(steps), "bytes-0.1m", steps, late, seeds=2)
     found = read_cells(tmp_path)
-    (one,) = extrapolated(found).crossings
+    said = extrapolated(found)
+    (one,) = said.crossings
+    assert tables.fits(said)[2].rows[0][2] == f"{meet / size:.3g}"  # tokens a parameter
     assert min(cell.tokens[0] for cell in found) < meet < max(cell.tokens[0] for cell in found)
     assert (one.parameters, one.tokens) == (size, (pytest.approx(meet, rel=1e-3),))
 

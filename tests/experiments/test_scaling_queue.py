@@ -42,6 +42,8 @@ def test_folders_that_are_there_are_gone_on_with():
     steps = {item.folder: item.config.steps for item in queue(SCALINGS["cpu"])}
     assert steps["bytes-0.1m-200"] == 22_400
     assert steps["bytes-0.3m-100"] == 35_200
+    rates = {item.folder: item.config.learning_rates for item in queue(SCALINGS["cpu"])}
+    assert rates["bytes-0.1m-200"] == tuple(r / 2 for r in rates["bytes-0.1m-20"])
     for item in queue(SCALINGS["cpu"])[:2]:
         stored = stored_config(COMMITTED / item.folder)
         ours = item.config

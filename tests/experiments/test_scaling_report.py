@@ -2,7 +2,10 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from experiments.compare.across.cells import continued, read_cell, read_cells, s
 from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.across.extrapolation import PAPER, extrapolated
 from experiments.compare.across.leaderboard import section, standings
+from experiments.compare.across.resampled import shared
 from experiments.run.rate_search import FIRST_SEED
 
 LENGTHS = (560, 1120, 2240)
@@ -100,6 +104,38 @@ def test_differences_are_paired_and_turn_where_their_sign_does(folder: Path):
     assert {f.cell: f.needed.median < 1 for f in frugality(cells)}["bytes-0.1m-20"]
 
 
+def test_tables_have_numbers_that_follow_from_the_runs(folder: Path):
+    cells = read_cells(folder)
+    size, tokens = 114_048, [n * STEP_TOKENS for n in LENGTHS]
+    assert tables.folders(cells).rows[0][3] == f"{tokens[-1] / size:.1f}"
+    arm = cells[0].arms["swiglu"]
+    rows = [row for row in tables.losses(cells).rows if row[:2] == (cells[0].name, "swiglu")]
+    for at, row in enumerate(rows):
+        own = [run.heldout[at] for run in arm.runs.values()]
+        spread = (f"{statistics.fmean(own):.4f}", f"{statistics.stdev(own):.4f}")
+        assert row[2:6] == (f"{tokens[at]:,}", f"{arm.flops * tokens[at]:.3g}", *spread)
+    found = differences(cells)
+    full = tables.compared(found, full=True)
+    ps = [(d.result.p, d.p_holm) for d in found if d.full and d.result]
+    assert [row[6:8] for row in full.rows] == [(f"{p:.3f}", f"{holm:.3f}") for p, holm in ps]
+    assert all(p < holm for p, holm in ps)
+    # Five seeds and two tests: 2 / 2^5, twice.
+    assert "can be as small as 0.125, so that the test alone decides nothing" in full.notes[1]
+    turn = next(t for t in turns(cells) if t.cell == cells[0].name)
+    assert tables.turned([turn], cells).rows[0][4] == f"{turn.tokens / size:.1f}"
+
+
+def test_arms_with_most_seeds_of_the_reference_are_fitted_first(folder: Path):
+    root = folder / "bytes-0.1m-20"
+    for arm, seeds in (("relu2", (0, 1)), ("gelu", (2, 3, 4))):
+        for seed in seeds:
+            write_run(root, arm, seed, (2.0, 1.9, 1.8), LENGTHS)
+    common = shared([read_cell(root)], ["swiglu", "relu2", "gelu"])
+    assert common.arms == {root.name: ["swiglu", "gelu"]}
+    assert common.seeds == {root.name: [2, 3, 4]}
+    assert [*common.left_out] == [f"relu2 in {root.name}"]
+
+
 def test_an_arm_is_compared_on_the_seeds_that_both_have(folder: Path):
     root = folder / "bytes-0.1m-20"
     for seed in (5, 6):
@@ -120,6 +156,9 @@ def test_an_arm_of_which_a_run_diverged_is_not_compared(folder: Path):
     assert frugality([cell]) == []
     rows = {row[1]: row[-2:] for row in tables.losses([cell]).rows}
     assert rows == {"swiglu": ("5", "0"), "poly_norm": ("4", "1")}
+    said: Any = SimpleNamespace(beyond=(1.0, 2.0), unit="byte")
+    limits = dict(tables.limits([cell], said).rows)
+    assert limits["small differences"].startswith("4 seeds at least: the sign-flip test")
     write_run(root, "swiglu", 1, (), LENGTHS, diverged=True)
     verdict = differences([read_cell(root)])[0].verdict
     assert verdict == "not comparable: 1 of 5 diverged; swiglu, 1 of 5 diverged"
@@ -147,6 +186,8 @@ def test_a_better_rate_without_results_is_told(folder: Path):
     assert {*told.values()} == {"inside"}
     limits = {row[0]: row[1] for row in tables.limits(cells, extrapolated(cells)).rows}
     assert "without results: swiglu in bytes-0.3m-20." in limits["better rates"]
+    # log10(1.345e9 / 357,120) is 3.58.
+    assert "The largest has 357,120 parameters, 3.6 powers of ten below" in limits["larger models"]
     assert "0.006, 0.003 is better" in str(section(cells[1], standings(cells[1])).rows)
 
 
@@ -192,6 +233,7 @@ def test_a_token_is_what_the_settings_tokenizer_makes(
     (length,) = [row[1] for row in tables.limits(cells, found).rows if row[0] == "longer training"]
     read = "22,937,600 bytes, 4.6" if tokenizer == "bytes" else "22,937,600 tokens, 4.0"
     assert f"The longest runs read {read} powers of ten below" in length
+    assert "; 201 " in length  # 22,937,600 / 114,048, a parameter
     assert ("about 743 bytes" in length) == (tokenizer == "bytes")
 
 

@@ -1,7 +1,9 @@
 """Networks of coordinates beside what was published of them, and targets beside what is exact."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,22 @@ from experiments.sobolev.coordinates.networks import (
     chebyshev,
     network_of_size,
 )
-from experiments.sobolev.coordinates.targets import DISTANCES, exact, load, pixel_centres
-from experiments.sobolev.coordinates.train import Points, Trainer, errors_of, values_and_slopes
+from experiments.sobolev.coordinates.targets import (
+    DISTANCES,
+    Samples,
+    Target,
+    _grey,
+    exact,
+    load,
+    pixel_centres,
+)
+from experiments.sobolev.coordinates.train import (
+    Loss,
+    Points,
+    Trainer,
+    errors_of,
+    values_and_slopes,
+)
 from polycom_jax import InputError
 
 Z = np.linspace(-0.4, 0.4, 7)
@@ -226,6 +242,74 @@ def test_the_losses_are_what_they_are_said_to_be():
     assert Trainer(network, 1, "h1").loss_at(params, at) == pytest.approx(relative, rel=1e-4)
     found = errors_of(jnp.asarray(values), jnp.asarray(slopes), at)
     assert float(found.l2) == pytest.approx(math.sqrt(square), rel=1e-4)
+
+
+def samples(count: int, seed: int) -> Samples:
+    """A target whose gradients are not of length 1."""
+    rng = np.random.default_rng(seed)
+    return Samples(*(rng.normal(size=shape) for shape in ((count, 2), count, (count, 2))))
+
+
+def plain_errors(values: np.ndarray, slopes: np.ndarray, at: Samples) -> dict[str, float]:
+    off = values - at.values
+    apart, whole = np.sum((slopes - at.slopes) ** 2), np.sum(at.slopes**2)
+    return {
+        "l2": math.sqrt(np.mean(off**2)),
+        "sup": max(abs(each) for each in off),
+        "slopes": math.sqrt(apart / whole),
+        "length": float(np.mean([abs(math.hypot(*slope) - 1) for slope in slopes])),
+    }
+
+
+def test_errors_are_those_of_numpy():
+    at, rng = samples(5, 0), np.random.default_rng(1)
+    values, slopes = at.values - np.array([0.1, 0.2, 2.0, -0.3, 0.0]), rng.normal(size=(5, 2))
+    found = errors_of(jnp.asarray(values), jnp.asarray(slopes), Points.of(at))
+    assert found._asdict() == pytest.approx(plain_errors(values, slopes, at), rel=1e-5)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """x . (w, w), w = 0.5."""
+
+    def init(self, key: jax.Array) -> dict[str, jax.Array]:
+        return {"w": jnp.float32(0.5)}
+
+    def apply(self, params: Any, x: jax.Array, *, train: bool = False) -> jax.Array:
+        return params["w"] * x.sum(axis=1)
+
+
+@pytest.mark.parametrize("loss", ["l2", "h1"])
+def test_a_run_is_measured_at_both_parts_and_judged_by_what_is_held_out(loss: Loss):
+    train, held = samples(7, 2), samples(9, 3)
+    target = Target("shapes", "distance", train, held, np.zeros((2, 2)))
+    network: Any = Plane()
+    run, _ = Trainer(network, 3, loss).run(target, 0, 0.0, lambda share: None)
+    at_train, at_held = (
+        plain_errors(0.5 * part.points.sum(1), np.full((len(part.points), 2), 0.5), part)
+        for part in (train, held)
+    )
+    assert run.steps == (1, 2, 3)
+    assert run.train == pytest.approx([at_train["l2"]] * 3, rel=1e-5)
+    assert run.held == pytest.approx([at_held["l2"]] * 3, rel=1e-5)
+    found = {name: getattr(run, name) for name in ("sup", "slopes", "length")}
+    assert found == pytest.approx({name: at_held[name] for name in found}, rel=1e-5)
+    assert run.deviation == pytest.approx(train.values.std(), rel=1e-5)
+    scores = {"l2": at_held["l2"], "h1": math.hypot(at_held["l2"] / held.values.std(), run.slopes)}
+    assert run.score == pytest.approx(scores[loss], rel=1e-5)
+
+
+def test_gradients_of_an_image_are_central_differences_of_its_pixels():
+    target = load("grace_hopper", 16)
+    pixels, middle = target.pixels, pixel_centres(16)[7, 8]  # held out, since 7 is odd
+    (place,) = np.flatnonzero((target.held.points == middle).all(axis=1))
+    expected = (pixels[8, 8] - pixels[6, 8], pixels[7, 9] - pixels[7, 7])
+    np.testing.assert_allclose(target.held.slopes[place], np.array(expected) / (2 * 2 / 16))
+
+
+def test_grey_is_mostly_green_and_least_of_all_blue():
+    red, green, blue = _grey(255 * np.eye(3)[None])[0]
+    assert (red, green, blue) == pytest.approx((0.299, 0.587, 0.114))  # Rec. 601
 
 
 def test_too_few_parameters_are_refused():

@@ -68,6 +68,49 @@ def test_errors_are_compared_by_ratios_and_failed_runs_stand_apart():
     assert psnr(0.02) == pytest.approx(40)
 
 
+def on_an_image(arm: str, *helds: float, failed: tuple[int, ...] = ()) -> Cell:
+    own = a_cell(arm, *helds, failed=failed)
+    runs = [
+        replace(
+            run, target="flower" if run.seed >= FIRST_SEED else "china",
+            slopes=3 * run.held[-1], length=9.0,
+        )
+        for run in own.runs
+    ]  # fmt: skip
+    return replace(own, target="china", runs=runs)
+
+
+def test_images_are_compared_by_decibels_of_which_more_are_better():
+    cells = [
+        on_an_image("siren", *SIX),
+        on_an_image("gauss", *(held / 2 for held in SIX)),
+        on_an_image("wire", *(2 * held for held in SIX)),
+        on_an_image("finer", *(held / 2 for held in SIX), failed=(0, 1, 2, 3, 4, 5)),
+    ]
+    found = differences(cells, "siren")
+    assert {each.measure for each in found} == {"PSNR", "training PSNR", "gradient"}
+    own = {each.arm: each for each in found if each.measure == "PSNR"}
+    twice = 20 * math.log10(2)
+    for arm, sign in (("gauss", 1), ("wire", -1)):
+        assert own[arm].found is not None
+        assert own[arm].found.mean == pytest.approx(sign * twice)
+        assert own[arm].side == sign
+    assert _difference(own["gauss"]).startswith("+6.02 [+6.02, +6.02], p ")
+    # Of three arms with six seeds the least p is 3 x 2 / 2^6.
+    assert own["gauss"].verdict == "better, not after Holm"
+    assert own["wire"].verdict == "worse, not after Holm"
+    assert (own["finer"].side, own["finer"].verdict) == (-1, "worse, not after Holm")
+    assert [cell.arm for cell, _ in ranked(cells, "china")] == ["gauss", "siren", "wire", "finer"]
+    runs, numbers = cells[0].results(), [20 * math.log10(2 / held) for held in SIX]
+    mean = sum(numbers) / 6
+    assert mean_of(runs, MEASURES["PSNR"]).mean == pytest.approx(mean)
+    # Half of the error at the points trained on, and thrice that in gradients.
+    assert mean_of(runs, MEASURES["training PSNR"]).mean == pytest.approx(mean + twice)
+    errors = [3 * held for held in SIX]
+    wanted = math.exp(sum(map(math.log, errors)) / 6)
+    assert mean_of(runs, MEASURES["gradient"]).mean == pytest.approx(wanted)
+
+
 SIX = (0.01, 0.02, 0.015, 0.011, 0.03, 0.012)
 """Errors of a reference."""
 

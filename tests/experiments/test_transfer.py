@@ -2,12 +2,15 @@
 
 import json
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from experiments.compare import __main__ as compare
-from experiments.compare.across.transfer import TransferConfig, _found, sections
-from experiments.run.rate_search import Search
+from experiments.compare.across.transfer import TransferConfig, Transferring, _found, sections
+from experiments.compare.runs import Run, RunKey
+from experiments.run.rate_search import FIRST_SEED, Search
 from polycom_jax import InputError
 
 RATES = (0.001, 0.002, 0.004, 0.008)
@@ -23,6 +26,26 @@ def test_what_a_wide_model_loses_by_the_narrow_one_s_rate():
     assert best.rows[0][3:5] == ("0.001 (at the edge)", "-2")
     assert "on the seeds that chose the best, so that it is never below 0" in best.notes[0]
     assert losses.rows[0][1:] == ("1.5000", "1.6000", "1.9000", "inf")
+
+
+def test_a_grid_is_tried_with_seeds_of_the_search_and_the_narrow_model_s_rate_is_in_it():
+    asked: list[RunKey] = []
+
+    def read(key: RunKey) -> Run:
+        asked.append(key)
+        loss = abs(math.log2(key.rate / 0.002)) + 0.5 * (key.seed - FIRST_SEED)
+        lost = key.rate == 0.002 and key.seed > FIRST_SEED
+        return Run(key, lost, () if lost else (loss,), (), (), (), (), 1.0)
+
+    config = TransferConfig(learning_rates=RATES, seeds=2)
+    display = SimpleNamespace(note=lambda text: None)
+    study: Any = SimpleNamespace(config=config, runs=SimpleNamespace(read=read), display=display)
+    found = Transferring.grid(study, "relu", 64, "mup", carried=0.003)
+    assert found.rates == (0.001, 0.002, 0.003, 0.004, 0.008)
+    assert found.best == 0.003  # a mean of 0.585 and 1.085; of the rate 0.002 a run diverged
+    assert found.losses[:2] == (1.25, math.inf)
+    assert {key.seed for key in asked} == {FIRST_SEED, FIRST_SEED + 1}
+    assert {(key.arm, key.lengths) for key in asked} == {("relu-64-mup", (160,))}
 
 
 def test_the_wide_models_differ_in_the_parametrization_alone():

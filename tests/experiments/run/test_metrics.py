@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.run.files import atomic
-from experiments.run.metrics import Logs, MetricsFile, cut_short, read_metrics
+from experiments.run.metrics import Logs, MetricsFile, cut_short, read_metrics, series
 from experiments.run.trackers import Trackers
 from polycom_jax import InputError
 from polycom_jax.training.checkpoint import SaveError
@@ -84,6 +84,11 @@ def test_what_is_no_number_is_null(tmp_path: Path):
     file.write(1, {"loss": float("nan"), "load": [1.0, float("inf")]})
     file.close()
     assert path.read_text() == '{"step": 1, "loss": null, "load": [1.0, null]}\n'
+
+
+def test_a_series_has_zeros_and_leaves_out_what_is_no_number_or_not_there():
+    records = [{"step": 1, "loss": 0.0}, {"step": 2, "loss": None}, {"step": 3}]
+    assert series([*records, {"step": 4, "loss": 2.0}], "loss") == ([1, 4], [0.0, 2.0])
 
 
 def test_an_evaluation_that_comes_later_joins_the_line_of_its_step(tmp_path: Path):

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from experiments.run import statistics
-from experiments.run.rate_search import MOST_EXTENSIONS, search
+from experiments.run.rate_search import MOST_EXTENSIONS, Search, search
 from experiments.run.statistics import (
     at_tokens,
     crossing,
@@ -166,6 +166,7 @@ def test_runs_that_do_not_pair_are_refused():
     with pytest.raises(InputError, match="diverged"):
         paired([1.0, math.nan], [2.0, 3.0])
     assert math.isnan(paired([1.0, 2.0], [3.0, 3.0]).correlation)
+    assert paired([1.0, 2.0, 4.0], [-1.0, -2.0, -4.0]).correlation == pytest.approx(-1)
 
 
 def test_a_crossing_is_interpolated_in_log_tokens_and_never_extrapolated():
@@ -180,6 +181,10 @@ def test_a_crossing_is_interpolated_in_log_tokens_and_never_extrapolated():
     assert crossing(tokens, line, 2.5) == (pytest.approx(200), True)
     assert at_tokens(tokens, line, 800) == pytest.approx(1.5)
     assert math.isnan(at_tokens(tokens, losses, 99))
+    assert math.isnan(at_tokens(tokens, losses, 1601))
+    # Rising again does not matter: it has been there.
+    assert crossing(tokens, [3.0, 2.0, 2.2], 2.0) == (400, True)
+    assert crossing([*tokens, 6400.0], [3.0, 2.0, 2.75, 1.0], 2.0) == (400, True)
 
 
 @pytest.mark.parametrize(("best", "grows"), [(4.0, 0), (1.0, 0), (0.25, 4), (64.0, 4)])
@@ -203,6 +208,13 @@ def test_a_search_without_an_end_says_that_it_stands_at_the_edge():
     assert found.at_edge
     assert len(found.rates) == 4 + MOST_EXTENSIONS
     assert found.best == found.rates[-1]
+
+
+def test_a_better_rate_is_one_that_was_tried_beside_the_results_own():
+    tried = (1.0, 2.0, 4.0), (3.0, 1.0, 2.0)
+    assert Search(*tried, best=4.0, at_edge=True).better == 2.0
+    assert Search(*tried, best=2.0, at_edge=False).better is None
+    assert Search(*tried, best=8.0, at_edge=False).better is None  # never tried: nothing is known
 
 
 def test_a_rate_that_diverges_is_never_the_best():

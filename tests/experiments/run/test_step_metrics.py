@@ -100,6 +100,21 @@ def test_the_time_that_a_step_waits_for_its_batch_is_the_mean_since_the_last_lin
     assert [values["data_wait_s"] for _, values in logs.records] == [0.25, 0.625, 1.25]
 
 
+def test_the_time_left_is_that_of_the_steps_left(
+    clock: list[float], meter: Meter, monkeypatch: pytest.MonkeyPatch
+):
+    left: dict[int, float] = {}
+    monkeypatch.setattr(
+        Display, "numbers", lambda self, step, values, seconds: left.update({step: seconds})
+    )
+    meter.pause()
+    for step in range(1, 8):
+        meter.push(step, metrics(1.0))
+        clock[0] += 2.0
+    meter.flush()
+    assert left == {1: 12.0, 3: 8.0, 6: 2.0, 7: 0.0}
+
+
 def test_an_evaluated_step_is_logged_with_its_evaluation_which_takes_none_of_its_time(
     clock: list[float], meter: Meter, logs: Collected
 ):
