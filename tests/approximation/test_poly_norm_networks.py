@@ -90,6 +90,9 @@ def test_the_peaks_share_of_the_error_is_within_its_part_of_the_bound():
         means = pa.favard_bound(3, 1, 12)
         share = pa.poly_norm_bound(3, 1, 12, coeffs=coeffs, peak=10.0, eps=1e-4) - means
         assert 1e-3 * share < error <= share
+    # With next to no epsilon: 114, the fourth powers' sum, by twice that of the peak.
+    share = pa.poly_norm_bound(3, 1, 12, peak=10.0, eps=1e-12) - means
+    assert share == pytest.approx((2 + means) * 114 / (2 * 10.0**4), rel=1e-6)
 
 
 def test_the_wanted_error_gives_the_least_degree():

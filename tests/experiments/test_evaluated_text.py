@@ -1,17 +1,21 @@
 """What `experiments.evaluate` measures on a run's own text, by whatever name."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from experiments.evaluate import __main__ as evaluate
 from experiments.pretrain import __main__ as pretrain
 from experiments.run.folder import Workdir
+from experiments.terminal.progress import Display
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,38 @@ def test_by_every_name_the_part_that_training_left_out_is_measured(
         (left_out["bytes"], left_out["documents"])
     ] * len(names)
     assert len({one["loss"] for one in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("split", "source", "documents"),
+    [("all", "c4/en", 3 + 2), ("all", "a.txt", 2), ("heldout", "c4/en", 2)],
+)
+def test_of_a_data_set_with_parts_all_is_both_and_of_a_file_the_second_is_all(
+    split: Any, source: str, documents: int, monkeypatch: pytest.MonkeyPatch
+):
+    def store(count: int) -> Any:
+        """So many documents of a target and ten bytes each; a batch is a target."""
+        return SimpleNamespace(num_targets=count, num_bytes=10 * count, num_documents=count)
+
+    corpus = SimpleNamespace(train=store(3), heldout=store(2), treated="")
+    sums = {"nats": 2.0, "targets": 1.0}
+    stubs = {
+        "make_eval_step": lambda cfg, mesh: lambda params, batch: sums,
+        "read_text": lambda *words, **named: corpus,
+        "eval_batches": lambda store, **named: range(store.num_targets),
+        "put_batch": lambda batch, **named: batch,
+        "batch_rows": lambda size, mesh: np.arange(size),
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(evaluate, name, stub)
+    model: Any = SimpleNamespace(cfg=SimpleNamespace(context_length=9), params=None)
+    config = evaluate.EvaluateConfig(split=split, windows="sliding")
+    measure = evaluate.Measure(config, model, None, Display(active=False))
+    assert (measure.seq_len, measure.stride) == (9, 4)
+    assert measure(source) == {
+        "data": source, "documents": documents, "bytes": 10 * documents, "loss": 2.0,
+        "bits_per_byte": pytest.approx(0.2 / math.log(2)), "tokens": documents,
+    }  # fmt: skip
 
 
 def test_several_runs_are_measured_one_after_the_other(

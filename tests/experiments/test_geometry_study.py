@@ -19,8 +19,6 @@ from experiments.geometry.study import (
     Plan,
     _alignments,
     _classified,
-    _one,
-    _parallelism,
     ccgp_ceiling,
     measure,
 )
@@ -117,44 +115,6 @@ def test_activations_start_from_equal_weights():
         bound = 1 / math.sqrt(fan_in)
         assert 0.8 * bound < np.abs(weights).max() <= bound
     assert np.std(wide["up"]["b"]) == pytest.approx(1 / math.sqrt(30), rel=0.4)
-
-
-def test_a_network_is_measured_at_its_start_at_the_first_look_of_equal_loss_and_at_its_end():
-    points = xor_tasks((0.5,), (0.0,))[0].points(0)
-    rng = np.random.default_rng(0)
-    layers = rng.standard_normal((4, len(points.inputs), 6))
-    seen = list(zip((0.7, 0.1, 0.05, 0.01), layers, strict=True))
-    rows = np.tile(layers[-1], (8, 1))
-    found = _one(points, seen, np.stack([rows, -rows]), 0.75)
-    start, first, _, end = (_alignments(points, hidden) for hidden in layers)
-    assert (found["turn_before"], found["labels_before"]) == (start["turn"], start["labels"])
-    assert (found[AT_LOSS], found["turn"]) == (first["turn"], end["turn"])
-    assert (found["loss"], found["accuracy"]) == (0.01, 0.75)
-    # Tried on fresh rows, here with all signs turned round: not on those that it was trained on.
-    same = _one(points, seen, np.stack([rows, rows]), 0.75)
-    assert found["decoding"] < 0.5 < same["decoding"]
-    assert math.isnan(_one(points, seen[:1], np.stack([rows, rows]), 0.75)[AT_LOSS])
-
-
-def test_parallelism_is_a_mean_over_labels():
-    points = pattern_tasks()[1].points(0)  # two bits
-    place = {(1, 1): (1, 0), (1, -1): (0, 1), (-1, 1): (0, 0), (-1, -1): (0, -1)}
-    hidden = np.array([place[int(a), int(b)] for a, b in points.labels], np.float64)
-    scores = [
-        _parallelism(replace(points, labels=points.labels[:, [i]], others=rest), hidden)
-        for i, rest in enumerate((points.labels[:, [1]], points.labels[:, [0]]))
-    ]
-    assert scores == pytest.approx([0.5**0.5, -(0.5**0.5)])
-    assert _parallelism(points, hidden) == pytest.approx(0, abs=1e-12)
-
-
-def test_the_loss_of_a_network_is_in_nats_and_a_mean_over_labels():
-    net = Network(get_activation("relu"), dim=5, labels=2, width=8, readout="fixed")
-    group = Group(net, RECIPES["xor"], [], ())
-    params, x = net.init(jax.random.key(0)), jnp.ones((3, 5))
-    y = np.array([[1.0, -1.0], [-1.0, -1.0], [1.0, 1.0]])
-    p = 1 / (1 + np.exp(-y * np.asarray(net.logits(params, x), np.float64)))
-    assert group._loss(params, x, jnp.asarray(y)) == pytest.approx(-np.log(p).mean(), rel=1e-5)
 
 
 def test_training_of_many_is_training_of_one():

@@ -1,5 +1,6 @@
 """What a run of a study reads, at which rates, and how it is scored and timed, without a model."""
 
+import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -44,12 +45,17 @@ def counted(params: Any, batch: Any) -> tuple[Any, Any]:
     return params * batch["mask"].sum(), batch["mask"].sum()
 
 
-def ran(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run whose only parameter adds up rate x mean token, and is its own loss."""
+def ran(monkeypatch: pytest.MonkeyPatch, *, left_out_at: float = math.nan) -> Run:
+    """A run whose only parameter adds up rate x mean token, and is its own loss; at one rate the
+    step leaves its update out."""
 
     def step(state: TrainState, batch: Any, rate: Any) -> tuple[TrainState, dict[str, Any]]:
         change = float(rate) * float(batch["tokens"].mean())
         metrics = {"loss": jnp.float32(change), "grad_norm": jnp.float32(rate)}
+        if rate == left_out_at:
+            metrics["loss"] = jnp.float32(math.nan)
+            watch = state.watch.replace(skipped=state.watch.skipped + 1)  # pyright: ignore
+            return state.replace(watch=watch), metrics  # pyright: ignore
         return state.replace(params=state.params + change), metrics  # pyright: ignore
 
     monkeypatch.setattr(train, "activation_parameters", lambda cfg, params: [{}])
@@ -74,6 +80,21 @@ def test_every_length_ends_where_a_run_of_its_own_would(monkeypatch: pytest.Monk
     assert run.initial == pytest.approx(start, rel=1e-6)
     wanted = [start + sum(changes(length)) for length in LENGTHS]
     assert run.heldout == pytest.approx(wanted, rel=40 * 2**-24)
+
+
+def test_a_run_of_which_an_update_was_left_out_is_over_though_no_point_of_its_curve_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # The last update of the first branch, whose rate is a quarter: behind the last point, at 16.
+    run = ran(monkeypatch, left_out_at=PEAK / 4)
+    assert run.steps == (8, 16)
+    assert np.isfinite(run.loss).all()
+    assert (run.diverged, run.heldout) == (True, ())
+
+
+def test_where_a_recipe_averages_weights_their_average_is_scored(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "average_of", lambda opt_state: 4.5)
+    assert ran(monkeypatch).heldout == (4.5, 4.5)
 
 
 def test_the_curve_of_a_run_is_that_of_its_longest_branch(monkeypatch: pytest.MonkeyPatch):
