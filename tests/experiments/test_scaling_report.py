@@ -157,7 +157,7 @@ def test_an_arm_of_which_a_run_diverged_is_not_compared(folder: Path):
     rows = {row[1]: row[-2:] for row in tables.losses([cell]).rows}
     assert rows == {"swiglu": ("5", "0"), "poly_norm": ("4", "1")}
     said: Any = SimpleNamespace(beyond=(1.0, 2.0), unit="byte")
-    limits = dict(tables.limits([cell], said).rows)
+    limits = {row[0]: row[1] for row in tables.limits([cell], said).rows}
     assert limits["small differences"].startswith("4 seeds at least: the sign-flip test")
     write_run(root, "swiglu", 1, (), LENGTHS, diverged=True)
     verdict = differences([read_cell(root)])[0].verdict

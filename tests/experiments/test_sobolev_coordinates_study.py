@@ -92,8 +92,9 @@ def test_images_are_compared_by_decibels_of_which_more_are_better():
     own = {each.arm: each for each in found if each.measure == "PSNR"}
     twice = 20 * math.log10(2)
     for arm, sign in (("gauss", 1), ("wire", -1)):
-        assert own[arm].found is not None
-        assert own[arm].found.mean == pytest.approx(sign * twice)
+        result = own[arm].found
+        assert result is not None
+        assert result.mean == pytest.approx(sign * twice)
         assert own[arm].side == sign
     assert _difference(own["gauss"]).startswith("+6.02 [+6.02, +6.02], p ")
     # Of three arms with six seeds the least p is 3 x 2 / 2^6.
