@@ -104,17 +104,19 @@ def test_gaps_are_spans_of_quotients_at_the_smallest_error():
     assert told.endswith("only known to take P / 2 to 5.")
 
 
-@pytest.mark.parametrize(("network", "n"), [("poly_relu", 1), ("interpolation", 2)])
-def test_the_numbers_of_a_network_in_rounds_are_its_size(network: str, n: int):
-    target = get_target("waves", order=n, dim=1)
-    case = depth.Case(network, n, 1, 400, 3, target)
+@pytest.mark.parametrize(
+    ("network", "n", "d"), [("poly_relu", 1, 1), ("poly_relu", 1, 2), ("interpolation", 2, 1)]
+)
+def test_the_numbers_of_a_network_in_rounds_are_its_size(network: str, n: int, d: int):
+    target = get_target("waves", order=n, dim=d)
+    case = depth.Case(network, n, d, 400, 3, target)
     deep, _, cells, (bound, in_h1) = depth._built(case)
     assert deep.size == depth.numbers(case, cells, 3) <= 400 < depth.numbers(case, cells + 1, 3)
     if network == "interpolation":  # f' is at most 1 / (2 N) from the chord's slope
         assert (bound, in_h1) == pytest.approx((1 / 8 / cells**2, math.hypot(bound, 0.5 / cells)))
     else:
-        slope = pa.derivative_bound(1, 1, cells)
-        assert in_h1 == pytest.approx(math.hypot(bound, slope))
+        slopes = [pa.derivative_bound(1, d, cells)] * d
+        assert in_h1 == pytest.approx(math.hypot(bound, *slopes))
 
 
 def test_prices_are_of_the_most_rounds_by_those_of_one():
@@ -252,7 +254,9 @@ def test_targets_are_shifted_and_scaled_to_mean_0_and_variance_1():
 def test_rates_are_tried_on_other_targets_with_other_seeds_and_judged_by_their_own_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    options = TrainOptions(targets=("spline:2", "waves:2"), selection=("bumps:2",), seeds=8, dim=1)
+    options = TrainOptions(
+        targets=("spline:2", "waves:2"), selection=("bumps:2", "runge:2"), seeds=8, dim=1
+    )
     seen: list[fit.Runs] = []
 
     def errors(self: Study, network: Any, params: Any, runs: fit.Runs) -> list[Row]:
@@ -266,7 +270,7 @@ def test_rates_are_tried_on_other_targets_with_other_seeds_and_judged_by_their_o
     study = Study(options, Store(tmp_path, "train"), stop, lambda share, doing: None)
     found = study._try("-", how, [0.25, 0.5], lambda share, doing: None)
     assert [(row["learning_rate"], row["l2"]) for row in found] == [(0.25, 0.25), (0.5, 0.5)]
-    assert {*np.asarray(seen[0].targets).tolist()} == {2}  # behind those that are fitted
+    assert {*np.asarray(seen[0].targets).tolist()} == {2, 3}  # behind those that are fitted
     assert np.asarray(seen[0].seeds).min() == SELECTION_SEED
 
 
