@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -246,7 +247,7 @@ def test_means_over_seeds_are_geometric_and_ranks_are_over_that_of_all_networks(
 def test_targets_are_shifted_and_scaled_to_mean_0_and_variance_1():
     target = get_target("runge", order=2, dim=1)
     middles = (np.arange(4096) + 0.5)[:, None] / 4096
-    values = np.asarray(target(middles), np.float64)
+    values = np.asarray(target(jnp.asarray(middles)), np.float64)
     found = Standardised.of(target)
     assert (found.mean, found.deviation) == pytest.approx((values.mean(), values.std()), rel=1e-4)
 
@@ -275,6 +276,6 @@ def test_rates_are_tried_on_other_targets_with_other_seeds_and_judged_by_their_o
 
 
 def test_a_rate_rises_over_a_twentieth_of_the_steps_and_falls_by_a_cosine_to_zero():
-    steps = np.array([0, 1, 2, 11, 21, 40])
+    steps = jnp.array([0, 1, 2, 11, 21, 40])
     wanted = [0.5, 1, 1, 0.5 * (1 + math.cos(math.pi * 9 / 38)), 0.5, 0]
     np.testing.assert_allclose(fit.share_of_peak(steps, 40), wanted, atol=1e-6)
