@@ -1,11 +1,12 @@
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from polycom_jax import params as pm
-from polycom_jax.models import flops_per_token, forward, mfu, preset, specs
+from polycom_jax.models import count_params, flops_per_token, forward, mfu, preset, specs
 
 
 def test_the_palm_count_of_the_paper_model():
@@ -60,8 +61,17 @@ def test_the_count_agrees_with_the_compiler():
     assert cost["flops"] / 256 == pytest.approx(counted.forward, rel=0.05)
 
 
-def test_mfu_is_one_at_the_peak():
+def test_heads_that_share_keys_and_are_wider_than_the_stream_are_counted_as_such():
+    cfg = preset("tiny", tie_embeddings=False, num_heads=6, num_kv_heads=2, head_dim=40)
+    kept = cfg.vocab_size * 192 + (2 * 4 + 1) * 192 + 4 * 4  # embedding, norms, coefficients
+    flops = flops_per_token(cfg, 100)
+    assert flops.matmul == 2 * (count_params(cfg) - kept)
+    assert flops.attention == 2 * 2 * 4 * (6 * 40) * 100  # scores and sums, in four layers
+
+
+@pytest.mark.parametrize("attention", ["full", "causal"])
+def test_mfu_is_one_at_the_peak(attention: Any):
     cfg = preset("tiny")
-    flops = flops_per_token(cfg, 256)
+    flops = flops_per_token(cfg, 256, attention=attention)
     peak = 3.0 * (flops.matmul + flops.attention) * 1000
-    assert mfu(cfg, 1000, 256, peak) == pytest.approx(1)
+    assert mfu(cfg, 1000, 256, peak, attention=attention) == pytest.approx(1)

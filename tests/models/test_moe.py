@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import polycom_jax as pc
 from polycom_jax import InputError
 from polycom_jax import params as pm
 from polycom_jax.models import (
@@ -176,6 +177,11 @@ def test_each_expert_starts_with_its_own_values_and_coefficients_alike():
     assert params["activation"]["coeffs"].shape == (5, 4)
     np.testing.assert_allclose(params["activation"]["coeffs"][:, 1:], 1 / 3, rtol=1e-6)
     assert not np.array_equal(params["w_up"][0], params["w_up"][1])
+    drawn = pc.Parameter(jax.nn.initializers.normal(1.0), per="expert", shape=(3,))
+    own = pc.activation(lambda x, a: x * jnp.sum(a), {"a": drawn}, name="own")
+    values = pm.init(moe_specs(replace(cfg, activation=own)), jax.random.key(0))["activation"]["a"]
+    assert values.shape == (5, 3)
+    assert len({float(value) for value in values[:, 0]}) == 5
 
 
 @pytest.mark.parametrize(

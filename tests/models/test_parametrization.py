@@ -14,6 +14,7 @@ from polycom_jax import InputError, models
 from polycom_jax import params as pm
 from polycom_jax.interop import huggingface
 from polycom_jax.models import ModelConfig, MoEConfig, layers
+from polycom_jax.models.moe import route
 from polycom_jax.training import OptimConfig, make_optimizer
 from polycom_jax.training.loss import hidden_nats
 from polycom_jax.training.update_rules import WIDTH_POWERS
@@ -192,6 +193,37 @@ def test_initial_values_and_updates_follow_the_table():
             assert large.std() / small.std() == pytest.approx(0.5 if matrix else 1, rel=0.1)
         assert fast.mean() / slow.mean() == pytest.approx(0.25 if matrix else 1, rel=1e-4)
         np.testing.assert_allclose(lost.mean(), kept.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["megatron", "olmo"])
+def test_matrices_alone_start_smaller_in_a_wider_model(init: Any):
+    wide = model(4 * BASE, init=init)
+    # At the base width, of standard deviations that the config documents.
+    matrix = 0.02 if init == "olmo" else (2 / (5 * BASE)) ** 0.5
+    output = matrix if init == "olmo" else matrix / 2**0.5
+    cut = 0.9866 if init == "olmo" else 1  # what a cut at three deviations leaves
+    for draw, wanted in zip(
+        layers.initializers(wide), (matrix / 2, output / 2, matrix), strict=True
+    ):
+        drawn = draw(jax.random.key(0), (128, 256), jnp.float32)
+        assert float(drawn.std()) == pytest.approx(cut * wanted, rel=0.02)
+
+
+def test_a_router_s_logits_are_divided_by_the_width():
+    cfg = model(4 * BASE, moe=MoEConfig(num_experts=4, top_k=2))
+    keys = jax.random.split(jax.random.key(0))
+    router, y = (jax.random.normal(keys[i], (128, n)) for i, n in enumerate((4, 20)))
+    p = jax.nn.softmax(jnp.dot(y.T, router, precision="highest") / 4)
+    wanted = jax.lax.top_k(p, 2)
+    tree = {"layers": [{"moe": {"router": router, "w_up": router}}], "final_norm": jnp.ones(128)}
+    plain, folded = models.as_standard(cfg, tree)
+    block = folded["layers"][0]["moe"]
+    np.testing.assert_array_equal(block["w_up"], router)
+    np.testing.assert_array_equal(folded["final_norm"], 0.25)
+    for at, own in ((cfg, router), (plain, block["router"])):
+        weights, chosen, _ = route(at, own, y.T)
+        np.testing.assert_allclose(weights, wanted[0], rtol=1e-5)
+        np.testing.assert_array_equal(chosen, wanted[1])
 
 
 @pytest.mark.slow

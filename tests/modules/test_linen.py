@@ -107,6 +107,17 @@ def test_parameters_take_the_dtype_asked_for():
     assert params["activation"]["coeffs"].dtype == jnp.float32
 
 
+def test_kernels_start_as_they_are_asked_to():
+    params = init(FeedForward(24, activation="swiglu", kernel_init=nn.initializers.ones), X)
+    assert all(bool(jnp.all(params[name]["kernel"] == 1)) for name in ("gate", "up", "down"))
+
+
+@pytest.mark.parametrize("make", [PolyNorm, PolyReLU])
+def test_the_implementation_asked_for_is_the_one_that_runs(make):
+    with pytest.raises(pc.InputError, match="'fastest'"):
+        init(make(implementation="fastest"), X)
+
+
 def test_precision_and_dot_general_reach_every_product():
     asked = []
 

@@ -74,6 +74,28 @@ def test_another_activation_leaves_the_kernels_and_what_is_built_next_as_they_we
     assert not jnp.array_equal(first[0], first[2])
 
 
+def test_kernels_start_as_they_are_asked_to_and_differ():
+    block = FeedForward(16, 24, activation="swiglu", rngs=nnx.Rngs(0))
+    assert not jnp.array_equal(block.gate.kernel[...], block.up.kernel[...])
+    ones = nnx.initializers.ones
+    block = FeedForward(16, 24, activation="swiglu", kernel_init=ones, rngs=nnx.Rngs(0))
+    for layer in (block.gate, block.up, block.down):
+        np.testing.assert_array_equal(layer.kernel[...], 1)
+
+
+def test_parameters_of_one_activation_are_drawn_apart():
+    normal = pc.Parameter(jax.nn.initializers.normal(1.0), shape=(8,))
+    act = pc.activation(lambda x, a, b: x * (a @ b), {"a": normal, "b": normal}, name="own")
+    module: Any = Activation(act, rngs=nnx.Rngs(0))
+    assert not jnp.array_equal(module.a[...], module.b[...])
+
+
+@pytest.mark.parametrize("make", [PolyNorm, PolyReLU])
+def test_the_implementation_asked_for_is_the_one_that_runs(make):
+    with pytest.raises(pc.InputError, match="'fastest'"):
+        make(implementation="fastest")(X)
+
+
 def test_linen_and_nnx_agree():
     from polycom_jax.modules import linen
 

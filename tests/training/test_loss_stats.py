@@ -42,6 +42,7 @@ def test_a_loss_far_above_the_others_is_a_spike_and_one_far_below_is_none():
 
 def test_nothing_is_a_spike_before_losses_have_settled():
     assert not any(follow([3.0] * (SETTLED - 1) + [100.0])[1])
+    assert follow([3.0] * SETTLED + [100.0])[1][-1]
 
 
 def test_losses_that_are_no_numbers_are_counted_and_leave_the_mean_alone():

@@ -80,6 +80,9 @@ def test_several_updates_are_those_of_adamw_in_float64(specs, initial):
     optim = OptimConfig(
         peak_learning_rate=1e-2,
         warmup_steps=2,
+        b1=0.8,
+        b2=0.97,
+        eps=0.1,
         clip_norm=None,
         multipliers=Multipliers(coefficient=3.0),
     )
@@ -104,9 +107,9 @@ def test_several_updates_are_those_of_adamw_in_float64(specs, initial):
         rate = 1e-2 * (t / 2 if t <= 2 else 0.1 + 0.9 * (1 + math.cos(math.pi * (t - 2) / 4)) / 2)
         for i, (spec, grad) in enumerate(zip(flat_specs, jax.tree.leaves(grads), strict=True)):
             g = np.asarray(grad, np.float64)
-            mean[i] = 0.9 * mean[i] + 0.1 * g
-            square[i] = 0.95 * square[i] + 0.05 * g * g
-            move = mean[i] / (1 - 0.9**t) / (np.sqrt(square[i] / (1 - 0.95**t)) + 1e-8)
+            mean[i] = 0.8 * mean[i] + 0.2 * g
+            square[i] = 0.97 * square[i] + 0.03 * g * g
+            move = mean[i] / (1 - 0.8**t) / (np.sqrt(square[i] / (1 - 0.97**t)) + 0.1)
             if spec.role in ("matrix", "embedding"):
                 move = move + 0.1 * expected[i]
             multiplier = 3.0 if spec.role == "coefficient" else 1.0

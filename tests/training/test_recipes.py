@@ -22,6 +22,7 @@ def test_dense_1b_is_trained_as_in_the_paper():
     assert optim.clip_norm == 1.0
     assert not {"norm", "coefficient"} & set(optim.decay_roles)
     assert not run.model.document_mask
+    assert (run.model.norm_eps, run.model.rope_theta) == (1e-5, 10_000)
 
 
 def test_llama_7b_sees_two_trillion_tokens_in_batches_of_four_million():
@@ -30,12 +31,16 @@ def test_llama_7b_sees_two_trillion_tokens_in_batches_of_four_million():
     assert run.steps * run.batch_tokens == pytest.approx(2e12, rel=1e-6)
     assert run.optim.warmup_steps == 2000
     assert run.optim.eps == 1e-5
+    assert not run.model.document_mask
 
 
-def test_dense_110m_sees_twenty_tokens_a_parameter():
-    run = recipe("dense-110m")
+@pytest.mark.parametrize("name", ["dense-110m", "dense-350m"])
+def test_dense_models_of_ours_see_twenty_tokens_a_parameter(name):
+    run = recipe(name)
+    assert run.batch_tokens == 2**19
     tokens = run.steps * run.batch_tokens
     assert tokens / models.count_params(run.model) == pytest.approx(20, rel=0.05)
+    assert run.optim.warmup_steps == run.steps // 20
 
 
 def test_a_recipe_that_does_not_exist_is_refused_with_the_nearest():
@@ -58,3 +63,5 @@ def test_the_paper_mixture_is_trained_as_in_its_configuration():
     assert (moe.load_balance_weight, moe.router_z_weight) == (0.01, 0.001)
     assert run.model.qk_norm == "full"
     assert run.model.init == "olmo"
+    assert (run.model.norm_eps, run.model.rope_theta) == (1e-5, 10_000)
+    assert not run.model.document_mask

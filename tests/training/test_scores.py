@@ -15,7 +15,7 @@ import pytest
 from ports import free_port
 
 from polycom_jax import storage
-from polycom_jax.training import Checkpoints, checkpoint
+from polycom_jax.training import Checkpoints, checkpoint, scores
 from polycom_jax.training.checkpoint import SaveError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +99,14 @@ def test_a_death_on_the_way_leaves_a_checkpoint_that_the_next_start_completes(
     for _ in range(2):
         resumed(cut, 0.5)
         assert (opened(cut).best_step(), opened(cut).all_steps()) == (300, [300])
+
+
+def test_of_equal_scores_the_newest_is_the_best_and_none_is_passed_over(tmp_path: Path):
+    for step, score in {1: 2.0, 2: 1.0, 3: 1.0, 4: 3.0}.items():
+        score_file(tmp_path, step).parent.mkdir(parents=True)
+        scores.write(tmp_path / str(step), {"score": score})
+    (tmp_path / "5").mkdir()
+    assert scores.best({step: tmp_path / str(step) for step in range(1, 6)}) == 3
 
 
 def test_a_score_may_come_while_the_writer_is_open_and_is_written_once(tmp_path: Path):

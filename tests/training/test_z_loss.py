@@ -10,7 +10,14 @@ from jax.sharding import NamedSharding
 
 from polycom_jax import InputError, models
 from polycom_jax.sharding import Rules
-from polycom_jax.training import OptimConfig, make_model_step, make_state, model_loss, put_batch
+from polycom_jax.training import (
+    OptimConfig,
+    abstract_state,
+    make_model_step,
+    make_state,
+    model_loss,
+    put_batch,
+)
 from polycom_jax.training.loss import _hidden_sums, hidden_nats
 
 WEIGHT = 0.25
@@ -108,6 +115,46 @@ def test_a_split_vocabulary_changes_nothing(model, meshes, make_batch, chunk):
         found = of(on, rows)
     for got, want in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(got, want, atol=2**-18 * float(jnp.abs(want).max()))
+
+
+def test_the_reported_loss_is_without_it_and_both_are_means_over_targets(
+    monkeypatch, model, make_batch
+):
+    x, table, batch = drawn(make_batch)
+    monkeypatch.setattr(models, "hidden", lambda *args, **options: (x, {}, None))
+    loss = model_loss(model(tie_embeddings=False, loss_chunk=43), z_loss=WEIGHT)
+    targets = loss.normalizer(batch)
+    minimised, metrics = jax.jit(loss.part)({"unembed": table}, batch, targets)
+    nats, z = (float(total) / batch["mask"].sum() for total in plain(table, x, batch))
+    assert float(metrics["loss"]) == pytest.approx(nats, rel=2**-19)
+    assert float(metrics["z_loss"]) == pytest.approx(z, rel=2**-19)
+    assert float(minimised) == pytest.approx(nats + z, rel=2**-19)
+
+
+def test_the_step_is_given_its_coefficient(model, meshes, make_batch):
+    mesh, found = meshes["one device"], []
+    for z_loss in (0.0, WEIGHT):
+        optim = OptimConfig(z_loss=z_loss)
+        step = make_model_step(model(), optim, 10, mesh)
+        with jax.set_mesh(mesh):
+            state = abstract_state(model(), optim, mesh)
+            found.append(jax.eval_shape(step.jitted, state, make_batch())[1])
+    assert found[1].keys() - found[0].keys() == {"z_loss"}
+
+
+def test_slopes_of_tokens_that_float16_holds_no_probability_of_are_not_lost(model, make_batch):
+    batch = {"mask": jnp.ones((1, 4), bool), "targets": jnp.zeros((1, 4), jnp.int32)}
+    cfg = model(tie_embeddings=False, loss_chunk=4, dtype="float16")
+    x = jnp.zeros((1, 4, 16), jnp.float16).at[:, :, 0].set(1)
+    table = jnp.zeros((128, 16)).at[0, 0].set(18)  # others: e^-18, a quarter of its least number
+
+    def total(table: Any) -> Any:
+        return _hidden_sums(cfg, {"unembed": table}, x, batch, None, 0.0)[0]
+
+    slope = jax.jit(jax.grad(total))(table)[:100, 0]
+    other = np.exp(-18.0) / (1 + 99 * np.exp(-18.0))
+    np.testing.assert_allclose(slope[1:], 4 * other, rtol=2**-10)
+    np.testing.assert_allclose(slope[0], -4 * 99 * other, rtol=2**-10)
 
 
 @pytest.mark.slow
