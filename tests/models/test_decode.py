@@ -185,6 +185,13 @@ def test_other_settings_need_no_other_program(params):
     assert program._cache_size() == before
 
 
+def test_every_place_has_a_draw_of_its_own(params):
+    even = {**params, "final_norm": 0 * params["final_norm"]}  # all tokens alike
+    prompt = jnp.array([[1, 2, 3]])
+    out = generate(CFG, even, prompt, key=jax.random.key(0), max_new_tokens=7)
+    assert len(set(np.asarray(out[0]).tolist())) > 4  # of 40
+
+
 @pytest.mark.slow
 def test_decoding_ends_when_all_rows_have_ended(params, monkeypatch: pytest.MonkeyPatch):
     steps = []

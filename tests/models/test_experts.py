@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -202,6 +203,19 @@ def test_the_loop_itself_is_the_formula():
             act = coeffs[0] + sum(c * p for c, p in zip(coeffs[1:], powers, strict=True))
             total[n] += w64[n, j] * (act @ down[e])
     np.testing.assert_allclose(wanted("poly_norm", 2, "any", "layer")[0], total, atol=2e-5)
+
+
+def test_weights_of_a_bfloat16_mixture_are_not_rounded():
+    cfg = replace(config(), dtype="bfloat16")
+    params, y, weights, _ = problem(cfg, routing("any", 2))
+    chosen = jnp.array(routing("any", 2))
+    specs = {name: moe_specs(cfg)[name] for name in params}
+    args = pm.cast(specs, params, "bfloat16"), y.astype(jnp.bfloat16)
+    run = jax.jit(lambda w: run_experts(cfg, *args, jnp.full_like(weights, w), chosen, None)[0])
+    third, whole = (np.asarray(run(weight), np.float64) for weight in (1 / 3, 1.0))
+    # In bfloat16 a third is 0.33398; what else is rounded falls to either side.
+    share = np.sum(third * whole) / np.sum(whole**2)
+    assert share == pytest.approx(1 / 3, rel=2**-10)
 
 
 @pytest.mark.usefixtures("either_exchange")

@@ -21,6 +21,7 @@ from polycom_jax.models import (
     hidden,
     init,
     init_cache,
+    layers,
     specs,
     unembed,
 )
@@ -147,6 +148,22 @@ def test_rms_norm_is_computed_in_float32(strict_dtypes: None):
     chex.assert_trees_all_close(got.astype(jnp.float32), jnp.full((3, 4096), 2.0), rtol=2**-8)
 
 
+def test_norms_have_the_config_s_epsilon_inside_their_root():
+    x = jax.random.normal(jax.random.key(1), (1, 3, 2, 4))
+
+    def norm(x: Any, axes: Any) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        return 2 * x / np.sqrt(np.mean(x**2, axis=axes, keepdims=True) + 0.5)
+
+    cfg, twos = replace(SMALL, norm_eps=0.5), jnp.full((8,), 2.0)
+    final = layers.final_norm(cfg, {"final_norm": twos[:4]}, x)
+    np.testing.assert_allclose(final, norm(x, -1), rtol=1e-6)
+    for kind, axes, width in (("head", -1, 4), ("full", (-2, -1), 8)):
+        of = replace(cfg, qk_norm=kind)
+        got = layers._qk_norm(of, {"q_norm": twos[:width]}, "q_norm", x)
+        np.testing.assert_allclose(got, norm(x, axes), rtol=1e-6)
+
+
 def test_matrices_are_cast_and_the_rest_stays_float32():
     cfg = replace(SMALL, dtype="bfloat16")
     params = weights(cfg, gain=1.0)
@@ -155,6 +172,8 @@ def test_matrices_are_cast_and_the_rest_stays_float32():
     assert x.dtype == jnp.bfloat16
     logits = logits_of(cfg, params, tokens())
     assert logits.dtype == jnp.float32
+    kv = jax.eval_shape(lambda: init_cache(cfg, 2, 12))["layers"][0]
+    assert kv["k"].dtype == kv["v"].dtype == jnp.bfloat16
     reference = logits_of(SMALL, params, tokens())
     # A bfloat16 rounding is 2^-9 at most; some ten of them stand one behind the other.
     error = float(jnp.linalg.norm(logits - reference) / jnp.linalg.norm(reference))

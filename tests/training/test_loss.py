@@ -9,7 +9,7 @@ import pytest
 from polycom_jax import InputError, models
 from polycom_jax import params as pm
 from polycom_jax.sharding import Rules
-from polycom_jax.training import put_batch
+from polycom_jax.training import model_loss, put_batch
 from polycom_jax.training.loss import (
     IGNORED,
     _by_device,
@@ -18,6 +18,7 @@ from polycom_jax.training.loss import (
     count_targets,
     counted,
     cross_entropy,
+    documents,
 )
 
 nats_of = jax.jit(batch_nats, static_argnums=0)
@@ -112,9 +113,39 @@ def test_document_boundaries_count_iff_the_model_says_so(model, make_batch, init
         "segment_ids": np.ones_like(batch["segment_ids"]),
         "positions": np.broadcast_to(np.arange(8, dtype=np.int32)[None], (16, 8)),
     }
+    assert (documents(cfg, batch)[1] is None) != document_mask
+    np.testing.assert_array_equal(
+        documents(cfg, batch)[0], (batch if document_mask else whole)["positions"]
+    )
     split, _ = nats_of(cfg, params, batch)
     joined, _ = nats_of(cfg, params, whole)
     assert (float(split) != float(joined)) == document_mask
+
+
+def test_a_mixture_reports_what_a_batch_in_parts_adds_up_to_and_of_targets_alone(model, make_batch):
+    cfg, rng = model(moe=models.MoEConfig(num_experts=4, top_k=2)), np.random.default_rng(0)
+    params = pm.map_specs(
+        lambda spec: rng.normal(size=spec.shape).astype(np.float32) / 4, models.specs(cfg)
+    )
+    loss = model_loss(cfg)
+    part = jax.jit(loss.part)
+
+    def metrics(*batches: Any) -> Any:
+        targets = sum(loss.normalizer(batch) for batch in batches)
+        sums = [part(params, batch, targets)[1] for batch in batches]
+        return loss.finish(jax.tree.map(lambda *each: sum(each), *sums), len(batches))
+
+    whole, first = make_batch(), np.arange(16)[:, None] < 8
+    halves = [{**whole, "mask": whole["mask"] & rows} for rows in (first, ~first)]
+    # Rows without targets may be anything: no statistic is of them.
+    others = {**halves[1], "tokens": np.where(first, 1, whole["tokens"])}
+    apart = [metrics(batch) for batch in (*halves, others)]
+    jax.tree.map(np.testing.assert_array_equal, apart[1], apart[2])
+    one, parts = metrics(whole), metrics(*halves)
+    assert "layers" not in one
+    for name, value in one.items():
+        np.testing.assert_allclose(parts[name], value, rtol=4e-6, err_msg=name)
+    assert abs(float(apart[0]["load_balance_loss"] - apart[1]["load_balance_loss"])) > 1e-3
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -130,9 +130,9 @@ def test_muon_is_optax_s_of_each_matrix_by_itself_at_adamw_s_size(model):
 def test_lion_is_the_sign_of_one_mean_and_keeps_another():
     spec = pm.ParamSpec((64,), ("embed",), jax.nn.initializers.ones, "norm")
     mean = np.zeros(64)
-    for grads, update in updates({"w": spec}, "lion", 5, b1=0.9, b2=0.6):
+    for grads, update in updates({"w": spec}, "lion", 5, b1=0.7, b2=0.6):
         g = np.asarray(grads["w"], np.float64)
-        np.testing.assert_array_equal(update["w"], np.sign(0.9 * mean + 0.1 * g))
+        np.testing.assert_array_equal(update["w"], np.sign(0.7 * mean + 0.3 * g))
         mean = 0.6 * mean + 0.4 * g
 
 
@@ -159,6 +159,27 @@ def test_adafactor_keeps_sums_over_rows_and_columns_of_matrices(model):
             assert float(jnp.sqrt(jnp.mean(update**2))) <= 1 + 1e-5
         else:
             np.testing.assert_array_equal(update, by_adam)
+
+
+def test_adafactor_is_that_of_the_paper_in_float64(model):
+    spec = models.specs(model(embed_dim=128, gated_width=96, num_layers=1))["layers"][0]["ffn"]
+    params = {"w": jnp.zeros(spec["w_up"].shape)}
+    optim = OptimConfig(optimizer="adafactor", **USUAL)
+    optimizer = make_optimizer(optim, {"w": spec["w_up"]}, 10)
+    rng, rows, columns, largest = np.random.default_rng(0), 0, 0, []
+    state, apply = optimizer.init(params), jax.jit(optimizer.update)
+    for t, scale in enumerate((1.0, 1e-2, 3.0), start=1):
+        grad = scale * rng.normal(size=params["w"].shape).astype(np.float32)
+        update, state = apply({"w": grad}, state, params)
+        # Algorithm 4 with the decay of section 7.2 and the clip of section 6.
+        old, square = 1 - t**-0.8, np.square(grad[0], dtype=np.float64)
+        rows = old * rows + (1 - old) * square.mean(1, keepdims=True)
+        columns = old * columns + (1 - old) * square.mean(0, keepdims=True)
+        wanted = grad[0] / np.sqrt(rows * columns / rows.mean())
+        largest.append(np.sqrt(np.mean(wanted**2)))
+        wanted = wanted / max(1.0, largest[-1])
+        np.testing.assert_allclose(-update["w"][0], wanted, rtol=1e-5)
+    assert min(largest) < 0.1 < 1.1 < max(largest)
 
 
 @pytest.mark.parametrize(
