@@ -84,6 +84,21 @@ def test_text_that_is_no_utf8_is_for_the_cleaner(tmp_path: Path, name: str):
     assert [raw for _, raw in read(path, skip_damaged=True)] == raws
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_every_kind_of_text_that_arrow_has_is_read(tmp_path: Path, name: str, kind: pa.DataType):
+    words = ["naïve", "text", "naïve"]
+    found = pa.table({"text": pa.array(words).cast(kind)})
+    if name == "a.parquet":
+        pq.write_table(found, tmp_path / name)
+    else:
+        with pa.ipc.new_stream(tmp_path / name, found.schema) as out:
+            out.write_table(found)
+    assert [raw for _, raw in read(tmp_path / name)] == [word.encode() for word in words]
+
+
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     with (

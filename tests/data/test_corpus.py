@@ -89,8 +89,10 @@ def test_the_fingerprint_follows_the_text_the_tokenizer_and_the_treatment(
         fingerprint(tokenizer="bytes"),
         fingerprint(vocab_size=301),
         fingerprint(undecodable="skip"),
+        fingerprint(document_bytes=500),
+        fingerprint(bpe_train_bytes=500),
     ]
-    assert len(set(others)) == 5
+    assert len(set(others)) == len(others)
 
 
 def test_a_given_tokenizer_states_its_own_size(tmp_path: Path, source: str):
@@ -203,17 +205,37 @@ def test_a_plain_file_without_line_ends_has_something_to_hold_out(tmp_path: Path
     assert corpus.treated == ""
 
 
-def test_a_bpe_is_trained_on_no_more_of_a_long_document_than_its_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    given: list[str] = []
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that a BPE is trained on from then on."""
+    found: list[str] = []
     train = tokenizers.train_bpe
 
     def noting(texts, vocab_size: int, path: Path) -> None:
-        given.extend(texts)
-        train(iter(given), vocab_size, path)
+        found.extend(texts)
+        train(iter(found), vocab_size, path)
 
     monkeypatch.setattr("polycom_jax.data.bpe.train_bpe", noting)
+    return found
+
+
+@pytest.mark.parametrize(("wanted", "every"), [(1_000_000, 1), (2_000, 4)])
+def test_a_bpe_is_trained_on_evenly_spread_documents_none_of_which_is_held_out(
+    tmp_path: Path, given: list[str], wanted: int, every: int
+):
+    path = tmp_path / "a.jsonl"
+    texts = [f"{i:04}".ljust(20, "x") for i in range(412)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cfg = DataConfig(str(path), bpe_train_bytes=wanted, cache_dir=str(tmp_path / "cache"))
+    corpus = prepare(cfg, vocab_size=300)
+    train = documents(corpus.train, corpus.tokenizer)
+    assert 0 < corpus.heldout.num_documents < 20
+    assert given == train[::every]
+
+
+def test_a_bpe_is_trained_on_no_more_of_a_long_document_than_its_share(
+    tmp_path: Path, given: list[str]
+):
     path = tmp_path / "a.jsonl"
     contents = ["é" * 50_000, *(f"short {i}" for i in range(100))]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in contents))

@@ -234,6 +234,14 @@ def test_about_the_stated_share_is_held_out():
     assert share == pytest.approx(heldout.HELDOUT_SHARE, abs=0.005)
 
 
+def test_the_documents_that_are_held_out_are_the_same_in_every_version():
+    """A run that a later one goes on with must not train on what it is measured by."""
+    hashes = [heldout.content_hash(b"document %d" % i) for i in range(200)]
+    bound = heldout.heldout_below(hashes, "test")
+    out = [41, 136, 143, 155, 160, 181, 192]
+    assert [i for i, one in enumerate(hashes) if one < bound] == out
+
+
 def test_no_more_documents_are_read_than_it_takes_to_know_the_bound():
     found = iter([heldout.content_hash(b"document %d" % i) for i in range(20_000)])
     assert heldout.heldout_below(found, "test") == heldout.BOUND
@@ -248,11 +256,17 @@ def test_the_bound_is_the_share_moved_just_so_far_that_both_sides_have_one(count
         assert heldout.heldout_below([*hashes, heldout.content_hash(b"")], "test") == bound
 
 
-def test_both_sides_have_a_document_however_few_there_are():
+@pytest.mark.parametrize("share", [heldout.BOUND, 2**63])
+def test_both_sides_have_a_document_however_few_there_are(
+    monkeypatch: pytest.MonkeyPatch, share: int
+):
+    monkeypatch.setattr(heldout, "BOUND", share)
     for seed in range(200):
-        hashes = [heldout.content_hash(b"%d %d" % (seed, i)) for i in range(2)]
+        raws = [b"%d %d" % (seed, i) for i in range(2)]
+        hashes = [*map(heldout.content_hash, raws)]
         bound = heldout.heldout_below(hashes, "test")
         assert min(hashes) < bound <= max(hashes)
+        assert sum(heldout.is_heldout(raw, bound) for raw in raws) == 1
 
 
 @pytest.mark.parametrize(

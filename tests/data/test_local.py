@@ -110,6 +110,9 @@ def test_text_in_another_encoding_is_refused_and_a_few_letters_of_one_are_counte
         made(tmp_path, path)
     path.write_bytes("".join(f"Über Stein {i} fließt er.\n" for i in range(300)).encode("latin-1"))
     with pytest.warns(InputWarning, match=r"a\.txt: \d+% of the text is U\+FFFD .* -f UTF-16LE"):
-        assert "undecodable bytes replaced" in made(tmp_path, path).treated
+        found = made(tmp_path, path)
+    assert "undecodable bytes replaced" in found.treated
+    given_back = found.train.num_bytes + found.heldout.num_bytes
+    assert given_back == path.stat().st_size - 2 * 300  # but for two signs a line
     with pytest.warns(InputWarning):  # and when it is found prepared
         made(tmp_path, path)

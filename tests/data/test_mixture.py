@@ -60,6 +60,13 @@ def test_a_store_is_read_by_epochs_each_in_another_order():
     np.testing.assert_array_equal(small.ravel(), next(alone)["tokens"][:, 0])
 
 
+def test_the_seed_behind_the_last_one_is_the_first():
+    firsts = np.concatenate([batch["tokens"][:, 0] for batch in drawn(5, seed=2**32 - 1)])
+    small = firsts[firsts // 1_000 == 1]
+    alone = train_batches(STORES[1], batch_size=small.size, seq_len=T, seed=0)
+    np.testing.assert_array_equal(small, next(alone)["tokens"][:, 0])
+
+
 def test_a_batch_is_a_function_of_seed_and_step_and_its_rows_of_the_batch():
     from_the_start, later = drawn(12), drawn(4, start=8)
     for one, other in zip(from_the_start[8:], later, strict=True):
@@ -92,8 +99,9 @@ def test_weights_that_are_none_are_refused(weights: tuple[float, ...]):
         mixed_batches(STORES, weights, batch_size=1, seq_len=T, seed=0)
 
 
-def test_stores_of_different_tokenizers_are_refused():
-    other = replace(STORES[1], eot=5)
+@pytest.mark.parametrize("change", [{"eot": 5}, {"begin": (5,)}])
+def test_stores_of_different_tokenizers_are_refused(change: dict[str, Any]):
+    other = replace(STORES[1], **change)
     with pytest.raises(InputError, match="different tokenizers"):
         mixed_batches([STORES[0], other], (1, 1), batch_size=1, seq_len=T, seed=0)
 

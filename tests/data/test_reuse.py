@@ -134,6 +134,18 @@ def test_pieces_that_were_made_otherwise_are_not_taken_over(
     assert len(tokenised) == whole
 
 
+def test_pieces_of_a_text_so_small_that_it_holds_others_out_are_not_taken_over(
+    tmp_path: Path, tokenised: list[set[str]]
+):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(texts(3, "few")))
+    prepared(tmp_path, tmp_path / "c")
+    tokenised.clear()
+    (tmp_path / "b.jsonl").write_bytes(json_lines(texts(300, "many")))
+    found = prepared(tmp_path, tmp_path / "c")
+    assert {"a"} in tokenised or {"a", "b"} in tokenised
+    assert contents(found) == contents(prepared(tmp_path, tmp_path / "anew"))
+
+
 def test_pieces_in_a_bucket_are_taken_over_there(
     folder: Path, tmp_path: Path, bucket: str, tokenised: list[set[str]]
 ):

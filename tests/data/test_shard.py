@@ -30,14 +30,15 @@ def test_documents_come_back_whatever_batches_and_blocks_they_were_encoded_in(
     assert held.lengths == {len(t.encode()): 3 for t in texts}
 
 
-def test_ids_that_need_more_than_16_bits_are_kept():
+@pytest.mark.parametrize(("last", "dtype"), [(2**16 - 1, np.uint16), (2**16, np.uint32)])
+def test_ids_that_need_more_than_16_bits_are_kept(last: int, dtype: type):
     class Wide(tokenizers.ByteTokenizer):
-        vocab_size = 70_001
-        eot = 70_000
+        vocab_size = last + 1
+        eot = last
 
     held, _ = store_of([b"a"], Wide())
-    assert held.tokens.dtype == np.uint32
-    assert held.tokens.tolist() == [70_000, 97, 70_000]
+    assert held.tokens.dtype == dtype
+    assert held.tokens.tolist() == [last, 97, last]
 
 
 @pytest.mark.parametrize(

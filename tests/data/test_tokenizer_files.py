@@ -1,6 +1,7 @@
 """Files beside a tokenizer.json: which token ends a text, what stands before one, and copies."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,7 @@ def test_what_begins_a_text_stands_in_the_stream_and_is_no_target(bpe, tmp_path)
     ids = [given.encode(text).tolist() for text in texts]
     stream = [0, *ids[0], 1, 0, *ids[1], 1, 0, *ids[2], 1]
     assert held.tokens.tolist() == stream
+    assert held.lengths == Counter(1 + len(one) for one in ids)  # the beginning, and no end
     for stride in (5, 3):
         seen = []
         for batch in windows.eval_batches(held, batch_size=2, seq_len=5, stride=stride):
