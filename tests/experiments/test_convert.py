@@ -15,14 +15,12 @@ from experiments import generate
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
 from experiments.pretrain import __main__ as pretrain
-from experiments.run.command import from_command
 from experiments.run.folder import Workdir
-from experiments.run.hf_tokenizer import byte_level, byte_signs, save_tokenizer
+from experiments.run.hf_tokenizer import save_tokenizer
 from experiments.run.metrics import read_metrics
-from experiments.run.model_loading import Model, load_model
+from experiments.run.model_loading import load_model
 from polycom_jax import models
-from polycom_jax.data import ByteTokenizer, DataConfig, FileTokenizer
-from polycom_jax.data.tokenizers import train_bpe
+from polycom_jax.data import ByteTokenizer
 from polycom_jax.interop import huggingface
 
 pytestmark = pytest.mark.slow  # runs, converted and continued
@@ -279,40 +277,3 @@ def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_p
 def test_bad_evaluations_end_in_one_line(words, message, run, capsys):
     assert evaluate.main([str(run), *words]) == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "order"),
-    [
-        (["--activation", "poly_norm", "--model.activation-options.order", "2"], 2),
-        (["--activation", "poly_norm", "--model.activation-options.order", "3"], None),
-        (["--activation", "poly_norm"], None),
-    ],
-)
-def test_the_same_activation_of_another_order_is_another_one(words, order, tmp_path):
-    cfg = replace(SMALL, vocab_size=257, activation="poly_norm")
-    source = Model(cfg, {}, ByteTokenizer(), DataConfig(), tmp_path, 0)
-    command, given = from_command(convert.LINE, convert.ConvertCommand(), ["RUN", *words])
-    _, activation = convert.plan(command.pretrain, given, source)
-    assert (activation and activation.options.order) == order
-
-
-def test_each_byte_has_its_own_sign():
-    assert len(set(byte_signs())) == 256
-    model = byte_level(ByteTokenizer())
-    text = "".join(map(chr, range(1, 0x250))) + "漢✓"
-    assert model.encode(text).ids == list(text.encode())
-    assert model.decode(list(text.encode())) == text
-
-
-def test_an_exported_tokenizer_begins_a_text_as_training_does(tmp_path):
-    import tokenizers
-
-    train_bpe(iter(["some text and some more text"] * 9), 300, tmp_path / "bpe.json")
-    ours = FileTokenizer(tmp_path / "bpe.json")
-    save_tokenizer(tmp_path, ours, context_length=8)
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    ids = theirs.encode("more text").ids
-    assert ids == [ours.eot, *ours.encode("more text").tolist()]
-    back = FileTokenizer(tmp_path / "tokenizer.json")
-    assert back.encode("more text").tolist() == ours.encode("more text").tolist()

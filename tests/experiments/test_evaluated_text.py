@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,10 +41,16 @@ def test_by_every_name_the_part_that_training_left_out_is_measured(
     monkeypatch.chdir(tmp_path)
     names = [little, "./copy.txt", "link.txt", f"{little.parent}/*.txt"]
     found = [measured(whole, name, tmp_path / "n.json") for name in names]
+    # Earlier versions have noted files by their SHA-256.
+    before = shutil.copytree(whole, tmp_path / "before", ignore=shutil.ignore_patterns(".lock"))
+    tree = yaml.safe_load((before / "config.yaml").read_text())
+    tree["record"]["data"]["files"] = {"gone": sha256(little.read_bytes()).hexdigest()}
+    (before / "config.yaml").write_text(yaml.safe_dump(tree))
+    found.append(measured(before, copy, tmp_path / "n.json"))
     left_out = Workdir(whole).record()["data"]["heldout"]
     assert [(one["bytes"], one["documents"]) for one in found] == [
         (left_out["bytes"], left_out["documents"])
-    ] * len(names)
+    ] * len(found)
     assert len({one["loss"] for one in found}) == 1
 
 
@@ -77,6 +84,16 @@ def test_of_a_data_set_with_parts_all_is_both_and_of_a_file_the_second_is_all(
         "data": source, "documents": documents, "bytes": 10 * documents, "loss": 2.0,
         "bits_per_byte": pytest.approx(0.2 / math.log(2)), "tokens": documents,
     }  # fmt: skip
+
+
+def test_all_of_a_text_is_measured_where_that_is_asked_for(
+    whole: Path, little: Path, tmp_path: Path
+):
+    other = tmp_path / "other.txt"
+    other.write_text("Pack my box with five dozen liquor jugs.\n" * 60)
+    for source in (little, other):
+        found = measured(whole, source, tmp_path / "n.json", "--split", "all")
+        assert found["bytes"] == source.stat().st_size
 
 
 def test_several_runs_are_measured_one_after_the_other(

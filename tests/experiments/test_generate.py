@@ -7,7 +7,9 @@ import pytest
 from commands import copied
 
 from experiments import generate
+from experiments.run.folder import Workdir
 from polycom_jax.data.tokenizers import train_bpe
+from polycom_jax.interop.huggingface import Generation
 
 
 def test_generate_writes_and_repeats_itself(whole: Path, capsys: pytest.CaptureFixture[str]):
@@ -63,6 +65,16 @@ def test_greedy_samples_are_all_alike(whole: Path, capsys: pytest.CaptureFixture
     assert len({text.strip() for text in texts}) == 1
 
 
+def test_a_text_ends_at_what_the_model_it_was_made_from_ends_texts_with(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    workdir = copied(whole, tmp_path / "w")
+    Workdir(workdir).write_generation(Generation({"eos_token_id": list(range(256))}))
+    words = [str(workdir), "--prompt", "The ", "--max-new-tokens", "8", "--greedy"]
+    assert generate.main(words) == 0
+    assert capsys.readouterr().out == "The \n"
+
+
 def test_json_of_generate_on_stdout_is_all_that_is_there(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -75,7 +87,7 @@ def test_json_of_generate_on_stdout_is_all_that_is_there(
 def test_generate_says_when_a_text_is_longer_than_the_models_context(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ):
-    words = [str(whole), "--prompt", "x" * 30, "--max-new-tokens", "8", "--greedy"]
+    words = [str(whole), "--prompt", "é" * 15, "--max-new-tokens", "8", "--greedy"]
     assert generate.main(words) == 0
     assert "39 tokens are longer than the 32 that" in capsys.readouterr().err
 

@@ -106,9 +106,26 @@ def same_but_weights(one: Path, other: Path) -> None:
     assert first == second
 
 
-def test_a_folder_is_copied_with_all_that_lies_beside_it(folder, tmp_path):
-    assert convert.main([str(folder), "--out", str(tmp_path / "new")]) == 0
-    same_but_weights(folder, tmp_path / "new")
+@pytest.mark.parametrize("post", ["template", "none"])
+def test_a_folder_is_copied_with_all_that_lies_beside_it(post, folder, tmp_path):
+    source = shutil.copytree(folder, tmp_path / "source")
+    write_tokenizer(source / "tokenizer.json", post=post)
+    assert convert.main([str(source), "--out", str(tmp_path / "new")]) == 0
+    same_but_weights(source, tmp_path / "new")
+    weights = "model.safetensors"
+    assert (tmp_path / "new" / weights).read_bytes() == (source / weights).read_bytes()
+
+
+def test_a_folder_is_written_in_the_dtype_that_is_asked_for(folder, tmp_path):
+    words = [str(folder), "--out", str(tmp_path / "new"), "--dtype", "bfloat16"]
+    assert convert.main(words) == 0
+    old, new = (load_model(path) for path in (folder, tmp_path / "new"))
+    about = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (about["dtype"], new.cfg) == ("bfloat16", old.cfg)  # it is computed with as it was
+    for name in ("embed", "final_norm"):
+        rounded = old.params[name].astype(jnp.bfloat16).astype(jnp.float32)
+        wanted = old.params[name] if name == "final_norm" else rounded
+        np.testing.assert_array_equal(new.params[name], wanted)
 
 
 @pytest.mark.slow
@@ -203,6 +220,15 @@ def test_a_text_ends_at_any_of_its_ends(folder):
     assert len(whole) > len(prompt)
     ends = range(MODEL.vocab_size)
     assert complete(MODEL, model.params, model.tokenizer, prompt, how, ends=ends) == [prompt]
+    # What leaves one token to draw leaves the most probable one.
+    for drawn in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-5, "top_p": None}):
+        one = replace(how, **{"temperature": 1.0, **drawn})
+        assert complete(MODEL, model.params, model.tokenizer, prompt, one) == [whole]
+    # It goes on from what the tokenizer begins a text with, in one uncached pass.
+    ids = [0, *model.tokenizer.encode(prompt).tolist()]
+    forward = jax.jit(models.forward, static_argnums=0)
+    best = forward(MODEL, model.params, jnp.array([ids]))[0, -1].argmax()
+    assert whole.startswith(model.tokenizer.decode([*ids, int(best)]))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from experiments.compare import __main__ as compare
 from experiments.evaluate import __main__ as evaluate
 from experiments.plan import __main__ as plan
 from experiments.pretrain import __main__ as pretrain
+from experiments.run.config import default_config
 from experiments.run.metrics import read_metrics
+from experiments.run.resuming import differences
 from experiments.run.step_metrics import Meter
 from experiments.tokenize import __main__ as tokenize
 
@@ -135,6 +138,27 @@ def test_other_weights_or_texts_are_refused(
     words = [f"{little}={weights[0]}", f"{hens}={weights[1]}"] if weights else [little]
     assert run(mixed, "--data", *words, "--steps", "8") == 2
     assert re.search(reason, told(capsys))
+
+
+@pytest.mark.parametrize(
+    ("new", "may"),
+    [
+        (("/new/a.txt=1", "/new/b.txt=3"), True),
+        (("/gone/a.txt=2", "/new/b.txt=6"), True),
+        (("/new/a.txt=1", "/new/b.txt=4"), False),
+        (("/new/b.txt=3", "/new/a.txt=1"), False),
+        (("/new/a.txt=1", "c4/en=3"), False),
+        (("/new/a.txt=1", "/new/b.txt=3", "/new/c.txt=1"), False),
+        ("/new/a.txt", False),
+    ],
+)
+def test_of_several_texts_each_may_lie_elsewhere_with_its_weight(new: Any, may: bool):
+    config = default_config("tiny")
+    before, now = (
+        replace(config, data=replace(config.data, source=source))
+        for source in (("/gone/a.txt=1", "/gone/b.txt=3"), new)
+    )
+    assert bool(differences(now, before)) is not may
 
 
 @pytest.mark.slow

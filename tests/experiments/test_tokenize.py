@@ -147,6 +147,16 @@ def test_wrong_flags_are_told_in_a_line(
     assert message in capsys.readouterr().err
 
 
+def test_a_bpe_is_asked_for_by_its_size(source: Path, tmp_path: Path, monkeypatch, capsys):
+    def asked(data: DataConfig, vocab_size: int, report: object) -> None:
+        raise InputError(f"{data.tokenizer} of {vocab_size}.")
+
+    monkeypatch.setattr(tokenize, "requests", asked)
+    command = ["--data", str(source), "--cache-dir", str(tmp_path), "--vocab-size", "290"]
+    assert tokenize.main(command) == 2
+    assert capsys.readouterr().err == "error: bpe of 290.\n"
+
+
 @pytest.fixture
 def job(tmp_path: Path, source: Path) -> Job:
     cfg = DataConfig(str(source), "bytes", cache_dir=str(tmp_path / "c"))

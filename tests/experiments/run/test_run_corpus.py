@@ -28,3 +28,10 @@ def test_what_is_refused_of_new_texts_is_told_of_those_of_a_run_that_goes_on(
     with pytest.raises(InterruptedError, match="told" if resuming else "refused"):
         corpus.load_corpus(config, frozenset(), workdir, display, resuming=resuming)
     assert told == ["shared"] * resuming
+
+
+@pytest.mark.parametrize(("now", "beside"), [("a", {}), ("b", {corpus.KNOWN_AS: "b"})])
+def test_a_run_s_data_are_known_by_what_it_began_with(now: str, beside: dict[str, str]):
+    began = {"data_fingerprint": "a", "data": {"files": {"old": "1"}}}
+    found = {"data_fingerprint": now, "data": {"files": {"new": "1"}}}
+    assert corpus.known_as(began, found) == found | {"data_fingerprint": "a"} | beside

@@ -37,3 +37,10 @@ def test_what_an_earlier_version_stored_beside_stays(tmp_path: Path):
     check(path, model="a", gone=1)
     check(path, model="a")
     assert json.loads(path.read_text()) == {"model": "a", "gone": 1}
+
+
+def test_what_an_earlier_version_did_not_know_is_another_setting(tmp_path: Path):
+    path = tmp_path / "settings.json"
+    check(path, model="a")
+    with pytest.raises(InputError, match="new: None there, 1 now"):
+        check(path, model="a", new=1)

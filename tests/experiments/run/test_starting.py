@@ -12,13 +12,15 @@ import pytest
 
 from experiments.convert import __main__ as convert
 from experiments.pretrain import __main__ as pretrain
+from experiments.run.command import from_command
 from experiments.run.config import as_stored, default_config, resolve
 from experiments.run.folder import Workdir
 from experiments.run.metrics import read_metrics
-from experiments.run.model_loading import load_trained
+from experiments.run.model_loading import Model, load_trained
 from experiments.run.resuming import allowed, differences
-from experiments.run.starting import with_rate
-from polycom_jax import models
+from experiments.run.starting import adopted, own_tokenizer, with_rate
+from polycom_jax import InputError, models
+from polycom_jax.data import ByteTokenizer, DataConfig
 
 Run = Callable[..., int]
 
@@ -58,6 +60,46 @@ def test_weights_of_any_size_have_a_rate_of_their_size(model, rate, nearest):
     # The same command resumes it, though its own default is another rate.
     stored = resolve(found, frozenset(), vocab_size=300)
     assert as_stored(default_config("tiny"), frozenset(), stored).optim.peak_learning_rate == rate
+
+
+CFG = models.preset("tiny", vocab_size=257)
+SOURCE = Model(CFG, {}, ByteTokenizer(), DataConfig(), Path("m"), 9)
+
+
+def test_what_is_not_a_model_s_shape_may_be_another_than_its_source_s():
+    asked = {"context_length": 64, "dtype": "bfloat16", "remat": "full", "loss_chunk": 32}
+    default = default_config("tiny")
+    config = replace(default, model=replace(CFG, init="olmo", **asked))
+    given = frozenset({*(f"model.{name}" for name in asked), "model.embed_dim", "run.seed"})
+    found = adopted(config, given, SOURCE)
+    assert found.model == replace(CFG, **asked)  # and the start that nobody asked for is not
+    assert found.data == replace(config.data, tokenizer="bytes")
+    with pytest.raises(InputError, match=r"embed_dim=192, and model\.embed_dim=96 was asked for"):
+        adopted(replace(config, model=replace(config.model, embed_dim=96)), given, SOURCE)
+
+
+def test_a_model_without_a_tokenizer_takes_the_one_that_is_named_if_it_is_no_new_one():
+    bare, config = replace(SOURCE, tokenizer=None), default_config("tiny")
+    named = frozenset({"data.tokenizer"})
+    for tokenizer, given in (("bpe", named), ("t.json", frozenset[str]())):
+        data = replace(config.data, tokenizer=tokenizer)
+        with pytest.raises(InputError, match=r"m holds no tokenizer\.json; name one"):
+            own_tokenizer(replace(config, data=data), given, bare)
+    assert own_tokenizer(replace(config, data=data), named, bare) == "t.json"
+
+
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        (["--activation", "poly_norm", "--model.activation-options.order", "2"], 2),
+        (["--activation", "poly_norm", "--model.activation-options.order", "3"], None),
+        (["--activation", "poly_norm"], None),
+    ],
+)
+def test_the_same_activation_of_another_order_is_another_one(words, order):
+    command, given = from_command(convert.LINE, convert.ConvertCommand(), ["RUN", *words])
+    _, activation = convert.plan(command.pretrain, given, SOURCE)
+    assert (activation and activation.options.order) == order
 
 
 def params_of(root: Path, checkpoint: str = "latest"):
