@@ -29,7 +29,10 @@ def config_of(folder: Path):
 BASES = {
     "dense": replace(DENSE, tie_embeddings=True, document_mask=False, rope_theta=123.0),
     "moe": replace(MOE, dtype="bfloat16", init="olmo"),
-    "expert": OWN,
+    "expert": replace(
+        OWN,
+        moe=replace(OWN.moe, capacity_factor=1.5, load_balance_weight=0.5, router_z_weight=0.25),
+    ),
 }
 CASES = [
     (name, activation) for name in ("dense", "moe") for activation in (*IN_TORCH, *GATES.values())
@@ -85,7 +88,7 @@ def test_a_polycom_folder_brings_its_pytorch_files(cfg, module, tmp_path):
     file, _, architecture = stored["auto_map"]["AutoModelForCausalLM"].partition(".")
     assert file == f"modeling_polycom_{module}"
     assert stored["architectures"] == [architecture]
-    assert (stored["bos_token_id"], stored["eos_token_id"]) == (7, 7)
+    assert [stored[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [7, 7, None]
     classes = {
         node.name
         for node in ast.parse((tmp_path / f"{file}.py").read_text()).body
