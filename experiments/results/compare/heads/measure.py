@@ -219,28 +219,27 @@ def at_one_share(share: np.ndarray, end: np.ndarray) -> str:
     return f"{fit[0]:+.4f} [{fit[0] - half:.4f}, {fit[0] + half:.4f}]"
 
 
-def draw(points: Sequence[Point]) -> None:
+def draw(points: Sequence[Point], file: str, of: Measure, title: str, across: str) -> None:
     """A panel for each study: the end of each run over its share."""
-    title = "Where the head that looks at the token before forms, and how the run ends"
     note = (
-        f"Across: most attention that a head of the first layer gives to the token before, after"
-        f" {UPDATES} updates. Empty: runs that the expectation comes from. Lines: least squares."
+        f"Across: {across}, after {UPDATES} updates. Empty: runs that the first expectation comes"
+        " from. Lines: least squares."
     )
     look: Any = {"title": title, "note": note, "columns": 2, "size": (3.6, 2.4)}
-    with panels(HERE / "heads", len(STUDIED), **look) as axes:
+    with panels(HERE / file, len(STUDIED), **look) as axes:
         for axis, study in zip(axes, STUDIED, strict=True):
             for arm, colour in zip(ARMS, (BLUE, ORANGE), strict=True):
                 own = [p for p in points if (p.study, p.arm) == (study, arm)]
                 for seen in (False, True):
-                    some = [(most_before(p.shares), p.final) for p in own if p.seen == seen]
+                    some = [(of(p.shares), p.final) for p in own if p.seen == seen]
                     face: Any = {"mfc": "none"} if seen else {"label": arm}
                     x, y = np.reshape(some, (-1, 2)).T
                     axis.plot(x, y, "o", ms=4, color=colour, **face)
-                x, y = np.transpose([(most_before(p.shares), p.final) for p in own])
+                x, y = np.transpose([(of(p.shares), p.final) for p in own])
                 ends = np.array([x.min(), x.max()])
                 axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color=colour, lw=0.8)
             axis.set(title=study, xlabel="share", ylabel="held-out nats a byte")
-    (HERE / "heads.pdf").unlink()  # the page shows the PNG alone
+    (HERE / f"{file}.pdf").unlink()  # the page shows the PNG alone
 
 
 def interval(values: np.ndarray) -> str:
@@ -253,4 +252,12 @@ if __name__ == "__main__":
     every = measured()
     asked(every, FIRST)
     asked(every, FRESH)
-    draw(every)
+    draw(
+        every, "heads", most_before,
+        "Where the head that looks at the token before forms, and how the run ends",
+        "most attention that a head of the first layer gives to the token before",
+    )  # fmt: skip
+    draw(
+        every, "near", near, "How near the first layer looks, and how the run ends",
+        "attention to a token itself and the three before, mean over the first layer's heads",
+    )  # fmt: skip
