@@ -31,13 +31,15 @@ def make(activation: str):
 
 
 def batches(count: int, rows: int = 4, length: int = 12) -> Iterator[Any]:
+    """Two documents a row."""
+    place = np.arange(length)
     for seed in range(count):
         rng = np.random.default_rng(seed)
         yield {
             "tokens": rng.integers(0, 24, (rows, length)),
             "mask": rng.random((rows, length)) < 0.8,
-            "segment_ids": np.ones((rows, length), np.int32),
-            "positions": np.tile(np.arange(length), (rows, 1)),
+            "segment_ids": np.tile(np.where(place < 5, 1, 2).astype(np.int32), (rows, 1)),
+            "positions": np.tile(place - 5 * (place >= 5), (rows, 1)),
         }
 
 
@@ -71,28 +73,31 @@ def test_the_fit_of_a_gated_layer_is_the_least_squares_solution():
     row = replacement(cfg, "poly_norm", PLAIN)
     assert row.name == "poly_norm_glu"
     found = swap(cfg, params, text, row)
-    first = jax.tree.map(lambda leaf: leaf[0], params["layers"][0])
-    columns, targets = [], []
+    columns, targets = ([], []), ([], [])
     for batch in text:
         x = params["embed"][batch["tokens"]]
         where = (layers.rotary(cfg, batch["positions"]), batch["segment_ids"], None, None)
-        x = x + layers.attention(cfg, first["attention"], x, *where)[0]
-        y = layers.rms_norm(x, first["ffn"]["norm"], cfg.norm_eps)
-        y = np.asarray(y, np.float64)[batch["mask"]]
-        gate, up = (y @ np.asarray(first["ffn"][w], np.float64) for w in ("w_gate", "w_up"))
-        powers = [gate**0] + [
-            gate**i / np.sqrt(np.mean(gate ** (2 * i), axis=-1, keepdims=True) + 1e-6)
-            for i in (1, 2, 3)
-        ]
-        columns.append(np.stack([(p * up).ravel() for p in powers], axis=1))
-        targets.append((gate / (1 + np.exp(-gate)) * up).ravel())
-    a, b = np.concatenate(columns), np.concatenate(targets)
-    expected, *_ = np.linalg.lstsq(a, b)
-    coeffs = found.params["layers"][0]["ffn"]["activation"]["coeffs"]
-    np.testing.assert_allclose(coeffs[0], expected, atol=1e-4)
-    explained = 1 - np.sum((b - a @ expected) ** 2) / np.sum(b**2)
-    assert found.explained[0] == pytest.approx(explained, abs=1e-4)
-    assert 0.5 < explained < 1
+        for number in range(cfg.num_layers):
+            one = jax.tree.map(lambda leaf, number=number: leaf[number], params["layers"][0])
+            x = x + layers.attention(cfg, one["attention"], x, *where)[0]
+            y = layers.rms_norm(x, one["ffn"]["norm"], cfg.norm_eps)
+            y = np.asarray(y, np.float64)[batch["mask"]]
+            gate, up = (y @ np.asarray(one["ffn"][w], np.float64) for w in ("w_gate", "w_up"))
+            powers = [gate**0] + [
+                gate**i / np.sqrt(np.mean(gate ** (2 * i), axis=-1, keepdims=True) + 1e-6)
+                for i in (1, 2, 3)
+            ]
+            columns[number].append(np.stack([(p * up).ravel() for p in powers], axis=1))
+            targets[number].append((gate / (1 + np.exp(-gate)) * up).ravel())
+            x = x + layers.ffn(cfg, one["ffn"], x, None)
+    for number in range(cfg.num_layers):
+        a, b = np.concatenate(columns[number]), np.concatenate(targets[number])
+        expected, *_ = np.linalg.lstsq(a, b)
+        coeffs = found.params["layers"][0]["ffn"]["activation"]["coeffs"]
+        np.testing.assert_allclose(coeffs[number], expected, atol=1e-4)
+        explained = 1 - np.sum((b - a @ expected) ** 2) / np.sum(b**2)
+        assert found.explained[number] == pytest.approx(explained, abs=1e-4)
+        assert 0.5 < explained < 1
 
 
 def test_all_but_the_activation_is_kept():
