@@ -17,7 +17,7 @@ import pytest
 import tiny_folders as tiny
 from tiny_models import DENSE, MOE, OWN, same
 
-from polycom_jax import InputError, models
+from polycom_jax import ActivationOptions, InputError, models
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface.config import GATES, IN_TORCH
 from polycom_jax.interop.huggingface.fields import KINDS, NEUTRAL
@@ -108,12 +108,16 @@ def test_what_transformers_saves_we_load(kind, dtype, tied, tmp_path):
 
 
 ROWS = list(product((DENSE, MOE, OWN), (*IN_TORCH, *GATES.values())))
+OPTIONS = ActivationOptions(order=4, eps=0.5, sigmoid=True, bound=0.25, output_scale=2.0)
+"""None as it is by default, and a bound that half of the coefficients are beyond."""
+QUICK_ROWS = [
+    *((DENSE, "poly_norm"), (DENSE, "poly_norm_glu"), (OWN, "poly_norm")),
+    (replace(DENSE, activation_options=OPTIONS), "poly_norm"),
+    (replace(DENSE, activation_options=ActivationOptions(eps=0.5)), "gelu_norm"),
+]
 
 
-@pytest.mark.parametrize(
-    ("base", "activation"),
-    quick_first([(DENSE, "poly_norm"), (DENSE, "poly_norm_glu"), (OWN, "poly_norm")], ROWS),
-)
+@pytest.mark.parametrize(("base", "activation"), quick_first(QUICK_ROWS, ROWS))
 def test_what_we_save_transformers_loads(base, activation, tmp_path):
     cfg = replace(base, activation=activation)
     params = trained(cfg)

@@ -1,6 +1,7 @@
 """Against the harness's own `hf` backend, where it and PyTorch are installed (extra `eval`)."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from polycom_jax import InputError, models
 from polycom_jax.data import ByteTokenizer
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.lm_eval import language_model
+from polycom_jax.interop.lm_eval.scoring import Pair, Score
 from polycom_jax.models import ModelConfig
 from polycom_jax.sharding import make_mesh
 
@@ -215,6 +217,37 @@ def test_settings_of_generation_are_read_as_the_harness_reads_them(lm):
     assert lm._settings({"until": "a"}) == (256, ("a", end))
     assert lm._settings({"max_new_tokens": 5, "do_sample": False}) == (5, (end,))
     assert lm._settings({"until": ["a", end], "temperature": 0.0}) == (256, ("a", end))
+
+
+def test_each_token_of_a_text_is_scored_once_in_windows_that_do_not_overlap(lm, monkeypatch):
+    asked: list[Pair] = []
+
+    def score(pairs: list[Pair]) -> Iterator[tuple[int, Score]]:
+        asked.extend(pairs)
+        for index in reversed(range(len(pairs))):
+            yield index, Score(-float(len(pairs[index].continuation)), is_greedy=False)
+
+    monkeypatch.setattr(lm, "_score", score)
+    texts = ("fox", "".join(map(str, range(70))))
+    found = lm.loglikelihood_rolling([instance("loglikelihood_rolling", text) for text in texts])
+    short, ids = ([256, *text.encode()] for text in texts)
+    assert len(ids) == 131
+    # The context has 64 tokens; the last three are read behind all that has room before them.
+    windows = [Pair([256], ids[:64]), Pair(ids[63:64], ids[64:128]), Pair(ids[66:128], ids[128:])]
+    assert asked == [Pair([256], short), *windows]
+    assert found == [-4.0, -131.0]
+
+
+def test_texts_of_any_settings_come_in_the_order_that_they_were_asked_for(lm, monkeypatch):
+    def decode(prompts: list[list[int]], count: int, end: Any) -> Iterator[tuple[int, list[int]]]:
+        for index in reversed(range(len(prompts))):
+            yield index, [*prompts[index][1:], *f"{count} STOP".encode()]
+
+    monkeypatch.setattr(lm, "_decode", decode)
+    settings = ({"max_gen_toks": 5}, {"max_gen_toks": 7}, {"max_gen_toks": 5, "until": [" STOP"]})
+    asked = [instance("generate_until", text, settings[n % 3]) for n, text in enumerate("abcdef")]
+    found = lm.generate_until(asked)
+    assert found == ["a5 STOP", "b7 STOP", "c5", "d5 STOP", "e7 STOP", "f5"]
 
 
 def test_a_tokenizer_of_another_model_is_refused(lm):
