@@ -23,6 +23,7 @@ STUDIES = {
     "0.11M, technical documentation": ("scaling/bytes-0.1m-20",),
     "0.11M, fresh seeds, by a plan": ("ablation",),
     "0.36M": ("scaling/bytes-0.3m-20",),
+    "0.36M, fresh seeds, by a plan": ("size-0.3m",),
     "0.11M, longer": ("scaling/bytes-0.1m-200",),
     "0.11M, longer, fresh seeds, by a plan": ("length-200",),
 }
