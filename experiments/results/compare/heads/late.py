@@ -1,9 +1,9 @@
-"""Whether a run under Muon learns to copy, and when: an induction head that forms on the way.
+"""Whether a run learns to copy, and when: an induction head that forms on the way.
 
     python -m experiments.results.compare.heads.late [ARM/SEED ...]
 
-trains runs under Muon once more (default: none), in a folder where the texts of their study lie,
-adds them to late.json, and prints the tables of README.md.
+trains runs once more (default: none), in a folder where the texts of their study lie, adds them to
+late.json, and prints the tables of README.md. The test is of the runs under Muon.
 """
 
 import sys
@@ -36,8 +36,9 @@ from polycom_jax.data import train_batches
 from polycom_jax.training import TrainState
 from polycom_jax.training.loss import Batch, cross_entropy
 
-STUDY = "optimizers-0.3m"
 ARMS = ("swiglu_muon", "poly_norm_muon")
+STUDIES = {"optimizers-0.3m": ARMS, "size-0.3m": ("swiglu", "poly_norm")}
+"""Folder -> arms of it, whose names no other has."""
 SEEN = (("swiglu_muon", 0), ("swiglu_muon", 2))
 """Runs that the expectation comes from; they take no part in its test."""
 LETTERS = (97, 123)
@@ -115,10 +116,12 @@ def main(asked: list[str]) -> None:
     """Trains what is asked for and not there, and prints all."""
     found = kept(HERE / "late.json", Look)
     todo = set(asked) - {f"{one.arm}/{one.seed}" for one in found}
-    for run in results(STUDY, ARMS):
+    order = [arm for arms in STUDIES.values() for arm in arms]
+    runs = [(study, run) for study, arms in STUDIES.items() for run in results(study, arms)]
+    for study, run in runs:
         if f"{run.key.arm}/{run.key.seed}" in todo:
-            found.extend(looks(setting_of(STUDY), run))
-            found.sort(key=lambda one: (ARMS.index(one.arm), one.seed, one.update))
+            found.extend(looks(setting_of(study), run))
+            found.sort(key=lambda one: (order.index(one.arm), one.seed, one.update))
             keep(HERE / "late.json", found)
     head = ("arm", "seed", "update", "held-out", "copying", "once", "twice", "repeats")
     rows = [

@@ -37,7 +37,9 @@ from polycom_jax.training.loss import documents
 FIRST = ("scaling/bytes-0.1m-200", "scaling/bytes-0.1m-20", "ablation")
 FRESH = ("length-200",)
 """Whose plan asks once more what the answer on the first studies was."""
-STUDIED = (*FIRST, *FRESH)
+LARGER = ("size-0.3m",)
+"""Three layers of three heads: where `near` is tested, which was picked on `FRESH`."""
+STUDIED = (*FIRST, *FRESH, *LARGER)
 ARMS = ("swiglu", "poly_norm")
 Shares = tuple[tuple[tuple[float, ...], ...], ...]
 """Layer -> head -> share of attention to the token `OFFSETS` places back."""
@@ -252,6 +254,7 @@ if __name__ == "__main__":
     every = measured()
     asked(every, FIRST)
     asked(every, FRESH)
+    asked(every, LARGER)
     draw(
         every, "heads", most_before,
         "Where the head that looks at the token before forms, and how the run ends",
