@@ -100,7 +100,9 @@ def zstd_of_the_program(raw: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", PACK)
-@pytest.mark.skipif(not all(map(shutil.which, PROGRAMS.values())), reason="no such programs")
+@pytest.mark.skipif(
+    not all(map(shutil.which, PROGRAMS.values())), reason="gzip, xz or zstd is not installed"
+)
 def test_random_damage_is_told_by_the_rules_of_the_programs_themselves(tmp_path: Path, suffix: str):
     draw, path = random.Random(suffix), tmp_path / f"a.txt{suffix}"
     program = PROGRAMS[suffix]

@@ -15,7 +15,9 @@ from experiments.benchmark.allocator_process import FRESH, started
 from experiments.benchmark.options import Options
 from experiments.terminal.program import Stop
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it measures glibc's")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="measures glibc's allocator"
+)
 
 
 @pytest.mark.parametrize(

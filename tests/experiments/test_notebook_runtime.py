@@ -79,7 +79,7 @@ def fresh_python(folder: Path) -> str:
     return str(folder / "bin" / "python")
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="of a checkout")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="clones the checkout, and this is none")
 def test_the_cell_clones_and_installs_in_a_fresh_environment(tmp_path: Path):
     pytest.importorskip("setuptools", "77", reason="builds without a download")
     bare, there = tmp_path / "published.git", tmp_path / "content"
