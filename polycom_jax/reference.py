@@ -214,15 +214,15 @@ def _runs(module: types.ModuleType, place: str, pinned: Reference) -> bool:
     """
     spec, sha256 = _RUNNING.get(place, (None, None))
     if spec is None or spec is not module.__spec__:
-        if not _has_the_functions_of(module, pinned.read()):
+        if not _was_made_from(module, pinned.read()):
             return False
         sha256 = pinned.sha256
         _RUNNING[place] = module.__spec__, sha256
     return sha256 == pinned.sha256
 
 
-def _has_the_functions_of(module: types.ModuleType, text: bytes) -> bool:
-    """Whether the functions of a module are those of this text, and so is the bytecode kept of it.
+def _was_made_from(module: types.ModuleType, text: bytes) -> bool:
+    """Whether a module has this text's functions, and the bytecode that Python kept is of it, too.
 
     Python takes bytecode for that of any file of the same second and length. What an import hook
     rewrites is taken as it is.
