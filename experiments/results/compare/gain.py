@@ -78,7 +78,9 @@ def draw(lines: list[tuple[str, list[Gain]]]) -> None:
     )
     with panels(HERE / "gain", 1, title=title, note=note, size=(6.4, 2.6)) as (axis,):
         axis.axhline(0, color="0.45", linewidth=0.8)
-        for at, ((label, points), colour) in enumerate(zip(lines, COLOURS, strict=False)):
+        for at, ((label, points), colour) in enumerate(
+            zip(lines, COLOURS[: len(lines)], strict=True)
+        ):
             x = [one.length * (1 + APART * (at - len(lines) / 2)) for one in points]
             y = [one.result.mean for one in points]
             reach = [one.result.high - one.result.mean for one in points]

@@ -3,8 +3,8 @@
     python -m experiments.results.compare.heads.measure
 
 trains the first updates of finished runs once more, in a folder where the texts of their studies
-lie, writes heads.json, prints the tables of README.md and draws heads.png; what is measured is not
-trained again, so without the texts it prints and draws what is here.
+lie, writes heads.json, prints the tables of README.md and draws heads.png and near.png; what is
+measured is not trained again, so without the texts it prints and draws what is here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
