@@ -138,12 +138,14 @@ class ShardBuilder:
         given = [lead + block.text for lead, block in zip(leads, blocks, strict=True)]
         encoded = tokenizer.encode_batch(given)
         for block, lead, text, ids in zip(blocks, leads, given, encoded, strict=True):
+            before = tokenizer.encode(lead) if lead else ids[:0]
             if not tokenizer.exact:
                 again = tokenizer.decode(ids.tolist())
                 # What stands for bytes that are not UTF-8 is counted as replaced, and but once.
                 text = text.replace("\ufffd", "") if block.replaced else text
                 self._shard.counts["lost"] += lost_bytes(text, again)
-            self._append(block, ids[len(tokenizer.encode(lead)) :] if lead else ids)
+                self._shard.counts["lost"] -= lost_bytes(lead, tokenizer.decode(before.tolist()))
+            self._append(block, ids[len(before) :])
         self._held, self._held_size = [], 0
 
     def _append(self, block: "_Block", ids: np.ndarray) -> None:

@@ -133,6 +133,20 @@ def test_pieces_of_a_document_join_without_what_a_text_begins_with(
         np.testing.assert_array_equal(held.tokens[1 : 1 + len(ids)], ids)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_lost_of_a_document_does_not_depend_on_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    given = saved(KINDS[kind](), tmp_path / "t.json")
+    raw = ("the\nriver\né\nsings\n" * 10).encode()
+    lost = []
+    for length in (1 << 18, 50):
+        monkeypatch.setattr(shard, "_BLOCK_CHARACTERS", length)
+        lost.append(store_of([raw], given)[1]["lost"])
+    assert lost[0] == lost[1]
+    assert lost[0] > 0 or kind.startswith("bytes")
+
+
 def test_what_was_dropped_is_lost():
     assert lost_bytes("abc", "abc") == 0
     assert lost_bytes("naïve", "nave") == 2
