@@ -8,6 +8,7 @@
     python -m experiments.compare report experiments/results/compare/scaling
 
 One JSON file a finished run: the same command again resumes, and more seeds add to what is there.
+A run that was stopped goes on, from a minute before as a rule; see `experiments.run.kept_state`.
 """
 
 import importlib

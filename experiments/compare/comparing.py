@@ -1,7 +1,6 @@
 """A study under way: searches rates, trains all arms on all seeds, times them, and reports."""
 
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -22,6 +21,7 @@ from experiments.run.provenance import circumstances, versions
 from experiments.run.rate_search import FIRST_SEED, Search, checked, search
 from experiments.run.resuming import BY_FINGERPRINT
 from experiments.run.settings import check_settings
+from experiments.run.signals import GRACE_S, StopRequest, stop_request
 from experiments.terminal import flags
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
@@ -105,6 +105,7 @@ class Comparing:
         self.programs: dict[str, Programs] = {}
         self.circumstances = circumstances()
         self.searched: dict[str, list[Run]] = {}
+        self.stop = StopRequest(GRACE_S)
         self.done, self.worked = 0, 0.0
         self.trained = 0
 
@@ -126,13 +127,14 @@ class Comparing:
         self.describe()
         searched = len(config.learning_rates) * config.search_seeds * len(study.arms)
         self.display.start(0, searched + config.seeds * len(study.arms))
-        found = {arm.name: self.search(arm) for arm in study.arms}
         runs: dict[str, list[Run]] = {arm.name: [] for arm in study.arms}
-        # Seed by seed: what a stopped study has is complete as far as it goes.
-        for seed in config.result_seeds:
-            for arm in study.arms:
-                key = RunKey(arm.folder, found[arm.name].best, seed, config.lengths)
-                runs[arm.name].append(self.one(arm, key))
+        with stop_request(GRACE_S) as self.stop:
+            found = {arm.name: self.search(arm) for arm in study.arms}
+            # Seed by seed: what a stopped study has is complete as far as it goes.
+            for seed in config.result_seeds:
+                for arm in study.arms:
+                    key = RunKey(arm.folder, found[arm.name].best, seed, config.lengths)
+                    runs[arm.name].append(self.one(arm, key))
         times = timing.measured(
             self.root / "timing.json",
             [arm.name for arm in study.arms],
@@ -188,14 +190,15 @@ class Comparing:
         if run is None:
             programs = self.compiled(arm)
             self.display.doing(f"{arm.name}, rate {key.rate:.3g}, seed {key.seed}")
-            clock = time.perf_counter()
-            run = train(
-                programs, key, self.corpus.train, self.heldout,
-                batch_size=self.config.data.batch_size,
-            )  # fmt: skip
-            run = replace(run, commit=self.circumstances["commit"])
-            self.runs.write(run)
-            self.trained, self.worked = self.trained + 1, self.worked + time.perf_counter() - clock
+            rows, store = self.config.data.batch_size, self.corpus.train
+            run = self.runs.made(
+                key,
+                lambda kept: train(programs, key, store, self.heldout, batch_size=rows, kept=kept),
+                commit=self.circumstances["commit"],
+                stop=self.stop,
+                tell=lambda text: self.display.note(f"{arm.name}, seed {key.seed} {text}"),
+            )
+            self.trained, self.worked = self.trained + 1, self.worked + run.seconds
             self.tell(run)
         self.done += 1
         self.display.step(self.done)

@@ -1,11 +1,14 @@
 """One training run of one arm: what it was, what came out; one JSON file each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from experiments.run.files import write_json
+from experiments.run.kept_state import KeptState
+from experiments.run.provenance import versions
+from experiments.run.signals import StopRequest
 from polycom_jax import storage
 from polycom_jax._errors import InputError
 from polycom_jax.data import Corpus
@@ -38,10 +41,15 @@ class RunKey:
     lengths: tuple[int, ...]
 
     @property
+    def name(self) -> str:
+        """Its place among others of a folder."""
+        lengths = "-".join(map(str, self.lengths))
+        return f"{self.arm}/lr{self.rate:.6g}-seed{self.seed}-steps{lengths}"
+
+    @property
     def file(self) -> str:
         """Its place in the folder of runs."""
-        lengths = "-".join(map(str, self.lengths))
-        return f"{self.arm}/lr{self.rate:.6g}-seed{self.seed}-steps{lengths}.json"
+        return f"{self.name}.json"
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,30 @@ class RunFolder:
     def write(self, run: Run) -> None:
         """Writes it atomically."""
         write_json(self._root / run.key.file, asdict(run), indent=None)
+
+    def made(
+        self,
+        key: RunKey,
+        train: Callable[[KeptState], Run],
+        *,
+        commit: str | None,
+        stop: StopRequest,
+        tell: Callable[[str], None],
+    ) -> Run:
+        """Trains a run, writes it, and forgets the state that was kept of it.
+
+        The state lies in `state`, beside the folder of runs; a run that another version of the
+        code has begun is trained anew.
+
+        Raises:
+            Stop: the user asks for the end; the same call goes on.
+        """
+        place, made_by = self._root.parent / "state" / key.name, {"commit": commit, **versions()}
+        with KeptState(place, made_by, stop, tell) as kept, stop.heeded():
+            run = replace(train(kept), commit=commit)
+        self.write(run)
+        kept.forget()
+        return run
 
 
 def _run(path: Place) -> Run:

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from experiments.compare.branching import decay_start, rate_share
 from experiments.compare.runs import Run, RunKey
+from experiments.run.kept_state import KeptState
 from experiments.run.report import activation_parameters
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.data.windows import gather
@@ -36,6 +37,9 @@ from polycom_jax.training.weight_average import average_of
 
 POINTS = 60
 """Points of a run's curves."""
+
+METRICS = ("loss", "grad_norm")
+"""The metrics of a step that the curves are of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,35 +112,61 @@ def train(
     heldout: Sequence[Batch],
     *,
     batch_size: int,
+    kept: KeptState | None = None,
 ) -> Run:
-    """Trains the trunk, and from it a decayed branch for each length."""
+    """Trains the trunk, and from it a decayed branch for each length.
+
+    With `kept` a run that was stopped goes on, digit by digit: along its trunk and its longest
+    branch; what was done of a shorter branch is done again.
+    """
     clock = time.perf_counter()
     open_batches = partial(
         train_batches, store, batch_size=batch_size, seq_len=programs.cfg.context_length,
         seed=key.seed,
     )  # fmt: skip
-    state, trunk = (
-        programs.init(jax.random.key(key.seed)),
-        Curves(max(1, max(key.lengths) // POINTS)),
-    )
-    initial = heldout_loss(programs, state.params, heldout)
-    scores, at, batches = [], 0, open_batches()
+    state, record = begin(programs, key, kept)
+    trunk = Curves(max(1, max(key.lengths) // POINTS), record.get("curves"))
+    at, scores = (int(state.step), list(record["heldout"])) if record else (0, [])
+    initial = record["initial"] if record else heldout_loss(programs, state.params, heldout)
+
+    def seconds() -> float:
+        saving = kept.seconds if kept else 0.0
+        return record.get("seconds", 0.0) + time.perf_counter() - clock - saving
+
+    def look(state: TrainState, curves: Curves) -> None:
+        if kept:
+            numbers = {"initial": initial, "heldout": scores}
+            kept.look(state, lambda: {**numbers, "seconds": seconds(), "curves": curves.record()})
+
+    batches = open_batches(start_step=at)
     branch = trunk
-    for length in key.lengths:
+    for length in key.lengths[len(scores) :]:
         leave = decay_start(length)
-        state = advance(programs, state, batches, key, at, leave, None, trunk)
-        branch, at = trunk.copy(), leave
+        state = advance(programs, state, batches, key, at, leave, None, trunk, look)
+        branch, at = trunk.copy(), max(at, leave)
         # The trunk's own batches go on where it stands; the branch reads the same ones.
         tail = advance(
             programs, jax.tree.map(jnp.copy, state), open_batches(start_step=at), key, at, length,
             length, branch,
+            look if length == key.lengths[-1] else partial(_look_at, look, state, trunk),
         )  # fmt: skip
         scores.append(heldout_loss(programs, evaluated(tail), heldout))
         # The step leaves out an update that is not finite; a run of a study that had one is over.
         if branch.diverged or int(tail.watch.skipped) or not np.isfinite(scores[-1]):
             branch.diverged = True
             break
-    return replace(branch.run(key, scores, time.perf_counter() - clock), initial=initial)
+    return replace(branch.run(key, scores, seconds()), initial=initial)
+
+
+def begin(
+    programs: Programs, key: RunKey, kept: KeptState | None
+) -> tuple[TrainState, Mapping[str, Any]]:
+    """The state that a run goes on from, and what is known of its part before; nothing at first."""
+
+    def init() -> TrainState:
+        return programs.init(jax.random.key(key.seed))
+
+    return kept.restore(init) if kept else (init(), {})
 
 
 def evaluated(state: TrainState) -> Params:
@@ -148,10 +178,17 @@ def evaluated(state: TrainState) -> Params:
 class Curves:
     """Curves of a run while it goes on: windows of steps, each read off the device at its end."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, record: Mapping[str, Any] | None = None) -> None:
+        """`record`: of curves that these go on with."""
+        begun = record or {"points": (), "open": ()}
         self.every = every
-        self.points: list[tuple[int, float, float, Mapping[str, Any]]] = []
-        self.open: list[dict[str, Array]] = []
+        self.points: list[tuple[int, float, float, Mapping[str, Any]]] = [
+            (step, loss, norm, numbers) for step, loss, norm, numbers in begun["points"]
+        ]
+        self.open: list[Mapping[str, Any]] = [
+            {name: np.float32(value) for name, value in metrics.items()}
+            for metrics in begun["open"]
+        ]
         self.diverged = False
 
     def copy(self) -> "Curves":
@@ -161,6 +198,12 @@ class Curves:
         other.diverged = self.diverged
         return other
 
+    def record(self) -> Mapping[str, Any]:
+        """All of it in numbers, for another process to go on with."""
+        metrics = [{name: each[name] for name in METRICS} for each in self.open]
+        read = [{k: float(v) for k, v in each.items()} for each in jax.device_get(metrics)]
+        return {"points": self.points, "open": read}
+
     def add(
         self, step: int, metrics: dict[str, Array], cfg: ModelConfig, state: TrainState
     ) -> None:
@@ -169,7 +212,7 @@ class Curves:
         if step % self.every:
             return
         read = jax.device_get(self.open)
-        loss, norm = (float(np.mean([m[name] for m in read])) for name in ("loss", "grad_norm"))
+        loss, norm = (float(np.mean([m[name] for m in read])) for name in METRICS)
         self.open = []
         if not np.isfinite([loss, norm]).all():
             self.diverged = True
@@ -196,12 +239,28 @@ def advance(
     end: int,
     length: int | None,
     curves: Curves,
+    look: Callable[[TrainState, Curves], None] | None = None,
 ) -> TrainState:
-    """Updates start + 1 ... end; stops early where the loss is no number any more."""
+    """Updates start + 1 ... end; stops early where the loss is no number any more.
+
+    `look` sees the state and the curves after each.
+    """
     for update in range(start + 1, end + 1):
         if curves.diverged:
             break
         rate = np.float32(key.rate * rate_share(update, key.lengths, length))
         state, metrics = programs.step(state, next(batches), rate)
         curves.add(update, metrics, programs.cfg, state)
+        if look is not None and not curves.diverged:
+            look(state, curves)
     return state
+
+
+def _look_at(
+    look: Callable[[TrainState, Curves], None],
+    state: TrainState,
+    curves: Curves,
+    *_branch: object,
+) -> None:
+    """Of a branch that is not kept: looks at the trunk where the branch leaves it."""
+    look(state, curves)

@@ -25,6 +25,9 @@ from polycom_jax.hosts import agree_on_stop, leave
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
+GRACE_S = 25.0
+"""Seconds within which a first Ctrl-C or SIGTERM ends a study, what it was doing saved."""
+
 SHOW_CURSOR = "\x1b[?25h"
 """To a terminal: the progress bar hides the cursor; an end at once leaves no time to undo that."""
 

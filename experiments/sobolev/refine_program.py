@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from experiments.run.signals import stop_request
+from experiments.run.signals import GRACE_S, stop_request
 from experiments.sobolev import fit_report, losses
 from experiments.sobolev.options import FREE, RefineOptions
 from experiments.sobolev.refine import AS_BUILT, REWIRED, TRAINED, as_built, contestants, networks
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory
-from experiments.sobolev.train_program import GRACE_S, line
+from experiments.sobolev.train_program import line
 from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 

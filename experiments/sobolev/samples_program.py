@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.run.signals import stop_request
+from experiments.run.signals import GRACE_S, stop_request
 from experiments.sobolev import fit_report, losses
 from experiments.sobolev.options import FREE, SamplesOptions
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Contestant, Study, check_memory, perceptrons
-from experiments.sobolev.train_program import GRACE_S, line
+from experiments.sobolev.train_program import line
 from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments.run.folder import Workdir
+from experiments.run.kept_state import abstract
 from experiments.run.signals import StopRequest
 from experiments.sobolev import choice
 from experiments.sobolev.fit import Data, Fit, Runs, State, Trainable
@@ -323,10 +324,3 @@ def residual_of(network: Trainable, targets: Sequence[Standardised]) -> Callable
         return network.apply(params, x) - jax.lax.switch(target, targets, x)
 
     return residual
-
-
-def abstract(state: Any) -> Any:
-    """Shapes, dtypes and places of a state's arrays."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )

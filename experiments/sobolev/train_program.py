@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.run.signals import stop_request
+from experiments.run.signals import GRACE_S, stop_request
 from experiments.sobolev import fit_report, losses
 from experiments.sobolev.options import FREE, TrainOptions
 from experiments.sobolev.store import Store
 from experiments.sobolev.train import Study, check_memory, perceptrons
 from experiments.terminal.pace import Pace
 from experiments.terminal.progress import Display
-
-GRACE_S = 25.0
-"""Seconds within which a first Ctrl-C or SIGTERM ends the study: behind a part of a fit, saved."""
 
 
 def run(options: TrainOptions, workdir: Path, command: str, display: Display) -> None:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from experiments.compare.config import HEAD, shape
-from experiments.compare.runs import RunFolder, RunKey
+from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
@@ -23,6 +23,7 @@ from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
 from experiments.run.rate_search import FIRST_SEED, Search, search
 from experiments.run.settings import check_settings
+from experiments.run.signals import GRACE_S, StopRequest, stop_request
 from experiments.terminal import flags
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
@@ -151,8 +152,10 @@ class Found:
 class Transferring:
     """The study under way; finished runs are read."""
 
-    def __init__(self, config: TransferConfig, folder: Workdir, display: Display) -> None:
-        self.config, self.display = config, display
+    def __init__(
+        self, config: TransferConfig, folder: Workdir, display: Display, stop: StopRequest
+    ) -> None:
+        self.config, self.display, self.stop = config, display, stop
         vocab = shape("bytes-0.1m").vocab_size
         self.corpus = prepare(config.data, vocab_size=vocab, progress=display.busy)
         kept = {k: v for k, v in flags.flatten(config).items() if k not in FREE}
@@ -199,11 +202,7 @@ class Transferring:
                 if run is None:
                     compiled = compiled or self.compiled(activation, width, kind)
                     self.display.doing(f"{name}, rate {rate:.3g}, seed {seed}")
-                    run = train(
-                        compiled, key, self.corpus.train, self.heldout,
-                        batch_size=self.config.data.batch_size,
-                    )  # fmt: skip
-                    self.runs.write(replace(run, commit=circumstances()["commit"]))
+                    run = self.trained(compiled, key)
                 losses.append(math.inf if run.diverged else run.final)
             return float(np.mean(losses))
 
@@ -211,6 +210,17 @@ class Transferring:
         found = search(sorted(rates), score)
         self.display.note(f"{name}: rate {found.best:.3g}, held-out {min(found.losses):.4f}")
         return found
+
+    def trained(self, programs: Programs, key: RunKey) -> Run:
+        """A run, which goes on where it was stopped."""
+        rows, store = self.config.data.batch_size, self.corpus.train
+        return self.runs.made(
+            key,
+            lambda kept: train(programs, key, store, self.heldout, batch_size=rows, kept=kept),
+            commit=circumstances()["commit"],
+            stop=self.stop,
+            tell=lambda text: self.display.note(f"{key.arm}, seed {key.seed} {text}"),
+        )
 
     def compiled(self, activation: str, width: int, kind: Parametrization) -> Programs:
         """The programs of one model, for all its rates and seeds."""
@@ -292,8 +302,9 @@ def main(argv: Sequence[str]) -> int:
     cache_compiled(config.data.cache_dir)
     folder = Workdir(config.out)
     with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
-        study = Transferring(config, folder, display)
-        found = study.all()
+        with stop_request(GRACE_S) as stop:
+            study = Transferring(config, folder, display, stop)
+            found = study.all()
         tables, facts = sections(found), about(config, study, command)
         write_text(folder.root / TEXT, page(TITLE, facts, tables, ()))
         write_json(folder.root / NUMBERS, {"about": facts, "found": [asdict(f) for f in found]})
