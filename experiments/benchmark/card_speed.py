@@ -98,7 +98,7 @@ def passes(options: Options, shape: str, which: str, tell: Tell) -> Result:
     def one(name: str) -> tuple[Any, Contestant]:
         act = get_activation(name)
         hidden = (x, other) if act.gated else (x,)
-        arguments = (pm.init(act.specs, jax.random.key(0)), *hidden)
+        arguments = (pm.init(act.specs_at(x.shape[-1]), jax.random.key(0)), *hidden)
         return JaxFunction(name, act.apply, arguments, dy, name).compiled(which)
 
     short = min(options.sample_seconds, SAMPLE_SECONDS)

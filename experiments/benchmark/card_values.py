@@ -32,7 +32,7 @@ MOST = {"bfloat16": 4e-2, "float16": 5e-3}
 
 DTYPES = ("bfloat16", "float32")
 TPU_ALONE = ("splash", "megablox", "pallas_tpu")
-SHAPE, QUICK_SHAPE = (256, 4096), (64, 96)
+SHAPE, QUICK_SHAPE = (256, 4096), (64, 192)
 """Of activations' arguments."""
 
 
@@ -139,7 +139,7 @@ def _activation_checks(options: Options) -> Iterator[Check]:
     for name in options.activations or ACTIVATIONS:
         plain = get_activation(name)
         versions = (None, *_here(IMPLEMENTATIONS)) if "implementation" in plain.reads else (None,)
-        params = pm.init(plain.specs, jax.random.key(0))
+        params = pm.init(plain.specs_at(shape[-1]), jax.random.key(0))
         hidden = tuple(_normal(seed, *shape) for seed in range(2 if plain.gated else 1))
         reference = get_activation(name, implementation="reference") if versions[1:] else plain
         # Those of one version are XLA's plain operations: one dtype says enough.

@@ -1,17 +1,21 @@
 """The suite card: its parts, what it calls a failure, and all of it in small."""
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import card, card_runs, card_values
+from experiments.benchmark import card, card_runs, card_speed, card_values
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Tell
+from polycom_jax.table import ACTIVATIONS
 
 QUICK = Options(suites=("card",), quick=True, activations=("poly_norm", "swiglu"), rounds=2)
 
@@ -73,6 +77,34 @@ def test_a_kernel_that_is_off_is_a_failure(error: float, failures: int):
     result = card_values._compared("one", iter([check]), options, quiet)
     assert len(result.failures) == failures
     assert result.rows[0].numbers["gradients off by"] < 1e-5
+
+
+def test_values_are_those_of_every_row_of_the_table():
+    checks = list(card_values._activation_checks(Options(suites=("card",), quick=True)))
+    assert {check.name.partition(" ")[0] for check in checks} == set(ACTIVATIONS)
+    for check in checks:
+        if "[" in check.name:
+            continue  # a version, which may not be of this machine
+        y, *gradients = jax.eval_shape(partial(card_values._both, check.f), *check.arguments)
+        assert y.shape == card_values.QUICK_SHAPE
+        assert len(gradients) == len(check.arguments)
+
+
+def test_speeds_are_those_of_every_row_of_the_table(monkeypatch: pytest.MonkeyPatch):
+    def measured(contestants: Any, *words: Any) -> dict[str, list[float]]:
+        return {name: [1.0] for name, shape in contestants if shape == least.shape}
+
+    def compiled(function: Any, which: str) -> tuple[Any, Any]:
+        return None, (function.name, jax.eval_shape(function.f, *function.arguments).shape)
+
+    monkeypatch.setattr(card_speed, "measure", measured)
+    monkeypatch.setattr(card_speed._Measured, "_predict", lambda *words: None)
+    monkeypatch.setattr(card_speed.JaxFunction, "compiled", compiled)
+    whole = [spec for spec in card_speed.ARG_SPECS if spec.shape[-1] % 64 == 0]
+    least = min(whole, key=lambda spec: math.prod(spec.shape))
+    result = card_speed.passes(Options(suites=("card",)), least.name, "forward", quiet)
+    assert result.failures == ()
+    assert {row.name for row in result.rows} == set(ACTIVATIONS)
 
 
 def lines(*losses: float) -> list[dict[str, float]]:
