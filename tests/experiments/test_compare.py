@@ -25,8 +25,6 @@ from polycom_jax.training import Multipliers, OptimConfig, make_model_step, make
 from polycom_jax.training.optimizer import make_schedule
 from polycom_jax.training.recipes import recipe
 
-pytestmark = pytest.mark.slow  # studies end to end
-
 
 @pytest.fixture
 def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -41,6 +39,7 @@ def command(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -108,6 +107,7 @@ def test_a_study_of_an_earlier_version_goes_on_with_the_same_text(tmp_path: Path
         assert data_fingerprint(kept, corpus) == found
 
 
+@pytest.mark.slow
 def test_a_study_in_a_bucket_has_the_numbers_of_one_on_a_disk_and_goes_on(
     command: list[str], tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
