@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.run.files import write_json
 from experiments.run.kept_state import KeptState
-from experiments.run.provenance import versions
+from experiments.run.provenance import source_files, versions
 from experiments.run.signals import StopRequest
 from polycom_jax import storage
 from polycom_jax._errors import InputError
@@ -130,13 +130,18 @@ class RunFolder:
         code has begun is trained anew.
 
         Raises:
-            Stop: the user asks for the end; the same call goes on.
+            Stop: the user asks for the end; the same call goes on, or reads what was written.
         """
-        place, made_by = self._root.parent / "state" / key.name, {"commit": commit, **versions()}
-        with KeptState(place, made_by, stop, tell) as kept, stop.heeded():
-            run = replace(train(kept), commit=commit)
-        self.write(run)
-        kept.forget()
+        place = self._root.parent / "state" / key.name
+        made_by = {"commit": commit, "source files": source_files(), **versions()}
+        with stop.heeded():
+            with KeptState(place, made_by, stop, tell) as kept:
+                run = replace(train(kept), commit=commit)
+            self.write(run)
+            kept.forget()
+        # Behind its last update the run looks no more: a request since then would be lost.
+        if stop.due(0):
+            raise stop.reached(key.lengths[-1])
         return run
 
 

@@ -89,10 +89,11 @@ class KeptState:
             Stop: the user asked for the end; the state is saved.
             SaveError: it cannot be saved.
         """
-        stopping, begun = self._stop.due(0), time.perf_counter()
-        if not stopping and begun < self._next:
+        stopping = self._stop.due(0)
+        if not stopping and time.perf_counter() < self._next:
             return
         step = int(state.step)
+        begun = time.perf_counter()  # the device had updates left to make, which is no saving
         about = {"made_by": self._made_by, "record": record()}
         self._checkpoints.save(step, state, environment=about)
         self._checkpoints.wait()

@@ -1,6 +1,7 @@
 """Where a number comes from: versions of packages, the machine, the commit."""
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -43,6 +44,22 @@ def circumstances() -> dict[str, Any]:
     if "torch" in sys.modules:
         found["torch threads"] = sys.modules["torch"].get_num_threads()
     return {**found, "backend": jax.default_backend(), "commit": commit()}
+
+
+@functools.cache
+def source_files() -> str:
+    """A digest of the Python files of the library and the programs.
+
+    A commit does not say what a checkout that differs from it holds. Scripts among the results are
+    of single pages, and no program reads them.
+    """
+    found = hashlib.sha256()
+    for root in (Path(polycom_jax.__file__).parent, Path(__file__).resolve().parents[1]):
+        names = (path.relative_to(root) for path in root.rglob("*.py") if path.is_file())
+        for name in sorted(name for name in names if name.parts[0] != "results"):
+            content = (root / name).read_bytes()
+            found.update(f"{name.as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:12]
 
 
 def cores() -> int:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.compare import train
+from experiments.compare import runs, train
 from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.train import Programs, heldout_batches
-from experiments.run import kept_state
+from experiments.run import kept_state, provenance
 from experiments.run.signals import StopRequest
 from experiments.terminal.program import Stop
 from polycom_jax import InputError, storage
@@ -159,6 +159,54 @@ def test_a_run_that_another_version_began_is_trained_anew(tmp_path: Path, whole:
     assert numbers(study.run()) == numbers(replace(whole, commit="b"))
     assert study.updates == UPDATES
     assert study.said == ["begun with commit a, which is another now: trained anew from its start"]
+
+
+def test_a_run_that_other_files_of_the_same_commit_began_is_trained_anew(
+    tmp_path: Path, whole: Run, monkeypatch: pytest.MonkeyPatch
+):
+    edited = tmp_path / "experiments/run/edited.py"
+    edited.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(edited))
+    monkeypatch.setattr(runs, "source_files", provenance.source_files.__wrapped__)
+    edited.write_text("a = 1")
+    Study(tmp_path, "a-dirty").killed_behind(30)
+    edited.write_text("a = 2")
+    study = Study(tmp_path, "a-dirty")
+    assert numbers(study.run()) == numbers(replace(whole, commit="a-dirty"))
+    assert study.updates == UPDATES
+    assert "begun with source files" in study.said[0]
+
+
+def test_who_asks_for_the_end_behind_the_last_update_gets_it_once_the_run_is_written(
+    tmp_path: Path, whole: Run, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a queue would go on with its next study, whose request is another one."""
+    study, evaluated = Study(tmp_path), train.evaluated
+
+    def asked(state: TrainState) -> Any:
+        if int(state.step) == KEY.lengths[-1]:
+            study.ask()
+        return evaluated(state)
+
+    monkeypatch.setattr(train, "evaluated", asked)
+    with pytest.raises(Stop, match="stopped by SIGINT, saved at step 40;"):
+        study.run()
+    assert numbers(study.folder.all()[0]) == numbers(whole)
+    assert not study.state.exists()
+
+
+def test_what_the_device_has_left_to_do_is_not_the_time_of_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study = Study(tmp_path)
+
+    def read(step: Any) -> int:
+        study.seconds += 50
+        return int(step)
+
+    monkeypatch.setattr(kept_state, "int", read, raising=False)
+    saves = 2
+    assert study.run({5: study.late, 7: study.late}).seconds == saves * (kept_state.EVERY_S + 50)
 
 
 def test_seconds_are_those_of_all_parts_and_not_of_saving(
