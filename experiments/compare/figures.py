@@ -8,6 +8,7 @@ import numpy as np
 from experiments.compare.findings import BUDGETS, Comparison, Findings
 from experiments.compare.runs import Run
 from experiments.compare.sensitivity import Sensitivity
+from experiments.run.report import number_label
 from experiments.terminal.figures import COLOURS, ORANGE, fit, layer_bar, layer_line, panels
 from polycom_jax.storage import Place
 
@@ -194,14 +195,15 @@ def _draw_coefficients(path: Place, title: str, runs: Sequence[Run], batch_token
     if not runs or not runs[0].coefficients or not runs[0].coefficients[-1]:
         return False
     numbers = {
-        (name, i): values
+        number_label(name, i, len(found)): values
         for name in runs[0].coefficients[0]
-        for i, values in enumerate(_values(runs, name))
+        for found in [_values(runs, name)]
+        for i, values in enumerate(found)
     }
     shown = {number: values for number, values in numbers.items() if np.any(values)}
     if not shown:
         return False
-    left = ", ".join(_number(*number) for number in numbers if number not in shown)
+    left = ", ".join(number for number in numbers if number not in shown)
     note = BAND + (f" Left out, zero throughout: {left}." if left else "")
     x = np.array(runs[0].steps) * batch_tokens
     layers = next(iter(shown.values())).shape[-1]
@@ -212,7 +214,7 @@ def _draw_coefficients(path: Place, title: str, runs: Sequence[Run], batch_token
                 axis.plot(x, line.mean(0), **look)
                 axis.fill_between(x, line.min(0), line.max(0), color=look["color"], alpha=0.15)
             _tokens_along(axis)
-            axis.set(title=_number(*number), ylabel="value")
+            axis.set(title=number, ylabel="value")
         layer_bar(axes, layers)
     return True
 
@@ -221,7 +223,3 @@ def _values(runs: Sequence[Run], name: str) -> np.ndarray:
     """[numbers, seeds, points, layers]."""
     found = [[point[name] for point in run.coefficients] for run in runs]
     return np.moveaxis(np.array(found), -1, 0)
-
-
-def _number(name: str, index: int) -> str:
-    return f"a_{index}" if name == "coeffs" else name

@@ -93,7 +93,8 @@ def _for_row(act: Activation, means: Params) -> dict[str, np.ndarray]:
     """Parameters for a row of `ROW` elements from such means."""
     found = {}
     for name, value in means.items():
-        size = {"channel": ROW, "group": 1}.get(act.parameters[name].per)
+        own = act.parameters[name]
+        size = {"channel": ROW, "group": own.groups}.get(own.per)
         value = np.asarray(value)
         if size is not None:
             value = np.broadcast_to(value[..., None], (*value.shape, size))
@@ -104,12 +105,12 @@ def _for_row(act: Activation, means: Params) -> dict[str, np.ndarray]:
 def coefficient_table(
     title: str, layers: list[dict[str, np.ndarray]], **more: Sequence[str]
 ) -> Table:
-    """One row a layer, one column a number; `a_i` multiplies the i-th power.
+    """One row a layer, one column a number, as `number_label` calls it.
 
     `more` columns, by their names, have a text for each layer.
     """
     labels = [
-        f"a_{i}" if name == "coeffs" else name
+        number_label(name, i, value.size)
         for name, value in layers[0].items()
         for i in range(value.size)
     ]
@@ -118,6 +119,13 @@ def coefficient_table(
         numbers = [f"{x:+.4f}" for value in layer.values() for x in np.ravel(value)]
         rows.append((str(index), *numbers, *(column[index] for column in more.values())))
     return table_of(title, ("layer", *labels, *more), rows, left=())
+
+
+def number_label(name: str, index: int, count: int) -> str:
+    """Of one of a parameter's `count` numbers; `a_i` multiplies the i-th power."""
+    if name == "coeffs":
+        return f"a_{index}"
+    return name if count == 1 else f"{name}[{index}]"
 
 
 def normal_quantiles(count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from experiments.run import plots, report
 from experiments.run.config import default_config
 from experiments.run.folder import Workdir
 from polycom_jax import models
-from polycom_jax.table import get_activation
+from polycom_jax.table import ACTIVATIONS, get_activation
 
 INIT = jax.jit(models.init, static_argnums=0)
 
@@ -40,6 +41,10 @@ def test_the_table_has_a_row_a_layer_and_names_the_powers():
 
 def test_the_table_shows_other_learned_numbers_too():
     assert "slope" in printed("poly_prelu")
+
+
+def test_numbers_of_one_parameter_are_told_apart():
+    assert {f"c[{i}]" for i in range(4)} <= set(printed("la").split())
 
 
 def test_coefficients_of_experts_are_shown_as_their_mean():
@@ -74,6 +79,15 @@ def test_shapes_of_every_kind_of_activation_are_drawn(
     assert len(layers) == (2 if start else 0)
     for layer in layers:
         np.testing.assert_array_equal(layer, first)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_means_over_channels_are_parameters_of_the_row_that_shapes_are_drawn_of(name: str):
+    act = get_activation(name)
+    means = report._over_channels(act, jax.device_get(act.init(jax.random.key(0), report.ROW)))
+    row = jnp.ones((1, report.ROW))
+    y = jax.eval_shape(act.apply, report._for_row(act, means), *[row] * (1 + act.gated))
+    assert y.shape == row.shape
 
 
 @pytest.mark.parametrize("depth", [2, 24])
