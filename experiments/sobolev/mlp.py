@@ -91,25 +91,29 @@ def _uniform(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
 def mlp_of_size(activation: str, size: int, *, dim: int, layers: int) -> Mlp:
     """The widest one with at most `size` parameters, so that all activations have as many.
 
+    Where an activation reads groups of units, widths are multiples of their number.
+
     Raises:
         InputError: not even width 2 fits, or more than width `MAX_WIDTH` does.
     """
+    groups = math.lcm(*(each.groups for each in get_activation(activation).parameters.values()))
 
-    def at(width: int) -> Mlp:
-        return Mlp(activation, width, dim, layers)
+    def at(times: int) -> Mlp:
+        return Mlp(activation, times * groups, dim, layers)
 
+    least, most = (2 if groups == 1 else 1), MAX_WIDTH // groups
     require(
-        at(MAX_WIDTH).size > size,
+        at(most).size > size,
         f"sizes: {size} parameters are too many for {activation} with {layers} hidden"
-        f" layers in dimension {dim}; a width of {MAX_WIDTH} has {at(MAX_WIDTH).size}.",
+        f" layers in dimension {dim}; a width of {at(most).width} has {at(most).size}.",
     )
-    low, high = 1, MAX_WIDTH
+    low, high = least - 1, most
     while low < high:  # the largest width that fits
         middle = (low + high + 1) // 2
         low, high = (middle, high) if at(middle).size <= size else (low, middle - 1)
     require(
-        low >= 2,
+        low >= least,
         f"sizes: {size} parameters are too few for {activation} with {layers} hidden layers"
-        f" in dimension {dim}; the smallest has {at(2).size}.",
+        f" in dimension {dim}; the smallest has {at(least).size}.",
     )
     return at(low)

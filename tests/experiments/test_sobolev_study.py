@@ -255,15 +255,6 @@ def test_imitation_costs_a_logarithm_but_for_a_relu(tmp_path: Path):
     assert by_name["relu^2"]["R^2"] > 0.98
 
 
-@pytest.mark.parametrize("activation", ["swiglu", "poly_norm"])  # with a gate; with coefficients
-def test_networks_have_about_equal_size(activation: str):
-    for size in TrainOptions().sizes:
-        mlp = mlp_of_size(activation, size, dim=2, layers=2)
-        wider = replace(mlp, width=mlp.width + 1)
-        assert mlp.size <= size < wider.size
-        assert mlp.size == sum(a.size for a in jax.tree.leaves(mlp.init(jax.random.key(0))))
-
-
 def test_a_fit_in_parts_is_the_fit_in_one(tmp_path: Path):
     mlp = mlp_of_size("poly_relu", 40, dim=1, layers=2)
     runs = fit.Runs.of([(0.01, 0, 0), (0.03, 1, 5)])
