@@ -149,8 +149,10 @@ class Parameter:
         """Whether it has numbers for single channels, or groups of them."""
         return self.per in ("channel", "group")
 
-    def spec(self, width: int) -> ParamSpec:
+    def spec(self, width: int, activation: str = "") -> ParamSpec:
         """Its declaration in a block of this hidden width, one expert's in a mixture.
+
+        `activation` is whose it is, for the message.
 
         Raises:
             InputError: groups that do not divide the width.
@@ -161,7 +163,8 @@ class Parameter:
         count = width if self.per == "channel" else self.groups
         require(
             width % self.groups == 0,
-            f"groups={self.groups} must divide the hidden width {width}; nearest width:"
+            f"{activation and f'{activation}: '}groups={self.groups} must divide the hidden width"
+            f" {width}; nearest width:"
             f" {max(1, round(width / self.groups)) * self.groups}.",
         )
         return ParamSpec((*self.shape, count), (*axes, "mlp"), self._init, self.role)

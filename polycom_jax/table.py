@@ -116,7 +116,7 @@ class Activation:
             f"{self.name}: {', '.join(own)} has numbers for single channels or groups of them, so"
             " the hidden width is needed: specs_at(width), init(key, width).",
         )
-        return {name: each.spec(width or 0) for name, each in found.items()}
+        return {name: each.spec(width or 0, self.name) for name, each in found.items()}
 
     @property
     def flops(self) -> int:

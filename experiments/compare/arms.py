@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from polycom_jax._errors import require, unknown
+from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig, flops_per_token
 from polycom_jax.models.config import Dtype
 from polycom_jax.params import Role
@@ -173,6 +173,26 @@ class Study:
     def model(self, base: ModelConfig) -> ModelConfig:
         """What all arms have in common."""
         return mixture_of(base) if self.mixture and not base.is_moe else base
+
+
+def check_widths(arms: Sequence[Arm], base: ModelConfig) -> None:
+    """Refuses arms that read groups of hidden units which do not divide their hidden layer.
+
+    Raises:
+        InputError: naming them, before anything is trained.
+    """
+    wrong: dict[str, InputError] = {}
+    for arm in arms:
+        cfg = arm.model(base)
+        try:
+            cfg.activation_fn.specs_at(cfg.hidden_width)
+        except InputError as error:
+            wrong[arm.name] = error
+    require(
+        not wrong,
+        f"{next(iter(wrong.values()), '')} This model has no arm {', '.join(wrong)}: take another"
+        " --model, or name the other arms in --arms.",
+    )
 
 
 def pinned(name: str) -> str:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.compare import figures, report, timing
-from experiments.compare.arms import Arm, Study
+from experiments.compare.arms import Arm, Study, check_widths
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.recipe import worded
@@ -73,6 +73,7 @@ class Comparing:
         self.config, self.root, self.command, self.display = config, root, command, display
         self.study = config.chosen
         base = config.common.model
+        check_widths(self.study.arms, base)
         self.corpus: Corpus = prepare(
             config.data, vocab_size=base.vocab_size, progress=display.busy
         )

@@ -91,6 +91,7 @@ class Plan:
             recipe = replace(recipe, steps=self.steps)
         dim = tasks[0].points(0).inputs.shape[1]
         network = Network(act, dim, tasks[0].labels, self.width, recipe.readout)
+        _ = network.specs  # a width that the activation cannot have is refused before training
         return Group(network, recipe, tasks, range(self.seeds))
 
     def cost(self, group: Group) -> float:

@@ -46,6 +46,12 @@ def _vit(act: Activation, images: ImageSet, sizes: Sizes) -> Network:
 
 MODELS: Mapping[str, Maker] = {"resnet": _resnet, "preact-resnet": _preact, "vit": _vit}
 """Name -> what makes the network."""
+SIZE_FLAGS: Mapping[str, str] = {
+    "resnet": "--resnet.width",
+    "preact-resnet": "--resnet.width",
+    "vit": "--vit.embed-dim",
+}
+"""What the number of units that an activation is applied to follows from."""
 WITH_GATES = ("vit",)
 """Models that take gated activations."""
 
@@ -149,7 +155,7 @@ class Plan:
         """(model, activation, what trains it), for all that go together.
 
         Raises:
-            InputError: an activation is gated, and no model takes it; or a size does not fit.
+            InputError: an activation is gated, and no model takes it; or a size does not fit it.
         """
         pairs = [
             (model, name)
@@ -167,6 +173,14 @@ class Plan:
 
     def _trainer(self, model: str, name: str) -> Trainer:
         network = MODELS[model](self.activations[name], self.images, self.sizes)
+        try:
+            _ = network.specs
+        except InputError as error:
+            raise InputError(
+                f"{model}: {error} Take another {SIZE_FLAGS[model]} (a multiple of 64 for the"
+                " residual networks, of 48 for vit, has room for all rows of the table), or leave"
+                f" {name} out of --activations."
+            ) from error
         return Trainer(network, self.images, self.recipe)
 
     @property

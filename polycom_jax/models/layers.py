@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from polycom_jax._errors import InputError
 from polycom_jax.kernels import feed_forward as ff
 from polycom_jax.kernels.attention import attention_with_cache
 from polycom_jax.kernels.implementations import backend
@@ -118,7 +119,12 @@ def attention_specs(cfg: ModelConfig) -> Specs:
 
 def activation_specs(cfg: ModelConfig) -> dict[str, ParamSpec]:
     """The activation's own parameters in one block."""
-    specs = cfg.activation_fn.specs_at(cfg.hidden_width)
+    try:
+        specs = cfg.activation_fn.specs_at(cfg.hidden_width)
+    except InputError as error:
+        raise InputError(
+            f"{error} It follows from gated_width={cfg.gated_width}, unless ffn_width says it."
+        ) from error
     return {
         name: drawn_each(cfg.moe.num_experts, spec) if per_expert(cfg, name) else spec
         for name, spec in specs.items()

@@ -25,6 +25,7 @@ from experiments.geometry.study import (
 from experiments.geometry.summary import comparable, differences, findings, means
 from experiments.geometry.tasks import Task, kernel_tasks, pattern_tasks, xor_tasks
 from experiments.geometry.train import RECIPES, Group
+from polycom_jax._errors import InputError
 from polycom_jax.analysis.geometry import centred_kernel, kernel_alignment
 from polycom_jax.table import get_activation
 
@@ -146,6 +147,12 @@ def test_the_published_finding_comes_out_at_small_scale():
     for kind in means(measured, tasks).values():
         assert kind["tanh"]["turn"].mean > 0.8 > kind["relu"]["turn"].mean
         assert kind["tanh"]["accuracy"].mean > 0.95
+
+
+def test_a_width_that_an_activation_cannot_have_is_refused_before_training():
+    acts = {name: get_activation(name) for name in ("relu", "gdn")}
+    with pytest.raises(InputError, match="gdn: groups=8 must divide the hidden width 12"):
+        Plan(acts, kernel_tasks(), 2, 12, 1).groups()
 
 
 def test_a_network_that_is_not_finite_has_no_numbers():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare.across.cells import stored_config
-from experiments.compare.arms import within_flops
+from experiments.compare.arms import check_widths, within_flops
 from experiments.compare.comparing import common_settings
 from experiments.compare.config import SCALES, SHAPES
 from experiments.compare.studies import STUDIES
@@ -39,6 +39,17 @@ def test_flops_that_no_width_has_are_refused():
     one = replace(SHAPES["bytes-0.1m"], activation="poly_norm", ffn_width=1)
     with pytest.raises(InputError, match="more FLOPs than relu at every hidden width up to 1"):
         within_flops(one, "relu")
+
+
+def test_arms_that_a_model_has_no_room_for_are_refused_together_before_anything_is_trained():
+    rows = STUDIES["rows"]
+    check_widths(rows.arms, SHAPES["bytes-0.3m"])
+    with pytest.raises(InputError, match=r"^rational_a_5_4_groups: groups=8 must divide") as caught:
+        check_widths(rows.arms, SHAPES["bytes-0.1m"])
+    assert "no arm rational_a_5_4_groups, " in str(caught.value)
+    assert ", evonorm_s0, gdn: take another --model, or name the other arms in --arms." in str(
+        caught.value
+    )
 
 
 def test_a_study_may_have_seeds_that_another_has_not_seen():

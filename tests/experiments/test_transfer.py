@@ -11,10 +11,16 @@ from experiments.compare import __main__ as compare
 from experiments.compare.across.transfer import TransferConfig, Transferring, _found, sections
 from experiments.compare.runs import Run, RunKey
 from experiments.run.rate_search import FIRST_SEED, Search
-from polycom_jax import InputError
+from polycom_jax import ACTIVATIONS, InputError
 
 RATES = (0.001, 0.002, 0.004, 0.008)
 NARROW = Search(RATES, (3.0, 2.5, 2.0, 2.1), 0.004, False)
+
+
+def test_a_width_that_a_row_cannot_have_is_refused_before_anything_is_trained():
+    with pytest.raises(InputError, match=r"gdn: groups=8 .* width 64; take multiples of 96 as"):
+        TransferConfig(activations=("swiglu", "gdn"))
+    TransferConfig(activations=ACTIVATIONS, widths=(96, 192, 288))
 
 
 def test_what_a_wide_model_loses_by_the_narrow_one_s_rate():

@@ -21,10 +21,12 @@ from experiments.vision.study import Cell, Plan, settings_of
 from experiments.vision.summary import differences, remarks
 from experiments.vision.train import RecipeConfig, Run, Trainer, changed
 from experiments.vision.vit import Vit, VitConfig
-from polycom_jax import InputError
+from polycom_jax import ACTIVATIONS, InputError
 from polycom_jax.table import get_activation
 
 SIZES = (ResNetConfig(1, 8), VitConfig(patch_size=2, layers=1, embed_dim=12, heads=2))
+ROOM = (ResNetConfig(1, 64), VitConfig(patch_size=2, layers=1, embed_dim=48, heads=2))
+"""Sizes that every row of the table can have."""
 RECIPE = RecipeConfig(epochs=10, batch_size=16)
 
 
@@ -44,6 +46,16 @@ IMAGES = ImageSet("two halves", 2, part(70, 0), part(20, 1), part(20, 2))
 def plan(*names: str, models: tuple[str, ...] = ("vit",), seeds: int = 2) -> Plan:
     acts = {name: get_activation(name) for name in names}
     return Plan(models, acts, IMAGES, SIZES, RECIPE, (1e-3, 3e-3, 1e-2), 1, seeds)
+
+
+@pytest.mark.parametrize(
+    ("model", "flag"), [("preact-resnet", "--resnet.width"), ("vit", "--vit.embed-dim")]
+)
+def test_a_size_that_an_activation_cannot_have_is_refused_before_training(model: str, flag: str):
+    with pytest.raises(InputError, match=f"{model}: evonorm_s0: groups=64 .* another {flag}"):
+        plan("relu", "evonorm_s0", models=(model,)).trainers()
+    room = replace(plan(*ACTIVATIONS, models=("resnet", "vit")), sizes=ROOM)
+    assert {name for _, name, _ in room.trainers()} == {*ACTIVATIONS}
 
 
 def run(seed: int, rate: float, error: float, loss: float) -> Run:

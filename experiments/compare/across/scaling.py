@@ -29,6 +29,7 @@ from experiments.compare.across.grid import (
     parameters,
     queue,
 )
+from experiments.compare.arms import check_widths
 from experiments.compare.branching import updates
 from experiments.compare.comparing import Comparing
 from experiments.compare.runs import Run, RunFolder
@@ -69,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
     out = storage.named(config.out)
     with Display(aside=config.json == STDOUT) as display:
         items, found = queue(config), costs(config, out)
+        for item in items:
+            check_widths(item.config.chosen.arms, item.config.common.model)
         print_section(display.console, section(config, items, found))
         if config.dry_run:
             write_json(config.json, [asdict(cost) for cost in found])

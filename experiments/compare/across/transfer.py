@@ -29,7 +29,7 @@ from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import Section, page, print_section
-from polycom_jax._errors import require, unknown
+from polycom_jax._errors import InputError, require, unknown
 from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data import DataConfig, prepare, train_batches
 from polycom_jax.models import ModelConfig
@@ -97,6 +97,18 @@ class TransferConfig:
             and all(a < b for a, b in itertools.pairwise(rates)),
             f"learning_rates={rates} must be two or more, positive and ascending.",
         )
+        for name, width in itertools.product(self.activations, self.widths):
+            self._check_hidden(name, width)
+
+    def _check_hidden(self, activation: str, width: int) -> None:
+        cfg = self.model(activation, width, "standard")
+        try:
+            cfg.activation_fn.specs_at(cfg.hidden_width)
+        except InputError as error:
+            raise InputError(
+                f"{error} It is that of the width {width}; take multiples of {3 * HEAD} as"
+                f" --widths, or leave {activation} out of --activations."
+            ) from error
 
     def model(self, activation: str, width: int, parametrization: Parametrization) -> ModelConfig:
         """The smallest model of `compare` at another width."""
