@@ -105,7 +105,12 @@ def passes(options: Options, shape: str, which: str, tell: Tell) -> Result:
     few = min(options.rounds, ROUNDS)
     found = _Measured(replace(options, sample_seconds=short, rounds=few), tell)
     for name in options.activations or ACTIVATIONS:
-        found.add(name, lambda name=name: one(name))
+        try:
+            get_activation(name).specs_at(x.shape[-1])
+        except InputError as error:  # its groups do not divide the width
+            found.left_out[name] = str(error)
+        else:
+            found.add(name, lambda name=name: one(name))
     references = (YARDSTICK,) if YARDSTICK in found.readings else ()
     return found.result(f"bandwidth of {shape}, {which}", found.bandwidth, references)
 

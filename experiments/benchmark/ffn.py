@@ -35,6 +35,8 @@ def _run(options: Options, which: str, tell: Tell) -> Result:
         for name in options.activations or ACTIVATIONS
         if name not in YARDSTICKS or "yardsticks" in chosen or name in options.activations
     ]
+    activations, unfit = shapes.fitting(options, activations)
+    left_out |= unfit
     cfg = shapes.model(options, activations[0])
     case = f"{which}, {shapes.describe(options, cfg)}"
     tell("making arguments")

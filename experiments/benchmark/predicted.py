@@ -88,10 +88,14 @@ class Contestant:
         }[which]
 
 
+Maker = Callable[[], Contestant]
+"""Makes one; `InputError` says why it cannot be at this shape, and the others go on."""
+
+
 def compiled_for(
     suite: Suite,
     options: Options,
-    find: Callable[[Suite, Options], tuple[str, Mapping[str, Contestant]]],
+    find: Callable[[Suite, Options], tuple[str, Mapping[str, Maker]]],
     chip: str,
     which: str,
     xla: Mapping[str, Any],
@@ -101,12 +105,12 @@ def compiled_for(
     case, contestants = find(suite, options)
     device, capability = aot.devices(chip)[0], aot.CHIPS[chip].compute_capability
 
-    def lowered(contestant: Contestant) -> jax.stages.Lowered:
+    def lowered(make: Maker) -> jax.stages.Lowered:
         with compiling_for(suite.name, capability), unsharded_features(True):
-            program, arguments = contestant.program(which)
+            program, arguments = make().program(which)
             return jax.jit(program).lower(*aot.place(arguments, device))
 
-    lower = {name: partial(lowered, contestant) for name, contestant in contestants.items()}
+    lower = {name: partial(lowered, make) for name, make in contestants.items()}
     found = predict_each(lower, options, chip, xla, tell)
     return Result(
         suite.name,
@@ -213,9 +217,7 @@ def _basis(prediction: aot.Prediction) -> str:
     )
 
 
-def operations(
-    spec: ArgSpec, suite: Suite, options: Options
-) -> tuple[str, Mapping[str, Contestant]]:
+def operations(spec: ArgSpec, suite: Suite, options: Options) -> tuple[str, Mapping[str, Maker]]:
     """Shape and type in words, and the activations alone."""
     if options.dtype is not None:
         spec = replace(spec, dtype=jnp.dtype(options.dtype))
@@ -230,23 +232,23 @@ def operations(
     found = {}
     for name in options.activations or suite.activations:
         for label, changes in versions(name, suite, options).items():
-            found[label] = contestant(name, **changes)
-    found.setdefault("relu2", contestant("relu2"))
+            found[label] = partial(contestant, name, **changes)
+    found.setdefault("relu2", partial(contestant, "relu2"))
     dtype = jnp.dtype(spec.dtype).name
     return f"{' x '.join(map(str, spec.shape))} {dtype}", found
 
 
-def blocks(suite: Suite, options: Options) -> tuple[str, Mapping[str, Contestant]]:
+def blocks(suite: Suite, options: Options) -> tuple[str, Mapping[str, Maker]]:
     """Model and shape in words, and its feed-forward block with each activation."""
     options = replace(options, model=options.model or MODEL)
-    found: dict[str, Contestant] = {}
+    found: dict[str, Maker] = {}
     case = ""
     for name in dict.fromkeys((*(options.activations or suite.activations), *REFERENCES)):
         for label, changes in versions(name, suite, options).items():
             cfg = shapes.model(replace(options, **changes), name)
             batch = options.batch_size or max(TOKENS // cfg.context_length, 1)
             x = jax.ShapeDtypeStruct((batch, cfg.context_length, cfg.embed_dim), cfg.dtype)
-            found[label] = _block(cfg, x)
+            found[label] = partial(_block, cfg, x)
             case = f"ffn, {options.model}, {batch} x {cfg.context_length} tokens, {cfg.dtype}"
     return case, found
 

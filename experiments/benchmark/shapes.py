@@ -1,11 +1,13 @@
 """The model whose shapes the suites ffn, attention, loss and train take."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 
 from experiments.benchmark.options import BEST, SMALL, Options
+from polycom_jax._errors import InputError, require
 from polycom_jax.models import ModelConfig, preset
 from polycom_jax.table import get_activation
 from polycom_jax.training import OptimConfig
@@ -57,6 +59,24 @@ def model(options: Options, activation: str) -> ModelConfig:
         if value is not None:
             changes[field] = value
     return replace(cfg, **changes)
+
+
+def fitting(options: Options, activations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Those that the model's hidden layer has room for, and why there are no others.
+
+    Raises:
+        InputError: there is none.
+    """
+    left_out: dict[str, str] = {}
+    for each in activations:
+        cfg = model(options, each)
+        try:
+            cfg.activation_fn.specs_at(cfg.hidden_width)
+        except InputError as error:
+            left_out[each] = str(error)
+    found = [each for each in activations if each not in left_out]
+    require(bool(found), f"{name(options)}: {' '.join(left_out.values())}")
+    return found, left_out
 
 
 def optimizer(options: Options) -> OptimConfig:

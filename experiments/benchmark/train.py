@@ -29,6 +29,8 @@ def _run(options: Options, tell: Tell) -> Result:
     activations = list(options.activations or ACTIVATIONS)
     if "yardsticks" not in chosen and not options.activations:
         activations.remove("relu2")
+    activations, unfit = shapes.fitting(options, activations)
+    left_out |= unfit
     names = list(activations)
     if "hf-llama" in chosen and HF_ACTIVATION in names:
         names.insert(1, HF)

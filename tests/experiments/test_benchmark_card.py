@@ -15,7 +15,7 @@ from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import card, card_runs, card_speed, card_values
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Case, Result, Tell
-from polycom_jax.table import ACTIVATIONS
+from polycom_jax.table import ACTIVATIONS, get_activation
 
 QUICK = Options(suites=("card",), quick=True, activations=("poly_norm", "swiglu"), rounds=2)
 
@@ -105,6 +105,21 @@ def test_speeds_are_those_of_every_row_of_the_table(monkeypatch: pytest.MonkeyPa
     result = card_speed.passes(Options(suites=("card",)), least.name, "forward", quiet)
     assert result.failures == ()
     assert {row.name for row in result.rows} == set(ACTIVATIONS)
+
+
+def test_a_shape_that_groups_do_not_divide_is_no_failure_of_the_card(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(card_speed._Measured, "add", lambda *words: None)
+    result = card_speed.passes(Options(suites=("card",), shapes=("odd",)), "odd", "forward", quiet)
+    assert "gdn: groups=8 must divide the hidden width 123" in result.left_out["gdn"]
+    assert not {"poly_norm", "swiglu", "asqu"} & {*result.left_out}
+
+
+def test_the_quick_shapes_have_room_for_every_row_of_the_table():
+    for spec in (spec for spec in card_speed.ARG_SPECS if spec.name in card.QUICK_SHAPES):
+        for name in ACTIVATIONS:
+            assert get_activation(name).specs_at(spec.shape[-1]) is not None
 
 
 def lines(*losses: float) -> list[dict[str, float]]:

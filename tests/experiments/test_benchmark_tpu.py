@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -65,11 +66,11 @@ def test_blocks_hold_equal_numbers_of_parameters():
     assert case == "ffn, dense-1b, 2 x 4096 tokens, bfloat16"
     assert list(contestants) == ["poly_norm", "poly_relu", "relu2", "swiglu"]
     matrices = {
-        name: sum(leaf.size for leaf in jax.tree.leaves(c.arguments[1]) if leaf.ndim == 2)
-        for name, c in contestants.items()
+        name: sum(leaf.size for leaf in jax.tree.leaves(make().arguments[1]) if leaf.ndim == 2)
+        for name, make in contestants.items()
     }
     assert len(set(matrices.values())) == 1
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(contestants["poly_norm"].arguments[1])}
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(contestants["poly_norm"]().arguments[1])}
     assert dtypes == {jnp.dtype("bfloat16"), jnp.dtype("float32")}
 
 
@@ -87,6 +88,24 @@ def test_the_whole_table_by_its_best_implementations_is_one_command():
     two = {"gelu": prediction(2e6), "poly_norm": prediction(3e6)}
     (_, row) = predicted.rows(two, tpu.SUITE.numbers, ("gelu", *predicted.REFERENCES))
     assert row.ratios["gelu"].median == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("part", ["ops", "ffn"])
+def test_rows_whose_groups_do_not_divide_the_width_are_left_out(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(predicted.Readings, "predict", lambda *words: prediction(1.0))
+    odd = next(spec for spec in ARG_SPECS if spec.name == "odd")
+    find = {"ops": partial(predicted.operations, odd), "ffn": predicted.blocks}[part]
+    options = Options(
+        activations=("all",), implementation="best", model="small-5m", out=str(tmp_path)
+    )
+    _, found = find(tpu.SUITE, options)
+    made = predicted.predict_each(found, options, "v5e", {}, lambda text: None)  # pyright: ignore
+    assert made.failures == ()
+    assert {*made.predictions, *made.left_out} == {*ACTIVATIONS}
+    assert "evonorm_s0: groups=64 must divide the hidden width" in made.left_out["evonorm_s0"]
+    assert {"poly_norm", "asqu", "motif3_glu"} <= {*made.predictions}
 
 
 def test_rows_are_compared_with_both_references():
