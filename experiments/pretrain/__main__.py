@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     config, given = read_command(argv)
     check_installed(config.run.trackers)
     with (
-        stop_request(config.run.grace_s) as stop,
+        stop_request(config.run.grace_s, "run.grace_s") as stop,
         joined(config.hosts, report_error=report_error, common=(Stop,)),
     ):
         run(config, given, stop)

@@ -38,12 +38,13 @@ class StopRequest:
     Attributes:
         number: the first signal; None: none has come.
         grace_s: seconds within which the process ends after it, whatever it is doing.
+        setting: that they are read from, if one is.
     """
 
     number: signal.Signals | None = None
 
-    def __init__(self, grace_s: float) -> None:
-        self.grace_s = grace_s
+    def __init__(self, grace_s: float, setting: str | None = None) -> None:
+        self.grace_s, self.setting = grace_s, setting
         self._heeded = False
 
     @contextlib.contextmanager
@@ -89,7 +90,8 @@ class StopRequest:
             try:
                 found = inbox.recv(1)
             except TimeoutError:
-                self._end(f"what it was doing took longer than {self.grace_s:g} s (run.grace_s)")
+                whose = f" ({self.setting})" if self.setting else ""
+                self._end(f"what it was doing took longer than {self.grace_s:g} s{whose}")
                 return
             if not found:
                 return
@@ -114,9 +116,9 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_request(grace_s: float) -> Iterator[StopRequest]:
+def stop_request(grace_s: float, setting: str | None = None) -> Iterator[StopRequest]:
     """Owns SIGINT and SIGTERM while the block runs, in the main thread; elsewhere none comes."""
-    request = StopRequest(grace_s)
+    request = StopRequest(grace_s, setting)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

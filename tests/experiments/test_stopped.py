@@ -55,8 +55,8 @@ def test_a_signal_cuts_an_evaluation_short_and_the_next_start_makes_it_up(
     class Kept:
         """`stop_request`, of which the test sees what it gives."""
 
-        def __init__(self, grace_s: float) -> None:
-            self.context = owner(grace_s)
+        def __init__(self, *words: Any) -> None:
+            self.context = owner(*words)
 
         def __enter__(self) -> StopRequest:
             stops.append(self.context.__enter__())
