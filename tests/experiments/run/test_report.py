@@ -1,9 +1,11 @@
 """Figures, tables and hints at the end of a run."""
 
 import contextlib
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import polycom_jax as pc
 from experiments.run import plots, report
 from experiments.run.config import default_config
 from experiments.run.folder import Workdir
 from polycom_jax import models
-from polycom_jax.table import ACTIVATIONS, get_activation
+from polycom_jax.row import Parameter
+from polycom_jax.table import ACTIVATIONS, Activation, ActivationOptions, get_activation
 
 INIT = jax.jit(models.init, static_argnums=0)
 
@@ -81,13 +85,67 @@ def test_shapes_of_every_kind_of_activation_are_drawn(
         np.testing.assert_array_equal(layer, first)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_means_over_channels_are_parameters_of_the_row_that_shapes_are_drawn_of(name: str):
-    act = get_activation(name)
-    means = report._over_channels(act, jax.device_get(act.init(jax.random.key(0), report.ROW)))
-    row = jnp.ones((1, report.ROW))
+def _curve(monkeypatch: pytest.MonkeyPatch, act: Activation) -> tuple[np.ndarray, np.ndarray]:
+    """What is drawn of it at the start."""
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(plots, "plot_shapes", lambda path, *args, **kw: drawn.update(args=args))
+    report.draw_shapes(Path("nowhere"), act, [], "title")
+    return drawn["args"][:2]
+
+
+OWN = [
+    pc.activation(lambda x, a: a * jnp.tanh(x), {"a": each}, name=f"threes_by_{each.per}")
+    for each in (Parameter(1.0, "group", groups=3), Parameter(1.0, "channel", groups=3))
+]
+
+
+@pytest.mark.parametrize("act", [*map(get_activation, ACTIVATIONS), *OWN], ids=lambda act: act.name)
+def test_means_over_places_are_parameters_of_the_row_that_shapes_are_drawn_of(act: Activation):
+    width = report.row_length(act)
+    means = report._over_places(act, jax.device_get(act.init(jax.random.key(0), width)))
+    row = jnp.ones((1, width))
     y = jax.eval_shape(act.apply, report._for_row(act, means), *[row] * (1 + act.gated))
     assert y.shape == row.shape
+
+
+@pytest.mark.parametrize("act", OWN, ids=lambda act: act.name)
+def test_shapes_are_drawn_where_groups_do_not_divide_the_usual_row(act, monkeypatch):
+    x, y = _curve(monkeypatch, act)
+    assert len(x) == 2049
+    np.testing.assert_allclose(y, np.tanh(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if get_activation(n).over_rows])
+def test_shapes_of_rows_are_those_of_the_page_of_all_curves(name: str, monkeypatch):
+    """Where a row is normalised in groups, each is to have numbers of all sizes."""
+    act = get_activation(name)
+    width, x = report.ROW, report.normal_quantiles(report.ROW)
+    shuffled = np.random.default_rng(0).permutation(width)
+    row = jnp.asarray(x[shuffled])[None]
+    whole = act.apply(
+        act.init(jax.random.key(0), width), *[row, jnp.ones_like(row)][: 1 + act.gated]
+    )
+    wanted = np.asarray(whole)[0][np.argsort(shuffled)]
+    _, y = _curve(monkeypatch, act)
+    inner = np.abs(x) < 2
+    # Random groups of evonorm_s0 differ from each other by chance; sorted ones, by a factor.
+    error = np.abs(y - wanted)[inner].mean() / np.abs(wanted)[inner].mean()
+    assert error < (0.25 if name == "evonorm_s0" else 0.01), error
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_next_commands_name_an_activation_that_the_run_can_have(name: str, tmp_path: Path):
+    reads = get_activation(name).reads
+    options: dict[str, Any] = {}
+    if {"order", "bits"} & {*reads}:
+        options = {"order": 5} if "order" in reads else {"bits": 2}
+    config = default_config("tiny")
+    for chosen in (ActivationOptions(), ActivationOptions(**options)):
+        model = replace(config.model, activation=name, activation_options=chosen)
+        shown = report.next_commands(Workdir(tmp_path), replace(config, model=model))
+        for other in re.findall(r"--activation (\w+)", shown):
+            replace(model, activation=other)
+        assert ("--activation" in shown) == (chosen == ActivationOptions())
 
 
 @pytest.mark.parametrize("depth", [2, 24])
