@@ -14,7 +14,8 @@ from experiments.run.provenance import versions
 from experiments.run.yaml_file import FILLED_IN
 from experiments.terminal.progress import Display
 from polycom_jax import storage
-from polycom_jax.data import DataConfig, Mixture, Team, prepare_mixture
+from polycom_jax._errors import InputError
+from polycom_jax.data import DataConfig, Mixture, Team, Tokenizer, prepare_mixture
 from polycom_jax.data.cache import cache_folder
 from polycom_jax.data.windows import count_windows
 from polycom_jax.hosts import gather, meet
@@ -44,12 +45,25 @@ def load_corpus(
     meet("the data", found, timeout_s=config.data.lock_timeout_s)
     for corpus in data.corpora:
         count_windows(corpus.train, config.model.context_length)
+    check_prompt(config, data.tokenizer)
     if resuming:
         workdir.check_data(data_record(data), data.earlier)
         return config, data, record | known_as(record, data_record(data))
     record |= {FILLED_IN: filled(config, given), **versions()}
     config = resolve(config, given, vocab_size=data.tokenizer.vocab_size)
     return config, data, record | data_record(data)
+
+
+def check_prompt(config: PretrainConfig, tokenizer: Tokenizer) -> None:
+    """Raises `InputError` unless the tokenizer has ids for the prompt that the run ends with."""
+    prompt = config.run.sample_prompt
+    try:
+        tokenizer.encode(prompt)
+    except InputError as error:
+        raise InputError(
+            f"run.sample_prompt={prompt!r}, which the finished model is to continue: {error} Give a"
+            " --run.sample-prompt of characters that it has, or an empty one."
+        ) from error
 
 
 def known_as(began: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The data of a run: what is asked for when it begins, and when it goes on."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 
 from experiments.run import corpus
 from experiments.run.config import default_config
+from polycom_jax import InputError
+from polycom_jax.data.tokenizers import EOT, ByteTokenizer, FileTokenizer
 
 
 @pytest.mark.parametrize("resuming", [False, True])
@@ -35,3 +39,24 @@ def test_a_run_s_data_are_known_by_what_it_began_with(now: str, beside: dict[str
     began = {"data_fingerprint": "a", "data": {"files": {"old": "1"}}}
     found = {"data_fingerprint": now, "data": {"files": {"new": "1"}}}
     assert corpus.known_as(began, found) == found | {"data_fingerprint": "a"} | beside
+
+
+def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import tokenizers
+
+    model = tokenizers.models.WordLevel(
+        {sign: i for i, sign in enumerate(["A", "C", "G", EOT])}, "?"
+    )
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    bases = FileTokenizer(tmp_path / "tokenizer.json")
+    found = SimpleNamespace(tokenizer=bases, fingerprint="a", corpora=())
+    monkeypatch.setattr(corpus, "prepare_mixture", lambda *args, **how: found)
+    display: Any = SimpleNamespace(doing=str, busy=str, note=str)
+    config = default_config("tiny")
+    with pytest.raises(InputError, match=r"run.sample_prompt='def '.*--run.sample-prompt"):
+        corpus.load_corpus(config, frozenset(), SimpleNamespace(), display, resuming=False)  # pyright: ignore[reportArgumentType]
+    for prompt in ("", "A"):
+        corpus.check_prompt(replace(config, run=replace(config.run, sample_prompt=prompt)), bases)
+    corpus.check_prompt(config, ByteTokenizer())
