@@ -46,6 +46,7 @@ from polycom_jax._fields import PlaceText, check_fields
 from polycom_jax.data import prepare_mixture
 from polycom_jax.interop import huggingface
 from polycom_jax.interop.huggingface import WeightDtype
+from polycom_jax.interop.huggingface.config import family_of
 from polycom_jax.interop.huggingface.files import all_or_nothing, check_empty
 from polycom_jax.interop.swap import replacement, swap
 from polycom_jax.models import ModelConfig
@@ -119,6 +120,9 @@ def main(argv: Sequence[str]) -> int:
             f"read {model.origin}: {model.cfg.num_layers} layers of {model.cfg.activation_name}"
         )
         config, activation = plan(config, given, model)
+        if command.out is not None:  # what cannot be written is refused before anything is fitted
+            asked = config.model
+            family_of(asked if activation is None else with_activation(asked, activation))
         params = model.params
         if activation is not None:
             params = swapped(command.fit_batches, config, params, activation, mesh, display)
