@@ -58,6 +58,8 @@ def costs(
     """The cost of each, by name; rounds alternate, so that a slow moment meets all alike."""
     measured = {**chosen, YARDSTICK: get_activation(YARDSTICK)}
     models = {name: _model(options, act) for name, act in measured.items()}
+    for cfg in models.values():
+        ffn_specs(cfg)  # a width that a row cannot have is refused before the others are compiled
     runs: dict[str, Callable[[], Any]] = {}
     for name, cfg in models.items():
         tell(f"compiling {name}")

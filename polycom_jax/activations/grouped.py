@@ -66,8 +66,16 @@ def gdn(x: X, beta: P, gamma: P, axis_name: MeshAxes = None, *, layout: Layout =
 
     gamma is [8, ..., F]: of channel i, what each of its group weighs. `axis_name` is not needed:
     groups are whole on a shard. The result does not depend on `layout`.
+
+    Raises:
+        InputError: a part of a row that cuts a group.
     """
     del axis_name
+    require(
+        x.shape[-1] % GDN_SIZE == 0,
+        f"gdn: {x.shape[-1]} channels, a row's or a device's part of it, must be whole groups of"
+        f" {GDN_SIZE}; choose the hidden width, or mesh.tensor, so.",
+    )
     lay = layout(x, x.shape[-1] // GDN_SIZE)
     x, beta = lay.hidden(x), lay.channels(beta)
     scale, _ = lay.scale_and_mean(x)

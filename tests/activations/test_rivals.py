@@ -185,6 +185,8 @@ def test_groups_of_one_channel_are_refused_and_so_are_parts_of_groups():
 
     with pytest.raises(InputError, match="the 3 parts of a row must divide its 32 groups"):
         jax.vmap(split, axis_name="row")(jnp.ones((3, 1, 64)))
+    with pytest.raises(InputError, match=r"gdn: 12 channels, .* must be whole groups of 8"):
+        gdn(jnp.ones((1, 12)), jnp.ones(12), jnp.ones((8, 12)))
 
 
 @pytest.mark.parametrize("name", SPLIT)
