@@ -6,6 +6,7 @@
 It needs a CPU, a few minutes, and libtpu (extra `plan`) or JAX's CUDA plugin (extra `plan-gpu`).
 """
 
+import itertools
 import os
 import shlex
 import sys
@@ -23,7 +24,7 @@ from experiments.run.compiled import without_others
 from experiments.run.config import PretrainConfig
 from experiments.run.files import STDOUT, try_json, write_json
 from experiments.run.planned import VARIANTS, Slice, find_slice, training_step
-from experiments.terminal.flags import CommandLine, replaced
+from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
@@ -116,10 +117,20 @@ def best_few(
     )
     print_section(display.console, search.section(trials))
     if trials[0].outcome is not None:
-        kept = replaced([word for word in argv if word != "--search"], {"--search": None})
+        kept = without_search(argv)
         words = ["python", "-m", "experiments.plan", *kept, *trials[0].flags]
         display.note(f"Next:\n  {shlex.join(words)}")
     return trials
+
+
+def without_search(argv: Sequence[str]) -> list[str]:
+    """The command line without --search, however that was given."""
+    return [
+        word
+        for before, word in itertools.pairwise(["", *argv])
+        if word.partition("=")[0] != "--search"
+        and not (before == "--search" and word in ("True", "False"))
+    ]
 
 
 def with_messages(f: Callable[[], T]) -> tuple[T, str]:

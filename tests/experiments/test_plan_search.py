@@ -102,6 +102,12 @@ def test_the_program_prints_the_best_and_the_command_that_plans_it(
     assert path.read_text().count('"flags"') > 10
 
 
+@pytest.mark.parametrize("given", [["--search"], ["--search=True"], ["--search", "True"]])
+def test_the_next_command_has_no_search_however_it_was_asked_for(given: list[str]):
+    assert plan.without_search([*given, "x.yaml", "--steps", "2"]) == ["x.yaml", "--steps", "2"]
+    assert plan.without_search(["x.yaml", *given]) == ["x.yaml"]
+
+
 def test_flags_are_those_that_differ():
     start = config_of()
     assert search.changes(start, start) == []
