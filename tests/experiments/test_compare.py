@@ -240,11 +240,19 @@ def test_a_mixture_has_the_same_active_weights():
         (["order", "--arms", "poly_norm_2", "poly_norm_3"], "compares with swiglu"),
         (["order", "--learning-rates", "0.1", "0.2"], "four or more"),
         (["order", "--sedes", "1"], "Did you mean"),
+        (["rows", "--quick", "--arms", "swiglu", "gdn"], "This model has no arm gdn"),
+        (["scaling", "--quick", "--arms", "swiglu", "poly_norm", "gdn"], "model has no arm gdn"),
     ],
 )
 def test_misuse_is_told_in_one_line(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    monkeypatch.chdir(tmp_path)  # where a study that is begun has its folder
+    monkeypatch.setattr(comparing, "prepare", lambda *args, **how: pytest.fail("data is prepared"))
     assert compare.main(words) == 2
     told = capsys.readouterr().err
     assert message in told
