@@ -21,6 +21,9 @@ ALONE = Team()
 TOLD = 0.05
 """Share of U+FFFD in the text from which on a warning asks whether it is UTF-8 at all."""
 
+COPIES_TOLD = 0.01
+"""Share of the held-out bytes that are trained on, too, from which on a warning says so."""
+
 ALWAYS_TOLD = ("documents", "bytes", "tokens", "empty", "damaged", "undecodable")
 """Counts of a split that its summary has even where they are 0."""
 
@@ -43,7 +46,8 @@ class Corpus:
             resuming, and between hosts. The same text on a disk and in a bucket has the same.
         summary: for people and logs: source, tokenizer, vocab_size, for each split the counts of
             `shard.COUNTS`, what was done with undecodable documents, and how local files were read,
-            by name with the beginning of their checksum.
+            by name with the beginning of their checksum; `copies`, the held-out documents, and
+            bytes of them, that are trained on too, where each side has files of its own.
         earlier: the fingerprint that earlier versions gave the same data, "" where that is no
             other; it may take a while.
     """
@@ -76,6 +80,8 @@ class Corpus:
             parts.append(
                 f"{names} more {'name' if names == 1 else 'names'} of the same files left out"
             )
+        if self.summary.get("copies", {}).get("documents"):
+            parts.append(_copies(self.summary))
         if lost := _total(self.summary, "lost"):
             share = lost / _total(self.summary, "bytes")
             parts.append(
@@ -127,7 +133,10 @@ def open_prepared(asked: Request) -> Corpus:
         optional = {kind: counts[kind] for kind in ("replaced", "lost") if counts[kind]}
         counts = {kind: counts[kind] for kind in ALWAYS_TOLD}
         summary[split] = {**counts, "tokens": store.num_tokens, **optional}
+    if copies := index.get("copies"):
+        summary["copies"] = copies
     _warn_of_replaced(summary, source.name)
+    _warn_of_copies(summary, source.heldout_name or source.name)
     return Corpus(
         train=stores["train"],
         heldout=stores["heldout"],
@@ -162,6 +171,28 @@ def _warn_of_replaced(summary: Mapping[str, Any], name: str) -> None:
             " documents out with data.undecodable='skip'."
         )
         warnings.warn(text, InputWarning, stacklevel=4)
+
+
+def _warn_of_copies(summary: Mapping[str, Any], name: str) -> None:
+    if _copied_share(summary) >= COPIES_TOLD:
+        text = (
+            f"{name}: {_copies(summary)}, so that the held-out loss is lower than on new text. Take"
+            " them out of one of the two."
+        )
+        warnings.warn(text, InputWarning, stacklevel=4)
+
+
+def _copied_share(summary: Mapping[str, Any]) -> float:
+    copies = summary.get("copies")
+    return copies["bytes"] / summary["heldout"]["bytes"] if copies else 0.0
+
+
+def _copies(summary: Mapping[str, Any]) -> str:
+    copies, held = summary["copies"]["documents"], summary["heldout"]["documents"]
+    return (
+        f"{copies:,} of {held:,} held-out documents ({_copied_share(summary):.1%} of their bytes)"
+        " are trained on, too"
+    )
 
 
 def _total(summary: Mapping[str, Any], kind: str) -> int:

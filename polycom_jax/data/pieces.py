@@ -3,6 +3,7 @@
     plan.json             how the source is cut
     train/000000.bin      tokens of a piece's documents, one file a split
     heldout/000000.bin
+    train/000000.documents, heldout/000000.documents   where `copies` compares the two
     pieces/000000.json    counts and checksums: a piece that has this is done
     index.json            written last: with it, all is there
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError
+from polycom_jax.data.copies import listing_name
 from polycom_jax.data.files import Place
 from polycom_jax.data.plan import Plan
 from polycom_jax.data.reader import SPLITS, Reader, Split, split_of
@@ -56,6 +58,7 @@ class Job:
         undecodable: see `Cleaner`.
         name: of the source, for people.
         known: pieces that lie prepared already: the folder, and the number there.
+        listing: documents are listed, for `copies`.
     """
 
     folder: str
@@ -66,6 +69,7 @@ class Job:
     undecodable: str
     name: str
     known: Mapping[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
+    listing: bool = False
 
     def tokenizer(self) -> Tokenizer:
         """What encodes."""
@@ -91,7 +95,7 @@ def tokenise(job: Job, piece: int, tokenizer: Tokenizer) -> Mapping[Split, Shard
     """
     builders: dict[Split, ShardBuilder] = {}
     for split in SPLITS:
-        builders[split] = ShardBuilder(tokenizer, job.undecodable)
+        builders[split] = ShardBuilder(tokenizer, job.undecodable, listing=job.listing)
     origins = job.reader.origins
     for span in job.plan.pieces[piece]:
         for where, raw in job.reader.rows(*span):
@@ -113,6 +117,8 @@ def write_piece(job: Job, piece: int, tokenizer: Tokenizer) -> int:
         data = bytes(shard.tokens)
         if data:
             storage.write(folder / shard_name(split, piece), data)
+        if job.listing:
+            storage.write(folder / listing_name(split, piece), bytes(shard.listing))
         about[split] = {
             "counts": {name: shard.counts[name] for name in COUNTS},
             "lengths": sorted(shard.lengths.items()),
@@ -129,6 +135,9 @@ def _taken_over(job: Job, piece: int) -> int | None:
     try:
         about = json.loads(storage.read(there / piece_name(number)))
         for split in SPLITS:
+            if job.listing:
+                listing = there / listing_name(split, number)
+                storage.copy(listing, here / listing_name(split, piece))
             if about[split]["counts"]["tokens"]:
                 shard = there / shard_name(split, number)
                 _check_whole(shard, about[split]["sha256"])

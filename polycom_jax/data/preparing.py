@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
-from polycom_jax.data import bpe, heldout, pieces, reuse
+from polycom_jax.data import bpe, copies, heldout, pieces, reuse
 from polycom_jax.data import plan as plans
 from polycom_jax.data.cache import Report, digest, locked
 from polycom_jax.data.config import DataConfig
@@ -111,7 +111,13 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
         report(f"{len(taken)} of {len(plan.pieces)} pieces of {asked.source.name} lie prepared")
     files = packed(tokenizer)
     about = (str(folder), reader, plan, files, tokenizer.exact, cfg.undecodable, asked.source.name)
-    return Job(*about, taken), tokenizer
+    return Job(*about, taken, listing=_compared(asked, reader)), tokenizer
+
+
+def _compared(asked: Request, reader: Reader) -> bool:
+    """Whether held-out documents may be in the training text, and are not meant to be."""
+    sides = {origin.side for origin in reader.origins}
+    return {"train", "heldout"} <= sides and asked.cfg.heldout != asked.cfg.text
 
 
 def _recipe(asked: Request, tokenizer: Tokenizer, bound: int) -> str:
@@ -182,6 +188,8 @@ def finish(asked: Request, job: Job, tokenizer: Tokenizer) -> None:
         data = storage.read(asked.folder / TOKENIZER)
         index["files"][TOKENIZER] = [len(data), pieces.sha256(data)]
     index["vocab_size"] = tokenizer.vocab_size
+    if job.listing:
+        index["copies"] = copies.count_copies(asked.folder, len(job.plan.pieces))
     write_index(asked.folder, index)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polycom_jax._errors import InputError
+from polycom_jax.data.copies import listed
 from polycom_jax.data.encoding import lost_bytes
 from polycom_jax.data.rows import Row
 from polycom_jax.data.tokenizers import Tokenizer
@@ -77,11 +78,13 @@ class Shard:
         counts: see `COUNTS`.
         lengths: number of documents of each length: of tokens, what begins them included where
             that is not the end of text, which is not counted.
+        listing: of each document `copies.listed`, if the builder was asked for it.
     """
 
     tokens: bytearray = field(default_factory=bytearray)
     counts: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
+    listing: bytearray = field(default_factory=bytearray)
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
@@ -97,7 +100,10 @@ def shares_ends(tokenizer: Tokenizer) -> bool:
 class ShardBuilder:
     """Tokenises documents, about a megabyte of text at a time, however long one is."""
 
-    def __init__(self, tokenizer: Tokenizer, undecodable: str = "replace") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, undecodable: str = "replace", *, listing: bool = False
+    ) -> None:
+        self._listing = listing
         self._tokenizer, self._dtype = tokenizer, token_dtype(tokenizer)
         self._cleaner = Cleaner(undecodable)
         shared = shares_ends(tokenizer)
@@ -119,6 +125,8 @@ class ShardBuilder:
         undecodable = self._cleaner.counts["undecodable"]
         text = self._cleaner.text(where, raw)
         replaced = self._cleaner.counts["undecodable"] > undecodable
+        if text and self._listing:
+            self._shard.listing += listed(text)
         for block in _blocks(text or ""):
             self._held.append(block._replace(replaced=replaced))
             self._held_size += len(block.text)

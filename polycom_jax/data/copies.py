@@ -1,0 +1,57 @@
+"""Held-out documents that are in the training text, too, where each side has files of its own.
+
+Beside a piece's tokens lie the hash and the length of each document, so that pieces which are taken
+over for another held-out text can be compared with that one.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from polycom_jax import storage
+from polycom_jax.data.files import Place
+from polycom_jax.data.heldout import content_hash
+from polycom_jax.data.reader import Split
+
+_THREADS = 32  # most of the time of reading from a bucket is waiting
+_DOCUMENT = np.dtype([("hash", "<u8"), ("bytes", "<u8")])
+
+
+def listing_name(split: Split, piece: int) -> str:
+    """The file of a piece's documents, within the folder."""
+    return f"{split}/{piece:06}.documents"
+
+
+def listed(text: str) -> bytes:
+    """A document's entry; white space at its ends comes and goes with formats, and is left out."""
+    raw = text.encode()
+    return np.array((content_hash(raw.strip()), len(raw)), _DOCUMENT).tobytes()
+
+
+def count_copies(folder: Place, pieces: int) -> dict[str, int] | None:
+    """How many held-out documents, and bytes of them, are whole documents to train on, too.
+
+    None: nobody knows, since an earlier version has prepared pieces of these.
+    """
+
+    def read(split: Split, piece: int) -> np.ndarray:
+        return np.frombuffer(storage.read(folder / listing_name(split, piece)), _DOCUMENT)
+
+    def trained(piece: int) -> np.ndarray:
+        return np.intersect1d(read("train", piece)["hash"], wanted)
+
+    numbers = range(pieces)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        try:
+            held = _joined(list(threads.map(lambda piece: read("heldout", piece), numbers)))
+            wanted = np.unique(held["hash"])
+            found = _joined(list(threads.map(trained, numbers)))
+        except FileNotFoundError:
+            return None
+    copies = held[np.isin(held["hash"], found)]
+    return {"documents": len(copies), "bytes": int(copies["bytes"].sum())}
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays)
