@@ -15,6 +15,7 @@ from experiments.run.planned import Step
 from polycom_jax import compile_ahead as aot
 from polycom_jax import models
 from polycom_jax.models import mfu
+from polycom_jax.params import path_name
 
 SPARE = 0.08
 """Share of a chip's memory that a step must leave: for the run time, and for what it fragments."""
@@ -23,7 +24,7 @@ GPU_SHARE = 0.75
 """Of a GPU's memory, that JAX takes unless it is told otherwise."""
 
 LARGE = 2**20
-"""Bytes from which on a parameter should not lie whole on every chip."""
+"""Bytes of one layer from which on a parameter should not lie whole on every chip."""
 
 # The first of these names in an operation's name stack says which part of the step it is.
 PARTS = ("loss", "attention", "moe", "ffn", "embed")
@@ -196,12 +197,21 @@ def full_copies(messages: str) -> list[str]:
 
 
 def replicated(step: Step) -> list[str]:
-    """Large parameters that lie whole on every chip, though the mesh splits parameters."""
+    """Large parameters that lie whole on every chip, though the mesh splits parameters.
+
+    Numbers a channel are no fault of a mesh that splits no rows, however many layers have them.
+    """
     if math.prod(step.mesh.shape[axis] for axis in ("fsdp", "tensor", "expert")) == 1:
         return []
     leaves = jax.tree_util.tree_leaves_with_path(step.state.params)
     return [
         f"parameter {jax.tree_util.keystr(path)} lies whole on every chip"
         for path, leaf in leaves
-        if leaf.sharding.is_fully_replicated and leaf.size * leaf.dtype.itemsize > LARGE
+        if leaf.sharding.is_fully_replicated and layer_bytes(path, leaf) > LARGE
     ]
+
+
+def layer_bytes(path: tuple[Any, ...], leaf: Any) -> int:
+    """Bytes of a parameter, of a stacked one those of a layer."""
+    stacked = path_name(path).startswith("layers/")
+    return math.prod(leaf.shape[stacked:]) * leaf.dtype.itemsize
