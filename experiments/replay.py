@@ -32,6 +32,7 @@ from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import put_batch
 from polycom_jax.training.checksums import leaf_names
 from polycom_jax.training.loss import Batch, batch_nats
+from polycom_jax.training.loss_scale import at_largest_scale
 from polycom_jax.training.step import OnMesh
 
 LINE = CommandLine(
@@ -103,17 +104,18 @@ def repeat(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The loss of each row in nats a token, and the norm of each parameter's gradient.
 
-    The gradient is that of the whole batch's mean loss, without router losses and z-loss.
+    The gradient is that of the whole batch's mean loss, without router losses and z-loss. In
+    float16 the loss is scaled while it is differentiated, as in a run.
     """
     rules, count = Rules(), max(int(rows["mask"].sum()), 1)
 
-    def mean(params: Params, batch: Batch) -> jax.Array:
-        return batch_nats(cfg, params, batch, rules)[0] / count
+    def mean(params: Params, batch: Batch, scale: float | jax.Array = 1.0) -> jax.Array:
+        return batch_nats(cfg, params, batch, rules)[0] / count * scale
 
-    def norms(params: Params, batch: Batch) -> Any:
+    def norms(params: Params, batch: Batch, scale: jax.Array) -> Any:
         return jax.tree.map(
-            lambda g: jnp.sqrt(jnp.sum(jnp.square(g.astype(jnp.float32)))),
-            jax.grad(mean)(params, batch),
+            lambda g: jnp.sqrt(jnp.sum(jnp.square(g.astype(jnp.float32)))) / scale,
+            jax.grad(mean)(params, batch, scale),
         )
 
     put = partial(put_batch, mesh=mesh)
@@ -124,7 +126,9 @@ def repeat(
         alone[index] = rows["mask"][index]
         own = max(int(alone.sum()), 1)
         nats.append(float(loss(params, put({**rows, "mask": alone}))) * count / own)
-    found = leaf_names(jax.device_get(slopes(params, put(rows))))
+    batch = put(rows)
+    each = at_largest_scale(lambda scale: jax.device_get(slopes(params, batch, scale)), cfg.dtype)
+    found = leaf_names(each)
     return np.array(nats), {name: float(value) for name, value in found.items()}
 
 

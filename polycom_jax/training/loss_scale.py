@@ -8,19 +8,21 @@ one call of `jax.grad`; here an update's gradient is the sum of those of micro-b
 scale may change between updates alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from polycom_jax._errors import require
 from polycom_jax.training.loss_stats import LossStats
 
 LossScaling = Literal["none", "dynamic"]
+Tree = TypeVar("Tree")
 
 FIRST, LEAST, MOST = 2.0**16, 1.0, 2.0**32
 """The scale at the start, and between what it stays."""
@@ -86,3 +88,21 @@ def check_loss_scaling(dtype: str, scaling: LossScaling) -> None:
         "model.dtype=float16 with optim.loss_scaling=none: gradients under 6e-8 would be zero; take"
         " optim.loss_scaling=dynamic, or model.dtype=bfloat16, which has float32's range.",
     )
+
+
+def at_largest_scale(norms: Callable[[float], Tree], dtype: str) -> Tree:
+    """Norms of gradients outside of a run: `norms` of the largest scale that a model bears.
+
+    Args:
+        norms: scale -> arrays, of the gradient of the loss times that, divided by it.
+        dtype: the model's; only float16 needs another scale than 1.
+
+    Returns:
+        The arrays, finite unless none are even without a scale.
+    """
+    scale = FIRST if dtype == "float16" else LEAST
+    while True:
+        found = norms(scale)
+        if scale == LEAST or all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
+            return found
+        scale /= 2

@@ -1,5 +1,7 @@
 """The walk through a model, its weights and its gradients agree with the model itself."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,3 +138,14 @@ def test_gradient_norms_are_those_of_single_layers(batch):
     np.testing.assert_allclose(found["layers/ffn/w_up"], wanted, rtol=1e-4)
     assert found["embed"].shape == (1,)
     assert found["layers/ffn/activation/coeffs"].shape == (2,)
+
+
+@pytest.mark.slow
+def test_gradients_that_float16_would_round_to_zero_have_their_norms(batch):
+    cfg, params = model("tiny", "poly_norm")
+    params["final_norm"] *= 1e-5  # all gradients before it are as much smaller
+    wanted = analysis.gradient_norms(cfg, params, batch)
+    found = analysis.gradient_norms(replace(cfg, dtype="float16"), params, batch)
+    eps = float(jnp.finfo(jnp.float16).eps)
+    for name, norms in wanted.items():
+        np.testing.assert_allclose(found[name], norms, rtol=4 * eps, err_msg=name)

@@ -22,7 +22,14 @@ from polycom_jax.training import (
     put_batch,
     start_state,
 )
-from polycom_jax.training.loss_scale import FIRST, GROWTH_INTERVAL, LEAST, MOST, ScaledLossStats
+from polycom_jax.training.loss_scale import (
+    FIRST,
+    GROWTH_INTERVAL,
+    LEAST,
+    MOST,
+    ScaledLossStats,
+    at_largest_scale,
+)
 
 OPTIM = OptimConfig(peak_learning_rate=1e-2, warmup_steps=2, loss_scaling="dynamic")
 
@@ -48,6 +55,26 @@ def test_the_scale_is_halved_at_each_overflow_and_doubles_after_many_good_update
     # An overflow begins the count anew.
     watch = replace(watch, since_change=jnp.int32(GROWTH_INTERVAL - 1))
     assert follow(watch, [False, True]) == [FIRST / 2, FIRST / 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bears", "tried"),
+    [
+        ("bfloat16", FIRST, [LEAST]),
+        ("float16", FIRST, [FIRST]),
+        ("float16", FIRST / 4, [FIRST, FIRST / 2, FIRST / 4]),
+        ("float16", 0.0, [FIRST / 2**n for n in range(17)]),
+    ],
+)
+def test_outside_of_a_run_the_scale_falls_until_no_gradient_overflows(dtype, bears, tried):
+    scales = []
+
+    def norms(scale: float) -> dict[str, float]:
+        scales.append(scale)
+        return {"a": 1.0, "b": 2.0 if scale <= bears else float("inf")}
+
+    assert at_largest_scale(norms, dtype) == {"a": 1.0, "b": 2.0 if bears else float("inf")}
+    assert scales == tried
 
 
 def test_a_loss_that_is_no_number_is_not_the_scale_s_fault():
