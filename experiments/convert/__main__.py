@@ -212,7 +212,10 @@ def plan(
         f"--data.tokenizer: {model.folder} has its own, which the model knows; leave it out.",
     )
     data = replace(config.data, tokenizer=own_tokenizer(config, given, model))
-    return replace(config, model=replace(model.cfg, **changed), data=data), activation
+    cfg, optim = replace(model.cfg, **changed), config.optim
+    if cfg.dtype == "float16" and "workdir" not in given:  # nothing will be trained
+        optim = replace(optim, loss_scaling="dynamic")
+    return replace(config, model=cfg, data=data, optim=optim), activation
 
 
 def with_activation(cfg: ModelConfig, activation: Activation) -> ModelConfig:

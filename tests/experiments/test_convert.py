@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import run_config
+from etils import epath
 from shapes import SMALL
 
 from experiments import generate
@@ -18,9 +20,9 @@ from experiments.pretrain import __main__ as pretrain
 from experiments.run.folder import Workdir
 from experiments.run.hf_tokenizer import save_tokenizer
 from experiments.run.metrics import read_metrics
-from experiments.run.model_loading import load_model
-from polycom_jax import models
-from polycom_jax.data import ByteTokenizer
+from experiments.run.model_loading import Model, load_model
+from polycom_jax import InputError, models
+from polycom_jax.data import ByteTokenizer, DataConfig
 from polycom_jax.interop import huggingface
 
 pytestmark = pytest.mark.slow  # runs, converted and continued
@@ -277,3 +279,14 @@ def test_bad_commands_end_in_one_line(words: list[str], message: str, run, tmp_p
 def test_bad_evaluations_end_in_one_line(words, message, run, capsys):
     assert evaluate.main([str(run), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_in_float16_wants_a_scaled_loss_only_of_a_run(tmp_path: Path):
+    cfg = replace(MODEL, dtype="float16")
+    params = jax.eval_shape(lambda: models.init(cfg, jax.random.key(0)))
+    model = Model(cfg, params, ByteTokenizer(), DataConfig(), epath.Path(tmp_path), 3)
+    config, _ = run_config([])
+    planned, _ = convert.plan(config, frozenset(), model)
+    assert planned.model == cfg
+    with pytest.raises(InputError, match=r"take optim\.loss_scaling=dynamic"):
+        convert.plan(config, frozenset({"workdir"}), model)
