@@ -25,14 +25,16 @@ from experiments.terminal.flags import CommandLine
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_table, table_of
+from polycom_jax import params as pm
 from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data import prepare_mixture
 from polycom_jax.params import Params
 from polycom_jax.sharding import Rules, make_mesh
-from polycom_jax.training import put_batch
+from polycom_jax.training import model_specs, put_batch
 from polycom_jax.training.checksums import leaf_names
 from polycom_jax.training.loss import Batch, batch_nats
 from polycom_jax.training.loss_scale import at_largest_scale
+from polycom_jax.training.optimizer import frozen_roles
 from polycom_jax.training.step import OnMesh
 
 LINE = CommandLine(
@@ -91,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
         )
         rows = next(iter(batches))
         display.note(f"batch of step {asked.step}, parameters of step {trained.step}")
-        nats, slopes = repeat(trained.config.model, trained.params, rows, mesh)
+        frozen = frozen_roles(config.optim)
+        nats, slopes = repeat(trained.config.model, trained.params, rows, mesh, frozen)
         texts = [trained.tokenizer.decode(row[:SHOWN].tolist()) for row in rows["tokens"]]
         print_table(display.console, row_table(nats, rows, texts))
         display.note(gradient_text(slopes))
@@ -100,9 +103,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def repeat(
-    cfg: Any, params: Params, rows: dict[str, np.ndarray], mesh: Mesh
+    cfg: Any,
+    params: Params,
+    rows: dict[str, np.ndarray],
+    mesh: Mesh,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """The loss of each row in nats a token, and the norm of each parameter's gradient.
+    """The loss of each row in nats a token, and the norm of each trained parameter's gradient.
 
     The gradient is that of the whole batch's mean loss, without router losses and z-loss. In
     float16 the loss is scaled while it is differentiated, as in a run.
@@ -128,8 +135,9 @@ def repeat(
         nats.append(float(loss(params, put({**rows, "mask": alone}))) * count / own)
     batch = put(rows)
     each = at_largest_scale(lambda scale: jax.device_get(slopes(params, batch, scale)), cfg.dtype)
-    found = leaf_names(each)
-    return np.array(nats), {name: float(value) for name, value in found.items()}
+    roles = leaf_names(pm.map_specs(lambda spec: spec.role, model_specs(cfg, mesh)))
+    every = {name: float(value) for name, value in leaf_names(each).items()}
+    return np.array(nats), {n: norm for n, norm in every.items() if roles[n] not in frozen}
 
 
 def row_table(nats: np.ndarray, rows: dict[str, np.ndarray], texts: Sequence[str]) -> Table:
