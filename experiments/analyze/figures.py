@@ -22,7 +22,14 @@ Get = Callable[[Mapping[str, Any]], Sequence[float] | np.ndarray | None]
 """A line's values, of a run or of its untrained config; None: it has none."""
 
 UNTRAINED = "Dashed: a random model, the same config as it is initialised."
-MARKED: Any = {"marker": "o", "markersize": 3}
+MARKERS = "os^vDP*X"
+"""Of points: one for as many runs as there are colours."""
+
+
+def run_look(index: int) -> dict[str, Any]:
+    """Colour and marker of a run's lines, which no other run has."""
+    again, place = divmod(index, len(COLOURS))
+    return {"color": COLOURS[place], "marker": MARKERS[again % len(MARKERS)], "markersize": 3}
 
 
 def draw_all(folder: Place, measured: Measured) -> list[Place]:
@@ -48,7 +55,7 @@ def plot_label(run: str) -> str:
 def _lines(measured: Measured, get: Get) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Each run's values and how they look, and those of its config untrained."""
     for index, (run, found) in enumerate(measured.items()):
-        look = {"color": COLOURS[index % len(COLOURS)], "label": run}
+        look = {**run_look(index), "label": run}
         dashed = {**look, "label": f"{run}, untrained", "linestyle": "--", "linewidth": 1.0}
         for part, style in ((found, look), (found.get("untrained"), dashed)):
             values = get(part) if part else None
@@ -94,7 +101,7 @@ def _draw_ranks(path: Place, measured: Measured) -> bool:
     ) as axes:
         for axis, name in zip(axes, names, strict=True):
             for values, look in _lines(measured, lambda found, name=name: shares(found, name)):
-                axis.plot(values, **MARKED, **look)
+                axis.plot(values, **look)
             _by_layer(axis)
             axis.set(title=name, ylabel="rank by the greatest", ylim=(0, 1.02))
     return True
@@ -116,7 +123,8 @@ def _draw_spectra(path: Place, measured: Measured) -> bool:
     with panels(path, len(names), title=title, note=note, shared="xy", size=size) as axes:
         for axis, name in zip(axes, names, strict=True):
             for values, look in _lines(measured, lambda found, name=name: spectrum(found, name)):
-                axis.plot(np.linspace(0, 1, len(values)), values, **look)
+                few = {"marker": ""} if look["marker"] == MARKERS[0] else {"markevery": 0.2}
+                axis.plot(np.linspace(0, 1, len(values)), values, **{**look, **few})
             axis.set(
                 title=name, yscale="log", xlabel="index by their number", ylabel="by the largest"
             )
@@ -192,7 +200,7 @@ def _draw_activity(path: Place, measured: Measured) -> bool:
             if first.setdefault(unit, axis) is not axis:
                 axis.sharey(first[unit])
             for values, look in own:
-                axis.plot(values, **MARKED, **look)
+                axis.plot(values, **look)
             _by_layer(axis)
             axis.set(title=name, ylabel=unit, **_SCALES.get(unit, {"yscale": "log"}))
     return True
@@ -215,7 +223,7 @@ def _draw_gradients(path: Place, measured: Measured) -> bool:
     with panels(path, len(shown), title=title, note=note, shared="xy", size=size) as axes:
         for axis, (name, own) in zip(axes, shown.items(), strict=True):
             for values, look in own:
-                axis.plot(values, **MARKED, **look)
+                axis.plot(values, **look)
             _by_layer(axis)
             axis.set(title=name, ylabel="norm", yscale="log")
     return True

@@ -59,8 +59,8 @@ def _line(place: "Axes", cell: Cell, label: str, index: int) -> None:
         return
     mean, low, high = np.array([mean_interval(x) for x in np.array(runs).T]).T
     epochs = np.arange(1, len(mean) + 1)
-    colour = COLOURS[index % len(COLOURS)]
-    place.plot(epochs, mean, color=colour, label=cell.activation)
+    colour, style = COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--"
+    place.plot(epochs, mean, style, color=colour, label=cell.activation)
     floor = 0.5 * mean if label.endswith("loss") else low  # a logarithmic axis has no zero
     place.fill_between(epochs, np.maximum(low, floor), high, color=colour, alpha=0.15, linewidth=0)
 

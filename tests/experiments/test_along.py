@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.analyze import __main__ as analyze
+from experiments.analyze import figures
 from experiments.analyze.along import SHOWN, chosen_steps, draw, section, values
 from polycom_jax import InputError
 
@@ -108,3 +110,26 @@ def test_layers_become_one_number_and_a_mixture_has_no_sparsity(tmp_path: Path):
     assert np.all([len(row) == len(table.columns) for row in table.rows])
     assert draw(tmp_path / "along", runs) == tmp_path / "along"
     assert (tmp_path / "along.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_no_two_runs_look_alike(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        "experiments.terminal.figures.save",
+        lambda figure, path: drawn.update({path.name: figure}),
+    )
+    matrix = {"shape": [8, 8], "ranks": {"effective": [3.0]}, "singular_values": [[4.0, 3.0, 2.0]]}
+    runs = {
+        f"run {index}": {**measured(sparse=True), "weights": {"ffn/w_up": matrix}}
+        for index in range(count)
+    }
+    draw(tmp_path / "along", runs)
+    for name in ("ranks", "spectra"):
+        assert getattr(figures, f"_draw_{name}")(tmp_path / name, runs)
+    assert drawn.keys() == {"along", "ranks", "spectra"}
+    for figure in drawn.values():
+        for axes in figure.axes[:1]:
+            lines = [part for part in axes.lines if str(part.get_label()).startswith("run ")]
+            assert len(lines) == count
+            assert len({(part.get_color(), part.get_marker()) for part in lines}) == count
