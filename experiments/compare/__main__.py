@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from experiments.compare.comparing import Comparing
 from experiments.compare.config import WIDER, from_command
+from experiments.compare.report import NUMBERS
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     folder = Workdir(config.folder)
     with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
         Comparing(config, folder.root, command, display).run()
-    hand_over(config.json, folder.root / "results.json")
+    hand_over(config.json, folder.root / NUMBERS)
     return 0
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.compare import figures, report, timing
+from experiments.compare import report, timing
 from experiments.compare.arms import Arm, Study, check_widths
+from experiments.compare.concluding import Finished
 from experiments.compare.config import CompareConfig
-from experiments.compare.findings import arm_finding, cost_of, findings, relative_times
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
-from experiments.compare.sensitivity import sensitivities
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.provenance import circumstances, versions
 from experiments.run.rate_search import FIRST_SEED, Search, checked, search
@@ -137,7 +136,7 @@ class Comparing:
                     key = RunKey(arm.folder, found[arm.name].best, seed, config.lengths)
                     runs[arm.name].append(self.one(arm, key))
         times = timing.measured(
-            self.root / "timing.json",
+            self.root / timing.TIMES,
             [arm.name for arm in study.arms],
             lambda name: self.compiled(study.arm(name)),
             self.batch,
@@ -226,29 +225,10 @@ class Comparing:
         times: timing.Timing,
     ) -> None:
         """Prints the tables; writes report, numbers and figures."""
-        config, study = self.config, self.study
-        batch_tokens = config.data.batch_size * self.base.context_length
-        relative: dict[str, float] = {}
-        for group in study.groups():
-            relative |= relative_times({name: times.seconds[name] for name in group})
-        arms = []
-        for arm in study.arms:
-            cost = cost_of(
-                self.model(arm),
-                batch_size=config.data.batch_size,
-                seconds=times.seconds[arm.name],
-                relative=relative[arm.name],
-                memory=times.memory[arm.name],
-            )
-            own = (found[arm.name], cost, runs[arm.name])
-            arms.append(arm_finding(arm.name, self.model(arm), *own, batch_tokens=batch_tokens))
-        sensitive = sensitivities(self.searched, self.base.vocab_size)
-        result = findings(config.study, study, arms, runs, sensitive)
-        made = sorted({run.commit or "not known" for own in runs.values() for run in own})
-        about = {**self.about(), "commit of the runs": ", ".join(made)}
-        drawn = figures.draw_all(self.root / "plots", result, runs, batch_tokens)
-        text, numbers = report.write(self.root, study.question, result, about, drawn)
-        for section in report.sections(result):
+        done = Finished(self.config, self.study, self.base, found, self.searched, runs, times)
+        about = {**self.about(), "commit of the runs": done.commits}
+        text, numbers = done.write(self.root, about)
+        for section in report.sections(done.findings):
             print_section(self.display.console, section)
         self.display.note(
             f"Report: {text}   Numbers: {numbers}   Plots: {self.root / 'plots'}\n"

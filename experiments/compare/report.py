@@ -21,6 +21,7 @@ from experiments.run.statistics import LEVEL, POWER, Paired, p_text, smallest_p
 from experiments.terminal.tables import Section, page
 from polycom_jax.storage import Place
 
+TEXT, NUMBERS = "report.md", "results.json"
 MIB = 2**20
 BETWEEN = "Between decayed lengths: a monotone cubic in log(tokens)."
 """How a loss is read there."""
@@ -228,7 +229,7 @@ def write(
     figures: Sequence[Place],
 ) -> tuple[Place, Place]:
     """Writes report.md and results.json; their paths."""
-    text, numbers = folder / "report.md", folder / "results.json"
+    text, numbers = folder / TEXT, folder / NUMBERS
     write_text(text, page(f"{found.study}: {question}", about, sections(found), figures))
     write_json(numbers, {"about": about, **asdict(found)})
     return text, numbers

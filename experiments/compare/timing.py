@@ -14,6 +14,9 @@ from polycom_jax import storage
 from polycom_jax.storage import Place
 from polycom_jax.training.loss import Batch
 
+TIMES = "timing.json"
+"""The file of a study's folder."""
+
 ROUNDS = 41
 LEAST_ROUNDS = 11
 ENOUGH_S = 120.0

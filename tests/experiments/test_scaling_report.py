@@ -309,16 +309,6 @@ def test_what_cannot_be_reported_is_told_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_study_without_the_reference_is_not_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    root = study(tmp_path / "a", "bytes-0.1m", 2240, falling(2.0))
-    stored = json.loads((root / "settings.json").read_text())
-    (root / "settings.json").write_text(json.dumps({**stored, "study": "precision"}))
-    assert compare.main(["report", str(root)]) == 2
-    assert "study precision, which has no arm swiglu" in capsys.readouterr().err
-
-
 def test_searches_alone_are_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = study(tmp_path / "a", "bytes-0.1m", 2240, falling(2.0), seeds=0)
     assert compare.main(["report", str(root)]) == 2

@@ -179,27 +179,36 @@ def read_cell(root: Place) -> Cell:
         InputError: a file in it is not as a study has written it.
     """
     config = stored_config(root)
-    known, base = arms_of(config.study), base_of(config)
     require(
-        REFERENCE in known,
+        REFERENCE in arms_of(config.study),
         f"{root} holds the study {config.study}, which has no arm {REFERENCE} to compare with; its"
         " own report.md has its comparisons.",
     )
+    found = read_arms(root, config)
+    order = sorted(found, key=lambda name: name != REFERENCE)
+    arms = {name: arm for name in order if (arm := found[name]) and arm.runs}
+    waiting = tuple(name for name in order if name not in arms)
+    return Cell(root.name, root, config, arms, waiting, stored_settings(root).get("train_tokens"))
+
+
+def read_arms(root: Place, config: CompareConfig) -> dict[str, ArmRuns]:
+    """What the arms that a study's folder has runs of came to, in the order of the studies.
+
+    Raises:
+        InputError: a file is not as a study has written it, or is of an arm that it has not.
+    """
+    known, base = arms_of(config.study), base_of(config)
     by_arm: dict[str, list[Run]] = {}
     for run in RunFolder(root / "runs").all():
         by_arm.setdefault(run.key.arm, []).append(run)
     for name in by_arm:
         if name not in known:
             raise unknown(f"arm in {root}", name, known)
-    found = {
+    return {
         name: _arm(known[name], base, by_arm[name], config.lengths)
         for name in known
         if name in by_arm
     }
-    order = sorted(found, key=lambda name: name != REFERENCE)
-    arms = {name: arm for name in order if (arm := found[name]) and arm.runs}
-    waiting = tuple(name for name in order if name not in arms)
-    return Cell(root.name, root, config, arms, waiting, _stored(root).get("train_tokens"))
 
 
 def stored_config(root: Place) -> CompareConfig:
@@ -208,7 +217,7 @@ def stored_config(root: Place) -> CompareConfig:
     Raises:
         InputError: they are not as a study has written them.
     """
-    stored = _stored(root)
+    stored = stored_settings(root)
     try:
         data = {f.name: stored[f"data.{f.name}"] for f in fields(DataConfig)
                 if f"data.{f.name}" in stored}  # fmt: skip
@@ -232,7 +241,12 @@ def stored_config(root: Place) -> CompareConfig:
         raise InputError(f"{root / SETTINGS} is not as a study has written it: {error}") from error
 
 
-def _stored(root: Place) -> dict[str, Any]:
+def stored_settings(root: Place) -> dict[str, Any]:
+    """What a study's folder says that its runs have in common, by name.
+
+    Raises:
+        InputError: it is not as a study has written it.
+    """
     path = root / SETTINGS
     try:
         return dict(json.loads(storage.read(path)))

@@ -21,7 +21,7 @@ from experiments.compare.comparing import Comparing
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import relative_times
 from experiments.compare.studies import REFERENCE, STUDIES
-from experiments.compare.timing import stored
+from experiments.compare.timing import TIMES, stored
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.run.folder import Workdir
@@ -34,7 +34,6 @@ from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.storage import Place
 
-TIMES = "timing.json"
 TEXT, NUMBERS = "leaderboard.md", "leaderboard.json"
 TITLE = "Leaderboard: which activation is best at equal parameters and tokens?"
 SIZE = "bytes-0.3m"

@@ -10,17 +10,22 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from experiments.compare import report
 from experiments.compare.across import figures, tables
-from experiments.compare.across.cells import Cell, read_cells
+from experiments.compare.across.cells import SETTINGS, Cell, arms_of, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.across.extrapolation import Extrapolated, extrapolated
+from experiments.compare.across.own_report import read_finished, stored_about
+from experiments.compare.concluding import Finished
+from experiments.compare.studies import REFERENCE
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
+from experiments.run.provenance import circumstances, versions
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import page, print_section
 from polycom_jax import storage
-from polycom_jax._errors import require
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.storage import Place
 
@@ -34,8 +39,10 @@ class ReportConfig:
 
     Attributes:
         folder: of a study's runs, or of several such folders.
-        out: where scaling.md, scaling.json and plots go. Default: the folder.
-        json: also write scaling.json to this file, or to stdout (-).
+        out: where scaling.md, scaling.json and plots go, and of one study its own report.md and
+            results.json, made again. Default: the folder.
+        json: also write scaling.json to this file, or to stdout (-); of a study that is not about
+            swiglu, results.json.
     """
 
     folder: Annotated[PlaceText, Positional, arg(metavar="[FOLDER]")] = "runs/scaling"
@@ -61,16 +68,44 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "experiments.compare", "report", *argv])
     folder, out = storage.named(config.folder), storage.named(config.out or config.folder)
     storage.require_reachable(folder)
-    cells = read_cells(folder)
+    alone = storage.is_file(folder / SETTINGS)
+    across = not alone or REFERENCE in arms_of(stored_config(folder).study)
+    cells = read_cells(folder) if across else []
     require(
-        any(cell.arms for cell in cells),
+        not across or any(cell.arms for cell in cells),
         f"{folder} holds no finished results yet, only searches for rates.",
     )
+    own, without = _own(folder, across) if alone else (None, "")
     try_folder("--out", out)
     with Display(aside=config.json == STDOUT) as display:
-        written(cells, out, command, display)
-    hand_over(config.json, out / NUMBERS)
+        if own is not None:
+            _write_own(own, folder, out, command, display)
+        elif without:
+            display.note(f"No {report.TEXT} of its own: {without}")
+        if cells:
+            written(cells, out, command, display)
+    hand_over(config.json, out / (NUMBERS if cells else report.NUMBERS))
     return 0
+
+
+def _own(folder: Place, across: bool) -> tuple[Finished | None, str]:
+    """What a study's own report is made of; or, where there is another one, why it has none."""
+    try:
+        return read_finished(folder), ""
+    except InputError as error:
+        if not across:
+            raise
+        return None, str(error)
+
+
+def _write_own(own: Finished, folder: Place, out: Place, command: str, display: Display) -> None:
+    """Prints a study's tables; writes its report, numbers and figures as the study itself does."""
+    made = {"command": command, **versions(), **circumstances()}
+    about = {**(stored_about(folder) or made), "commit of the runs": own.commits}
+    text, numbers = own.write(out, about)
+    for section in report.sections(own.findings):
+        print_section(display.console, section)
+    display.note(f"Report: {text}   Numbers: {numbers}   Plots: {out / 'plots'}")
 
 
 def written(cells: Sequence[Cell], out: Place, command: str, display: Display) -> None:
