@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.compare import comparing, timing, train
+from experiments.compare import concluding, timing, train
 from experiments.compare.arms import Arm, Study
 from experiments.compare.comparing import Comparing
+from experiments.compare.concluding import Finished
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.train import Programs, heldout_batches, heldout_loss
 from experiments.run.rate_search import FIRST_SEED
@@ -189,21 +189,14 @@ def test_times_of_a_report_are_in_units_of_the_fastest_arm_that_an_arm_is_compar
     def keep(name: str, cfg: Any, search: Any, cost: Any, runs: Any, **words: Any) -> None:
         found[name] = cost.step_seconds, cost.relative_seconds
 
-    monkeypatch.setattr(comparing, "arm_finding", keep)
+    monkeypatch.setattr(concluding, "arm_finding", keep)
     for name in ("findings", "sensitivities"):
-        monkeypatch.setattr(comparing, name, lambda *words: None)
-    monkeypatch.setattr(comparing.figures, "draw_all", lambda *words: [])
-    monkeypatch.setattr(comparing.report, "write", lambda *words: ("", ""))
-    monkeypatch.setattr(comparing.report, "sections", lambda result: [])
-    base = models.preset("tiny")
-    config = SimpleNamespace(study="?", data=SimpleNamespace(batch_size=1))
-    own: Any = SimpleNamespace(
-        config=config, study=study, base=base, model=lambda arm: arm.model(base), searched={},
-        root=Path("-"), about=dict, next_command=str,
-        display=SimpleNamespace(console=None, note=lambda text: None),
-    )  # fmt: skip
+        monkeypatch.setattr(concluding, name, lambda *words: None)
     rounds = {name: [each] * 3 for name, each in seconds.items()}
     times = timing.Timing(rounds, dict.fromkeys(seconds, 1))
-    Comparing.report(own, dict.fromkeys(seconds), dict.fromkeys(seconds, ()), times)  # pyright: ignore
+    config: Any = SimpleNamespace(study="?", data=SimpleNamespace(batch_size=1))
+    base, none = models.preset("tiny"), dict.fromkeys(seconds, ())
+    searches: Any = dict.fromkeys(seconds)
+    _ = Finished(config, study, base, searches, {}, none, times).findings
     relative = {"small": 1, "small_relu": 2, "large_relu": 1, "large": 3}
     assert found == {name: (seconds[name], pytest.approx(relative[name])) for name in seconds}
