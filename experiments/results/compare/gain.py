@@ -2,15 +2,20 @@
 
     python -m experiments.results.compare.gain
 
-reads what lies beside it, prints a table and draws gain.png.
+reads what lies beside it, prints a table and draws gain.png. The table has studies of one setting
+and other seeds together, too: which the first of them show is known when the second are begun, so
+those rows are for how exactly a difference is known, and not for whether there is one.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.compare.across.cells import SETTINGS, read_cell
+import numpy as np
+
+from experiments.compare.across.cells import SETTINGS, Cell, read_cell, stored_settings
 from experiments.compare.studies import REFERENCE
 from experiments.run.statistics import Paired, paired
 from experiments.terminal.figures import COLOURS, panels
@@ -28,6 +33,12 @@ STUDIES = {
     "0.11M, longer, fresh seeds, by a plan": ("length-200",),
 }
 """What is drawn as one line -> folders."""
+TOGETHER = {
+    "0.11M, all seeds": ("scaling/bytes-0.1m-20", "ablation"),
+    "0.36M, all seeds": ("scaling/bytes-0.3m-20", "size-0.3m"),
+    "0.11M, longer, all seeds": ("scaling/bytes-0.1m-200", "length-200"),
+}
+"""Studies that differ in their seeds alone."""
 APART = 0.03
 """Lines are moved along the logarithmic axis by so much, so that bars of one length are apart."""
 
@@ -50,14 +61,41 @@ class Gain:
 def gains(folder: str) -> list[Gain]:
     """Of each length, from the run files; early studies have kept their last length alone."""
     root = HERE / folder
-    if not (root / SETTINGS).exists():
-        return [published(json.loads((root / "results.json").read_text(encoding="utf-8")))]
-    cell = read_cell(root)
-    seeds = cell.seeds(REFERENCE, ARM)
-    arm, reference = cell.losses(ARM, seeds).T, cell.losses(REFERENCE, seeds).T
-    each = [paired(a.tolist(), b.tolist()) for a, b in zip(arm, reference, strict=True)]
-    lengths = [tokens / cell.parameters for tokens in cell.tokens]
-    return [Gain(n, len(seeds), one) for n, one in zip(lengths, each, strict=True)]
+    if (root / SETTINGS).exists():
+        return together((folder,))
+    return [published(json.loads((root / "results.json").read_text(encoding="utf-8")))]
+
+
+def together(folders: Sequence[str]) -> list[Gain]:
+    """Of each length, over the seeds of all these folders.
+
+    Raises:
+        ValueError: they differ in more than their seeds.
+    """
+    cells = [read_cell(HERE / folder) for folder in folders]
+    one, *others = cells
+    seeds = [cell.seeds(REFERENCE, ARM) for cell in cells]
+    alike = all(_setting(cell) == _setting(one) for cell in others)
+    if not alike or len(set().union(*seeds)) < sum(map(len, seeds)):
+        raise ValueError(f"{', '.join(folders)} are not of one setting and other seeds.")
+    losses = {
+        arm: np.concatenate([c.losses(arm, own) for c, own in zip(cells, seeds, strict=True)]).T
+        for arm in (ARM, REFERENCE)
+    }
+    each = [
+        paired(a.tolist(), b.tolist()) for a, b in zip(losses[ARM], losses[REFERENCE], strict=True)
+    ]
+    lengths = [tokens / one.parameters for tokens in one.tokens]
+    count = losses[ARM].shape[1]
+    return [Gain(n, count, result) for n, result in zip(lengths, each, strict=True)]
+
+
+def _setting(cell: Cell) -> dict[str, Any]:
+    """What a folder's losses are of, but for seeds; a name that one has not yet is None there."""
+    stored = stored_settings(cell.root)
+    names = ("model", "seq_len", "steps", "heldout_tokens", "recipe", "data_fingerprint")
+    rates = {arm: cell.arms[arm].search.best for arm in (ARM, REFERENCE)}
+    return {"rates": rates, **{name: stored.get(name) for name in (*names, "data.batch_size")}}
 
 
 def published(results: Any) -> Gain:
@@ -98,7 +136,7 @@ def draw(lines: list[tuple[str, list[Gain]]]) -> None:
 if __name__ == "__main__":
     every = [(label, [one for name in of for one in gains(name)]) for label, of in STUDIES.items()]
     print("| study | seeds | bytes a parameter | PolyNorm - SwiGLU |\n| --- | --- | --- | --- |")
-    for label, points in every:
+    for label, points in (*every, *((label, together(of)) for label, of in TOGETHER.items())):
         for one in points:
             said = f"{one.result.mean:+.4f} [{one.result.low:.4f}, {one.result.high:.4f}]"
             print(f"| {label} | {one.seeds} | {one.length:.3g} | {said} |")

@@ -1,0 +1,33 @@
+"""The gain over lengths, of studies by themselves and of their seeds together."""
+
+import pytest
+
+from experiments.results.compare.gain import STUDIES, TOGETHER, gains, together
+
+
+def test_seeds_of_one_setting_are_paired_together():
+    for folders in TOGETHER.values():
+        apart, both = [gains(folder) for folder in folders], together(folders)
+        for length, one in enumerate(both):
+            counts = [own[length].seeds for own in apart]
+            means = [own[length].result.mean for own in apart]
+            assert one.seeds == sum(counts)
+            weighted = sum(n * mean for n, mean in zip(counts, means, strict=True)) / one.seeds
+            assert one.result.mean == pytest.approx(weighted)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("scaling/bytes-0.1m-20", "scaling/bytes-0.1m-200"),
+        ("scaling/bytes-0.1m-20", "scaling/bytes-0.3m-20"),
+        ("ablation", "ablation"),
+    ],
+)
+def test_other_settings_and_the_same_seeds_are_refused(folders: tuple[str, str]):
+    with pytest.raises(ValueError, match="not of one setting and other seeds"):
+        together(folders)
+
+
+def test_every_study_of_the_picture_has_a_length():
+    assert all(gains(folder) for of in STUDIES.values() for folder in of)
