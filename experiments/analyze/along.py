@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.analyze.figures import plot_label, run_look
+from experiments.analyze.figures import plot_label
 from experiments.analyze.measure import places_of, sparsity_of
 from experiments.analyze.report import ACTIVITY_TITLE, last
 from experiments.run.folder import Workdir
 from experiments.run.model_loading import Model, Weights, check_finite, load_trained
-from experiments.terminal.figures import panels
+from experiments.terminal.figures import curve_look, panels
 from experiments.terminal.tables import Section
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
@@ -154,7 +154,7 @@ def draw(path: Place, measured: Measured) -> Place:
     with panels(path, len(some), **look) as axes:
         for axis, shown in zip(axes, some, strict=True):
             for index, run in enumerate(measured):
-                _draw_run(axis, shown, runs[index], run_look(index), plot_label(run))
+                _draw_run(axis, shown, runs[index], curve_look(index), plot_label(run))
             axis.set(title=shown.name, xlabel="step", **shown.look)
             axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return path

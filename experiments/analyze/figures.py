@@ -7,9 +7,10 @@ import numpy as np
 
 from experiments.analyze.measure import by_block
 from experiments.terminal.figures import (
-    COLOURS,
+    MARKERS,
     REFERENCE,
     colour_bar,
+    curve_look,
     layer_bar,
     layer_line,
     panels,
@@ -22,14 +23,6 @@ Get = Callable[[Mapping[str, Any]], Sequence[float] | np.ndarray | None]
 """A line's values, of a run or of its untrained config; None: it has none."""
 
 UNTRAINED = "Dashed: a random model, the same config as it is initialised."
-MARKERS = "os^vDP*X"
-"""Of points: one for as many runs as there are colours."""
-
-
-def run_look(index: int) -> dict[str, Any]:
-    """Colour and marker of a run's lines, which no other run has."""
-    again, place = divmod(index, len(COLOURS))
-    return {"color": COLOURS[place], "marker": MARKERS[again % len(MARKERS)], "markersize": 3}
 
 
 def draw_all(folder: Place, measured: Measured) -> list[Place]:
@@ -55,7 +48,7 @@ def plot_label(run: str) -> str:
 def _lines(measured: Measured, get: Get) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Each run's values and how they look, and those of its config untrained."""
     for index, (run, found) in enumerate(measured.items()):
-        look = {**run_look(index), "label": run}
+        look = {**curve_look(index), "label": run}
         dashed = {**look, "label": f"{run}, untrained", "linestyle": "--", "linewidth": 1.0}
         for part, style in ((found, look), (found.get("untrained"), dashed)):
             values = get(part) if part else None

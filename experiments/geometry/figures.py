@@ -8,13 +8,12 @@ import numpy as np
 from experiments.geometry.study import Numbers
 from experiments.geometry.summary import Mean, Measured, by_kind, mean_of, seed_means
 from experiments.geometry.tasks import Task
-from experiments.terminal.figures import COLOURS, REFERENCE, panels
+from experiments.terminal.figures import COLOURS, MARKERS, REFERENCE, panels
 from polycom_jax.storage import Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = "os^vDP*X"
 ALONG: Mapping[str, str] = {
     "inputs": "alignment with inputs",
     "labels": "alignment with labels",

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.terminal.figures import COLOURS, REFERENCE, panels
+from experiments.terminal.figures import COLOURS, MARKERS, REFERENCE, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-MARKERS = "os^vDP*X"
-"""Line styles, so that lines differ in grey, too."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ STYLE: Any = {
 # Okabe and Ito's palette: distinct to colour-blind eyes and in grey.
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.25", "#8C6D31", "#7F3C8D")
-"""One a curve, in order; then again, dashed."""
+"""One a curve, in order; then again, dashed or with the next marker."""
+MARKERS = "os^vDP*X"
 REFERENCE: Any = {"color": "0.45", "linestyle": "--", "linewidth": 1.0}
 """Of lines that nothing was measured for: theory's."""
 NAMED_LAYERS = 8
@@ -211,6 +212,12 @@ def _legend(figure: "Figure", width: float) -> Any:
             return legend
         legend.remove()
     return None
+
+
+def curve_look(index: int) -> dict[str, Any]:
+    """Colour and marker of a curve with points, which no other curve of a figure has."""
+    again, place = divmod(index, len(COLOURS))
+    return {"color": COLOURS[place], "marker": MARKERS[again % len(MARKERS)], "markersize": 3}
 
 
 def layer_line(layer: int, layers: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from test_compare_findings import SMALL, TWO
 
 from experiments.compare import __main__ as compare
-from experiments.compare import comparing, config, train
+from experiments.compare import comparing, concluding, config, train
 from experiments.compare.arms import Arm, mixture_of
 from experiments.compare.branching import decay_start, rate_share, warmup_steps
 from experiments.compare.runs import data_fingerprint
@@ -73,7 +73,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
         comparing, "train", lambda programs, key, *a, **k: made.append(key) or original(
             programs, key, *a, **k)
     )  # fmt: skip
-    monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(concluding.figures, "draw_all", lambda *args: [])
     monkeypatch.setattr(comparing, "circumstances", lambda: {"commit": "another"})
     assert compare.main(command) == 0
     assert [(key.arm, key.seed) for key in made] == [(lost.parent.name, 1)]

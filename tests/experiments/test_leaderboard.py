@@ -9,7 +9,7 @@ from scaling_folders import COMMITTED, STEP_TOKENS, study, write_run
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
-from experiments.compare import comparing, config, timing
+from experiments.compare import concluding, config, timing
 from experiments.compare.across.cells import read_cell
 from experiments.compare.across.leaderboard import LeaderboardConfig, study_of
 from experiments.run.rate_search import FIRST_SEED
@@ -134,7 +134,7 @@ def test_misuse_is_told_in_one_line(
 def test_one_command_adds_a_row(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(config.SHAPES, "bytes-0.1m", SMALL)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(timing, "ROUNDS", 3)
-    monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(concluding.figures, "draw_all", lambda *args: [])
     root, text = tmp_path / "w", settings.parent / "little.txt"
     common = ["--data.document-bytes", "2000", "--seq-len", "16", "--heldout-tokens", "64"]
     begin = [

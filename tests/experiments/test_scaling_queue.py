@@ -9,7 +9,7 @@ from scaling_folders import COMMITTED, STEP_TOKENS, study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
-from experiments.compare import comparing, config, timing
+from experiments.compare import comparing, concluding, config, timing
 from experiments.compare.across import grid, report, scaling
 from experiments.compare.across.cells import read_cell, stored_config
 from experiments.compare.across.grid import SCALINGS, carried_rate, queue
@@ -167,7 +167,7 @@ def test_a_small_grid_runs_resumes_and_carries_its_rates_up(
         monkeypatch.setitem(config.SHAPES, name, small)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(grid, "UNIT", 16)
     monkeypatch.setattr(timing, "ROUNDS", 3)
-    monkeypatch.setattr(comparing.figures, "draw_all", lambda *args: [])
+    monkeypatch.setattr(concluding.figures, "draw_all", lambda *args: [])
     monkeypatch.setattr(report.figures, "draw_all", lambda *args: [])
     arms = ["swiglu", "poly_norm"]
     words = [

@@ -11,11 +11,14 @@ from experiments.compare.across.law import difference, residuals
 from experiments.compare.across.resampled import Fitted
 from experiments.compare.figures import draw_rates
 from experiments.compare.studies import REFERENCE
-from experiments.terminal.figures import COLOURS, panels
+from experiments.run.statistics import mean_interval
+from experiments.terminal.figures import curve_look, panels
 from polycom_jax.storage import Place
 
 CURVE = 60
 """Points of a law's curve."""
+ASIDE = 1.03
+"""Bars of an arm stand to the right of those of the arm before by this ratio."""
 SIZE = (4.0, 3.0)
 
 
@@ -24,7 +27,7 @@ def draw_all(
 ) -> list[Place]:
     """Draws what there is something to draw of; the paths, without suffix."""
     names = list(dict.fromkeys(name for cell in cells for name in cell.numbered))
-    looks = {name: {"color": COLOURS[i % len(COLOURS)]} for i, name in enumerate(names)}
+    looks = {name: curve_look(i) for i, name in enumerate(names)}
     made = []
     if names:
         made += [
@@ -42,6 +45,11 @@ def draw_all(
 
 
 Looks = Mapping[str, Any]
+
+
+def _line(look: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a curve without points."""
+    return {"color": look["color"], "linewidth": 0.8}
 
 
 def log_along(axis: Any) -> None:
@@ -66,7 +74,7 @@ def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
 def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
     """A panel a size."""
     sizes = _sizes(cells)
-    note = "Means over seeds; each point is of runs whose rate decayed to zero there."
+    note = "Means over seeds, 95 % intervals; each point is of runs that decayed there."
     note += " Dashed: fitted laws." if fit else ""
     title = "Held-out loss against tokens"
     with panels(path, len(sizes), title=title, note=note, size=SIZE) as axes:
@@ -74,17 +82,24 @@ def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted |
             own = [cell for cell in cells if cell.parameters == size]
             for cell in own:
                 for name, arm in cell.numbered.items():
-                    mean = cell.losses(name, list(arm.good)).mean(0)
-                    axis.plot(cell.tokens, mean, marker="o", markersize=3, label=name,
-                              **looks[name])  # fmt: skip
+                    losses = cell.losses(name, list(arm.good))
+                    reach = _reach(losses)
+                    axis.errorbar(cell.tokens, losses.mean(0), reach, label=name, **looks[name])
             for name in (name for name in looks if size in _sizes_of(fit, name)):
                 assert fit is not None
                 x = np.geomspace(own[0].tokens[0], max(c.tokens[-1] for c in own), CURVE)
                 y = fit.fits[name].law.loss(size, x)
-                axis.plot(x, y, linestyle="--", linewidth=0.8, **looks[name])
+                axis.plot(x, y, linestyle="--", **_line(looks[name]))
             log_along(axis)
             axis.set(title=f"{size:,} parameters", xlabel="tokens", ylabel="loss (nats a token)")
     return path
+
+
+def _reach(losses: np.ndarray) -> np.ndarray:
+    """How far intervals of the means over seeds reach to both sides; of one seed, nowhere."""
+    if len(losses) < 2:
+        return np.zeros((2, losses.shape[1]))
+    return np.array([(m - low, high - m) for m, low, high in map(mean_interval, losses.T)]).T
 
 
 def _draw_compute(path: Place, cells: Sequence[Cell], looks: Looks) -> Place:
@@ -96,7 +111,7 @@ def _draw_compute(path: Place, cells: Sequence[Cell], looks: Looks) -> Place:
             for name, arm in cell.numbered.items():
                 x = arm.flops * np.array(cell.tokens)
                 mean = cell.losses(name, list(arm.good)).mean(0)
-                axis.plot(x, mean, marker="o", markersize=3, label=name, **looks[name])
+                axis.plot(x, mean, label=name, **looks[name])
         axis.set_xscale("log")
         axis.set(xlabel="FLOPs", ylabel="held-out loss (nats a token)")
     return path
@@ -114,7 +129,7 @@ def _draw_differences(
         for axis, size in zip(axes, sizes, strict=True):
             own = [d for d in found if d.parameters == size and d.result]
             for i, name in enumerate(dict.fromkeys(d.arm for d in own)):
-                _bars(axis, [d for d in own if d.arm == name], 1.03**i, looks[name])
+                _bars(axis, [d for d in own if d.arm == name], ASIDE**i, looks[name])
                 if fit is not None and name in fit.beside:
                     _law_band(axis, fit, name, size, [d.tokens for d in own], looks[name])
             axis.axhline(0, color="0.45", linewidth=0.8)
@@ -130,8 +145,7 @@ def _bars(axis: Any, own: Sequence[Difference], aside: float, look: Any) -> None
     x, results = zip(*rows, strict=True)
     mean = np.array([r.mean for r in results])
     ends = np.array([[r.mean - r.low, r.high - r.mean] for r in results]).T
-    axis.errorbar(x, mean, yerr=ends, marker="o", markersize=3, linewidth=1.0, linestyle="none",
-                  label=own[0].arm, **look)  # fmt: skip
+    axis.errorbar(x, mean, yerr=ends, linewidth=1.0, linestyle="none", label=own[0].arm, **look)
 
 
 def _law_band(
@@ -141,9 +155,9 @@ def _law_band(
         return
     x = np.geomspace(min(tokens), max(tokens), CURVE // 3)
     bands = [fit.band(arm, difference, size, float(each)) for each in x]
-    axis.plot(x, [b.value for b in bands], linewidth=0.8, **look)
+    axis.plot(x, [b.value for b in bands], **_line(look))
     axis.fill_between(x, [b.low for b in bands], [b.high for b in bands], alpha=0.12, linewidth=0,
-                      **look)  # fmt: skip
+                      color=look["color"])  # fmt: skip
 
 
 def _draw_residuals(path: Place, fit: Fitted, looks: Looks) -> Place:
@@ -154,8 +168,7 @@ def _draw_residuals(path: Place, fit: Fitted, looks: Looks) -> Place:
         for axis, what in zip(axes, ("tokens", "parameters"), strict=True):
             for name, own in fit.fits.items():
                 x, left = getattr(own.points, what), residuals(own.law, own.points)
-                axis.plot(x, left, linestyle="none", marker="o", markersize=3, label=name,
-                          **looks[name])  # fmt: skip
+                axis.plot(x, left, linestyle="none", label=name, **looks[name])
             axis.axhline(0, color="0.45", linewidth=0.8)
             log_along(axis)
             axis.set(xlabel=what, ylabel="residual (nats a token)")
