@@ -82,6 +82,7 @@ class Comparing:
         data = {
             "data_fingerprint": data_fingerprint(kept, self.corpus),
             "train_tokens": self.corpus.train.num_tokens,
+            "vocab_size": self.base.vocab_size,
             **{name: settings[name] for name in BY_FINGERPRINT},
         }
         check_settings(
@@ -89,6 +90,7 @@ class Comparing:
             {**common, **data, "jax": jax.__version__},
             free={
                 "train_tokens",
+                "vocab_size",
                 *BY_FINGERPRINT,
             },  # the fingerprint decides; these say what it is of
             holds="runs with other settings",
@@ -156,6 +158,8 @@ class Comparing:
             f" ({config.steps * tokens / self.corpus.train.num_tokens:.2f} epochs);"
             f" {config.seeds} seeds; one device, {jax.devices()[0].device_kind}"
         )
+        if self.corpus.treated:
+            self.display.note(self.corpus.treated)
         if config.changes:
             self.display.note(f"recipe: {self.recipe}")
         for arm in self.study.arms:
@@ -251,6 +255,7 @@ class Comparing:
             "model": f"{config.model}: {base.num_layers} layers of {base.embed_dim},"
             f" gated width {base.gated_width}, vocabulary {base.vocab_size}",
             "data": f"{config.data.source} ({self.corpus.fingerprint})",
+            **({"text": self.corpus.treated} if self.corpus.treated else {}),
             "tokens": f"{config.data.batch_size} x {base.context_length} a step,"
             f" {config.lengths} steps, of {self.corpus.train.num_tokens:,} for training",
             "seeds": worded_seeds(config.result_seeds),

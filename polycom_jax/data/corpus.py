@@ -22,7 +22,7 @@ TOLD = 0.05
 """Share of U+FFFD in the text from which on a warning asks whether it is UTF-8 at all."""
 
 COPIES_TOLD = 0.01
-"""Share of the held-out bytes that are trained on, too, from which on a warning says so."""
+"""Share of the held-out bytes in the training text, too, from which on a warning says so."""
 
 ALWAYS_TOLD = ("documents", "bytes", "tokens", "empty", "damaged", "undecodable")
 """Counts of a split that its summary has even where they are 0."""
@@ -47,7 +47,7 @@ class Corpus:
         summary: for people and logs: source, tokenizer, vocab_size, for each split the counts of
             `shard.COUNTS`, what was done with undecodable documents, and how local files were read,
             by name with the beginning of their checksum; `copies`, the held-out documents, and
-            bytes of them, that are trained on too, where each side has files of its own.
+            bytes of them, that are in the training text, too, where each side has files of its own.
         earlier: the fingerprint that earlier versions gave the same data, "" where that is no
             other; it may take a while.
     """
@@ -176,8 +176,8 @@ def _warn_of_replaced(summary: Mapping[str, Any], name: str) -> None:
 def _warn_of_copies(summary: Mapping[str, Any], name: str) -> None:
     if _copied_share(summary) >= COPIES_TOLD:
         text = (
-            f"{name}: {_copies(summary)}, so that the held-out loss is lower than on new text. Take"
-            " them out of one of the two."
+            f"{name}: {_copies(summary)}: of a model that is trained on that, the held-out loss is"
+            " lower than on new text. Take them out of one of the two."
         )
         warnings.warn(text, InputWarning, stacklevel=4)
 
@@ -191,7 +191,7 @@ def _copies(summary: Mapping[str, Any]) -> str:
     copies, held = summary["copies"]["documents"], summary["heldout"]["documents"]
     return (
         f"{copies:,} of {held:,} held-out documents ({_copied_share(summary):.1%} of their bytes)"
-        " are trained on, too"
+        " are in the training text, too"
     )
 
 

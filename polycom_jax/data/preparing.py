@@ -99,7 +99,8 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
     bound = bound_of(reader, asked.source) if plan is None else plan.bound
     tokenizer = asked.given or _trained(asked, reader, bound, report)
     contents, recipe = reuse.origin_contents(reader), _recipe(asked, tokenizer, bound)
-    known = reuse.find(folder, recipe) if any(contents) else {}
+    listing = _compared(asked, reader)
+    known = reuse.find(folder, recipe, listing) if any(contents) else {}
     if plan is None:
         sizes = {content: one.size for content, one in known.items()}
         plan = plans.cut(reader, bound, piece_bytes, contents, sizes)
@@ -111,7 +112,7 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
         report(f"{len(taken)} of {len(plan.pieces)} pieces of {asked.source.name} lie prepared")
     files = packed(tokenizer)
     about = (str(folder), reader, plan, files, tokenizer.exact, cfg.undecodable, asked.source.name)
-    return Job(*about, taken, listing=_compared(asked, reader)), tokenizer
+    return Job(*about, taken, listing), tokenizer
 
 
 def _compared(asked: Request, reader: Reader) -> bool:

@@ -4,11 +4,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from corpora import json_lines, texts
 
 from polycom_jax import storage
-from polycom_jax._errors import InputWarning
+from polycom_jax._errors import InputError, InputWarning
 from polycom_jax.data import Corpus, DataConfig, copies, pieces
 from polycom_jax.data.corpus import open_prepared
 from polycom_jax.data.preparing import Team, begin, finish, make
@@ -57,7 +58,8 @@ def test_copies_are_counted_whatever_piece_they_are_in_and_white_space_at_their_
     bytes_ = size(TRAINED[3], TRAINED[50], TRAINED[3]) + 4
     assert found.summary["copies"] == {"documents": 3, "bytes": bytes_}
     share = bytes_ / found.heldout.num_bytes
-    assert f"3 of 15 held-out documents ({share:.1%} of their bytes)" in found.treated
+    told = f"3 of 15 held-out documents ({share:.1%} of their bytes) are in the training text, too"
+    assert found.treated == told  # which is true of it also where another model reads it
 
 
 def test_few_are_told_without_a_warning(folder: Path):
@@ -115,14 +117,48 @@ def test_pieces_of_an_earlier_version_are_done_and_nothing_is_said(folder: Path)
     assert "copies" not in corpus.summary
 
 
-def test_pieces_of_an_earlier_version_are_not_taken_over(folder: Path):
+def test_pieces_of_an_earlier_version_are_not_taken_over_nor_said_to_be(folder: Path):
     first = asked(folder, folder / "c", "fresh.jsonl")
     prepared(folder, folder / "c", "fresh.jsonl")
     for listing in Path(first.folder).glob("*/*.documents"):
         listing.unlink()
+    second, lines = asked(folder, folder / "c", "some.jsonl"), list[str]()
+    make(second, lines.append, Team(), 500)
+    assert not [line for line in lines if "lie prepared" in line]
     with pytest.warns(InputWarning):
-        found = prepared(folder, folder / "c", "some.jsonl")
-    assert found.summary["copies"]["documents"] == 3
+        assert open_prepared(second).summary["copies"]["documents"] == 3
+
+
+def test_documents_of_white_space_alone_are_no_copies(folder: Path):
+    (folder / "train.jsonl").write_bytes(json_lines([*TRAINED, " ", "\n\n"]))
+    (folder / "blank.jsonl").write_bytes(json_lines([*FRESH, "\n", "\t "]))
+    found = prepared(folder, folder / "c", "blank.jsonl")
+    assert found.heldout.num_documents == len(FRESH) + 2
+    assert found.summary["copies"] == {"documents": 0, "bytes": 0}
+
+
+def test_held_out_hashes_are_not_sorted_anew_for_each_piece(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = asked(folder, folder / "c", "fresh.jsonl")
+    make(found, quietly, Team(), 500)
+    sorts: list[str] = []
+    for name in ("sort", "unique", "intersect1d", "isin"):
+        real = getattr(np, name)
+        monkeypatch.setattr(np, name, lambda *a, _f=real, _n=name: sorts.append(_n) or _f(*a))
+    number = len(list(Path(found.folder).glob("pieces/*.json")))
+    assert number > 5
+    assert copies.count_copies(found.folder, number) == {"documents": 0, "bytes": 0}
+    assert len(sorts) < 5
+
+
+def test_a_damaged_listing_is_named(folder: Path):
+    found = asked(folder, folder / "c", "some.jsonl")
+    make(found, quietly, Team(), 500)
+    listing = Path(found.folder) / copies.listing_name("train", 1)
+    listing.write_bytes(listing.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"000001\.documents is damaged"):
+        copies.count_copies(found.folder, 2)
 
 
 def test_in_a_bucket_they_are_counted_alike(folder: Path, bucket: str):

@@ -46,6 +46,7 @@ def test_a_study_ends_in_tables_plots_and_a_report_and_resumes_run_by_run(
 ):  # fmt: skip
     assert compare.main(command) == 0
     root = tmp_path / "w"
+    assert json.loads((root / "settings.json").read_text())["vocab_size"] == 257
     report = (root / "report.md").read_text()
     for text in ("Differences at equal tokens", "equal seconds", "poly_norm", "no p can be below"):
         assert text in report

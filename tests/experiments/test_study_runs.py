@@ -200,3 +200,22 @@ def test_times_of_a_report_are_in_units_of_the_fastest_arm_that_an_arm_is_compar
     _ = Finished(config, study, base, searches, {}, none, times).findings
     relative = {"small": 1, "small_relu": 2, "large_relu": 1, "large": 3}
     assert found == {name: (seconds[name], pytest.approx(relative[name])) for name in seconds}
+
+
+@pytest.mark.parametrize("treated", ["", "1 of 9 held-out documents are in the training text, too"])
+def test_a_study_tells_what_is_odd_about_its_text(treated: str):
+    lines: list[str] = []
+    corpus = SimpleNamespace(train=SimpleNamespace(num_tokens=9), treated=treated, fingerprint="")
+    data = SimpleNamespace(batch_size=1, source="a.txt")
+    config = SimpleNamespace(
+        study="?", model="tiny", data=data, lengths=(1, 2, 4), steps=4, seeds=2, changes={},
+        result_seeds=range(2),
+    )  # fmt: skip
+    own: Any = SimpleNamespace(
+        config=config, study=Study("?", (), ()), base=models.preset("tiny"), corpus=corpus,
+        recipe="",
+        display=SimpleNamespace(note=lines.append), command="c", circumstances={},
+    )  # fmt: skip
+    Comparing.describe(own)
+    assert lines[1:] == [treated][: bool(treated)]
+    assert Comparing.about(own).get("text", "") == treated
