@@ -8,9 +8,11 @@ from scaling_folders import COMMITTED, study, write_run
 
 from experiments.compare import __main__ as compare
 from experiments.compare import report
+from experiments.compare.across.cells import read_cell
 from experiments.compare.across.own_report import read_finished, stored_about
 from experiments.compare.timing import TIMES
 from experiments.terminal.tables import page
+from polycom_jax import InputError
 
 LENGTHS = (560, 1120, 2240)
 LOSSES = {"swiglu": lambda d: 2.0 - d / 1e7, "poly_norm": lambda d: 1.9 - d / 1e7}
@@ -112,3 +114,70 @@ def test_a_study_without_the_reference_has_its_own_report_alone(
     assert compare.main(["report", str(root), "--json=-"]) == 0
     assert json.loads(capsys.readouterr().out)["study"] == "optimizers"
     assert not (root / "scaling.md").exists()
+
+
+def test_a_report_of_more_seeds_than_all_arms_have_in_common_stays(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert compare.main(["report", str(folder)]) == 0
+    before = [(folder / name).read_bytes() for name in (report.TEXT, report.NUMBERS)]
+    for seed in range(3):
+        write_run(folder, "mish", seed, (2.0, 1.9, 1.8), LENGTHS)
+    time_arms(folder, "swiglu", "poly_norm", "mish")
+    capsys.readouterr()
+    assert compare.main(["report", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "has 5 seeds of swiglu, poly_norm, and all arms with results (swiglu, poly_norm" in told
+    assert [(folder / name).read_bytes() for name in (report.TEXT, report.NUMBERS)] == before
+    assert compare.main(["report", str(folder), "--out", str(tmp_path / "other")]) == 0
+    numbers = json.loads((tmp_path / "other" / report.NUMBERS).read_text())
+    assert [len(arm["losses"]) for arm in numbers["arms"]] == [3, 3, 3]
+
+
+def test_a_study_in_another_s_folders_stays_that_study(folder: Path):
+    for seed in range(5):
+        write_run(folder, "poly_norm_2", seed, (2.0, 1.9, 1.8), LENGTHS)
+    time_arms(folder, "swiglu", "poly_norm", "poly_norm_2")
+    assert read_finished(folder).findings.study == "rows"  # activations has no such arm
+    (folder / "runs" / "poly_norm_2").rename(folder / "elsewhere")
+    assert read_finished(folder).findings.study == "activations"
+    told = {"about": {}, "study": "rows"}
+    (folder / report.NUMBERS).write_text(json.dumps(told))
+    assert read_finished(folder).study.question.startswith("Which row")
+
+
+def test_the_seeds_that_are_told_are_those_of_the_report(folder: Path):
+    about = {"command": "python -m experiments.compare activations", "seeds": "4"}
+    (folder / report.NUMBERS).write_text(json.dumps({"about": about}))
+    assert compare.main(["report", str(folder)]) == 0
+    assert json.loads((folder / report.NUMBERS).read_text())["about"]["seeds"] == "5"
+
+
+def test_nothing_is_told_of_a_machine_that_did_not_train(folder: Path):
+    assert compare.main(["report", str(folder)]) == 0
+    about = json.loads((folder / report.NUMBERS).read_text())["about"]
+    assert about.keys() == {"command", "commit of the runs", "seeds"}
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_damaged_times_leave_the_report_over_lengths(
+    folder: Path, content: str, capsys: pytest.CaptureFixture[str]
+):
+    (folder / TIMES).write_text(content)
+    assert compare.main(["report", str(folder)]) == 0
+    assert "timing.json is not as a study has written it" in capsys.readouterr().out
+    assert (folder / "scaling.md").is_file()
+
+
+def test_parameters_are_those_of_the_tokenizer_s_vocabulary(folder: Path):
+    path = folder / "settings.json"
+    stored = {**json.loads(path.read_text()), "data.tokenizer": "bpe"}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="does not say how many ids the tokenizer has"):
+        read_finished(folder)
+    sizes = {}
+    for size in (257, 1000):
+        path.write_text(json.dumps({**stored, "vocab_size": size}))
+        sizes[size] = read_finished(folder).findings.arms[0].cost.parameters
+        assert read_cell(folder).arms["swiglu"].parameters == sizes[size]
+    assert sizes[1000] - sizes[257] == 743 * 64

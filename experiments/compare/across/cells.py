@@ -94,7 +94,7 @@ class Cell:
     @cached_property
     def base(self) -> ModelConfig:
         """The common model."""
-        return base_of(self.config)
+        return base_of(self.config, stored_vocabulary(self.root))
 
     @property
     def recipe(self) -> str:
@@ -197,7 +197,7 @@ def read_arms(root: Place, config: CompareConfig) -> dict[str, ArmRuns]:
     Raises:
         InputError: a file is not as a study has written it, or is of an arm that it has not.
     """
-    known, base = arms_of(config.study), base_of(config)
+    known, base = arms_of(config.study), base_of(config, stored_vocabulary(root))
     by_arm: dict[str, list[Run]] = {}
     for run in RunFolder(root / "runs").all():
         by_arm.setdefault(run.key.arm, []).append(run)
@@ -254,6 +254,13 @@ def stored_settings(root: Place) -> dict[str, Any]:
         raise InputError(f"{path} is not as a study has written it: {error}.") from error
 
 
+def stored_vocabulary(root: Place) -> int | None:
+    """Ids of the tokenizer that a study's folder has runs with; None: an earlier version, which did
+    not write them down."""
+    settings = stored_settings(root)
+    return BYTES if settings.get("data.tokenizer") == "bytes" else settings.get("vocab_size")
+
+
 def continued(config: CompareConfig, root: Place) -> CompareConfig:
     """The study on at least as many seeds, for results and for rates, as its folder has for the
     reference, from the first of them on: fewer would choose rates anew, others leave finished runs
@@ -272,10 +279,11 @@ def continued(config: CompareConfig, root: Place) -> CompareConfig:
     )
 
 
-def base_of(config: CompareConfig) -> ModelConfig:
-    """The common model with the vocabulary that its tokenizer has."""
+def base_of(config: CompareConfig, vocab_size: int | None = None) -> ModelConfig:
+    """The common model with the vocabulary that its tokenizer has, as far as that is known."""
     found = config.common.model
-    return replace(found, vocab_size=BYTES) if config.data.tokenizer == "bytes" else found
+    size = BYTES if config.data.tokenizer == "bytes" else vocab_size
+    return replace(found, vocab_size=size) if size else found
 
 
 def arms_of(study: str) -> dict[str, Arm]:

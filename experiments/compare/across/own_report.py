@@ -5,16 +5,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from experiments.compare.across.cells import ArmRuns, base_of, read_arms, stored_config
+from experiments.compare.across.cells import (
+    SETTINGS,
+    ArmRuns,
+    base_of,
+    read_arms,
+    stored_config,
+    stored_vocabulary,
+)
 from experiments.compare.arms import Study
 from experiments.compare.concluding import Finished
-from experiments.compare.config import CompareConfig
 from experiments.compare.report import NUMBERS
 from experiments.compare.studies import STUDIES
 from experiments.compare.timing import TIMES, Timing, stored
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax.storage import Place
+from polycom_jax.table import ACTIVATIONS
 
 
 def read_finished(root: Place) -> Finished:
@@ -27,14 +34,21 @@ def read_finished(root: Place) -> Finished:
     config = stored_config(root)
     arms = {name: arm for name, arm in read_arms(root, config).items() if arm.runs}
     require(bool(arms), f"{root} holds no finished results yet, only searches for rates.")
-    study = _study(config, list(arms))
+    vocabulary = stored_vocabulary(root)
+    require(
+        vocabulary is not None,
+        f"{root / SETTINGS} does not say how many ids the tokenizer has, as earlier versions did"
+        " not: the command that trained the study adds it, and writes the report.",
+    )
+    name = _name(config.study, (_stored(root) or {}).get("study"), list(arms))
+    study = _study(name, list(arms))
     arms = {arm.name: arms[arm.name] for arm in study.arms}
     seeds = _shared(config.first_seed, arms.values())
     require(len(seeds) > 1, f"{root}: its arms have not two seeds in common yet.")
     return Finished(
-        config=replace(config, seeds=len(seeds)),
+        config=replace(config, study=name, seeds=len(seeds)),
         study=study,
-        base=base_of(config),
+        base=base_of(config, vocabulary),
         searches={name: arm.search for name, arm in arms.items()},
         searched={name: arm.searched for name, arm in arms.items()},
         runs={name: [arm.runs[seed] for seed in seeds] for name, arm in arms.items()},
@@ -44,19 +58,57 @@ def read_finished(root: Place) -> Finished:
 
 def stored_about(root: Place) -> dict[str, Any]:
     """Where the numbers come from, as the report says that lies there; {}: there is none."""
+    found = _stored(root)
+    try:
+        return {} if found is None else dict(found["about"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise _foreign(root, error) from error
+
+
+def check_no_fewer(done: Finished, place: Place) -> None:
+    """Raises `InputError` where the report that lies there has seeds which this one would not."""
+    try:
+        seeds = {arm["name"]: len(arm["losses"]) for arm in (_stored(place) or {}).get("arms", [])}
+    except (TypeError, KeyError) as error:
+        raise _foreign(place, error) from error
+    more = [name for name, count in seeds.items() if count > done.config.seeds]
+    require(
+        not more,
+        f"{place / NUMBERS} has {max(seeds.values(), default=0)} seeds of {', '.join(more)}, and"
+        f" all arms with results ({', '.join(done.runs)}) have {done.config.seeds} in common, so it"
+        " stays; another --out takes the report of these.",
+    )
+
+
+def _stored(root: Place) -> dict[str, Any] | None:
+    """The numbers of the report that lies there; None: there is none."""
     path = root / NUMBERS
     try:
-        return json.loads(storage.read(path))["about"] if storage.is_file(path) else {}
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is not as a study has written it: {error}.") from error
+        return dict(json.loads(storage.read(path))) if storage.is_file(path) else None
+    except (ValueError, TypeError) as error:
+        raise _foreign(root, error) from error
 
 
-def _study(config: CompareConfig, names: Sequence[str]) -> Study:
+def _foreign(root: Place, error: Exception) -> InputError:
+    return InputError(f"{root / NUMBERS} is not as a study has written it: {error}.")
+
+
+def _name(folders: str, told: str | None, names: Sequence[str]) -> str:
+    """The study that a report is of, of those whose runs lie in one folder: the one that it was of,
+    if there is one, unless it has not all of these arms and they cannot join it."""
+    family = [name for name, study in STUDIES.items() if folders in (name, study.runs_of)]
+    able = [name for name in family if set(_further(name, names)) <= set(ACTIVATIONS)]
+    return min(able, key=lambda name: name != told, default=folders)
+
+
+def _further(study: str, names: Sequence[str]) -> list[str]:
+    own = {arm.name for arm in STUDIES[study].arms}
+    return [name for name in names if name not in own]
+
+
+def _study(name: str, names: Sequence[str]) -> Study:
     """The study of these arms; those of other studies join as further activations."""
-    study = STUDIES[config.study]
-    own = {arm.name for arm in study.arms}
-    further = [name for name in names if name not in own]
-    return study.with_activations(further).only(names)
+    return STUDIES[name].with_activations(_further(name, names)).only(names)
 
 
 def _shared(first: int, arms: Iterable[ArmRuns]) -> list[int]:
@@ -68,7 +120,10 @@ def _shared(first: int, arms: Iterable[ArmRuns]) -> list[int]:
 
 
 def _times(root: Place, arms: Iterable[str]) -> Timing:
-    times = stored(root / TIMES)
+    try:
+        times = stored(root / TIMES)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{root / TIMES} is not as a study has written it: {error}.") from error
     have = times.seconds if times else {}
     missing = [name for name in arms if name not in have]
     require(

@@ -4,7 +4,7 @@ python -m experiments.compare report experiments/results/compare/scaling
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -15,11 +15,11 @@ from experiments.compare.across import figures, tables
 from experiments.compare.across.cells import SETTINGS, Cell, arms_of, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
 from experiments.compare.across.extrapolation import Extrapolated, extrapolated
-from experiments.compare.across.own_report import read_finished, stored_about
+from experiments.compare.across.own_report import check_no_fewer, read_finished, stored_about
+from experiments.compare.comparing import worded_seeds
 from experiments.compare.concluding import Finished
 from experiments.compare.studies import REFERENCE
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
-from experiments.run.provenance import circumstances, versions
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.progress import Display
@@ -75,33 +75,43 @@ def main(argv: Sequence[str]) -> int:
         not across or any(cell.arms for cell in cells),
         f"{folder} holds no finished results yet, only searches for rates.",
     )
-    own, without = _own(folder, across) if alone else (None, "")
+    told = stored_about(folder) if alone else {}
+    own, without = _own(folder, out, across) if alone else (None, "")
     try_folder("--out", out)
     with Display(aside=config.json == STDOUT) as display:
         if own is not None:
-            _write_own(own, folder, out, command, display)
+            _write_own(own, told, out, command, display)
         elif without:
-            display.note(f"No {report.TEXT} of its own: {without}")
+            display.note(f"No {report.TEXT} of its own made: {without}")
         if cells:
             written(cells, out, command, display)
     hand_over(config.json, out / (NUMBERS if cells else report.NUMBERS))
     return 0
 
 
-def _own(folder: Place, across: bool) -> tuple[Finished | None, str]:
+def _own(folder: Place, out: Place, across: bool) -> tuple[Finished | None, str]:
     """What a study's own report is made of; or, where there is another one, why it has none."""
     try:
-        return read_finished(folder), ""
+        found = read_finished(folder)
+        check_no_fewer(found, out)
+        return found, ""
     except InputError as error:
         if not across:
             raise
         return None, str(error)
 
 
-def _write_own(own: Finished, folder: Place, out: Place, command: str, display: Display) -> None:
-    """Prints a study's tables; writes its report, numbers and figures as the study itself does."""
-    made = {"command": command, **versions(), **circumstances()}
-    about = {**(stored_about(folder) or made), "commit of the runs": own.commits}
+def _write_own(
+    own: Finished, told: Mapping[str, Any], out: Place, command: str, display: Display
+) -> None:
+    """Prints a study's tables; writes its report, numbers and figures as the study itself does.
+
+    `told` is what the report that lies there says of where its numbers come from.
+    """
+    # This machine is not the one that trained: where nothing is told of that, nothing is known.
+    about = {**(told or {"command": command}), "commit of the runs": own.commits}
+    if not told or "seeds" in told:
+        about["seeds"] = worded_seeds(own.config.result_seeds)
     text, numbers = own.write(out, about)
     for section in report.sections(own.findings):
         print_section(display.console, section)
