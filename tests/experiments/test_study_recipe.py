@@ -126,6 +126,17 @@ def test_a_report_names_the_recipe_and_takes_one_alone(
     assert [found.recipe for found in read_cells(tmp_path)] == ["", ""]
 
 
+def test_a_recipe_that_one_size_has_by_itself_is_the_same_recipe(tmp_path: Path):
+    # dense-1b recomputes its blocks anyway, so that its folder names no change.
+    small = study(tmp_path / "a", "dense-110m", 560, LOSSES)
+    study(tmp_path / "b", "dense-1b", 560, LOSSES)
+    with_recipe(small, **{"model.remat": "full"})
+    assert [cell.recipe for cell in read_cells(tmp_path)] == ["model.remat=full", ""]
+    with_recipe(small, **{"model.remat": "dots"})
+    with pytest.raises(InputError, match=r"different recipes \(a: model.remat=dots; b: as it is"):
+        read_cells(tmp_path)
+
+
 @pytest.mark.parametrize("stored", [{"optim.optimizer": "moun"}, ["optim"], 3])
 def test_a_recipe_that_no_study_has_written_is_told(tmp_path: Path, stored: object):
     root = study(tmp_path / "a", "bytes-0.1m", 560, {})

@@ -1,7 +1,7 @@
 """Reads folders of runs: what each arm of a study came to, from its run files alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from experiments.compare.runs import Run, RunFolder
 from experiments.compare.sensitivity import Sensitivity, sensitivities
 from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.run.rate_search import FIRST_SEED, Search
+from experiments.terminal import flags
 from polycom_jax import models, storage
 from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.data import DataConfig
@@ -101,6 +102,11 @@ class Cell:
         """What `--recipe` has changed, in a line; empty: nothing."""
         return " ".join(worded(self.config.changes))
 
+    def recipe_in(self, fields: Collection[str]) -> tuple[str, ...]:
+        """The values that these fields have, changed or not."""
+        values = flags.flatten(self.config.common)
+        return worded({name: values[name] for name in sorted(fields)})
+
     @property
     def parameters(self) -> int:
         """Of the reference's model at this size, whether or not it was trained."""
@@ -162,8 +168,10 @@ def read_cells(folder: Place) -> list[Cell]:
         " `python -m experiments.compare STUDY --out FOLDER` makes one.",
     )
     cells = [read_cell(root) for root in roots]
-    recipes = {cell.recipe: cell.name for cell in cells}
-    of_each = "; ".join(f"{name}: {text or 'as it is'}" for text, name in recipes.items())
+    # By what they come to: a preset may have by itself what another one's recipe changes.
+    fields = {name for cell in cells for name in cell.config.changes}
+    recipes = {cell.recipe_in(fields): cell for cell in cells}
+    of_each = "; ".join(f"{c.name}: {c.recipe or 'as it is'}" for c in recipes.values())
     require(
         len(recipes) == 1,
         f"{folder} holds studies of different recipes ({of_each}), whose losses follow no law"
