@@ -18,8 +18,11 @@ from jaxtyping import Array
 
 from experiments.compare.branching import decay_start, rate_share
 from experiments.compare.runs import Run, RunKey
+from experiments.run import device_memory
 from experiments.run.kept_state import KeptState
 from experiments.run.report import activation_parameters
+from polycom_jax import models
+from polycom_jax._errors import require
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.data.windows import gather
 from polycom_jax.models import ModelConfig
@@ -37,6 +40,8 @@ from polycom_jax.training.weight_average import average_of
 
 POINTS = 60
 """Points of a run's curves."""
+
+GIB = 2**30
 
 METRICS = ("loss", "grad_norm")
 """The metrics of a step that the curves are of."""
@@ -63,7 +68,11 @@ class Programs:
 
 
 def compile_programs(cfg: ModelConfig, optim: OptimConfig, batch: Batch) -> Programs:
-    """Compiles an arm for batches of this shape."""
+    """Compiles an arm for batches of this shape, which may be abstract.
+
+    Raises:
+        InputError: its runs need more memory than JAX may take of the device.
+    """
     optim = replace(optim, accumulation_steps=1)
     mesh = make_mesh(devices=jax.devices()[:1])
     state = abstract_state(cfg, optim, mesh)
@@ -75,12 +84,35 @@ def compile_programs(cfg: ModelConfig, optim: OptimConfig, batch: Batch) -> Prog
 
     needs: Any = compiled.memory_analysis()
     memory = needs.argument_size_in_bytes + needs.temp_size_in_bytes
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    check_memory(cfg, int(memory) + held)
     return Programs(
         cfg=cfg,
         init=make_init(cfg, optim, mesh),
         step=compiled,
         nats=jax.jit(nats).lower(state.params, batch).compile(),
         memory=int(memory),
+    )
+
+
+def check_memory(cfg: ModelConfig, needed: int) -> None:
+    """Refuses a run that would be out of memory where its first branch leaves the trunk, hours on.
+
+    Args:
+        cfg: the model.
+        needed: bytes of a step, and of the state once more: a trunk waits while its branch trains.
+
+    Raises:
+        InputError: naming what there is, and what helps.
+    """
+    limit = device_memory.bytes_limit()
+    require(
+        not limit or needed <= limit,
+        f"A run of {cfg.activation_name} with {models.count_params(cfg):,} parameters needs"
+        f" {needed / GIB:.1f} GiB, and JAX may take {limit / GIB:.1f} GiB of this device. Of a GPU"
+        " it takes 75% by itself: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 in the environment, or"
+        " give --recipe model.remat=full model.loss_chunk=4096, a smaller --batch-size, or a"
+        " smaller model.",
     )
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from experiments.run.compiled import batch_shape, compile_step
 from experiments.run.config import PretrainConfig
+from experiments.run.device_memory import bytes_limit
 from experiments.run.folder import as_yaml
 from experiments.terminal.program import LESS_MEMORY
 from experiments.terminal.progress import Display
@@ -70,9 +71,8 @@ def memory(compiled: jax.stages.Compiled) -> Mapping[str, int]:
 
 def memory_of_a_device() -> int:
     """Bytes that a device may use; devices on CPUs share their machine's. 0: nobody says."""
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return int((device.memory_stats() or {}).get("bytes_limit", 0))
+    if jax.local_devices()[0].platform != "cpu":
+        return bytes_limit()
     return _memory_of_the_machine() // jax.local_device_count()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from experiments.run.config import PretrainConfig
 from experiments.run.tpu_configs import parts_of
@@ -88,6 +88,16 @@ class Step:
         return aot.compile(self.lowered, compiler_options={**variant, **named})
 
 
+def abstract_batch(rows: int, length: int, sharding: NamedSharding | None = None) -> dict[str, Any]:
+    """The batch of a step without its numbers: `jax.ShapeDtypeStruct` by name."""
+    dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "mask": jnp.bool_}
+    dtypes |= {"segment_ids": jnp.int32, "positions": jnp.int32}
+    return {
+        name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
+        for name, dtype in dtypes.items()
+    }
+
+
 def training_step(config: PretrainConfig, where: Slice) -> Step:
     """The step that `experiments.pretrain` would run there, whole.
 
@@ -106,13 +116,7 @@ def training_step(config: PretrainConfig, where: Slice) -> Step:
         f"{optim.accumulation_steps} over {count} parts of {where.name}; nearest:"
         f" {max(round(data.batch_size / whole), 1) * whole}.",
     )
-    shape = (data.batch_size, model.context_length)
-    dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "mask": jnp.bool_}
-    dtypes |= {"segment_ids": jnp.int32, "positions": jnp.int32}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, dtype in dtypes.items()
-    }
+    batch = abstract_batch(data.batch_size, model.context_length, sharding)
     with compiling_for(where.chip.platform, where.chip.compute_capability):
         step = make_model_step(model, optim, config.run.steps, mesh)
         state = abstract_state(model, optim, mesh)

@@ -1,22 +1,29 @@
 """The queue of sizes, lengths and arms: its order, its steps, its rates, and a very small grid."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 from scaling_folders import COMMITTED, STEP_TOKENS, study
 from test_compare_findings import SMALL
 
 from experiments.compare import __main__ as compare
-from experiments.compare import comparing, concluding, config, timing
+from experiments.compare import comparing, concluding, config, timing, train
 from experiments.compare.across import grid, report, scaling
 from experiments.compare.across.cells import read_cell, stored_config
 from experiments.compare.across.grid import SCALINGS, carried_rate, queue
 from experiments.compare.branching import updates
 from experiments.compare.studies import STUDIES
+from experiments.run import device_memory
+from experiments.run.planned import abstract_batch
 from experiments.run.rate_search import MOST_EXTENSIONS, checked
-from polycom_jax import models
+from polycom_jax import InputError, models
+from polycom_jax.models import ModelConfig
+from polycom_jax.training import OptimConfig
 
 
 def test_every_beginning_of_the_queue_is_a_result():
@@ -134,6 +141,80 @@ def test_a_dry_run_tells_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixt
     wanted = 2 * 2.0 * (search + results) / results
     assert costs[0]["seconds"] == pytest.approx(wanted, rel=0.05)
     assert {*tmp_path.iterdir()} == {tmp_path / "bytes-0.1m-20"}
+
+
+def test_a_dry_run_for_a_gpu_tells_what_entries_take_before_any_has_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["scaling", "--scale", "gpu", "--dry-run", "--out", str(tmp_path)]
+    assert compare.main([*words, "--json=-"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    # 40 % of 989 TFLOP/s
+    assert [c["seconds"] for c in costs] == [pytest.approx(c["flops"] / 395.6e12) for c in costs]
+    assert compare.main(words) == 0
+    text = capsys.readouterr().out
+    days = sum(cost["seconds"] for cost in costs) / 86_400
+    assert f"{days:,.1f} days" in text.splitlines()[4 + len(costs) - 1]
+    assert "of one h100 at 40% of its bfloat16 peak" in text
+    assert compare.main(["scaling", "--dry-run", "--out", str(tmp_path), "--json=-"]) == 0
+    assert {c["seconds"] for c in json.loads(capsys.readouterr().out)} == {None}
+
+
+def test_a_recipe_is_added_to_that_of_the_scale():
+    own = SCALINGS["gpu"].recipe
+    assert grid.from_command(["--scale", "gpu"]).recipe == own
+    found = grid.from_command(["--scale", "gpu", "--recipe", "model.remat=dots", "optim.b1=0.8"])
+    assert found.recipe == (*own, "model.remat=dots", "optim.b1=0.8")
+    common = queue(found)[0].config.common
+    assert (common.model.remat, common.model.loss_chunk, common.optim.b1) == ("dots", 4096, 0.8)
+
+
+def test_a_run_holds_its_state_twice_and_is_refused_where_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    wanted: list[int] = []
+    monkeypatch.setattr(train, "check_memory", lambda cfg, needed: wanted.append(needed))
+    made = train.compile_programs(SMALL, OptimConfig(), abstract_batch(8, 16))
+    state = jax.eval_shape(made.init, jax.random.key(0))
+    twice = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert wanted == [made.memory + twice]
+    assert twice > 12 * models.count_params(SMALL)
+    monkeypatch.undo()
+
+    train.check_memory(SMALL, wanted[0])  # a CPU does not say what it has
+    monkeypatch.setattr(device_memory, "bytes_limit", lambda: wanted[0])
+    train.check_memory(SMALL, wanted[0])
+    with pytest.raises(InputError, match="set XLA_PYTHON_CLIENT_MEM_FRACTION="):
+        train.check_memory(SMALL, wanted[0] + 1)
+
+
+def test_a_grid_that_does_not_fit_the_device_is_refused_before_its_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(scaling, "cache_compiled", lambda *args: None)
+    monkeypatch.setattr(scaling, "run", lambda *args: pytest.fail("it was run"))
+    tried: list[tuple[int, str, int]] = []
+
+    def compiled(cfg: ModelConfig, optim: OptimConfig, batch: Mapping[str, Any]) -> None:
+        tried.append((cfg.embed_dim, cfg.activation_name, batch["tokens"].size))
+        train.check_memory(cfg, cfg.embed_dim * 2**30)
+
+    monkeypatch.setattr(scaling, "compile_programs", compiled)
+    monkeypatch.setattr(device_memory, "bytes_limit", lambda: 100 * 2**30)
+    assert compare.main(["scaling", "--out", str(tmp_path / "g")]) == 2
+    told = capsys.readouterr().err
+    assert "parameters needs 128.0 GiB, and JAX may take 100.0 GiB of this device" in told
+    assert told.count("\n") == 1
+    both = {(width, name, 8 * 128) for width in (64, 96) for name in ("swiglu", "poly_norm")}
+    assert {*tried[:-1]} == both
+    assert tried[-1][0] == 128
+    assert not (tmp_path / "g").exists()
+
+    tried.clear()
+    monkeypatch.setattr(device_memory, "bytes_limit", lambda: 0)
+    with pytest.raises(pytest.fail.Exception, match="it was run"):
+        compare.main(["scaling", "--out", str(tmp_path / "g")])
+    assert not tried
 
 
 @pytest.mark.parametrize(

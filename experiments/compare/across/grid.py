@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from tyro.conf import arg
@@ -49,7 +49,7 @@ class ScalingConfig:
         seq_len: tokens of a window. Default: each model's context.
         heldout_tokens: tokens of held-out text in an evaluation. Default: all.
         recipe: fields of the recipe to change for all arms and sizes, as in the studies:
-            optim.optimizer=muon.
+            optim.optimizer=muon. They come behind those of the scale.
         dry_run: print the queue and what it would cost, and end.
         out: where the folders of all studies go; those that are there are gone on with.
         json: also write the numbers to this file, or to stdout (-).
@@ -260,6 +260,8 @@ SCALINGS: Mapping[str, ScalingConfig] = {
         data=DataConfig(source="c4/en", batch_size=64),
         seq_len=1024,
         heldout_tokens=1 << 21,
+        # So that a state, and a second one while a branch is trained, fit 80 GB at every size.
+        recipe=("model.remat=full", "model.loss_chunk=4096"),
         out="runs/scaling-gpu",
     ),
 }
@@ -287,4 +289,8 @@ def from_command(argv: Sequence[str]) -> ScalingConfig:
     scale = chosen[-1] if chosen else "cpu"
     if scale not in SCALINGS:
         raise unknown("scale", scale, SCALINGS)
-    return LINE.parse(SCALINGS[scale], settings)
+    start = SCALINGS[scale]
+    found = LINE.parse(start, settings)
+    if found.recipe == start.recipe:
+        return found
+    return replace(found, recipe=(*start.recipe, *found.recipe))

@@ -5,7 +5,7 @@ python -m experiments.compare scaling --data text.jsonl.xz --out runs/scaling
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -33,14 +33,21 @@ from experiments.compare.arms import check_widths
 from experiments.compare.branching import updates
 from experiments.compare.comparing import Comparing
 from experiments.compare.runs import Run, RunFolder
+from experiments.compare.train import compile_programs
+from experiments.run import device_memory
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json
 from experiments.run.folder import Workdir
+from experiments.run.planned import abstract_batch
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import Section, duration, print_section
 from polycom_jax import models, storage
 from polycom_jax._errors import require
+from polycom_jax.compile_ahead import CHIPS
 from polycom_jax.storage import Place
+
+CARD, UTILISATION = "h100", 0.4
+"""What `--scale gpu` is taken to run on, and at what share of its peak, until a run is finished."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class Cost:
         arms: of it.
         runs: that are left; grids of rates may grow.
         flops: of these.
-        seconds: at the speed of the finished runs of its size, else of all; None: none is finished.
+        seconds: at the speed of the finished runs of its size, else of all, else see `CARD`; None:
+            none is finished, of another scale.
     """
 
     folder: str
@@ -77,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
             write_json(config.json, [asdict(cost) for cost in found])
             return 0
         cache_compiled(config.data.cache_dir)
+        left = [item for item, cost in zip(items, found, strict=True) if cost.runs]
+        check_memory(config, left, display)
         with Workdir(config.out).locked("--out"):
             for item in items:
                 run(config, item, display)
@@ -84,6 +94,23 @@ def main(argv: Sequence[str]) -> int:
                 report.written(read_cells(out), out, f"{reported}    # runs by: {command}", display)
     hand_over(config.json, out / report.NUMBERS)
     return 0
+
+
+def check_memory(config: ScalingConfig, items: Sequence[Item], display: Display) -> None:
+    """Compiles the first arms at every size before the first run, so that a large size which does
+    not fit is told now, and not after days of smaller ones; where the device says what it has.
+
+    Raises:
+        InputError: one does not fit, see `train.check_memory`.
+    """
+    if not device_memory.bytes_limit():
+        return
+    for study in {item.config.model: item.config for item in items}.values():
+        base = base_of(study)
+        batch = abstract_batch(study.data.batch_size, base.context_length)
+        for arm in study.chosen.only(config.first).arms:
+            display.doing(f"compile {arm.name} of {study.model}")
+            compile_programs(arm.model(base), arm.optimizer(study.common.optim), batch)
 
 
 def run(config: ScalingConfig, item: Item, display: Display) -> None:
@@ -120,19 +147,19 @@ def costs(config: ScalingConfig, out: Place) -> list[Cost]:
     """What every entry costs beyond what is finished, entries before it included."""
     done = {item.folder: _finished(out / item.folder) for item in queue(config)}
     speeds = {name: _speed(out / name, runs) for name, runs in done.items() if runs}
+    taken = UTILISATION * CHIPS[CARD].peak_flops if config.scale == "gpu" else None
+    usual = float(np.median(list(speeds.values()))) if speeds else taken
     counted: dict[str, set[str]] = {name: set() for name in done}
     found = []
     for planned in queue(config):
         item = replace(planned, config=continued(planned.config, out / planned.folder))
         new = [name for name in item.config.arms if name not in counted[item.folder]]
         counted[item.folder] |= {*new}
-        found.append(_cost(item, new, done[item.folder], speeds))
+        found.append(_cost(item, new, done[item.folder], speeds.get(item.folder, usual)))
     return found
 
 
-def _cost(
-    item: Item, arms: Sequence[str], runs: Sequence[Run], speeds: Mapping[str, float]
-) -> Cost:
+def _cost(item: Item, arms: Sequence[str], runs: Sequence[Run], speed: float | None) -> Cost:
     study, known = item.config, arms_of(STUDY)
     tried = 2 if item.carried else len(study.learning_rates)
     kinds = ((study.lengths[-1:], tried * study.search_seeds), (study.lengths, study.seeds))
@@ -146,8 +173,6 @@ def _cost(
             more = max(0, wanted - there)
             left += more
             flops += more * updates(lengths) * tokens * each
-    middle = float(np.median(list(speeds.values()))) if speeds else None
-    speed = speeds.get(item.folder, middle)
     return Cost(item.folder, tuple(arms), left, flops, flops / speed if speed else None)
 
 
@@ -169,26 +194,32 @@ def _speed(folder: Place, runs: Sequence[Run]) -> float:
 
 def section(config: ScalingConfig, items: Sequence[Item], found: Sequence[Cost]) -> Section:
     """The queue as a table."""
-    rows = []
+    rows, until = [], 0.0
     for place, (item, cost) in enumerate(zip(items, found, strict=True), start=1):
         study = item.config
-        time = "-" if cost.seconds is None else duration(cost.seconds)
+        until += cost.seconds or 0.0
+        times = ("-", "-") if cost.seconds is None else (duration(cost.seconds), duration(until))
         searched = "carried up" if item.carried else " ".join(
             f"{rate:.3g}" for rate in study.learning_rates
         )  # fmt: skip
         row = (
             str(place), item.folder, " ".join(cost.arms) or "no more", f"{study.steps:,}",
-            str(study.seeds), searched, str(cost.runs), f"{cost.flops:.2e}", time,
+            str(study.seeds), searched, str(cost.runs), f"{cost.flops:.2e}", *times,
         )  # fmt: skip
         rows.append(row)
     flops = sum(cost.flops for cost in found)
+    before = f"; until there are any, of one {CARD} at {UTILISATION:.0%} of its bfloat16 peak"
     note = (
         f"Left in all: {sum(cost.runs for cost in found)} runs, {flops:.2e} FLOPs. Grids of rates"
-        " may grow beyond their ends. Times: at the speed of finished runs."
+        " may grow beyond their ends. Times: at the speed of finished runs"
+        f"{before if config.scale == 'gpu' else ''}; in all: up to there."
     )
     return Section(
         f"Queue of {config.out}",
-        ("", "folder", "new arms", "steps", "seeds", "rates", "runs left", "FLOPs left", "time"),
+        (
+            *("", "folder", "new arms", "steps", "seeds", "rates", "runs left", "FLOPs left"),
+            *("time", "in all"),
+        ),
         tuple(rows),
         (note,),
     )
