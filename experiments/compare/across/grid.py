@@ -260,8 +260,9 @@ SCALINGS: Mapping[str, ScalingConfig] = {
         data=DataConfig(source="c4/en", batch_size=64),
         seq_len=1024,
         heldout_tokens=1 << 21,
-        # So that a state, and a second one while a branch is trained, fit 80 GB at every size.
-        recipe=("model.remat=full", "model.loss_chunk=4096"),
+        # So that a state, and a second one while a branch is trained, fit 80 GB at every size; and
+        # attention crosses documents at every size as it does in the paper's.
+        recipe=("model.remat=full", "model.loss_chunk=4096", "model.document_mask=False"),
         out="runs/scaling-gpu",
     ),
 }
