@@ -111,8 +111,8 @@ def check_memory(cfg: ModelConfig, needed: int) -> None:
         f"A run of {cfg.activation_name} with {models.count_params(cfg):,} parameters needs"
         f" {needed / GIB:.1f} GiB, and JAX may take {limit / GIB:.1f} GiB of this device. Of a GPU"
         " it takes 75% by itself: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 in the environment, or"
-        " give --recipe model.remat=full model.loss_chunk=4096, a smaller --batch-size, or a"
-        " smaller model.",
+        " give a smaller --batch-size or model, or a study --recipe model.remat=full"
+        " model.loss_chunk=4096.",
     )
 
 

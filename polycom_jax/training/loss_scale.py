@@ -91,7 +91,7 @@ def check_loss_scaling(dtype: str, scaling: LossScaling) -> None:
 
 
 def at_largest_scale(norms: Callable[[float], Tree], dtype: str) -> Tree:
-    """Norms of gradients outside of a run: `norms` of the largest scale that a model bears.
+    """Norms of gradients outside of a run, at the largest scale up to `FIRST` that a model bears.
 
     Args:
         norms: scale -> arrays, of the gradient of the loss times that, divided by it.
