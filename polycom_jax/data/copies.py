@@ -4,7 +4,6 @@ Beside a piece's tokens lie the hash and the length of each document, so that pi
 over for another held-out text can be compared with that one.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -58,10 +57,10 @@ def count_copies(folder: Place, pieces: int) -> dict[str, int] | None:
     numbers = range(pieces)
     with ThreadPoolExecutor(_THREADS) as threads:
         try:
-            held = _joined(list(threads.map(lambda piece: read("heldout", piece), numbers)))
+            held = np.concatenate(list(threads.map(lambda piece: read("heldout", piece), numbers)))
             held = held[held["hash"] != _BLANK]
             wanted = np.sort(held["hash"])
-            found = _joined(list(threads.map(trained, numbers)))
+            found = np.concatenate(list(threads.map(trained, numbers)))
         except FileNotFoundError:
             return None
     copies = held[_among(held["hash"], np.sort(found))]
@@ -74,7 +73,3 @@ def _among(hashes: np.ndarray, ascending: np.ndarray) -> np.ndarray:
         return np.zeros(len(hashes), bool)
     places = np.searchsorted(ascending, hashes)
     return ascending[np.minimum(places, len(ascending) - 1)] == hashes
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays)
