@@ -79,6 +79,11 @@ class Reference:
         """What it names, wherever that lies: equal for the same bytes in another place."""
         return f"{self.name}#sha256={self.sha256}"
 
+    @property
+    def digest(self) -> str:
+        """What names files of results: a file may make two activations of one function."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()[:SHOWN]
+
     def pinned(self) -> "Reference":
         """The same with the hash of what stands there now.
 

@@ -9,7 +9,7 @@ from polycom_jax._errors import InputError, require, unknown
 from polycom_jax.models import ModelConfig, MoEConfig, flops_per_token
 from polycom_jax.models.config import Dtype
 from polycom_jax.params import Role
-from polycom_jax.reference import SHOWN, Reference, is_reference
+from polycom_jax.reference import Reference, is_reference
 from polycom_jax.table import ActivationOptions, get_activation
 from polycom_jax.training import OptimConfig
 
@@ -44,6 +44,16 @@ class Arm:
     depth: Fraction = Fraction(1)
     flops_of: str | None = None
 
+    @classmethod
+    def of(cls, activation: str) -> "Arm":
+        """An activation and nothing else: a row of the table, or one in a file, as it is now.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        pinned = Reference.parse(activation).pinned() if is_reference(activation) else activation
+        return cls(get_activation(activation).name, str(pinned))
+
     def model(self, base: ModelConfig) -> ModelConfig:
         """The base with this activation and size."""
         found = self._sized(base)
@@ -70,7 +80,7 @@ class Arm:
         """Of its runs: of an activation in a file, those of another content are others."""
         if not is_reference(self.activation):
             return self.name
-        return f"{self.name}-{(Reference.parse(self.activation).sha256 or '')[:SHOWN]}"
+        return f"{self.name}-{Reference.parse(self.activation).digest}"
 
     @property
     def is_plain(self) -> bool:
@@ -152,7 +162,7 @@ class Study:
         )
         arms = list(self.arms)
         for name in names:
-            new = Arm(get_activation(name).name, pinned(name))
+            new = Arm.of(name)
             require(
                 new.name not in [arm.name for arm in arms],
                 f"--activation {name}: the study has an arm {new.name!r} already.",
@@ -193,11 +203,6 @@ def check_widths(arms: Sequence[Arm], base: ModelConfig) -> None:
         f"{next(iter(wrong.values()), '')} This model has no arm {', '.join(wrong)}: take another"
         " --model, or name the other arms in --arms.",
     )
-
-
-def pinned(name: str) -> str:
-    """The name of an activation; of one in a file with the hash of that."""
-    return str(Reference.parse(name).pinned()) if is_reference(name) else name
 
 
 def mixture_of(base: ModelConfig) -> ModelConfig:

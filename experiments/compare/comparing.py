@@ -3,14 +3,15 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.compare import report, timing
-from experiments.compare.arms import Arm, Study, check_widths
+from experiments.compare import own_files, report, timing
+from experiments.compare.arms import Arm, check_widths
 from experiments.compare.concluding import Finished
 from experiments.compare.config import CompareConfig
 from experiments.compare.recipe import worded
@@ -97,6 +98,7 @@ class Comparing:
             advice="Repeat the command that made them, or give another --out. Only arms, seeds,"
             " learning rates and search seeds may change.",
         )
+        own_files.keep(root, self.study.arms)
         self.runs = RunFolder(root / "runs")
         rows, seq_len = config.data.batch_size, self.base.context_length
         self.heldout = heldout_batches(
@@ -139,8 +141,7 @@ class Comparing:
                     runs[arm.name].append(self.one(arm, key))
         times = timing.measured(
             self.root / timing.TIMES,
-            [arm.name for arm in study.arms],
-            lambda name: self.compiled(study.arm(name)),
+            {arm.folder: partial(self.compiled, arm) for arm in study.arms},
             self.batch,
             self.display.doing,
         )
@@ -259,7 +260,7 @@ class Comparing:
             "tokens": f"{config.data.batch_size} x {base.context_length} a step,"
             f" {config.lengths} steps, of {self.corpus.train.num_tokens:,} for training",
             "seeds": worded_seeds(config.result_seeds),
-            **{f"activation {arm.name}": arm.activation for arm in study_files(self.study)},
+            **own_files.worded(self.study.arms),
         }
 
     def next_command(self) -> str:
@@ -273,8 +274,3 @@ class Comparing:
 def worded_seeds(seeds: range) -> str:
     """Their number, and which they are where that is not 0, 1, 2 ..."""
     return f"{len(seeds)}" if seeds[0] == 0 else f"{len(seeds)}, {seeds[0]} to {seeds[-1]}"
-
-
-def study_files(study: Study) -> list[Arm]:
-    """The arms whose activations are from files of the user's."""
-    return [arm for arm in study.arms if arm.folder != arm.name]

@@ -49,16 +49,16 @@ class Finished:
         study, times = self.study, self.times
         relative: dict[str, float] = {}
         for group in study.groups():
-            relative |= relative_times({name: times.seconds[name] for name in group})
+            relative |= relative_times({n: times.seconds[study.arm(n).folder] for n in group})
         arms = []
         for arm in study.arms:
             model = arm.model(self.base)
             cost = cost_of(
                 model,
                 batch_size=self.config.data.batch_size,
-                seconds=times.seconds[arm.name],
+                seconds=times.seconds[arm.folder],
                 relative=relative[arm.name],
-                memory=times.memory[arm.name],
+                memory=times.memory[arm.folder],
             )
             own = (self.searches[arm.name], cost, self.runs[arm.name])
             arms.append(arm_finding(arm.name, model, *own, batch_tokens=self._batch_tokens))

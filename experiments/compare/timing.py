@@ -30,8 +30,8 @@ class Timing:
     """What steps take.
 
     Attributes:
-        seconds: arm -> seconds a step in each round.
-        memory: arm -> bytes of its compiled step.
+        seconds: folder of the arm's runs -> seconds a step in each round.
+        memory: the same -> bytes of its compiled step.
     """
 
     seconds: Mapping[str, Sequence[float]]
@@ -40,8 +40,7 @@ class Timing:
 
 def measured(
     path: Place,
-    arms: Sequence[str],
-    programs: Callable[[str], Programs],
+    programs: Mapping[str, Callable[[], Programs]],
     batch: Batch,
     tell: Callable[[str], None],
 ) -> Timing:
@@ -50,9 +49,9 @@ def measured(
     So a finished study is reported again without compiling anything.
     """
     there = stored(path)
-    if there is not None and set(there.seconds) >= set(arms):
+    if there is not None and set(there.seconds) >= set(programs):
         return there
-    made = {name: programs(name) for name in arms}
+    made = {name: make() for name, make in programs.items()}
     seconds = step_seconds(made, batch, tell)
     found = Timing(seconds, {name: arm.memory for name, arm in made.items()})
     write_json(path, asdict(found), indent=None)

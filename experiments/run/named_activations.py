@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from polycom_jax._errors import require
-from polycom_jax.reference import SHOWN, Reference, is_reference
+from polycom_jax.reference import Reference, is_reference
 from polycom_jax.table import Activation, get_activation
 
 
@@ -22,9 +22,9 @@ def chosen_by(names: Sequence[str]) -> dict[str, Activation]:
 
 
 def cell_names(names: Sequence[str], chosen: Mapping[str, Activation]) -> dict[str, str]:
-    """Activation -> how its files are named: of one in a file, with the file's hash."""
+    """Activation -> how its files are named: of one in a file, with a hash of what it is there."""
     found = {}
     for name, own in zip(names, chosen, strict=True):
-        pinned = Reference.parse(name).pinned().sha256 if is_reference(name) else None
-        found[own] = f"{own}-{pinned[:SHOWN]}" if pinned else own
+        of_file = is_reference(name)
+        found[own] = f"{own}-{Reference.parse(name).pinned().digest}" if of_file else own
     return found

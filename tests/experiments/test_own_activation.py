@@ -125,6 +125,15 @@ def test_a_study_takes_it_as_a_further_arm(place: Path, monkeypatch: pytest.Monk
     folders = [path.name for path in (place / "study" / "runs").iterdir()]
     assert sorted(name.partition("-")[0] for name in folders) == ["leaky_swish", "swiglu"]
     assert any("-" in name for name in folders)
+    told = (place / "study" / "report.md").read_text()
+    assert compare.main(["report", "study"]) == 0
+    assert (place / "study" / "report.md").read_text() == told
+    assert compare.main(["leaderboard", "study"]) == 0
+    assert "leaky_swish-" in (place / "study" / "leaderboard.md").read_text()
+    few = ["--steps", "8", "--seeds", "1", "--seq-len", "16", "--heldout-tokens", "128"]
+    words = ["transfer", "--activations", "mine.py:act", *few, "--out", "transfer"]
+    assert compare.main([*words, "--widths", "32", "64"]) == 0
+    assert "| leaky_swish | 64 | mup |" in (place / "transfer" / "transfer.md").read_text()
 
 
 @pytest.mark.slow

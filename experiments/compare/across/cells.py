@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.compare import own_files
 from experiments.compare.arms import Arm
 from experiments.compare.config import SCALES, CompareConfig
+from experiments.compare.own_files import OwnArms
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder
 from experiments.compare.sensitivity import Sensitivity, sensitivities
@@ -35,7 +37,7 @@ class ArmRuns:
     """What one arm of a folder came to.
 
     Attributes:
-        name: of the arm.
+        name: of the arm; of one in a file, of the folder of its runs.
         model: that it trained.
         search: the rates that were tried on seeds apart, and the one that the results have.
         search_seeds: seeds that all of these rates have.
@@ -82,6 +84,7 @@ class Cell:
         config: what its runs have in common.
         arms: those with results, the reference first.
         waiting: names of arms with a search and no results yet.
+        left_out: why arms of users' files that have runs are not among these.
         train_tokens: of the text that is trained on; None: the folder is of an earlier version.
     """
 
@@ -90,6 +93,7 @@ class Cell:
     config: CompareConfig
     arms: Mapping[str, ArmRuns]
     waiting: tuple[str, ...]
+    left_out: tuple[str, ...]
     train_tokens: int | None
 
     @cached_property
@@ -153,12 +157,16 @@ def unit_of(cells: Sequence[Cell]) -> Unit:
     return "byte" if all(cell.config.data.tokenizer == "bytes" for cell in cells) else "token"
 
 
-def read_cells(folder: Place) -> list[Cell]:
+def read_cells(folder: Place, activations: Sequence[str] = ()) -> list[Cell]:
     """The studies of a folder: itself, where it holds one, else those right below it, by size.
+
+    Args:
+        folder: of runs, or of such folders.
+        activations: where files of users' activations lie now, see `own_files.read`.
 
     Raises:
         InputError: it holds none, or a file that is not as a study has written it, or studies of
-            different recipes.
+            different recipes; or none has runs of an activation that is given.
     """
     inside = [folder / name for name in storage.folders(folder)]
     roots = [root for root in (folder, *inside) if storage.is_file(root / SETTINGS)]
@@ -167,7 +175,8 @@ def read_cells(folder: Place) -> list[Cell]:
         f"{folder} holds no study: neither it nor a folder in it has a {SETTINGS};"
         " `python -m experiments.compare STUDY --out FOLDER` makes one.",
     )
-    cells = [read_cell(root) for root in roots]
+    own_files.check_given(activations, roots)
+    cells = [read_cell(root, activations) for root in roots]
     # By what they come to: a preset may have by itself what another one's recipe changes.
     fields = {name for cell in cells for name in cell.config.changes}
     recipes = {cell.recipe_in(fields): cell for cell in cells}
@@ -180,8 +189,8 @@ def read_cells(folder: Place) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.parameters, cell.tokens[-1]))
 
 
-def read_cell(root: Place) -> Cell:
-    """The study of one folder.
+def read_cell(root: Place, activations: Sequence[str] = ()) -> Cell:
+    """The study of one folder; `activations` as `own_files.read` takes them.
 
     Raises:
         InputError: a file in it is not as a study has written it.
@@ -192,23 +201,28 @@ def read_cell(root: Place) -> Cell:
         f"{root} holds the study {config.study}, which has no arm {REFERENCE} to compare with; its"
         " own report.md has its comparisons.",
     )
-    found = read_arms(root, config)
+    own = own_files.read(root, activations)
+    found = read_arms(root, config, own)
     order = sorted(found, key=lambda name: name != REFERENCE)
     arms = {name: arm for name in order if (arm := found[name]) and arm.runs}
     waiting = tuple(name for name in order if name not in arms)
-    return Cell(root.name, root, config, arms, waiting, stored_settings(root).get("train_tokens"))
+    left_out = tuple(own.unread.values())
+    tokens = stored_settings(root).get("train_tokens")
+    return Cell(root.name, root, config, arms, waiting, left_out, tokens)
 
 
-def read_arms(root: Place, config: CompareConfig) -> dict[str, ArmRuns]:
-    """What the arms that a study's folder has runs of came to, in the order of the studies.
+def read_arms(root: Place, config: CompareConfig, own: OwnArms) -> dict[str, ArmRuns]:
+    """What the arms that a study's folder has runs of came to, in the order of the studies; arms of
+    users' files come last, but for those that are left out.
 
     Raises:
         InputError: a file is not as a study has written it, or is of an arm that it has not.
     """
-    known, base = arms_of(config.study), base_of(config, stored_vocabulary(root))
+    known, base = {**arms_of(config.study), **own.arms}, base_of(config, stored_vocabulary(root))
     by_arm: dict[str, list[Run]] = {}
     for run in RunFolder(root / "runs").all():
-        by_arm.setdefault(run.key.arm, []).append(run)
+        if run.key.arm not in own.unread:
+            by_arm.setdefault(run.key.arm, []).append(run)
     for name in by_arm:
         if name not in known:
             raise unknown(f"arm in {root}", name, known)
@@ -324,4 +338,4 @@ def _arm(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[int, .
     at_edge = bool(rates) and best in (rates[0], rates[-1])
     search = Search(rates, tuple(scores.values()), best, at_edge)
     runs_of_best = dict(sorted(results.get(best, {}).items()))
-    return ArmRuns(arm.name, arm.model(base), search, len(common), searched, runs_of_best)
+    return ArmRuns(arm.folder, arm.model(base), search, len(common), searched, runs_of_best)

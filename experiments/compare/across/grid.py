@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from experiments.compare.arms import Arm
 from experiments.compare.config import MODELS, SCALES, CompareConfig, shape
 from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.terminal import flags
@@ -40,6 +41,8 @@ class ScalingConfig:
         arms: of the two smallest sizes.
         large_arms: of all larger sizes.
         controls: further arms, at the second size alone.
+        activation: further arms, at every size from its first entry on: FILE.py:NAME or MODULE:NAME
+            for what polycom_jax.activation has made in a file.
         seeds: runs an arm at the two smallest sizes.
         large_seeds: the same at larger ones.
         learning_rates: peaks that the search at the two smallest sizes begins with, ascending, at
@@ -70,6 +73,7 @@ class ScalingConfig:
     data: DataConfig
     seq_len: int | None
     heldout_tokens: int | None
+    activation: tuple[str, ...] = ()
     recipe: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE ...")] = ()
     dry_run: bool = False
     out: PlaceText = "runs/scaling"
@@ -100,7 +104,12 @@ class ScalingConfig:
         for names in (self.first, self.large_arms):
             extra = [name for name in names if name not in self.arms]
             require(not extra, f"{' '.join(extra)} must be among arms={' '.join(self.arms)}, too.")
-        STUDIES[STUDY].only((*self.arms, *self.controls))
+        STUDIES[STUDY].with_activations(self.activation).only((*self.arms, *self.controls))
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of the arms that `activation` adds."""
+        return tuple(Arm.of(name).name for name in self.activation)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def queue(config: ScalingConfig) -> list[Item]:
         *((size, config.tokens, config.first) for size in large[1:]),
         *((size, config.tokens, config.large_arms) for size in large[1:]),
     ]
-    items = [_item(config, *entry) for entry in entries]
+    items = [_item(config, size, tokens, (*arms, *config.own)) for size, tokens, arms in entries]
     return list({(item.folder, item.config.arms): item for item in items}.values())
 
 
@@ -174,6 +183,7 @@ def _item(config: ScalingConfig, size: str, tokens: int, arms: Sequence[str]) ->
         search_seeds=config.search_seeds,
         heldout_tokens=config.heldout_tokens,
         arms=tuple(dict.fromkeys(arms)),
+        activation=config.activation,
         recipe=config.recipe,
         out=f"{config.out}/{folder}",
     )

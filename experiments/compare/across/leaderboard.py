@@ -13,10 +13,19 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Positional, arg
 
-from experiments.compare.across.cells import SETTINGS, Cell, continued, read_cell, stored_config
+from experiments.compare import own_files
+from experiments.compare.across.cells import (
+    SETTINGS,
+    ArmRuns,
+    Cell,
+    continued,
+    read_cell,
+    stored_config,
+)
 from experiments.compare.across.differences import Difference, differences
 from experiments.compare.across.grid import SCALINGS, STUDY, queue
 from experiments.compare.across.report import about
+from experiments.compare.arms import Arm
 from experiments.compare.comparing import Comparing
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import relative_times
@@ -32,6 +41,7 @@ from experiments.terminal.tables import Section, page, print_section
 from polycom_jax import storage
 from polycom_jax._errors import require, unknown
 from polycom_jax._fields import PathText, PlaceText, check_fields
+from polycom_jax.reference import is_reference
 from polycom_jax.storage import Place
 
 TEXT, NUMBERS = "leaderboard.md", "leaderboard.json"
@@ -49,8 +59,11 @@ class LeaderboardConfig:
 
     Attributes:
         folder: of the runs; a new one is made by --add, with 0.36M parameters and 20 tokens each.
-        add: rows to train: each searches its rate and runs on the seeds that swiglu has. --list
-            names them.
+        add: rows to train: each searches its rate and runs on the seeds that swiglu has. Names of
+            --list, or FILE.py:NAME or MODULE:NAME for what polycom_jax.activation has made in a
+            file.
+        activation: where files of your own activations lie, FILE.py:NAME, that runs are of; each is
+            known by its bytes. Default: where they lay when they ran.
         data: text for a new folder, and where the same text now lies for one that is there.
             Default: as before, or the standard library.
         heldout: text to evaluate on, likewise.
@@ -60,6 +73,7 @@ class LeaderboardConfig:
 
     folder: Annotated[PlaceText, Positional, arg(metavar="[FOLDER]")] = "runs/leaderboard"
     add: tuple[str, ...] = ()
+    activation: tuple[str, ...] = ()
     data: PlaceText | None = None
     heldout: PlaceText | None = None
     out: PlaceText | None = None
@@ -69,7 +83,9 @@ class LeaderboardConfig:
         check_fields(self)
         known = [arm.name for arm in STUDIES[STUDY].arms]
         for name in self.add:
-            if name not in known:
+            if is_reference(name):
+                Arm.of(name)
+            elif name not in known:
                 raise unknown("row", name, known)
 
 
@@ -129,7 +145,8 @@ def main(argv: Sequence[str]) -> int:
             storage.is_file(folder / SETTINGS),
             f"{folder} holds no study; `--add {REFERENCE} poly_norm` begins a leaderboard there.",
         )
-        cell = read_cell(folder)
+        own_files.check_given(config.activation, [folder])
+        cell = read_cell(folder, (*config.activation, *filter(is_reference, config.add)))
         found = standings(cell)
         require(bool(found), f"{folder} holds no finished results; --add ROW makes some.")
         written(cell, found, out, command, display)
@@ -157,9 +174,9 @@ def study_of(config: LeaderboardConfig, folder: Place) -> CompareConfig:
         InputError: the folder's settings are not as a study has written them.
     """
     start = next(item.config for item in queue(SCALINGS["cpu"]) if item.config.model == SIZE)
-    there: tuple[str, ...] = ()
+    there: list[str] = []
     if storage.is_file(folder / SETTINGS):
-        there = tuple(read_cell(folder).arms)
+        there = [row_of(arm) for arm in read_cell(folder, config.activation).arms.values()]
         rates = {"learning_rates": start.learning_rates, "search_seeds": start.search_seeds}
         start = continued(replace(stored_config(folder), **rates, seeds=start.seeds), folder)
     data = replace(
@@ -167,8 +184,19 @@ def study_of(config: LeaderboardConfig, folder: Place) -> CompareConfig:
         source=config.data or start.data.source,
         heldout=config.heldout or start.data.heldout,
     )
-    arms = tuple(dict.fromkeys((REFERENCE, *there, *config.add)))
-    return replace(start, study=STUDY, arms=arms, data=data, out=str(folder))
+    # Of two versions of an activation in a file the one that is added is trained beside the others.
+    own = {Arm.of(row).name: row for row in (*there, *config.add) if is_reference(row)}
+    rows = [row for row in (REFERENCE, *there, *config.add) if not is_reference(row)]
+    arms = tuple(dict.fromkeys((*rows, *own)))
+    return replace(
+        start, study=STUDY, arms=arms, activation=tuple(own.values()), data=data, out=str(folder)
+    )
+
+
+def row_of(arm: ArmRuns) -> str:
+    """What adds this arm's runs to a leaderboard: its name, or of one in a file where that is."""
+    act = arm.model.activation
+    return str(act) if is_reference(act) else arm.name
 
 
 def standings(cell: Cell) -> list[Standing]:
@@ -247,6 +275,7 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
             *([UNEQUAL] if len({tuple(cell.seeds(one.arm)) for one in found}) > 1 else []),
             f"Not finished: {', '.join(cell.waiting) or 'none'}. Commits of the runs:"
             f" {', '.join(cell.commits)}.",
+            *cell.left_out,
         ),
     )  # fmt: skip
 

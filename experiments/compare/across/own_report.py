@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from experiments.compare import own_files
 from experiments.compare.across.cells import (
     SETTINGS,
     ArmRuns,
@@ -13,26 +14,32 @@ from experiments.compare.across.cells import (
     stored_config,
     stored_vocabulary,
 )
-from experiments.compare.arms import Study
+from experiments.compare.arms import Arm, Study
 from experiments.compare.concluding import Finished
 from experiments.compare.report import NUMBERS
 from experiments.compare.studies import STUDIES
 from experiments.compare.timing import TIMES, Timing, stored
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
+from polycom_jax.reference import is_reference
 from polycom_jax.storage import Place
 from polycom_jax.table import ACTIVATIONS
 
 
-def read_finished(root: Place) -> Finished:
+def read_finished(root: Place, activations: Sequence[str] = ()) -> Finished:
     """The study of a folder, on the seeds from the first on that all arms with results have.
+
+    Args:
+        root: the folder.
+        activations: where files of users' activations lie now, see `own_files.read`.
 
     Raises:
         InputError: no two of its arms are compared, or some of them have no times; or a file in it
             is not as a study has written it.
     """
     config = stored_config(root)
-    arms = {name: arm for name, arm in read_arms(root, config).items() if arm.runs}
+    own = own_files.read(root, activations)
+    arms = {name: arm for name, arm in read_arms(root, config, own).items() if arm.runs}
     require(bool(arms), f"{root} holds no finished results yet, only searches for rates.")
     vocabulary = stored_vocabulary(root)
     require(
@@ -40,9 +47,10 @@ def read_finished(root: Place) -> Finished:
         f"{root / SETTINGS} does not say how many ids the tokenizer has, as earlier versions did"
         " not: the command that trained the study adds it, and writes the report.",
     )
-    name = _name(config.study, (_stored(root) or {}).get("study"), list(arms))
-    study = _study(name, list(arms))
-    arms = {arm.name: arms[arm.name] for arm in study.arms}
+    rows = [own.arms[name].activation if name in own.arms else name for name in arms]
+    name = _name(config.study, (_stored(root) or {}).get("study"), rows)
+    study = _study(name, rows)
+    arms = {arm.name: arms[arm.folder] for arm in study.arms}
     seeds = _shared(config.first_seed, arms.values())
     require(len(seeds) > 1, f"{root}: its arms have not two seeds in common yet.")
     return Finished(
@@ -52,7 +60,7 @@ def read_finished(root: Place) -> Finished:
         searches={name: arm.search for name, arm in arms.items()},
         searched={name: arm.searched for name, arm in arms.items()},
         runs={name: [arm.runs[seed] for seed in seeds] for name, arm in arms.items()},
-        times=_times(root, arms),
+        times=_times(root, [arm.folder for arm in study.arms]),
     )
 
 
@@ -93,22 +101,35 @@ def _foreign(root: Place, error: Exception) -> InputError:
     return InputError(f"{root / NUMBERS} is not as a study has written it: {error}.")
 
 
-def _name(folders: str, told: str | None, names: Sequence[str]) -> str:
+def _name(folders: str, told: str | None, rows: Sequence[str]) -> str:
     """The study that a report is of, of those whose runs lie in one folder: the one that it was of,
     if there is one, unless it has not all of these arms and they cannot join it."""
     family = [name for name, study in STUDIES.items() if folders in (name, study.runs_of)]
-    able = [name for name in family if set(_further(name, names)) <= set(ACTIVATIONS)]
+    able = [
+        name for name in family
+        if all(row in ACTIVATIONS or is_reference(row) for row in _further(name, rows))
+    ]  # fmt: skip
     return min(able, key=lambda name: name != told, default=folders)
 
 
-def _further(study: str, names: Sequence[str]) -> list[str]:
+def _further(study: str, rows: Sequence[str]) -> list[str]:
     own = {arm.name for arm in STUDIES[study].arms}
-    return [name for name in names if name not in own]
+    return [row for row in rows if row not in own]
 
 
-def _study(name: str, names: Sequence[str]) -> Study:
-    """The study of these arms; those of other studies join as further activations."""
-    return STUDIES[name].with_activations(_further(name, names)).only(names)
+def _study(name: str, rows: Sequence[str]) -> Study:
+    """The study of these arms; those of other studies and of users' files join as further
+    activations."""
+    further = [Arm.of(row) for row in _further(name, rows) if is_reference(row)]
+    twice = {arm.name for arm in further if [one.name for one in further].count(arm.name) > 1}
+    require(
+        not twice,
+        f"there are {len(further)} versions of {', '.join(sorted(twice))}, which one report cannot"
+        " tell apart; `compare leaderboard` orders all.",
+    )
+    wanted = [row for row in rows if not is_reference(row)]
+    study = STUDIES[name].with_activations(_further(name, rows))
+    return study.only([*wanted, *(arm.name for arm in further)])
 
 
 def _shared(first: int, arms: Iterable[ArmRuns]) -> list[int]:

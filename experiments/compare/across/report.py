@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from experiments.compare import report
+from experiments.compare import own_files, report
 from experiments.compare.across import figures, tables
 from experiments.compare.across.cells import SETTINGS, Cell, arms_of, read_cells, stored_config
 from experiments.compare.across.differences import differences, frugality, turns
@@ -41,12 +41,15 @@ class ReportConfig:
         folder: of a study's runs, or of several such folders.
         out: where scaling.md, scaling.json and plots go, and of one study its own report.md and
             results.json, made again. Default: the folder.
+        activation: where files of your own activations lie, FILE.py:NAME, that runs are of; each is
+            known by its bytes. Default: where they lay when they ran.
         json: also write scaling.json to this file, or to stdout (-); of a study that is not about
             swiglu, results.json.
     """
 
     folder: Annotated[PlaceText, Positional, arg(metavar="[FOLDER]")] = "runs/scaling"
     out: PlaceText | None = None
+    activation: tuple[str, ...] = ()
     json: PathText | None = None
 
     def __post_init__(self) -> None:
@@ -70,13 +73,13 @@ def main(argv: Sequence[str]) -> int:
     storage.require_reachable(folder)
     alone = storage.is_file(folder / SETTINGS)
     across = not alone or REFERENCE in arms_of(stored_config(folder).study)
-    cells = read_cells(folder) if across else []
+    cells = read_cells(folder, config.activation) if across else []
     require(
         not across or any(cell.arms for cell in cells),
         f"{folder} holds no finished results yet, only searches for rates.",
     )
     told = stored_about(folder) if alone else {}
-    own, without = _own(folder, out, across) if alone else (None, "")
+    own, without = _own(config, folder, out, across) if alone else (None, "")
     try_folder("--out", out)
     with Display(aside=config.json == STDOUT) as display:
         if own is not None:
@@ -89,10 +92,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _own(folder: Place, out: Place, across: bool) -> tuple[Finished | None, str]:
+def _own(
+    config: ReportConfig, folder: Place, out: Place, across: bool
+) -> tuple[Finished | None, str]:
     """What a study's own report is made of; or, where there is another one, why it has none."""
     try:
-        found = read_finished(folder)
+        found = read_finished(folder, config.activation)
         check_no_fewer(found, out)
         return found, ""
     except InputError as error:
@@ -109,7 +114,8 @@ def _write_own(
     `told` is what the report that lies there says of where its numbers come from.
     """
     # This machine is not the one that trained: where nothing is told of that, nothing is known.
-    about = {**(told or {"command": command}), "commit of the runs": own.commits}
+    where = {**(told or {"command": command}), **own_files.worded(own.study.arms)}
+    about = {**where, "commit of the runs": own.commits}
     if not told or "seeds" in told:
         about["seeds"] = worded_seeds(own.config.result_seeds)
     text, numbers = own.write(out, about)

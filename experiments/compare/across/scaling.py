@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from experiments.compare import own_files
 from experiments.compare.across import report
 from experiments.compare.across.cells import (
     SETTINGS,
@@ -21,7 +22,6 @@ from experiments.compare.across.cells import (
 )
 from experiments.compare.across.grid import (
     SEARCHED,
-    STUDY,
     Item,
     ScalingConfig,
     carried_rate,
@@ -91,7 +91,8 @@ def main(argv: Sequence[str]) -> int:
             for item in items:
                 run(config, item, display)
                 reported = shlex.join(["python", "-m", "experiments.compare", "report", config.out])
-                report.written(read_cells(out), out, f"{reported}    # runs by: {command}", display)
+                cells = read_cells(out, config.activation)
+                report.written(cells, out, f"{reported}    # runs by: {command}", display)
     hand_over(config.json, out / report.NUMBERS)
     return 0
 
@@ -108,7 +109,7 @@ def check_memory(config: ScalingConfig, items: Sequence[Item], display: Display)
     for study in {item.config.model: item.config for item in items}.values():
         base = base_of(study)
         batch = abstract_batch(study.data.batch_size, base.context_length)
-        for arm in study.chosen.only(config.first).arms:
+        for arm in study.chosen.only((*config.first, *config.own)).arms:
             display.doing(f"compile {arm.name} of {study.model}")
             compile_programs(arm.model(base), arm.optimizer(study.common.optim), batch)
 
@@ -129,10 +130,10 @@ def rates(config: ScalingConfig, item: Item) -> dict[str, float]:
         InputError: an arm has not been searched at both.
     """
     small, out = config.sizes[:SEARCHED], storage.named(config.out)
-    cells = [read_cell(out / f"{size}-{config.tokens}") for size in small]
+    cells = [read_cell(out / f"{size}-{config.tokens}", config.activation) for size in small]
     found: dict[str, float] = {}
     for arm in item.config.chosen.arms:
-        own = [cell.arms[arm.name].search.best for cell in cells if arm.name in cell.arms]
+        own = [cell.arms[arm.folder].search.best for cell in cells if arm.folder in cell.arms]
         require(
             len(own) == len(small) == SEARCHED,
             f"{arm.name} has results at {len(own)} of the two smallest sizes, and its rate at"
@@ -160,16 +161,16 @@ def costs(config: ScalingConfig, out: Place) -> list[Cost]:
 
 
 def _cost(item: Item, arms: Sequence[str], runs: Sequence[Run], speed: float | None) -> Cost:
-    study, known = item.config, arms_of(STUDY)
+    study = item.config
     tried = 2 if item.carried else len(study.learning_rates)
     kinds = ((study.lengths[-1:], tried * study.search_seeds), (study.lengths, study.seeds))
     left, flops, base = 0, 0.0, base_of(study)
     tokens = study.data.batch_size * base.context_length
-    for arm in arms:
-        cfg = known[arm].model(base)
+    for arm in map(study.chosen.arm, arms):
+        cfg = arm.model(base)
         each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
         for lengths, wanted in kinds:
-            there = sum(run.key.arm == arm and run.key.lengths == lengths for run in runs)
+            there = sum(run.key.arm == arm.folder and run.key.lengths == lengths for run in runs)
             more = max(0, wanted - there)
             left += more
             flops += more * updates(lengths) * tokens * each
@@ -183,9 +184,11 @@ def _finished(folder: Place) -> list[Run]:
 def _speed(folder: Place, runs: Sequence[Run]) -> float:
     """FLOPs a second of finished runs, median; a stopped process would spoil a mean."""
     cell = read_cell(folder)
-    known, tokens = arms_of(cell.config.study), cell.step_tokens
-    speeds = []
+    known = {**arms_of(cell.config.study), **own_files.read(folder).arms}
+    tokens, speeds = cell.step_tokens, []
     for run in runs:
+        if run.key.arm not in known:  # of a file that is no longer what it was
+            continue
         cfg = known[run.key.arm].model(cell.base)
         each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
         speeds.append(updates(run.key.lengths) * tokens * each / run.seconds)

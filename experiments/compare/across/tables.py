@@ -13,10 +13,14 @@ from experiments.compare.across.resampled import RESAMPLES, Band
 from experiments.compare.report import BETWEEN, BOUNDS
 from experiments.compare.studies import REFERENCE
 from experiments.run.rate_search import Search
-from experiments.run.statistics import LEVEL, p_text, smallest_p
+from experiments.run.statistics import LEVEL, Paired, p_text, smallest_p
 from experiments.terminal.tables import Section
 
 SURE = f"{1 - LEVEL:.0%}"
+BRANCHES = (
+    "Shorter lengths branch off the trunks of the longest, at their rates and warm-up: runs with"
+    " rates and a warm-up of their own may differ otherwise, in sign, too."
+)
 
 
 def folders(cells: Sequence[Cell]) -> Section:
@@ -39,13 +43,13 @@ def folders(cells: Sequence[Cell]) -> Section:
         "What there is",
         (
             "folder", "parameters", "tokens", "tokens a parameter", "epochs",
-            "arms and their seeds",
-            "not finished", "diverged", "commit of the runs",
+            "arms and their seeds", "not finished", "diverged", "commit of the runs",
         ),
         tuple(rows),
         (
             "Parameters of the SwiGLU model, embeddings included; tokens of the longest runs"
             + (", of which each is a byte." if unit_of(cells) == "byte" else "."),
+            *(text for cell in cells for text in cell.left_out),
         ),
     )  # fmt: skip
 
@@ -115,14 +119,9 @@ def compared(found: Sequence[Difference], *, full: bool) -> Section:
     own = [d for d in found if d.full == full]
     rows = [
         (
-            f"{d.parameters:,}",
-            f"{d.tokens:,}",
-            f"{d.tokens / d.parameters:.1f}",
-            d.arm,
-            str(d.seeds),
-            f"{d.result.mean:+.4f} [{d.result.low:+.4f}, {d.result.high:+.4f}]"
-            if d.result
-            else "-",
+            *(f"{d.parameters:,}", f"{d.tokens:,}", f"{d.tokens / d.parameters:.1f}"),
+            *(d.arm, str(d.seeds)),
+            _band(d.result, "+.4f") if d.result else "-",
             p_text(d.result.p) if d.result else "-",
             p_text(d.p_holm) if d.result else "-",
             f"{d.result.detectable:.4f}" if d.result else "-",
@@ -140,8 +139,7 @@ def compared(found: Sequence[Difference], *, full: bool) -> Section:
         + ("." if least <= LEVEL else ", so that the test alone decides nothing here."),
     ]
     if not full:
-        notes.append("These lengths branch off the trunks of the table above: no tests of their"
-                     " own, and rates were chosen at full length.")  # fmt: skip
+        notes.append(f"These lengths have no tests of their own. {BRANCHES}")
     return Section(
         f"Differences at equal tokens, {'full' if full else 'shorter'} lengths",
         (
@@ -187,7 +185,7 @@ def turned(found: Sequence[Turn], cells: Sequence[Cell]) -> Section:
     note = (
         f"Where the mean difference to {REFERENCE} changes its sign between neighbouring lengths;"
         " arms and folders without such a change are left out. Whether means differ from zero at"
-        " all is for the tables above to say."
+        f" all is for the tables above to say. {BRANCHES}"
     )
     columns = ("folder", "arm", "last tokens before", "first after", "zero at, tokens a parameter",
                "from there on")  # fmt: skip
@@ -219,7 +217,7 @@ def _laws(found: Extrapolated) -> Section:
             f"Least squares over means of seeds, weighted by their number; {SURE} bands from"
             f" {RESAMPLES} resamples of the seeds, stretched as far as Student's t is from the"
             " normal distribution. Residual: root mean square, nats a token. Bands are of chance"
-            " between seeds; that the law itself holds is assumed.",
+            f" between seeds; that the law itself holds is assumed. {BRANCHES}",
             *found.refused,
             *(f"{name} is left out. {why}" for name, why in found.left_out.items()),
         ),
@@ -291,8 +289,9 @@ def _crossings(found: Extrapolated) -> Section:
     )
 
 
-def _band(one: Band, form: str) -> str:
-    return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+def _band(one: Band | Paired, form: str) -> str:
+    middle = one.mean if isinstance(one, Paired) else one.value
+    return f"{middle:{form}} [{one.low:{form}}, {one.high:{form}}]"
 
 
 def _length(cells: Sequence[Cell], found: Extrapolated) -> str:

@@ -14,12 +14,15 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
+from experiments.compare import own_files
+from experiments.compare.arms import Arm
 from experiments.compare.config import HEAD, shape
 from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.run.folder import Workdir
+from experiments.run.named_activations import chosen_by
 from experiments.run.provenance import circumstances, versions
 from experiments.run.rate_search import FIRST_SEED, Search, search
 from experiments.run.settings import check_settings
@@ -29,7 +32,7 @@ from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import Section, page, print_section
-from polycom_jax._errors import InputError, require, unknown
+from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.data import DataConfig, prepare, train_batches
 from polycom_jax.models import ModelConfig
@@ -48,7 +51,8 @@ class TransferConfig:
     """Models of two layers at several widths, each trained at every rate.
 
     Attributes:
-        activations: rows of the table.
+        activations: rows of the table, or FILE.py:NAME or MODULE:NAME for what
+            polycom_jax.activation has made in a file.
         widths: of the residual stream, ascending multiples of 32, the width of a head; the first is
             muP's base, where the two parametrizations are one.
         learning_rates: peak learning rates that each grid begins with; one goes on where its best
@@ -81,9 +85,7 @@ class TransferConfig:
         )
         at_least(self, 1, "seeds", "seq_len", "heldout_tokens")
         at_least(self, 8, "steps")
-        for name in self.activations:
-            if name not in ACTIVATIONS:
-                raise unknown("activation", name, ACTIVATIONS)
+        chosen_by(self.activations)
         require(
             len(self.widths) >= 2
             and all(width >= HEAD and width % HEAD == 0 for width in self.widths)
@@ -179,6 +181,7 @@ class Transferring:
             advice="Repeat the command that made them, or give another --out. Only activations,"
             " widths, learning rates and seeds may change.",
         )
+        own_files.keep(folder.root, map(Arm.of, config.activations))
         self.runs = RunFolder(folder.root / "runs")
         rows, length = config.data.batch_size, config.seq_len
         self.heldout = heldout_batches(
@@ -203,7 +206,7 @@ class Transferring:
         self, activation: str, width: int, kind: Parametrization, carried: float | None = None
     ) -> Search:
         """Trains at every rate, and at the one that is `carried`."""
-        name, compiled = f"{activation}-{width}-{kind}", None
+        name, compiled = f"{Arm.of(activation).folder}-{width}-{kind}", None
 
         def score(rate: float) -> float:
             nonlocal compiled
@@ -245,7 +248,7 @@ class Transferring:
 def _found(activation: str, width: int, kind: str, own: Search, narrow: Search) -> Found:
     carried = own.losses[own.rates.index(narrow.best)]
     octaves = math.log2(own.best / narrow.best)
-    return Found(activation, width, kind, own, octaves, carried - min(own.losses))
+    return Found(Arm.of(activation).name, width, kind, own, octaves, carried - min(own.losses))
 
 
 def sections(found: Sequence[Found]) -> list[Section]:
@@ -296,6 +299,7 @@ def about(config: TransferConfig, study: Transferring, command: str) -> Mapping[
         "command": command,
         **versions(),
         **circumstances(),
+        **own_files.worded(map(Arm.of, config.activations)),
         "model": f"2 layers, widths {', '.join(map(str, config.widths))}, heads of {HEAD}",
         "data": f"{config.data.source} ({study.corpus.fingerprint})",
         "tokens": f"{config.steps} updates of {tokens}",
