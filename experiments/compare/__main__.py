@@ -6,6 +6,7 @@
     python -m experiments.compare scaling --dry-run
     python -m experiments.compare leaderboard
     python -m experiments.compare report experiments/results/compare/scaling
+    python -m experiments.compare pretrained gs://BUCKET/runs
 
 One JSON file a finished run: the same command again resumes, and more seeds add to what is there.
 A run that was stopped goes on, from a minute before as a rule; see `experiments.run.kept_state`.

@@ -58,6 +58,7 @@ WIDER: Mapping[str, str] = {
     "leaderboard": "Which row of the table is best at one size and length? Adds a row, too.",
     "transfer": "Does the best learning rate depend on the width, with and without muP?",
     "report": "What do finished runs of one or several folders say? Trains nothing.",
+    "pretrained": "What do finished runs of `pretrain` say, paired by seed? Trains nothing.",
 }
 """Programs over several studies, see `experiments.compare.across`: each has a --help of its own."""
 

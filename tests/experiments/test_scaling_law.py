@@ -268,10 +268,9 @@ def with_seeds(cell: Cell, arm: str, seeds: range, law: Law, above: float = 0.0)
         path.unlink()
     for seed in seeds:
         losses = (
-            float(law.loss(cell.parameters, STEP_TOKENS * n)) + above * seed
-            for n in cell.config.lengths
+            float(law.loss(cell.parameters, STEP_TOKENS * n)) + above * seed for n in cell.lengths
         )
-        write_run(root, arm, seed, tuple(losses), cell.config.lengths)
+        write_run(root, arm, seed, tuple(losses), cell.lengths)
 
 
 def test_points_are_means_over_the_seeds_that_bands_are_drawn_from(tmp_path: Path):
@@ -311,8 +310,8 @@ def test_an_arm_with_few_seeds_takes_none_from_the_others(tmp_path: Path):
     for cell in cells(tmp_path, sd=0.002, sizes=1):
         with_seeds(cell, "gelu", range(4, 5), LAW)
         root = Path(str(cell.root))
-        write_run(root, "relu2", 0, (), cell.config.lengths, diverged=True)
-        write_run(root, "relu2", 1, (2.0, 1.9, 1.8), cell.config.lengths)
+        write_run(root, "relu2", 0, (), cell.lengths, diverged=True)
+        write_run(root, "relu2", 1, (2.0, 1.9, 1.8), cell.lengths)
     found = extrapolated(read_cells(tmp_path))
     assert found.fit is not None
     assert list(found.fit.fits) == ["swiglu", "poly_norm"]

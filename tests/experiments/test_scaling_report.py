@@ -185,7 +185,7 @@ def test_a_better_rate_without_results_is_told(folder: Path):
     assert told.pop((root.name, "swiglu")) == "0.003, without results"
     assert {*told.values()} == {"inside"}
     limits = {row[0]: row[1] for row in tables.limits(cells, extrapolated(cells)).rows}
-    assert "without results: swiglu in bytes-0.3m-20." in limits["better rates"]
+    assert "swiglu in bytes-0.3m-20 (0.003, without results)." in limits["better rates"]
     # log10(1.345e9 / 357,120) is 3.58.
     assert "The largest has 357,120 parameters, 3.6 powers of ten below" in limits["larger models"]
     assert "0.006, 0.003 is better" in str(section(cells[1], standings(cells[1])).rows)

@@ -1,9 +1,8 @@
 """Reads folders of runs: what each arm of a study came to, from its run files alone."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -76,12 +75,16 @@ class ArmRuns:
 
 @dataclass(frozen=True)
 class Cell:
-    """A folder: one size, trained for one longest length and the shorter ones that branch off.
+    """One size, trained for one longest length and the shorter ones that branch off.
 
     Attributes:
         name: of the folder.
         root: the folder.
-        config: what its runs have in common.
+        model: name of the common model.
+        base: the common model.
+        data: text, tokenizer and batch.
+        lengths: in updates, ascending; the longest is not a branch.
+        changes: field -> value, what `--recipe` has changed.
         arms: those with results, the reference first.
         waiting: names of arms with a search and no results yet.
         left_out: why arms of users' files that have runs are not among these.
@@ -90,26 +93,20 @@ class Cell:
 
     name: str
     root: Place
-    config: CompareConfig
+    model: str
+    base: ModelConfig
+    data: DataConfig
+    lengths: tuple[int, ...]
+    changes: Mapping[str, Any]
     arms: Mapping[str, ArmRuns]
     waiting: tuple[str, ...]
     left_out: tuple[str, ...]
     train_tokens: int | None
 
-    @cached_property
-    def base(self) -> ModelConfig:
-        """The common model."""
-        return base_of(self.config, stored_vocabulary(self.root))
-
     @property
     def recipe(self) -> str:
         """What `--recipe` has changed, in a line; empty: nothing."""
-        return " ".join(worded(self.config.changes))
-
-    def recipe_in(self, fields: Collection[str]) -> tuple[str, ...]:
-        """The values that these fields have, changed or not."""
-        values = flags.flatten(self.config.common)
-        return worded({name: values[name] for name in sorted(fields)})
+        return " ".join(worded(self.changes))
 
     @property
     def parameters(self) -> int:
@@ -119,12 +116,12 @@ class Cell:
     @property
     def step_tokens(self) -> int:
         """Tokens of an update."""
-        return self.config.data.batch_size * self.base.context_length
+        return self.data.batch_size * self.base.context_length
 
     @property
     def tokens(self) -> tuple[int, ...]:
         """Of the decayed lengths."""
-        return tuple(length * self.step_tokens for length in self.config.lengths)
+        return tuple(length * self.step_tokens for length in self.lengths)
 
     @property
     def commits(self) -> list[str]:
@@ -154,7 +151,7 @@ class Cell:
 
 def unit_of(cells: Sequence[Cell]) -> Unit:
     """What a token is, by the tokenizers of the folders."""
-    return "byte" if all(cell.config.data.tokenizer == "bytes" for cell in cells) else "token"
+    return "byte" if all(cell.data.tokenizer == "bytes" for cell in cells) else "token"
 
 
 def read_cells(folder: Place, activations: Sequence[str] = ()) -> list[Cell]:
@@ -178,8 +175,12 @@ def read_cells(folder: Place, activations: Sequence[str] = ()) -> list[Cell]:
     own_files.check_given(activations, roots)
     cells = [read_cell(root, activations) for root in roots]
     # By what they come to: a preset may have by itself what another one's recipe changes.
-    fields = {name for cell in cells for name in cell.config.changes}
-    recipes = {cell.recipe_in(fields): cell for cell in cells}
+    fields = sorted({name for cell in cells for name in cell.changes})
+    values = [flags.flatten(stored_config(root).common) for root in roots]
+    recipes = {
+        worded({name: own[name] for name in fields}): cell
+        for own, cell in zip(values, cells, strict=True)
+    }
     of_each = "; ".join(f"{c.name}: {c.recipe or 'as it is'}" for c in recipes.values())
     require(
         len(recipes) == 1,
@@ -208,7 +209,10 @@ def read_cell(root: Place, activations: Sequence[str] = ()) -> Cell:
     waiting = tuple(name for name in order if name not in arms)
     left_out = tuple(own.unread.values())
     tokens = stored_settings(root).get("train_tokens")
-    return Cell(root.name, root, config, arms, waiting, left_out, tokens)
+    return Cell(
+        root.name, root, config.model, base_of(config, stored_vocabulary(root)), config.data,
+        config.lengths, config.changes, arms, waiting, left_out, tokens,
+    )  # fmt: skip
 
 
 def read_arms(root: Place, config: CompareConfig, own: OwnArms) -> dict[str, ArmRuns]:
@@ -227,7 +231,7 @@ def read_arms(root: Place, config: CompareConfig, own: OwnArms) -> dict[str, Arm
         if name not in known:
             raise unknown(f"arm in {root}", name, known)
     return {
-        name: _arm(known[name], base, by_arm[name], config.lengths)
+        name: arm_runs(known[name], base, by_arm[name], config.lengths)
         for name in known
         if name in by_arm
     }
@@ -314,7 +318,7 @@ def arms_of(study: str) -> dict[str, Arm]:
     return {arm.name: arm for other in every for arm in other.arms}
 
 
-def _arm(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[int, ...]) -> ArmRuns:
+def arm_runs(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[int, ...]) -> ArmRuns:
     """The arm's results at the rate that its search found best, of those with results."""
     searched = tuple(
         run for run in runs if run.key.seed >= FIRST_SEED and run.key.lengths == lengths[-1:]

@@ -147,9 +147,11 @@ def turns(cells: Sequence[Cell]) -> list[Turn]:
 
 
 def frugality(cells: Sequence[Cell]) -> list[Frugality]:
-    """Tokens for the same loss, of every arm at every folder's full length."""
+    """Tokens for the same loss, of every arm at the full length of folders with shorter ones."""
     found = []
     for cell in compared(cells):
+        if len(cell.lengths) == 1:
+            continue
         for arm in others(cell):
             seeds = run_by_both(cell, arm)
             pairs = [[cell.arms[name].runs[seed] for seed in seeds] for name in (arm, REFERENCE)]

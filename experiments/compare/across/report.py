@@ -23,7 +23,7 @@ from experiments.run.files import STDOUT, hand_over, try_json, write_json, write
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.progress import Display
-from experiments.terminal.tables import page, print_section
+from experiments.terminal.tables import Section, page, print_section
 from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PathText, PlaceText, check_fields
@@ -124,12 +124,20 @@ def _write_own(
     display.note(f"Report: {text}   Numbers: {numbers}   Plots: {out / 'plots'}")
 
 
-def written(cells: Sequence[Cell], out: Place, command: str, display: Display) -> None:
-    """Prints the tables; writes the report, its numbers and its figures."""
+def written(
+    cells: Sequence[Cell],
+    out: Place,
+    command: str,
+    display: Display,
+    *,
+    before: Sequence[Section] = (),
+) -> None:
+    """Prints the tables, those from `before` first; writes the report, its numbers and figures."""
     display.busy("fitting")
     every, cells = cells, [cell for cell in cells if cell.arms]
     found, fit = differences(cells), extrapolated(cells)
     sections = [
+        *before,
         tables.folders(every),
         tables.compared(found, full=True),
         tables.compared(found, full=False),
@@ -141,6 +149,7 @@ def written(cells: Sequence[Cell], out: Place, command: str, display: Display) -
         tables.rates(cells),
         tables.sensitive(cells),
     ]
+    sections = [one for one in sections if one.rows]
     drawn = figures.draw_all(out / "plots", cells, found, fit.fit)
     write_text(out / TEXT, page(QUESTION, about(command, cells[0]), sections, drawn))
     write_json(out / NUMBERS, _numbers(cells, command, fit))
@@ -179,8 +188,8 @@ def _numbers(cells: Sequence[Cell], command: str, fit: Extrapolated) -> dict[str
 def _cell(cell: Cell) -> dict[str, Any]:
     return {
         "folder": cell.name,
-        "model": cell.config.model,
-        "recipe": cell.config.changes,
+        "model": cell.model,
+        "recipe": cell.changes,
         "parameters": cell.parameters,
         "tokens": cell.tokens,
         "commits": cell.commits,

@@ -19,6 +19,7 @@ from experiments.compare.across.cells import (
     continued,
     read_cell,
     read_cells,
+    stored_config,
 )
 from experiments.compare.across.grid import (
     SEARCHED,
@@ -184,7 +185,7 @@ def _finished(folder: Place) -> list[Run]:
 def _speed(folder: Place, runs: Sequence[Run]) -> float:
     """FLOPs a second of finished runs, median; a stopped process would spoil a mean."""
     cell = read_cell(folder)
-    known = {**arms_of(cell.config.study), **own_files.read(folder).arms}
+    known = {**arms_of(stored_config(folder).study), **own_files.read(folder).arms}
     tokens, speeds = cell.step_tokens, []
     for run in runs:
         if run.key.arm not in known:  # of a file that is no longer what it was

@@ -17,6 +17,7 @@ from experiments.run.statistics import LEVEL, Paired, p_text, smallest_p
 from experiments.terminal.tables import Section
 
 SURE = f"{1 - LEVEL:.0%}"
+CARRIED = "the better of two, carried up"
 BRANCHES = (
     "Shorter lengths branch off the trunks of the longest, at their rates and warm-up: runs with"
     " rates and a warm-up of their own may differ otherwise, in sign, too."
@@ -87,7 +88,7 @@ def _edge(found: Search) -> str:
         return "not searched"
     if found.better is not None:
         return f"{found.better:.3g}, without results"
-    edge = "the better of two, carried up" if len(found.rates) == 2 else "at the edge"
+    edge = CARRIED if len(found.rates) == 2 else "at the edge"
     return edge if found.at_edge else "inside"
 
 
@@ -318,13 +319,13 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
     seeds = [len(arm.good) for cell in cells for arm in cell.arms.values()]
     least = min(seeds, default=0)
     edges = [
-        f"{name} in {cell.name}"
+        f"{name} in {cell.name} ({edge})"
         for cell in cells
         for name, arm in cell.arms.items()
-        if _edge(arm.search).startswith("at the edge") or arm.search.better is not None
+        if (edge := _edge(arm.search)) not in ("inside", CARRIED)
     ]
     sizes = sorted({cell.parameters for cell in cells})
-    data = sorted({str(cell.config.data.source).rpartition("/")[2] for cell in cells})
+    data = sorted({str(cell.data.source).rpartition("/")[2] for cell in cells})
     rows = [
         (
             "larger models",
@@ -340,7 +341,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
         ),
         (
             "better rates",
-            f"The best is at the edge of what was tried, or without results: {', '.join(edges)}."
+            f"There may be better ones than those taken: {', '.join(edges)}."
             if edges
             else "Each arm has one rate for all lengths of a folder, the best at full length.",
         ),
