@@ -17,6 +17,7 @@ from experiments.compare.across.pretrained import (
     PretrainedConfig,
     cells_of,
     roots,
+    section,
 )
 from experiments.run.resuming import STAYS
 from experiments.run.statistics import paired
@@ -169,6 +170,20 @@ def test_a_loss_that_is_no_number_is_a_run_that_diverged(folder: Path):
     (cell,) = cells_of(read(folder))
     assert cell.arms["poly_norm"].diverged == 1
     assert differences([cell])[0].result is None
+
+
+def test_a_run_that_gave_up_is_one_that_diverged_and_no_unfinished_one(folder: Path):
+    lost = write(folder, "poly_norm", 3, None, at=0, run={"give_up_after": 3})
+    line = {"loss": None, "grad_norm": None, "tokens_per_second": 1.0}
+    good, skipped = {**line, "loss": 4.0, "skipped": 0.0}, {**line, "skipped": 1.0}
+    for lines, diverged in (([good, skipped, skipped], 0), ([good, *[skipped] * 3], 1)):
+        text = "".join(json.dumps({"step": at, **one}) + "\n" for at, one in enumerate(lines, 1))
+        (lost / "metrics.jsonl").write_text(text)
+        (cell,) = cells_of(read(folder))
+        assert cell.arms["poly_norm"].diverged == diverged
+        assert len(cell.left_out) == 1 - diverged
+    (row,) = [row for row in section(read(folder)).rows if row[0] == lost.name]
+    assert row[6:8] == ("diverged", "3")
 
 
 def test_a_rate_is_not_chosen_by_the_results(folder: Path):

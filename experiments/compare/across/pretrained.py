@@ -125,21 +125,33 @@ class Pretrained:
         return {**kept, **own}
 
     @property
-    def final(self) -> Mapping[str, Any] | None:
-        """The line of its last step, where that has been evaluated."""
-        last = self.metrics[-1] if self.metrics else {"step": 0}
-        return last if last["step"] == self.config.run.steps and self._loss in last else None
+    def step(self) -> int:
+        """The last one with a line."""
+        return self.metrics[-1]["step"] if self.metrics else 0
 
     @property
-    def _loss(self) -> str:
-        """Of the averaged weights, where there are such."""
-        return "heldout_loss" if self.config.optim.ema_decay is None else "ema_heldout_loss"
+    def loss(self) -> float | None:
+        """Held-out, at the last step, of the averaged weights where there are such."""
+        name = "heldout_loss" if self.config.optim.ema_decay is None else "ema_heldout_loss"
+        return self.metrics[-1].get(name) if self.step == self.config.run.steps else None
+
+    @property
+    def diverged(self) -> bool:
+        """It gave up, see `run.give_up_after`, or ended in no number."""
+        patience = self.config.run.give_up_after
+        last = [bool(line.get("skipped")) for line in self.metrics[-patience:]]
+        ended = self.step == self.config.run.steps and "heldout_loss" in self.metrics[-1]
+        return last == [True] * patience or (ended and self.loss is None)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more will come of it."""
+        return self.loss is not None or self.diverged
 
     @property
     def run(self) -> Run:
         """What came out of a finished one."""
-        assert self.final is not None
-        config, loss = self.config, self.final[self._loss]
+        config, loss = self.config, None if self.diverged else self.loss
         key = RunKey(
             self.arm.folder, config.optim.peak_learning_rate, config.run.seed, (config.run.steps,)
         )
@@ -147,7 +159,7 @@ class Pretrained:
         norms = dict(zip(*series(self.metrics, "grad_norm"), strict=True))
         return Run(
             key=key,
-            diverged=loss is None,
+            diverged=self.diverged,
             heldout=() if loss is None else (loss,),
             steps=tuple(steps),
             loss=tuple(losses),
@@ -235,7 +247,7 @@ def check_alike(runs: Sequence[Pretrained]) -> None:
 
 def cell_of(number: int, runs: Sequence[Pretrained]) -> Cell:
     """Runs of one size and length, under a name that no other number has."""
-    first, done = runs[0], [run for run in runs if run.final]
+    first, done = runs[0], [run for run in runs if run.finished]
     seen: dict[RunKey, Pretrained] = {}
     arms: dict[str, Arm] = {}
     for run in done:
@@ -266,7 +278,7 @@ def cell_of(number: int, runs: Sequence[Pretrained]) -> Cell:
         changes={},
         arms={name: arm for name, arm in read.items() if arm.runs},
         waiting=waiting,
-        left_out=tuple(unfinished(run) for run in runs if not run.final),
+        left_out=tuple(unfinished(run) for run in runs if not run.finished),
         train_tokens=tokens,
     )
 
@@ -285,9 +297,8 @@ def check_rate(name: str, keys: Sequence[RunKey]) -> None:
 
 def unfinished(run: Pretrained) -> str:
     """A line on a run that is left out."""
-    at = run.metrics[-1]["step"] if run.metrics else 0
     return (
-        f"{run.root} is left out: it is at step {at:,} of {run.config.run.steps:,};"
+        f"{run.root} is left out: it is at step {run.step:,} of {run.config.run.steps:,};"
         f" `python -m experiments.pretrain {run.root}` goes on with it."
     )
 
@@ -297,22 +308,26 @@ def section(runs: Sequence[Pretrained]) -> Section:
     rows = []
     for run in runs:
         speeds = series(run.metrics, "tokens_per_second")[1]
-        loss = run.run.heldout if run.final else ()
+        loss = "diverged" if run.diverged else "-" if run.loss is None else f"{run.loss:.4f}"
+        skipped = sum(bool(line.get("skipped")) for line in run.metrics)
         where = (str(run.record.get(name, "not known")) for name in ("device", "jax"))
         rows.append(
             (
                 run.root.name, run.config.preset, run.arm.name, str(run.config.run.seed),
                 f"{run.config.optim.peak_learning_rate:g}", f"{run.config.run.steps:,}",
-                f"{loss[0]:.4f}" if loss else "-",
+                loss, str(skipped),
                 f"{np.median(speeds):,.0f}" if speeds else "-", *where,
             )
         )  # fmt: skip
     return Section(
         "Runs",
         (
-            "folder", "model", "activation", "seed", "rate", "steps", "held-out", "tokens/s",
-            "device", "jax",
+            "folder", "model", "activation", "seed", "rate", "steps", "held-out", "skipped",
+            "tokens/s", "device", "jax",
         ),
         tuple(rows),
-        ("Held-out loss, nats a token, at the last step. Tokens/s: median over logged steps.",),
+        (
+            "Held-out loss, nats a token, at the last step. Skipped: updates left out, since loss"
+            " or gradient was not finite. Tokens/s: median over logged steps.",
+        ),
     )  # fmt: skip
