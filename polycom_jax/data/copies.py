@@ -1,10 +1,15 @@
 """Held-out documents that are in the training text, too, where each side has files of its own.
 
+Of a mixture each text's are looked for in all that is trained on.
+
 Beside a piece's tokens lie the hash and the length of each document, so that pieces which are taken
 over for another held-out text can be compared with that one.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,32 +44,69 @@ def count_copies(folder: Place, pieces: int) -> dict[str, int] | None:
     Raises:
         InputError: a listing is damaged.
     """
+    found = count_among([(folder, pieces)])
+    return None if found is None else found[0].size
 
-    def read(split: Split, piece: int) -> np.ndarray:
-        place = folder / listing_name(split, piece)
-        data = storage.read(place)
-        require(
-            len(data) % _DOCUMENT.itemsize == 0,
-            f"{place} is damaged ({len(data)} bytes, of {_DOCUMENT.itemsize} a document); delete"
-            f" {folder}, and the next start prepares it again.",
-        )
-        return np.frombuffer(data, _DOCUMENT)
 
-    def trained(piece: int) -> np.ndarray:
-        hashes = read("train", piece)["hash"]
-        return hashes[_among(hashes, wanted)]
+class Copies(NamedTuple):
+    """Held-out documents of a text that are trained on, too.
 
-    numbers = range(pieces)
+    Attributes:
+        size: how many documents, and bytes of them.
+        texts: those that train on them, by their places in the list.
+    """
+
+    size: dict[str, int]
+    texts: list[int]
+
+
+def count_among(texts: Sequence[tuple[Place, int]]) -> list[Copies] | None:
+    """Of each text, given as folder and number of pieces, its copies in all that is trained on.
+
+    None: nobody knows, since there are pieces whose documents are not listed.
+
+    Raises:
+        InputError: a listing is damaged.
+    """
     with ThreadPoolExecutor(_THREADS) as threads:
         try:
-            held = np.concatenate(list(threads.map(lambda piece: read("heldout", piece), numbers)))
-            held = held[held["hash"] != _BLANK]
-            wanted = np.sort(held["hash"])
-            found = np.concatenate(list(threads.map(trained, numbers)))
+            held = [
+                np.concatenate(list(threads.map(partial(_read, folder, "heldout"), range(pieces))))
+                for folder, pieces in texts
+            ]
+            held = [each[each["hash"] != _BLANK] for each in held]
+            wanted = np.sort(np.concatenate(held)["hash"])
+            found = [
+                np.concatenate(list(threads.map(partial(_trained, folder, wanted), range(pieces))))
+                for folder, pieces in texts
+            ]
         except FileNotFoundError:
             return None
-    copies = held[_among(held["hash"], np.sort(found))]
-    return {"documents": len(copies), "bytes": int(copies["bytes"].sum())}
+    every = [np.sort(each) for each in found]
+    return [_copies_of(each, every) for each in held]
+
+
+def _read(folder: Place, split: Split, piece: int) -> np.ndarray:
+    place = folder / listing_name(split, piece)
+    data = storage.read(place)
+    require(
+        len(data) % _DOCUMENT.itemsize == 0,
+        f"{place} is damaged ({len(data)} bytes, of {_DOCUMENT.itemsize} a document); delete"
+        f" {folder}, and the next start prepares it again.",
+    )
+    return np.frombuffer(data, _DOCUMENT)
+
+
+def _trained(folder: Place, wanted: np.ndarray, piece: int) -> np.ndarray:
+    hashes = _read(folder, "train", piece)["hash"]
+    return hashes[_among(hashes, wanted)]
+
+
+def _copies_of(held: np.ndarray, trained: Sequence[np.ndarray]) -> Copies:
+    each = [_among(held["hash"], hashes) for hashes in trained]
+    copies = held[np.any(each, axis=0)]
+    size = {"documents": len(copies), "bytes": int(copies["bytes"].sum())}
+    return Copies(size, [k for k, found in enumerate(each) if found.any()])
 
 
 def _among(hashes: np.ndarray, ascending: np.ndarray) -> np.ndarray:

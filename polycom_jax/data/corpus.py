@@ -47,7 +47,8 @@ class Corpus:
         summary: for people and logs: source, tokenizer, vocab_size, for each split the counts of
             `shard.COUNTS`, what was done with undecodable documents, and how local files were read,
             by name with the beginning of their checksum; `copies`, the held-out documents, and
-            bytes of them, that are in the training text, too, where each side has files of its own.
+            bytes of them, that are in the training text, too, where each side has files of its own
+            (of a mixture: in that of any text, and these are named).
         earlier: the fingerprint that earlier versions gave the same data, "" where that is no
             other; it may take a while.
     """
@@ -136,7 +137,7 @@ def open_prepared(asked: Request) -> Corpus:
     if copies := index.get("copies"):
         summary["copies"] = copies
     _warn_of_replaced(summary, source.name)
-    _warn_of_copies(summary, source.heldout_name or source.name)
+    warn_of_copies(summary, source.heldout_name or source.name)
     return Corpus(
         train=stores["train"],
         heldout=stores["heldout"],
@@ -173,7 +174,8 @@ def _warn_of_replaced(summary: Mapping[str, Any], name: str) -> None:
         warnings.warn(text, InputWarning, stacklevel=4)
 
 
-def _warn_of_copies(summary: Mapping[str, Any], name: str) -> None:
+def warn_of_copies(summary: Mapping[str, Any], name: str) -> None:
+    """Warns where much of the held-out text is trained on, too."""
     if _copied_share(summary) >= COPIES_TOLD:
         text = (
             f"{name}: {_copies(summary)}: of a model that is trained on that, the held-out loss is"
@@ -189,9 +191,10 @@ def _copied_share(summary: Mapping[str, Any]) -> float:
 
 def _copies(summary: Mapping[str, Any]) -> str:
     copies, held = summary["copies"]["documents"], summary["heldout"]["documents"]
+    of = f" of {' and '.join(texts)}" if (texts := summary["copies"].get("texts")) else ""
     return (
         f"{copies:,} of {held:,} held-out documents ({_copied_share(summary):.1%} of their bytes)"
-        " are in the training text, too"
+        f" are in the training text{of}, too"
     )
 
 

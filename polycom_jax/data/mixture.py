@@ -1,15 +1,18 @@
 """Several corpora with weights: each prepared by itself, with one tokenizer, mixed by windows."""
 
+import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 from polycom_jax import storage
-from polycom_jax._errors import InputError, require
+from polycom_jax._errors import InputError, InputWarning, require
 from polycom_jax.data.cache import Report, digest
 from polycom_jax.data.config import DataConfig
-from polycom_jax.data.corpus import ALONE, Corpus, open_prepared
+from polycom_jax.data.copies import count_among, listing_name
+from polycom_jax.data.corpus import ALONE, Corpus, open_prepared, warn_of_copies
 from polycom_jax.data.pieces import PLAN, TOKENIZER, Place
 from polycom_jax.data.plan import from_json
 from polycom_jax.data.preparing import Team, alone_in, bound_of, make, read_bpe, trained_bpe
@@ -120,7 +123,44 @@ def prepare_mixture(
     found = parts(cfg.source)
     names = short_names([part.source for part in found])
     weights = tuple(part.weight for part in found)
-    return Mixture(names, tuple(map(open_prepared, every)), weights)
+    corpora = tuple(map(open_prepared, every))
+    if len(every) > 1 and any("copies" in corpus.summary for corpus in corpora):
+        corpora = _compared(every, corpora, names, team)
+    return Mixture(names, corpora, weights)
+
+
+def _compared(
+    every: Sequence[Request], corpora: Sequence[Corpus], names: Sequence[str], team: Team
+) -> tuple[Corpus, ...]:
+    """The corpora, with the copies of held-out documents in what is trained on of any of them."""
+    folders = [asked.folder for asked in every]
+    key = digest("copies", [folder.name for folder in folders])
+    place = folders[0].parent.parent / "copies" / f"{key}.json"  # reading the listings may be long
+    if team.index == 0 and not storage.is_made(place):
+        pieces = [len(from_json(storage.read(folder / PLAN)).pieces) for folder in folders]
+        counted = count_among(list(zip(folders, pieces, strict=True)))
+        if counted is not None:
+            storage.create(place, json.dumps(counted).encode())
+    team.meet("copies")
+    if not storage.is_made(place):
+        unlisted = [one for one in folders if not storage.is_file(one / listing_name("train", 0))]
+        text = (
+            "data.source: copies of a text's held-out documents in other texts are not known, as"
+            " some text was prepared alone, or by an earlier version. To have them counted, delete"
+            f" {' and '.join(map(str, unlisted or folders))}, and the next start prepares it again."
+        )
+        warnings.warn(text, InputWarning, stacklevel=3)
+        return tuple(corpora)
+    found = []
+    for asked, corpus, (size, texts) in zip(
+        every, corpora, json.loads(storage.read(place)), strict=True
+    ):
+        among = {**size, "texts": [names[k] for k in texts]}
+        compared = replace(corpus, summary={**corpus.summary, "copies": among})
+        if size != corpus.summary.get("copies"):
+            warn_of_copies(compared.summary, asked.source.heldout_name or asked.source.name)
+        found.append(compared)
+    return tuple(found)
 
 
 def requests(
@@ -141,10 +181,16 @@ def requests(
         return tuple(every)
     _check_differ(every)
     _check_shared(every, warn)
-    if cfg.tokenizer != "bpe":
-        return tuple(every)
-    tokenizer = _common_bpe(every, [part.weight for part in found], report, team)
-    return tuple(with_tokenizer(asked, tokenizer) for asked in every)
+    if cfg.tokenizer == "bpe":
+        tokenizer = _common_bpe(every, [part.weight for part in found], report, team)
+        every = [with_tokenizer(asked, tokenizer) for asked in every]
+    listing = not all(map(_is_by_hash, every))
+    return tuple(replace(asked, listing=listing) for asked in every)
+
+
+def _is_by_hash(asked: Request) -> bool:
+    """Whether copies are known to be on one side: all is split by hash, so those of others, too."""
+    return {taken.side for taken in asked.source.taken.values()} == {"by hash"}
 
 
 def _check_differ(every: Sequence[Request]) -> None:

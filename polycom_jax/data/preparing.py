@@ -99,7 +99,7 @@ def begin(asked: Request, report: Report, piece_bytes: int) -> tuple[Job, Tokeni
     bound = bound_of(reader, asked.source) if plan is None else plan.bound
     tokenizer = asked.given or _trained(asked, reader, bound, report)
     contents, recipe = reuse.origin_contents(reader), _recipe(asked, tokenizer, bound)
-    listing = _compared(asked, reader)
+    listing = asked.listing or _compared(asked, reader)
     known = reuse.find(folder, recipe, listing) if any(contents) else {}
     if plan is None:
         sizes = {content: one.size for content, one in known.items()}
@@ -189,7 +189,7 @@ def finish(asked: Request, job: Job, tokenizer: Tokenizer) -> None:
         data = storage.read(asked.folder / TOKENIZER)
         index["files"][TOKENIZER] = [len(data), pieces.sha256(data)]
     index["vocab_size"] = tokenizer.vocab_size
-    if job.listing:
+    if _compared(asked, job.reader):
         index["copies"] = copies.count_copies(asked.folder, len(job.plan.pieces))
     write_index(asked.folder, index)
 

@@ -41,6 +41,7 @@ class Request:
         encodes: what is told of how it encodes.
         recipe: what the tokens depend on beside the text.
         folder: where the data lie prepared.
+        listing: documents are listed for `copies` however they are split, as other texts need it.
     """
 
     cfg: DataConfig
@@ -50,6 +51,7 @@ class Request:
     encodes: Mapping[str, Any]
     recipe: Sequence[Any]
     folder: Place
+    listing: bool = False
 
     @property
     def key(self) -> str:
