@@ -32,7 +32,7 @@ from experiments.run.hf_tokenizer import generation_of, save_tokenizer
 from experiments.run.model_loading import TOKENIZER, Model, Weights, check_finite, load_model
 from experiments.run.profile import check_traced
 from experiments.run.report import activation_parameters, coefficient_table
-from experiments.run.resuming import function_of
+from experiments.run.resuming import function_of, same_activation
 from experiments.run.starting import ADJUSTABLE, own_tokenizer, with_rate
 from experiments.terminal.checks import at_least
 from experiments.terminal.flags import CommandLine, flatten
@@ -145,6 +145,13 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
         command.source != "",
         "RUN_OR_FOLDER is missing: the folder of a run, or a Hugging Face one.",
     )
+    source = storage.named(command.source)
+    storage.require_reachable(source)
+    is_run, is_other = (storage.is_file(source / name) for name in ("config.yaml", "config.json"))
+    require(
+        command.checkpoint == "latest" or is_run or not is_other,
+        f"--checkpoint {command.checkpoint}: {source} is no run's folder; leave it out.",
+    )
     run = command.pretrain.run
     require(
         run.init_from is None,
@@ -165,13 +172,7 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
     if command.out is not None:
         target = storage.named(command.out)
         storage.require_reachable(target)
-        check_empty(target)
-        taken = [name for name in ("config.yaml", TOKENIZER) if storage.is_file(target / name)]
-        require(
-            not taken,
-            f"--out {target} holds {' and '.join(taken)} already, as a run's folder does; give"
-            " another folder.",
-        )
+        check_no_model(target)
         try_folder("--out", target)
     if workdir is not None:
         require(
@@ -181,11 +182,27 @@ def check_command(command: ConvertCommand, given: frozenset[str]) -> Workdir | N
         )
         check_traced(run)
         try_folder("--workdir", workdir.root)
-        require(
-            latest_step(workdir.checkpoints) is None and not storage.is_file(workdir.config),
-            f"{workdir.root} holds a run already; give another --workdir.",
-        )
+        check_no_run(workdir)
     return workdir
+
+
+def check_no_model(target: epath.Path) -> None:
+    """Raises `InputError` where --out holds what would be overwritten."""
+    check_empty(target)
+    taken = [name for name in ("config.yaml", TOKENIZER) if storage.is_file(target / name)]
+    require(
+        not taken,
+        f"--out {target} holds {' and '.join(taken)} already, as a run's folder does; give"
+        " another folder.",
+    )
+
+
+def check_no_run(workdir: Workdir) -> None:
+    """Raises `InputError` where --workdir holds a run."""
+    require(
+        latest_step(workdir.checkpoints) is None and not storage.is_file(workdir.config),
+        f"{workdir.root} holds a run already; give another --workdir.",
+    )
 
 
 def plan(
@@ -200,13 +217,14 @@ def plan(
     fields = {name.removeprefix("model.") for name in given if name.startswith("model.")}
     fields = {name.partition(".")[0] for name in fields}
     activation, options = None, "activation_options" in fields
-    same = asked.activation == model.cfg.activation
+    same = same_activation(asked.activation, model.cfg.activation)
     same &= not options or asked.activation_options == model.cfg.activation_options
     if "activation" in fields and not same:
         activation = replacement(model.cfg, str(asked.activation), asked.activation_options)
     elif options and "activation" not in fields:
         raise InputError("model.activation_options are of a new activation; give --activation.")
-    changed = {name: getattr(asked, name) for name in fields & ADJUSTABLE}
+    kept = ADJUSTABLE if activation else ADJUSTABLE | {"activation"}  # a file may lie elsewhere
+    changed = {name: getattr(asked, name) for name in fields & kept}
     require(
         model.tokenizer_name is None or "data.tokenizer" not in given,
         f"--data.tokenizer: {model.folder} has its own, which the model knows; leave it out.",
@@ -270,7 +288,12 @@ def export(
     tokenizer, generation = model.tokenizer, model.generation
     if generation is None and tokenizer is not None:
         generation = generation_of(tokenizer)
-    with staging.Staged(target) as staged, all_or_nothing(staged.local):
+    with (
+        Workdir(target).locked("--out", notify=display.note),
+        staging.Staged(target) as staged,
+        all_or_nothing(staged.local),
+    ):
+        check_no_model(target)  # another program may have written one meanwhile
         if tokenizer is not None:
             as_trained, length = model.trained_here, cfg.context_length
             save_tokenizer(staged.local, tokenizer, context_length=length, as_trained=as_trained)
@@ -300,7 +323,8 @@ def begin_run(
     display: Display,
 ) -> None:
     """Writes the folder of a run that stands before its first step, with these parameters."""
-    with workdir.locked(), all_or_nothing(workdir.root):
+    with workdir.locked(notify=display.note), all_or_nothing(workdir.root):
+        check_no_run(workdir)  # another program may have written one meanwhile
         if model.tokenizer is not None and config.data.tokenizer != "bytes":
             workdir.write_tokenizer(model.tokenizer)  # the source may go
             config = replace(config, data=replace(config.data, tokenizer=str(workdir.tokenizer)))

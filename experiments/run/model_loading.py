@@ -129,6 +129,7 @@ class Model:
             its texts' ends; None: it is of none.
         end_of_text: the end-of-text token, where it was given and tokenizer.json does not name it.
         noted: what the run's record says of its data (`Corpus.summary`).
+        weights: which of the run's checkpoint.
     """
 
     cfg: ModelConfig
@@ -140,6 +141,7 @@ class Model:
     generation: Generation | None = None
     end_of_text: str | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)
+    weights: Weights = "last"
 
     @property
     def trained_here(self) -> bool:
@@ -150,7 +152,7 @@ class Model:
     def origin(self) -> str:
         """Where it is from, in words."""
         at = "" if self.step is None else f", checkpoint of step {self.step}"
-        return f"{self.folder}{at}"
+        return f"{self.folder}{at}{', moving average' if self.weights == 'ema' else ''}"
 
     @property
     def tokenizer_name(self) -> str | None:
@@ -191,12 +193,17 @@ def load_model(
         run = load_trained(workdir, checkpoint, mesh=mesh, weights=weights)
         about = (run.config.model, run.params, run.tokenizer, run.config.data, folder, run.step)
         noted = workdir.record().get("data", {})
-        return Model(*about, generation=run.generation, noted=noted)
+        return Model(*about, generation=run.generation, noted=noted, weights=weights)
     require(
         storage.is_file(folder / "config.json"),
         f"{folder} holds neither a run (config.yaml) nor a Hugging Face model (config.json).",
     )
     require(weights == "last", f"--weights {weights}: {folder} is no run's folder; leave it out.")
+    if checkpoint != "latest":  # it may be of runs beside this one
+        print(
+            f"--checkpoint {checkpoint}: {folder} is no run's folder, and has one model alone.",
+            file=sys.stderr,
+        )
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     file, tokenizer = folder / TOKENIZER, None
     if storage.is_file(file):

@@ -166,6 +166,11 @@ def wherever(name: str, value: Any) -> Any:
     return Reference.parse(value).identity if of_file else value
 
 
+def same_activation(one: object, other: object) -> bool:
+    """Whether two names are of one activation: of files, their contents tell."""
+    return wherever("model.activation", one) == wherever("model.activation", other)
+
+
 def differences(
     config: PretrainConfig, stored: PretrainConfig, *, begun: bool = True
 ) -> dict[str, tuple[Any, Any]]:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from experiments.run.config import PretrainConfig
 from experiments.run.model_loading import Model, check_finite, load_model
+from experiments.run.resuming import same_activation
 from experiments.terminal import flags
 from experiments.terminal.progress import Display
 from polycom_jax import models, storage
@@ -68,6 +69,8 @@ def adopted(config: PretrainConfig, given: frozenset[str], model: Model) -> Pret
     """
     data = replace(config.data, tokenizer=own_tokenizer(config, given, model))
     asked, own = flags.flatten(config.model), flags.flatten(model.cfg)
+    if same_activation(asked["activation"], own["activation"]):  # its file may lie elsewhere
+        own["activation"] = asked["activation"]
     named = {name.removeprefix("model.") for name in given if name.startswith("model.")}
     other = sorted(name for name in named if name not in ADJUSTABLE and asked[name] != own[name])
     require(
@@ -77,7 +80,7 @@ def adopted(config: PretrainConfig, given: frozenset[str], model: Model) -> Pret
         f" {', '.join(f'model.{name}={asked[name]!r}' for name in other)} was asked for. Leave that"
         " out; `python -m experiments.convert` gives a model another activation.",
     )
-    changed = {name: getattr(config.model, name) for name in named & ADJUSTABLE}
+    changed = {name: getattr(config.model, name) for name in named & {*ADJUSTABLE, "activation"}}
     return replace(config, model=replace(model.cfg, **changed), data=data)
 
 

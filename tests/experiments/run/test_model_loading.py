@@ -57,7 +57,9 @@ def test_the_average_is_read_where_it_is_asked_for(
     workdir.write_config(averaging, workdir.record())
     monkeypatch.setattr(model_loading, "read_named", noting)
     model_loading.load_trained(workdir, "4")
-    model_loading.load_model(workdir.root, "best", weights="ema")
+    averaged = model_loading.load_model(workdir.root, "best", weights="ema")
+    assert averaged.origin == f"{workdir.root}, checkpoint of step 6, moving average"
+    assert replace(averaged, weights="last").origin == f"{workdir.root}, checkpoint of step 6"
     assert asked == [{"name": "4", "averaged": False}, {"name": "best", "averaged": True}]
 
 

@@ -102,6 +102,29 @@ def test_the_same_activation_of_another_order_is_another_one(words, order):
     assert (activation and activation.options.order) == order
 
 
+def test_a_file_is_the_same_activation_wherever_it_lies(tmp_path: Path):
+    text = "import polycom_jax as pc\nact = pc.activation(lambda x: x * abs(x), name='signed')\n"
+    places = [tmp_path / folder / "mine.py" for folder in "ab"]
+    for place in (*places, tmp_path / "other.py"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(text)
+    (tmp_path / "other.py").write_text(text + "# another\n")
+    source = replace(SOURCE, cfg=replace(CFG, activation=f"{places[0]}:act"))
+    words = ["RUN", "--activation", f"{places[1]}:act"]
+    command, given = from_command(convert.LINE, convert.ConvertCommand(), words)
+    planned, activation = convert.plan(command.pretrain, given, source)
+    assert activation is None
+    found = adopted(command.pretrain, given, source)
+    for model in (planned.model, found.model):
+        assert str(model.activation).startswith(f"{places[1]}:act#sha256=")
+    config = replace(
+        command.pretrain,
+        model=replace(command.pretrain.model, activation=f"{tmp_path / 'other.py'}:act"),
+    )
+    with pytest.raises(InputError, match="its model has activation="):
+        adopted(config, given, source)
+
+
 def params_of(root: Path, checkpoint: str = "latest"):
     return jax.tree.leaves(load_trained(Workdir(root), checkpoint).params)
 
