@@ -40,12 +40,15 @@ class KeptState:
         tell: Callable[[str], None],
     ) -> None:
         self._folder, self._made_by, self._stop, self._tell = folder, made_by, stop, tell
+        self._removing = folder.with_name(f"{folder.name}.removing")
         self._checkpoints = Checkpoints(folder, keep_last=1, keep_best=0)
         self._next = time.perf_counter() + EVERY_S
         self.seconds = 0.0
         """That saving has taken."""
 
     def __enter__(self) -> Self:
+        if storage.is_file(self._removing):
+            self._remove()
         with self._advised():
             step = self._checkpoints.latest_step()
             if step is None:
@@ -55,7 +58,7 @@ class KeptState:
             changed = [name for name in self._made_by if found.get(name) != self._made_by[name]]
             what = ", ".join(f"{name} {found.get(name)}" for name in changed)
             self._tell(f"begun with {what}, which is another now: trained anew from its start")
-            storage.remove_tree(self._folder)
+            self._remove()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -105,7 +108,14 @@ class KeptState:
 
     def forget(self) -> None:
         """Removes what was kept of a run that has finished."""
-        storage.remove_tree(self._folder)
+        self._remove()
+
+    def _remove(self) -> None:
+        """Removes the folder; where it is killed on the way, the next start goes on with that."""
+        if storage.is_folder(self._folder):
+            storage.write(self._removing, b"")
+            storage.remove_tree(self._folder)
+        storage.remove(self._removing)
 
     @contextlib.contextmanager
     def _advised(self) -> Iterator[None]:

@@ -138,6 +138,7 @@ def test_nothing_is_kept_of_a_run_that_is_quick(tmp_path: Path, whole: Run):
     assert not study.state.exists()
     assert numbers(study.run()) == numbers(whole)
     assert (study.updates, study.said) == (UPDATES, [])
+    assert not study.state.parent.exists()
 
 
 @pytest.mark.parametrize(("update", "kept"), [(6, 6), (9, 8), (41, 35)])
@@ -233,6 +234,27 @@ def test_seconds_are_those_of_all_parts_and_not_of_saving(
         study.run(events)
     assert saves == [61, 164]
     assert study.run({2: later(7)}).seconds == 61 + 99 + 2 + 7
+
+
+def test_a_stale_state_that_was_half_removed_is_removed_at_the_next_start(
+    tmp_path: Path, whole: Run, monkeypatch: pytest.MonkeyPatch
+):
+    Study(tmp_path, "a").killed_behind(30)
+
+    def half(folder: Path) -> None:
+        for file in Path(folder).rglob("*"):
+            if file.is_file():
+                file.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_tree", half)
+        with pytest.raises(Killed):
+            Study(tmp_path, "b").run()
+    study = Study(tmp_path, "b")
+    assert numbers(study.run()) == numbers(replace(whole, commit="b"))
+    assert study.updates == UPDATES
+    assert not list(study.state.parent.iterdir())
 
 
 def test_a_damaged_state_says_what_to_remove(tmp_path: Path):
