@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -326,6 +327,15 @@ def _beside(place: os.PathLike[str], data: bytes) -> Iterator[Path]:
 def temporary_name(path: Path) -> Path:
     """A name beside a local file that no other process gives, for what will replace it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed writers have left in a local folder; a live one takes no hour a file."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # another's, or gone meanwhile
+            left = time.time() - path.stat().st_mtime > 3600
+            if left and re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+                path.unlink()
 
 
 def _sync(path: Path) -> None:

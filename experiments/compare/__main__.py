@@ -37,9 +37,12 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
     cache_compiled(config.data.cache_dir)
     folder = Workdir(config.folder)
-    with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
+    with (
+        Display(aside=config.json == STDOUT) as display,
+        folder.locked("--out", notify=display.note),
+    ):
         Comparing(config, folder.root, command, display).run()
-    hand_over(config.json, folder.root / NUMBERS)
+        hand_over(config.json, folder.root / NUMBERS)  # of this command, and not of the next one
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -95,6 +96,9 @@ class Workdir:
                 raise InputError(f"{flag} {self.root} cannot be written: {error}.") from error
             for folder in (self.checkpoints, self.tensorboard, self.plots):
                 try_folder(flag, folder)
+            if not storage.is_remote(self.root):  # a bucket has no temporary files
+                for written in (self.root, self.plots, *self.root.glob("runs/*")):
+                    storage.remove_leftovers(Path(written))
             yield hold
 
     def read_config(self) -> PretrainConfig:

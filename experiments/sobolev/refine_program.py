@@ -22,7 +22,9 @@ def run(options: RefineOptions, workdir: Path, command: str, display: Display) -
         every = contestants(options, study.targets)
         check_memory(options, every)
         store.open(options, free=FREE)
-        cells = study.run(every, lambda cell, n, of: pace.note(f"[{n}/{of}] {line(cell)}"))
+        cells = study.run(
+            every, lambda cell, n, of: pace.note(f"[{n}/{of}] {line(cell)}"), display.note
+        )
     display.stop()
     cells = [*as_built(study, every), *cells]
     title = "Constructed networks, trained, beside others of their size"

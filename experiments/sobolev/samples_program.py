@@ -25,6 +25,7 @@ def run(options: SamplesOptions, workdir: Path, command: str, display: Display) 
         cells = study.run(
             every,
             lambda cell, n, of: pace.note(f"[{n}/{of}] {cell['size']} points: {line(cell)}"),
+            display.note,
         )
     display.stop()
     title = "Networks of one size on more and more points"

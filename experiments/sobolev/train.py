@@ -108,13 +108,17 @@ class Study:
     tell: Callable[[float, str], None]
 
     def run(
-        self, contestants: Sequence[Contestant], done: Callable[[Row, int, int], None]
+        self,
+        contestants: Sequence[Contestant],
+        done: Callable[[Row, int, int], None],
+        notify: Callable[[str], None] = lambda text: None,
     ) -> list[Row]:
         """All cells in order; those that are in the store are not fitted again.
 
         Args:
             contestants: the networks.
             done: called behind each cell with (the cell, how many are done, how many there are).
+            notify: takes a line where the folder has to be waited for.
 
         Returns:
             One cell a network: "activation", "size", "parameters", "learning_rate", "selection"
@@ -124,7 +128,8 @@ class Study:
         Raises:
             InputError: another program is fitting in the same folder.
         """
-        with Workdir(self.store.root).locked("--out"):  # a state is saved by one program at a time
+        # A state is saved by one program at a time.
+        with Workdir(self.store.root).locked("--out", notify=notify):
             return self._run(contestants, done)
 
     def _run(

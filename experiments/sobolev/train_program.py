@@ -21,7 +21,9 @@ def run(options: TrainOptions, workdir: Path, command: str, display: Display) ->
     pace = Pace(display)
     with stop_request(GRACE_S) as stop, stop.heeded():
         study = Study(options, store, stop, pace.tell)
-        cells = study.run(every, lambda cell, done, of: pace.note(f"[{done}/{of}] {line(cell)}"))
+        cells = study.run(
+            every, lambda cell, done, of: pace.note(f"[{done}/{of}] {line(cell)}"), display.note
+        )
     display.stop()
     title = "Trained networks of equal size"
     found = fit_report.write(store, options, cells, command, title=title, about=_about(options))

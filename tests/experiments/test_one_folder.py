@@ -1,6 +1,9 @@
 """Two processes in one folder of results: neither ends by the other, nor loses what it has done."""
 
 import contextlib
+import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +17,10 @@ from test_vision_study import run
 
 from experiments.analyze import along as following
 from experiments.compare import __main__ as compare
-from experiments.compare.across import leaderboard
+from experiments.compare.across import leaderboard, scaling, transfer
 from experiments.run import lock
 from experiments.run.files import atomic
+from experiments.run.folder import Workdir
 from experiments.run.settings import check_settings
 from experiments.sobolev import __main__ as sobolev
 from experiments.sobolev import train as fits
@@ -120,6 +124,99 @@ def test_states_of_fits_are_saved_by_one_program_at_a_time(
     with lock.locked(tmp_path):
         assert sobolev.main(["train", "--quick", "--out", str(tmp_path)]) == 2
     assert "Another run is writing to" in capsys.readouterr().err
+
+
+def test_the_holder_of_a_folder_removes_what_killed_writers_have_left(tmp_path: Path):
+    places = [tmp_path, tmp_path / "plots", tmp_path / "runs" / "relu"]
+    old, new = list[Path](), list[Path]()
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        old.append(storage.temporary_name(place / "1.json"))
+        new.append(storage.temporary_name(place / "1.json"))
+    own = tmp_path / ".notes.tmp"
+    for path in (*old, *new, own):
+        path.write_text("half")
+    for path in (*old, own):
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    with Workdir(tmp_path).locked():
+        assert not any(path.exists() for path in old)
+        assert all(path.exists() for path in (*new, own))  # perhaps a live one's, or a user's
+
+
+def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat of another machine's run that is no more, and a short wait for it."""
+    monkeypatch.setattr(lock, "LOST_S", 0.1)
+    monkeypatch.setattr(lock, "_POLL_S", 0.02)
+    folder.mkdir(exist_ok=True)
+    (folder / lock.NAME).write_text(json.dumps({"host": "elsewhere", "process": 7, "beat": 0}))
+
+
+WAITED = "process 7 on elsewhere has not given the folder back; waiting"
+
+
+def test_fits_say_what_they_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fitted(study: object, each: object, tell: object) -> None:
+        raise InputError("fitted")
+
+    monkeypatch.setattr(fits.Study, "_cell", fitted)
+    elsewhere(tmp_path, monkeypatch)
+    assert sobolev.main(["train", "--quick", "--out", str(tmp_path)]) == 2
+    found = capsys.readouterr()
+    assert WAITED in found.out
+    assert "fitted" in found.err
+
+
+def test_a_study_says_what_it_waits_for_and_hands_over_what_it_has_written_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def written(config: object, folder: Path, *rest: object) -> Any:
+        return SimpleNamespace(run=lambda: storage.write(folder / compare.NUMBERS, b'{"own": 1}'))
+
+    held = list[bool]()
+    real = compare.hand_over
+
+    def noting(target: str | None, place: Path) -> None:
+        held.append((tmp_path / lock.NAME).is_file())
+        real(target, place)
+
+    monkeypatch.setattr(compare, "Comparing", written)
+    monkeypatch.setattr(compare, "hand_over", noting)
+    elsewhere(tmp_path, monkeypatch)
+    words = ["activations", "--quick", "--out", str(tmp_path)]
+    assert compare.main([*words, "--json=-"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out) == {"own": 1}
+    assert WAITED in found.err
+    assert held == [True]
+
+
+@pytest.mark.parametrize("name", ["scaling", "transfer"])
+def test_grids_and_transfers_say_and_hand_over_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    module, held = {"scaling": scaling, "transfer": transfer}[name], list[bool]()
+
+    def nothing(*given: object, **how: object) -> Any:
+        return []
+
+    made_up = {
+        "scaling": ("queue", "costs", "section", "print_section", "check_memory", "read_cells"),
+        "transfer": ("sections", "about", "page"),
+    }
+    for each in made_up[name]:
+        monkeypatch.setattr(module, each, nothing)
+    monkeypatch.setattr(transfer, "Transferring", lambda *given: SimpleNamespace(all=nothing))
+    monkeypatch.setattr(transfer, "page", lambda *given: "")
+    monkeypatch.setattr(scaling.report, "written", nothing)
+    monkeypatch.setattr(
+        module, "hand_over", lambda *given: held.append((tmp_path / lock.NAME).is_file())
+    )
+    elsewhere(tmp_path, monkeypatch)
+    assert compare.main([name, "--out", str(tmp_path)]) == 0
+    assert WAITED in capsys.readouterr().out
+    assert held == [True]
 
 
 def test_a_figure_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -160,7 +160,8 @@ def train(config: LeaderboardConfig, folder: Place, display: Display) -> None:
     command = shlex.join(
         ["python", "-m", "experiments.compare", "leaderboard", config.folder, "--add", *config.add]
     )
-    with workdir.locked("--out"):  # what the folder has, it has once nobody else adds to it
+    # What the folder has, it has once nobody else adds to it.
+    with workdir.locked("--out", notify=display.note):
         study = study_of(config, folder)
         cache_compiled(study.data.cache_dir)
         Comparing(study, workdir.root, command, display).run()

@@ -88,13 +88,13 @@ def main(argv: Sequence[str]) -> int:
         cache_compiled(config.data.cache_dir)
         left = [item for item, cost in zip(items, found, strict=True) if cost.runs]
         check_memory(config, left, display)
-        with Workdir(config.out).locked("--out"):
+        with Workdir(config.out).locked("--out", notify=display.note):
             for item in items:
                 run(config, item, display)
                 reported = shlex.join(["python", "-m", "experiments.compare", "report", config.out])
                 cells = read_cells(out, config.activation)
                 report.written(cells, out, f"{reported}    # runs by: {command}", display)
-    hand_over(config.json, out / report.NUMBERS)
+            hand_over(config.json, out / report.NUMBERS)
     return 0
 
 
@@ -119,7 +119,7 @@ def run(config: ScalingConfig, item: Item, display: Display) -> None:
     """One study; finished runs are read."""
     folder = Workdir(item.config.folder)
     carried = rates(config, item) if item.carried else {}
-    with folder.locked("--out"):
+    with folder.locked("--out", notify=display.note):
         study = continued(item.config, folder.root)
         Comparing(study, folder.root, replace(item, config=study).command, display, carried).run()
 

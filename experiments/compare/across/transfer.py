@@ -317,7 +317,10 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "experiments.compare", "transfer", *argv])
     cache_compiled(config.data.cache_dir)
     folder = Workdir(config.out)
-    with folder.locked("--out"), Display(aside=config.json == STDOUT) as display:
+    with (
+        Display(aside=config.json == STDOUT) as display,
+        folder.locked("--out", notify=display.note),
+    ):
         with stop_request(GRACE_S) as stop:
             study = Transferring(config, folder, display, stop)
             found = study.all()
@@ -326,5 +329,5 @@ def main(argv: Sequence[str]) -> int:
         write_json(folder.root / NUMBERS, {"about": facts, "found": [asdict(f) for f in found]})
         for table in tables:
             print_section(display.console, table)
-    hand_over(config.json, folder.root / NUMBERS)
+        hand_over(config.json, folder.root / NUMBERS)
     return 0
