@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from experiments.benchmark.harness import Contestant
-from experiments.benchmark.options import Options
+from experiments.benchmark.options import read_options
 from experiments.terminal.program import Stop
 
 MIB = 2**20
@@ -121,10 +121,7 @@ def main() -> None:
 def _contestants(request: Mapping[str, Any]) -> Iterator[Contestant]:
     from experiments.benchmark import ops
 
-    given: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()
-    }
-    options = Options(**given)
+    options = read_options(request["options"])
     (spec,) = (spec for spec in ops.shapes(options) if spec.name == request["shape"])
     task = (spec, request["activation"], request["which"])
     yield from ops.contestants(*task, request["peers"], {})

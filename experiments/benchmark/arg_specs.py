@@ -4,6 +4,7 @@ Tags: "ci" quick ones that every test run covers; "primary" what a benchmark rep
 compiled ahead of time for TPUs, one a kind of row: a register wide, ragged, usual, wide.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,10 +39,7 @@ class ArgSpec:
     @property
     def bytes(self) -> int:
         """Size of x."""
-        size = jnp.dtype(self.dtype).itemsize
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
 
 
 _PRIMARY: frozenset[Tag] = frozenset({"primary"})

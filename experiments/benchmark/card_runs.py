@@ -1,6 +1,5 @@
 """Whole runs of `experiments.pretrain` on this device, each in a process of its own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Result, Row, Spread, Tell
+from experiments.run.metrics import read_metrics
 
 STEPS, QUICK_STEPS = 20, 3
 SECONDS = 240
@@ -48,12 +48,8 @@ def _pretrain(options: Options, *words: str, cpu: bool = False) -> Losses:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
             raise RuntimeError(f"{' '.join(command[2:])} ended with {done.returncode}: {last}")
-        return _metrics(Path(folder, "metrics.jsonl"))
-
-
-def _metrics(path: Path) -> Losses:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "loss" in line and "grad_norm" in line]
+        lines = read_metrics(Path(folder, "metrics.jsonl"))
+        return [line for line in lines if "loss" in line and "grad_norm" in line]
 
 
 def _result(case: str, runs: Mapping[str, Losses], note: str, failures: Sequence[str]) -> Result:

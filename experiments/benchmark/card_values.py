@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.harness import tolerance
+from experiments.benchmark.calls import as_numpy
+from experiments.benchmark.harness import relative_error, tolerance
 from experiments.benchmark.options import Options
 from experiments.benchmark.results import Result, Row, Spread, Tell
 from polycom_jax import get_activation
@@ -101,12 +102,12 @@ def _errors(check: Check, dtype: str) -> list[float]:
     """Of the value, and of the gradient by each array of the arguments."""
     arguments = jax.tree.map(lambda a: jnp.asarray(a, _dtype(a, dtype)), check.arguments)
     exact = jax.tree.map(lambda a: np.asarray(a, np.float64), arguments)
-    got = _host(jax.jit(partial(_both, check.f))(*arguments))
+    got = as_numpy(jax.jit(partial(_both, check.f))(*arguments))
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), compiling_for("cpu"):
-        wanted = _host(jax.jit(partial(_both, check.reference))(*exact))
+        wanted = as_numpy(jax.jit(partial(_both, check.reference))(*exact))
     if check.used is not None:
         got, wanted = ([v[: check.used], dx[: check.used], *r] for v, dx, *r in (got, wanted))
-    return [_error(a, b) for a, b in zip(got, wanted, strict=True)]
+    return [relative_error(a, b) for a, b in zip(wanted, got, strict=True)]
 
 
 def _dtype(array: Any, dtype: str) -> Any:
@@ -119,15 +120,6 @@ def _both(f: Callable[..., Any], *arguments: Any) -> Any:
     # Not all alike, as a sum's cotangent would be.
     dy = jnp.cos(jnp.arange(y.size, dtype=jnp.float32) % 1009).reshape(y.shape).astype(y.dtype)
     return y, *pull(dy)
-
-
-def _host(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
-
-
-def _error(got: np.ndarray, wanted: np.ndarray) -> float:
-    scale = max(float(np.max(np.abs(wanted), initial=0.0)), float(np.finfo(np.float32).tiny))
-    return float(np.max(np.abs(got - wanted), initial=0.0)) / scale
 
 
 def _normal(seed: int, *shape: int) -> np.ndarray:

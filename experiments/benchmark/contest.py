@@ -14,20 +14,12 @@ from experiments.benchmark.harness import (
     tolerance,
 )
 from experiments.benchmark.options import Options
-from experiments.benchmark.results import Result, Row, Tell, rows_from_seconds
+from experiments.benchmark.results import Result, Tell, rows_from_seconds
 
 Numbers = Callable[[Mapping[str, Sequence[float]]], Callable[[str, float], Mapping[str, float]]]
 """All readings -> ((contestant, median seconds) -> its other numbers)."""
 
-
 CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-def _no_numbers(
-    readings: Mapping[str, Sequence[float]],
-) -> Callable[[str, float], Mapping[str, float]]:
-    del readings
-    return lambda name, seconds: {}
 
 
 def plan(options: Options) -> Plan:
@@ -45,7 +37,7 @@ def hold(
     dtype: str,
     references: Sequence[str],
     left_out: Mapping[str, str],
-    numbers: Numbers = _no_numbers,
+    numbers: Numbers = lambda readings: lambda name, seconds: {},
     notes: tuple[str, ...] = (),
 ) -> Result:
     """Checks that the contestants agree, and times them.
@@ -56,7 +48,7 @@ def hold(
     tell("comparing results")
     check_agreement(case, contestants, tolerance(dtype, jax.default_backend()))
     readings = measure(contestants, plan(options), tell, CLOCKS[options.clock])
-    rows: tuple[Row, ...] = rows_from_seconds(readings, references, numbers(readings))
+    rows = rows_from_seconds(readings, references, numbers(readings))
     return Result(suite, case, rows, dict(left_out), notes)
 
 

@@ -55,13 +55,11 @@ def _run(options: Options, which: str, tell: Tell) -> Result:
         dtype=cfg.dtype,
         references=tuple(dict.fromkeys((activations[0], "relu2", "swiglu"))),
         left_out=left_out,
-        numbers=lambda readings: partial(_rate, options, which, activations),
+        numbers=lambda readings: partial(_rate, options, which),
     )
 
 
-def _rate(
-    options: Options, which: str, activations: Sequence[str], name: str, seconds: float
-) -> Mapping[str, float]:
+def _rate(options: Options, which: str, name: str, seconds: float) -> Mapping[str, float]:
     """GFLOP/s of the matrix products."""
     activation = name.split()[-1]
     cfg = shapes.model(options, activation)

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmark.options import Options
+from experiments.benchmark.options import Options, read_options
 from experiments.terminal.program import Stop
 
 FIRST = "first"
@@ -79,14 +79,10 @@ def _cold(environment: Mapping[str, str], folder: str) -> dict[str, str]:
 def main() -> None:
     """The process's side."""
     request = json.load(sys.stdin)
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in request["options"].items()
-    }
-    from experiments.benchmark.steps import maker
+    from experiments.benchmark.steps import make_step
 
     imports = resident_bytes()
-    step = maker(Options(**options), request["name"])()
+    step = make_step(read_options(request["options"]), request["name"])
     clock = time.perf_counter()
     step.wait(step())
     first = time.perf_counter() - clock

@@ -31,6 +31,7 @@ from experiments.benchmark.results import Case, Result, Tell
 from experiments.run.config import PretrainConfig, default_config
 from experiments.run.planned import find_slice, training_step
 from polycom_jax import compile_ahead as aot
+from polycom_jax.compile_ahead import PRODUCT_BACKENDS
 from polycom_jax.models import mfu
 from polycom_jax.table import ACTIVATIONS
 
@@ -73,7 +74,7 @@ def cases(options: Options) -> list[Case]:
         "ffn": lambda card: [
             _case(
                 f"ffn {which} on {card}, products by {products}",
-                *(compiled_for, SUITE, options, blocks, card, which, _xla(products)),
+                *(compiled_for, SUITE, options, blocks, card, which, PRODUCT_BACKENDS[products]),
             )
             for which in options.passes
             for products in options.products
@@ -81,17 +82,13 @@ def cases(options: Options) -> list[Case]:
         "step": lambda card: [
             _case(
                 f"step of {model} on {card}, products by {products}",
-                *(_steps, replace(options, model=model), card, _xla(products)),
+                *(_steps, replace(options, model=model), card, PRODUCT_BACKENDS[products]),
             )
             for model in models
             for products in options.products
         ],
     }
     return [case for card in options.gpus for part in options.parts for case in by_part[part](card)]
-
-
-def _xla(products: str) -> Mapping[str, Any]:
-    return aot.PRODUCT_BACKENDS[products]
 
 
 def _case(name: str, f: Callable[..., Result], *words: Any) -> Case:

@@ -176,6 +176,12 @@ def check_agreement(case: str, contestants: Sequence[Contestant], allowed: float
             )
 
 
+def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
+    """Greatest difference, by the greatest magnitude that is expected."""
+    scale = max(float(np.max(np.abs(expected), initial=0.0)), float(np.finfo(np.float32).tiny))
+    return float(np.max(np.abs(expected - found), initial=0.0)) / scale
+
+
 def _difference(
     expected: Sequence[np.ndarray], found: Sequence[np.ndarray], allowed: float
 ) -> str | None:
@@ -183,8 +189,7 @@ def _difference(
     if shapes[0] != shapes[1]:
         return f"shapes {shapes[1]} in place of {shapes[0]}"
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
-        scale = max(float(np.max(np.abs(a), initial=0.0)), float(np.finfo(np.float32).tiny))
-        error = float(np.max(np.abs(a - b), initial=0.0)) / scale
+        error = relative_error(a, b)
         if not error <= allowed:  # a NaN is no agreement either
             return (
                 f"result {index} is off by {error:.2g} of its greatest magnitude, {allowed:.2g}"

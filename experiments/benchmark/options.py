@@ -1,10 +1,10 @@
 """What to measure: the flags of `python -m experiments.benchmark`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -27,9 +27,8 @@ SUITES: tuple[str, ...] = (
 WALL_ONLY = ("tpu", "gpu", "allocator", "card")
 """Suites without a choice of the clock: they predict, time other processes, or an accelerator."""
 
-Pass = Literal["forward", "backward", "both"]
+PASSES: tuple[str, ...] = ("forward", "backward", "both")
 """The value; the gradients alone, given what the forward pass kept; value and gradients."""
-PASSES: tuple[str, ...] = get_args(Pass)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -48,7 +47,6 @@ BEST = "best"
 
 PARTS: tuple[str, ...] = ("ops", "ffn", "step")
 """What the suites tpu and gpu compile: activations alone, in the feed-forward block; gpu: steps."""
-
 
 PRODUCTS: tuple[str, ...] = tuple(PRODUCT_BACKENDS)
 """What computes matrix products in the suite gpu."""
@@ -160,6 +158,12 @@ class Options:
             f"clock={self.clock} is nothing for the suite {' or '.join(others)}, whose work is not"
             " this process's own on a CPU; leave --clock out, or run the suite by itself.",
         )
+
+
+def read_options(stored: Mapping[str, Any]) -> Options:
+    """The options as JSON brings them to another process: with lists for tuples."""
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return Options(**given)
 
 
 def _named(activations: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import jax
 
@@ -23,16 +23,12 @@ PEERS: Mapping[str, str] = {
 
 def unsupported_reason(peer: str) -> str | None:
     """The reason why a peer cannot be measured on this machine, or None."""
-    for needed in _NEEDS.get(peer, ()):
-        reason = needed()
-        if reason is not None:
-            return reason
-    return None
+    reasons = (needed() for needed in _NEEDS.get(peer, ()))
+    return next(filter(None, reasons), None)
 
 
-def split(wanted: Iterable[str], possible: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+def split(wanted: Iterable[str], possible: Collection[str]) -> tuple[list[str], dict[str, str]]:
     """Of a suite's `possible` peers the wanted ones that can run, and the others' reasons."""
-    possible = list(possible)
     reasons = {peer: unsupported_reason(peer) for peer in wanted if peer in possible}
     left_out = {peer: reason for peer, reason in reasons.items() if reason is not None}
     return [peer for peer in reasons if peer not in left_out], left_out

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmark.harness import Clock
+from polycom_jax.compile_ahead.chips import CHIPS, Gpu
 
 # bfloat16 products with float32 sums, dense, a second. NVIDIA's data sheets: A100 (2020), H100 and
 # H200 (2023, 2024; the SXM boards; of H100, the PCIe one is 756 and the NVL one 835), B200 (2024).
@@ -37,8 +38,6 @@ def peak_flops(dtype: str, clock: Clock = time.perf_counter) -> tuple[float | No
 
 
 def _listed(kind: str) -> float | None:
-    from polycom_jax.compile_ahead.chips import CHIPS, Gpu
-
     for chip in CHIPS.values():
         if chip.device_kind == kind:  # T4 has no bfloat16
             return chip.peaks.get("bf16") if isinstance(chip, Gpu) else chip.peak_flops
@@ -51,7 +50,7 @@ SIZE = 2048
 _TRIES = 8
 
 
-def product_rate(dtype: str, clock: Clock = time.perf_counter) -> float:
+def product_rate(dtype: str, clock: Clock) -> float:
     """FLOP/s of the fastest of some products of two SIZE x SIZE matrices."""
     a, b = jax.random.normal(jax.random.key(0), (2, SIZE, SIZE), jnp.float32).astype(dtype)
     product = jax.jit(jnp.dot)

@@ -1,6 +1,6 @@
 """One training step of each contestant of the suite train, with the state it moves on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -85,13 +85,10 @@ class Ours:
         return None if not stats else stats.get("peak_bytes_in_use")
 
 
-def hugging_face(options: Options) -> Step:
-    """The step of Hugging Face's Llama."""
+def make_step(options: Options, name: str) -> Step:
+    """The contestant called `name`: ours with that activation, or Hugging Face's Llama for `HF`."""
+    if name != HF:
+        return Ours(options, name)
     from experiments.benchmark.llama_torch import HuggingFace
 
     return HuggingFace(options)
-
-
-def maker(options: Options, name: str) -> Callable[[], Step]:
-    """What builds the contestant called `name`: an activation of ours, or `HF`."""
-    return (lambda: hugging_face(options)) if name == HF else (lambda: Ours(options, name))

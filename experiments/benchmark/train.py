@@ -12,7 +12,7 @@ from experiments.benchmark.harness import Contestant
 from experiments.benchmark.options import Options
 from experiments.benchmark.rates import peak_flops
 from experiments.benchmark.results import Case, Result, Tell
-from experiments.benchmark.steps import HF, HF_ACTIVATION, Step, maker
+from experiments.benchmark.steps import HF, HF_ACTIVATION, Step, make_step
 from polycom_jax.models import mfu
 
 ACTIVATIONS = ("swiglu", "poly_norm", "relu2")
@@ -47,7 +47,7 @@ def _run(options: Options, tell: Tell) -> Result:
     return hold(
         "train",
         shapes.describe(options, cfg),
-        [_contestant(name, maker(options, name)()) for name in names],
+        [_contestant(name, make_step(options, name)) for name in names],
         options,
         tell,
         dtype=cfg.dtype,
