@@ -215,24 +215,26 @@ def mixture_of(base: ModelConfig) -> ModelConfig:
     )
 
 
+def training_flops(model: ModelConfig) -> int:
+    """Of training on a token, forward and backward, the activation's own included; attention is
+    counted as causal."""
+    return flops_per_token(model, model.context_length, attention="causal").train
+
+
 def within_flops(cfg: ModelConfig, activation: str) -> ModelConfig:
     """The model with the widest hidden layer, of at most its own width, at which training on a
-    token takes no more FLOPs than with `activation`; attention counted as causal.
+    token takes no more FLOPs than with `activation`.
 
     Raises:
         InputError: not even a hidden layer of one element is within that.
     """
-
-    def cost(model: ModelConfig) -> int:
-        return flops_per_token(model, model.context_length, attention="causal").train
-
-    most = cost(replace(cfg, activation=activation, activation_options=ActivationOptions()))
+    other = replace(cfg, activation=activation, activation_options=ActivationOptions())
+    most = training_flops(other)
     wide = cfg.hidden_width
     narrower = (replace(cfg, ffn_width=width) for width in range(wide, 0, -1))
-    found = next((model for model in narrower if cost(model) <= most), None)
-    require(
-        found is not None,
-        f"{cfg.activation} has more FLOPs than {activation} at every hidden width up to {wide}.",
-    )
-    assert found is not None
+    found = next((model for model in narrower if training_flops(model) <= most), None)
+    if found is None:
+        raise InputError(
+            f"{cfg.activation} has more FLOPs than {activation} at every hidden width up to {wide}."
+        )
     return found

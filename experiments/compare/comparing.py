@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.compare import own_files, report, timing
-from experiments.compare.arms import Arm, check_widths
+from experiments.compare.arms import Arm, check_widths, training_flops
 from experiments.compare.concluding import Finished
 from experiments.compare.config import CompareConfig
 from experiments.compare.recipe import worded
@@ -31,16 +31,7 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.storage import Place
 
 FREE = frozenset(
-    {
-        "out",
-        "json",
-        "arms",
-        "activation",
-        "seeds",
-        "learning_rates",
-        "search_seeds",
-        "scale",
-    }
+    {"out", "json", "arms", "activation", "seeds", "learning_rates", "search_seeds", "scale"}
     | {"data.cache_dir", "data.lock_timeout_s", *BY_FINGERPRINT}
 )
 """Settings that may change while a folder's runs stay what they are."""
@@ -89,11 +80,8 @@ class Comparing:
         check_settings(
             kept,
             {**common, **data, "jax": jax.__version__},
-            free={
-                "train_tokens",
-                "vocab_size",
-                *BY_FINGERPRINT,
-            },  # the fingerprint decides; these say what it is of
+            # The fingerprint decides; these say what it is of.
+            free={"train_tokens", "vocab_size", *BY_FINGERPRINT},
             holds="runs with other settings",
             advice="Repeat the command that made them, or give another --out. Only arms, seeds,"
             " learning rates and search seeds may change.",
@@ -110,8 +98,7 @@ class Comparing:
         self.circumstances = circumstances()
         self.searched: dict[str, list[Run]] = {}
         self.stop = StopRequest(GRACE_S)
-        self.done, self.worked = 0, 0.0
-        self.trained = 0
+        self.done, self.trained, self.worked = 0, 0, 0.0
 
     def model(self, arm: Arm) -> ModelConfig:
         """The arm's model."""
@@ -165,10 +152,9 @@ class Comparing:
             self.display.note(f"recipe: {self.recipe}")
         for arm in self.study.arms:
             cfg = self.model(arm)
-            flops = models.flops_per_token(cfg, cfg.context_length, attention="causal")
             self.display.note(
                 f"  {arm.name:<22}{models.count_params(cfg):>12,} parameters"
-                f"{flops.train:>16,.0f} FLOPs a token"
+                f"{training_flops(cfg):>16,.0f} FLOPs a token"
             )
 
     def search(self, arm: Arm) -> Search:

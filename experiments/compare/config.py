@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Positional, arg
 
@@ -22,6 +22,8 @@ from polycom_jax.models import ModelConfig
 from polycom_jax.table import ACTIVATIONS
 from polycom_jax.training import OptimConfig
 from polycom_jax.training.recipes import RECIPES, recipe
+
+C = TypeVar("C")
 
 HEAD = 32
 """Width of a head, the same in all sizes."""
@@ -255,16 +257,21 @@ LINE = CommandLine(
 
 
 def from_command(argv: Sequence[str]) -> CompareConfig:
-    """Reads a command line: the scale's defaults, then flags.
+    """The study of a command line, see `read_scaled`."""
+    return read_scaled(LINE, SCALES, argv)
+
+
+def read_scaled(line: CommandLine, scales: Mapping[str, C], argv: Sequence[str]) -> C:
+    """Reads a command line: the defaults of its --scale, then flags.
 
     Raises:
-        InputError: an unknown study, scale, flag or model, or a value that is refused.
+        InputError: an unknown scale, flag or name, or a value that is refused.
         SystemExit: after `--help` or `--list`.
     """
     words = ["--scale=quick" if word == "--quick" else word for word in argv]
-    settings = LINE.read(SCALES["cpu"], words)
+    settings = line.read(scales["cpu"], words)
     chosen = [word for setting in settings if setting.name == "scale" for word in setting.words]
     scale = chosen[-1] if chosen else "cpu"
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
-    return LINE.parse(SCALES[scale], settings)
+    if scale not in scales:
+        raise unknown("scale", scale, scales)
+    return line.parse(scales[scale], settings)

@@ -177,10 +177,11 @@ def _comparison_row(c: Comparison, columns: Sequence[str]) -> tuple[str, ...]:
         "speeds": f"{c.speed_error:.4f}",
         "detectable": f"{r.detectable:.4f}",
     }
-    return (c.arm, c.reference, _interval(r), *(cells[name] for name in columns), c.verdict)
+    return (c.arm, c.reference, interval(r), *(cells[name] for name in columns), c.verdict)
 
 
-def _interval(r: Paired) -> str:
+def interval(r: Paired) -> str:
+    """Mean and interval of a difference."""
     return f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
 
 
@@ -190,7 +191,7 @@ def _interactions(found: Findings) -> Section:
     for i in found.interactions:
         r = i.result
         cells = ("-", "-", "-") if r is None else (
-            _interval(r), p_text(i.p_holm), f"{r.detectable:.4f}"
+            interval(r), p_text(i.p_holm), f"{r.detectable:.4f}"
         )  # fmt: skip
         rows.append((" - ".join(i.pair), " - ".join(i.other), *cells, i.verdict))
     return Section(

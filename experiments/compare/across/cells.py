@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.compare import own_files
-from experiments.compare.arms import Arm
+from experiments.compare.arms import Arm, training_flops
 from experiments.compare.config import SCALES, CompareConfig
 from experiments.compare.own_files import OwnArms
 from experiments.compare.recipe import worded
@@ -69,8 +69,7 @@ class ArmRuns:
     @property
     def flops(self) -> float:
         """Of training on a token, forward and backward, the activation's own included."""
-        length = self.model.context_length
-        return models.flops_per_token(self.model, length, attention="causal").train
+        return training_flops(self.model)
 
 
 @dataclass(frozen=True)

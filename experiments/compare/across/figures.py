@@ -62,10 +62,6 @@ def log_along(axis: Any) -> None:
     axis.xaxis.set_minor_formatter("")
 
 
-def _sizes(cells: Sequence[Cell]) -> list[int]:
-    return sorted({cell.parameters for cell in cells if cell.numbered})
-
-
 def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
     """Sizes that an arm's law was fitted to; none without a law."""
     return fit.fits[arm].points.sizes if fit is not None and arm in fit.fits else []
@@ -73,7 +69,7 @@ def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
 
 def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
     """A panel a size."""
-    sizes = _sizes(cells)
+    sizes = sorted({cell.parameters for cell in cells if cell.numbered})
     note = "Means over seeds, 95 % intervals; each point is of runs that decayed there."
     note += " Dashed: fitted laws." if fit else ""
     title = "Held-out loss against tokens"

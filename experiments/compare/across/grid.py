@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from experiments.compare.arms import Arm
-from experiments.compare.config import MODELS, SCALES, CompareConfig, shape
+from experiments.compare.config import MODELS, SCALES, CompareConfig, read_scaled, shape
 from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.terminal import flags
 from experiments.terminal.checks import at_least
@@ -288,20 +288,7 @@ LINE = CommandLine(
 
 
 def from_command(argv: Sequence[str]) -> ScalingConfig:
-    """Reads a command line: the scale's defaults, then flags.
-
-    Raises:
-        InputError: an unknown scale, flag, model or arm, or a value that is refused.
-        SystemExit: after `--help` or `--list`.
-    """
-    words = ["--scale=quick" if word == "--quick" else word for word in argv]
-    settings = LINE.read(SCALINGS["cpu"], words)
-    chosen = [word for setting in settings if setting.name == "scale" for word in setting.words]
-    scale = chosen[-1] if chosen else "cpu"
-    if scale not in SCALINGS:
-        raise unknown("scale", scale, SCALINGS)
-    start = SCALINGS[scale]
-    found = LINE.parse(start, settings)
-    if found.recipe == start.recipe:
-        return found
-    return replace(found, recipe=(*start.recipe, *found.recipe))
+    """The grid of a command line, see `read_scaled`; its recipe comes behind the scale's."""
+    found = read_scaled(LINE, SCALINGS, argv)
+    usual = SCALINGS[found.scale].recipe
+    return found if found.recipe == usual else replace(found, recipe=(*usual, *found.recipe))

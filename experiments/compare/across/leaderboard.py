@@ -29,6 +29,7 @@ from experiments.compare.arms import Arm
 from experiments.compare.comparing import Comparing
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import relative_times
+from experiments.compare.report import interval
 from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.compare.timing import TIMES, stored
 from experiments.run.compiled import cache_compiled
@@ -239,7 +240,6 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
     rows = []
     for place, one in enumerate(found, start=1):
         apart = one.difference.result if one.difference else None
-        interval = f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]" if apart else "-"
         rows.append(
             (
                 str(place),
@@ -248,7 +248,7 @@ def section(cell: Cell, found: Sequence[Standing]) -> Section:
                 f"{one.sd:.4f}" if one.seeds > 1 else "-",
                 str(one.seeds),
                 str(one.diverged),
-                interval,
+                interval(apart) if apart else "-",
                 one.difference.verdict if one.difference else "-",
                 f"{one.parameters:,}",
                 f"{one.flops:,.0f}",

@@ -30,7 +30,7 @@ from experiments.compare.across.grid import (
     parameters,
     queue,
 )
-from experiments.compare.arms import check_widths
+from experiments.compare.arms import check_widths, training_flops
 from experiments.compare.branching import updates
 from experiments.compare.comparing import Comparing
 from experiments.compare.runs import Run, RunFolder
@@ -42,7 +42,7 @@ from experiments.run.folder import Workdir
 from experiments.run.planned import abstract_batch
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import Section, duration, print_section
-from polycom_jax import models, storage
+from polycom_jax import storage
 from polycom_jax._errors import require
 from polycom_jax.compile_ahead import CHIPS
 from polycom_jax.storage import Place
@@ -168,8 +168,7 @@ def _cost(item: Item, arms: Sequence[str], runs: Sequence[Run], speed: float | N
     left, flops, base = 0, 0.0, base_of(study)
     tokens = study.data.batch_size * base.context_length
     for arm in map(study.chosen.arm, arms):
-        cfg = arm.model(base)
-        each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
+        each = training_flops(arm.model(base))
         for lengths, wanted in kinds:
             there = sum(run.key.arm == arm.folder and run.key.lengths == lengths for run in runs)
             more = max(0, wanted - there)
@@ -190,8 +189,7 @@ def _speed(folder: Place, runs: Sequence[Run]) -> float:
     for run in runs:
         if run.key.arm not in known:  # of a file that is no longer what it was
             continue
-        cfg = known[run.key.arm].model(cell.base)
-        each = models.flops_per_token(cfg, cfg.context_length, attention="causal").train
+        each = training_flops(known[run.key.arm].model(cell.base))
         speeds.append(updates(run.key.lengths) * tokens * each / run.seconds)
     return float(np.median(speeds))
 

@@ -10,10 +10,10 @@ from experiments.compare.across.cells import Cell, Unit, unit_of
 from experiments.compare.across.differences import Difference, Frugality, Turn
 from experiments.compare.across.extrapolation import PAPER, Extrapolated
 from experiments.compare.across.resampled import RESAMPLES, Band
-from experiments.compare.report import BETWEEN, BOUNDS
+from experiments.compare.report import BETWEEN, BOUNDS, interval
 from experiments.compare.studies import REFERENCE
 from experiments.run.rate_search import Search
-from experiments.run.statistics import LEVEL, Paired, p_text, smallest_p
+from experiments.run.statistics import LEVEL, p_text, smallest_p
 from experiments.terminal.tables import Section
 
 SURE = f"{1 - LEVEL:.0%}"
@@ -122,7 +122,7 @@ def compared(found: Sequence[Difference], *, full: bool) -> Section:
         (
             *(f"{d.parameters:,}", f"{d.tokens:,}", f"{d.tokens / d.parameters:.1f}"),
             *(d.arm, str(d.seeds)),
-            _band(d.result, "+.4f") if d.result else "-",
+            interval(d.result) if d.result else "-",
             p_text(d.result.p) if d.result else "-",
             p_text(d.p_holm) if d.result else "-",
             f"{d.result.detectable:.4f}" if d.result else "-",
@@ -290,9 +290,8 @@ def _crossings(found: Extrapolated) -> Section:
     )
 
 
-def _band(one: Band | Paired, form: str) -> str:
-    middle = one.mean if isinstance(one, Paired) else one.value
-    return f"{middle:{form}} [{one.low:{form}}, {one.high:{form}}]"
+def _band(one: Band, form: str) -> str:
+    return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
 
 
 def _length(cells: Sequence[Cell], found: Extrapolated) -> str:

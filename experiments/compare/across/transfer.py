@@ -176,7 +176,6 @@ class Transferring:
         check_settings(
             folder.root / "settings.json",
             {**kept, "data_fingerprint": self.corpus.fingerprint, "jax": jax.__version__},
-            free=frozenset(),
             holds="runs with other settings",
             advice="Repeat the command that made them, or give another --out. Only activations,"
             " widths, learning rates and seeds may change.",
