@@ -145,12 +145,10 @@ def _times(root: Place, arms: Iterable[str]) -> Timing:
         times = stored(root / TIMES)
     except (ValueError, TypeError) as error:
         raise InputError(f"{root / TIMES} is not as a study has written it: {error}.") from error
-    have = times.seconds if times else {}
-    missing = [name for name in arms if name not in have]
-    require(
-        not missing,
-        f"{root / TIMES} has no times of {', '.join(missing)}: the command that trained the study"
-        " measures them.",
-    )
-    assert times is not None
+    missing = [name for name in arms if times is None or name not in times.seconds]
+    if times is None or missing:
+        raise InputError(
+            f"{root / TIMES} has no times of {', '.join(missing)}: the command that trained the"
+            " study measures them."
+        )
     return times
