@@ -165,7 +165,7 @@ class Comparing:
             keys = [RunKey(arm.folder, rate, seed, self.config.lengths[-1:]) for seed in seeds]
             runs = [self.one(arm, key) for key in keys]
             self.searched.setdefault(arm.name, []).extend(runs)
-            return float(np.mean([np.inf if run.diverged else run.final for run in runs]))
+            return float(np.mean([run.score for run in runs]))
 
         rate = self.carried.get(arm.name)
         found = checked(rate, score) if rate else search(self.config.learning_rates, score)

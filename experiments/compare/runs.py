@@ -1,6 +1,7 @@
 """One training run of one arm: what it was, what came out; one JSON file each."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -85,6 +86,11 @@ class Run:
     def final(self) -> float:
         """Held-out loss of the longest length."""
         return self.heldout[-1]
+
+    @property
+    def score(self) -> float:
+        """The same, infinite where the run diverged, so that no such rate is best."""
+        return math.inf if self.diverged else self.final
 
 
 class RunFolder:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.compare.runs import Run
+from experiments.run.rate_search import shared_seeds
 from experiments.run.statistics import LEVEL, mean_interval
 from experiments.terminal.tables import Section
 
@@ -79,17 +80,16 @@ def _table(runs: Sequence[Run], guessing: float) -> dict[float, list[float]]:
     found: dict[float, dict[int, float]] = {}
     for run in runs:
         found.setdefault(run.key.rate, {})[run.key.seed] = _clipped(run, guessing)
-    seeds = sorted(set.intersection(*map(set, found.values())))
+    seeds = sorted(shared_seeds(found))
     return {rate: [found[rate][seed] for seed in seeds] for rate in sorted(found)}
 
 
 def _clipped(run: Run, guessing: float) -> float:
     """min(loss, loss before the first update), NaN where the run's file does not say."""
-    loss = math.inf if run.diverged else run.final
     if run.initial is not None:
-        return min(loss, run.initial)
+        return min(run.score, run.initial)
     # Weights that know nothing of the text do not beat guessing, so the loss is the lesser one.
-    return loss if loss < guessing else math.nan
+    return run.score if run.score < guessing else math.nan
 
 
 def _of(arm: str, table: Mapping[float, Sequence[float]], common: Sequence[float]) -> Sensitivity:

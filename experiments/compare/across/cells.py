@@ -15,7 +15,7 @@ from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder
 from experiments.compare.sensitivity import Sensitivity, sensitivities
 from experiments.compare.studies import REFERENCE, STUDIES
-from experiments.run.rate_search import FIRST_SEED, Search
+from experiments.run.rate_search import FIRST_SEED, Search, shared_seeds
 from experiments.terminal import flags
 from polycom_jax import models, storage
 from polycom_jax._errors import InputError, require, unknown
@@ -324,13 +324,12 @@ def arm_runs(arm: Arm, base: ModelConfig, runs: Sequence[Run], lengths: tuple[in
     )
     tried: dict[float, dict[int, float]] = {}
     for run in searched:
-        final = np.inf if run.diverged else run.final
-        tried.setdefault(run.key.rate, {})[run.key.seed] = final
+        tried.setdefault(run.key.rate, {})[run.key.seed] = run.score
     results: dict[float, dict[int, Run]] = {}
     for run in runs:
         if run.key.seed < FIRST_SEED and run.key.lengths == lengths:
             results.setdefault(run.key.rate, {})[run.key.seed] = run
-    common = set.intersection(*map(set, tried.values())) if tried else set[int]()
+    common = shared_seeds(tried)
     scores = {
         rate: float(np.mean([tried[rate][seed] for seed in common])) if common else np.nan
         for rate in sorted(tried)

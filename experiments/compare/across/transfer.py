@@ -217,7 +217,7 @@ class Transferring:
                     compiled = compiled or self.compiled(activation, width, kind)
                     self.display.doing(f"{name}, rate {rate:.3g}, seed {seed}")
                     run = self.trained(compiled, key)
-                losses.append(math.inf if run.diverged else run.final)
+                losses.append(run.score)
             return float(np.mean(losses))
 
         rates = {*self.config.learning_rates, *([] if carried is None else [carried])}
