@@ -286,16 +286,10 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _plain(tree: Any) -> Any:
-    """Tuples as lists: YAML's plain types, which a safe loader reads."""
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
-
-
 def as_yaml(config: PretrainConfig, more: Mapping[str, Any] = MappingProxyType({})) -> str:
     """The text of a config's file, with further sections."""
-    return yaml.safe_dump(_plain(nested(config) | dict(more)), sort_keys=False)
+    plain = json.loads(json.dumps(nested(config) | dict(more)))  # tuples as lists
+    return yaml.safe_dump(plain, sort_keys=False)
 
 
 def resumed(workdir: Workdir, config: PretrainConfig, given: frozenset[str]) -> PretrainConfig:

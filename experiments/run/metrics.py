@@ -6,11 +6,11 @@ where they have to be durable.
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Self
 
+from experiments.run.files import json_text
 from experiments.run.lock import Hold, Kept
 from experiments.run.trackers import Trackers
 from experiments.terminal.paths import naming
@@ -133,14 +133,7 @@ class MetricsFile:
 
 
 def _encoded(record: Mapping[str, Any]) -> bytes:
-    plain = {name: _finite(value) for name, value in record.items()}
-    return (json.dumps(plain, allow_nan=False) + "\n").encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json_text(record, indent=None).encode()
 
 
 class Logs:
