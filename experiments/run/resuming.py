@@ -45,9 +45,7 @@ STAYS = _by_field(
             model.activation_options.initial model.init run.init_from
         """,
         "what the state holds besides": "optim.ema_decay",
-        "another precision, not another rounding of the same one": """
-            model.dtype optim.loss_scaling
-        """,
+        "another precision, not another rounding of the same one": "model.dtype",
         "which tokens are dropped": "model.moe.capacity_factor",
         "another loss": "model.moe.load_balance_weight model.moe.router_z_weight optim.z_loss",
         "which tokens stand in a batch": "model.context_length data.batch_size",
