@@ -1,4 +1,4 @@
-"""The model whose shapes the suites ffn, attention, loss and train take."""
+"""The model whose shapes a suite takes, its optimiser and its batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
