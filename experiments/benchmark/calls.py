@@ -123,7 +123,8 @@ class TorchFunction:
         }[which]
 
         def values() -> list[np.ndarray]:
-            return [tensor_to_numpy(t) for t in self._ordered(which, call(*prepare()))]
+            outcome = self._ordered(which, call(*prepare()))
+            return [tensor.detach().double().cpu().numpy() for tensor in outcome]
 
         return Contestant(self.name, call, waiter(self.dy), prepare, self.work, values)
 
@@ -163,11 +164,6 @@ def waiter(tensor: Any) -> Callable[[Any], None]:
     if tensor.device.type != "cuda":
         return lambda outcome: None
     return lambda outcome: torch.cuda.synchronize()
-
-
-def tensor_to_numpy(tensor: Any) -> np.ndarray:
-    """In float64, whatever it is."""
-    return tensor.detach().double().cpu().numpy()
 
 
 def to_torch(array: Any, device: str, *, gradient: bool = False) -> Any:

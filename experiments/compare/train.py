@@ -177,10 +177,11 @@ def train(
         state = advance(programs, state, batches, key, at, leave, None, trunk, look)
         branch, at = trunk.copy(), max(at, leave)
         # The trunk's own batches go on where it stands; the branch reads the same ones.
+        # Of a shorter branch nothing is kept but the trunk where the branch leaves it.
         tail = advance(
             programs, jax.tree.map(jnp.copy, state), open_batches(start_step=at), key, at, length,
             length, branch,
-            look if length == key.lengths[-1] else partial(_look_at, look, state, trunk),
+            look if length == key.lengths[-1] else lambda *_, left=state: look(left, trunk),
         )  # fmt: skip
         scores.append(heldout_loss(programs, evaluated(tail), heldout))
         # The step leaves out an update that is not finite; a run of a study that had one is over.
@@ -286,13 +287,3 @@ def advance(
         if look is not None and not curves.diverged:
             look(state, curves)
     return state
-
-
-def _look_at(
-    look: Callable[[TrainState, Curves], None],
-    state: TrainState,
-    curves: Curves,
-    *_branch: object,
-) -> None:
-    """Of a branch that is not kept: looks at the trunk where the branch leaves it."""
-    look(state, curves)

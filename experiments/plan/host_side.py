@@ -1,8 +1,6 @@
 """What a run asks of the machines beside its chips: data in, checkpoints out, memory."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -45,7 +43,8 @@ def host_side(config: PretrainConfig, step: Step, seconds: float) -> HostSide:
     processes = max(1, len(step.where.devices) // per_process)
     tokens = config.data.batch_size * config.model.context_length / processes
     width = 2 if config.model.vocab_size <= 1 << 16 else 4
-    share = -(-whole_bytes(step.state) // processes)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(step.state))
+    share = -(-whole // processes)
     return HostSide(
         processes=processes,
         data_bytes_per_s=tokens * width / seconds,
@@ -53,8 +52,3 @@ def host_side(config: PretrainConfig, step: Step, seconds: float) -> HostSide:
         checkpoint_s=share / STORAGE_BYTES_PER_S,
         memory_bytes=share + round(BATCHES_AHEAD * tokens * BATCH_BYTES_PER_TOKEN),
     )
-
-
-def whole_bytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree, each counted once."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

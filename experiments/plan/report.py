@@ -49,7 +49,7 @@ def text(found: Outcome) -> str:
         f"predicted {found.tokens_per_second:,.0f} tokens/s, MFU {found.mfu:.1%} (PaLM's count;"
         f" {found.mfu_causal:.1%} with half of attention, as it is causal),"
         f" {duration(86_400 * found.days)} for the run",
-        *machines(found.machines),
+        machines(found.machines),
         f"{BASIS[len(found.variants) > 1]}; collectives by bandwidth, those that"
         " overlap taken as hidden. A prediction, no measurement.",
         *(f"not estimated: {what}" for what in found.not_estimated),
@@ -73,13 +73,12 @@ def variants(found: Outcome) -> list[str]:
     return lines
 
 
-def machines(found: HostSide) -> list[str]:
+def machines(found: HostSide) -> str:
     """What each process has to read, write and hold."""
-    text = (
+    return (
         f"each of {found.processes} processes reads {found.data_bytes_per_s / 1e6:.2f} MB/s of"
         f" tokens, writes {found.checkpoint_bytes / GIB:.2f} GiB of each checkpoint"
         f" ({found.checkpoint_s:.0f} s at {STORAGE_BYTES_PER_S / 1e6:.0f} MB/s, while training goes"
         f" on), and needs {found.memory_bytes / GIB:.1f} GiB of memory for that and for batches"
         " that wait"
     )
-    return [text]

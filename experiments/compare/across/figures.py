@@ -62,11 +62,6 @@ def log_along(axis: Any) -> None:
     axis.xaxis.set_minor_formatter("")
 
 
-def _sizes_of(fit: Fitted | None, arm: str) -> list[float]:
-    """Sizes that an arm's law was fitted to; none without a law."""
-    return fit.fits[arm].points.sizes if fit is not None and arm in fit.fits else []
-
-
 def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted | None) -> Place:
     """A panel a size."""
     sizes = sorted({cell.parameters for cell in cells if cell.numbered})
@@ -81,11 +76,10 @@ def _draw_tokens(path: Place, cells: Sequence[Cell], looks: Looks, fit: Fitted |
                     losses = cell.losses(name, list(arm.good))
                     reach = _reach(losses)
                     axis.errorbar(cell.tokens, losses.mean(0), reach, label=name, **looks[name])
-            for name in (name for name in looks if size in _sizes_of(fit, name)):
-                assert fit is not None
-                x = np.geomspace(own[0].tokens[0], max(c.tokens[-1] for c in own), CURVE)
-                y = fit.fits[name].law.loss(size, x)
-                axis.plot(x, y, linestyle="--", **_line(looks[name]))
+            for name, found in fit.fits.items() if fit else ():
+                if size in found.points.sizes:
+                    x = np.geomspace(own[0].tokens[0], max(c.tokens[-1] for c in own), CURVE)
+                    axis.plot(x, found.law.loss(size, x), linestyle="--", **_line(looks[name]))
             log_along(axis)
             axis.set(title=f"{size:,} parameters", xlabel="tokens", ylabel="loss (nats a token)")
     return path
