@@ -58,14 +58,11 @@ class Trial:
         return not self.good, -self.outcome.mfu if self.outcome else 0.0
 
 
-Compile = Callable[[PretrainConfig], Outcome]
-
-
 def search(
     config: PretrainConfig,
-    compile: Compile,
+    compile: Callable[[PretrainConfig], Outcome],
     tell: Callable[[Trial, int], None],
-    platform: str = "tpu",
+    platform: str,
 ) -> list[Trial]:
     """Tries every change, group by group, from the best config so far: the trials, best first.
 
@@ -147,12 +144,7 @@ GROUPS: Sequence[Callable[[PretrainConfig], list[PretrainConfig]]] = (
 def changes(start: PretrainConfig, config: PretrainConfig) -> list[str]:
     """The flags that make one config of the other."""
     before, now = flags.flatten(start), flags.flatten(config)
-    words = []
-    for name, value in now.items():
-        if value != before[name]:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [flags.flag_name(name), *map(str, values)]
-    return words
+    return flags.as_words({name: value for name, value in now.items() if value != before[name]})
 
 
 def said(trial: Trial) -> str:

@@ -79,6 +79,12 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def as_words(fields: Mapping[str, Any]) -> list[str]:
+    """Words of a command line that set these fields: dotted name -> value."""
+    many = {name: each if isinstance(each, tuple) else (each,) for name, each in fields.items()}
+    return [word for name, each in many.items() for word in (flag_name(name), *map(str, each))]
+
+
 def _has(hint: Any, marker: Any) -> bool:
     return marker in getattr(hint, "__metadata__", ())
 
@@ -327,11 +333,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = [whole[n] for n in difflib.get_close_matches(name.lstrip("-"), whole, 1, CLOSE)]
     near += [last[part] for part in difflib.get_close_matches(asked, last, 1, CLOSE)]
     hint = [last[asked]] if asked in last else short[:1] if len(short) == 1 else near
-    return InputError(
-        f"Unknown {kind} {name!r}. "
-        + (f"Did you mean {hint[0]!r}? " if hint else "")
-        + "--help lists all."
-    )
+    meant = f" Did you mean {hint[0]!r}?" if hint else ""
+    return InputError(f"Unknown {kind} {name!r}.{meant} --help lists all.")
 
 
 def _last(name: str) -> str:

@@ -47,7 +47,7 @@ def formula(config: PretrainConfig) -> Outcome:
 
 def test_a_search_keeps_each_change_for_the_better_and_no_other():
     told: list[tuple[search.Trial, int]] = []
-    trials = search.search(config_of(), formula, lambda *words: told.append(words))
+    trials = search.search(config_of(), formula, lambda *words: told.append(words), "tpu")
     best = config_of(*trials[0].flags)
     assert (best.model.remat, best.mesh.data, best.mesh.fsdp) == ("dots", 2, 2)
     assert best.run.compiler_options[-1] == f"{VMEM}=49152"
@@ -62,7 +62,7 @@ def test_a_search_keeps_each_change_for_the_better_and_no_other():
 
 
 def test_what_the_compiler_refuses_is_a_result():
-    trials = search.search(config_of(), formula, lambda *words: None)
+    trials = search.search(config_of(), formula, lambda *words: None, "tpu")
     lines = [search.said(trial) for trial in trials if trial.outcome is None]
     assert any(line.endswith("VMEM of the chip: too little.") for line in lines)
     assert any(line.endswith("INTERNAL: it is broken at length") for line in lines)

@@ -130,11 +130,12 @@ class Item:
     def command(self) -> str:
         """The command that runs it alone, but for rates that are carried up."""
         default = flags.flatten(SCALES["cpu"])
-        words = ["python", "-m", "experiments.compare", STUDY]
-        for name, value in flags.flatten(self.config).items():
-            if value != default[name] and name not in ("study", "scale"):
-                values = value if isinstance(value, tuple) else (value,)
-                words += [flags.flag_name(name), *map(str, values)]
+        own = {
+            name: value
+            for name, value in flags.flatten(self.config).items()
+            if value != default[name] and name not in ("study", "scale")
+        }
+        words = ["python", "-m", "experiments.compare", STUDY, *flags.as_words(own)]
         return shlex.join(words)
 
 
@@ -212,9 +213,7 @@ def carried_rate(sizes: Sequence[int], rates: Sequence[float], size: int) -> flo
 
 
 _FIRST = (REFERENCE, "poly_norm")
-_WANTED = (*_FIRST, "relu2", "gelu", "poly_relu", "poly_norm_glu", "poly_norm_2", "xielu")
-_ARMS = tuple(name for name in _WANTED if any(arm.name == name for arm in STUDIES[STUDY].arms))
-"""xIELU where the table has it."""
+_ARMS = (*_FIRST, "relu2", "gelu", "poly_relu", "poly_norm_glu", "poly_norm_2", "xielu")
 _BYTES = DataConfig(tokenizer="bytes", batch_size=8)
 
 SCALINGS: Mapping[str, ScalingConfig] = {
