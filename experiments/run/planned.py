@@ -16,6 +16,7 @@ from polycom_jax.kernels.implementations import compiling_for
 from polycom_jax.sharding import Rules, make_mesh
 from polycom_jax.training import TrainState, abstract_state, make_model_step
 from polycom_jax.training.batches import batch_sharding
+from polycom_jax.training.state import split_count
 
 ROLLED = {"xla_tpu_enable_emitter_rolling": "true"}
 """Machine code with loops rolled, which no one will run: it is emitted faster. The scheduled
@@ -107,8 +108,7 @@ def training_step(config: PretrainConfig, where: Slice) -> Step:
     mesh, rules = make_mesh(**asdict(config.mesh), devices=where.devices), Rules()
     model, optim, data = config.model, config.optim, config.data
     sharding = batch_sharding(mesh, rules)
-    parts = sharding.shard_shape((10**6 * len(where.devices), 1))[0]
-    count = 10**6 * len(where.devices) // parts
+    count = split_count(mesh, rules, "batch")
     whole = count * optim.accumulation_steps
     require(
         data.batch_size % whole == 0,
