@@ -65,13 +65,9 @@ def warnings(
         changed(before, {name: now[name] for name in now if (name in deciding) is decides})
         for decides in (True, False)
     )
-    return [
-        *(
-            [f"warning: another run from here on, perhaps in more than rounding: {more}"]
-            * bool(more)
-        ),
-        *([f"warning: equal from here on only up to rounding: {less}"] * bool(less)),
-    ]
+    said = {"another run from here on, perhaps in more than rounding": more}
+    said |= {"equal from here on only up to rounding": less}
+    return [f"warning: {what}: {which}" for what, which in said.items() if which]
 
 
 def deterministic(run: RunConfig) -> dict[str, bool]:
