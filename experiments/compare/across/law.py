@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from jaxtyping import Float
@@ -247,7 +247,7 @@ def fit(points: Points, form: Form = FORMS[0], start: Law | None = None) -> Law:
         numbers, _ = nnls(matrix, root * points.loss)
         return numbers, matrix @ numbers - root * points.loss
 
-    begin = np.array([start.exponents] if start else _starts(form.exponents))
+    begin = np.array([start.exponents] if start else [*product(STARTS, repeat=form.exponents)])
     inside = np.clip(begin, 1.001 * EXPONENTS[0], 0.999 * EXPONENTS[1])
     found = [
         least_squares(lambda logs: linear(np.exp(logs))[1], np.log(each), bounds=np.log(EXPONENTS))
@@ -255,11 +255,6 @@ def fit(points: Points, form: Form = FORMS[0], start: Law | None = None) -> Law:
     ]
     exponents = np.exp(min(found, key=lambda one: one.cost).x)
     return form.law(points, exponents, linear(exponents)[0])
-
-
-def _starts(count: int) -> list[tuple[float, ...]]:
-    grid = np.meshgrid(*[STARTS] * count)
-    return list(zip(*(axis.ravel().tolist() for axis in grid), strict=True))
 
 
 def difference(law: Law, reference: Law, parameters: float, tokens: float) -> float:
