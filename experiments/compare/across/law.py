@@ -22,6 +22,8 @@ EXPONENTS = (0.02, 2.0)
 """Bounds of a and b."""
 STARTS = (0.1, 0.3, 0.8)
 """The search begins at each of these, for every exponent."""
+LEAST_TOKENS = 3
+"""Different D that a fit needs: a limit, a factor and an exponent cannot be told from two."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,6 @@ class Form:
         text: the formula.
         across_sizes: it says something of sizes that were not measured.
         least_sizes: different N that it needs.
-        least_tokens: different D that it needs: a limit, a factor and an exponent cannot be told
-            from two.
         names: its parameters, for so many sizes.
         spare: points that it needs beyond its parameters.
         exponents: how many.
@@ -154,7 +154,6 @@ class Form:
     text: str
     across_sizes: bool
     least_sizes: int
-    least_tokens: int
     names: Callable[[int], tuple[str, ...]]
     spare: int
     exponents: int
@@ -167,7 +166,7 @@ class Form:
         needs = (
             (len(names) + self.spare, len(points), "pairs of size and length"),
             (self.least_sizes, len(points.sizes), "sizes"),
-            (self.least_tokens, len(set(points.tokens.tolist())), "numbers of tokens"),
+            (LEAST_TOKENS, len(set(points.tokens.tolist())), "numbers of tokens"),
         )
         lacks = [
             f"{need} {what}, there {'is' if there == 1 else 'are'} {there}"
@@ -215,11 +214,11 @@ def _size_law(points: Points, exponents: np.ndarray, linear: np.ndarray) -> Size
 
 FORMS = (
     Form(
-        "L(N, D) = E + A / N^a + B / D^b", True, 3, 3, lambda sizes: ("E", "A", "a", "B", "b"), 0,
+        "L(N, D) = E + A / N^a + B / D^b", True, 3, lambda sizes: ("E", "A", "a", "B", "b"), 0,
         2, _power_columns, _power_law,
     ),
     Form(
-        "L(N, D) = E_N + B / D^b", False, 1, 3,
+        "L(N, D) = E_N + B / D^b", False, 1,
         lambda sizes: (*(f"E_{place + 1}" for place in range(sizes)), "B", "b"), 1,
         1, _size_columns, _size_law,
     ),
