@@ -4,6 +4,7 @@ Run by `train.py` as `python -m experiments.benchmark.fresh`: options and name c
 JSON; a line "first" goes to stdout when the first step is done, and the numbers as JSON at the end.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -104,10 +105,8 @@ def main() -> None:
 def forget_peak() -> None:
     """Starts the kernel's record of peak memory anew (Linux: proc(5), clear_refs); elsewhere the
     peak is that of the whole process, compilation included."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except OSError:
-        return
 
 
 def resident_bytes() -> int:
