@@ -66,7 +66,6 @@ def _rate(
 ) -> Mapping[str, float]:
     """GFLOP/s of the two products, of which causal attention needs half: the backward pass has
     twice as many (recomputation not counted)."""
-    del name
     pairs = cfg.context_length**2 / 2
     forward = 4 * shapes.batch_size(options) * cfg.num_heads * cfg.head_dim * pairs
     times = {"forward": 1, "backward": 2, "both": 3}[which]

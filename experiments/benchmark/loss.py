@@ -62,7 +62,6 @@ def _temporaries(
     ours: Mapping[str, JaxFunction], which: str, name: str, seconds: float
 ) -> Mapping[str, float]:
     """Memory that our compiled program takes besides arguments and results."""
-    del seconds
     size = ours[name].temporary_bytes(which) if name in ours else None
     return {} if size is None else {"temporaries MiB": size / 2**20}
 
