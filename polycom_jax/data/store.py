@@ -2,23 +2,16 @@
 
 import errno
 import functools
-import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from etils import epath
 from jaxtyping import Int
 
 from polycom_jax import storage
-from polycom_jax._errors import require
-from polycom_jax.data.shard import COUNTS, ShardBuilder, shares_ends, token_dtype
-from polycom_jax.data.tokenizers import Tokenizer
-
-_TOKENS, _ABOUT = "tokens.bin", "store.json"
 
 OPEN_SHARDS = 256
 """Shards that are kept open at a time; a process may open few files."""
@@ -167,66 +160,3 @@ class RemoteShard:
         width = self._dtype.itemsize
         data = storage.read(self._place, start * width, (stop - start) * width)
         return np.frombuffer(data, self._dtype)
-
-
-def write_store(
-    folder: os.PathLike[str],
-    raws: Iterable[bytes | None],
-    tokenizer: Tokenizer,
-    *,
-    undecodable: str = "replace",
-) -> Mapping[str, int]:
-    """Tokenises documents to a folder of one shard, for `open_store`; large texts: `prepare`.
-
-    Args:
-        folder: on a disk or in a bucket; what is there is replaced.
-        raws: the documents in UTF-8, in order; None for one that could not be read.
-        tokenizer: how to encode them.
-        undecodable: what happens to bytes that are not UTF-8, see `DataConfig`.
-
-    Returns:
-        What was counted, see `shard.COUNTS`.
-
-    Raises:
-        InputError: no usable document, or one that the tokenizer cannot encode.
-    """
-    builder = ShardBuilder(tokenizer, undecodable)
-    for index, raw in enumerate(raws):
-        builder.add(f"Document {index + 1}", raw)
-    shard = builder.finish()
-    counts = {name: shard.counts[name] for name in COUNTS}
-    require(bool(counts["documents"]), f"No usable text among the documents: {counts}.")
-    about = {
-        "dtype": token_dtype(tokenizer).name,
-        "eot": tokenizer.eot,
-        "begin": () if shares_ends(tokenizer) else tokenizer.begin,
-        "lengths": sorted(shard.lengths.items()),
-        "counts": counts,
-    }
-    place = epath.Path(folder)
-    storage.write(place / _TOKENS, bytes(shard.tokens))
-    storage.write(place / _ABOUT, json.dumps(about).encode())
-    return counts
-
-
-def open_store(folder: os.PathLike[str]) -> TokenStore:
-    """The store that `write_store` wrote; no token is read until it is used.
-
-    Raises:
-        OSError: there is none.
-    """
-    place = epath.Path(folder)
-    about = json.loads(storage.read(place / _ABOUT))
-    counts, remote = about["counts"], storage.is_remote(place)
-    parts = [place / _TOKENS], [counts["tokens"]], np.dtype(about["dtype"])
-    opened: OpenShard = ranged(*parts) if remote else files(*parts)
-    return TokenStore(
-        np.array([counts["tokens"]], np.int64),
-        opened,
-        about["eot"],
-        counts["documents"],
-        counts["bytes"] - counts["lost"] - counts["replaced"],
-        tuple(about["begin"]),
-        dict(about["lengths"]),
-        remote,
-    )

@@ -1,6 +1,6 @@
 """Text to token ids and back: raw bytes, a trained byte-level BPE, or a given `tokenizer.json`.
 
-The first two give any text back exactly; of a given one, `write_store` counts what it loses. Text
+The first two give any text back exactly; of a given one, `shard` counts what it loses. Text
 is only ever text: where it spells a special token, `<|endoftext|>` for instance, that is encoded as
 ordinary characters.
 """

@@ -15,7 +15,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from polycom_jax import InputError
 from polycom_jax.data import DataConfig, prepare, shard
 from polycom_jax.data.encoding import lost_bytes
-from polycom_jax.data.store import open_store, write_store
 from polycom_jax.data.tokenizers import FileTokenizer
 
 SIGNS = "abcdefghijklmnopqrstuvwxyz<>/\n.0"
@@ -168,8 +167,6 @@ def test_a_byte_that_is_no_utf8_is_missing_once(tmp_path: Path):
         held, counts = store_of([raw], given)
         assert (counts["replaced"], counts["lost"]) == (replaced, lost)
         assert held.num_bytes == len("theriver")
-        write_store(tmp_path / "store", [raw], given)
-        assert open_store(tmp_path / "store").num_bytes == len("theriver")
 
 
 @pytest.mark.parametrize("unknown", [None, "<unk>"])

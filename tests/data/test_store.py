@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import store_of
 
-from polycom_jax import InputError
-from polycom_jax.data.store import TokenStore, files, open_store, write_store
-from polycom_jax.data.tokenizers import ByteTokenizer
+from polycom_jax.data.store import TokenStore, files
 from polycom_jax.data.windows import gather
 
 EOT = 9
@@ -115,20 +112,3 @@ def test_only_the_files_that_were_read_last_stay_open(
     paths[4].write_bytes(b"12")
     with pytest.raises(OSError, match=r"ends before its last token.*4\.bin"):
         store.read(12, 15)
-
-
-@pytest.mark.parametrize("undecodable", ["replace", "skip"])
-def test_a_store_that_was_written_is_the_one_that_is_opened(tmp_path: Path, undecodable: str):
-    raws = [b"one", b"", None, b"two \xff", "drei \N{SNOWMAN}".encode()]
-    counts = write_store(tmp_path / "s", raws, ByteTokenizer(), undecodable=undecodable)
-    wanted, expected = store_of(raws, ByteTokenizer(), undecodable)
-    assert counts == {name: expected[name] for name in counts}
-    found = open_store(tmp_path / "s")
-    np.testing.assert_array_equal(found.tokens, wanted.tokens)
-    assert (found.num_documents, found.num_bytes) == (wanted.num_documents, wanted.num_bytes)
-    assert found.lengths == wanted.lengths
-
-
-def test_a_store_of_nothing_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="No usable text"):
-        write_store(tmp_path / "s", [b"", None], ByteTokenizer())
