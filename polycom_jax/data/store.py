@@ -102,11 +102,6 @@ class TokenStore:
         return self.read(0, self.num_tokens)
 
 
-def in_memory(tokens: np.ndarray, eot: int, **about: Any) -> TokenStore:
-    """A store of one shard, whose tokens are these, without the last end of text."""
-    return TokenStore(np.array([len(tokens)], np.int64), lambda shard: tokens, eot, **about)
-
-
 def files(paths: Sequence[storage.Place], sizes: Sequence[int], dtype: np.dtype) -> OpenShard:
     """Opens files of tokens on a disk; the last few stay open."""
 

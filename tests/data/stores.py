@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from polycom_jax.data.shard import ShardBuilder, shares_ends, token_dtype
-from polycom_jax.data.store import TokenStore, in_memory
+from polycom_jax.data.store import TokenStore
 from polycom_jax.data.tokenizers import Tokenizer
+
+
+def in_memory(tokens: np.ndarray, eot: int, **about: Any) -> TokenStore:
+    """A store of one shard, whose tokens are these, without the last end of text."""
+    return TokenStore(np.array([len(tokens)], np.int64), lambda shard: tokens, eot, **about)
 
 
 def store_of(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from corpora import json_lines, table, texts
+from stores import in_memory
 
 from polycom_jax import InputError
 from polycom_jax.data import (
@@ -24,7 +25,6 @@ from polycom_jax.data import (
     train_batches,
 )
 from polycom_jax.data import mixture as mixture_module
-from polycom_jax.data.store import in_memory
 
 EOT, T = 9_999, 4
 

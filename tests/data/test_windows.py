@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stores import in_memory
 
 from polycom_jax import InputError
 from polycom_jax.data import windows
-from polycom_jax.data.store import TokenStore, in_memory
+from polycom_jax.data.store import TokenStore
 from polycom_jax.data.windows import Batch, eval_batches, train_batches
 
 EOT = 999

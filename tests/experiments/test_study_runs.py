@@ -20,7 +20,6 @@ from experiments.compare.train import Programs, heldout_batches, heldout_loss
 from experiments.run.rate_search import FIRST_SEED
 from polycom_jax import models
 from polycom_jax.data import TokenStore, train_batches
-from polycom_jax.data.store import in_memory
 from polycom_jax.training import TrainState
 from polycom_jax.training.loss_stats import LossStats
 
@@ -29,7 +28,7 @@ LENGTHS, PEAK, SEED = (20, 40), 0.5, 7
 
 
 def store(count: int) -> TokenStore:
-    return in_memory(np.arange(count, dtype=np.int64), EOT, num_documents=1, num_bytes=count)
+    return TokenStore(np.array([count]), lambda shard: np.arange(count), EOT, 1, count)
 
 
 def started(key: Any) -> TrainState:

@@ -20,7 +20,7 @@ from experiments.run import kept_state, provenance
 from experiments.run.signals import StopRequest
 from experiments.terminal.program import Stop
 from polycom_jax import InputError, storage
-from polycom_jax.data.store import in_memory
+from polycom_jax.data import TokenStore
 from polycom_jax.training import TrainState
 from polycom_jax.training.loss_stats import LossStats
 
@@ -64,7 +64,7 @@ class Study:
             return params * batch["mask"].sum(), batch["mask"].sum()
 
         cfg: Any = SimpleNamespace(context_length=T)
-        text = in_memory(np.arange(400, dtype=np.int64), 999, num_documents=1, num_bytes=400)
+        text = TokenStore(np.array([400]), lambda shard: np.arange(400), 999, 1, 400)
         heldout = heldout_batches(text, batch_size=ROWS, seq_len=T, tokens=None)
         programs = Programs(cfg, init, step, nats, 0)
         with pytest.MonkeyPatch.context() as patch:
