@@ -15,8 +15,6 @@ from polycom_jax._errors import InputError, require
 from polycom_jax.data import columns
 from polycom_jax.data.compressed import Damaged, damage, open_text
 from polycom_jax.data.files import printable, text_kind
-from polycom_jax.data.files import text_files as text_files
-from polycom_jax.data.heldout import content_hash as content_hash
 from polycom_jax.data.rows import Reading, Row, damaged_row
 
 
@@ -64,17 +62,6 @@ def cuts(path: Path, reading: Reading, most: int) -> list[int]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     return found
-
-
-def text_documents(
-    paths: Iterable[Path], *, text_field: str = "text", document_bytes: int = 65_536
-) -> Iterator[tuple[str, bytes]]:
-    """All documents of files, as `file_rows` gives them; what is damaged is an error."""
-    reading = Reading(text_field, document_bytes)
-    for path in paths:
-        for where, raw in file_rows(path, reading):
-            assert raw is not None
-            yield where, raw
 
 
 def check_files(paths: Iterable[Path], reading: Reading) -> None:

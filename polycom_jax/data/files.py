@@ -36,21 +36,16 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def text_files(pattern: str, field: str = "data.source") -> tuple[Place, ...]:
+def matched_files(pattern: str, field: str = "data.source") -> tuple[Place, ...]:
     """The files that a path or glob (`**` too) names, sorted; messages say which `field` it was.
 
-    Of several names of one file, by links, the first is taken; folders that a glob matches are
-    passed over.
+    A file that has several names, by links, is there by all that match; folders that a glob matches
+    are passed over.
 
     Raises:
         InputError: no such file, a link to none, something that is no file, or a file that is
             of none of `KINDS`.
     """
-    return one_each(matched_files(pattern, field))
-
-
-def matched_files(pattern: str, field: str = "data.source") -> tuple[Place, ...]:
-    """As `text_files`, with all names of a file."""
     paths = _in_bucket(pattern) if storage.is_remote(pattern) else _on_disk(pattern, field)
     hint = " In a glob '[' begins a set of signs; a bracket itself is written '[[]'."
     require(

@@ -12,6 +12,7 @@ from corpora import zstd
 
 from polycom_jax import InputError
 from polycom_jax.data import documents, files
+from polycom_jax.data.rows import Reading
 
 PACK = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd}
 PROGRAMS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
@@ -19,8 +20,8 @@ TEXT = b"".join(b"line %d of a text\n" % (i * 7919 % 1009) for i in range(2_000)
 
 
 def read(path: Path) -> bytes:
-    found = documents.text_documents([path], text_field="text", document_bytes=1 << 16)
-    return b"".join(raw for _, raw in found)
+    rows = documents.file_rows(path, Reading())
+    return b"".join(raw for _, raw in rows if raw is not None)
 
 
 def flipped(raw: bytes, at: int, bit: int = 0) -> bytes:
@@ -48,7 +49,7 @@ def test_padding_between_streams_of_xz_ends_nothing(tmp_path: Path):
 def test_the_case_of_a_suffix_says_nothing(tmp_path: Path, suffix: str):
     path = tmp_path / f"A.TXT{suffix}"
     path.write_bytes(PACK[suffix.lower()](TEXT))
-    assert files.text_files(str(path)) == (path,)
+    assert files.matched_files(str(path)) == (path,)
     assert read(path) == TEXT
 
 

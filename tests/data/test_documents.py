@@ -12,13 +12,15 @@ from corpora import zstd
 
 from polycom_jax import InputError
 from polycom_jax.data import documents, files, heldout, stdlib
+from polycom_jax.data.rows import Reading
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
 def read(*paths: Path, text_field: str = "text", document_bytes: int = 1 << 16) -> list[bytes]:
-    found = documents.text_documents(paths, text_field=text_field, document_bytes=document_bytes)
-    return [raw for _, raw in found]
+    reading = Reading(text_field, document_bytes)
+    rows = (row for path in paths for row in documents.file_rows(path, reading))
+    return [raw for _, raw in rows if raw is not None]
 
 
 def jsonl(path: Path, *records: object) -> Path:
@@ -80,9 +82,10 @@ def test_documents_know_where_they_stand(tmp_path: Path):
     plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
     plain.write_bytes(b"0123\n56\n")
     lines.write_bytes(b'{"text": "x"}\n\n{"text": "y"}\n')
-    found = documents.text_documents([plain, lines], text_field="text", document_bytes=5)
+    reading = Reading(document_bytes=5)
+    rows = [*documents.file_rows(plain, reading), *documents.file_rows(lines, reading)]
     names = ["a.txt, from byte 0", "a.txt, from byte 5", "b.jsonl, line 1", "b.jsonl, line 3"]
-    assert [name for name, _ in found] == names
+    assert [name for name, _ in rows] == names
 
 
 @pytest.mark.parametrize("suffix", PACK)
@@ -157,7 +160,7 @@ def test_a_glob_gives_its_files_sorted(tmp_path: Path):
     for name in ("b.txt", "a.txt", "sub/c.txt", "d.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    found = files.text_files(str(tmp_path / "**" / "*.txt"))
+    found = files.matched_files(str(tmp_path / "**" / "*.txt"))
     assert [p.relative_to(tmp_path).as_posix() for p in found] == ["a.txt", "b.txt", "sub/c.txt"]
 
 
@@ -168,7 +171,7 @@ def test_a_glob_gives_its_files_sorted(tmp_path: Path):
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str, match: str):
     (tmp_path / "a.bin").write_text("x")
     with pytest.raises(InputError, match=match):
-        files.text_files(str(tmp_path / name))
+        files.matched_files(str(tmp_path / name))
 
 
 def test_a_link_to_nothing_is_refused_and_not_left_out(tmp_path: Path):
@@ -176,20 +179,20 @@ def test_a_link_to_nothing_is_refused_and_not_left_out(tmp_path: Path):
     (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
     for name in ("*.txt", "b.txt"):
         with pytest.raises(InputError, match=r"b\.txt links to .*gone\.txt, which is not there"):
-            files.text_files(str(tmp_path / name))
+            files.matched_files(str(tmp_path / name))
 
 
 def test_a_link_to_itself_is_refused(tmp_path: Path):
     (tmp_path / "a.txt").symlink_to(tmp_path / "a.txt")
     with pytest.raises(InputError, match=r"a\.txt links to .*symbolic links"):
-        files.text_files(str(tmp_path / "*.txt"))
+        files.matched_files(str(tmp_path / "*.txt"))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "*.txt"])
 def test_a_pipe_is_refused(tmp_path: Path, name: str):
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(InputError, match=r"a\.txt is a pipe or a device"):
-        files.text_files(str(tmp_path / name))
+        files.matched_files(str(tmp_path / name))
 
 
 def test_a_file_of_several_names_is_taken_once(tmp_path: Path):
@@ -199,7 +202,7 @@ def test_a_file_of_several_names_is_taken_once(tmp_path: Path):
     os.link(tmp_path / "sub" / "b.txt", tmp_path / "c.txt")
     (tmp_path / "d.txt").symlink_to("sub/b.txt")
     (tmp_path / "e.txt").write_text("x")
-    found = files.text_files(str(tmp_path / "**" / "*.txt"))
+    found = files.one_each(files.matched_files(str(tmp_path / "**" / "*.txt")))
     assert found == (tmp_path / "c.txt", tmp_path / "e.txt")
 
 
@@ -208,23 +211,23 @@ def test_a_bracket_in_a_name_is_explained(tmp_path: Path):
     folder.mkdir()
     (folder / "a.txt").write_text("x")
     with pytest.raises(InputError, match=r"no such file.*'\[' begins a set .*\[\[\]"):
-        files.text_files(f"{folder}/*.txt")
-    assert files.text_files(f"{tmp_path}/data [[]v1]/*.txt") == (folder / "a.txt",)
-    assert files.text_files(f"{folder}/a.txt") == (folder / "a.txt",)
+        files.matched_files(f"{folder}/*.txt")
+    assert files.matched_files(f"{tmp_path}/data [[]v1]/*.txt") == (folder / "a.txt",)
+    assert files.matched_files(f"{folder}/a.txt") == (folder / "a.txt",)
 
 
 def test_a_name_that_is_no_utf8_is_read_and_written_with_escapes(tmp_path: Path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
     path.write_bytes(b"text")
-    (found,) = files.text_files(str(tmp_path / "*.txt"))
+    (found,) = files.matched_files(str(tmp_path / "*.txt"))
     assert found == path
-    read_ = documents.text_documents([found], text_field="text", document_bytes=9)
-    assert list(read_) == [(r"caf\xe9.txt, from byte 0", b"text")]
+    rows = list(documents.file_rows(found, Reading()))
+    assert rows == [(r"caf\xe9.txt, from byte 0", b"text")]
 
 
 def test_a_folder_is_refused_with_the_glob_that_would_do(tmp_path: Path):
     with pytest.raises(InputError, match=r"is a folder.*\*\*/\*\.txt"):
-        files.text_files(str(tmp_path))
+        files.matched_files(str(tmp_path))
 
 
 def test_about_the_stated_share_is_held_out():

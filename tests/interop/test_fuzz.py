@@ -26,7 +26,8 @@ from tokenizers import Tokenizer
 
 from polycom_jax import models
 from polycom_jax._errors import InputError, InputWarning
-from polycom_jax.data.documents import text_documents
+from polycom_jax.data.documents import file_rows
+from polycom_jax.data.rows import Reading
 from polycom_jax.data.tokenizers import FileTokenizer, train_bpe
 from polycom_jax.interop import huggingface
 
@@ -97,8 +98,7 @@ def changed(tree: Any, rng: np.random.Generator) -> Any:
 def read_text(path: Path) -> list[bytes] | None:
     """The documents; None: refused."""
     try:
-        found = text_documents([path], text_field="text", document_bytes=65_536)
-        return [raw for _, raw in found]
+        return [raw for _, raw in file_rows(path, Reading()) if raw is not None]
     except InputError:
         return None
 
