@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -178,7 +178,7 @@ def status_of(path: os.PathLike[str]) -> os.stat_result | None:
         return None
 
 
-def file_names(folder: Path, without: Iterable[str] = ()) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     """The paths of all files under `folder`, sorted.
 
     Those in a folder that another process takes away meanwhile are left out.
@@ -193,29 +193,17 @@ def file_names(folder: Path, without: Iterable[str] = ()) -> list[str]:
             raise error
 
     walk = os.walk(folder, onerror=stop)
-    found = (Path(top, name).relative_to(folder).as_posix() for top, _, own in walk for name in own)
-    return sorted(set(found) - set(without))
+    return sorted(
+        Path(top, name).relative_to(folder).as_posix() for top, _, own in walk for name in own
+    )
 
 
-def digests(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Bytes and SHA-256 of these files.
-
-    Raises:
-        OSError: one cannot be read.
-    """
-    names = list(names)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda name: retried(lambda: _digest(folder / name)), names)
-        return dict(zip(names, found, strict=True))
-
-
-def first_damage(folder: Path, files: Digests, *, contents: bool = True) -> str:
+def first_damage(folder: Path, files: Digests) -> str:
     """What is wrong with the first file that is not as it was written; "" where all are.
 
     Args:
         folder: where they lie.
-        files: what `digests` gave.
-        contents: read them; else only their sizes are looked at.
+        files: what was written.
 
     Raises:
         OSError: a file cannot be read, though tried again, which proves nothing of what is in it.
@@ -225,7 +213,7 @@ def first_damage(folder: Path, files: Digests, *, contents: bool = True) -> str:
     def problem(name: str) -> str | OSError:
         path, (size, digest) = folder / name, files[name]
         try:
-            found = _digest(path) if contents else (path.stat().st_size, digest)
+            found = _digest(path)
         except (FileNotFoundError, NotADirectoryError):
             return "is missing"
         except IsADirectoryError:
