@@ -144,19 +144,6 @@ def create(place: os.PathLike[str], data: bytes) -> bool:
     return True
 
 
-def replace_if(place: os.PathLike[str], data: bytes, generation: int) -> int | None:
-    """Writes to a bucket, if what is there is still of `generation`.
-
-    Returns:
-        The new generation; None: somebody else has written or removed it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    require(is_remote(place), f"{place}: local files have no generations to write by.")
-    return _buckets.put(os.fspath(place), data, generation)
-
-
 def read(place: os.PathLike[str], start: int = 0, size: int | None = None) -> bytes:
     """The bytes of a file from `start`, `size` of them or all; fewer where it ends before.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from polycom_jax import InputError, _files, staging, storage
+from polycom_jax import InputError, _buckets, _files, staging, storage
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -177,12 +177,12 @@ def test_a_write_by_generation_fails_where_somebody_wrote_before(bucket: str):
     place = storage.place(bucket) / "x"
     storage.write(place, b"1")
     first = storage.entries(place.parent)["x"].generation
-    second = storage.replace_if(place, b"2", first)
+    second = _buckets.put(str(place), b"2", first)
     assert second not in (None, first)
-    assert storage.replace_if(place, b"3", first) is None
+    assert _buckets.put(str(place), b"3", first) is None
     assert storage.read_with_generation(place) == (b"2", second)
     storage.remove(place)
-    assert storage.replace_if(place, b"4", second or 0) is None
+    assert _buckets.put(str(place), b"4", second) is None
 
 
 def test_what_is_staged_is_where_it_belongs_once_it_is_put(folder: epath.Path):
