@@ -1,7 +1,6 @@
-"""A Pallas call for TPU as data: the bytes that it moves can be counted before it runs."""
+"""A Pallas call for TPU as data, and the block shapes that fit the memory of a core."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,38 +91,12 @@ class Operand:
     block: tuple[int, ...]
     index: Callable[..., tuple[Any, ...]]
 
-    def bytes_moved(self, grid: tuple[int, ...]) -> int:
-        """Bytes copied over the whole grid: a block is copied whenever its index differs from that
-        of the step before, and the part of it that lies outside the array is not.
-        """
-        total, before = 0, None
-        for step in _steps(grid):
-            at = self.index(*step)
-            if at != before:
-                total += self._inside(at)
-            before = at
-        return total
-
-    def _inside(self, at: tuple[int, ...]) -> int:
-        sizes = (
-            min(block, size - block * i)
-            for block, size, i in zip(self.block, self.shape, at, strict=True)
-        )
-        return math.prod(sizes) * jnp.dtype(self.dtype).itemsize
-
 
 def tiled(count: int, width: int, dtype: Any) -> tuple[tuple[int, int], Operand]:
     """The grid of the `tile`s of an array [count, width], and the array as it walks over it."""
     rows, columns = tile(count, width, dtype)
     grid = (-(-count // rows), -(-width // columns))
     return grid, Operand((count, width), dtype, (rows, columns), lambda i, j: (i, j))
-
-
-def _steps(grid: tuple[int, ...]) -> Any:
-    """The steps of a grid in order; the last axis runs fastest."""
-    if not grid:
-        return [()]
-    return ((*head, i) for head in _steps(grid[:-1]) for i in range(grid[-1]))
 
 
 @dataclass(frozen=True)
@@ -141,11 +114,6 @@ class TpuCall:
     grid: tuple[int, ...]
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
-
-    @property
-    def bytes_moved(self) -> int:
-        """Bytes between HBM and VMEM, from the blocks and the grid alone."""
-        return sum(o.bytes_moved(self.grid) for o in self.inputs + self.outputs)
 
     def __call__(
         self, kernel: Callable[..., None], *arrays: Array, interpret: bool
@@ -178,8 +146,3 @@ class TpuCall:
             interpret=interpret,
             name=self.name,
         )(first, *others)
-
-
-def bytes_moved(calls: Sequence[TpuCall]) -> int:
-    """Bytes between HBM and VMEM over all of these calls."""
-    return sum(call.bytes_moved for call in calls)

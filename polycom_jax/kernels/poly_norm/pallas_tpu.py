@@ -3,7 +3,7 @@
 A block of whole rows is read once and written once; inside, scale, moments and the polynomial are
 three passes over VMEM. Rows that do not fit VMEM, and rows split over devices, take two kernels
 forward and two backward: sums of a tile, united in XLA over tiles and devices, then the polynomial;
-x (and dy) are read twice there. `tpu_plan` holds the block shapes, and counts bytes from them.
+x (and dy) are read twice there. `tpu_plan` holds the block shapes.
 
 A `custom_vjp` that saves the inputs: forward mode and second derivatives, which
 `implementation="xla"` has, are refused.

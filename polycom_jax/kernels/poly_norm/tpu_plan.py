@@ -1,4 +1,4 @@
-"""Block shapes of PolyNorm's TPU kernels, and with them the bytes that each call moves."""
+"""Block shapes of PolyNorm's TPU kernels: the calls, as data."""
 
 from dataclasses import dataclass
 from typing import Any
