@@ -150,11 +150,6 @@ def larger_than_one(mesh: Any, entry: Any) -> tuple[str, ...] | None:
     return tuple(name for name in axis_names(entry) if mesh.shape[name] > 1) or None
 
 
-def check_axis(axis_name: str | tuple[str, ...]) -> None:
-    """Raises `InputError` unless a surrounding `jax.shard_map` (or vmap) has that axis."""
-    axis_size(axis_name)
-
-
 def axis_size(axis_name: str | tuple[str, ...]) -> int:
     """Into how many parts it splits what a surrounding `jax.shard_map` (or vmap) is applied to.
 

@@ -15,7 +15,7 @@ from polycom_jax._errors import InputError
 from polycom_jax.activations.polynomial import scale_row
 from polycom_jax.kernels import tpu_call
 from polycom_jax.kernels.poly_norm import moments, pallas_tpu, poly_norm
-from polycom_jax.kernels.poly_norm.tpu_kernels import Form
+from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
 from polycom_jax.kernels.poly_relu import pallas_tpu as relu_tpu
 from polycom_jax.kernels.poly_relu import poly_relu

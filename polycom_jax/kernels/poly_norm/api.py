@@ -11,7 +11,7 @@ from polycom_jax.kernels.implementations import Implementation, Kernel, Operatio
 from polycom_jax.kernels.poly_norm import cpu, feature_sharded, gpu, tpu, xla
 from polycom_jax.kernels.poly_norm.row_kernel import unsupported_on_gpu
 from polycom_jax.kernels.restrictions import unsupported_on_tpu
-from polycom_jax.kernels.sharded import check_axis
+from polycom_jax.kernels.sharded import axis_size
 from polycom_jax.sharding import MeshAxes
 
 Run = Callable[..., Array]
@@ -55,7 +55,7 @@ class _RowOperation:
     def __call__(self, *arrays: Array, axis_name: MeshAxes, **options: Any) -> Array:
         if axis_name is None:
             return self.unsharded(*arrays, **options)
-        check_axis(axis_name)
+        axis_size(axis_name)  # raises where there is none
         return self.sharded(*arrays, axis_name=axis_name, **options)
 
 

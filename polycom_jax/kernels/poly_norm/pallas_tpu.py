@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.kernels.poly_norm import moments, tpu_kernels
-from polycom_jax.kernels.poly_norm.tpu_kernels import Form
+from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
 from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.kernels.sharded import match_varying

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from polycom_jax.kernels.poly_norm.tpu_kernels import Form
+from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.tpu_call import (
     LANES,
     SUBLANES,
