@@ -62,7 +62,7 @@ def tensor_cores() -> int:
 
     On a chip that has one, two parts cost one reading of the rows.
     """
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    device = jax.sharding.get_abstract_mesh().abstract_device
     return getattr(device, "num_cores", None) or 2
 
 
