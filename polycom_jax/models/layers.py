@@ -47,23 +47,23 @@ def initializers(cfg: ModelConfig) -> Initializers:
         std = base / narrower
         return Initializers(normal(std), normal(std / (2 * cfg.num_layers) ** 0.5), normal(base))
     # OLMoE-1B-7B-0924.yml of the same repository: every matrix, embeddings and router too.
-    matrix = _truncated_normal(0.02 / narrower, cut=3.0)
-    return Initializers(matrix, matrix, _truncated_normal(0.02, cut=3.0))
+    matrix = _truncated_normal(0.02 / narrower)
+    return Initializers(matrix, matrix, _truncated_normal(0.02))
 
 
-def _truncated_normal(std: float, cut: float) -> Initializer:
-    # `jax.nn.initializers.truncated_normal` widens the normal so that `std` is what the cut leaves;
-    # PyTorch's `trunc_normal_`, which OLMoE uses, does not.
+def _truncated_normal(std: float) -> Initializer:
+    # `jax.nn.initializers.truncated_normal` widens the normal so that `std` is what the cut, at
+    # three of it, leaves; PyTorch's `trunc_normal_`, which OLMoE uses, does not.
     def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
-        draws = jax.random.truncated_normal(key, -cut, cut, shape, dtype)
+        draws = jax.random.truncated_normal(key, -3.0, 3.0, shape, dtype)
         return draws * jnp.asarray(std, dtype)
 
     return init
 
 
-def norm_spec(width: int, axis: str | None = None) -> ParamSpec:
+def norm_spec(width: int) -> ParamSpec:
     """The scale of an RMSNorm, one at the start."""
-    return ParamSpec((width,), (axis,), jax.nn.initializers.ones, "norm")
+    return ParamSpec((width,), (None,), jax.nn.initializers.ones, "norm")
 
 
 def rms_norm(
