@@ -152,14 +152,10 @@ def documents(cfg: ModelConfig, batch: Batch) -> tuple[Array, Array | None]:
 
 
 def hidden_nats(
-    cfg: ModelConfig,
-    params: Params,
-    x: Float[Array, "B T D"],
-    batch: Batch,
-    rules: Rules | None = None,
+    cfg: ModelConfig, params: Params, x: Float[Array, "B T D"], batch: Batch
 ) -> Float[Array, ""]:
     """`batch_nats` from final hidden states on; of `params` it reads the unembedding alone."""
-    return _hidden_sums(cfg, params, x, batch, rules, 0.0)[0]
+    return _hidden_sums(cfg, params, x, batch, None, 0.0)[0]
 
 
 def _hidden_sums(

@@ -40,11 +40,10 @@ def model_loss(cfg: ModelConfig, rules: Rules | None = None, z_loss: float = 0.0
         the number of targets, the `aux` and, where there is one, the `z_loss` that is minimised
         besides `loss`.
     """
-    penalty = (z_loss,) if z_loss else ()
 
     def part(params: Params, micro: Batch, tokens: Array) -> tuple[Array, dict[str, Any]]:
         count = jnp.maximum(tokens, 1.0)
-        nats, aux = batch_nats(cfg, params, micro, rules, *penalty)
+        nats, aux = batch_nats(cfg, params, micro, rules, z_loss)
         loss, targets = nats / count, count_targets(micro)
         share = targets / count
         aux = jax.tree.map(lambda value: value * share, aux)

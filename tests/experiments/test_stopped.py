@@ -84,8 +84,8 @@ def test_a_signal_cuts_an_evaluation_short_and_the_next_start_makes_it_up(
 def nan_at(bad_steps: set[int], honest: Any) -> Any:
     """`batch_nats` that is NaN where the window's first tokens say so: for some steps' batches."""
 
-    def broken(cfg: Any, params: Any, batch: Any, rules: Any) -> Any:
-        nats, aux = honest(cfg, params, batch, rules)
+    def broken(cfg: Any, params: Any, batch: Any, *rest: Any) -> Any:
+        nats, aux = honest(cfg, params, batch, *rest)
         here = jnp.sum(batch["tokens"] * jnp.arange(1, 33)[None], dtype=jnp.int32)
         bad = jnp.any(here == jnp.array(sorted(bad_steps), jnp.int32))
         return nats * jnp.where(bad, jnp.nan, 1.0), aux

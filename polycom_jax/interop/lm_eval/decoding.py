@@ -114,9 +114,7 @@ def _tokens(tokens: Array, rows: int) -> list[list[int]]:
     return found.tolist()
 
 
-def make_decode_steps(
-    cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None
-) -> tuple[OnMesh, OnMesh]:
+def make_decode_steps(cfg: ModelConfig, mesh: Mesh) -> tuple[OnMesh, OnMesh]:
     """Builds the two programs of greedy decoding.
 
     Returns:
@@ -124,7 +122,7 @@ def make_decode_steps(
         from `put_batch`, and `more(params, token, cache) -> (tokens [B, STEPS], token, cache)`,
         which donates the cache.
     """
-    rules = rules or Rules()
+    rules = Rules()
     mesh = own_mesh(mesh, rules)
     cfg = dropless(cfg)  # no row's text depends on the others of its batch
     replicated = NamedSharding(mesh, PartitionSpec())

@@ -42,14 +42,14 @@ class Score(NamedTuple):
     is_greedy: bool
 
 
-def make_score_step(cfg: ModelConfig, mesh: Mesh, rules: Rules | None = None) -> OnMesh:
+def make_score_step(cfg: ModelConfig, mesh: Mesh) -> OnMesh:
     """Builds `score_step(params, batch) -> (log-likelihood [B], is greedy [B])`.
 
     The batch, from `put_batch`: `tokens` [B, T]; `places` [B, S], which of them are scored, S a
     multiple of `PLACES`; `targets` [B, S], the tokens behind these; `mask` [B, S], which count.
     Experts run without a capacity: a request's score depends neither on others nor on filling.
     """
-    rules = rules or Rules()
+    rules = Rules()
     mesh = own_mesh(mesh, rules)
     # What the model was trained with may want lengths that buckets do not have.
     cfg = replace(dropless(cfg), attention=None)
