@@ -253,8 +253,7 @@ def _scale_by_width(optim: OptimConfig, specs: Specs) -> optax.GradientTransform
     power = WIDTH_POWERS[optim.optimizer]
 
     def scaled(update: Any, spec: ParamSpec) -> Any:
-        is_array = not isinstance(update, optax.MaskedNode) and spec.width_multiple != 1
-        return update * spec.width_multiple**-power if is_array else update
+        return update if spec.width_multiple == 1 else update * spec.width_multiple**-power
 
     return optax.stateless(lambda updates, params: by_spec(scaled, updates, specs))
 
@@ -263,16 +262,11 @@ def _scale_by_role(optim: OptimConfig, specs: Specs) -> optax.GradientTransforma
     factors = asdict(optim.multipliers)
 
     def scaled(update: Any, spec: ParamSpec) -> Any:
-        is_array = not isinstance(update, optax.MaskedNode)
-        return update * factors[spec.role] if is_array and factors[spec.role] != 1 else update
+        return update if factors[spec.role] == 1 else update * factors[spec.role]
 
-    def by_role(updates: Params, params: Params | None) -> Params:
-        return jax.tree.map(
-            scaled, updates, specs, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode)
-        )
-
+    by_role = optax.stateless(lambda updates, params: by_spec(scaled, updates, specs))
     # Masked by nothing: so the state is the tree that earlier versions have saved.
-    return optax.masked(optax.stateless(by_role), pm.map_specs(lambda _: True, specs))
+    return optax.masked(by_role, pm.map_specs(lambda _: True, specs))
 
 
 def _without_frozen(
