@@ -5,7 +5,6 @@ readings of their names (arXiv 2411.03884, section 4.3).
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax.activations.inputs import (
@@ -18,6 +17,7 @@ from polycom_jax.activations.inputs import (
     in_work_dtype,
 )
 from polycom_jax.activations.polynomial import horner, norm_polynomial
+from polycom_jax.activations.trainable import prelu
 
 INITIAL_SLOPE = 0.25
 """Where a learned slope starts, as in PReLU (He et al., arXiv 1502.01852)."""
@@ -80,8 +80,3 @@ def poly_norm_glu(
     gate, coeffs = check_row("gate", gate, eps), check_coeffs(coeffs)
     up = check_gate(gate, up)
     return in_work_dtype(lambda g, u, c: norm_polynomial(g, c, eps) * u, gate, up, coeffs)
-
-
-def prelu(x: Float[Array, "*S"], slope: Float[Array, ""]) -> Float[Array, "*S"]:
-    """x where it is positive, slope * x elsewhere; the derivative at 0 is the slope."""
-    return jnp.where(x > 0, x, slope * x)

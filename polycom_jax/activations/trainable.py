@@ -60,7 +60,7 @@ def xiprelu(x: X, alpha_p: P, alpha_n: P) -> X:
 
 
 def prelu(x: X, slope: P) -> X:
-    """x, or slope x of negative x."""
+    """x, or slope x of negative x; the derivative at 0 is the slope."""
     return jnp.where(x > 0, x, slope * x)
 
 

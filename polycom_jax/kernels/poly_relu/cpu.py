@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from polycom_jax.activations.learnable import prelu
 from polycom_jax.activations.polynomial import horner
+from polycom_jax.activations.trainable import prelu
 from polycom_jax.kernels.poly_relu import xla
 from polycom_jax.kernels.recompute import recomputed
 from polycom_jax.kernels.row_sums import cotangent_terms, row_sums

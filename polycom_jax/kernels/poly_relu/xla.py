@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from polycom_jax.activations.learnable import prelu
 from polycom_jax.activations.polynomial import horner
 from polycom_jax.activations.rectifier import step
+from polycom_jax.activations.trainable import prelu
 from polycom_jax.kernels.recompute import recomputed
 
 
