@@ -68,17 +68,27 @@ def evaluate_copies(
 
 def _points(net: Network, x: Float[ArrayLike, "*S I"]) -> tuple[Float[Array, "*S I"], Any]:
     """The points in the dtype that is computed in, and that of the values."""
+    points = floating_points(x, net.inputs)
+    dtype = work_dtype(points.dtype)
+    check_dtype(net, dtype)
+    return points.astype(dtype), points.dtype
+
+
+def floating_points(x: Float[ArrayLike, "*S I"], inputs: int) -> Float[Array, "*S I"]:
+    """The points of a network with so many inputs, as floating numbers.
+
+    Raises:
+        InputError: points with another number of coordinates.
+    """
     points = jnp.asarray(x)
     if not jnp.issubdtype(points.dtype, jnp.floating):
         points = points.astype(float)
     require(
-        points.ndim >= 1 and points.shape[-1] == net.inputs,
-        f"points of shape {points.shape} must have a last axis of {net.inputs}, the network's"
-        " number of inputs.",
+        points.ndim >= 1 and points.shape[-1] == inputs,
+        f"points of shape {points.shape} must have a last axis of {inputs}, the network's number of"
+        " inputs.",
     )
-    dtype = work_dtype(points.dtype)
-    check_dtype(net, dtype)
-    return points.astype(dtype), points.dtype
+    return points
 
 
 def check_dtype(net: Network, dtype: Any) -> None:

@@ -19,7 +19,7 @@ from numpy.polynomial import Polynomial
 
 from polycom_jax._errors import require
 from polycom_jax.approximation.bounds import check_cells, check_order
-from polycom_jax.approximation.taylor import Function
+from polycom_jax.approximation.sobolev import Function
 
 SAMPLES = 2**20
 """Values of the target that are taken at most, over all axes."""

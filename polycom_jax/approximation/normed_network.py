@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from polycom_jax._errors import require
 from polycom_jax.activations.inputs import EPS, work_dtype
+from polycom_jax.approximation.evaluation import floating_points
 from polycom_jax.kernels.poly_norm.api import poly_norm
 
 
@@ -85,15 +86,7 @@ def evaluate_normed(net: PolyNormNetwork, x: Float[ArrayLike, "*S d"]) -> Float[
     Raises:
         InputError: points with another number of coordinates.
     """
-    points = jnp.asarray(x)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        points = points.astype(float)
-    inputs = net.entry.shape[1]
-    require(
-        points.ndim >= 1 and points.shape[-1] == inputs,
-        f"points of shape {points.shape} must have a last axis of {inputs}, the network's number"
-        " of inputs.",
-    )
+    points = floating_points(x, net.entry.shape[1])
     return _evaluate(net, points.astype(work_dtype(points.dtype))).astype(points.dtype)
 
 

@@ -19,7 +19,7 @@ from polycom_jax.approximation.bounds import check_eps, least
 from polycom_jax.approximation.favard import favard_bound, favard_means
 from polycom_jax.approximation.network import Vector
 from polycom_jax.approximation.normed_network import PolyNormNetwork, Rows, least_factor
-from polycom_jax.approximation.taylor import Function
+from polycom_jax.approximation.sobolev import Function
 
 SQUARE = (0.0, 0.0, 1.0)
 """Coefficients of the normalised square alone."""

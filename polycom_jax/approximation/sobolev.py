@@ -25,6 +25,8 @@ from polycom_jax.approximation.network import Network
 from polycom_jax.approximation.targets import Target
 
 Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
+"""Points to values, row by row, in operations that JAX differentiates in forward mode."""
+
 MultiIndex = tuple[int, ...]
 
 FRACTIONS = (1 / 3, 1 / 2, 2 / 3)

@@ -15,7 +15,8 @@ from polycom_jax._errors import require
 from polycom_jax.approximation.bounds import check_cells
 from polycom_jax.approximation.favard import favard_constant
 from polycom_jax.approximation.network import Network, feed_forward
-from polycom_jax.approximation.taylor import Function, derivatives
+from polycom_jax.approximation.sobolev import Function
+from polycom_jax.approximation.taylor import derivatives
 
 MAX_DEGREE = 7
 

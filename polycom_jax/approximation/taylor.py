@@ -12,7 +12,6 @@ deep networks, and nothing here says otherwise.
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -30,10 +29,7 @@ from polycom_jax.approximation.network import Affine, Layer, Network, linear
 from polycom_jax.approximation.partitions import Partition, PartitionName, partition
 from polycom_jax.approximation.product_tree import Arithmetic, monomials
 from polycom_jax.approximation.sawtooth import sawtooth_arithmetic, teeth_for
-from polycom_jax.approximation.sobolev import derivatives_at, made_of_jax_operations
-
-Function = Callable[[Float[Array, "P d"]], Float[Array, " P"]]
-"""Points to values, row by row, in operations that JAX differentiates in forward mode."""
+from polycom_jax.approximation.sobolev import Function, derivatives_at, made_of_jax_operations
 
 
 def taylor_network(
