@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polycom_jax._errors import InputError
-from polycom_jax.data.compressed import Damaged
+from polycom_jax.data.compressed import arrow_damage
 from polycom_jax.data.files import printable
 from polycom_jax.data.rows import Reading, Row, damaged_row
 
@@ -71,7 +71,7 @@ def check_arrow(path: Path, reading: Reading) -> None:
 def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    with _told(), path.open("rb") as file, pq.ParquetFile(file) as table:
+    with arrow_damage(), path.open("rb") as file, pq.ParquetFile(file) as table:
         yield table
 
 
@@ -79,21 +79,8 @@ def _parquet(path: Path) -> Iterator[Any]:
 def _arrow(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
-    with _told(), path.open("rb") as file, pa.ipc.open_stream(file) as stream:
+    with arrow_damage(), path.open("rb") as file, pa.ipc.open_stream(file) as stream:
         yield stream
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """In the block, what Arrow says of a damaged file is `Damaged`."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the system, not of the format
-        raise Damaged(" ".join(str(error).split())) from error
 
 
 def _check_column(path: Path, schema: Any, reading: Reading) -> None:

@@ -36,6 +36,19 @@ class Damaged(Exception):
 
 
 @contextlib.contextmanager
+def arrow_damage() -> Iterator[None]:
+    """In the block, what Arrow says of a damaged file is `Damaged`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system, not of the format
+        raise Damaged(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
 def open_text(path: Path) -> Iterator[BinaryIO]:
     """The contents of a text file, unpacked by its suffix, without a byte-order mark.
 
@@ -145,14 +158,10 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
     source: Any = pa.PythonFile(file, "r")
     stream = pa.CompressedInputStream(source, "zstd")
     some = False
-    try:
+    with arrow_damage():
         while got := stream.read(_READ):
             some = True
             yield got
-    except (OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise Damaged(" ".join(str(error).split())) from error
     if not some and not file.tell():
         raise Damaged("it is empty")
 
