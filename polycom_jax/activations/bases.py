@@ -26,7 +26,8 @@ def to_powers(basis: Basis, order: int) -> Float[np.ndarray, "R+1 R+1"]:
     if basis not in get_args(Basis):
         raise unknown("basis of polynomials", basis, get_args(Basis))
     if basis == "bernstein":
-        return np.array([[_bernstein(order, i, k) for k in range(order + 1)] for i in _to(order)])
+        powers = range(order + 1)
+        return np.array([[_bernstein(order, i, k) for k in powers] for i in powers])
     columns = [np.eye(order + 1)[0], np.eye(order + 1)[1]]
     for k in range(1, order):
         times_x = np.roll(columns[k], 1)
@@ -34,10 +35,6 @@ def to_powers(basis: Basis, order: int) -> Float[np.ndarray, "R+1 R+1"]:
             2 * times_x - columns[k - 1] if basis == "chebyshev" else times_x - k * columns[k - 1]
         )
     return np.stack(columns, axis=1)
-
-
-def _to(order: int) -> range:
-    return range(order + 1)
 
 
 def _bernstein(order: int, i: int, k: int) -> float:
