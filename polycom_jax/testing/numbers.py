@@ -142,8 +142,7 @@ def always_finite(example: Example) -> None:
         dy = example.cotangent(dtype, rows)
         got = compiled(example.act, params, hidden, dy)
         with jax.enable_x64(True):
-            to64 = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), (params, hidden))
-            wanted = compiled(example.act, *to64, jnp.asarray(np.asarray(dy, np.float64)))
+            wanted = compiled(example.act, *_wide((params, hidden, dy)))
         # A parameter's gradient sums over all rows: its own size says little.
         for label, a, b in zip(
             names(example.act), jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True
@@ -238,19 +237,20 @@ def _both_second(
     along = (own if of_params else jax.tree.map(jnp.zeros_like, own), *along)
     got = product(at, along, dy)
     with jax.enable_x64(True):
-        wide, direction = (
-            jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), tree)
-            for tree in (at, along)
-        )
+        wide, direction, wide_dy = _wide((at, along, dy))
         step = 1e-5
 
         def shifted(sign: float) -> Any:
             moved = jax.tree.map(lambda a, d: a + sign * step * d, wide, direction)
-            own = jnp.asarray(np.asarray(dy, np.float64))
-            return compiled(example.act, moved[0], moved[1:], own)[1]
+            return compiled(example.act, moved[0], moved[1:], wide_dy)[1]
 
         wanted = jax.tree.map(lambda a, b: (a - b) / (2 * step), shifted(1), shifted(-1))
         return got, float64(wanted)
+
+
+def _wide(tree: Any) -> Any:
+    """Every leaf as a JAX array of float64, which `jax.enable_x64` lets there be."""
+    return jax.tree.map(jnp.asarray, float64(tree))
 
 
 def stated_slopes(example: Example) -> None:
@@ -286,8 +286,7 @@ def _slopes(example: Example) -> tuple[np.ndarray, np.ndarray]:
     x = np.repeat(grid[:, None], example.width, axis=1)
     with jax.enable_x64(True):
         hidden = [jnp.asarray(x), jnp.ones(x.shape)][: 1 + act.gated]
-        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), start)
-        slope = float64(compiled(act, wide, hidden, jnp.ones(x.shape))[1][1])
+        slope = float64(compiled(act, _wide(start), hidden, jnp.ones(x.shape))[1][1])
     return x.ravel(), slope.ravel()
 
 

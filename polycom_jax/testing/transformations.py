@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,10 +47,9 @@ def shapes_and_roles(example: Example) -> None:
 
 def jit_equals_eager(example: Example) -> None:
     """Compiled and eager calls agree."""
-    arguments = (example.act, example.params(), example.hidden(), example.cotangent())
-    compare(
-        example, "jit", compiled(*arguments), gradients(*arguments), SAME, cast(Any, arguments[2])
-    )
+    act, params, hidden, dy = example.act, example.params(), example.hidden(), example.cotangent()
+    got, wanted = compiled(act, params, hidden, dy), gradients(act, params, hidden, dy)
+    compare(example, "jit", got, wanted, SAME, hidden)
 
 
 def vmap_equals_a_loop(example: Example) -> None:
@@ -99,10 +98,7 @@ def layers_stack(example: Example) -> None:
 
 def forward_equals_reverse(example: Example) -> None:
     """Forward mode agrees with reverse mode."""
-    act, params, hidden, dy = (
-        *(example.act, example.params(), example.hidden()),
-        example.cotangent(),
-    )
+    act, params, hidden, dy = example.act, example.params(), example.hidden(), example.cotangent()
     at = (params, *hidden)
     along = jax.tree.map(lambda a: jnp.sin(3 * a), at)
     try:
