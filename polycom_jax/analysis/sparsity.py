@@ -111,6 +111,7 @@ def threshold_at(
     return math.inf if cett >= later[-1] else float(np.interp(cett, later, thresholds))
 
 
+@jax.jit
 def dropped_errors(
     hidden: Float[Array, "N F"],
     w_down: Float[Array, "F D"],
@@ -151,7 +152,7 @@ def _whole(
         x, hidden, sizes, _ = _layer(cfg, own, x, *beside, keep, NONE_IDLE)
         quantiles = np.quantile(np.asarray(sizes)[np.asarray(keep)], levels)
         thresholds = np.concatenate([[0.0], quantiles]).astype(np.float32)
-        errors = _dropped_errors(hidden, own["ffn"]["w_down"], thresholds, keep)
+        errors = dropped_errors(hidden, own["ffn"]["w_down"], thresholds, keep)
         curves.append((thresholds, np.asarray(errors)))
     return _mean_nats(cfg, params, x, batch), curves
 
@@ -165,9 +166,6 @@ def _thinned(
         x, _, _, share = _layer(cfg, own, x, *beside, keep, threshold)
         shares.append(float(share))
     return _mean_nats(cfg, params, x, batch), np.array(shares)
-
-
-_dropped_errors = jax.jit(dropped_errors)
 
 
 @partial(jax.jit, static_argnums=0)
