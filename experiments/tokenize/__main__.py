@@ -103,7 +103,8 @@ def _tell(asked: Request, display: Display) -> None:
 
 def _prepare(config: TokenizeConfig, asked: Request, display: Display) -> bool:
     """Whether all is there now."""
-    with alone(asked, display.busy, config.executor == "local"):
+    by_itself = config.executor == "local"
+    with alone(asked.folder, asked.cfg.lock_timeout_s, display.busy, by_itself):
         job, tokenizer = begin(asked, display.busy, config.piece_bytes)
         pieces = job.missing()
         taken = sum(piece in job.known for piece in pieces)

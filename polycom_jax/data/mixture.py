@@ -15,7 +15,7 @@ from polycom_jax.data.copies import count_among, listing_name
 from polycom_jax.data.corpus import ALONE, Corpus, open_prepared, warn_of_copies
 from polycom_jax.data.pieces import PLAN, TOKENIZER, Place
 from polycom_jax.data.plan import from_json
-from polycom_jax.data.preparing import Team, alone_in, bound_of, make, read_bpe, trained_bpe
+from polycom_jax.data.preparing import Team, alone, bound_of, make, read_bpe, trained_bpe
 from polycom_jax.data.reader import Taken
 from polycom_jax.data.request import FORMAT, Request, bpe_recipe, request, with_tokenizer
 from polycom_jax.data.rows import Row
@@ -267,7 +267,7 @@ def _common_bpe(
     folder: Place = every[0].folder.parent.parent / "bpe" / key
     place = folder / TOKENIZER
     if team.index == 0:
-        with alone_in(folder, cfg.lock_timeout_s, report, team.count == 1):
+        with alone(folder, cfg.lock_timeout_s, report, team.count == 1):
             if not storage.is_made(place):
                 named = ", ".join(asked.source.name for asked in every)
                 report(f"Training a BPE of {vocab_size} tokens on {named}")

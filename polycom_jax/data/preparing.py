@@ -46,7 +46,7 @@ def make(asked: Request, report: Report, team: Team, piece_bytes: int = plans.PI
     Raises:
         InputError: there is no text, or it cannot be read or encoded.
     """
-    with alone(asked, report, team.count == 1):
+    with alone(asked.folder, asked.cfg.lock_timeout_s, report, team.count == 1):
         if asked.done:
             return
         if team.index > 0:
@@ -66,14 +66,7 @@ def make(asked: Request, report: Report, team: Team, piece_bytes: int = plans.PI
 
 
 @contextlib.contextmanager
-def alone(asked: Request, report: Report, wanted: bool) -> Iterator[None]:
-    """In the block, if `wanted`, no other process of this machine prepares the same by itself."""
-    with alone_in(asked.folder, asked.cfg.lock_timeout_s, report, wanted):
-        yield
-
-
-@contextlib.contextmanager
-def alone_in(folder: Place, timeout_s: float, report: Report, wanted: bool) -> Iterator[None]:
+def alone(folder: Place, timeout_s: float, report: Report, wanted: bool) -> Iterator[None]:
     """In the block, if `wanted`, no other process of this machine makes what lies in a folder."""
     if not wanted or storage.is_remote(folder):
         yield
