@@ -13,8 +13,8 @@ every fusion, copy and call of a library is a kernel. Loops count as often as th
 conditional by its longest branch, or under a scope named `rescue`, which handles rows that would
 overflow, by its shortest. Kernels and collectives are a roofline: a floor. Asynchronous collectives
 are listed and not added, since they run beside computation; on GPUs, where what runs beside one
-takes at least as long. XLA's own `optimal_seconds` is not
-used: it counts a loop once, and is negative for some programs with loops.
+takes at least as long. XLA's own `optimal_seconds` is not used: it counts a loop once, and is
+negative for some programs with loops.
 """
 
 from collections import defaultdict

@@ -21,8 +21,8 @@ text is the first token of the document behind it, unless the tokenizer has othe
 def read_options(store: TokenStore) -> grain.ReadOptions:
     """How Grain reads: by threads, not processes, with a bounded few batches that wait ready.
 
-    A batch is a gather from mapped memory; or many requests to a bucket, most of whose time is
-    waiting.
+    A batch is many short reads: of files that the system mostly holds in memory, or of a bucket,
+    most of whose time is waiting.
     """
     if store.remote:
         return grain.ReadOptions(num_threads=32, prefetch_buffer_size=64)

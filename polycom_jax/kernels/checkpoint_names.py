@@ -42,8 +42,7 @@ def remat_hidden(down: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     """The second half of a feed-forward block, whose hidden layer is computed again.
 
     It is applied to pre-activations, which are saved, or with a few-bit activation the hidden layer
-    itself; under any other `remat` than "none",
-    `remat_block` decides for the whole block.
+    itself; under any other `remat` than "none", `remat_block` decides for the whole block.
     """
     if remat != "none":
         return down

@@ -1,4 +1,4 @@
-"""Sums over rows of several arrays, in forms that XLA's CPU and TPU backends run in one pass."""
+"""Sums over rows of several arrays, in forms that XLA's backends run in few passes."""
 
 import functools
 import math
