@@ -35,9 +35,9 @@ def favard_constant(n: int) -> float:
         InputError: n below 1.
     """
     check_order(n, 1)
-    j = np.arange(2**16 if n > 1 else 0)
     if n == 1:
         return math.pi / 2
+    j = np.arange(2**16)
     return float(4 / math.pi * np.sum((-1.0) ** (j * (n + 1)) / (2.0 * j + 1) ** (n + 1)))
 
 
