@@ -76,9 +76,8 @@ def taylor_network(
     basis = partition(kind)
     coeffs = local_coefficients(f, n, d, cells, basis)
     cell = _cell(n, d, basis, exact_arithmetic(nonnegative=True))
-    return _assemble(
-        cell, coeffs, cells, basis.smoothness
-    )  # units of products are 0 nowhere inside
+    # Units of products are 0 nowhere inside.
+    return _assemble(cell, coeffs, cells, basis.smoothness)
 
 
 def relu_taylor_network(
