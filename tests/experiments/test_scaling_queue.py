@@ -263,8 +263,8 @@ def test_a_small_grid_runs_resumes_and_carries_its_rates_up(
     names = ["bytes-0.1m-1", "bytes-0.3m-1", "bytes-0.8m-1"]
     assert sorted(p.name for p in root.iterdir() if p.is_dir() and "bytes" in p.name) == names
     small, large = read_cell(root / "bytes-0.1m-1"), read_cell(root / "bytes-0.8m-1")
-    assert small.config.steps == 48
-    assert small.config.data.source == str(settings.parent / "little.txt")
+    assert small.lengths[-1] == 48
+    assert small.data.source == str(settings.parent / "little.txt")
     assert small.train_tokens
     two = [read_cell(root / name).arms["swiglu"].search.best for name in names[:2]]
     sizes = [grid.parameters(f"bytes-{size}m") for size in ("0.1", "0.3", "0.8")]
