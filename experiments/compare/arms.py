@@ -205,6 +205,15 @@ def check_widths(arms: Sequence[Arm], base: ModelConfig) -> None:
     )
 
 
+def pinned(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of activations, those in files with the hash of what stands there now.
+
+    Raises:
+        InputError: there is none of such a name.
+    """
+    return tuple(Arm.of(name).activation for name in names)
+
+
 def mixture_of(base: ModelConfig) -> ModelConfig:
     """Eight experts of half the width, two for each token: the same active weights."""
     return replace(

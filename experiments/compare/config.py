@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Positional, arg
 
-from experiments.compare.arms import Study
+from experiments.compare.arms import Study, pinned
 from experiments.compare.recipe import Common, changed, check_arms, differing
 from experiments.compare.studies import STUDIES
 from experiments.run.rate_search import FIRST_SEED
@@ -119,6 +119,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "activation", pinned(self.activation))
         require(
             isinstance(self.data.source, str),
             f"data.source={self.data.source!r}: a study trains on one text; name one.",

@@ -1,8 +1,8 @@
 """Arms whose activations are in files of the user's: what a folder of runs keeps of these files.
 
-Its activations.json names each file by place and hash, and a copy lies in `activations`. An arm is
-read from the place where its file lay, or from one that the user names: a report imports no code
-that only the folder of runs points to.
+Its activations.json names each file by place and hash, and a copy lies in `activations`. To read an
+arm is to import the file from where it lay, or from a place that the user names; the copy is never
+imported by itself.
 """
 
 import json
@@ -66,7 +66,9 @@ def read(root: Place, given: Sequence[str] = ()) -> OwnArms:
         if name not in there:
             continue
         try:
-            arms[name] = named[name] if name in named else Arm.of(reference)
+            found = named[name] if name in named else Arm.of(reference)
+            require(found.folder == name, f"{root / INDEX} has {reference} for {name}.")
+            arms[name] = found
         except InputError as error:
             unread[name] = _told(root, name, Reference.parse(reference), error)
     return OwnArms(arms, unread)
@@ -105,5 +107,8 @@ def _told(root: Place, name: str, pinned: Reference, error: InputError) -> str:
             why = f"{pinned.place} is another file now (SHA-256 {now[:SHOWN]})."
     except InputError as gone:
         why = str(gone)
-    copy = f"{root / COPIES / name}.py:{pinned.name}"
-    return f"{root}: {name} is left out: {why} --activation {copy} reads it from the kept copy."
+    copy = f"{root / COPIES / name}.py"
+    way = f"--activation {copy}:{pinned.name} reads it from the kept copy."
+    if storage.is_remote(root):
+        way = f"Fetch the kept copy, {copy}, and name it by --activation FILE.py:{pinned.name}."
+    return f"{root}: {name} is left out: {why} {way}"

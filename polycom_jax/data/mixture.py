@@ -1,5 +1,6 @@
 """Several corpora with weights: each prepared by itself, with one tokenizer, mixed by windows."""
 
+import contextlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from polycom_jax import storage
 from polycom_jax._errors import InputError, InputWarning, require
 from polycom_jax.data.cache import Report, digest
 from polycom_jax.data.config import DataConfig
-from polycom_jax.data.copies import count_among, listing_name
+from polycom_jax.data.copies import Copies, count_among, listing_name
 from polycom_jax.data.corpus import ALONE, Corpus, open_prepared, warn_of_copies
 from polycom_jax.data.pieces import PLAN, TOKENIZER, Place
 from polycom_jax.data.plan import from_json
@@ -119,13 +120,21 @@ def prepare_mixture(
     for asked in every:
         if not asked.done:
             make(asked, report, team)
-    _check_bounds(every, warn)
+    bounds = [_bound(asked) for asked in every] if len(every) > 1 else []
+    _check_bounds(every, bounds, warn)
     found = parts(cfg.source)
     names = short_names([part.source for part in found])
     weights = tuple(part.weight for part in found)
     corpora = tuple(map(open_prepared, every))
     if len(every) > 1 and any("copies" in corpus.summary for corpus in corpora):
         corpora = _compared(every, corpora, names, team)
+    elif len(set(bounds)) > 1:
+        text = (
+            "data.source: of so short a text as one of these, other documents are held out than of"
+            " the others; copies of them in these are trained on, and not counted. Held-out files"
+            " of its own are looked for in all texts."
+        )
+        warnings.warn(text, InputWarning, stacklevel=2)
     return Mixture(names, corpora, weights)
 
 
@@ -136,13 +145,16 @@ def _compared(
     folders = [asked.folder for asked in every]
     key = digest("copies", [folder.name for folder in folders])
     place = folders[0].parent.parent / "copies" / f"{key}.json"  # reading the listings may be long
-    if team.index == 0 and not storage.is_made(place):
+    counted = _counted(place)
+    if team.index == 0 and counted is None:
         pieces = [len(from_json(storage.read(folder / PLAN)).pieces) for folder in folders]
         counted = count_among(list(zip(folders, pieces, strict=True)))
         if counted is not None:
-            storage.create(place, json.dumps(counted).encode())
+            with contextlib.suppress(OSError):  # of a cache that may only be read
+                storage.write(place, json.dumps(counted).encode())
     team.meet("copies")
-    if not storage.is_made(place):
+    counted = counted or _counted(place)
+    if counted is None:
         unlisted = [one for one in folders if not storage.is_file(one / listing_name("train", 0))]
         text = (
             "data.source: copies of a text's held-out documents in other texts are not known, as"
@@ -152,15 +164,21 @@ def _compared(
         warnings.warn(text, InputWarning, stacklevel=3)
         return tuple(corpora)
     found = []
-    for asked, corpus, (size, texts) in zip(
-        every, corpora, json.loads(storage.read(place)), strict=True
-    ):
+    for asked, corpus, (size, texts) in zip(every, corpora, counted, strict=True):
         among = {**size, "texts": [names[k] for k in texts]}
         compared = replace(corpus, summary={**corpus.summary, "copies": among})
         if size != corpus.summary.get("copies"):
             warn_of_copies(compared.summary, asked.source.heldout_name or asked.source.name)
         found.append(compared)
     return tuple(found)
+
+
+def _counted(place: Place) -> list[Copies] | None:
+    """What an earlier start has kept there; None: nothing, or what is damaged."""
+    try:
+        return [Copies(*each) for each in json.loads(storage.read(place))]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def requests(
@@ -223,12 +241,12 @@ def _check_shared(every: Sequence[Request], warn: Report | None) -> None:
             return
 
 
-def _check_bounds(every: Sequence[Request], warn: Report | None) -> None:
+def _check_bounds(every: Sequence[Request], bounds: Sequence[int], warn: Report | None) -> None:
     """The same of texts so small that others of their documents are held out than of large ones."""
-    for one, other in combinations(every, 2):
+    for (one, bound), (other, its) in combinations(zip(every, bounds, strict=False), 2):
         split = (taken for taken, _ in _shared(one, other) if taken.side == "by hash")
         taken = next(split, None)
-        if taken is None or _bound(one) == _bound(other):
+        if taken is None or bound == its:
             continue
         _refuse(
             f"{taken.name} is in {one.source.name} and in {other.source.name}, and one of them has"

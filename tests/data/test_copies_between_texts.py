@@ -11,6 +11,7 @@ from corpora import json_lines, table, texts
 from polycom_jax._errors import InputWarning
 from polycom_jax.data import DataConfig, Mixture, prepare, prepare_mixture
 from polycom_jax.data import mixture as mixture_module
+from polycom_jax.data.heldout import BOUND, content_hash
 
 EN, DE = texts(60, "hens"), texts(60, "Hennen")
 HELD = texts(12, "held out")
@@ -77,6 +78,27 @@ def test_texts_that_are_all_split_by_hash_have_none(folder: Path):
         found = mixed(folder, "web.jsonl", "more.jsonl")
     assert not [corpus for corpus in found.corpora if "copies" in corpus.summary]
     assert not list((folder / "c").rglob("*.documents"))
+
+
+def test_a_text_so_short_that_others_of_it_are_held_out_is_told(folder: Path):
+    few = [text for text in EN if content_hash(text.encode()) >= BOUND][:4]
+    (folder / "few.jsonl").write_bytes(json_lines(few))
+    with pytest.warns(InputWarning, match="other documents are held out than of the others"):
+        mixed(folder, "few.jsonl", "web.jsonl")
+
+
+def test_a_cache_that_may_only_be_read_will_do(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.warns(InputWarning):
+        first = mixed(folder, "en", "de").summary
+    for kept in (folder / "c").rglob("copies/*.json"):
+        kept.write_text("[")  # damaged: counted again
+
+    def refused(place: Path, data: bytes) -> None:
+        raise PermissionError(13, "read-only", str(place))
+
+    monkeypatch.setattr(mixture_module.storage, "write", refused)
+    with pytest.warns(InputWarning):
+        assert mixed(folder, "en", "de").summary == first
 
 
 def test_listings_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):

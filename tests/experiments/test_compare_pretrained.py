@@ -1,6 +1,7 @@
 """Finished runs of `pretrain`, paired by seed."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from experiments.compare import __main__ as compare
 from experiments.compare.across import tables
 from experiments.compare.across.differences import differences
 from experiments.compare.across.pretrained import (
+    OF_LENGTH,
     OF_SIZE,
-    Pretrained,
     PretrainedConfig,
     cells_of,
     roots,
     section,
 )
+from experiments.compare.across.pretrained_run import Pretrained
 from experiments.run.resuming import STAYS
 from experiments.run.statistics import paired
 from polycom_jax import InputError, models
+from polycom_jax.table import ActivationOptions
 
 SHAPE = {
     "preset": "tiny", "vocab_size": 257, "num_layers": 1, "embed_dim": 32, "num_heads": 1,
@@ -52,7 +55,10 @@ def write(
         },
         "data": {"source": "some.txt", "tokenizer": "bytes", "batch_size": 4},
         "run": {"steps": STEPS, "seed": seed, **changes.get("run", {})},
-        "record": {"data_fingerprint": data, "data": {"train": {"tokens": 5000}}, "jax": "0.12"},
+        "record": {
+            "data_fingerprint": data, "data": {"train": {"tokens": 5000}}, "jax": "0.12",
+            **changes.get("record", {}),
+        },
     }  # fmt: skip
     folder = root / f"{activation}-{seed}-{rate:g}-{len(list(root.glob('*')))}"
     folder.mkdir(parents=True)
@@ -120,7 +126,10 @@ def test_sizes_and_lengths_are_compared_apart(folder: Path):
         ({"optim": {"weight_decay": 0.2}}, "optim.weight_decay (0.1, 0.2)"),
         ({"model": {"dtype": "bfloat16"}}, "model.dtype ('float32', 'bfloat16')"),
         ({"run": {"eval_tokens": 7}}, "run.eval_tokens"),
-        ({"data": "other"}, "data_fingerprint ('abc', 'other')"),
+        ({"data": "other"}, "text ('abc', 'other')"),
+        ({"optim": {"warmup_steps": 3}}, "optim.warmup_steps (1, 3)"),
+        ({"optim": {"decay_steps": 20}}, "optim.decay_steps (10, 20)"),
+        ({"record": {"weights_from": "elsewhere"}}, "weights from (None, 'elsewhere')"),
         ({"model": {"ffn_width": 30}}, "model.ffn_width"),
         ({"model": {"context_length": 16}}, "model.context_length"),
     ],
@@ -137,12 +146,28 @@ def test_what_does_not_change_a_run_may_differ(folder: Path):
     assert "gelu" in cells_of(read(folder))[0].arms
 
 
+def test_a_text_that_is_known_by_another_fingerprint_now_is_the_same(folder: Path):
+    write(folder, "gelu", 0, 3.0, data="old", record={"data_known_as": "abc"})
+    assert "gelu" in cells_of(read(folder))[0].arms
+
+
+def test_lengths_have_warm_ups_of_their_own(folder: Path):
+    optim = {"warmup_steps": 0, "decay_steps": 5}
+    for name in LOSSES:
+        long = write(folder, name, 0, 3.5, run={"steps": 5}, optim=optim)
+        lines = (long / "metrics.jsonl").read_text().splitlines()
+        last = {**json.loads(lines[4]), "heldout_loss": 3.5}
+        (long / "metrics.jsonl").write_text(json.dumps(last) + "\n")
+    assert [cell.lengths for cell in cells_of(read(folder))] == [(5,), (10,)]
+
+
 def test_options_name_an_arm(folder: Path):
     write(folder, "poly_norm", 0, 3.0, model={"activation_options": {"order": 2}})
     write(folder, "poly_norm", 5, 3.0, model={"activation_options": {"implementation": "xla"}})
     (cell,) = cells_of(read(folder))
     assert list(cell.arms) == ["swiglu", "poly_norm", "poly_norm order=2"]
     assert cell.seeds("poly_norm") == [0, 1, 2, 5]
+    assert cell.base.activation_options == ActivationOptions()  # whichever run comes first
     of_two = cell.arms["poly_norm order=2"]
     assert of_two.parameters == cell.arms["poly_norm"].parameters - 1
 
@@ -159,7 +184,7 @@ def test_runs_that_have_not_ended_are_left_out_and_told(folder: Path):
     (cell,) = cells_of(read(folder))
     assert "gelu" not in cell.arms
     (told,) = cell.left_out
-    assert "step 4 of 10" in told
+    assert "at step 4, and has no held-out loss of its last, 10, yet" in told
     assert f"pretrain {early}" in told
     assert told in tables.folders([cell]).notes
 
@@ -193,6 +218,10 @@ def test_a_rate_is_not_chosen_by_the_results(folder: Path):
         cells_of(read(folder))
     # Seeds apart say that the other rate is better.
     write(folder, "poly_norm", 1_000_000, 3.0, rate=0.001)
+    other = write(folder, "poly_norm", 1_000_001, 3.5, rate=0.002)
+    with pytest.raises(InputError, match="no seed that all rates"):
+        cells_of(read(folder))
+    shutil.rmtree(other)
     write(folder, "poly_norm", 1_000_000, 3.5, rate=0.002)
     (cell,) = cells_of(read(folder))
     assert cell.arms["poly_norm"].search.best == 0.001
@@ -218,10 +247,11 @@ def test_nothing_to_compare_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_folders_may_be_named_twice_and_one_by_one(folder: Path):
     each = [str(path) for path in sorted(folder.iterdir())]
     assert roots([*each, str(folder), each[0]]) == roots([str(folder)])
+    assert len(roots([str(folder), str(folder / ".." / folder.name)])) == len(each)
 
 
 def test_fields_of_size_are_fields():
-    assert {name for name in OF_SIZE if name != "run.steps"} <= set(STAYS)
+    assert {name for name in OF_SIZE | OF_LENGTH if name != "run.steps"} <= set(STAYS)
 
 
 @pytest.mark.slow

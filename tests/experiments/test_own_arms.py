@@ -13,7 +13,7 @@ from experiments.compare.across import tables
 from experiments.compare.across.cells import read_cell, read_cells
 from experiments.compare.across.grid import from_command, queue
 from experiments.compare.across.leaderboard import LeaderboardConfig, standings, study_of
-from experiments.compare.across.own_report import read_finished
+from experiments.compare.across.own_report import check_no_fewer, read_finished
 from experiments.compare.across.scaling import costs
 from experiments.compare.across.transfer import TransferConfig
 from experiments.compare.arms import Arm
@@ -118,6 +118,34 @@ def test_a_file_that_is_another_now_is_told_and_its_copy_is_read(
     assert read_finished(folder, [copy]).study.arms[-1].name == "soft_gate"
 
 
+def test_a_report_with_it_stays_where_its_file_is_another_now(
+    folder: Path, user: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (folder / "results.json").write_text(
+        json.dumps({"arms": [{"name": n, "losses": [1.0] * 5} for n in ("swiglu", "soft_gate")]})
+    )
+    check_no_fewer(read_finished(folder), folder)
+    edit(user, monkeypatch)
+    unread = own_files.read(folder).unread.values()
+    with pytest.raises(InputError, match=r"has the results of soft_gate, too, .*--activation"):
+        check_no_fewer(read_finished(folder), folder, unread)
+
+
+def test_a_file_under_another_arm_s_name_is_none_of_it(folder: Path, mine: Arm):
+    other = Arm.of("mine.py:steep")
+    (folder / "activations.json").write_text(json.dumps({mine.folder: other.activation}))
+    assert mine.folder in own_files.read(folder).unread
+
+
+def test_names_are_pinned_when_they_are_read(user: Path, monkeypatch: pytest.MonkeyPatch):
+    first = Arm.of("mine.py:act").activation
+    config = TransferConfig(activations=("swiglu", "mine.py:act"))
+    scaling = from_command(["--activation", "mine.py:act"])
+    edit(user, monkeypatch)
+    assert config.activations == ("swiglu", first)
+    assert scaling.activation == (first,)
+
+
 def test_a_file_that_cannot_be_imported_now_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def fails(activation: str) -> Arm:
         raise InputError(f"{activation} needs a module that is gone.")
@@ -176,9 +204,11 @@ def test_a_leaderboard_takes_it_as_a_row(folder: Path, mine: Arm, user: Path):
     assert there.arms == ("swiglu", "poly_norm", "relu2", "soft_gate")
     assert there.activation == (mine.activation,)
     new = study_of(LeaderboardConfig(str(folder), add=("mine.py:steep",)), folder)
-    assert new.activation == ("mine.py:steep",)
+    assert new.activation == (Arm.of("mine.py:steep").activation,)
     folders = {arm.folder for arm in new.chosen.arms}
     assert folders == {"swiglu", "poly_norm", Arm.of("mine.py:steep").folder}
+    with pytest.raises(InputError, match="'soft_gate' is named twice"):
+        LeaderboardConfig(str(folder), add=("mine.py:act", "mine.py:steep"))
     with pytest.raises(InputError, match=r"has no 'none' \(it has"):
         LeaderboardConfig(str(folder), add=("mine.py:none",))
 
@@ -191,7 +221,7 @@ def test_a_grid_has_it_at_every_size_from_the_first_entry_on(
     items = queue(config)
     assert [item.config.chosen.arms[-1].name for item in items] == ["soft_gate"] * len(items)
     assert {item.config.model for item in items} == set(config.sizes)
-    assert "--activation mine.py:act" in items[0].command
+    assert mine.activation in items[0].command
     assert compare.main(["scaling", "--dry-run", *words]) == 0
     assert "soft_gate" in capsys.readouterr().out
     first = costs(config, user / "grid")[0]

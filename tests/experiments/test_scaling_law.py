@@ -165,7 +165,7 @@ def test_crossings_are_looked_for_from_the_shortest_length_on(tmp_path: Path):
     found = read_cells(tmp_path)
     said = extrapolated(found)
     (one,) = said.crossings
-    assert tables.fits(said)[2].rows[0][2] == f"{meet / size:.3g}"  # tokens a parameter
+    assert tables.fits(said, found)[2].rows[0][2] == f"{meet / size:.3g}"  # tokens a parameter
     assert min(cell.tokens[0] for cell in found) < meet < max(cell.tokens[0] for cell in found)
     assert (one.parameters, one.tokens) == (size, (pytest.approx(meet, rel=1e-3),))
 
@@ -297,7 +297,7 @@ def test_a_folder_without_two_common_seeds_is_left_out_and_told(
     assert why == f"It has {number} in common with swiglu, and a band needs 2."
     assert found.fit is not None
     assert len(found.fit.fits["poly_norm"].points) == len(found.fit.fits["swiglu"].points) - 3
-    told = tables.fits(found)[0].notes
+    told = tables.fits(found, [first])[0].notes
     assert any(line.startswith(f"poly_norm in {first.name} is left out.") for line in told)
     with_seeds(second, "poly_norm", seeds, BETTER)
     one = [cell for cell in read_cells(tmp_path) if cell.parameters == first.parameters]

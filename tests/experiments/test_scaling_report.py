@@ -227,7 +227,7 @@ def test_a_token_is_what_the_settings_tokenizer_makes(
         path.write_text(json.dumps({**stored, "data.tokenizer": tokenizer}))
     cells = read_cells(tmp_path)
     found = extrapolated(cells)
-    (laws,) = [table for table in tables.fits(found) if table.title.startswith("By these")]
+    (laws,) = [table for table in tables.fits(found, cells) if table.title.startswith("By these")]
     assert laws.title == f"By these laws, {told}"
     assert text in laws.notes[0]
     (length,) = [row[1] for row in tables.limits(cells, found).rows if row[0] == "longer training"]

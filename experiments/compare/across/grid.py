@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from experiments.compare.arms import Arm
+from experiments.compare.arms import Arm, pinned
 from experiments.compare.config import MODELS, SCALES, CompareConfig, read_scaled, shape
 from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.terminal import flags
@@ -81,6 +81,7 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        object.__setattr__(self, "activation", pinned(self.activation))
         at_least(self, 1, "tokens", "longer", "search_seeds", "seq_len", "heldout_tokens")
         at_least(self, 2, "seeds", "large_seeds")
         for size in self.sizes:

@@ -35,6 +35,7 @@ from experiments.compare.timing import TIMES, stored
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
 from experiments.run.folder import Workdir
+from experiments.run.named_activations import chosen_by
 from experiments.run.rate_search import Search
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.progress import Display
@@ -83,10 +84,9 @@ class LeaderboardConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         known = [arm.name for arm in STUDIES[STUDY].arms]
+        chosen_by([name for name in self.add if is_reference(name)])
         for name in self.add:
-            if is_reference(name):
-                Arm.of(name)
-            elif name not in known:
+            if not is_reference(name) and name not in known:
                 raise unknown("row", name, known)
 
 

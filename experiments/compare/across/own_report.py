@@ -73,12 +73,19 @@ def stored_about(root: Place) -> dict[str, Any]:
         raise _foreign(root, error) from error
 
 
-def check_no_fewer(done: Finished, place: Place) -> None:
-    """Raises `InputError` where the report that lies there has seeds which this one would not."""
+def check_no_fewer(done: Finished, place: Place, unread: Iterable[str] = ()) -> None:
+    """Raises `InputError` where the report that lies there has seeds or arms which this one would
+    not; `unread`: why some arms are left out."""
     try:
         seeds = {arm["name"]: len(arm["losses"]) for arm in (_stored(place) or {}).get("arms", [])}
     except (TypeError, KeyError) as error:
         raise _foreign(place, error) from error
+    gone = [name for name in seeds if name not in done.runs]
+    require(
+        not gone,
+        f"{place / NUMBERS} has the results of {', '.join(gone)}, too, so it stays."
+        f" {' '.join(unread)}".rstrip(),
+    )
     more = [name for name, count in seeds.items() if count > done.config.seeds]
     require(
         not more,

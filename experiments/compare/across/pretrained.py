@@ -4,11 +4,9 @@ python -m experiments.compare pretrained runs/110m-swiglu-0 runs/110m-poly_norm-
 python -m experiments.compare pretrained gs://BUCKET/runs
 """
 
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,15 +14,14 @@ from tyro.conf import Positional, arg
 
 from experiments.compare.across import report
 from experiments.compare.across.cells import Cell, arm_runs
+from experiments.compare.across.pretrained_run import Pretrained
 from experiments.compare.arms import Arm
-from experiments.compare.runs import Run, RunKey
+from experiments.compare.runs import RunKey
 from experiments.compare.studies import REFERENCE
-from experiments.run.config import PretrainConfig
 from experiments.run.files import STDOUT, hand_over, try_json
 from experiments.run.folder import Workdir
-from experiments.run.metrics import read_metrics, series
-from experiments.run.rate_search import FIRST_SEED
-from experiments.run.resuming import fixed
+from experiments.run.metrics import series
+from experiments.run.rate_search import FIRST_SEED, shared_seeds
 from experiments.terminal.flags import CommandLine
 from experiments.terminal.paths import try_folder
 from experiments.terminal.progress import Display
@@ -33,17 +30,17 @@ from polycom_jax import storage
 from polycom_jax._errors import InputError, require
 from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.storage import Place
+from polycom_jax.table import ActivationOptions
 
-SEED, RATE = "run.seed", "optim.peak_learning_rate"
-OF_ARM = ("model.activation", "model.activation_options.")
 OF_SIZE = frozenset(
-    {"run.steps", "optim.warmup_steps", "optim.decay_steps", "data.batch_size"}
-    | {f"model.{name}" for name in (
+    f"model.{name}" for name in (
         "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim", "gated_width",
         "tie_embeddings",
-    )}
-)  # fmt: skip
-"""What runs of different sizes and lengths may differ in."""
+    )
+) | {"run.steps"}  # fmt: skip
+"""What tells sizes and lengths apart."""
+OF_LENGTH = frozenset({"optim.warmup_steps", "optim.decay_steps"})
+"""What else runs of different sizes and lengths may differ in, and those of one may not."""
 
 
 @dataclass(frozen=True)
@@ -73,102 +70,6 @@ LINE = CommandLine(
 )
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A run of `pretrain`.
-
-    Attributes:
-        root: its folder.
-        config: what it ran with.
-        record: what is known of it besides.
-        metrics: its lines.
-    """
-
-    root: Place
-    config: PretrainConfig
-    record: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
-
-    @classmethod
-    def read(cls, root: Place) -> "Pretrained":
-        """Reads a folder.
-
-        Raises:
-            InputError: it holds no run, or the file of its activation is another one now.
-        """
-        folder = Workdir(root)
-        return cls(root, folder.read_config(), folder.record(), read_metrics(folder.metrics))
-
-    @cached_property
-    def arm(self) -> Arm:
-        """Its activation, named by its options where these are not the defaults."""
-        model = self.config.model
-        options = replace(model.activation_options, implementation=None)
-        plain = Arm.of(str(model.activation))
-        changed = [
-            f"{name}={value}"
-            for name, value in vars(options).items()
-            if value != getattr(plain.options, name)
-        ]
-        return replace(plain, name=" ".join([plain.name, *changed]), options=options)
-
-    @cached_property
-    def setting(self) -> dict[str, Any]:
-        """Field -> value, of all that pairs have in common."""
-        texts = ("data_fingerprint", "tokenizer_fingerprint")
-        own = {"run.steps": self.config.run.steps, **{n: self.record.get(n) for n in texts}}
-        kept = {
-            name: value
-            for name, value in fixed(self.config).items()
-            if name not in (SEED, RATE) and not name.startswith(OF_ARM)
-        }
-        return {**kept, **own}
-
-    @property
-    def step(self) -> int:
-        """The last one with a line."""
-        return self.metrics[-1]["step"] if self.metrics else 0
-
-    @property
-    def loss(self) -> float | None:
-        """Held-out, at the last step, of the averaged weights where there are such."""
-        name = "heldout_loss" if self.config.optim.ema_decay is None else "ema_heldout_loss"
-        return self.metrics[-1].get(name) if self.step == self.config.run.steps else None
-
-    @property
-    def diverged(self) -> bool:
-        """It gave up, see `run.give_up_after`, or ended in no number."""
-        patience = self.config.run.give_up_after
-        last = [bool(line.get("skipped")) for line in self.metrics[-patience:]]
-        ended = self.step == self.config.run.steps and "heldout_loss" in self.metrics[-1]
-        return last == [True] * patience or (ended and self.loss is None)
-
-    @property
-    def finished(self) -> bool:
-        """Nothing more will come of it."""
-        return self.loss is not None or self.diverged
-
-    @property
-    def run(self) -> Run:
-        """What came out of a finished one."""
-        config, loss = self.config, None if self.diverged else self.loss
-        key = RunKey(
-            self.arm.folder, config.optim.peak_learning_rate, config.run.seed, (config.run.steps,)
-        )
-        steps, losses = series(self.metrics, "loss")
-        norms = dict(zip(*series(self.metrics, "grad_norm"), strict=True))
-        return Run(
-            key=key,
-            diverged=self.diverged,
-            heldout=() if loss is None else (loss,),
-            steps=tuple(steps),
-            loss=tuple(losses),
-            grad_norm=tuple(norms.get(step, math.nan) for step in steps),
-            coefficients=tuple({} for _ in steps),
-            seconds=math.nan,
-        )
-
-
 def main(argv: Sequence[str]) -> int:
     """Reads, compares, fits, writes."""
     config = LINE(PretrainedConfig(), argv)
@@ -191,7 +92,7 @@ def roots(names: Sequence[str]) -> list[Place]:
     Raises:
         InputError: there is no run in one of them.
     """
-    found: dict[str, Place] = {}
+    found: dict[str, Place] = {}  # by where they really lie
     for name in names:
         folder = storage.named(name)
         storage.require_reachable(folder)
@@ -202,7 +103,7 @@ def roots(names: Sequence[str]) -> list[Place]:
             f"{folder} holds no run of `pretrain`: neither it nor a folder in it has a"
             " config.yaml.",
         )
-        found |= {str(one): one for one in own}
+        found |= {str(one.resolve()): one for one in own}
     return list(found.values())
 
 
@@ -214,11 +115,13 @@ def cells_of(runs: Sequence[Pretrained]) -> list[Cell]:
             nor length; two are the same run; no rate of an activation was chosen; or none has the
             activation that differences are to.
     """
-    check_alike(runs)
+    check_alike(runs, OF_SIZE | OF_LENGTH)
     groups: dict[str, list[Pretrained]] = {}
     for run in runs:
         sizes = {name: run.setting[name] for name in OF_SIZE if name in run.setting}
         groups.setdefault(repr(sorted(sizes.items())), []).append(run)
+    for own in groups.values():
+        check_alike(own, frozenset())
     cells = [cell_of(at, own) for at, own in enumerate(groups.values(), 1)]
     require(
         any(REFERENCE in cell.arms for cell in cells),
@@ -228,13 +131,13 @@ def cells_of(runs: Sequence[Pretrained]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.parameters, cell.tokens[-1]))
 
 
-def check_alike(runs: Sequence[Pretrained]) -> None:
-    """Raises `InputError` where runs differ in more than `cells_of` takes, naming what."""
+def check_alike(runs: Sequence[Pretrained], but: Collection[str]) -> None:
+    """Raises `InputError` where runs differ in more than these fields, naming what."""
     first = runs[0]
     for other in runs[1:]:
         names = [
             name
-            for name in sorted({*first.setting, *other.setting} - OF_SIZE)
+            for name in sorted({*first.setting, *other.setting} - {*but})
             if first.setting.get(name) != other.setting.get(name)
         ]
         told = [f"{n} ({first.setting.get(n)!r}, {other.setting.get(n)!r})" for n in names]
@@ -258,7 +161,8 @@ def cell_of(number: int, runs: Sequence[Pretrained]) -> Cell:
                 f" learning rate {key.rate:g}, {key.lengths[0]:,} steps."
             )
         seen[key], arms[run.arm.folder] = run, run.arm
-    base, steps = replace(first.config.model, activation=REFERENCE), first.config.run.steps
+    plain: dict[str, Any] = {"activation": REFERENCE, "activation_options": ActivationOptions()}
+    base, steps = replace(first.config.model, **plain), first.config.run.steps
     own = {
         name: [run.run for run in done if run.arm.folder == name]
         for name in sorted(arms, key=lambda name: (name != REFERENCE, name))
@@ -286,9 +190,17 @@ def cell_of(number: int, runs: Sequence[Pretrained]) -> Cell:
 def check_rate(name: str, keys: Sequence[RunKey]) -> None:
     """Raises `InputError` where results have several rates, and no seeds apart chose one."""
     results = sorted({key.rate for key in keys if key.seed < FIRST_SEED})
-    searched = {key.rate for key in keys if key.seed >= FIRST_SEED}
+    searched: dict[float, dict[int, float]] = {}
+    for key in keys:
+        if key.seed >= FIRST_SEED:
+            searched.setdefault(key.rate, {})[key.seed] = 0.0
     require(
-        len(results) < 2 or set(results) <= searched,
+        not searched or bool(shared_seeds(searched)),
+        f"{name}: the runs with seeds from {FIRST_SEED} on, which choose its learning rate, have no"
+        f" seed that all rates ({', '.join(f'{rate:g}' for rate in sorted(searched))}) have run.",
+    )
+    require(
+        len(results) < 2 or set(results) <= set(searched),
         f"{name} has runs at the learning rates {', '.join(f'{rate:g}' for rate in results)}, and"
         f" to take the better would be to choose by the results. Runs with seeds from {FIRST_SEED}"
         " on, at each of them, choose; or name the runs of one rate.",
@@ -298,8 +210,9 @@ def check_rate(name: str, keys: Sequence[RunKey]) -> None:
 def unfinished(run: Pretrained) -> str:
     """A line on a run that is left out."""
     return (
-        f"{run.root} is left out: it is at step {run.step:,} of {run.config.run.steps:,};"
-        f" `python -m experiments.pretrain {run.root}` goes on with it."
+        f"{run.root} is left out: it is at step {run.step:,}, and has no held-out loss of its last,"
+        f" {run.config.run.steps:,}, yet; `python -m experiments.pretrain {run.root}` goes on with"
+        " it."
     )
 
 
@@ -313,7 +226,7 @@ def section(runs: Sequence[Pretrained]) -> Section:
         where = (str(run.record.get(name, "not known")) for name in ("device", "jax"))
         rows.append(
             (
-                run.root.name, run.config.preset, run.arm.name, str(run.config.run.seed),
+                run.root.name, run.config.preset, run.arm.folder, str(run.config.run.seed),
                 f"{run.config.optim.peak_learning_rate:g}", f"{run.config.run.steps:,}",
                 loss, str(skipped),
                 f"{np.median(speeds):,.0f}" if speeds else "-", *where,
@@ -327,7 +240,8 @@ def section(runs: Sequence[Pretrained]) -> Section:
         ),
         tuple(rows),
         (
-            "Held-out loss, nats a token, at the last step. Skipped: updates left out, since loss"
+            "Held-out loss, nats a token, at the last step, of averaged weights where a run has"
+            " them. Skipped: updates left out, since loss"
             " or gradient was not finite. Tokens/s: median over logged steps.",
         ),
     )  # fmt: skip

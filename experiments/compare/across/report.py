@@ -78,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
         not across or any(cell.arms for cell in cells),
         f"{folder} holds no finished results yet, only searches for rates.",
     )
+    if alone:
+        own_files.check_given(config.activation, [folder])
     told = stored_about(folder) if alone else {}
     own, without = _own(config, folder, out, across) if alone else (None, "")
     try_folder("--out", out)
@@ -98,7 +100,7 @@ def _own(
     """What a study's own report is made of; or, where there is another one, why it has none."""
     try:
         found = read_finished(folder, config.activation)
-        check_no_fewer(found, out)
+        check_no_fewer(found, out, own_files.read(folder, config.activation).unread.values())
         return found, ""
     except InputError as error:
         if not across:
@@ -114,6 +116,7 @@ def _write_own(
     `told` is what the report that lies there says of where its numbers come from.
     """
     # This machine is not the one that trained: where nothing is told of that, nothing is known.
+    told = {name: value for name, value in told.items() if not name.startswith("activation ")}
     where = {**(told or {"command": command}), **own_files.worded(own.study.arms)}
     about = {**where, "commit of the runs": own.commits}
     if not told or "seeds" in told:
@@ -143,7 +146,7 @@ def written(
         tables.compared(found, full=False),
         tables.frugal(frugality(cells)),
         tables.turned(turns(cells), cells),
-        *tables.fits(fit),
+        *tables.fits(fit, cells),
         tables.limits(cells, fit),
         tables.losses(cells),
         tables.rates(cells),
@@ -194,6 +197,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "tokens": cell.tokens,
         "commits": cell.commits,
         "not finished": cell.waiting,
+        "left out": cell.left_out,
         "arms": {
             name: {
                 "parameters": arm.parameters,

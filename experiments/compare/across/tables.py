@@ -15,6 +15,7 @@ from experiments.compare.studies import REFERENCE
 from experiments.run.rate_search import Search
 from experiments.run.statistics import LEVEL, p_text, smallest_p
 from experiments.terminal.tables import Section
+from polycom_jax.data.weights import parts
 
 SURE = f"{1 - LEVEL:.0%}"
 CARRIED = "the better of two, carried up"
@@ -193,14 +194,15 @@ def turned(found: Sequence[Turn], cells: Sequence[Cell]) -> Section:
     return Section("Where arms cross, as measured", columns, tuple(rows), (note,))
 
 
-def fits(found: Extrapolated) -> list[Section]:
+def fits(found: Extrapolated, cells: Sequence[Cell]) -> list[Section]:
     """The laws, what they predict, and where they cross; or why there are none."""
     if not found.form:
         return [Section("Fits", ("fit", "why"), tuple(("none", why) for why in found.refused))]
-    return [_laws(found), _predicted(found), _crossings(found)]
+    of_lengths = BRANCHES if any(len(cell.lengths) > 1 for cell in cells) else ""
+    return [_laws(found, of_lengths), _predicted(found), _crossings(found)]
 
 
-def _laws(found: Extrapolated) -> Section:
+def _laws(found: Extrapolated, of_lengths: str) -> Section:
     rows = [
         (
             law.arm,
@@ -218,7 +220,7 @@ def _laws(found: Extrapolated) -> Section:
             f"Least squares over means of seeds, weighted by their number; {SURE} bands from"
             f" {RESAMPLES} resamples of the seeds, stretched as far as Student's t is from the"
             " normal distribution. Residual: root mean square, nats a token. Bands are of chance"
-            f" between seeds; that the law itself holds is assumed. {BRANCHES}",
+            f" between seeds; that the law itself holds is assumed. {of_lengths}".rstrip(),
             *found.refused,
             *(f"{name} is left out. {why}" for name, why in found.left_out.items()),
         ),
@@ -315,8 +317,7 @@ def _length(cells: Sequence[Cell], found: Extrapolated) -> str:
 
 def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
     """What the data cannot say."""
-    seeds = [len(arm.good) for cell in cells for arm in cell.arms.values()]
-    least = min(seeds, default=0)
+    least = min((len(arm.good) for cell in cells for arm in cell.arms.values()), default=0)
     edges = [
         f"{name} in {cell.name} ({edge})"
         for cell in cells
@@ -324,7 +325,7 @@ def limits(cells: Sequence[Cell], found: Extrapolated) -> Section:
         if (edge := _edge(arm.search)) not in ("inside", CARRIED)
     ]
     sizes = sorted({cell.parameters for cell in cells})
-    data = sorted({str(cell.data.source).rpartition("/")[2] for cell in cells})
+    data = sorted({part.source.rpartition("/")[2] for c in cells for part in parts(c.data.source)})
     rows = [
         (
             "larger models",

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from experiments.compare import own_files
-from experiments.compare.arms import Arm
+from experiments.compare.arms import Arm, pinned
 from experiments.compare.config import HEAD, shape
 from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
@@ -86,6 +86,7 @@ class TransferConfig:
         at_least(self, 1, "seeds", "seq_len", "heldout_tokens")
         at_least(self, 8, "steps")
         chosen_by(self.activations)
+        object.__setattr__(self, "activations", pinned(self.activations))
         require(
             len(self.widths) >= 2
             and all(width >= HEAD and width % HEAD == 0 for width in self.widths)
