@@ -6,6 +6,7 @@ imported by itself.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from polycom_jax.reference import SHOWN, Reference, is_reference
 from polycom_jax.storage import Place
 
 INDEX, COPIES = "activations.json", "activations"
+EARLIER = rf".+-[0-9a-f]{{{SHOWN}}}"
+"""Folder of runs of an activation in a file."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,14 @@ def read(root: Place, given: Sequence[str] = ()) -> OwnArms:
     named = {arm.folder: arm for arm in map(Arm.of, given)}
     arms: dict[str, Arm] = {}
     unread: dict[str, str] = {}
-    there = storage.folders(root / "runs")
-    for name, reference in _kept(root).items():
+    there, kept = storage.folders(root / "runs"), _kept(root)
+    for name in there:
+        if re.fullmatch(EARLIER, name) and name not in kept:
+            unread[name] = (
+                f"{root}: {name} is left out: an earlier version ran it, which did not keep where"
+                f" the activation's file was; remove {root / 'runs' / name}."
+            )
+    for name, reference in kept.items():
         if name not in there:
             continue
         try:

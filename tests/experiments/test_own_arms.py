@@ -131,6 +131,14 @@ def test_a_report_with_it_stays_where_its_file_is_another_now(
         check_no_fewer(read_finished(folder), folder, unread)
 
 
+def test_runs_of_an_earlier_version_are_left_out_and_told(folder: Path):
+    write_run(folder, "soft_gate-0123456789ab", 0, (2.0, 1.9, 1.8), LENGTHS)
+    cell = read_cell(folder)
+    (told,) = cell.left_out
+    assert f"remove {folder / 'runs' / 'soft_gate-0123456789ab'}" in told
+    assert len(cell.arms) == 3
+
+
 def test_a_file_under_another_arm_s_name_is_none_of_it(folder: Path, mine: Arm):
     other = Arm.of("mine.py:steep")
     (folder / "activations.json").write_text(json.dumps({mine.folder: other.activation}))
