@@ -25,21 +25,26 @@ ARM = "poly_norm"
 
 STUDIES = {
     "0.36M parameters, source text of Python's library": ("activations", "longer"),
-    "0.11M, technical documentation": ("scaling/bytes-0.1m-20",),
+    "0.11M, technical documentation, by a plan": (
+        *("onset/0.1m-128", "onset/0.1m-280", "onset/0.1m-560", "onset/0.1m-1120"),
+    ),
+    "0.36M, by a plan": ("onset/0.3m-400", "onset/0.3m-1760"),
+    "0.11M": ("scaling/bytes-0.1m-20",),
     "0.11M, fresh seeds, by a plan": ("ablation",),
     "0.36M": ("scaling/bytes-0.3m-20",),
     "0.36M, fresh seeds, by a plan": ("size-0.3m",),
     "0.11M, longer": ("scaling/bytes-0.1m-200",),
     "0.11M, longer, fresh seeds, by a plan": ("length-200",),
 }
-"""What is drawn as one line -> folders."""
+"""What is drawn as one line -> folders: all lengths of one study, of which the shorter are branches
+at the rate of the longest, or the longest of each."""
 TOGETHER = {
     "0.11M, all seeds": ("scaling/bytes-0.1m-20", "ablation"),
     "0.36M, all seeds": ("scaling/bytes-0.3m-20", "size-0.3m"),
     "0.11M, longer, all seeds": ("scaling/bytes-0.1m-200", "length-200"),
 }
 """Studies that differ in their seeds alone."""
-APART = 0.03
+APART = 0.02
 """Lines are moved along the logarithmic axis by so much, so that bars of one length are apart."""
 
 
@@ -49,21 +54,30 @@ class Gain:
 
     Attributes:
         length: bytes a parameter.
+        own: its learning rate and warm-up are those of that length, and not of a longer run.
         seeds: how many.
         result: of arm and reference.
     """
 
     length: float
+    own: bool
     seeds: int
     result: Paired
 
 
-def gains(folder: str) -> list[Gain]:
-    """Of each length, from the run files; early studies have kept their last length alone."""
+def gains(folders: Sequence[str]) -> list[Gain]:
+    """The points of a line, see `STUDIES`, from run files, or the reports of studies without."""
+    if len(folders) > 1:
+        return [longest(folder) for folder in folders]
+    return together(folders)
+
+
+def longest(folder: str) -> Gain:
+    """Of a study's full length."""
     root = HERE / folder
     if (root / SETTINGS).exists():
-        return together((folder,))
-    return [published(json.loads((root / "results.json").read_text(encoding="utf-8")))]
+        return together((folder,))[-1]
+    return published(json.loads((root / "results.json").read_text(encoding="utf-8")))
 
 
 def together(folders: Sequence[str]) -> list[Gain]:
@@ -87,7 +101,9 @@ def together(folders: Sequence[str]) -> list[Gain]:
     ]
     lengths = [tokens / one.parameters for tokens in one.tokens]
     count = losses[ARM].shape[1]
-    return [Gain(n, count, result) for n, result in zip(lengths, each, strict=True)]
+    return [
+        Gain(n, n == lengths[-1], count, result) for n, result in zip(lengths, each, strict=True)
+    ]
 
 
 def _setting(cell: Cell) -> dict[str, Any]:
@@ -104,7 +120,7 @@ def published(results: Any) -> Gain:
     wanted = {"arm": ARM, "reference": REFERENCE, "budget": "tokens"}
     found = next(one for one in results["comparisons"] if wanted.items() <= one.items())
     length = reference["curve"][-1][0] / reference["cost"]["parameters"]
-    return Gain(length, len(reference["losses"]), Paired(**found["result"]))
+    return Gain(length, True, len(reference["losses"]), Paired(**found["result"]))
 
 
 def draw(lines: list[tuple[str, list[Gain]]]) -> None:
@@ -112,7 +128,8 @@ def draw(lines: list[tuple[str, list[Gain]]]) -> None:
     title = "PolyNorm's held-out loss minus SwiGLU's at equal parameters and tokens"
     note = (
         "Below 0 PolyNorm is better. Bars: 95 % intervals over paired seeds, whose number stands in"
-        f" brackets. Bars of one length are drawn apart by {APART:.0%}."
+        " brackets. Filled: rate and warm-up of that length; open: branches of a longer run, at its"
+        f" own. Bars of one length are drawn apart by {APART:.0%}."
     )
     with panels(HERE / "gain", 1, title=title, note=note, size=(6.4, 2.6)) as (axis,):
         axis.axhline(0, color="0.45", linewidth=0.8)
@@ -122,9 +139,12 @@ def draw(lines: list[tuple[str, list[Gain]]]) -> None:
             x = [one.length * (1 + APART * (at - len(lines) / 2)) for one in points]
             y = [one.result.mean for one in points]
             reach = [one.result.high - one.result.mean for one in points]
-            look: Any = {"fmt": "o-", "ms": 3.5, "lw": 1.0, "capsize": 2, "color": colour}
             counts = " and ".join(str(n) for n in dict.fromkeys(one.seeds for one in points))
+            look: Any = {"fmt": "o-", "ms": 3.5, "lw": 1.0, "capsize": 2, "color": colour}
             axis.errorbar(x, y, reach, label=f"{label} ({counts})", **look)
+            hollow = [i for i, one in enumerate(points) if not one.own]
+            dots: Any = {"linestyle": "", "marker": "o", "ms": 2.2, "color": "white", "zorder": 3}
+            axis.plot([x[i] for i in hollow], [y[i] for i in hollow], **dots)
         axis.set_xscale("log")
         ticks = (1, 2, 5, 10, 20, 50, 100, 200)
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -134,10 +154,12 @@ def draw(lines: list[tuple[str, list[Gain]]]) -> None:
 
 
 if __name__ == "__main__":
-    every = [(label, [one for name in of for one in gains(name)]) for label, of in STUDIES.items()]
-    print("| study | seeds | bytes a parameter | PolyNorm - SwiGLU |\n| --- | --- | --- | --- |")
+    every = [(label, gains(of)) for label, of in STUDIES.items()]
+    print("| study | seeds | bytes a parameter | rate | PolyNorm - SwiGLU |")
+    print("| --- | --- | --- | --- | --- |")
     for label, points in (*every, *((label, together(of)) for label, of in TOGETHER.items())):
         for one in points:
             said = f"{one.result.mean:+.4f} [{one.result.low:.4f}, {one.result.high:.4f}]"
-            print(f"| {label} | {one.seeds} | {one.length:.3g} | {said} |")
+            rate = "its own" if one.own else "the longest's"
+            print(f"| {label} | {one.seeds} | {one.length:.3g} | {rate} | {said} |")
     draw(every)
