@@ -30,6 +30,7 @@ from polycom_jax._fields import PathText, PlaceText, check_fields
 from polycom_jax.storage import Place
 
 TEXT, NUMBERS = "scaling.md", "scaling.json"
+COMMITS = "commit of the runs"
 QUESTION = "How do differences depend on size and length of training?"
 
 
@@ -116,9 +117,9 @@ def _write_own(
     `told` is what the report that lies there says of where its numbers come from.
     """
     # This machine is not the one that trained: where nothing is told of that, nothing is known.
-    told = {name: value for name, value in told.items() if not name.startswith("activation ")}
+    told = {n: v for n, v in told.items() if not n.startswith(("activation ", COMMITS))}
     where = {**(told or {"command": command}), **own_files.worded(own.study.arms)}
-    about = {**where, "commit of the runs": own.commits}
+    about = {**where, COMMITS: own.commits}
     if not told or "seeds" in told:
         about["seeds"] = worded_seeds(own.config.result_seeds)
     text, numbers = own.write(out, about)
