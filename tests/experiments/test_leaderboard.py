@@ -102,7 +102,8 @@ def test_an_added_row_has_the_folder_s_settings_and_seeds():
     config = LeaderboardConfig(str(folder), add=("silu",), data="else/where.jsonl.xz")
     found = study_of(config, folder)
     assert found.arms == (
-        *("swiglu", "relu2", "gelu", "poly_relu", "poly_norm", "poly_norm_glu"), "silu",
+        *("swiglu", "relu2", "gelu", "poly_relu", "poly_norm", "poly_norm_glu", "xielu"),
+        *("poly_norm_2", "silu"),
     )  # fmt: skip
     assert (found.model, found.steps, found.seeds, found.search_seeds) == (
         "bytes-0.1m", 2240, 8, 2,
