@@ -8,7 +8,7 @@ imported by itself.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from experiments.compare.arms import Arm
 from experiments.run.files import write_json
@@ -31,8 +31,8 @@ class OwnArms:
         unread: folder of an arm's runs -> why it is left out.
     """
 
-    arms: Mapping[str, Arm] = field(default_factory=dict)
-    unread: Mapping[str, str] = field(default_factory=dict)
+    arms: Mapping[str, Arm]
+    unread: Mapping[str, str]
 
 
 def worded(arms: Iterable[Arm]) -> dict[str, str]:
