@@ -9,6 +9,7 @@
     python -m experiments.compare pretrained gs://BUCKET/runs
 
 One JSON file a finished run: the same command again resumes, and more seeds add to what is there.
+The same command beside it, with another device, takes part: see `experiments.compare.sharing`.
 A run that was stopped goes on, from a minute before as a rule; see `experiments.run.kept_state`.
 """
 
@@ -17,12 +18,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from experiments.compare.comparing import Comparing
+from experiments.compare.comparing import carry_out
 from experiments.compare.config import WIDER, from_command
 from experiments.compare.report import NUMBERS
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json
-from experiments.run.folder import Workdir
 from experiments.terminal.program import program
 from experiments.terminal.progress import Display
 
@@ -36,13 +36,13 @@ def main(argv: Sequence[str]) -> int:
     try_json(config.json)
     command = shlex.join(["python", "-m", "experiments.compare", *argv])
     cache_compiled(config.data.cache_dir)
-    folder = Workdir(config.folder)
-    with (
-        Display(aside=config.json == STDOUT) as display,
-        folder.locked("--out", notify=display.note),
-    ):
-        Comparing(config, folder.root, command, display).run()
-        hand_over(config.json, folder.root / NUMBERS)  # of this command, and not of the next one
+    with Display(aside=config.json == STDOUT) as display:
+        carry_out(
+            config,
+            command,
+            display,
+            written=lambda root: hand_over(config.json, root / NUMBERS),
+        )
     return 0
 
 

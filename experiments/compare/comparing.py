@@ -1,14 +1,18 @@
-"""A study under way: searches rates, trains all arms on all seeds, times them, and reports."""
+"""A study under way: searches rates, trains all arms on all seeds, times them, and reports.
 
+Several processes may be at one study, see `experiments.compare.sharing`: the same command in each,
+with a device of its own. What concerns the whole folder is done by one after the other.
+"""
+
+import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.compare import own_files, report, timing
 from experiments.compare.arms import Arm, check_widths, training_flops
@@ -16,9 +20,10 @@ from experiments.compare.concluding import Finished
 from experiments.compare.config import CompareConfig
 from experiments.compare.recipe import worded
 from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
+from experiments.compare.sharing import Sharing
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
+from experiments.run.folder import Workdir
 from experiments.run.provenance import circumstances, versions
-from experiments.run.rate_search import FIRST_SEED, Search, checked, search
 from experiments.run.resuming import BY_FINGERPRINT
 from experiments.run.settings import check_settings
 from experiments.run.signals import GRACE_S, StopRequest, stop_request
@@ -60,7 +65,6 @@ class Comparing:
         carried: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """`carried`: arm -> a rate of smaller models, to be checked in place of a search."""
-        self.carried = carried
         self.config, self.root, self.command, self.display = config, root, command, display
         self.study = config.chosen
         base = config.common.model
@@ -96,9 +100,8 @@ class Comparing:
         self.batch = jax.device_put(some)
         self.programs: dict[str, Programs] = {}
         self.circumstances = circumstances()
-        self.searched: dict[str, list[Run]] = {}
+        self.sharing = Sharing(config, carried, self.runs, self.trained, display)
         self.stop = StopRequest(GRACE_S)
-        self.done, self.trained, self.worked = 0, 0, 0.0
 
     def model(self, arm: Arm) -> ModelConfig:
         """The arm's model."""
@@ -112,28 +115,28 @@ class Comparing:
             self.programs[arm.name] = compile_programs(self.model(arm), optim, self.batch)
         return self.programs[arm.name]
 
-    def run(self) -> None:
-        """All of it."""
-        config, study = self.config, self.study
+    def train(self) -> None:
+        """Every run; those that are finished are read."""
         self.describe()
-        searched = len(config.learning_rates) * config.search_seeds * len(study.arms)
-        self.display.start(0, searched + config.seeds * len(study.arms))
-        runs: dict[str, list[Run]] = {arm.name: [] for arm in study.arms}
         with stop_request(GRACE_S) as self.stop:
-            found = {arm.name: self.search(arm) for arm in study.arms}
-            # Seed by seed: what a stopped study has is complete as far as it goes.
-            for seed in config.result_seeds:
-                for arm in study.arms:
-                    key = RunKey(arm.folder, found[arm.name].best, seed, config.lengths)
-                    runs[arm.name].append(self.one(arm, key))
+            self.agenda = self.sharing.all()
+
+    def conclude(self) -> None:
+        """Times a step of each arm, if nobody has done so, and reports."""
+        arms = self.study.arms
         times = timing.measured(
             self.root / timing.TIMES,
-            {arm.folder: partial(self.compiled, arm) for arm in study.arms},
+            {arm.folder: partial(self.compiled, arm) for arm in arms},
             self.batch,
             self.display.doing,
         )
         self.display.stop()
-        self.report(found, runs, times)
+        now, finished = self.agenda, self.sharing.finished
+        searched = {name: [finished[key] for key in keys] for name, keys in now.searched.items()}
+        results = {name: [finished[key] for key in keys] for name, keys in now.results.items()}
+        self.report(
+            Finished(self.config, self.study, self.base, now.searches, searched, results, times)
+        )
 
     def describe(self) -> None:
         """A line on the study, and one on each arm's size."""
@@ -157,66 +160,21 @@ class Comparing:
                 f"{training_flops(cfg):>16,.0f} FLOPs a token"
             )
 
-    def search(self, arm: Arm) -> Search:
-        """The arm's learning rate."""
-
-        def score(rate: float) -> float:
-            seeds = range(FIRST_SEED, FIRST_SEED + self.config.search_seeds)
-            keys = [RunKey(arm.folder, rate, seed, self.config.lengths[-1:]) for seed in seeds]
-            runs = [self.one(arm, key) for key in keys]
-            self.searched.setdefault(arm.name, []).extend(runs)
-            return float(np.mean([run.score for run in runs]))
-
-        rate = self.carried.get(arm.name)
-        found = checked(rate, score) if rate else search(self.config.learning_rates, score)
-        self.display.note(
-            f"{arm.name}: rate {found.best:.3g}"
-            + (", at the edge of what was tried" if found.at_edge else "")
-        )
-        return found
-
-    def one(self, arm: Arm, key: RunKey) -> Run:
-        """A run: read where it is finished, trained where it is not."""
-        run = self.runs.read(key)
-        if run is None:
-            programs = self.compiled(arm)
-            self.display.doing(f"{arm.name}, rate {key.rate:.3g}, seed {key.seed}")
-            rows, store = self.config.data.batch_size, self.corpus.train
-            run = self.runs.made(
-                key,
-                lambda kept: train(programs, key, store, self.heldout, batch_size=rows, kept=kept),
-                commit=self.circumstances["commit"],
-                stop=self.stop,
-                tell=lambda text: self.display.note(f"{arm.name}, seed {key.seed} {text}"),
-            )
-            self.trained, self.worked = self.trained + 1, self.worked + run.seconds
-            self.tell(run)
-        self.done += 1
-        self.display.step(self.done)
-        return run
-
-    def tell(self, run: Run) -> None:
-        """A line on a run that was just trained, and the time that the others will take."""
-        config = self.config
-        total = len(self.study.arms) * (
-            len(config.learning_rates) * config.search_seeds + config.seeds
-        )
-        total = max(total, self.done + 1)  # grids grow
-        left = (total - self.done - 1) * self.worked / self.trained
-        score = "diverged" if run.diverged else f"held-out {run.final:.4f}"
-        self.display.note(
-            f"[{self.done + 1}/{total}] {run.key.arm}, rate {run.key.rate:.3g}, seed"
-            f" {run.key.seed}: {score} in {run.seconds:.1f} s; about {left / 60:.1f} min left"
+    def trained(self, arm: Arm, key: RunKey) -> Run:
+        """A run, from where it was stopped if it was."""
+        programs = self.compiled(arm)
+        self.display.doing(f"{arm.name}, rate {key.rate:.3g}, seed {key.seed}")
+        rows, store = self.config.data.batch_size, self.corpus.train
+        return self.runs.made(
+            key,
+            lambda kept: train(programs, key, store, self.heldout, batch_size=rows, kept=kept),
+            commit=self.circumstances["commit"],
+            stop=self.stop,
+            tell=lambda text: self.display.note(f"{arm.name}, seed {key.seed} {text}"),
         )
 
-    def report(
-        self,
-        found: Mapping[str, Search],
-        runs: Mapping[str, Sequence[Run]],
-        times: timing.Timing,
-    ) -> None:
+    def report(self, done: Finished) -> None:
         """Prints the tables; writes report, numbers and figures."""
-        done = Finished(self.config, self.study, self.base, found, self.searched, runs, times)
         about = {**self.about(), "commit of the runs": done.commits}
         text, numbers = done.write(self.root, about)
         for section in report.sections(done.findings):
@@ -255,6 +213,35 @@ class Comparing:
             return f"python -m experiments.compare {self.config.study} --scale cpu"
         changed = {"--seeds": 2 * self.config.seeds, "--workdir": None, "--out": self.root}
         return shlex.join(flags.replaced(shlex.split(self.command), changed))
+
+
+def carry_out(
+    config: CompareConfig,
+    command: str,
+    display: Display,
+    carried: Mapping[str, float] = MappingProxyType({}),
+    written: Callable[[Place], None] = lambda root: None,
+) -> None:
+    """A whole study in its folder, or this process's part of it.
+
+    Args:
+        config: of the study.
+        command: for the report.
+        display: for people.
+        carried: see `Comparing`.
+        written: takes the folder while its report is this process's, and not the next one's.
+    """
+    folder = Workdir(config.folder)
+
+    def held() -> contextlib.AbstractContextManager[object]:
+        return folder.locked("--out", patient=True, notify=display.note)
+
+    with held():
+        study = Comparing(config, folder.root, command, display, carried)
+    study.train()
+    with held():
+        study.conclude()
+        written(folder.root)
 
 
 def worded_seeds(seeds: range) -> str:

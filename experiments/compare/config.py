@@ -244,7 +244,8 @@ SCALES: Mapping[str, CompareConfig] = {
 LINE = CommandLine(
     "compare",
     "Compare activations at equal data order, initial values, parameters and compute; the same"
-    " command again resumes. --quick is --scale quick. Over several studies there are the programs"
+    " command again resumes, and beside it, with another device, takes its share. --quick is"
+    " --scale quick. Over several studies there are the programs"
     f" {', '.join(WIDER)}, each with a --help of its own.",
     short={"data": "data.source", "batch_size": "data.batch_size"},
     old={"workdir": "out", "study": "study"},

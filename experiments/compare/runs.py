@@ -1,11 +1,14 @@
 """One training run of one arm: what it was, what came out; one JSON file each."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from experiments.run import lock
 from experiments.run.files import write_json
 from experiments.run.kept_state import KeptState
 from experiments.run.provenance import source_files, versions
@@ -108,18 +111,42 @@ class RunFolder:
         path = self._root / key.file
         return replace(_run(path), key=key) if storage.is_file(path) else None
 
+    def files(self) -> set[str]:
+        """Those of the finished runs, by their places in the folder."""
+        return set(storage.entries(self._root))
+
     def all(self) -> list[Run]:
         """Every finished run, in the order of their files' names.
 
         Raises:
             InputError: a file does not hold one.
         """
-        names = sorted(name for name in storage.entries(self._root) if name.endswith(".json"))
+        names = sorted(name for name in self.files() if name.endswith(".json"))
         return [_run(self._root / name) for name in names]
 
     def write(self, run: Run) -> None:
         """Writes it atomically."""
         write_json(self._root / run.key.file, asdict(run), indent=None)
+
+    @contextlib.contextmanager
+    def taken(self, key: RunKey, notify: Callable[[str], None]) -> Iterator[None]:
+        """Keeps a run from all other processes while the block runs.
+
+        Raises:
+            Held: another one keeps it.
+        """
+        place = self._state(key)
+        try:
+            with lock.locked(place.parent, notify=notify, name=f".{place.name}{lock.NAME}"):
+                yield
+        finally:
+            if not storage.is_remote(place):  # a bucket has no empty folders
+                for folder in (place.parent, place.parent.parent):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(folder)
+
+    def _state(self, key: RunKey) -> Place:
+        return self._root.parent / "state" / key.name
 
     def made(
         self,
@@ -138,10 +165,9 @@ class RunFolder:
         Raises:
             Stop: the user asks for the end; the same call goes on, or reads what was written.
         """
-        place = self._root.parent / "state" / key.name
         made_by = {"commit": commit, "source files": source_files(), **versions()}
         with stop.heeded():
-            with KeptState(place, made_by, stop, tell) as kept:
+            with KeptState(self._state(key), made_by, stop, tell) as kept:
                 run = replace(train(kept), commit=commit)
             self.write(run)
             kept.forget()

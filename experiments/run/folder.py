@@ -70,12 +70,13 @@ class Workdir:
         flag: str = "--workdir",
         *,
         active: bool = True,
+        patient: bool = False,
         notify: Callable[[str], None] = lambda text: None,
     ) -> Iterator[lock.Hold]:
         """Keeps two runs from writing to the folder at once; a killed run leaves no lock behind.
 
-        `flag` has named the folder. Only the `active` process of a run takes the lock; `notify`
-        takes a line where it has to wait.
+        `flag` has named the folder. Only the `active` process of a run takes the lock; a `patient`
+        one waits until it is free. `notify` takes a line where it has to wait.
 
         Raises:
             InputError: another run holds it, or the folder cannot be made.
@@ -86,7 +87,8 @@ class Workdir:
             return
         with contextlib.ExitStack() as stack:
             try:
-                hold = stack.enter_context(lock.locked(self.root, notify=notify))
+                take = lock.waited if patient else lock.locked
+                hold = stack.enter_context(take(self.root, notify=notify))
             except lock.Held as error:
                 raise InputError(
                     f"Another run is writing to {self.root}: {error}. Wait for it, or give another"

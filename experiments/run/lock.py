@@ -36,6 +36,9 @@ BEAT_S = 5.0
 LOST_S = 30.0
 """A beat of another machine that has not changed for so long is of a run that is no more."""
 
+AGAIN_S = 2.0
+"""Between two looks whether what another run holds is free."""
+
 _POLL_S = 0.5
 
 _held: set[tuple[int, int]] = set()
@@ -68,7 +71,7 @@ class Kept:
 
 @contextlib.contextmanager
 def locked(
-    folder: storage.Place, *, notify: Callable[[str], None] = lambda text: None
+    folder: storage.Place, *, notify: Callable[[str], None] = lambda text: None, name: str = NAME
 ) -> Iterator[Hold]:
     """Holds `folder`, which is made if need be, while the block runs.
 
@@ -78,23 +81,43 @@ def locked(
     Args:
         folder: to be written to by one run at a time.
         notify: takes a line where another machine's beat has to be watched.
+        name: of the lock's file; another one holds what the caller means by it, and not the folder.
 
     Raises:
         Held: another run holds it.
         OSError: it cannot be made or written to.
     """
     if storage.is_remote(folder):
-        with _leased(folder, notify) as lease:
+        with _leased(folder, notify, name) as lease:
             yield lease
         return
-    with _on_disk(Path(folder), notify):
+    with _on_disk(Path(folder), notify, name):
         yield Kept()
 
 
 @contextlib.contextmanager
-def _on_disk(folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
+def waited(
+    folder: storage.Place, *, notify: Callable[[str], None] = lambda text: None
+) -> Iterator[Hold]:
+    """`locked`, once nobody else holds it; asks again and again until then, and says so once."""
+    told = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                hold = stack.enter_context(locked(folder, notify=notify))
+                break
+            except Held as error:
+                if not told:
+                    notify(f"waiting for {error}, which writes to {folder}")
+                told = True
+                time.sleep(AGAIN_S)
+        yield hold
+
+
+@contextlib.contextmanager
+def _on_disk(folder: Path, notify: Callable[[str], None], name: str) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    path = folder / NAME
+    path = folder / name
     try:
         handle = in_made(folder, lambda: _acquire(path, notify))
         try:
@@ -109,15 +132,17 @@ def _on_disk(folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _leased(folder: storage.Place, notify: Callable[[str], None]) -> Iterator[storage.Lease]:
+def _leased(
+    folder: storage.Place, notify: Callable[[str], None], name: str
+) -> Iterator[storage.Lease]:
     here = Path(tempfile.gettempdir(), f"polycom_jax-{os.getuid()}")
-    with _on_disk(here / hashlib.sha256(str(folder).encode()).hexdigest()[:32], notify):
+    with _on_disk(here / hashlib.sha256(str(folder).encode()).hexdigest()[:32], notify, name):
         # Another machine, or container, has another file system for what is temporary.
         storage.create(here / "machine", uuid.uuid4().hex.encode())
         machine = storage.read(here / "machine").decode()
         about = {"process": os.getpid(), "host": socket.gethostname(), "machine": machine}
         lease = storage.Lease(
-            str(folder / NAME),
+            str(folder / name),
             about,
             is_gone=lambda record: record.get("machine") == machine,
             tell=lambda record: notify(_waiting(_named(record), storage.LOST_S)),

@@ -39,6 +39,10 @@ class Search:
         return least if beaten else None
 
 
+Untried = Callable[[Mapping[float, float]], Sequence[float]]
+"""Rate -> loss, of those that were tried -> the rates to try next; none: the search has ended."""
+
+
 def search(grid: Sequence[float], score: Callable[[float], float]) -> Search:
     """Scores the grid, then goes on by its outermost ratio beyond the edge that is the best.
 
@@ -46,13 +50,44 @@ def search(grid: Sequence[float], score: Callable[[float], float]) -> Search:
         grid: ascending rates, two or more.
         score: rate -> loss, lower is better; called once a rate.
     """
-    scores = {rate: score(rate) for rate in grid}
-    for _ in range(MOST_EXTENSIONS):
-        following = _beyond(scores)
-        if following is None:
-            break
-        scores[following] = score(following)
+    return searched(growing(grid), score)
+
+
+def searched(untried: Untried, score: Callable[[float], float]) -> Search:
+    """Scores rates until none is left to try; `score` as in `search`."""
+    scores: dict[float, float] = {}
+    while rates := untried(scores):
+        scores |= {rate: score(rate) for rate in rates}
     return found(scores)
+
+
+def growing(grid: Sequence[float]) -> Untried:
+    """Those of `search`: of the grid, then beyond its edges."""
+
+    def untried(scores: Mapping[float, float]) -> Sequence[float]:
+        if left := [rate for rate in grid if rate not in scores]:
+            return left
+        following = _beyond(scores) if len(scores) < len(grid) + MOST_EXTENSIONS else None
+        return [] if following is None else [following]
+
+    return untried
+
+
+def halving(rate: float) -> Untried:
+    """A rate that comes from elsewhere, and half of it; halves go on while they are no worse.
+
+    Args:
+        rate: of smaller models, where it was searched: no larger one is tried.
+    """
+
+    def untried(scores: Mapping[float, float]) -> Sequence[float]:
+        if left := [r for r in (rate / 2, rate) if r not in scores]:
+            return left
+        rates = sorted(scores)
+        best = min(rates, key=lambda r: scores[r])
+        return [best / 2] if best == rates[0] and len(scores) < MOST_EXTENSIONS else []
+
+    return untried
 
 
 def found(scores: Mapping[float, float]) -> Search:
@@ -108,21 +143,7 @@ def compared(scores: Scores) -> Search:
     )
 
 
-def checked(rate: float, score: Callable[[float], float]) -> Search:
-    """Scores a rate that comes from elsewhere, and half of it; halves go on while they are better.
-
-    Args:
-        rate: of smaller models, where it was searched: no larger one is tried.
-        score: rate -> loss, lower is better; called once a rate.
-    """
-    scores = {r: score(r) for r in (rate / 2, rate)}
-    while min(scores, key=lambda r: scores[r]) == min(scores) and len(scores) < MOST_EXTENSIONS:
-        following = min(scores) / 2
-        scores[following] = score(following)
-    return found(scores)
-
-
-def _beyond(scores: dict[float, float]) -> float | None:
+def _beyond(scores: Mapping[float, float]) -> float | None:
     """The next rate to try; None: the best one is inside."""
     rates = sorted(scores)
     best = min(rates, key=lambda rate: scores[rate])

@@ -19,6 +19,7 @@ from experiments.analyze import __main__ as analyze
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.options import Options
 from experiments.compare import __main__ as compare
+from experiments.compare import comparing
 from experiments.compare.config import SCALES
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
@@ -223,7 +224,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for module, name in (
         *((pretrain, "run"), (plan, "find_slice"), (benchmark, "run"), (convert, "mesh_of")),
-        *((evaluate, "make_mesh"), (compare, "Comparing"), (sobolev, "importlib")),
+        *((evaluate, "make_mesh"), (comparing, "Comparing"), (sobolev, "importlib")),
         (faults, "KillTest"),
     ):
         monkeypatch.setattr(module, name, reached)

@@ -17,6 +17,7 @@ from test_vision_study import run
 
 from experiments.analyze import along as following
 from experiments.compare import __main__ as compare
+from experiments.compare import comparing
 from experiments.compare.across import leaderboard, scaling, transfer
 from experiments.run import lock
 from experiments.run.files import atomic
@@ -172,7 +173,10 @@ def test_a_study_says_what_it_waits_for_and_hands_over_what_it_has_written_itsel
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def written(config: object, folder: Path, *rest: object) -> Any:
-        return SimpleNamespace(run=lambda: storage.write(folder / compare.NUMBERS, b'{"own": 1}'))
+        def conclude() -> None:
+            storage.write(folder / compare.NUMBERS, b'{"own": 1}')
+
+        return SimpleNamespace(train=lambda: None, conclude=conclude)
 
     held = list[bool]()
     real = compare.hand_over
@@ -181,7 +185,7 @@ def test_a_study_says_what_it_waits_for_and_hands_over_what_it_has_written_itsel
         held.append((tmp_path / lock.NAME).is_file())
         real(target, place)
 
-    monkeypatch.setattr(compare, "Comparing", written)
+    monkeypatch.setattr(comparing, "Comparing", written)
     monkeypatch.setattr(compare, "hand_over", noting)
     elsewhere(tmp_path, monkeypatch)
     words = ["activations", "--quick", "--out", str(tmp_path)]
@@ -234,17 +238,24 @@ def test_a_figure_is_seen_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "curve.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_rows_are_added_to_what_the_folder_has_once_nobody_else_adds_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_rows_that_another_process_has_added_meanwhile_are_timed_beside_those_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     root = study(tmp_path / "a", "bytes-0.3m", 7040, {"swiglu": lambda d: 1.6}, sd=0.001)
+    beside, carried_out = ["swiglu", "relu2"], list[tuple[str, ...]]()
 
-    def look(config: object, folder: Path) -> None:
-        raise InputError(f"held: {(folder / '.lock').is_file()}")
+    def carry_out(study: Any, *rest: object) -> None:
+        carried_out.append(study.arms)
+        if "gelu" not in beside:
+            beside.insert(1, "gelu")
 
-    monkeypatch.setattr(leaderboard, "study_of", look)
-    assert compare.main(["leaderboard", str(root), "--add", "relu2"]) == 2
-    assert "held: True" in capsys.readouterr().err
+    def found(config: object, folder: Path) -> Any:
+        return SimpleNamespace(arms=tuple(beside), data=SimpleNamespace(cache_dir=str(tmp_path)))
+
+    monkeypatch.setattr(leaderboard, "study_of", found)
+    monkeypatch.setattr(leaderboard, "carry_out", carry_out)
+    assert compare.main(["leaderboard", str(root), "--add", "relu2"]) == 0
+    assert carried_out == [("swiglu", "relu2"), ("swiglu", "gelu", "relu2")]
 
 
 def test_of_all_checkpoints_those_that_the_run_deletes_meanwhile_are_left_out(

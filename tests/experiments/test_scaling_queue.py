@@ -20,7 +20,7 @@ from experiments.compare.branching import updates
 from experiments.compare.studies import STUDIES
 from experiments.run import device_memory
 from experiments.run.planned import abstract_batch
-from experiments.run.rate_search import MOST_EXTENSIONS, checked
+from experiments.run.rate_search import MOST_EXTENSIONS, halving, searched
 from polycom_jax import InputError, models
 from polycom_jax.models import ModelConfig
 from polycom_jax.training import OptimConfig
@@ -109,13 +109,13 @@ def test_a_carried_rate_is_checked_against_its_half():
         tried.append(rate)
         return abs(rate - best)
 
-    found = checked(0.004, lambda rate: score(0.005, rate))
+    found = searched(halving(0.004), lambda rate: score(0.005, rate))
     assert (found.rates, found.best) == ((0.002, 0.004), 0.004)
     assert tried == [0.002, 0.004]
-    found = checked(0.004, lambda rate: score(0.001, rate))
+    found = searched(halving(0.004), lambda rate: score(0.001, rate))
     assert (found.best, found.at_edge) == (0.001, False)
     assert found.rates == (0.0005, 0.001, 0.002, 0.004)
-    assert len(checked(0.004, lambda rate: score(0.0, rate)).rates) == MOST_EXTENSIONS
+    assert len(searched(halving(0.004), lambda rate: score(0.0, rate)).rates) == MOST_EXTENSIONS
 
 
 def test_updates_of_a_run_are_its_trunk_and_its_branches():

@@ -17,7 +17,6 @@ from experiments.compare.comparing import Comparing
 from experiments.compare.concluding import Finished
 from experiments.compare.runs import Run, RunKey
 from experiments.compare.train import Programs, heldout_batches, heldout_loss
-from experiments.run.rate_search import FIRST_SEED
 from polycom_jax import models
 from polycom_jax.data import TokenStore, train_batches
 from polycom_jax.training import TrainState
@@ -150,31 +149,6 @@ def test_step_seconds_are_of_one_step_that_is_warm(monkeypatch: pytest.MonkeyPat
     assert {len(rounds) for rounds in found.values()} == {timing.LEAST_ROUNDS}
     assert found["slow"] == pytest.approx([0.5] * timing.LEAST_ROUNDS)
     assert found["fast"] == pytest.approx([0.25] * timing.LEAST_ROUNDS)
-
-
-def test_a_search_is_of_full_length_on_seeds_of_its_own_and_no_rate_wins_by_the_run_that_is_left():
-    losses = {0.1: (3.0, 3.0), 0.2: (2.0, 2.5), 0.4: (1.0, None), 0.8: (4.0, 4.0)}
-    asked: list[RunKey] = []
-
-    def one(arm: Arm, key: RunKey) -> Run:
-        asked.append(key)
-        loss = losses[key.rate][key.seed - FIRST_SEED]
-        scores = () if loss is None else (loss,)
-        return Run(key, loss is None, scores, (), (), (), (), 1.0)
-
-    config = SimpleNamespace(search_seeds=2, lengths=LENGTHS, learning_rates=tuple(losses))
-    display, searched = SimpleNamespace(note=lambda text: None), {}
-    study: Any = SimpleNamespace(
-        config=config, one=one, searched=searched, carried={}, display=display
-    )
-    found = Comparing.search(study, Arm("relu", "relu"))
-    assert (found.best, found.at_edge) == (0.2, False)
-    assert found.losses == (3.0, 2.25, np.inf, 4.0)
-    assert {key.lengths for key in asked} == {LENGTHS[-1:]}
-    assert {key.seed for key in asked} == {FIRST_SEED, FIRST_SEED + 1}
-    assert [run.key for run in searched["relu"]] == asked
-    study.carried = {"relu": 0.2}
-    assert Comparing.search(study, Arm("relu", "relu")).rates == (0.1, 0.2)
 
 
 def test_times_of_a_report_are_in_units_of_the_fastest_arm_that_an_arm_is_compared_with(

@@ -26,7 +26,7 @@ from experiments.compare.across.differences import Difference, differences
 from experiments.compare.across.grid import SCALINGS, STUDY, queue
 from experiments.compare.across.report import about
 from experiments.compare.arms import Arm
-from experiments.compare.comparing import Comparing
+from experiments.compare.comparing import carry_out
 from experiments.compare.config import CompareConfig
 from experiments.compare.findings import relative_times
 from experiments.compare.report import interval
@@ -34,7 +34,6 @@ from experiments.compare.studies import REFERENCE, STUDIES
 from experiments.compare.timing import TIMES, stored
 from experiments.run.compiled import cache_compiled
 from experiments.run.files import STDOUT, hand_over, try_json, write_json, write_text
-from experiments.run.folder import Workdir
 from experiments.run.named_activations import chosen_by
 from experiments.run.rate_search import Search
 from experiments.terminal.flags import CommandLine
@@ -157,15 +156,15 @@ def main(argv: Sequence[str]) -> int:
 
 def train(config: LeaderboardConfig, folder: Place, display: Display) -> None:
     """Rates, seeds and times of the added rows, as the folder's own study does them."""
-    workdir = Workdir(folder)
     command = shlex.join(
         ["python", "-m", "experiments.compare", "leaderboard", config.folder, "--add", *config.add]
     )
-    # What the folder has, it has once nobody else adds to it.
-    with workdir.locked("--out", notify=display.note):
-        study = study_of(config, folder)
+    done = set[str]()
+    # Once more where another process has added rows meanwhile: all are timed beside each other.
+    while not done >= {*(study := study_of(config, folder)).arms}:
         cache_compiled(study.data.cache_dir)
-        Comparing(study, workdir.root, command, display).run()
+        carry_out(study, command, display)
+        done = {*study.arms}
 
 
 def study_of(config: LeaderboardConfig, folder: Place) -> CompareConfig:

@@ -6,6 +6,7 @@ python -m experiments.compare scaling --data text.jsonl.xz --out runs/scaling
 
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -32,7 +33,7 @@ from experiments.compare.across.grid import (
 )
 from experiments.compare.arms import check_widths, training_flops
 from experiments.compare.branching import updates
-from experiments.compare.comparing import Comparing
+from experiments.compare.comparing import carry_out
 from experiments.compare.runs import Run, RunFolder
 from experiments.compare.train import compile_programs
 from experiments.run import device_memory
@@ -88,14 +89,20 @@ def main(argv: Sequence[str]) -> int:
         cache_compiled(config.data.cache_dir)
         left = [item for item, cost in zip(items, found, strict=True) if cost.runs]
         check_memory(config, left, display)
-        with Workdir(config.out).locked("--out", notify=display.note):
-            for item in items:
-                run(config, item, display)
-                reported = shlex.join(["python", "-m", "experiments.compare", "report", config.out])
+        reported = shlex.join(["python", "-m", "experiments.compare", "report", config.out])
+        for item in items:
+            run(config, item, display)
+            with held(config, display):
                 cells = read_cells(out, config.activation)
                 report.written(cells, out, f"{reported}    # runs by: {command}", display)
+        with held(config, display):
             hand_over(config.json, out / report.NUMBERS)
     return 0
+
+
+def held(config: ScalingConfig, display: Display) -> AbstractContextManager[object]:
+    """The folder of all studies, once no other process writes to it."""
+    return Workdir(config.out).locked("--out", patient=True, notify=display.note)
 
 
 def check_memory(config: ScalingConfig, items: Sequence[Item], display: Display) -> None:
@@ -117,11 +124,9 @@ def check_memory(config: ScalingConfig, items: Sequence[Item], display: Display)
 
 def run(config: ScalingConfig, item: Item, display: Display) -> None:
     """One study; finished runs are read."""
-    folder = Workdir(item.config.folder)
     carried = rates(config, item) if item.carried else {}
-    with folder.locked("--out", notify=display.note):
-        study = continued(item.config, folder.root)
-        Comparing(study, folder.root, replace(item, config=study).command, display, carried).run()
+    study = continued(item.config, storage.named(item.config.folder))
+    carry_out(study, replace(item, config=study).command, display, carried)
 
 
 def rates(config: ScalingConfig, item: Item) -> dict[str, float]:

@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -115,6 +115,40 @@ def test_what_was_made_for_the_lock_goes_with_it(tmp_path: Path):
     with lock.locked(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "file").write_text("x")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_a_lock_of_another_name_holds_what_its_caller_means(tmp_path: Path):
+    names = (lock.NAME, ".a.lock", ".b.lock")
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(lock.locked(tmp_path, name=name))
+        for name in names:
+            with pytest.raises(lock.Held), lock.locked(tmp_path, name=name):
+                pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_has_the_folder_once_it_is_free_and_says_once_whom_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    slept, said = list[float](), list[str]()
+    with holder(tmp_path) as process:
+        assert line(process) == "held"
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 3:
+                process.kill()
+                process.wait()
+
+        monkeypatch.setattr(lock.time, "sleep", sleep)
+        with lock.waited(tmp_path, notify=said.append):
+            monkeypatch.undo()
+            with pytest.raises(lock.Held, match="this process"), lock.locked(tmp_path):
+                pass
+    assert slept == [lock.AGAIN_S] * 3
+    assert len(said) == 1
+    assert f"waiting for the run of process {process.pid} on " in said[0]
 
 
 def elsewhere(count: int) -> bytes:

@@ -14,6 +14,7 @@ from experiments.analyze import __main__ as analyze
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.options import Options
 from experiments.compare import __main__ as compare
+from experiments.compare import comparing
 from experiments.compare.config import SCALES
 from experiments.convert import __main__ as convert
 from experiments.evaluate import __main__ as evaluate
@@ -255,7 +256,7 @@ def test_outputs_are_tried_before_the_work(
     name: str,
 ):
     work = [(evaluate, "make_mesh"), (analyze, "open_model"), (benchmark, "run")]
-    work += [(compare, "Comparing"), (convert, "mesh_of"), (faults, "KillTest")]
+    work += [(comparing, "Comparing"), (convert, "mesh_of"), (faults, "KillTest")]
     work += [(plan, "find_slice"), (pretrain, "train")]
     for module, reached in work:
         monkeypatch.setattr(module, reached, None)  # a call would fail
