@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
             config,
             command,
             display,
-            written=lambda root: hand_over(config.json, root / NUMBERS),
+            written=None
+            if config.json is None
+            else lambda root: hand_over(config.json, root / NUMBERS),
         )
     return 0
 

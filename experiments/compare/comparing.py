@@ -5,6 +5,7 @@ with a device of its own. What concerns the whole folder is done by one after th
 """
 
 import contextlib
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ from experiments.compare.runs import Run, RunFolder, RunKey, data_fingerprint
 from experiments.compare.sharing import Sharing
 from experiments.compare.train import Programs, compile_programs, heldout_batches, train
 from experiments.run.folder import Workdir
+from experiments.run.lock import Hold
 from experiments.run.provenance import circumstances, versions
 from experiments.run.resuming import BY_FINGERPRINT
 from experiments.run.settings import check_settings
@@ -30,7 +32,7 @@ from experiments.run.signals import GRACE_S, StopRequest, stop_request
 from experiments.terminal import flags
 from experiments.terminal.progress import Display
 from experiments.terminal.tables import print_section
-from polycom_jax import models
+from polycom_jax import models, storage
 from polycom_jax.data import Corpus, prepare, train_batches
 from polycom_jax.models import ModelConfig
 from polycom_jax.storage import Place
@@ -75,7 +77,9 @@ class Comparing:
         self.base = replace(base, vocab_size=self.corpus.tokenizer.vocab_size)
         settings, common = flags.flatten(config), common_settings(config)
         kept = root / "settings.json"
+        known = not storage.is_made(kept) or "device" in json.loads(storage.read(kept))
         data = {
+            **({"device": jax.devices()[0].device_kind} if known else {}),
             "data_fingerprint": data_fingerprint(kept, self.corpus),
             "train_tokens": self.corpus.train.num_tokens,
             "vocab_size": self.base.vocab_size,
@@ -121,8 +125,8 @@ class Comparing:
         with stop_request(GRACE_S) as self.stop:
             self.agenda = self.sharing.all()
 
-    def conclude(self) -> None:
-        """Times a step of each arm, if nobody has done so, and reports."""
+    def conclude(self, *, report: bool = True) -> None:
+        """Times a step of each arm, if nobody has done so, and reports, if so wanted."""
         arms = self.study.arms
         times = timing.measured(
             self.root / timing.TIMES,
@@ -131,6 +135,8 @@ class Comparing:
             self.display.doing,
         )
         self.display.stop()
+        if not report:
+            return
         now, finished = self.agenda, self.sharing.finished
         searched = {name: [finished[key] for key in keys] for name, keys in now.searched.items()}
         results = {name: [finished[key] for key in keys] for name, keys in now.results.items()}
@@ -160,7 +166,7 @@ class Comparing:
                 f"{training_flops(cfg):>16,.0f} FLOPs a token"
             )
 
-    def trained(self, arm: Arm, key: RunKey) -> Run:
+    def trained(self, arm: Arm, key: RunKey, hold: Hold) -> Run:
         """A run, from where it was stopped if it was."""
         programs = self.compiled(arm)
         self.display.doing(f"{arm.name}, rate {key.rate:.3g}, seed {key.seed}")
@@ -171,6 +177,7 @@ class Comparing:
             commit=self.circumstances["commit"],
             stop=self.stop,
             tell=lambda text: self.display.note(f"{arm.name}, seed {key.seed} {text}"),
+            hold=hold,
         )
 
     def report(self, done: Finished) -> None:
@@ -220,16 +227,23 @@ def carry_out(
     command: str,
     display: Display,
     carried: Mapping[str, float] = MappingProxyType({}),
-    written: Callable[[Place], None] = lambda root: None,
-) -> None:
+    written: Callable[[Place], None] | None = None,
+) -> bool:
     """A whole study in its folder, or this process's part of it.
+
+    Of several processes the one that has trained the last run reports; all wait for the times of a
+    step, so that nothing else runs meanwhile.
 
     Args:
         config: of the study.
         command: for the report.
         display: for people.
         carried: see `Comparing`.
-        written: takes the folder while its report is this process's, and not the next one's.
+        written: takes the folder while its report is this process's, and not the next one's, so
+            that there is a report of this process, too.
+
+    Returns:
+        Whether it has reported.
     """
     folder = Workdir(config.folder)
 
@@ -240,8 +254,11 @@ def carry_out(
         study = Comparing(config, folder.root, command, display, carried)
     study.train()
     with held():
-        study.conclude()
-        written(folder.root)
+        report = study.sharing.last or written is not None
+        study.conclude(report=report)
+        if written is not None:
+            written(folder.root)
+    return report
 
 
 def worded_seeds(seeds: range) -> str:

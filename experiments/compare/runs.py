@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jax
+
 from experiments.run import lock
 from experiments.run.files import write_json
 from experiments.run.kept_state import KeptState
-from experiments.run.provenance import source_files, versions
+from experiments.run.provenance import cores, source_files, versions
 from experiments.run.signals import StopRequest
 from polycom_jax import storage
 from polycom_jax._errors import InputError
@@ -129,7 +131,7 @@ class RunFolder:
         write_json(self._root / run.key.file, asdict(run), indent=None)
 
     @contextlib.contextmanager
-    def taken(self, key: RunKey, notify: Callable[[str], None]) -> Iterator[None]:
+    def taken(self, key: RunKey, notify: Callable[[str], None]) -> Iterator[lock.Hold]:
         """Keeps a run from all other processes while the block runs.
 
         Raises:
@@ -137,8 +139,9 @@ class RunFolder:
         """
         place = self._state(key)
         try:
-            with lock.locked(place.parent, notify=notify, name=f".{place.name}{lock.NAME}"):
-                yield
+            name = f".{place.name}{lock.NAME}"
+            with lock.locked(place.parent, notify=notify, name=name) as hold:
+                yield hold
         finally:
             if not storage.is_remote(place):  # a bucket has no empty folders
                 for folder in (place.parent, place.parent.parent):
@@ -156,25 +159,36 @@ class RunFolder:
         commit: str | None,
         stop: StopRequest,
         tell: Callable[[str], None],
+        hold: lock.Hold | None = None,
     ) -> Run:
         """Trains a run, writes it, and forgets the state that was kept of it.
 
         The state lies in `state`, beside the folder of runs; a run that another version of the
-        code has begun is trained anew.
+        code, or another kind of device, has begun is trained anew. `hold` is what keeps the run,
+        or its whole folder, from other processes.
 
         Raises:
             Stop: the user asks for the end; the same call goes on, or reads what was written.
+            Lost: another process has taken the run over.
         """
-        made_by = {"commit": commit, "source files": source_files(), **versions()}
+        confirm = (hold or lock.Kept()).confirm
+        made_by = {"commit": commit, "source files": source_files(), **versions(), **_device()}
         with stop.heeded():
-            with KeptState(self._state(key), made_by, stop, tell) as kept:
+            with KeptState(self._state(key), made_by, stop, tell, confirm) as kept:
                 run = replace(train(kept), commit=commit)
+            confirm()
             self.write(run)
             kept.forget()
         # Behind its last update the run looks no more: a request since then would be lost.
         if stop.due(0):
             raise stop.reached(key.lengths[-1])
         return run
+
+
+def _device() -> dict[str, Any]:
+    """What a run is trained on: one device, however many there are, or some cores of a CPU."""
+    kind = jax.devices()[0].device_kind
+    return {"device": kind, **({"cores": cores()} if jax.default_backend() == "cpu" else {})}
 
 
 def _run(path: Place) -> Run:

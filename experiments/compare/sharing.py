@@ -13,6 +13,7 @@ from experiments.compare.config import CompareConfig
 from experiments.compare.runs import Run, RunFolder, RunKey
 from experiments.run import lock
 from experiments.terminal.progress import Display
+from polycom_jax import storage
 
 
 class Sharing:
@@ -22,11 +23,12 @@ class Sharing:
         config: of the study.
         carried: arm -> a rate of smaller models, to be checked in place of a search.
         runs: of the study's folder.
-        train: trains a run and writes it.
+        train: trains a run, which it is told how it holds, and writes it.
         display: for people.
 
     Attributes:
         finished: all runs that the study has asked for so far and that are finished.
+        last: whether this process has trained the last run, or found none that was left.
     """
 
     def __init__(
@@ -34,32 +36,32 @@ class Sharing:
         config: CompareConfig,
         carried: Mapping[str, float],
         runs: RunFolder,
-        train: Callable[[Arm, RunKey], Run],
+        train: Callable[[Arm, RunKey, lock.Hold], Run],
         display: Display,
     ) -> None:
         self._config, self._carried, self._runs = config, carried, runs
         self._train, self._display = train, display
         self._told: set[str] = set()
+        self._others: dict[RunKey, float] = {}
         self.finished: dict[RunKey, Run] = {}
+        self.last = True
 
     def all(self) -> Agenda:
         """Returns once every run is finished."""
         now = self._look()
-        there, begun, waiting = len(self.finished), time.monotonic(), False
-        self._display.start(there, self._total(now))
+        self._there, self._begun, waiting = len(self.finished), time.monotonic(), False
+        self._display.start(self._there, self._total(now))
         while now.due:
-            run = next((run for arm, key in now.due if (run := self._taken(arm, key))), None)
-            if run is None and not waiting:
-                self._display.note(f"waiting for other processes: {_counted(len(now.due))} left")
-            waiting = run is None
-            if run is None:
+            self.last, total = False, self._total(now)
+            idle = not any(self._taken(arm, key, total) for arm, key in now.due)
+            if idle and not waiting:
+                left = _counted(total - len(self.finished))
+                self._display.note(f"waiting for other processes: {left} left")
+            if idle:
                 time.sleep(lock.AGAIN_S)
+            waiting = idle
             now = self._look()
-            done, total = len(self.finished), self._total(now)
-            self._display.step(done)
-            if run is not None:
-                pace = (time.monotonic() - begun) / max(1, done - there)
-                self._tell(run, done, total, (total - done) * pace)
+            self._display.step(len(self.finished))
         return now
 
     def _total(self, now: Agenda) -> int:
@@ -83,19 +85,34 @@ class Sharing:
         self._told |= now.searches.keys()
         return now
 
-    def _taken(self, arm: Arm, key: RunKey) -> Run | None:
-        """The run, trained here unless it has been meanwhile; None: another process is at it."""
-        try:
-            with self._runs.taken(key, self._display.note):
-                return self._runs.read(key) or self._train(arm, key)
-        except lock.Held:
-            return None
+    def _taken(self, arm: Arm, key: RunKey, total: int) -> bool:
+        """Trains a run, unless it is another process's; whether it is finished now.
 
-    def _tell(self, run: Run, done: int, total: int, seconds_left: float) -> None:
+        Across machines it takes seconds to find out that a run is another's, so that is asked again
+        only when that process could be known to be no more.
+        """
+        if time.monotonic() < self._others.get(key, 0.0):
+            return False
+        try:
+            with self._runs.taken(key, self._display.doing) as hold:
+                if self._runs.read(key) is None:
+                    self._tell(self._train(arm, key, hold), total)
+                    self.last = True
+                return True
+        except lock.Held:
+            self._others[key] = time.monotonic() + lock.LOST_S
+        except storage.Lost:
+            self._display.note(f"{key.arm}, seed {key.seed} is another process's now")
+            self._others[key] = time.monotonic() + lock.LOST_S
+        return False
+
+    def _tell(self, run: Run, total: int) -> None:
+        done = len(self.finished) + 1
+        pace = (time.monotonic() - self._begun) / (done - self._there)
         score = "diverged" if run.diverged else f"held-out {run.final:.4f}"
         self._display.note(
             f"[{done}/{total}] {run.key.arm}, rate {run.key.rate:.3g}, seed {run.key.seed}:"
-            f" {score} in {run.seconds:.1f} s; about {seconds_left / 60:.1f} min left"
+            f" {score} in {run.seconds:.1f} s; about {(total - done) * pace / 60:.1f} min left"
         )
 
 

@@ -30,6 +30,8 @@ class KeptState:
             instance. A state of another is removed, and the run begins anew.
         stop: whether the user asks for the end.
         tell: takes a line for people.
+        confirm: raises where another process has taken the run over; asked before anything is
+            written or removed.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class KeptState:
         made_by: Mapping[str, Any],
         stop: StopRequest,
         tell: Callable[[str], None],
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._made_by, self._stop, self._tell = folder, made_by, stop, tell
+        self._confirm = confirm
         self._removing = folder.with_name(f"{folder.name}.removing")
         self._checkpoints = Checkpoints(folder, keep_last=1, keep_best=0)
         self._next = time.perf_counter() + EVERY_S
@@ -91,12 +95,14 @@ class KeptState:
         Raises:
             Stop: the user asked for the end; the state is saved.
             SaveError: it cannot be saved.
+            Lost: another process has taken the run over.
         """
         stopping = self._stop.due(0)
         if not stopping and time.perf_counter() < self._next:
             return
         step = int(state.step)
         begun = time.perf_counter()  # the device had updates left to make, which is no saving
+        self._confirm()
         about = {"made_by": self._made_by, "record": record()}
         self._checkpoints.save(step, state, environment=about)
         self._checkpoints.wait()
@@ -108,6 +114,7 @@ class KeptState:
 
     def forget(self) -> None:
         """Removes what was kept of a run that has finished."""
+        self._confirm()
         self._remove()
 
     def _remove(self) -> None:

@@ -44,6 +44,9 @@ _POLL_S = 0.5
 _held: set[tuple[int, int]] = set()
 """Files (device, inode) that this process has locked: the system lets it lock them again."""
 
+_taking = threading.Lock()
+"""What threads change in `_held` goes with what they do to the file."""
+
 
 class Held(Exception):
     """Another run holds the folder; the message says which."""
@@ -99,17 +102,21 @@ def locked(
 def waited(
     folder: storage.Place, *, notify: Callable[[str], None] = lambda text: None
 ) -> Iterator[Hold]:
-    """`locked`, once nobody else holds it; asks again and again until then, and says so once."""
-    told = False
+    """`locked`, once nobody else holds it; asks again and again until then, and says all once."""
+    told = set[str]()
+
+    def once(text: str) -> None:
+        if text not in told:
+            notify(text)
+        told.add(text)
+
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                hold = stack.enter_context(locked(folder, notify=notify))
+                hold = stack.enter_context(locked(folder, notify=once))
                 break
             except Held as error:
-                if not told:
-                    notify(f"waiting for {error}, which writes to {folder}")
-                told = True
+                once(f"waiting for {error}, which writes to {folder}")
                 time.sleep(AGAIN_S)
         yield hold
 
@@ -156,13 +163,28 @@ def _leased(
 
 
 def _acquire(path: Path, notify: Callable[[str], None]) -> int:
+    with _taking:
+        handle = _taken(path)
+        key = _key(os.fstat(handle))
+        _held.add(key)
+    try:
+        _watch_other_machine(handle, notify)
+    except BaseException:
+        with _taking:
+            _held.discard(key)
+            os.close(handle)
+        raise
+    return handle
+
+
+def _taken(path: Path) -> int:
+    """The file, locked; raises `Held` where it is already."""
     while True:
         # First, since to open and close the file would give up the lock that this process has.
         with contextlib.suppress(FileNotFoundError):
             if _key(os.stat(path)) in _held:
                 raise Held("another part of this process")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        key = _key(os.fstat(handle))
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -171,23 +193,17 @@ def _acquire(path: Path, notify: Callable[[str], None]) -> int:
             raise Held(holder) from error
         # Whoever held it may have removed the file after it was opened here.
         with contextlib.suppress(FileNotFoundError):
-            if _key(os.stat(path)) == key:
-                break
+            if _key(os.stat(path)) == _key(os.fstat(handle)):
+                return handle
         os.close(handle)
-    try:
-        _watch_other_machine(handle, notify)
-    except BaseException:
-        os.close(handle)
-        raise
-    _held.add(key)
-    return handle
 
 
 def _release(handle: int, path: Path) -> None:
-    _held.discard(_key(os.fstat(handle)))
-    with contextlib.suppress(OSError):  # The folder may be gone.
-        path.unlink()
-    os.close(handle)
+    with _taking:
+        _held.discard(_key(os.fstat(handle)))
+        with contextlib.suppress(OSError):  # The folder may be gone.
+            path.unlink()
+        os.close(handle)
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def growing(grid: Sequence[float]) -> Untried:
         if left := [rate for rate in grid if rate not in scores]:
             return left
         following = _beyond(scores) if len(scores) < len(grid) + MOST_EXTENSIONS else None
-        return [] if following is None else [following]
+        return [] if following is None or following in scores else [following]
 
     return untried
 

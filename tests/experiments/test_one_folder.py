@@ -173,10 +173,12 @@ def test_a_study_says_what_it_waits_for_and_hands_over_what_it_has_written_itsel
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def written(config: object, folder: Path, *rest: object) -> Any:
-        def conclude() -> None:
+        def conclude(*, report: bool) -> None:
+            assert report  # since its numbers are handed over, also of who only waited for the end
             storage.write(folder / compare.NUMBERS, b'{"own": 1}')
 
-        return SimpleNamespace(train=lambda: None, conclude=conclude)
+        sharing = SimpleNamespace(last=False)
+        return SimpleNamespace(train=lambda: None, conclude=conclude, sharing=sharing)
 
     held = list[bool]()
     real = compare.hand_over
@@ -206,11 +208,18 @@ def test_grids_and_transfers_say_and_hand_over_the_same(
         return []
 
     made_up = {
-        "scaling": ("queue", "costs", "section", "print_section", "check_memory", "read_cells"),
+        "scaling": ("section", "print_section", "check_memory", "read_cells"),
         "transfer": ("sections", "about", "page"),
     }
     for each in made_up[name]:
         monkeypatch.setattr(module, each, nothing)
+    if name == "scaling":
+        study = SimpleNamespace(
+            chosen=SimpleNamespace(arms=()), common=SimpleNamespace(model=None)
+        )  # fmt: skip
+        monkeypatch.setattr(scaling, "queue", lambda config: [SimpleNamespace(config=study)])
+        monkeypatch.setattr(scaling, "costs", lambda *given: [SimpleNamespace(runs=0)])
+        monkeypatch.setattr(scaling, "run", nothing)
     monkeypatch.setattr(transfer, "Transferring", lambda *given: SimpleNamespace(all=nothing))
     monkeypatch.setattr(transfer, "page", lambda *given: "")
     monkeypatch.setattr(scaling.report, "written", nothing)

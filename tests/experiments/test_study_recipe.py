@@ -170,6 +170,27 @@ def test_a_folder_goes_on_with_its_own_recipe_alone(settings: Path, tmp_path: Pa
             begun(*words)
 
 
+def test_a_folder_goes_on_on_the_kind_of_device_that_it_began_on(settings: Path, tmp_path: Path):
+    line = ["moe", "--model", "bytes-0.1m", "--data", str(settings.parent / "little.txt")]
+    line += ["--data.document-bytes", "2000", "--seq-len", "16", "--out", str(tmp_path)]
+    found, kept = config.from_command(line), tmp_path / "settings.json"
+
+    def begun() -> None:
+        with Display(aside=True) as display:
+            Comparing(found, storage.named(str(tmp_path)), "-", display)
+
+    begun()
+    settings_there = json.loads(kept.read_text())
+    kept.write_text(json.dumps(settings_there | {"device": "NVIDIA H100"}))
+    with pytest.raises(InputError, match=r"\(device: 'NVIDIA H100' there, 'cpu' now\)"):
+        begun()
+    # Folders of earlier versions do not say it.
+    del settings_there["device"]
+    kept.write_text(json.dumps(settings_there))
+    begun()
+    assert "device" not in json.loads(kept.read_text())
+
+
 def test_held_out_text_is_scored_by_the_averaged_weights_where_there_are_any():
     plain = SimpleNamespace(params=1, opt_state=())
     averaged = SimpleNamespace(params=1, opt_state=AveragedState((), 2, jnp.int32(3)))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ def test_what_is_due_needs_nothing_that_is_not_finished():
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "AGAIN_S", 0.02)
+    monkeypatch.setattr(lock, "LOST_S", 0.1)
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -116,8 +118,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> storage.Place:
 def shared(folder: storage.Place, train: Callable[[RunKey], Run], said: list[str]) -> Sharing:
     runs = RunFolder(folder / "runs")
 
-    def trained(arm: Arm, key: RunKey) -> Run:
+    def trained(arm: Arm, key: RunKey, hold: lock.Hold) -> Run:
         run = train(key)
+        hold.confirm()
         runs.write(run)
         return run
 
@@ -129,6 +132,7 @@ def shared(folder: storage.Place, train: Callable[[RunKey], Run], said: list[str
 @pytest.mark.usefixtures("quick")
 def test_two_at_one_study_train_every_run_once_and_end_with_the_same(folder: storage.Place):
     both, taken, ends = threading.Barrier(2, timeout=30), list[tuple[int, RunKey]](), {}
+    last = list[bool]()
 
     def worker(number: int) -> None:
         own = 0
@@ -144,6 +148,7 @@ def test_two_at_one_study_train_every_run_once_and_end_with_the_same(folder: sto
 
         work = shared(folder, train, [])
         ends[number] = (work.all(), work.finished)
+        last.append(work.last)
 
     threads = [threading.Thread(target=worker, args=(number,)) for number in (0, 1)]
     for thread in threads:
@@ -155,6 +160,7 @@ def test_two_at_one_study_train_every_run_once_and_end_with_the_same(folder: sto
     assert {number for number, _ in taken} == {0, 1}
     assert ends[0] == ends[1]
     assert ends[0][1] == alone
+    assert any(last)  # who has trained the last run reports
     assert not storage.entries(folder / "state")
     assert not storage.is_folder(folder / "state")
 
@@ -172,11 +178,56 @@ def test_a_run_that_another_has_finished_meanwhile_is_read(tmp_path: Path):
                     runs.write(made(due, parabola(due)))
         return made(key, parabola(key))
 
-    assert not shared(storage.place(str(tmp_path)), train, said).all().due
+    work = shared(storage.place(str(tmp_path)), train, said)
+    assert not work.all().due
+    assert work.last
     assert {key.seed for key in trained if key.arm == "relu"} == {0, 1}
-    assert said[0].startswith("relu: rate 0.2")
-    assert said[1].startswith("[9/20] swiglu, rate 0.1, seed 1000000: held-out 1.0000 in 1.0 s")
+    assert said[0].startswith("[1/20] swiglu, rate 0.1, seed 1000000: held-out 1.0000 in 1.0 s")
+    assert said[1].startswith("relu: rate 0.2")
+    assert said[2].startswith("[10/20] swiglu, rate 0.1, seed 1000001")
     assert said[-1].startswith("[20/20] ")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_another_process_has_taken_over_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As after a machine has stood still for longer than its lease."""
+    said, asked = list[str](), list[RunKey]()
+    runs = RunFolder(storage.named(tmp_path / "runs"))
+    keys = [*in_order(STUDY, parabola)]
+
+    def train(key: RunKey) -> Run:
+        asked.append(key)
+        if len(asked) == 1:
+            runs.write(made(key, parabola(key)))  # the other one's
+            raise storage.Lost("taken over")
+        return made(key, parabola(key))
+
+    work = shared(storage.place(str(tmp_path)), train, said)
+    work.all()
+    assert said[0] == "swiglu, seed 1000000 is another process's now"
+    assert asked.count(keys[0]) == 1
+    assert sorted(key.file for key in asked) == sorted(key.file for key in keys)
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_only_waits_for_the_last_run_does_not_report(tmp_path: Path):
+    runs, place = RunFolder(storage.named(tmp_path / "runs")), storage.place(str(tmp_path))
+    *most, last = in_order(STUDY, parabola)
+    for key in most:
+        runs.write(made(key, parabola(key)))
+    said = list[str]()
+    both = [shared(place, lambda key: made(key, parabola(key)), said) for _ in range(2)]
+    threads = [threading.Thread(target=each.all) for each in both]
+    with runs.taken(last, said.append):
+        for thread in threads:
+            thread.start()
+        while sum("waiting" in line for line in said) < 2:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(each.last for each in both) == [False, True]
 
 
 HOLDER = """
@@ -219,16 +270,22 @@ def test_the_run_of_a_process_that_is_killed_is_left_to_the_others(
         return made(key, parabola(key))
 
     def sleep(seconds: float) -> None:
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait()
+        if holder.poll() is None:
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.wait()
+        clock[0] += lock.LOST_S
 
-    monkeypatch.setattr(sharing.time, "sleep", sleep)
+    clock = [0.0]
+    monkeypatch.setattr(sharing, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]))
     shared(storage.place(str(tmp_path)), train, said).all()
     first = agenda(STUDY, {}, {}).due[0][1]
     # The other arm came first, and what was left of this one's search after the killed process.
     assert trained[0] != first
     assert {key.arm for key in trained[: trained.index(first)] if key.seed < FIRST_SEED} == {"relu"}
-    assert said.count("waiting for other processes: 1 run is left") == 1
+    # Of this arm one run of the search and two of the results.
+    assert [line for line in said if "waiting" in line] == [
+        "waiting for other processes: 3 runs are left"
+    ]
     assert len(trained) == 20
     assert not (tmp_path / "state").exists()
 

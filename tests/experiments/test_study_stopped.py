@@ -44,6 +44,7 @@ class Study:
         self.folder = RunFolder(storage.named(root / "runs"))
         self.commit, self.state = commit, root / "state" / KEY.name
         self.stop, self.said = StopRequest(25.0), list[str]()
+        self.confirm: Callable[[], None] = lambda: None
         self.updates, self.seconds = 0, 0.0
 
     def run(self, events: Mapping[int, Callable[[], None]] | None = None) -> Run:
@@ -64,6 +65,7 @@ class Study:
             return params * batch["mask"].sum(), batch["mask"].sum()
 
         cfg: Any = SimpleNamespace(context_length=T)
+        hold: Any = SimpleNamespace(confirm=lambda: self.confirm())
         text = TokenStore(np.array([400]), lambda shard: np.arange(400), 999, 1, 400)
         heldout = heldout_batches(text, batch_size=ROWS, seq_len=T, tokens=None)
         programs = Programs(cfg, init, step, nats, 0)
@@ -78,6 +80,7 @@ class Study:
                 commit=self.commit,
                 stop=self.stop,
                 tell=self.said.append,
+                hold=hold,
             )
 
     def late(self) -> None:
@@ -98,9 +101,33 @@ def killed() -> None:
     raise Killed
 
 
+def lost() -> None:
+    raise storage.Lost("another process has it")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Study(tmp_path_factory.mktemp("whole")).run()
+
+
+@pytest.mark.parametrize("update", [20, UPDATES])
+def test_what_another_process_has_taken_over_is_neither_written_nor_removed(
+    tmp_path: Path, whole: Run, update: int
+):
+    study = Study(tmp_path)
+    study.killed_behind(10)
+    kept = sorted(path.name for path in study.state.iterdir())
+
+    def late_and_lost() -> None:
+        study.confirm = lost
+        study.late()
+
+    with pytest.raises(storage.Lost):
+        study.run({update - 8: late_and_lost})
+    assert sorted(path.name for path in study.state.iterdir()) == kept
+    assert not study.folder.files()
+    study.confirm = lambda: None
+    assert numbers(study.run()) == numbers(whole)
 
 
 def numbers(run: Run) -> str:

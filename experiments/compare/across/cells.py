@@ -290,7 +290,7 @@ def continued(config: CompareConfig, root: Place) -> CompareConfig:
     """The study on at least as many seeds, for results and for rates, as its folder has for the
     reference, from the first of them on: fewer would choose rates anew, others leave finished runs
     out."""
-    if not storage.is_file(root / SETTINGS):
+    if not storage.is_made(root / SETTINGS):
         return config
     reference = read_cell(root).arms.get(REFERENCE)
     if reference is None or not reference.runs:

@@ -176,7 +176,7 @@ def study_of(config: LeaderboardConfig, folder: Place) -> CompareConfig:
     """
     start = next(item.config for item in queue(SCALINGS["cpu"]) if item.config.model == SIZE)
     there: list[str] = []
-    if storage.is_file(folder / SETTINGS):
+    if storage.is_made(folder / SETTINGS):
         there = [row_of(arm) for arm in read_cell(folder, config.activation).arms.values()]
         rates = {"learning_rates": start.learning_rates, "search_seeds": start.search_seeds}
         start = continued(replace(stored_config(folder), **rates, seeds=start.seeds), folder)

@@ -91,12 +91,13 @@ def main(argv: Sequence[str]) -> int:
         check_memory(config, left, display)
         reported = shlex.join(["python", "-m", "experiments.compare", "report", config.out])
         for item in items:
-            run(config, item, display)
+            own, last = run(config, item, display), item is items[-1]
             with held(config, display):
-                cells = read_cells(out, config.activation)
-                report.written(cells, out, f"{reported}    # runs by: {command}", display)
-        with held(config, display):
-            hand_over(config.json, out / report.NUMBERS)
+                if own or (last and config.json is not None):
+                    cells = read_cells(out, config.activation)
+                    report.written(cells, out, f"{reported}    # runs by: {command}", display)
+                if last:
+                    hand_over(config.json, out / report.NUMBERS)
     return 0
 
 
@@ -122,11 +123,11 @@ def check_memory(config: ScalingConfig, items: Sequence[Item], display: Display)
             compile_programs(arm.model(base), arm.optimizer(study.common.optim), batch)
 
 
-def run(config: ScalingConfig, item: Item, display: Display) -> None:
-    """One study; finished runs are read."""
+def run(config: ScalingConfig, item: Item, display: Display) -> bool:
+    """One study; finished runs are read. Whether this process has reported on it."""
     carried = rates(config, item) if item.carried else {}
     study = continued(item.config, storage.named(item.config.folder))
-    carry_out(study, replace(item, config=study).command, display, carried)
+    return carry_out(study, replace(item, config=study).command, display, carried)
 
 
 def rates(config: ScalingConfig, item: Item) -> dict[str, float]:

@@ -210,6 +210,13 @@ def test_a_search_without_an_end_says_that_it_stands_at_the_edge():
     assert found.best == found.rates[-1]
 
 
+def test_a_search_ends_where_the_next_rate_is_one_that_was_tried():
+    """To the digits that rates are rounded to."""
+    found = search((0.001, 0.0010000001, 0.002, 0.004), lambda rate: rate)
+    assert found.rates == (0.001, 0.0010000001, 0.002, 0.004)
+    assert found.at_edge
+
+
 def test_a_better_rate_is_one_that_was_tried_beside_the_results_own():
     tried = (1.0, 2.0, 4.0), (3.0, 1.0, 2.0)
     assert Search(*tried, best=4.0, at_edge=True).better == 2.0
