@@ -258,6 +258,11 @@ def carry_out(
         study.conclude(report=report)
         if written is not None:
             written(folder.root)
+    if not report:
+        display.note(
+            f"{folder.root}: the process that trained the last run reports; if it was ended before"
+            " that, the same command once more does."
+        )
     return report
 
 

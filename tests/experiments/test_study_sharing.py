@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.compare import config, sharing
+from experiments.compare import comparing, config, sharing
 from experiments.compare.agenda import agenda
 from experiments.compare.arms import Arm
 from experiments.compare.config import CompareConfig
@@ -228,6 +228,23 @@ def test_who_only_waits_for_the_last_run_does_not_report(tmp_path: Path):
     for thread in threads:
         thread.join(timeout=60)
     assert sorted(each.last for each in both) == [False, True]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_process_of_the_last_run_reports_and_the_others_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool
+):
+    concluded, said = list[bool](), list[str]()
+    study = SimpleNamespace(
+        train=lambda: None,
+        conclude=lambda *, report: concluded.append(report),
+        sharing=SimpleNamespace(last=last),
+    )
+    monkeypatch.setattr(comparing, "Comparing", lambda *given: study)
+    display: Any = SimpleNamespace(note=said.append)
+    assert comparing.carry_out(replace(STUDY, out=str(tmp_path)), "-", display) is last
+    assert concluded == [last]
+    assert [("the same command once more does" in line) for line in said] == [True] * (not last)
 
 
 HOLDER = """
