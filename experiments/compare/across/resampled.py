@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -219,6 +220,7 @@ def _shift(cell: Cell, arm: str, seeds: Sequence[int], drawn: np.ndarray) -> np.
     return _stretch(len(seeds)) * moved
 
 
+@cache
 def _stretch(seeds: int) -> float:
     """What makes the band of a mean of n seeds Student's interval: sqrt(n / (n - 1)) for the spread
     that resampling leaves out, and the quotient of Student's and the normal quantile."""
