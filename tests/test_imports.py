@@ -130,7 +130,8 @@ def test_importing_the_library_pulls_in_nothing_heavy():
     code = (
         "import sys, polycom_jax\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'torch', 'matplotlib', 'orbax',"
-        " 'tokenizers', 'transformers', 'safetensors', 'rich', 'tyro', 'yaml'}\n"
+        " 'tokenizers', 'transformers', 'safetensors', 'rich', 'tyro', 'yaml', 'flax',"
+        " 'jax.experimental.pallas'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import scipy  # whose parts are imported where they are first used: they take long
 from jaxtyping import Float
-from scipy import stats
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import root_scalar
 
 from polycom_jax._errors import require
 
@@ -86,7 +84,7 @@ def paired(
         "A run that diverged has no difference to another.",
     )
     d = a - b
-    mean, error, sd = float(d.mean()), float(stats.sem(d)), float(d.std(ddof=1))
+    mean, error, sd = float(d.mean()), float(scipy.stats.sem(d)), float(d.std(ddof=1))
     half = float(half_interval(error, d.size, further))
     varies = a.std() > 0 and b.std() > 0
     return Paired(
@@ -110,7 +108,7 @@ def half_interval(
         count: of these.
         further: standard error of what else moves the mean, known without them.
     """
-    wide, normal = stats.t.ppf(1 - LEVEL / 2, count - 1), stats.norm.ppf(1 - LEVEL / 2)
+    wide, normal = scipy.stats.t.ppf(1 - LEVEL / 2, count - 1), scipy.stats.norm.ppf(1 - LEVEL / 2)
     return np.hypot(wide * np.asarray(error), normal * further)
 
 
@@ -128,18 +126,18 @@ def detectable(error: float, count: int, further: float = 0.0) -> float:
     half = half_interval(error * deviations, count, further) / scale
 
     def missing(size: float) -> float:
-        found = stats.norm.sf(half - size) + stats.norm.sf(half + size)
+        found = scipy.stats.norm.sf(half - size) + scipy.stats.norm.sf(half + size)
         return float(weights @ found) - POWER
 
-    most = 4 + 2 * float(stats.t.ppf(1 - LEVEL / 2, count - 1))
-    return scale * root_scalar(missing, bracket=(0.0, most)).root
+    most = 4 + 2 * float(scipy.stats.t.ppf(1 - LEVEL / 2, count - 1))
+    return scale * scipy.optimize.root_scalar(missing, bracket=(0.0, most)).root
 
 
 @cache
 def _deviations(degrees: int) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Standard deviations of degrees + 1 standard normal numbers, and their weights in a mean."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, degrees) / degrees), weights / 2
+    return np.sqrt(scipy.stats.chi2.ppf((nodes + 1) / 2, degrees) / degrees), weights / 2
 
 
 def mean_interval(x: Sequence[float] | Float[np.ndarray, " N"]) -> tuple[float, float, float]:
@@ -150,14 +148,16 @@ def mean_interval(x: Sequence[float] | Float[np.ndarray, " N"]) -> tuple[float, 
     """
     values = np.asarray(x, np.float64)
     require(values.size >= 2, f"An interval needs two or more numbers, came {values.size}.")
-    half = float(stats.t.ppf(1 - LEVEL / 2, values.size - 1) * stats.sem(values))
+    half = float(scipy.stats.t.ppf(1 - LEVEL / 2, values.size - 1) * scipy.stats.sem(values))
     return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
 
 def median_error(x: Sequence[float]) -> float:
     """Standard error of the median of x, by the bootstrap; a fixed seed draws."""
     options = {"n_resamples": RESAMPLED, "method": "percentile", "rng": np.random.default_rng(0)}
-    return float(stats.bootstrap((np.asarray(x, np.float64),), np.median, **options).standard_error)
+    return float(
+        scipy.stats.bootstrap((np.asarray(x, np.float64),), np.median, **options).standard_error
+    )
 
 
 def sign_flip(d: Float[np.ndarray, " N"], rounding: float = 0.0) -> float:
@@ -177,7 +177,7 @@ def sign_flip(d: Float[np.ndarray, " N"], rounding: float = 0.0) -> float:
         means = np.mean(x, axis=axis)
         return np.where(np.abs(means - observed) <= 2 * rounding, observed, means)
 
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (d,),
         mean,
         permutation_type="samples",
@@ -230,14 +230,18 @@ def in_words(
     return side if adjusted <= LEVEL else f"{side}, not after Holm"
 
 
-def curve(tokens: Sequence[float], losses: Sequence[float]) -> PchipInterpolator:
+def curve(
+    tokens: Sequence[float], losses: Sequence[float]
+) -> "scipy.interpolate.PchipInterpolator":
     """The loss between lengths, over log(tokens): the monotone cubic of Fritsch and Butland (1984).
 
     It stays between the two losses on either side, and is a line where there are two lengths. A
     line between more lies above a loss that falls ever more slowly; of c + B / tokens^b at lengths
     that double, b at most 0.8, this is off by less than half as much.
     """
-    return PchipInterpolator(np.log(np.asarray(tokens, np.float64)), np.asarray(losses, np.float64))
+    return scipy.interpolate.PchipInterpolator(
+        np.log(np.asarray(tokens, np.float64)), np.asarray(losses, np.float64)
+    )
 
 
 def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) -> tuple[float, bool]:
@@ -260,7 +264,7 @@ def crossing(tokens: Sequence[float], losses: Sequence[float], target: float) ->
     # Where the loss is met at a length, rounding may leave it a little above.
     if losses[after] == target or left(x[after]) >= 0:
         return float(tokens[after]), True
-    return math.exp(root_scalar(left, bracket=(x[after - 1], x[after])).root), True
+    return math.exp(scipy.optimize.root_scalar(left, bracket=(x[after - 1], x[after])).root), True
 
 
 def at_tokens(tokens: Sequence[float], losses: Sequence[float], wanted: float) -> float:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from polycom_jax.kernels.tpu_call import GROUP, LANES
+from polycom_jax.kernels.tpu_blocks import GROUP, LANES
 
 _UNROLL = 8
 """Pieces a loop step, with which PolyNorm takes about as long as HBM

@@ -13,7 +13,7 @@ from test_poly_norm import EDGES, FLOOR, assert_accurate, edge_rows
 
 from polycom_jax._errors import InputError
 from polycom_jax.activations.polynomial import scale_row
-from polycom_jax.kernels import tpu_call
+from polycom_jax.kernels import tpu_blocks
 from polycom_jax.kernels.poly_norm import moments, pallas_tpu, poly_norm
 from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
@@ -55,8 +55,8 @@ def small_blocks(monkeypatch):
         for function in (pallas_tpu._compiled, relu_tpu._compiled):
             function.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
 
-    monkeypatch.setattr(tpu_call, "VMEM_BUDGET", 0)
-    monkeypatch.setattr(tpu_call, "BLOCK_BYTES", 32 * 128 * 4)
+    monkeypatch.setattr(tpu_blocks, "VMEM_BUDGET", 0)
+    monkeypatch.setattr(tpu_blocks, "BLOCK_BYTES", 32 * 128 * 4)
     forget()
     yield
     forget()
@@ -263,15 +263,15 @@ def test_blocks_fit_their_budget(count, width, dtype):
     itemsize = jnp.dtype(dtype).itemsize
     row = -(-width // 128) * 128 * itemsize
     for arrays in (2, 3, 5):
-        height = tpu_call.whole_row_block(count, width, dtype, arrays)
+        height = tpu_blocks.whole_row_block(count, width, dtype, arrays)
         if height is not None:
             assert height % 8 == 0
             assert height <= 32 or height % 32 == 0
-            assert 2 * arrays * height * row <= tpu_call.VMEM_BUDGET
-    height, columns = tpu_call.tile(count, width, dtype)
+            assert 2 * arrays * height * row <= tpu_blocks.VMEM_BUDGET
+    height, columns = tpu_blocks.tile(count, width, dtype)
     assert columns == width or columns % 128 == 0
     tile_bytes = height * -(-columns // 128) * 128 * itemsize
-    assert 2 * (5 * tile_bytes + height * 128 * 4) <= tpu_call.VMEM_BUDGET
+    assert 2 * (5 * tile_bytes + height * 128 * 4) <= tpu_blocks.VMEM_BUDGET
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from polycom_jax.kernels.grouped_matmul.derivatives import Rows, differentiable
 from polycom_jax.kernels.restrictions import only_on_tpu, unsupported_on_tpu
-from polycom_jax.kernels.tpu_call import LANES, round_up
+from polycom_jax.kernels.tpu_blocks import LANES, round_up
 
 VMEM_BUDGET = 15 * 2**20
 """Bytes that a kernel's tiles, two buffers of each, and its sums take: the compiler's default limit

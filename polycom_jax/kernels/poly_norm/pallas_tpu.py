@@ -22,7 +22,8 @@ from polycom_jax.kernels.poly_norm.form import Form
 from polycom_jax.kernels.poly_norm.tpu_plan import Plan
 from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.kernels.sharded import match_varying
-from polycom_jax.kernels.tpu_call import LANES, in_lanes
+from polycom_jax.kernels.tpu_blocks import LANES
+from polycom_jax.kernels.tpu_call import in_lanes
 from polycom_jax.sharding import MeshAxes
 
 

@@ -7,15 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from polycom_jax.kernels.poly_norm.form import Form
-from polycom_jax.kernels.tpu_call import (
-    LANES,
-    SUBLANES,
-    Operand,
-    TpuCall,
-    round_up,
-    tiled,
-    whole_row_block,
-)
+from polycom_jax.kernels.tpu_blocks import LANES, SUBLANES, round_up, whole_row_block
+from polycom_jax.kernels.tpu_call import Operand, TpuCall, tiled
 
 
 @dataclass(frozen=True)

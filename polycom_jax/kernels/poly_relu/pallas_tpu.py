@@ -18,7 +18,8 @@ from polycom_jax.activations.polynomial import horner
 from polycom_jax.kernels.restrictions import reverse_only
 from polycom_jax.kernels.row_sums import LANES, cotangent_terms
 from polycom_jax.kernels.sharded import match_varying
-from polycom_jax.kernels.tpu_call import SUBLANES, Operand, TpuCall, in_lanes, round_up, tiled
+from polycom_jax.kernels.tpu_blocks import SUBLANES, round_up
+from polycom_jax.kernels.tpu_call import Operand, TpuCall, in_lanes, tiled
 from polycom_jax.kernels.vmem_loops import each_group, group_height, sum_lanes, write_lanes
 
 
